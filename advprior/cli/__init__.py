@@ -1,0 +1,93 @@
+"""The `advprior` command: lazy groups, coded errors, one place for exit codes.
+
+Modules behind a command are imported when the command runs, so ``advprior --help`` stays fast.
+Other packages add groups through the entry point group ``advprior.commands`` (``ranking`` does).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from importlib.metadata import entry_points
+from typing import Any
+
+import click
+
+from advprior import __version__
+from feature_repo.errors import AdvpriorError
+
+#: name -> (module:attribute, one-line help shown by ``advprior --help`` without importing the module)
+_COMMANDS = {
+    "data": ("advprior.cli.data:data", "Build canonical tables, or check your own."),
+    "finetune": ("advprior.cli.finetune:finetune", "Fit a predictor on the histories."),
+    "export": ("advprior.cli.export:export", "Export a fitted predictor to ONNX, with a parity report."),
+    "score": ("advprior.cli.score:score", "Write priors for every user and snapshot."),
+    "publish": ("advprior.cli.publish:publish", "Put priors into the feature repository, atomically."),
+    "demo": ("advprior.cli.demo:demo", "The whole chain on real data, from tables to verdict."),
+    "init": ("advprior.cli.init:init", "Make a project folder of your own."),
+}
+_PLUGIN_HELP = {"rank": "Frames, rankers, ablations and reports (package `ranking`)."}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and summaries and imports one only to run it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*_COMMANDS, *sorted(_plugins())]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _COMMANDS:
+            module, attribute = _COMMANDS[cmd_name][0].split(":")
+            command: click.Command = getattr(importlib.import_module(module), attribute)
+            return command
+        plugin = _plugins().get(cmd_name)
+        return None if plugin is None else plugin.load()
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, summary) for name, (_, summary) in _COMMANDS.items()]
+        rows += [(name, _PLUGIN_HELP.get(name, "")) for name in sorted(_plugins())]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def _plugins() -> dict[str, Any]:
+    return {point.name: point for point in entry_points(group="advprior.commands")}
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="advprior")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def cli(debug: bool) -> None:
+    """Advertiser priors from a small LLM: measure them on your own ranker, then serve them.
+
+    Start with `advprior demo`, or `advprior init DIR` for a project of your own.
+    """
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 unexpected, 2 bad input, 130 interrupted."""
+    arguments = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in arguments or os.environ.get("ADVPRIOR_DEBUG") == "1"
+    # --debug is welcome anywhere on the line, not only before the command
+    arguments = [a for a in arguments if a != "--debug"]
+    try:
+        cli.main(args=arguments, prog_name="advprior", standalone_mode=False)
+    except click.exceptions.Exit as leave:
+        sys.exit(leave.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted: finished parts are kept, run the same command again to go on", err=True)
+        sys.exit(130)
+    except AdvpriorError as error:
+        if debug:
+            raise
+        click.echo(f"error {error}", err=True)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        if debug:
+            raise
+        click.echo(f"error: unexpected {type(error).__name__}: {error}\n  run again with --debug for the traceback", err=True)
+        sys.exit(1)

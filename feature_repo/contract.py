@@ -1,0 +1,162 @@
+"""Names that both sides of the store agree on: tables, columns, views, services, time.
+
+Standard library only, so that anything may import it at no cost. Vocabulary: an *impression* is
+one ad shown once; a *slate* the ads shown together; a *snapshot* the UTC cut-off a history ends at;
+a *prior* log P(advertiser | history), normalised over the catalog.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+# -- canonical tables (``<tables>/<name>.parquet``) ------------------------------------------------
+USERS, ADVERTISERS, ADS, EVENTS, IMPRESSIONS = TABLES = (
+    "users",
+    "advertisers",
+    "ads",
+    "events",
+    "impressions",
+)
+
+USER_ID = "user_id"
+ADVERTISER_ID = "advertiser_id"
+AD_ID = "ad_id"
+NAME = "name"
+CATEGORY = "category"
+TIMESTAMP = "timestamp"
+VALUE = "value"
+TEXT = "text"
+IMPRESSION_ID = "impression_id"
+SLATE_ID = "slate_id"
+LABEL = "label"
+PROFILE_PREFIX = "profile_"  # users: every other column is one profile field, text or missing
+CONTEXT_PREFIX = "context_"  # impressions: what is known of the request itself
+
+# -- Feast ------------------------------------------------------------------------------------------
+EVENT_TIMESTAMP = "event_timestamp"  # when a row became available (snapshot + lag)
+CREATED_TIMESTAMP = "created_timestamp"
+SNAPSHOT = "snapshot"  # the cut-off of what the row has seen: events strictly before it
+MODEL_CUTOFF = "model_cutoff"  # no label at or after this trained the model behind the row
+CATALOG_VERSION = "catalog_version"
+
+USER_PROFILE_VIEW = "user_profile"
+USER_HISTORY_VIEW = "user_history"
+AD_STATS_VIEW = "ad_stats"
+PRIOR_VIEW_PREFIX = "prior_"
+
+HISTORY_ROW = "history_row"  # pointer into the published history file, gathered after the join
+PRIOR_ROW = "prior_row"  # pointer into the published log-prob matrix, gathered after the join
+LOG_PROBS = "log_probs"  # [N] float32, the vector as served online
+PRIOR_SCALARS = ("entropy", "top1_index", "top1_log_prob")
+
+#: Whose priors the store holds. ``placebo`` is the LLM's, shuffled between the users of a snapshot.
+LLM, POPULARITY, SVD, PLACEBO = PREDICTORS = ("llm", "popularity", "svd", "placebo")
+
+BASELINE_SERVICE = "ranker_baseline_v1"
+WITH_PRIORS_SERVICE = "ranker_with_priors_v1"
+
+
+def prior_view(predictor: str) -> str:
+    """Name of the feature view that holds one predictor's priors.
+
+    >>> prior_view("llm")
+    'prior_llm'
+    """
+    return PRIOR_VIEW_PREFIX + predictor
+
+
+def prior_service(predictor: str) -> str:
+    """Name of the feature service: the baseline's features plus one predictor's priors.
+
+    >>> prior_service("llm"), prior_service("svd")
+    ('ranker_with_priors_v1', 'ranker_with_svd_v1')
+    """
+    return WITH_PRIORS_SERVICE if predictor == LLM else f"ranker_with_{predictor}_v1"
+
+
+# -- files of a published view: ``<repo>/data/<view>/`` (a link to the current version) --------------
+TABLE_FILE = "table.parquet"
+MATRIX_FILE = "log_probs.npy"  # [rows, N] float32, row i = the table's ``prior_row`` i
+CATALOG_FILE = "catalog.json"  # {"version": …, "advertisers": [{"advertiser_id", "name"}, …]} in index order
+
+
+@dataclass(frozen=True)
+class TimePlan:
+    """The order in time that keeps answers out of features.
+
+    fine-tune labels end <= ``finetune_end`` = first snapshot <= ranker train < validation < test.
+
+    Parameters
+    ----------
+    start : datetime
+        Start of the data.
+    finetune_end : datetime
+        End of fine-tuning labels and time of the first snapshot (the *model cutoff*).
+    train_end, valid_end, end : datetime
+        Ranker rows are train in [finetune_end, train_end), validation in [train_end, valid_end),
+        test in [valid_end, end).
+    snapshot_every : timedelta
+        Distance of snapshots.
+    lag : timedelta
+        A row for snapshot s is available from s + lag.
+    """
+
+    start: datetime
+    finetune_end: datetime
+    train_end: datetime
+    valid_end: datetime
+    end: datetime
+    snapshot_every: timedelta = timedelta(days=7)
+    lag: timedelta = timedelta(hours=1)
+
+    def __post_init__(self) -> None:
+        moments = [self.start, self.finetune_end, self.train_end, self.valid_end, self.end]
+        if any(m.tzinfo is None for m in moments):
+            raise ValueError("a time plan needs times with a zone")
+        if sorted(set(moments)) != moments:
+            raise ValueError("a time plan needs start < finetune_end < train_end < valid_end < end")
+        if self.snapshot_every <= timedelta(0) or self.lag < timedelta(0):
+            raise ValueError("snapshot_every must be positive and lag not negative")
+
+    def snapshots(self) -> list[datetime]:
+        """Snapshots from ``finetune_end`` on, up to but not including ``end``."""
+        return self._every(self.finetune_end)
+
+    def feature_snapshots(self) -> list[datetime]:
+        """The same grid extended back to ``start``: aggregates need no model, so they start earlier."""
+        back = (self.finetune_end - self.start) // self.snapshot_every
+        return self._every(self.finetune_end - back * self.snapshot_every)
+
+    def _every(self, first: datetime) -> list[datetime]:
+        count = -((first - self.end) // self.snapshot_every)
+        return [first + i * self.snapshot_every for i in range(count)]
+
+    def to_json(self) -> dict[str, str | float]:
+        """JSON form, as kept in a manifest."""
+        return {
+            "start": self.start.isoformat(),
+            "finetune_end": self.finetune_end.isoformat(),
+            "train_end": self.train_end.isoformat(),
+            "valid_end": self.valid_end.isoformat(),
+            "end": self.end.isoformat(),
+            "snapshot_every_s": self.snapshot_every.total_seconds(),
+            "lag_s": self.lag.total_seconds(),
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, str | float]) -> TimePlan:
+        """Read what `to_json` wrote."""
+
+        def moment(key: str) -> datetime:
+            return datetime.fromisoformat(str(data[key])).astimezone(UTC)
+
+        return cls(
+            moment("start"),
+            moment("finetune_end"),
+            moment("train_end"),
+            moment("valid_end"),
+            moment("end"),
+            timedelta(seconds=float(data["snapshot_every_s"])),
+            timedelta(seconds=float(data["lag_s"])),
+        )

@@ -1,0 +1,64 @@
+"""One error for bad input: what, where, found against expected, and the command that mends it.
+
+The command line prints `AdvpriorError` without a traceback (unless ``--debug``) and exits
+with `AdvpriorError.exit_code`. Codes are stable: docs and tests refer to them.
+"""
+
+from __future__ import annotations
+
+
+class AdvpriorError(Exception):
+    """A problem that the user can mend.
+
+    Parameters
+    ----------
+    code : str
+        Stable code, e.g. ``DAT001`` (data), ``PRI001`` (predictors and priors),
+        ``STO001`` (feature store), ``RNK001`` (ranking), ``RUN001`` (run folders), ``CFG001`` (configs).
+    what : str
+        What is wrong, in one sentence.
+    where : str, optional
+        File, table, column, row or option.
+    found, expected : str, optional
+        What was there, and what should be.
+    fix : str, optional
+        The command or edit that mends it.
+
+    Examples
+    --------
+    >>> print(AdvpriorError("DAT001", "a column is missing", where="events.parquet",
+    ...       found="user_id, advertiser_id", expected="timestamp", fix="map it in mapping.yaml"))
+    DAT001: a column is missing
+      where:    events.parquet
+      found:    user_id, advertiser_id
+      expected: timestamp
+      fix:      map it in mapping.yaml
+    """
+
+    exit_code = 2
+
+    def __init__(
+        self,
+        code: str,
+        what: str,
+        *,
+        where: str | None = None,
+        found: str | None = None,
+        expected: str | None = None,
+        fix: str | None = None,
+    ) -> None:
+        self.code = code
+        self.what = what
+        self.where = where
+        self.found = found
+        self.expected = expected
+        self.fix = fix
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        lines = [f"{self.code}: {self.what}"]
+        for label in ("where", "found", "expected", "fix"):
+            value = getattr(self, label)
+            if value:
+                lines.append(f"  {label + ':':<9} {value}")
+        return "\n".join(lines)

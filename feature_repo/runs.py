@@ -1,0 +1,229 @@
+"""Run folders: written beside, renamed into place, manifest last; reused when nothing changed.
+
+Every step writes one folder with a ``manifest.json`` that says what made it: step, configuration,
+digests of its inputs and outputs, versions, time and memory. A folder without a manifest is
+unfinished and never read. A step whose key (step, version, config, inputs) is unchanged is reused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from feature_repo.errors import AdvpriorError
+
+MANIFEST = "manifest.json"
+_REPORTED = (
+    "advprior", "feast", "lightgbm", "torch", "transformers", "optimum", "onnxruntime",
+    "onnxruntime-gpu", "pandas", "numpy", "duckdb",
+)  # fmt: skip
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, hex."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def digest(value: Any) -> str:
+    """Short stable digest of anything JSON can hold.
+
+    >>> digest({"b": 1, "a": 2}) == digest({"a": 2, "b": 1})
+    True
+    """
+    text = json.dumps(value, sort_keys=True, default=str, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON beside ``path``, then rename: readers see the old file or the new, never half."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside.write_text(json.dumps(value, indent=2, sort_keys=True, default=str) + "\n")
+    os.replace(beside, path)
+
+
+def read_manifest(folder: Path, *, step: str | None = None, fix: str | None = None) -> dict[str, Any]:
+    """Manifest of a finished run folder.
+
+    Raises
+    ------
+    AdvpriorError
+        ``RUN001`` when there is none, ``RUN002`` when it is not JSON, ``RUN003`` when another step wrote it.
+    """
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise AdvpriorError(
+            "RUN001",
+            "not a finished run folder",
+            where=str(folder),
+            found="no manifest.json" if Path(folder).is_dir() else "no such folder",
+            expected=f"the output of `{step}`" if step else "a folder with a manifest.json",
+            fix=fix,
+        )
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise AdvpriorError("RUN002", "the manifest cannot be read", where=str(path), found=str(error), fix=fix) from error
+    if step is not None and manifest.get("step") != step:
+        raise AdvpriorError(
+            "RUN003", "the folder holds another step's output", where=str(folder),
+            found=str(manifest.get("step")), expected=step, fix=fix,
+        )  # fmt: skip
+    return manifest
+
+
+def manifest_digest(folder: Path) -> str:
+    """What a later step records as its input: the digest of a run folder's own key and outputs."""
+    manifest = read_manifest(folder)
+    return digest({"key": manifest.get("key"), "outputs": manifest.get("outputs")})
+
+
+@dataclass
+class Run:
+    """A run in progress: write into `path`; put facts worth keeping into `facts`."""
+
+    path: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def run_key(step: str, config: Any, inputs: Mapping[str, str], code_version: int = 1) -> str:
+    """The identity of a run: same key, same output."""
+    return digest({"step": step, "config": config, "inputs": dict(inputs), "code": code_version})
+
+
+def is_current(out: Path, key: str) -> bool:
+    """Whether ``out`` is a finished run with this key and its outputs still have their sizes."""
+    path = Path(out) / MANIFEST
+    if not path.is_file():
+        return False
+    try:
+        manifest = json.loads(path.read_text())
+    except ValueError:
+        return False
+    if manifest.get("key") != key:
+        return False
+    return all(
+        (Path(out) / name).is_file() and (Path(out) / name).stat().st_size == facts["bytes"]
+        for name, facts in manifest.get("outputs", {}).items()
+    )
+
+
+def peak_memory_mb() -> float:
+    """Peak resident memory of this process so far, MB (Linux counts in KiB, macOS in bytes)."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide a result, those that are installed."""
+    found = {"python": platform.python_version()}
+    for name in _REPORTED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@contextmanager
+def new_run(
+    out: Path,
+    step: str,
+    *,
+    config: Any,
+    inputs: Mapping[str, str],
+    key: str,
+    resume: bool = False,
+) -> Iterator[Run]:
+    """Write a run folder so that it is either whole or absent.
+
+    Work happens in ``.<name>.partial`` beside ``out``; on success the manifest is written last and the
+    folder renamed over the old one. On an error or an interrupt the old output stays. With ``resume``
+    a partial folder of the same key is kept and handed back, for steps that can go on.
+    """
+    out = Path(out)
+    partial = out.with_name(f".{out.name}.partial")
+    key_file = partial / ".key"
+    if partial.exists() and not (resume and key_file.is_file() and key_file.read_text() == key):
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True, exist_ok=True)
+    key_file.write_text(key)
+    started = time.time()
+    run = Run(partial)
+    try:
+        yield run
+    except BaseException:
+        if not resume:
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+    key_file.unlink()
+    outputs = {
+        str(p.relative_to(partial)): {"bytes": p.stat().st_size, "sha256": sha256_file(p)}
+        for p in sorted(partial.rglob("*"))
+        if p.is_file()
+    }
+    write_json(
+        partial / MANIFEST,
+        {
+            "step": step,
+            "key": key,
+            "config": config,
+            "inputs": dict(inputs),
+            "outputs": outputs,
+            "facts": run.facts,
+            "versions": versions(),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.time() - started, 2),
+            "peak_memory_mb": round(peak_memory_mb(), 1),
+        },
+    )
+    replace_folder(partial, out)
+
+
+def replace_folder(new: Path, out: Path) -> None:
+    """Put ``new`` in the place of ``out`` (two renames; an interrupted swap leaves one of them whole)."""
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if out.exists():
+        os.rename(out, old)
+    os.rename(new, out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def publish_version(folder: Path, link: Path, *, keep: int = 2) -> None:
+    """Make ``folder`` the current version behind ``link`` with one atomic rename of a symbolic link.
+
+    ``folder`` moves to ``<parent>/.versions/<link>-<manifest digest>``; readers of ``link`` see the old
+    version whole or the new one whole. The newest ``keep`` versions stay, for a rollback.
+    """
+    link = Path(link)
+    versions_dir = link.parent / ".versions"
+    versions_dir.mkdir(parents=True, exist_ok=True)
+    target = versions_dir / f"{link.name}-{manifest_digest(folder)}"
+    if target.exists() and target.resolve() != Path(folder).resolve():
+        shutil.rmtree(target)
+    os.rename(folder, target)
+    os.utime(target)
+    beside = link.with_name(f".{link.name}.{os.getpid()}.link")
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(Path(".versions") / target.name)
+    if link.exists() and not link.is_symlink():
+        shutil.rmtree(link)
+    os.replace(beside, link)
+    kept = sorted(versions_dir.glob(f"{link.name}-*"), key=lambda p: p.stat().st_mtime, reverse=True)
+    for stale in kept[keep:]:
+        if stale != target:
+            shutil.rmtree(stale, ignore_errors=True)

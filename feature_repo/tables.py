@@ -1,0 +1,60 @@
+"""Reading and writing Parquet with a clear error in place of a library's traceback."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from feature_repo.contract import TABLES, TimePlan
+from feature_repo.errors import AdvpriorError
+from feature_repo.runs import read_manifest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def read_parquet(path: Path, *, columns: Sequence[str] | None = None, fix: str | None = None) -> pd.DataFrame:
+    """Read one Parquet file.
+
+    Raises
+    ------
+    AdvpriorError
+        ``DAT001`` when it is missing, ``DAT002`` when it cannot be read (truncated, not Parquet).
+    """
+    import pandas as pd
+    import pyarrow as pa
+
+    path = Path(path)
+    if not path.exists():
+        raise AdvpriorError("DAT001", "a file is missing", where=str(path), expected="a Parquet file", fix=fix)
+    try:
+        return pd.read_parquet(path, columns=None if columns is None else list(columns))
+    except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
+        raise AdvpriorError(
+            "DAT002", "a Parquet file cannot be read", where=str(path),
+            found=str(error).splitlines()[0][:200], expected="a whole Parquet file",
+            fix=fix or "write the file again; it may be truncated",
+        ) from error  # fmt: skip
+
+
+def write_parquet(frame: pd.DataFrame, path: Path, **options: Any) -> None:
+    """Write beside ``path``, then rename. Times are kept in microseconds, UTC."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    frame.to_parquet(beside, index=False, coerce_timestamps="us", allow_truncated_timestamps=True, **options)
+    os.replace(beside, path)
+
+
+def load_tables(folder: Path, *names: str) -> dict[str, pd.DataFrame]:
+    """Canonical tables of a finished ``advprior data`` run (all, or those named)."""
+    fix = "advprior data build complete_journey --out TABLES, or advprior data check --mapping mapping.yaml --out TABLES"
+    read_manifest(folder, fix=fix)
+    return {name: read_parquet(Path(folder) / f"{name}.parquet", fix=fix) for name in names or TABLES}
+
+
+def load_time_plan(folder: Path) -> TimePlan:
+    """The time plan that the tables were built with."""
+    return TimePlan.from_json(read_manifest(folder)["facts"]["time_plan"])

@@ -1,0 +1,38 @@
+"""`advprior rank …`: plugged into the command line by entry point; imports a command when it runs."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+_COMMANDS = {
+    "features": ("ranking.commands:features", "History, ad and profile tables for the store, as of each snapshot."),
+    "frame": ("ranking.commands:frame", "The point-in-time training frame, joined by Feast."),
+    "train": ("ranking.commands:train", "Train and save one ranker."),
+    "ablate": ("ranking.commands:ablate", "Train every arm and measure its lift over the baseline."),
+    "report": ("ranking.commands:report", "One HTML file: verdict, arms, segments, provenance."),
+}
+
+
+class LazyGroup(click.Group):
+    """Knows its commands' names and summaries; imports the module only to run one."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute = _COMMANDS[cmd_name][0].split(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in _COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup)
+def rank() -> None:
+    """Measure what priors do to a ranker."""
