@@ -1,0 +1,74 @@
+"""A tiny random LLM for tests: the real architecture and file layout, no download, milliseconds to write.
+
+Weights are random, so nothing it says means anything; shapes, masks, files and tokens behave as in the
+real base model: byte-level BPE, single digits, the same special tokens, no BOS, tied embeddings.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+VOCABULARY = 300
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+
+
+def tiny_tokenizer():
+    """Byte-level BPE with 300 tokens: any text encodes, without unknown tokens."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *letters])}
+    merges = []
+    for pair in ("Ġ t", "Ġ a", "h e", "i n", "r e", "o n", "e r", "Ġt he", "o u", "s e", "Ġ s", "Ġ c", "e a", "in g"):
+        left, right = pair.split()
+        merges.append((left, right))
+        vocabulary[left + right] = len(vocabulary)
+    for i in range(len(vocabulary), VOCABULARY):
+        vocabulary[f"<|spare_{i}|>"] = i
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\d"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(SPECIAL)
+    return tokenizer
+
+
+def write_tiny_llm(folder: Path, *, layers: int = 3, hidden: int = 32, heads: int = 2, seed: int = 0) -> Path:
+    """Write a random Llama as a Hugging Face folder that ``load_base`` reads."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=1,
+        max_position_embeddings=2048,
+        rope_theta=10_000.0,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=True,
+        # large enough that attention is far from uniform: a wrong mask must show in a test
+        initializer_range=0.2,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=2,
+    )
+    state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        model = LlamaForCausalLM(config).eval()
+    finally:
+        torch.random.set_rng_state(state)
+    model.save_pretrained(folder, safe_serialization=True)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tiny_tokenizer(), eos_token="<|im_end|>", pad_token="<|im_end|>", model_max_length=2048
+    ).save_pretrained(folder)
+    return folder
