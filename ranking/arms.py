@@ -1,0 +1,179 @@
+"""What is compared: arms, read from one commented YAML (`arms.yaml` here is the default and the template).
+
+An arm is the baseline's features plus the frame columns that its patterns name. Which of them is the
+baseline, a control, the treatment or the placebo is said in the file, because the verdict depends on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from feature_repo.contract import CONTEXT_PREFIX, PRIOR_VIEW_PREFIX, PROFILE_PREFIX
+from feature_repo.errors import AdvpriorError
+
+Role = Literal["baseline", "control", "treatment", "placebo"]
+
+#: Prefixes of a frame's feature columns; the prefix is the feature's group.
+FEATURE_PREFIXES = (PROFILE_PREFIX, "activity_", "ad_", CONTEXT_PREFIX, "history_", PRIOR_VIEW_PREFIX)
+#: Columns that carry a feature's prefix but are no feature.
+NOT_FEATURES = frozenset({"ad_id"})
+
+
+class Arm(BaseModel):
+    """One feature set under comparison."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    service: str = Field(min_length=1)
+    label: str = Field(min_length=1)
+    role: Role = "treatment"
+    adds: tuple[str, ...] = ()
+
+    @property
+    def is_baseline(self) -> bool:
+        return self.role == "baseline"
+
+
+class RankerConfig(BaseModel):
+    """Settings of the LightGBM ranker, the same for every arm."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    learning_rate: float = Field(0.05, gt=0, le=1)
+    num_leaves: int = Field(63, ge=2)
+    min_data_in_leaf: int = Field(100, ge=1)
+    feature_fraction: float = Field(0.7, gt=0, le=1)
+    bagging_fraction: float = Field(0.8, gt=0, le=1)
+    lambda_l2: float = Field(5.0, ge=0)
+    max_rounds: int = Field(600, ge=1)
+    patience: int = Field(40, ge=1)
+    calibration: Literal["platt", "isotonic"] = "platt"
+    threads: int = Field(2, ge=1)
+
+
+class Arms(BaseModel):
+    """The arms of one ablation and the ranker that all of them train."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    arms: tuple[Arm, ...]
+    ranker: RankerConfig = RankerConfig()
+
+    @model_validator(mode="after")
+    def _one_baseline(self) -> Arms:
+        names = [arm.name for arm in self.arms]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"arm names must be unique; twice: {', '.join(twice)}")
+        baselines = [arm.name for arm in self.arms if arm.is_baseline]
+        if len(baselines) != 1:
+            raise ValueError(f"exactly one arm has `role: baseline`; found {len(baselines)}: {', '.join(baselines) or 'none'}")
+        return self
+
+    @property
+    def baseline(self) -> Arm:
+        return self.of_role("baseline")[0]
+
+    def of_role(self, role: Role) -> list[Arm]:
+        """Arms of one role, in the file's order."""
+        return [arm for arm in self.arms if arm.role == role]
+
+    def find(self, name: str) -> Arm:
+        """The arm with this name or feature service.
+
+        Raises
+        ------
+        AdvpriorError
+            ``RNK021`` when no arm has it.
+        """
+        for arm in self.arms:
+            if name in (arm.name, arm.service):
+                return arm
+        raise AdvpriorError(
+            "RNK021", "no arm has this feature service", where="--service", found=name,
+            expected=", ".join(arm.service for arm in self.arms), fix="name one of these, or add the arm to your arms.yaml",
+        )  # fmt: skip
+
+
+def load_arms(path: Path | None = None) -> Arms:
+    """Read an arms file; the package's own when no path is given.
+
+    Raises
+    ------
+    AdvpriorError
+        ``CFG001`` when it is missing, no YAML, or says something that arms do not know.
+    """
+    where = "the package's arms.yaml" if path is None else str(path)
+    fix = "start from the commented template that `advprior init` writes"
+    if path is not None and not path.is_file():
+        raise AdvpriorError("CFG001", "the arms file is missing", where=where, fix=fix)
+    text = files("ranking").joinpath("arms.yaml").read_text() if path is None else path.read_text()
+    try:
+        return Arms.model_validate(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise AdvpriorError("CFG001", "the arms file is not YAML", where=where, found=str(error).replace("\n", " "), fix=fix) from error
+    except ValidationError as error:
+        found = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+        raise AdvpriorError("CFG001", "the arms file is not valid", where=where, found=found, fix=fix) from error
+
+
+def feature_columns(columns: Sequence[str]) -> list[str]:
+    """Feature columns among a frame's columns, in the frame's order.
+
+    >>> feature_columns(["impression_id", "ad_id", "ad_clicks", "history_all", "segment_never_ad", "label"])
+    ['ad_clicks', 'history_all']
+    """
+    return [c for c in columns if c.startswith(FEATURE_PREFIXES) and c not in NOT_FEATURES]
+
+
+def group_of(column: str) -> str:
+    """Group of a feature: its prefix; for a prior, its predictor too.
+
+    >>> group_of("history_advertiser_4w"), group_of("prior_llm_top20")
+    ('history', 'prior_llm')
+    """
+    parts = column.split("_")
+    return "_".join(parts[:2]) if column.startswith(PRIOR_VIEW_PREFIX) and len(parts) > 2 else parts[0]
+
+
+def arm_features(arm: Arm, columns: Sequence[str]) -> list[str]:
+    """Features of one arm, in the frame's order: all but priors, plus what the arm adds.
+
+    Raises
+    ------
+    AdvpriorError
+        ``RNK022`` when a pattern of the arm matches no feature of the frame.
+    """
+    features = feature_columns(columns)
+    unmatched = [p for p in arm.adds if not any(fnmatchcase(c, p) for c in features)]
+    if unmatched:
+        priors = sorted({group_of(c) for c in features if c.startswith(PRIOR_VIEW_PREFIX)})
+        raise AdvpriorError(
+            "RNK022", f"the frame has no feature that arm `{arm.name}` adds", where=", ".join(unmatched),
+            found=f"priors in the frame: {', '.join(priors) or 'none'}",
+            fix="publish that predictor's priors and build the frame again, or take the arm out of your arms.yaml",
+        )  # fmt: skip
+    return [c for c in features if not c.startswith(PRIOR_VIEW_PREFIX) or any(fnmatchcase(c, p) for p in arm.adds)]
+
+
+def with_available(arms: Arms, columns: Sequence[str]) -> tuple[Arms, dict[str, Any]]:
+    """Arms that the frame can feed, and why the others are left out.
+
+    Only the package's own arms are left out in this way; a file that a user names is meant as it stands.
+    """
+    kept, left_out = [], {}
+    for arm in arms.arms:
+        try:
+            arm_features(arm, columns)
+            kept.append(arm)
+        except AdvpriorError as error:
+            left_out[arm.name] = error.where
+    return Arms(arms=tuple(kept), ranker=arms.ranker), left_out
