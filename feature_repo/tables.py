@@ -14,6 +14,10 @@ from feature_repo.runs import read_manifest
 if TYPE_CHECKING:
     import pandas as pd
 
+TABLES_FIX = (
+    "advprior data build complete_journey --out TABLES, or advprior data check --mapping mapping.yaml --out TABLES"
+)
+
 
 def read_parquet(path: Path, *, columns: Sequence[str] | None = None, fix: str | None = None) -> pd.DataFrame:
     """Read one Parquet file.
@@ -50,9 +54,8 @@ def write_parquet(frame: pd.DataFrame, path: Path, **options: Any) -> None:
 
 def load_tables(folder: Path, *names: str) -> dict[str, pd.DataFrame]:
     """Canonical tables of a finished ``advprior data`` run (all, or those named)."""
-    fix = "advprior data build complete_journey --out TABLES, or advprior data check --mapping mapping.yaml --out TABLES"
-    read_manifest(folder, fix=fix)
-    return {name: read_parquet(Path(folder) / f"{name}.parquet", fix=fix) for name in names or TABLES}
+    read_manifest(folder, fix=TABLES_FIX)
+    return {name: read_parquet(Path(folder) / f"{name}.parquet", fix=TABLES_FIX) for name in names or TABLES}
 
 
 def load_time_plan(folder: Path) -> TimePlan:

@@ -1,0 +1,100 @@
+"""The catalog: the versioned list of advertisers that every prior is normalised over.
+
+Index order is the order of columns in log-prob matrices; the version is a digest of ids and names,
+saved with each model and with each prior, so that a changed list is refused and never misread.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from feature_repo.contract import ADVERTISER_ID, NAME
+from feature_repo.errors import AdvpriorError
+from feature_repo.runs import digest, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Advertisers in index order.
+
+    >>> catalog = Catalog(("a1", "a2"), ("Tea house", "Bakery"))
+    >>> len(catalog), catalog.index["a2"], catalog.version == Catalog(("a1",), ("Tea house",)).version
+    (2, 1, False)
+    """
+
+    ids: tuple[str, ...]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def version(self) -> str:
+        """Digest of ids and names in order."""
+        return digest([list(self.ids), list(self.names)])
+
+    @property
+    def index(self) -> dict[str, int]:
+        """Advertiser id -> index."""
+        return {advertiser: i for i, advertiser in enumerate(self.ids)}
+
+    def save(self, path: Path) -> None:
+        """Write ``{"version", "advertisers": [{"advertiser_id", "name"}, ...]}``."""
+        advertisers = [{ADVERTISER_ID: i, NAME: n} for i, n in zip(self.ids, self.names, strict=True)]
+        write_json(path, {"version": self.version, "advertisers": advertisers})
+
+    @classmethod
+    def load(cls, path: Path) -> Catalog:
+        """Read what `save` wrote."""
+        data = json.loads(Path(path).read_text())["advertisers"]
+        return cls(tuple(a[ADVERTISER_ID] for a in data), tuple(a[NAME] for a in data))
+
+    @classmethod
+    def from_table(cls, advertisers: pd.DataFrame) -> Catalog:
+        """Catalog of an ``advertisers`` table, ordered by id.
+
+        Raises
+        ------
+        AdvpriorError
+            ``PRI001`` when an advertiser has no name: the LLM knows it by nothing else.
+        """
+        table = advertisers.sort_values(ADVERTISER_ID, kind="stable")
+        names = table[NAME].fillna("").astype(str).str.strip()
+        unnamed = table.loc[names == "", ADVERTISER_ID]
+        if len(unnamed):
+            raise AdvpriorError(
+                "PRI001", f"{len(unnamed)} advertisers have no name", where="advertisers.parquet, column name",
+                found=", ".join(map(str, unnamed.head(5))), expected="a name for each",
+                fix="fill in the names, then run `advprior data check`",
+            )  # fmt: skip
+        return cls(tuple(table[ADVERTISER_ID].astype(str)), tuple(names))
+
+    def require_same(self, other: Catalog, *, where: str, fix: str) -> None:
+        """Refuse another catalog.
+
+        Raises
+        ------
+        AdvpriorError
+            ``PRI002`` naming what was added, removed or renamed.
+        """
+        if self.version == other.version:
+            return
+        ours, theirs = dict(zip(self.ids, self.names, strict=True)), dict(zip(other.ids, other.names, strict=True))
+        added, removed = sorted(set(theirs) - set(ours)), sorted(set(ours) - set(theirs))
+        renamed = sorted(a for a in set(ours) & set(theirs) if ours[a] != theirs[a])
+        parts = [
+            f"{len(ids)} {what} ({', '.join(ids[:3])}{', …' if len(ids) > 3 else ''})"
+            for what, ids in (("added", added), ("removed", removed), ("renamed", renamed))
+            if ids
+        ]
+        raise AdvpriorError(
+            "PRI002", "the catalog changed since the predictor was fitted", where=where,
+            found=f"version {other.version}: {'; '.join(parts) or 'another order'}",
+            expected=f"version {self.version}", fix=fix,
+        )  # fmt: skip

@@ -1,0 +1,41 @@
+"""``advprior finetune``: fit a predictor on the histories before the first snapshot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+PREDICTORS = ("llm", "popularity", "svd")
+
+
+@click.command()
+@click.option("--tables", required=True, type=click.Path(path_type=Path), help="Canonical tables (advprior data).")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder to write.")
+@click.option("--predictor", type=click.Choice(PREDICTORS), default="llm", show_default=True, help="Who predicts.")
+@click.option("--config", type=click.Path(path_type=Path), help="Settings (YAML); defaults without one.")
+@click.option("--force", is_flag=True, help="Fit again even when nothing changed.")
+def finetune(tables: Path, out: Path, predictor: str, config: Path | None, force: bool) -> None:
+    """Fit a predictor: the LLM, or a control that takes the same path.
+
+    Labels end at the time plan's finetune_end. An interrupted fit goes on after its last whole epoch.
+    """
+    from advprior.fitting import finetune as run
+    from advprior.fitting import read_settings
+    from feature_repo.runs import read_manifest
+
+    if not run(tables, out, predictor, read_settings(predictor, config), force=force):
+        click.echo(f"finetune {predictor}: unchanged, reused {out}")
+        return
+    manifest = read_manifest(out)
+    facts = manifest["facts"]
+    valid = facts["valid"].get("llm", facts["valid"])
+    click.echo(
+        f"finetune {predictor}: {facts['users']} users, {facts['events']:,} events before {facts['model_cutoff']}, "
+        f"{facts['advertisers']} advertisers, {manifest['seconds']:.0f} s -> {out}"
+    )
+    nll = valid.get("nll", valid.get("valid_nll"))
+    if nll is not None:
+        recall = valid.get("recall@5", valid.get("valid_recall@5"))
+        click.echo(f"  on the last labels before the cut-off: NLL {nll:.3f} nats a target, Recall@5 {recall:.3f}")
+    click.echo(f"  next: advprior export {out}")

@@ -1,0 +1,25 @@
+"""``advprior publish``: priors into the feature repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("priors", type=click.Path(path_type=Path))
+@click.option("--repo", required=True, type=click.Path(path_type=Path), help="Feature repository (advprior init).")
+@click.option("--as", "name", help="Publish under this name; `placebo` shuffles users. Default: the predictor's.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the placebo's shuffle.")
+@click.option("--force", is_flag=True, help="Publish again even when nothing changed.")
+def publish(priors: Path, repo: Path, name: str | None, seed: int, force: bool) -> None:
+    """Validate PRIORS and make them the current ones in the feature repository, atomically."""
+    from advprior.publishing import publish as work
+
+    view = work(priors, repo, name=name, seed=seed, force=force)
+    if view is None:
+        click.echo(f"publish: unchanged, reused {repo}/data")
+        return
+    click.echo(f"publish: {view} -> {repo / 'data' / view}")
+    click.echo(f"  next: feast -c {repo} apply")

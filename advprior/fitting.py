@@ -1,0 +1,86 @@
+"""From tables to a fitted predictor in a run folder: ``advprior finetune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from advprior.predictors.base import FitData, predictor_class
+from feature_repo.contract import EVENTS, USERS
+from feature_repo.errors import AdvpriorError
+from feature_repo.runs import is_current, manifest_digest, new_run, read_manifest, run_key
+from feature_repo.tables import TABLES_FIX, load_tables, load_time_plan
+
+STEP = "finetune"
+CODE_VERSION = 1
+
+
+def read_settings(kind: str, path: Path | None) -> Any:
+    """Checked settings of a predictor from a YAML file (defaults without one).
+
+    Raises
+    ------
+    AdvpriorError
+        ``CFG001`` when the file is missing or no YAML mapping, ``CFG002`` when a setting is unknown or wrong.
+    """
+    import yaml
+    from pydantic import ValidationError
+
+    raw: Any = {}
+    if path is not None:
+        try:
+            raw = yaml.safe_load(Path(path).read_text()) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            found = " ".join(str(error).split())[:200]
+            raise AdvpriorError("CFG001", "the config cannot be read", where=str(path), found=found) from error
+        if not isinstance(raw, dict):
+            raise AdvpriorError("CFG001", "the config is no mapping", where=str(path), found=type(raw).__name__)
+    try:
+        return predictor_class(kind).settings(raw)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise AdvpriorError(
+            "CFG002", "the config has settings that do not fit", where=str(path), found=problems,
+            expected=f"the settings of predictor {kind}", fix="advprior init DIR writes a commented config",
+        ) from error  # fmt: skip
+
+
+def finetune(tables: Path, out: Path, kind: str, settings: Any, *, force: bool = False) -> bool:
+    """Fit a predictor on the histories before the first snapshot; True when it ran, False when reused."""
+    config = {"predictor": kind, "settings": settings.model_dump(mode="json")}
+    read_manifest(tables, step="data", fix=TABLES_FIX)
+    inputs = {"tables": manifest_digest(tables)}
+    key = run_key(STEP, config, inputs, CODE_VERSION)
+    if not force and is_current(out, key):
+        return False
+
+    from advprior.catalog import Catalog
+    from advprior.histories import build_histories, micros
+    from feature_repo.contract import ADVERTISERS
+
+    plan = load_time_plan(tables)
+    loaded = load_tables(tables, USERS, ADVERTISERS, EVENTS)
+    catalog = Catalog.from_table(loaded[ADVERTISERS])
+    cutoff = micros(plan.finetune_end)
+    # cut before anything is fitted: what a predictor never sees it cannot leak
+    histories = build_histories(loaded[USERS], loaded[EVENTS], catalog).before(cutoff)
+    if not len(histories.time):
+        raise AdvpriorError(
+            "PRI006", "no event lies before finetune_end", where=f"{tables}/events.parquet", found="0 events",
+            expected=f"events before {plan.finetune_end.isoformat()}", fix="move finetune_end later in the time plan",
+        )  # fmt: skip
+    data = FitData(
+        histories, catalog, micros(plan.start), cutoff, round(plan.snapshot_every.total_seconds() * 1_000_000)
+    )
+    with new_run(out, STEP, config=config, inputs=inputs, key=key, resume=True) as run:
+        facts = predictor_class(kind).fit(data, settings, run.path)
+        run.facts.update(
+            facts,
+            predictor=kind,
+            catalog_version=catalog.version,
+            advertisers=len(catalog),
+            users=len(histories),
+            events=len(histories.time),
+            model_cutoff=plan.finetune_end.isoformat(),
+        )
+    return True

@@ -1,0 +1,355 @@
+"""Fine-tuning: dense next-advertiser targets on cached lower states.
+
+Every occasion of a history is a training point (what does the user turn to within the horizon after
+it?), and one causal forward serves all points of a user. Frozen layers are computed once and cached, so
+an epoch costs only the tuned layers. The head is ``W = K(E_names)·Q + F``: low rank over what the base
+model makes of the advertisers' names, plus a free part that starts at zero, so that rare advertisers
+share strength; it collapses to one matrix for export. The bias starts at log-popularity.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from advprior.llm.base import load_base
+from advprior.llm.model import AdvertiserModel, from_base
+from advprior.predictors.base import FitData, Float
+from advprior.predictors.counts import DAY
+from advprior.predictors.llm import LLMSettings, pad_windows
+from advprior.prompts import PromptEncoder, PromptStyle, Window
+from advprior.targets import dense, next_advertisers, quality
+from feature_repo.contract import CATALOG_FILE
+from feature_repo.errors import AdvpriorError
+from feature_repo.runs import write_json
+
+CACHE_LIMIT_BYTES = 3 << 30  # cached lower states beyond this are recomputed batch by batch
+
+
+class NameHead(nn.Module):
+    """Weights [N, H] as ``K(E)·Q + F`` over standardised name encodings E [N, E_dim]."""
+
+    def __init__(self, names: torch.Tensor, hidden: int, rank: int, log_popularity: torch.Tensor) -> None:
+        super().__init__()
+        standard = (names - names.mean(0)) / (names.std(0) + 1e-6) / names.shape[1] ** 0.5
+        self.register_buffer("names", standard)
+        self.key = nn.Linear(names.shape[1], rank, bias=False)
+        self.query = nn.Linear(hidden, rank, bias=False)
+        nn.init.zeros_(self.query.weight)  # logits start as log-popularity alone
+        self.free = nn.Parameter(torch.zeros(names.shape[0], hidden))
+        self.bias = nn.Parameter(log_popularity.clone())
+
+    def weight(self) -> torch.Tensor:
+        """The collapsed matrix [N, H]."""
+        return self.key(self.names) @ self.query.weight + self.free
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities [..., N]."""
+        return torch.log_softmax(states @ self.weight().T + self.bias, dim=-1)
+
+
+@dataclass
+class Points:
+    """Training points of one window: positions in the prompt and their targets."""
+
+    window: Window
+    truth: Float  # [P, N]
+    train: Any  # bool [P]
+    valid: Any  # bool [P]
+
+
+def training_points(data: FitData, encoder: PromptEncoder, settings: LLMSettings) -> list[Points]:
+    """Every occasion whose whole target window ends by the cut-off, split in time.
+
+    Validation points come after ``cutoff - valid_days``; a training point's target window ends before
+    that, so no label is on both sides.
+    """
+    horizon = int(settings.horizon_days * DAY)
+    border = data.cutoff - int(settings.training.valid_days * DAY)
+    found = []
+    for user in range(len(data.histories)):
+        prompt = encoder.prompt(data.histories, user)
+        usable = np.flatnonzero(prompt.times + horizon < data.cutoff)
+        if not len(usable):
+            continue
+        after = prompt.times[usable]
+        offsets, advertiser = next_advertisers(data.histories, np.full(len(usable), user), after, horizon)
+        truth = dense(offsets, advertiser, len(data.catalog))
+        train, valid = after + horizon < border, after >= border
+        keep = (truth.sum(1) > 0) & (train | valid)
+        if not keep.any():
+            continue
+        by_occasion = {int(k) + 1: i for i, k in enumerate(usable)}
+        for window in encoder.windows(prompt, usable[keep] + 1):
+            rows = np.asarray([by_occasion[int(k)] for k in window.occasions])
+            found.append(Points(window, truth[rows], train[rows], valid[rows]))
+    return found
+
+
+def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
+    """Tune a base model on histories before the cut-off and write the predictor into ``out``.
+
+    Returns
+    -------
+    dict
+        Facts for the manifest: base, points, the curve by epoch, best epoch, validation quality beside
+        popularity's on the same points.
+
+    Raises
+    ------
+    AdvpriorError
+        ``PRI006`` when the histories hold no training or validation point.
+    """
+    config = settings.training
+    torch.manual_seed(config.seed)
+    rng = np.random.default_rng(config.seed)
+    base = load_base(settings.base, layers=settings.layers)
+    tokenizer = base.tokenizer.backend_tokenizer
+    text_vocab_size = int(base.model.get_input_embeddings().weight.shape[0])
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    style = PromptStyle(**settings.prompt.model_dump())
+    limit = getattr(base.model.config, "max_position_embeddings", style.context)
+    if style.context > limit:
+        raise AdvpriorError(
+            "PRI007", "the context is longer than the base model's", where="config, prompt.context",
+            found=str(style.context), expected=f"at most {limit}", fix="lower prompt.context",
+        )  # fmt: skip
+    encoder = PromptEncoder(style, encode, text_vocab_size, data.catalog.names)
+    points = training_points(data, encoder, settings)
+    train_count, valid_count = (int(sum(getattr(p, s).sum() for p in points)) for s in ("train", "valid"))
+    if not train_count or not valid_count:
+        raise AdvpriorError(
+            "PRI006", "the histories hold too little to fit on", where="events before finetune_end",
+            found=f"{train_count} training and {valid_count} validation points", expected="at least one of each",
+            fix="move finetune_end later, lower valid_days, or add events",
+        )  # fmt: skip
+
+    name_tokens = [encode(name) for name in data.catalog.names]
+    table = base.model.get_input_embeddings().weight.detach()
+    embeddings = torch.stack([table[torch.tensor(tokens)].mean(0) for tokens in name_tokens])
+    names = _encode_names(base.model, name_tokens)
+    hidden = embeddings.shape[1]
+    frozen = max(settings.layers - settings.tuned_layers, 0)
+    model = from_base(
+        base.model, catalog_size=len(data.catalog), text_vocab_size=text_vocab_size, frozen_layers=frozen,
+        advertiser_embeddings=embeddings,
+    )  # fmt: skip
+    origin = base.origin
+    del base
+
+    popular = sum(p.truth[p.train].sum(0) for p in points) + 0.5
+    log_popularity = torch.from_numpy(np.log(popular / popular.sum())).float()
+    head = NameHead(names, hidden, config.rank, log_popularity)
+    model.lower.requires_grad_(False)
+    model.adapter.weight.requires_grad_(True)
+    model.head.requires_grad_(False)
+
+    batches = _batches([len(p.window.ids) for p in points], config.batch_tokens)
+    cache = _LowerStates(model, [points[i].window for b in batches for i in b], [i for b in batches for i in b])
+    upper = [*model.upper.layers.parameters(), *model.upper.norm.parameters()]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": upper, "lr": config.lr, "weight_decay": 0.01},
+            {"params": [model.adapter.weight], "lr": config.head_lr, "weight_decay": config.weight_decay},
+            {"params": [head.free, *head.key.parameters(), *head.query.parameters()], "lr": config.head_lr,
+             "weight_decay": config.weight_decay},
+            {"params": [head.bias], "lr": config.head_lr, "weight_decay": 0.0},
+        ],
+        betas=(0.9, 0.98),
+    )  # fmt: skip
+    peaks = [group["lr"] for group in optimizer.param_groups]
+    total = config.epochs * len(batches)
+    trained = nn.ModuleDict({"upper": model.upper, "adapter": model.adapter, "head": head})
+    checkpoint = out / "checkpoint.pt"
+    curve: list[dict[str, Any]] = []
+    best, best_state, first_epoch = float("inf"), _copy(trained), 0
+    if checkpoint.is_file():  # an interrupted run of the same key: go on after its last whole epoch
+        saved = torch.load(checkpoint, weights_only=False)
+        trained.load_state_dict(saved["state"])
+        optimizer.load_state_dict(saved["optimizer"])
+        curve, best, best_state, first_epoch = saved["curve"], saved["best"], saved["best_state"], len(saved["curve"])
+        rng.bit_generator.state = saved["rng"]
+    truth_valid = np.concatenate([p.truth[p.valid] for p in points])
+    base_quality = quality(np.tile(log_popularity.numpy(), (len(truth_valid), 1)), truth_valid)
+    started = time.monotonic() - sum(row["seconds"] for row in curve)
+    bar = tqdm(total=total, initial=first_epoch * len(batches), desc="fine-tune", unit="batch", disable=None)
+    for epoch in range(first_epoch, config.epochs):
+        if curve and epoch - 1 - int(np.argmin([r["valid_nll"] for r in curve])) >= config.patience:
+            break
+        clock, loss_sum, weight_sum = time.monotonic(), 0.0, 0.0
+        model.train()
+        for step, b in enumerate(rng.permutation(len(batches))):
+            progress = (epoch * len(batches) + step) / total
+            scale = min(progress / 0.05, 1.0) * (0.5 * (1 + np.cos(np.pi * progress)) * 0.95 + 0.05)
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * scale
+            loss, weight = _batch_loss(model, head, cache, [points[i] for i in batches[b]], batches[b])
+            bar.update()
+            if weight == 0:
+                continue
+            optimizer.zero_grad()
+            (loss / weight).backward()
+            torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
+            optimizer.step()
+            loss_sum += float(loss.detach())
+            weight_sum += weight
+        valid = quality(_validate(model, head, cache, points, batches), _ordered_truth(points, batches))
+        curve.append({
+            "epoch": epoch + 1, "train_nll": loss_sum / max(weight_sum, 1.0), "valid_nll": valid["nll"],
+            "valid_recall@5": valid["recall@5"], "valid_recall@20": valid["recall@20"],
+            "seconds": round(time.monotonic() - clock, 1),
+        })  # fmt: skip
+        bar.set_postfix(train=f"{curve[-1]['train_nll']:.3f}", valid=f"{valid['nll']:.3f}")
+        if valid["nll"] < best:
+            best, best_state = valid["nll"], _copy(trained)
+        _save_checkpoint(checkpoint, trained, optimizer, curve, best, best_state, rng)
+        if config.max_minutes is not None and time.monotonic() - started > config.max_minutes * 60:
+            break
+    bar.close()
+    trained.load_state_dict(best_state)
+    checkpoint.unlink(missing_ok=True)
+
+    with torch.no_grad():
+        model.head.weight.copy_(head.weight())
+        model.head.bias.copy_(head.bias)
+    model.eval()
+    model.save_pretrained(out / "model")
+    tokenizer.save(str(out / "tokenizer.json"))
+    write_json(out / "prompt.json", {"style": style.to_json(), "text_vocab_size": text_vocab_size})
+    data.catalog.save(out / CATALOG_FILE)
+    return {
+        "base": origin,
+        "points": {"train": train_count, "valid": valid_count},
+        "tokens": int(sum(len(p.window.ids) for p in points)),
+        "curve": curve,
+        "best_epoch": int(np.argmin([r["valid_nll"] for r in curve])) + 1,
+        "valid": {"llm": min(curve, key=lambda r: r["valid_nll"]), "popularity": base_quality},
+        "parameters": {"trained": sum(p.numel() for p in trained.parameters()),
+                       "model": sum(p.numel() for p in model.parameters())},
+    }  # fmt: skip
+
+
+def _encode_names(model: Any, name_tokens: list[list[int]]) -> torch.Tensor:
+    """Mean final state of each name's tokens [N, H]: what the base model makes of the name."""
+    rows = []
+    with torch.no_grad():
+        for start in range(0, len(name_tokens), 64):
+            part = name_tokens[start : start + 64]
+            length = max(map(len, part))
+            ids = torch.zeros(len(part), length, dtype=torch.long)
+            mask = torch.zeros(len(part), length, dtype=torch.long)
+            for row, tokens in enumerate(part):
+                ids[row, : len(tokens)] = torch.tensor(tokens)
+                mask[row, : len(tokens)] = 1
+            states = model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+            rows.append((states * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True))
+    return torch.cat(rows)
+
+
+def _batches(lengths: list[int], budget: int) -> list[list[int]]:
+    """Length-sorted batches whose padded size stays within ``budget`` tokens (one window at least)."""
+    batches: list[list[int]] = []
+    for i in np.argsort(lengths, kind="stable"):
+        if batches and (len(batches[-1]) + 1) * lengths[i] <= budget:
+            batches[-1].append(int(i))
+        else:
+            batches.append([int(i)])
+    return batches
+
+
+class _LowerStates:
+    """Frozen layers' output by window, computed once, in half the memory where it would not fit."""
+
+    def __init__(self, model: AdvertiserModel, windows: list[Window], order: list[int]) -> None:
+        self._model = model
+        size = sum(len(w.ids) for w in windows) * int(model.config.backbone["hidden_size"]) * 4
+        self._states: dict[int, torch.Tensor] | None = {} if size <= CACHE_LIMIT_BYTES else None
+        if self._states is None:
+            return
+        with torch.no_grad():
+            for start in tqdm(range(0, len(windows), 4), desc="frozen layers", unit="batch", disable=None):
+                chunk = windows[start : start + 4]
+                states = self._compute(chunk)
+                for row, window in enumerate(chunk):
+                    self._states[order[start + row]] = states[row, : len(window.ids)].clone()
+
+    def _compute(self, windows: list[Window]) -> torch.Tensor:
+        ids, mask, _ = (torch.from_numpy(x) for x in pad_windows(windows))
+        with torch.no_grad():
+            return self._model.lower_states(ids, mask)
+
+    def batch(self, indices: list[int], windows: list[Window]) -> torch.Tensor:
+        """Padded states [B, T, H]."""
+        if self._states is None:
+            return self._compute(windows)
+        return nn.utils.rnn.pad_sequence([self._states[i] for i in indices], batch_first=True)
+
+
+def _log_probs(
+    model: AdvertiserModel, head: NameHead, cache: _LowerStates, part: list[Points], indices: list[int], which: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probs [P, N] and truth [P, N] of the chosen points of a batch."""
+    windows = [p.window for p in part]
+    ids, mask, _ = (torch.from_numpy(x) for x in pad_windows(windows))
+    states = model.upper_states(cache.batch(indices, windows), ids, mask)
+    row = np.concatenate([np.full(int(getattr(p, which).sum()), i) for i, p in enumerate(part)])
+    position = np.concatenate([p.window.positions[getattr(p, which)] for p in part])
+    truth = torch.from_numpy(np.concatenate([p.truth[getattr(p, which)] for p in part]))
+    picked = states[torch.from_numpy(row), torch.from_numpy(position)]
+    return head(picked), truth
+
+
+def _batch_loss(
+    model: AdvertiserModel, head: NameHead, cache: _LowerStates, part: list[Points], indices: list[int]
+) -> tuple[torch.Tensor, float]:
+    if not any(p.train.any() for p in part):
+        return torch.zeros(()), 0.0
+    log_probs, truth = _log_probs(model, head, cache, part, indices, "train")
+    # each point weighs the same, however much was bought: a big basket is one decision to shop
+    share = truth / truth.sum(1, keepdim=True)
+    return -(share * log_probs).sum(), float(len(truth))
+
+
+def _validate(
+    model: AdvertiserModel, head: NameHead, cache: _LowerStates, points: list[Points], batches: list[list[int]]
+) -> Float:
+    model.eval()
+    rows = []
+    with torch.no_grad():
+        for batch in batches:
+            if any(points[i].valid.any() for i in batch):
+                rows.append(_log_probs(model, head, cache, [points[i] for i in batch], batch, "valid")[0].numpy())
+    return np.concatenate(rows)
+
+
+def _ordered_truth(points: list[Points], batches: list[list[int]]) -> Float:
+    return np.concatenate([points[i].truth[points[i].valid] for batch in batches for i in batch])
+
+
+def _copy(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {k: v.detach().clone() for k, v in module.state_dict().items()}
+
+
+def _save_checkpoint(
+    path: Path, trained: nn.Module, optimizer: torch.optim.Optimizer, curve: list[dict[str, Any]], best: float,
+    best_state: dict[str, torch.Tensor], rng: np.random.Generator,
+) -> None:  # fmt: skip
+    beside = path.with_suffix(".tmp")
+    torch.save(
+        {
+            "state": trained.state_dict(), "optimizer": optimizer.state_dict(), "curve": curve, "best": best,
+            "best_state": best_state, "rng": rng.bit_generator.state,
+        },
+        beside,
+    )  # fmt: skip
+    beside.replace(path)

@@ -1,0 +1,137 @@
+"""One interface for whoever computes log P(advertiser | history): fit, export to ONNX, score.
+
+A prior is worth publishing when it pays, not because an LLM made it: the LLM and its controls take the
+same path, from the same histories to the same files. Fitting may need torch; scoring never does.
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from advprior.catalog import Catalog
+from advprior.histories import Histories, Int
+from feature_repo.contract import CATALOG_FILE, LLM, POPULARITY, SVD
+from feature_repo.errors import AdvpriorError
+from feature_repo.runs import read_manifest
+
+Float = npt.NDArray[np.float32]
+
+#: predictor -> module:class, imported when used
+KINDS = {
+    LLM: "advprior.predictors.llm:LLMPredictor",
+    POPULARITY: "advprior.predictors.popularity:PopularityPredictor",
+    SVD: "advprior.predictors.svd:SVDPredictor",
+}
+PARITY_TOLERANCE = 1e-4  # torch or numpy against ONNX, in log-prob
+
+
+@dataclass(frozen=True)
+class FitData:
+    """What a predictor may learn from.
+
+    Attributes
+    ----------
+    histories : Histories
+        Events strictly before ``cutoff`` only.
+    catalog : Catalog
+    start, cutoff : int
+        Microseconds; no label at or after ``cutoff``.
+    snapshot_every : int
+        Microseconds between snapshots.
+    """
+
+    histories: Histories
+    catalog: Catalog
+    start: int
+    cutoff: int
+    snapshot_every: int
+
+
+class Scorer(ABC):
+    """A predictor ready to score: an open ONNX Runtime session and what it needs around it."""
+
+    provider: str
+
+    @abstractmethod
+    def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
+        """Priors [len(users), len(cutoffs), N] of ``users`` from events strictly before each cut-off.
+
+        ``histories`` holds every user: aggregates over all of them are taken as of each cut-off too.
+        """
+
+
+class Predictor(ABC):
+    """A fitted predictor in a run folder.
+
+    Parameters
+    ----------
+    run : Path
+        Folder written by ``advprior finetune``.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, run: Path) -> None:
+        self.run = Path(run)
+        self.catalog = Catalog.load(self.run / CATALOG_FILE)
+
+    @classmethod
+    @abstractmethod
+    def settings(cls, raw: dict[str, Any]) -> Any:
+        """Checked configuration (pydantic) from what the YAML says."""
+
+    @classmethod
+    @abstractmethod
+    def fit(cls, data: FitData, settings: Any, out: Path) -> dict[str, Any]:
+        """Fit and write into ``out``; returns facts for the manifest."""
+
+    @abstractmethod
+    def export(self, out: Path) -> dict[str, Any]:
+        """Write ``model.onnx`` into ``out``; returns facts with ``parity``: the largest difference in log-prob."""
+
+    @abstractmethod
+    def scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> Scorer:
+        """Open the exported model."""
+
+
+def predictor_class(kind: str) -> type[Predictor]:
+    """Class of a predictor by its name."""
+    if kind not in KINDS:
+        raise AdvpriorError("PRI003", f"no predictor named {kind!r}", expected=", ".join(KINDS))
+    module, name = KINDS[kind].split(":")
+    found: type[Predictor] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def load_predictor(run: Path) -> Predictor:
+    """The predictor that a finetune run holds."""
+    manifest = read_manifest(run, step="finetune", fix="advprior finetune --tables TABLES --out RUN")
+    return predictor_class(manifest["facts"]["predictor"])(run)
+
+
+def log_softmax(logits: npt.NDArray[Any]) -> Float:
+    """Numerically safe log-softmax over the last axis, float32."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return (shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))).astype(np.float32)
+
+
+def require_parity(difference: float, where: str) -> None:
+    """Refuse an export that computes something else.
+
+    Raises
+    ------
+    AdvpriorError
+        ``PRI004`` above `PARITY_TOLERANCE`.
+    """
+    if not difference <= PARITY_TOLERANCE:
+        raise AdvpriorError(
+            "PRI004", "the exported graph differs from the model", where=where, found=f"{difference:.2e} in log-prob",
+            expected=f"at most {PARITY_TOLERANCE:.0e}", fix="advprior export RUN --force, with the locked versions",
+        )  # fmt: skip

@@ -1,0 +1,49 @@
+"""Decayed purchase counts as of any cut-off: what the predictors without a network read.
+
+A purchase t days before the cut-off weighs ``0.5 ** (t / half_life)``; one at or after it weighs nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from advprior.histories import Histories, Int
+
+DAY = 86_400_000_000  # microseconds
+
+
+def popularity(histories: Histories, cutoffs: Int, half_life: float, size: int) -> npt.NDArray[np.float64]:
+    """Decayed purchases of everyone [len(cutoffs), size], strictly before each cut-off."""
+    order = np.argsort(histories.time, kind="stable")
+    time, advertiser = histories.time[order], histories.advertiser[order]
+    out = np.zeros((len(cutoffs), size))
+    for i, cutoff in enumerate(cutoffs):
+        stop = np.searchsorted(time, cutoff, side="left")
+        weight = 0.5 ** ((cutoff - time[:stop]) / (half_life * DAY))
+        out[i] = np.bincount(advertiser[:stop], weights=weight, minlength=size)
+    return out
+
+
+def own(histories: Histories, users: Int, cutoffs: Int, half_life: float, size: int) -> npt.NDArray[np.float32]:
+    """Decayed purchases of each user [len(users), len(cutoffs), size], strictly before each cut-off."""
+    out = np.zeros((len(users), len(cutoffs), size), np.float32)
+    for i, user in enumerate(users):
+        rows = histories.rows(int(user))
+        time, advertiser = histories.time[rows], histories.advertiser[rows]
+        for j, cutoff in enumerate(cutoffs):
+            stop = np.searchsorted(time, cutoff, side="left")
+            weight = 0.5 ** ((cutoff - time[:stop]) / (half_life * DAY))
+            out[i, j] = np.bincount(advertiser[:stop], weights=weight, minlength=size)
+    return out
+
+
+def weekly_points(histories: Histories, first: int, last: int, every: int) -> tuple[Int, Int]:
+    """(user, cut-off) pairs on a grid that ends at ``last``, users with a purchase before the cut-off only."""
+    cutoffs = np.arange(last, first - 1, -every, dtype=np.int64)[::-1]
+    started = np.full(len(histories), np.iinfo(np.int64).max)
+    some = np.diff(histories.offsets) > 0
+    started[some] = histories.time[histories.offsets[:-1][some]]
+    user, moment = np.meshgrid(np.arange(len(histories), dtype=np.int64), cutoffs, indexing="ij")
+    keep = started[user] < moment
+    return user[keep], moment[keep]

@@ -1,0 +1,184 @@
+"""The LLM prior: a small open LLM that reads the history as text and answers for the whole catalog at once.
+
+This module holds what scoring needs (settings, prompts, the exported graph) and stays free of torch;
+fitting and export import `advprior.llm.train` and `advprior.llm.export` when they run.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from advprior.histories import Histories, Int
+from advprior.predictors.base import FitData, Float, Predictor, Scorer, require_parity
+from advprior.prompts import Prompt, PromptEncoder, PromptStyle, Window, occasions_before
+from feature_repo.contract import LLM
+from feature_repo.errors import AdvpriorError
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class PromptSettings(_Strict):
+    """How a history is written (see `advprior.prompts.PromptStyle`)."""
+
+    profile: bool = True
+    gaps: bool = True
+    max_gap: int = Field(30, ge=1)
+    context: int = Field(1024, ge=32)
+    names: bool = False
+
+
+class TrainingSettings(_Strict):
+    """How the upper layers and the head are tuned."""
+
+    epochs: int = Field(10, ge=1)
+    patience: int = Field(2, ge=1)
+    batch_tokens: int = Field(2048, ge=32)
+    lr: float = Field(2e-4, gt=0)
+    head_lr: float = Field(3e-3, gt=0)
+    weight_decay: float = Field(0.05, ge=0)
+    rank: int = Field(64, ge=1)
+    valid_days: float = Field(21.0, gt=0)
+    max_minutes: float | None = Field(None, gt=0)
+    seed: int = 0
+
+
+class LLMSettings(_Strict):
+    """Settings of ``advprior finetune`` for the LLM."""
+
+    base: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    layers: int = Field(10, ge=1)
+    tuned_layers: int = Field(4, ge=1)
+    horizon_days: float = Field(7.0, gt=0)
+    target: Literal["all"] = "all"
+    prompt: PromptSettings = PromptSettings()
+    training: TrainingSettings = TrainingSettings()
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer saved with the model, as a `tokenizers.Tokenizer`: no torch, no transformers."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+class LLMPredictor(Predictor):
+    """A fine-tuned LLM in a run folder: ``model/`` (weights), ``tokenizer.json``, ``prompt.json``, the catalog."""
+
+    kind = LLM
+
+    @classmethod
+    def settings(cls, raw: dict[str, Any]) -> LLMSettings:
+        return LLMSettings(**raw)
+
+    @classmethod
+    def fit(cls, data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
+        from advprior.llm.train import finetune
+
+        return finetune(data, settings, out)
+
+    def encoder(self) -> PromptEncoder:
+        """The prompt encoder in the style the weights were tuned on."""
+        saved = json.loads((self.run / "prompt.json").read_text())
+        style = PromptStyle(**saved["style"])
+        if style.version != PromptStyle.version:
+            raise AdvpriorError(
+                "PRI005", "the prompt style is of another version", where=str(self.run / "prompt.json"),
+                found=str(style.version), expected=str(PromptStyle.version), fix="advprior finetune, again",
+            )  # fmt: skip
+        tokenizer = load_tokenizer(self.run)
+        return PromptEncoder(
+            style,
+            lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids),
+            int(saved["text_vocab_size"]),
+            self.catalog.names,
+        )
+
+    def export(self, out: Path) -> dict[str, Any]:
+        from advprior.llm.export import export_onnx, parity, parity_cases
+        from advprior.llm.model import AdvertiserModel
+
+        model = AdvertiserModel.from_pretrained(self.run / "model").eval()
+        facts = export_onnx(model, out)
+        report = parity(model, out / "model.onnx", parity_cases(model))
+        require_parity(report["max_abs_difference"], str(out))
+        return {**facts, "parity": report["max_abs_difference"], "cases": report["cases"]}
+
+    def scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> Scorer:
+        return LLMScorer(self.encoder(), len(self.catalog), onnx, device, threads)
+
+
+class LLMScorer(Scorer):
+    """Scores histories with the exported graph: all snapshots of a user from as few forwards as the context allows.
+
+    Parameters
+    ----------
+    encoder : PromptEncoder
+    size : int
+        N.
+    onnx : Path
+        Folder with ``model.onnx``.
+    device : {"auto", "cpu", "cuda"}
+    threads : int, optional
+    token_budget : int
+        Padded tokens in one batch.
+    """
+
+    def __init__(
+        self, encoder: PromptEncoder, size: int, onnx: Path, device: str = "auto", threads: int | None = None,
+        token_budget: int = 1024,
+    ) -> None:  # fmt: skip
+        from advprior.llm.engine import open_session
+
+        self._engine = open_session(onnx / "model.onnx", device=device, threads=threads)
+        self.provider = self._engine.provider
+        self._encoder = encoder
+        self._size = size
+        self._budget = token_budget
+
+    def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
+        jobs: list[tuple[int, Window]] = []
+        seen = np.zeros((len(users), len(cutoffs)), np.int64)
+        for i, user in enumerate(users):
+            prompt: Prompt = self._encoder.prompt(histories, int(user))
+            seen[i] = occasions_before(prompt, cutoffs)
+            jobs += [(i, window) for window in self._encoder.windows(prompt, seen[i])]
+        out = np.empty((len(users), len(cutoffs), self._size), np.float32)
+        for (i, window), log_probs in zip(jobs, self.run_windows([w for _, w in jobs]), strict=True):
+            for row, occasion in zip(log_probs, window.occasions, strict=True):
+                out[i, seen[i] == occasion] = row
+        return out
+
+    def run_windows(self, windows: list[Window]) -> list[Float]:
+        """Log-probs [P, N] of each window, run in length-sorted batches under the token budget."""
+        from advprior.llm.engine import token_budget_batches
+
+        results: list[Float] = [np.zeros((0, self._size), np.float32)] * len(windows)
+        lengths = np.asarray([len(w.ids) for w in windows], np.int64)
+        for batch in token_budget_batches(lengths, self._budget):
+            log_probs = self._engine.run(*pad_windows([windows[b] for b in batch]))
+            for row, b in enumerate(batch):
+                results[b] = log_probs[row, : len(windows[b].positions)]
+        return results
+
+
+def pad_windows(windows: list[Window]) -> tuple[Int, Int, Int]:
+    """Right-padded ``input_ids`` [B, T], ``attention_mask`` [B, T], ``positions`` [B, P] (padded with 0)."""
+    length = max(len(w.ids) for w in windows)
+    points = max(len(w.positions) for w in windows)
+    ids = np.zeros((len(windows), length), np.int64)
+    mask = np.zeros((len(windows), length), np.int64)
+    positions = np.zeros((len(windows), points), np.int64)
+    for row, window in enumerate(windows):
+        ids[row, : len(window.ids)] = window.ids
+        mask[row, : len(window.ids)] = 1
+        positions[row, : len(window.positions)] = window.positions
+    return ids, mask, positions
+
+

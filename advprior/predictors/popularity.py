@@ -1,0 +1,94 @@
+"""The popularity prior: what everyone buys lately, the same for every user. The floor of any comparison."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from advprior.histories import Histories, Int
+from advprior.predictors import counts
+from advprior.predictors.base import FitData, Float, Predictor, Scorer, log_softmax, require_parity
+from advprior.targets import dense, next_advertisers, quality
+from feature_repo.contract import CATALOG_FILE, POPULARITY
+from feature_repo.runs import write_json
+
+
+class PopularitySettings(BaseModel):
+    """Settings of the popularity prior."""
+
+    model_config = ConfigDict(extra="forbid")
+    half_lives_days: tuple[float, ...] = (14.0, 30.0, 90.0, 365.0)
+    smoothing: float = 0.5
+    horizon_days: float = 7.0
+    valid_days: float = 21.0
+
+
+class PopularityPredictor(Predictor):
+    """log P(advertiser) from decayed purchases of all users; half-life by likelihood on the last labels."""
+
+    kind = POPULARITY
+
+    def __init__(self, run: Path) -> None:
+        super().__init__(run)
+        import json
+
+        self.parameters = json.loads((self.run / "parameters.json").read_text())
+
+    @classmethod
+    def settings(cls, raw: dict[str, Any]) -> PopularitySettings:
+        return PopularitySettings(**raw)
+
+    @classmethod
+    def fit(cls, data: FitData, settings: PopularitySettings, out: Path) -> dict[str, Any]:
+        horizon = int(settings.horizon_days * counts.DAY)
+        last = data.cutoff - horizon
+        user, cutoff = counts.weekly_points(
+            data.histories, last - int(settings.valid_days * counts.DAY), last, data.snapshot_every
+        )
+        truth = dense(*next_advertisers(data.histories, user, cutoff - 1, horizon), len(data.catalog))
+        moments, index = np.unique(cutoff, return_inverse=True)
+        scores = {}
+        for half_life in settings.half_lives_days:
+            weight = counts.popularity(data.histories, moments, half_life, len(data.catalog))
+            scores[half_life] = quality(log_softmax(np.log(weight + settings.smoothing))[index], truth)
+        best = min(scores, key=lambda h: scores[h]["nll"] if scores[h]["points"] else h)
+        data.catalog.save(out / CATALOG_FILE)
+        write_json(out / "parameters.json", {"half_life_days": best, "smoothing": settings.smoothing})
+        return {"half_life_days": best, "valid": scores[best]}
+
+    def export(self, out: Path) -> dict[str, Any]:
+        from advprior.predictors import graphs
+
+        size = len(self.catalog)
+        graphs.save_popularity(out / "model.onnx", size, float(self.parameters["smoothing"]))
+        sample = np.random.default_rng(0).gamma(0.3, 20.0, (5, size)).astype(np.float32)
+        ours = log_softmax(np.log(sample + self.parameters["smoothing"]))
+        theirs = graphs.run(out / "model.onnx", {"popularity": sample})
+        difference = float(np.abs(ours - theirs).max())
+        require_parity(difference, str(out))
+        return {"parity": difference, "cases": len(sample)}
+
+    def scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> Scorer:
+        return _PopularityScorer(self, onnx, device, threads)
+
+
+class _PopularityScorer(Scorer):
+    def __init__(self, predictor: PopularityPredictor, onnx: Path, device: str, threads: int | None) -> None:
+        from advprior.llm.engine import open_session
+
+        self._session = open_session(onnx / "model.onnx", device=device, threads=threads)
+        self.provider = self._session.provider
+        self._half_life = float(predictor.parameters["half_life_days"])
+        self._size = len(predictor.catalog)
+        self._last: tuple[bytes, Float] | None = None
+
+    def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
+        # the same for every user: computed once for the cut-offs at hand, then repeated
+        key = cutoffs.tobytes()
+        if self._last is None or self._last[0] != key:
+            weight = counts.popularity(histories, cutoffs, self._half_life, self._size).astype(np.float32)
+            self._last = (key, self._session.run_inputs({"popularity": weight}))
+        return np.broadcast_to(self._last[1], (len(users), *self._last[1].shape)).copy()

@@ -1,0 +1,183 @@
+"""Prompts: a history as token ids, append-only, so that one forward serves every snapshot of a user.
+
+Profile first, then occasions in time order, nothing that depends on "today"::
+
+    Age: 45-54. Income: 50-74K
+    Purchases, oldest first:
+    <advertiser 12><advertiser 301>;3<advertiser 12>;...
+
+One input token per advertiser keeps a year of purchases inside the context. An occasion ends with a
+separator token; the hidden state there has seen all of that occasion and nothing later, and gives the
+prior of every snapshot up to the next occasion. The number after a separator is the days that passed
+until the next occasion (capped), written when that occasion is: known then, never before.
+
+A history longer than the context starts later, at a block boundary that depends only on how much there
+was before the snapshot: the long forward and the truncated prompt always hold the same tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from advprior.histories import Histories, Int
+
+DAY = 86_400_000_000  # microseconds
+
+
+@dataclass(frozen=True)
+class PromptStyle:
+    """How a history is written; saved beside the weights, since they only understand their own style.
+
+    Parameters
+    ----------
+    profile : bool
+        Write the profile line.
+    gaps : bool
+        Write the days between occasions.
+    max_gap : int
+        Largest number of days written.
+    context : int
+        Longest prompt in tokens.
+    names : bool
+        Write advertisers by their names' tokens in place of one token each.
+    """
+
+    profile: bool = True
+    gaps: bool = True
+    max_gap: int = 30
+    context: int = 1024
+    names: bool = False
+    version: int = 1
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON form."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Token ids of one user's history, and where each occasion ends.
+
+    Attributes
+    ----------
+    head : int64 [h]
+        Profile and introduction: stays when the start of a long history is dropped.
+    body : int64 [b]
+        Occasions.
+    ends : int64 [K]
+        Index in ``body`` of each occasion's separator.
+    times : int64 [K]
+        Time of each occasion, microseconds.
+    """
+
+    head: Int
+    body: Int
+    ends: Int
+    times: Int
+
+
+@dataclass(frozen=True)
+class Window:
+    """One forward: token ids, and the positions that answer for occasions.
+
+    Attributes
+    ----------
+    ids : int64 [T]
+    positions : int64 [P]
+        Position of the last token that each answer may see.
+    occasions : int64 [P]
+        Number of occasions that each answer has seen (0: profile only).
+    """
+
+    ids: Int
+    positions: Int
+    occasions: Int
+
+
+class PromptEncoder:
+    """Writes histories in one style with one tokenizer.
+
+    Parameters
+    ----------
+    style : PromptStyle
+    encode : callable
+        Text -> token ids, without special tokens.
+    text_vocab_size : int
+        Ids from here on are advertisers.
+    names : sequence of str
+        Advertiser names, for ``style.names``.
+    """
+
+    def __init__(
+        self, style: PromptStyle, encode: Callable[[str], list[int]], text_vocab_size: int, names: Sequence[str]
+    ) -> None:
+        self.style = style
+        self._encode = encode
+        self._tokens = [
+            np.asarray(encode(" " + name + ","), np.int64)
+            if style.names
+            else np.asarray([text_vocab_size + index], np.int64)
+            for index, name in enumerate(names)
+        ]
+        self._separator = np.asarray(encode(";")[-1:], np.int64)
+        self._gaps = [np.asarray(encode(str(days)), np.int64) for days in range(style.max_gap + 1)]
+
+    def prompt(self, histories: Histories, user: int) -> Prompt:
+        """The whole history of one user."""
+        rows = histories.rows(user)
+        time, advertiser = histories.time[rows], histories.advertiser[rows]
+        profile = histories.profiles[user] if self.style.profile else ""
+        text = (profile + "\n" if profile else "") + "Purchases, oldest first:\n"
+        starts = np.flatnonzero(np.concatenate([[True], time[1:] != time[:-1]])) if len(time) else np.zeros(0, np.int64)
+        pieces: list[Int] = []
+        ends, length = [], 0
+        for k, (start, stop) in enumerate(zip(starts, [*starts[1:], len(time)], strict=True)):
+            occasion = [self._tokens[a] for a in advertiser[start:stop]]
+            if self.style.gaps and k:
+                days = int((time[start] - time[starts[k - 1]]) // DAY)
+                occasion.insert(0, self._gaps[min(days, self.style.max_gap)])
+            occasion.append(self._separator)
+            pieces += occasion
+            length += sum(len(p) for p in occasion)
+            ends.append(length - 1)
+        return Prompt(
+            np.asarray(self._encode(text), np.int64),
+            np.concatenate(pieces) if pieces else np.zeros(0, np.int64),
+            np.asarray(ends, np.int64),
+            time[starts] if len(time) else np.zeros(0, np.int64),
+        )
+
+    def windows(self, prompt: Prompt, occasions: Int) -> list[Window]:
+        """Forwards that answer for ``occasions`` (how many occasions each answer has seen), longest shared first.
+
+        Answers that see the same start of the history share a forward. Where the history outgrows the
+        context, its oldest tokens are dropped in blocks of half the context (whole occasions), by a rule
+        that looks only at tokens up to the answer.
+        """
+        room = self.style.context - len(prompt.head)
+        if room < 8:
+            raise ValueError(f"context {self.style.context} leaves no room after a profile of {len(prompt.head)} tokens")
+        block = max(room // 2, 1)
+        occasions = np.unique(occasions)
+        seen = np.where(occasions > 0, prompt.ends[np.maximum(occasions, 1) - 1] + 1, 0) if len(prompt.ends) else occasions * 0
+        drop = np.maximum(-(-(seen - room) // block), 0) * block
+        # start at the first occasion that begins at or after the dropped block
+        begins = np.concatenate([[0], prompt.ends + 1])
+        first = np.minimum(begins[np.searchsorted(begins, drop)], seen)
+        windows = []
+        for start in np.unique(first):
+            chosen = first == start
+            stop = int(seen[chosen].max())
+            ids = np.concatenate([prompt.head, prompt.body[start:stop]])
+            positions = len(prompt.head) + (seen[chosen] - start) - 1
+            windows.append(Window(ids, positions.astype(np.int64), occasions[chosen]))
+        return windows
+
+
+def occasions_before(prompt: Prompt, cutoffs: Int) -> Int:
+    """How many occasions lie strictly before each cut-off (microseconds)."""
+    return np.searchsorted(prompt.times, cutoffs, side="left").astype(np.int64)

@@ -1,0 +1,82 @@
+"""Targets: the advertisers that a user turns to within a horizon after a point in time."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from advprior.histories import Histories, Int
+
+
+def next_advertisers(histories: Histories, user: Int, after: Int, horizon: int) -> tuple[Int, Int]:
+    """Distinct advertisers with ``after < time <= after + horizon``, for P (user, time) points.
+
+    Parameters
+    ----------
+    histories : Histories
+    user : int64 [P]
+        User index of each point.
+    after : int64 [P]
+        Microseconds; events at that very time are history, not target.
+    horizon : int
+        Microseconds.
+
+    Returns
+    -------
+    offsets : int64 [P + 1]
+    advertiser : int64 [offsets[-1]]
+        Targets of point p are ``advertiser[offsets[p]:offsets[p + 1]]``.
+    """
+    # one sorted key over (user, time) answers all points with two binary searches
+    if len(histories.time):
+        origin, span = int(histories.time.min()), int(np.ptp(histories.time)) + 1
+    else:
+        origin, span = 0, 1
+    keys = histories.user_of_row * span + (histories.time - origin)
+    low = np.searchsorted(keys, user * span + np.clip(after - origin, -1, span - 1), side="right")
+    high = np.searchsorted(keys, user * span + np.clip(after + horizon - origin, -1, span - 1), side="right")
+    low = np.maximum(low, histories.offsets[user])
+    high = np.minimum(np.maximum(high, low), histories.offsets[user + 1])
+    high = np.maximum(high, low)
+    counts = high - low
+    point = np.repeat(np.arange(len(user)), counts)
+    row = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(low, counts)
+    size = int(histories.advertiser.max()) + 1 if len(histories.advertiser) else 1
+    pairs = np.unique(point * size + histories.advertiser[row])
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(pairs // size, minlength=len(user)))])
+    return offsets.astype(np.int64), (pairs % size).astype(np.int64)
+
+
+def dense(offsets: Int, advertiser: Int, size: int) -> npt.NDArray[np.float32]:
+    """Multi-hot matrix [P, size] of targets."""
+    out = np.zeros((len(offsets) - 1, size), np.float32)
+    out[np.repeat(np.arange(len(offsets) - 1), np.diff(offsets)), advertiser] = 1.0
+    return out
+
+
+def quality(log_probs: npt.NDArray[np.float32], truth: npt.NDArray[np.float32]) -> dict[str, float]:
+    """Quality of priors against multi-hot truth, over points with at least one target.
+
+    Returns
+    -------
+    dict
+        ``nll`` per target (nats); ``recall@5`` and ``recall@20``: share of targets among the best k,
+        mean over points; ``points``.
+
+    Examples
+    --------
+    >>> lp = np.log(np.array([[.7, .2, .1]], np.float32))
+    >>> quality(lp, np.array([[0, 1, 0]], np.float32))["nll"].__round__(3)
+    1.609
+    """
+    some = truth.sum(1) > 0
+    log_probs, truth = log_probs[some], truth[some]
+    if not len(truth):
+        return {"nll": float("nan"), "recall@5": float("nan"), "recall@20": float("nan"), "points": 0}
+    result = {"nll": float(-(log_probs * truth).sum() / truth.sum())}
+    order = np.argsort(-log_probs, axis=1, kind="stable")
+    hits = np.take_along_axis(truth, order, axis=1)
+    for k in (5, 20):
+        result[f"recall@{k}"] = float((hits[:, :k].sum(1) / np.minimum(truth.sum(1), k)).mean())
+    result["points"] = len(truth)
+    return result
