@@ -89,5 +89,6 @@ def main(argv: list[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
-        click.echo(f"error: unexpected {type(error).__name__}: {error}\n  run again with --debug for the traceback", err=True)
+        click.echo(f"error: unexpected {type(error).__name__}: {error}", err=True)
+        click.echo("  run again with --debug for the traceback", err=True)
         sys.exit(1)

@@ -1,0 +1,292 @@
+"""The demo: the same commands a user types, one after the other, each timed.
+
+Nothing is called in process. What the demo prints is what anyone can run by hand, every command skips by
+itself when its inputs are unchanged, and memory is measured per command. Only Feast's two commands have no notion
+of "unchanged": they are skipped by the digests of the definitions and of what is published.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+from feature_repo.contract import LLM, PLACEBO, POPULARITY, SVD, prior_service
+from feature_repo.errors import AdvpriorError
+from feature_repo.runs import MANIFEST, digest, manifest_digest, read_manifest, sha256_file, write_json
+from feature_repo.tables import load_time_plan
+
+RECORD = "demo.json"
+STAMPS = ".feast-steps.json"
+_FEAST_FILES = ("definitions.py", "feature_store.yaml")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command of the chain.
+
+    Parameters
+    ----------
+    name : str
+        Short name, as timed in ``demo.json``.
+    command : tuple of str
+        As a user types it: ``advprior …`` or ``feast …``.
+    out : Path, optional
+        Its run folder: a manifest that did not change there means that the step was reused.
+    feast : bool
+        Skipped by a stamp, since Feast itself always works.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    out: Path | None = None
+    feast: bool = False
+
+
+@dataclass
+class Timing:
+    """What one step cost: in this run, and when it last did its work."""
+
+    name: str
+    command: str
+    seconds: float
+    peak_memory_mb: float
+    reused: bool
+    made_seconds: float
+    made_peak_memory_mb: float
+
+
+def steps(
+    workspace: Path, households: str, seed: int, *, force: bool = False, build: tuple[str, ...] | None = None
+) -> list[Step | Callable[[], Step]]:
+    """The chain, in order. A callable is a step whose arguments are known only once an earlier one is done.
+
+    Parameters
+    ----------
+    workspace : Path
+        Folder of everything the demo makes.
+    households : str
+        A count, or ``all``.
+    seed : int
+        Of the sample of households, of fine-tuning and of the rankers.
+    force : bool
+        Do every step again.
+    build : tuple of str, optional
+        Arguments of ``advprior`` that make ``<workspace>/tables``, in place of the public data.
+    """
+    w = workspace
+    tables, repo, frame, ablation = str(w / "tables"), str(w / "feature_repo"), str(w / "frame"), str(w / "ablation")
+    again = ("--force",) if force else ()
+    seeded = ("--seed", str(seed))
+
+    def advprior(name: str, *arguments: str, out: Path | None = None) -> Step:
+        return Step(name, ("advprior", *arguments, *again), out)
+
+    if build is None:
+        build = ("data", "build", "complete_journey", "--out", tables, "--households", households, *seeded)
+    chain: list[Step | Callable[[], Step]] = [
+        advprior("data build", *build, out=w / "tables"),
+        Step("init", ("advprior", "init", str(w))),
+    ]
+    for predictor in (LLM, POPULARITY, SVD):
+        model, priors = w / "models" / predictor, w / "priors" / predictor
+        how = ("--config", str(w / "configs" / "llm.yaml")) if predictor == LLM else ("--predictor", predictor)
+        chain += [
+            advprior(f"finetune {predictor}", "finetune", "--tables", tables, "--out", str(model), *how, out=model),
+            advprior(f"export {predictor}", "export", str(model), out=model / "onnx"),
+            advprior(f"score {predictor}", "score", str(model), "--tables", tables, "--out", str(priors), out=priors),
+            advprior(f"publish {predictor}", "publish", str(priors), "--repo", repo, out=_view(w, predictor)),
+        ]
+    llm_priors = str(w / "priors" / LLM)
+    chain += [
+        advprior("publish placebo", "publish", llm_priors, "--repo", repo, "--as", PLACEBO, out=_view(w, PLACEBO)),
+        advprior("rank features", "rank", "features", "--tables", tables, "--repo", repo),
+        Step("feast apply", ("feast", "-c", repo, "apply"), feast=True),
+        advprior("rank frame", "rank", "frame", "--tables", tables, "--repo", repo, "--out", frame, out=w / "frame"),
+        advprior("rank ablate", "rank", "ablate", "--frame", frame, "--out", ablation, out=w / "ablation"),
+        advprior("rank train", "rank", "train", "--frame", frame, "--service", prior_service(LLM),
+                 "--out", str(w / "ranker"), out=w / "ranker"),
+        advprior("rank report", "rank", "report", ablation, "--out", str(w / "report"), out=w / "report"),
+        lambda: _materialize(w),
+    ]  # fmt: skip
+    return chain
+
+
+def run_demo(
+    workspace: Path, households: str, seed: int, *, force: bool = False, build: tuple[str, ...] | None = None
+) -> dict[str, Any]:
+    """Run the chain and write ``demo.json``; stops at the first step that fails.
+
+    Returns
+    -------
+    dict
+        What ``demo.json`` holds: verdict, report, seconds, peak_memory_mb, steps.
+
+    Raises
+    ------
+    AdvpriorError
+        ``RUN010`` when a step fails: with its command, and with its exit code.
+    """
+    started = time.monotonic()
+    chain = steps(workspace, households, seed, force=force, build=build)
+    before = _last_record(workspace)
+    if _not_on_path("advprior"):
+        click.echo(f"The commands below are in {Path(sys.executable).parent}: activate that environment to copy them.")
+    timings: list[Timing] = []
+    for number, item in enumerate(chain, start=1):
+        step = item() if callable(item) else item
+        click.echo(click.style(f"\n[{number}/{len(chain)}] {step.name}", bold=True))
+        click.echo(f"$ {shlex.join(step.command)}")
+        timing = _feast_step(step, workspace, force) if step.feast else _run(step)
+        made = before.get(step.name)
+        if timing.reused and made is not None:
+            timing.made_seconds, timing.made_peak_memory_mb = made["made_seconds"], made["made_peak_memory_mb"]
+        timings.append(timing)
+    record = {
+        "households": households,
+        "seed": seed,
+        "verdict": _verdict(workspace),
+        "report": str(_report(workspace)),
+        "seconds": round(time.monotonic() - started, 1),
+        "made_seconds": round(sum(t.made_seconds for t in timings), 1),
+        "peak_memory_mb": max(t.made_peak_memory_mb for t in timings),
+        "steps": [asdict(t) for t in timings],
+    }
+    write_json(workspace / RECORD, record)
+    return record
+
+
+def _run(step: Step) -> Timing:
+    """Run one command with our own standard streams, so that progress bars and errors are its own."""
+    manifest = None if step.out is None else step.out / MANIFEST
+    before = _stamp(manifest)
+    started = time.monotonic()
+    child = subprocess.Popen(_executable(step.command))
+    try:
+        _, status, usage = os.wait4(child.pid, 0)
+    except KeyboardInterrupt:
+        child.wait()  # the terminal interrupted it too: let it tidy up before we go
+        raise
+    child.returncode = os.waitstatus_to_exitcode(status)
+    seconds = round(time.monotonic() - started, 2)
+    if child.returncode != 0:
+        raise _stopped(step, child.returncode)
+    peak = round(usage.ru_maxrss / (1024 * 1024 if sys.platform == "darwin" else 1024), 1)
+    reused = before is not None and _stamp(manifest) == before
+    return Timing(step.name, shlex.join(step.command), seconds, peak, reused, seconds, peak)
+
+
+def _feast_step(step: Step, workspace: Path, force: bool) -> Timing:
+    """Run a Feast command unless it ran on exactly this repository and these published views."""
+    path = workspace / STAMPS
+    stamps: dict[str, str] = json.loads(path.read_text()) if path.is_file() else {}
+    key = _store_key(workspace, step)
+    if not force and stamps.get(step.name) == key and _stores_exist(workspace / "feature_repo", step):
+        click.echo(f"{step.name}: unchanged, skipped")
+        return Timing(step.name, shlex.join(step.command), 0.0, 0.0, True, 0.0, 0.0)
+    # forgotten before it runs: a store that is half written must not pass for current later
+    write_json(path, {name: stamp for name, stamp in stamps.items() if name != step.name})
+    timing = _run(step)
+    write_json(path, {**stamps, step.name: key})
+    return timing
+
+
+def _store_key(workspace: Path, step: Step) -> str:
+    """Digest of what a Feast command reads: its own arguments, the definitions, the published views."""
+    repo = workspace / "feature_repo"
+    views = sorted((repo / "data").glob(f"*/{MANIFEST}"))
+    return digest({
+        "command": step.command,
+        "folder": str(repo.resolve()),  # the registry keeps absolute paths
+        "files": {name: sha256_file(repo / name) for name in _FEAST_FILES},
+        "views": {path.parent.name: manifest_digest(path.parent) for path in views},
+    })  # fmt: skip
+
+
+def _stores_exist(repo: Path, step: Step) -> bool:
+    """Whether the local registry (and the online store) that a stamp speaks of are still there."""
+    needed = ["data/registry.db"] if step.name == "feast apply" else ["data/registry.db", "data/online_store.db"]
+    text = (repo / "feature_store.yaml").read_text()
+    return all((repo / name).exists() for name in needed if name in text)
+
+
+def _materialize(workspace: Path) -> Step:
+    plan = load_time_plan(workspace / "tables")
+
+    def moment(when: datetime) -> str:
+        return when.strftime("%Y-%m-%dT%H:%M:%S")
+
+    # the newest snapshot is available a lag after it, which may be past the end of the data
+    end = plan.end + plan.lag + timedelta(seconds=1)
+    command = ("feast", "-c", str(workspace / "feature_repo"), "materialize", moment(plan.start), moment(end))
+    return Step("feast materialize", command, feast=True)
+
+
+def _executable(command: tuple[str, ...]) -> list[str]:
+    """The same command in this very environment, whether or not it is activated."""
+    program, *arguments = command
+    if program == "advprior":
+        return [sys.executable, "-m", "advprior", *arguments]
+    beside = Path(sys.executable).with_name(program)
+    found = str(beside) if beside.exists() else shutil.which(program)
+    if found is None:
+        raise AdvpriorError(
+            "CFG011", f"the command `{program}` is not installed", where=str(beside.parent),
+            fix="make install, or pip install 'feast[duckdb]'",
+        )  # fmt: skip
+    return [found, *arguments]
+
+
+def _not_on_path(program: str) -> bool:
+    found = shutil.which(program)
+    return found is None or Path(found).parent.resolve() != Path(sys.executable).parent.resolve()
+
+
+def _stopped(step: Step, code: int) -> AdvpriorError:
+    if code < 0:
+        name = signal.Signals(-code).name
+        found = f"killed by {name}" + (" (often: out of memory)" if name == "SIGKILL" else "")
+    else:
+        found = f"exit code {code}; what it said is above"
+    error = AdvpriorError(
+        "RUN010", f"the demo stopped at `{step.name}`; the steps before it are kept", where=shlex.join(step.command),
+        found=found, fix="run that command alone until it passes, then the demo again: it goes on from there",
+    )  # fmt: skip
+    error.exit_code = code if code > 0 else 128 - code
+    return error
+
+
+def _stamp(manifest: Path | None) -> bytes | None:
+    return manifest.read_bytes() if manifest is not None and manifest.is_file() else None
+
+
+def _last_record(workspace: Path) -> dict[str, Any]:
+    try:
+        return {step["name"]: step for step in json.loads((workspace / RECORD).read_text())["steps"]}
+    except (FileNotFoundError, ValueError, KeyError):
+        return {}
+
+
+def _view(workspace: Path, predictor: str) -> Path:
+    return workspace / "feature_repo" / "data" / f"prior_{predictor}"
+
+
+def _report(workspace: Path) -> Path:
+    return next((workspace / "report").glob("*.html"), workspace / "report")
+
+
+def _verdict(workspace: Path) -> str:
+    facts = read_manifest(workspace / "report")["facts"]
+    return str(facts.get("verdict", ""))

@@ -1,0 +1,105 @@
+"""A project folder of the user's own: the feature repository and commented configs, as ``feast init`` makes one.
+
+The files are copies of what the packages ship, so that the demo runs exactly what a user gets. A copy that the
+user edited is theirs: it is kept and named. A copy nobody edited follows the package when that changes, which
+needs the digests of what was written (``.advprior.json``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+from feature_repo.errors import AdvpriorError
+from feature_repo.runs import write_json
+
+RECORD = ".advprior.json"
+
+#: file of the project -> (package, file inside it). Packages are looked up by name: no import of ``ranking``.
+_SOURCES = {
+    "README.md": ("advprior", "templates/README.md"),
+    ".gitignore": ("advprior", "templates/gitignore"),
+    "configs/llm.yaml": ("advprior", "templates/llm.yaml"),
+    "configs/mapping.yaml": ("advprior", "templates/mapping.yaml"),
+    "configs/arms.yaml": ("ranking", "arms.yaml"),
+    "feature_repo/feature_store.yaml": ("feature_repo", "feature_store.yaml"),
+    "feature_repo/definitions.py": ("feature_repo", "definitions.py"),
+    "feature_repo/.feastignore": ("feature_repo", ".feastignore"),
+}
+
+
+@dataclass
+class Laid:
+    """What `lay_out` did, by file name relative to the project."""
+
+    written: list[str] = field(default_factory=list)
+    updated: list[str] = field(default_factory=list)
+    unchanged: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+
+
+def shipped() -> dict[str, bytes]:
+    """Content of every file of a new project, by its path there."""
+    return {name: files(package).joinpath(source).read_bytes() for name, (package, source) in _SOURCES.items()}
+
+
+def lay_out(folder: Path) -> Laid:
+    """Write a project folder, or bring one up to date; a file that the user wrote or edited is never touched.
+
+    Parameters
+    ----------
+    folder : Path
+        Made when missing. Other files in it are left alone.
+
+    Returns
+    -------
+    Laid
+        Files written, updated (unedited copies of an older version), unchanged, and kept (the user's own).
+
+    Raises
+    ------
+    AdvpriorError
+        ``CFG010`` when the folder cannot be made or written to.
+    """
+    folder = Path(folder)
+    result = Laid()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        record = _read_record(folder / RECORD)
+        for name, content in shipped().items():
+            path = folder / name
+            there = path.read_bytes() if path.exists() else None
+            if there == content:
+                result.unchanged.append(name)
+            elif there is None or _sha256(there) == record.get(name):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+                (result.written if there is None else result.updated).append(name)
+            else:
+                result.kept.append(name)
+                continue
+            record[name] = _sha256(content)
+        if result.written or result.updated or not (folder / RECORD).exists():
+            write_json(folder / RECORD, record)
+    except OSError as error:
+        raise AdvpriorError(
+            "CFG010", "the project folder cannot be written", where=str(error.filename or folder),
+            found=error.strerror, expected="a folder that you may write to", fix="advprior init OTHER_DIR",
+        ) from error  # fmt: skip
+    return result
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _read_record(path: Path) -> dict[str, str]:
+    """Digests of the files as they were written; a lost or broken record means that every file is the user's."""
+    try:
+        record = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return {str(name): str(value) for name, value in record.items()} if isinstance(record, dict) else {}

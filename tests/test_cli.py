@@ -1,0 +1,124 @@
+"""The command line itself: quick, honest about errors, and what the README says."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+
+import advprior
+from advprior.cli import cli, main
+
+ROOT = Path(__file__).parents[1]
+ADVPRIOR = [sys.executable, "-m", "advprior"]
+HEAVY = {"torch", "transformers", "optimum", "onnxruntime", "feast", "pandas", "numpy", "pyarrow", "lightgbm", "duckdb"}
+README = (ROOT / "README.md").read_text()
+PROJECT_README = (ROOT / "advprior" / "templates" / "README.md").read_text()
+
+
+def run(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*ADVPRIOR, *arguments], capture_output=True, text=True, check=False, **options)
+
+
+def all_commands() -> list[str]:
+    """Every command, groups opened: ``data build``, ``rank train``, …"""
+    names = []
+    context = click.Context(cli)
+    for name in cli.list_commands(context):
+        command = cli.get_command(context, name)
+        names.append(name)
+        if isinstance(command, click.Group):
+            names += [f"{name} {sub}" for sub in command.list_commands(context)]
+    return names
+
+
+def test_help_is_fast():
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        assert run("--help").returncode == 0
+        seconds.append(time.perf_counter() - started)
+    assert statistics.median(seconds) < 0.5
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["demo", "--help"], ["init", "--help"], ["rank", "--help"]])
+def test_nothing_heavy_is_imported(arguments):
+    probe = (
+        "import sys\nfrom advprior.cli import main\n"
+        "try: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+        "print('LOADED', *{name.split('.')[0] for name in sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", probe, *arguments], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.rsplit("LOADED", 1)[1].split())
+    assert loaded & HEAVY == set()
+
+
+def test_python_dash_m_is_the_command():
+    assert run("--version").stdout.strip() == f"advprior, version {advprior.__version__}"
+    assert advprior.__version__ == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+
+
+@pytest.mark.parametrize("name", all_commands())
+def test_every_command_has_help(name):
+    with pytest.raises(SystemExit) as leave:
+        main([*name.split(), "--help"])
+    assert leave.value.code == 0
+
+
+@pytest.mark.parametrize("text", [README, PROJECT_README], ids=["README", "project README"])
+def test_readme_commands_exist_with_their_options(text):
+    """Each `advprior …` line of a code block names a command, and only options that it has."""
+    blocks = re.findall(r"```(?:bash|console|sh)\n(.*?)```", text, flags=re.DOTALL)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    found = [line.split("#")[0].split() for line in lines if re.match(r"\s*(?:\$ )?advprior ", line)]
+    assert found
+    for words in found:
+        words = words[words.index("advprior") + 1 :]
+        command, context = cli, click.Context(cli)
+        while isinstance(command, click.Group) and words and not words[0].startswith("-"):
+            command = command.get_command(context, words.pop(0))
+            assert command is not None, f"no such command: {words}"
+        known = {option for parameter in command.params for option in parameter.opts + parameter.secondary_opts}
+        used = {word.split("=")[0] for word in words if word.startswith("--")}
+        assert used <= known | {"--help", "--debug", "--version"}, words
+
+
+def test_readme_make_targets_exist():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z]+)\b", "\n".join(re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL))))
+    assert named
+    assert named <= targets
+
+
+def test_unknown_command_says_so():
+    done = run("no-such-thing")
+    assert done.returncode == 2
+    assert "No such command 'no-such-thing'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_bad_input_is_one_coded_error_and_debug_adds_the_traceback(tmp_path):
+    (tmp_path / "file").write_text("")
+    plain = run("init", str(tmp_path / "file"))
+    assert plain.returncode == 2
+    assert plain.stderr.startswith("error CFG010: ")
+    assert "Traceback" not in plain.stderr
+    debug = run("init", str(tmp_path / "file"), "--debug")
+    assert debug.returncode != 0
+    assert "Traceback" in debug.stderr
+    assert "CFG010" in debug.stderr
+
+
+@pytest.mark.parametrize("households", ["0", "-3", "some", ""])
+def test_demo_refuses_a_count_that_is_none(households, tmp_path):
+    done = run("demo", "--households", households, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "neither a positive number nor 'all'" in done.stderr
+    assert list(tmp_path.iterdir()) == []
