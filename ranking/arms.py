@@ -47,16 +47,16 @@ class RankerConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    learning_rate: float = Field(0.05, gt=0, le=1)
-    num_leaves: int = Field(63, ge=2)
-    min_data_in_leaf: int = Field(100, ge=1)
-    feature_fraction: float = Field(0.7, gt=0, le=1)
-    bagging_fraction: float = Field(0.8, gt=0, le=1)
-    lambda_l2: float = Field(5.0, ge=0)
-    max_rounds: int = Field(600, ge=1)
-    patience: int = Field(40, ge=1)
+    learning_rate: float = Field(default=0.05, gt=0, le=1)
+    num_leaves: int = Field(default=63, ge=2)
+    min_data_in_leaf: int = Field(default=100, ge=1)
+    feature_fraction: float = Field(default=0.7, gt=0, le=1)
+    bagging_fraction: float = Field(default=0.8, gt=0, le=1)
+    lambda_l2: float = Field(default=5.0, ge=0)
+    max_rounds: int = Field(default=600, ge=1)
+    patience: int = Field(default=40, ge=1)
     calibration: Literal["platt", "isotonic"] = "platt"
-    threads: int = Field(2, ge=1)
+    threads: int = Field(default=2, ge=1)
 
 
 class Arms(BaseModel):
@@ -75,7 +75,9 @@ class Arms(BaseModel):
             raise ValueError(f"arm names must be unique; twice: {', '.join(twice)}")
         baselines = [arm.name for arm in self.arms if arm.is_baseline]
         if len(baselines) != 1:
-            raise ValueError(f"exactly one arm has `role: baseline`; found {len(baselines)}: {', '.join(baselines) or 'none'}")
+            raise ValueError(
+                f"exactly one arm has `role: baseline`; found {len(baselines)}: {', '.join(baselines) or 'none'}"
+            )
         return self
 
     @property
@@ -99,7 +101,7 @@ class Arms(BaseModel):
                 return arm
         raise AdvpriorError(
             "RNK021", "no arm has this feature service", where="--service", found=name,
-            expected=", ".join(arm.service for arm in self.arms), fix="name one of these, or add the arm to your arms.yaml",
+            expected=", ".join(arm.service for arm in self.arms), fix="name one of these, or add an arm to arms.yaml",
         )  # fmt: skip
 
 
@@ -119,7 +121,9 @@ def load_arms(path: Path | None = None) -> Arms:
     try:
         return Arms.model_validate(yaml.safe_load(text))
     except yaml.YAMLError as error:
-        raise AdvpriorError("CFG001", "the arms file is not YAML", where=where, found=str(error).replace("\n", " "), fix=fix) from error
+        raise AdvpriorError(
+            "CFG001", "the arms file is not YAML", where=where, found=str(error).replace("\n", " "), fix=fix
+        ) from error
     except ValidationError as error:
         found = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
         raise AdvpriorError("CFG001", "the arms file is not valid", where=where, found=found, fix=fix) from error

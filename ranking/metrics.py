@@ -1,0 +1,345 @@
+"""What an arm is judged by: metrics as value objects that take many weightings of users at once.
+
+Users are the unit of resampling, so every metric is written as a function of one weight per user:
+``metric.weighted(rows, weights)`` maps ``weights [users, replicates]`` to ``[replicates]``. Sums over rows become one
+sum per user, taken once; the curves behind AUC and PR-AUC keep, for every distinct score of a positive, how many
+negatives of each user lie above it (a sparse matrix). Both are exact: nothing is binned, ties count as they should.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import sparse
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+_EPS = 1e-7  # probabilities are clipped there before a logarithm
+
+
+def _ratio(top: Floats, bottom: Floats) -> Floats:
+    """``top / bottom``, not a number where there is nothing to divide by."""
+    out: Floats = np.full(np.broadcast(top, bottom).shape, np.nan)
+    np.divide(top, bottom, out=out, where=bottom > 0)
+    return out
+
+
+def _sums(index: Ints, values: ArrayLike, size: int = 0) -> Floats:
+    """Sum of values per index."""
+    return np.asarray(
+        np.bincount(index, weights=np.asarray(values, dtype=np.float64), minlength=size), dtype=np.float64
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Scored impressions of one arm.
+
+    Parameters
+    ----------
+    label : array [n] of 0/1
+    score : array [n]
+        Probability of label 1.
+    user : array [n] of int, optional
+        Index of the user of each row, ``0 … users − 1``. All one user when left out.
+    slate : array [n] of int, optional
+        Slate of each row; needed by NDCG and MRR. A slate belongs to one user.
+    users : int, optional
+        Number of users, when some of them have no row here.
+    """
+
+    label: NDArray[np.int8]
+    score: Floats
+    user: Ints
+    slate: Ints | None
+    users: int
+    _memo: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(
+        cls, label: ArrayLike, score: ArrayLike, *, user: ArrayLike | None = None, slate: ArrayLike | None = None,
+        users: int | None = None,
+    ) -> Rows:  # fmt: skip
+        """Rows from anything array-like."""
+        y = np.asarray(label, dtype=np.int8)
+        who = np.zeros(len(y), dtype=np.int64) if user is None else np.asarray(user, dtype=np.int64)
+        if users is None:
+            users = int(who.max()) + 1 if len(who) else 1
+        return cls(y, np.asarray(score, dtype=np.float64), who, None if slate is None else np.asarray(slate), users)
+
+    def per_user(self, values: ArrayLike) -> Floats:
+        """Sum of a value per row over each user's rows, [users]."""
+        return _sums(self.user, values, self.users)
+
+    @cached_property
+    def positives(self) -> Floats:
+        """Positives per user."""
+        return self.per_user(self.label)
+
+    @cached_property
+    def counts(self) -> Floats:
+        """Rows per user."""
+        return np.bincount(self.user, minlength=self.users).astype(np.float64)
+
+    @cached_property
+    def loss(self) -> Floats:
+        """Sum of the log-loss over each user's rows."""
+        p = np.clip(self.score, _EPS, 1 - _EPS)
+        return self.per_user(-np.where(self.label == 1, np.log(p), np.log1p(-p)))
+
+    @cached_property
+    def _curve(self) -> tuple[Any, Any, Any]:
+        """Sparse [distinct scores of positives, users], best score first: positives there; negatives tied with it;
+        negatives strictly between it and the next better one.
+        """
+        positive = self.label == 1
+        steps = np.unique(self.score[positive])  # rising
+        at = np.searchsorted(steps, self.score, side="left")  # first step >= score
+        tied = (at < len(steps)) & (steps[np.minimum(at, len(steps) - 1)] == self.score) if len(steps) else positive
+
+        def matrix(rows: NDArray[np.bool_], slot: Ints) -> Any:
+            place = (len(steps) - 1 - slot[rows], self.user[rows])
+            return sparse.coo_matrix((np.ones(int(rows.sum())), place), shape=(len(steps), self.users)).tocsr()
+
+        # a negative strictly between two steps lies above the lower one; below the lowest it ranks above no positive
+        return matrix(positive, at), matrix(~positive & tied, at), matrix(~positive & ~tied & (at > 0), at - 1)
+
+    def kept(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What ``make`` gave for ``key`` the first time: work that does not depend on the weights."""
+        if key not in self._memo:
+            self._memo[key] = make()
+        return self._memo[key]
+
+    def curve(self, weights: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+        """Positives at each step, positives and negatives down to it, negatives tied with it: [steps, replicates].
+
+        Kept for the last weights asked for: AUC and PR-AUC share it.
+        """
+        if self._memo.get("weights") is not weights:
+            positive, tied, above = self._curve
+            here = positive @ weights
+            ties = tied @ weights if tied.nnz else np.zeros((1, 1))
+            down_to = np.cumsum(above @ weights + ties, axis=0)
+            self._memo.update(weights=weights, curve=(here, np.cumsum(here, axis=0), down_to, ties))
+        found: tuple[Floats, Floats, Floats, Floats] = self._memo["curve"]
+        return found
+
+    @cached_property
+    def slates(self) -> Slates:
+        """The rows sorted by slate and falling score."""
+        if self.slate is None:
+            raise ValueError("NDCG and MRR need the slate of every row")
+        _, slate = np.unique(self.slate, return_inverse=True)
+        order = np.lexsort((-self.score, slate))
+        slate, score, label = slate[order], self.score[order], self.label[order].astype(np.float64)
+        new_slate = np.diff(slate, prepend=-1) != 0
+        new_tie = new_slate | (np.diff(score, prepend=np.nan) != 0)
+        starts, tie = np.flatnonzero(new_slate), np.cumsum(new_tie) - 1
+        return Slates(
+            slate=slate,
+            place=np.arange(len(slate)) - starts[slate],
+            tied=np.bincount(tie)[tie],
+            hits=_sums(tie, label)[tie],
+            tie_place=(np.flatnonzero(new_tie)[tie] - starts[slate]).astype(np.int64),
+            user=self.user[order][starts],
+            positives=_sums(slate, label).astype(np.int64),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Slates:
+    """Rows by slate and falling score: the first five per row, the last two per slate."""
+
+    slate: Ints
+    place: Ints  # 0 = shown first
+    tied: Ints  # rows of the same slate and score
+    hits: Floats  # positives among them
+    tie_place: Ints  # place of the first of them
+    user: Ints
+    positives: Ints
+
+    def to_users(self, values: Floats, users: int) -> tuple[Floats, Floats]:
+        """Sum over each user's slates with a positive, and how many they are."""
+        kept = self.positives > 0
+        total = _sums(self.user[kept], values[kept], users)
+        return total, np.bincount(self.user[kept], minlength=users).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that says how good scores are. Equal by value, so that it can be a key."""
+
+    name: ClassVar[str] = ""
+    label: ClassVar[str] = ""
+    higher_is_better: ClassVar[bool] = True
+
+    def weighted(self, rows: Rows, weights: Floats) -> Floats:
+        """Value under each column of ``weights [users, replicates]``; not a number where it is undefined."""
+        raise NotImplementedError
+
+    def __call__(self, rows: Rows) -> float:
+        """Value with every user counted once."""
+        return float(self.weighted(rows, np.ones((rows.users, 1)))[0])
+
+
+@dataclass(frozen=True)
+class Auc(Metric):
+    """Probability that a positive scores above a negative; ties count half.
+
+    >>> Auc()(Rows.of([1, 0, 1, 0], [0.9, 0.5, 0.5, 0.1]))
+    0.875
+    """
+
+    name = "auc"
+    label = "AUC"
+
+    def weighted(self, rows: Rows, weights: Floats) -> Floats:
+        positives = rows.positives @ weights
+        negatives = (rows.counts - rows.positives) @ weights
+        here, _, down_to, ties = rows.curve(weights)
+        inverted = (here * (down_to - ties / 2)).sum(axis=0)  # negatives above a positive, ties half
+        return 1 - _ratio(inverted, positives * negatives)
+
+
+@dataclass(frozen=True)
+class PrAuc(Metric):
+    """Area under precision-recall as average precision: precision at each positive, averaged."""
+
+    name = "pr_auc"
+    label = "PR-AUC"
+
+    def weighted(self, rows: Rows, weights: Floats) -> Floats:
+        here, hits, down_to, _ = rows.curve(weights)
+        return _ratio((here * np.nan_to_num(_ratio(hits, hits + down_to))).sum(axis=0), rows.positives @ weights)
+
+
+@dataclass(frozen=True)
+class LogLoss(Metric):
+    """Mean negative log-likelihood, nats per impression."""
+
+    name = "log_loss"
+    label = "Log-loss"
+    higher_is_better = False
+
+    def weighted(self, rows: Rows, weights: Floats) -> Floats:
+        return _ratio(rows.loss @ weights, rows.counts @ weights)
+
+
+@dataclass(frozen=True)
+class NormalisedEntropy(Metric):
+    """Log-loss over that of always predicting the base rate: 1 is worth nothing, lower is better."""
+
+    name = "normalised_entropy"
+    label = "Normalised entropy"
+    higher_is_better = False
+
+    def weighted(self, rows: Rows, weights: Floats) -> Floats:
+        counts = rows.counts @ weights
+        rate = _ratio(rows.positives @ weights, counts)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
+        return _ratio(_ratio(rows.loss @ weights, counts), np.nan_to_num(entropy))
+
+
+@dataclass(frozen=True)
+class Ece(Metric):
+    """Expected calibration error: mean distance of predicted and observed rate over bins of equal size.
+
+    The bins' edges are quantiles of the scores as they are, the same under every weighting.
+    """
+
+    bins: int = 15
+    name = "ece"
+    label = "ECE"
+    higher_is_better = False
+
+    def per_user(self, rows: Rows) -> Floats:
+        """Sum of label minus score per bin and user, [bins, users]."""
+        edges = np.quantile(rows.score, np.linspace(0, 1, self.bins + 1)[1:-1]) if len(rows.score) else np.array([])
+        cell = np.searchsorted(edges, rows.score, side="right") * rows.users + rows.user
+        gap = _sums(cell, rows.label - rows.score, self.bins * rows.users)
+        return gap.reshape(self.bins, rows.users)
+
+    def weighted(self, rows: Rows, weights: Floats) -> Floats:
+        gap = rows.kept(self, lambda: self.per_user(rows))
+        return _ratio(np.abs(gap @ weights).sum(axis=0), rows.counts @ weights)
+
+
+class _SlateMetric(Metric):
+    """A mean over slates with a positive, kept as one sum and one count per user."""
+
+    def per_user(self, rows: Rows) -> tuple[Floats, Floats]:
+        """Sum over a user's slates, and number of those slates, [users] each."""
+        raise NotImplementedError
+
+    def weighted(self, rows: Rows, weights: Floats) -> Floats:
+        kept: tuple[Floats, Floats] = rows.kept(self, lambda: self.per_user(rows))
+        return _ratio(kept[0] @ weights, kept[1] @ weights)
+
+
+@dataclass(frozen=True)
+class Ndcg(_SlateMetric):
+    """Normalised discounted gain of each slate's first ``k``, over slates with a positive.
+
+    Tied scores share their mean gain: the value expected when ties are broken by lot.
+    """
+
+    k: int = 10
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return f"ndcg_{self.k}"
+
+    @property
+    def label(self) -> str:  # type: ignore[override]
+        return f"NDCG@{self.k}"
+
+    def per_user(self, rows: Rows) -> tuple[Floats, Floats]:
+        slates = rows.slates
+        discount = np.where(slates.place < self.k, 1 / np.log2(slates.place + 2.0), 0.0)
+        found = _sums(slates.slate, slates.hits / slates.tied * discount)
+        best = np.r_[0.0, np.cumsum(1 / np.log2(np.arange(self.k) + 2.0))][np.minimum(slates.positives, self.k)]
+        return slates.to_users(_ratio(found, best), rows.users)
+
+
+@dataclass(frozen=True)
+class Mrr(_SlateMetric):
+    """Reciprocal place of the first positive of each slate, over slates with a positive.
+
+    Among n tied rows with m positives the first positive is expected at place (n + 1) / (m + 1).
+    """
+
+    name = "mrr"
+    label = "MRR"
+
+    def per_user(self, rows: Rows) -> tuple[Floats, Floats]:
+        slates = rows.slates
+        hit = np.flatnonzero(slates.hits > 0)
+        slate, first = np.unique(slates.slate[hit], return_index=True)
+        at = hit[first]
+        value = np.zeros(len(slates.user))
+        value[slate] = 1 / (slates.tie_place[at] + (slates.tied[at] + 1) / (slates.hits[at] + 1))
+        return slates.to_users(value, rows.users)
+
+
+#: What an ablation reports, the metric that its verdict is about first.
+DEFAULT_METRICS: tuple[Metric, ...] = (Auc(), PrAuc(), LogLoss(), Ndcg(10))
+#: Reported per arm without an interval.
+MORE_METRICS: tuple[Metric, ...] = (NormalisedEntropy(), Ece(), Mrr())
+
+
+def calibration_curve(label: ArrayLike, score: ArrayLike, bins: int = 15) -> list[dict[str, float]]:
+    """Mean score, observed rate and rows in bins of equal size, lowest scores first.
+
+    >>> calibration_curve([0, 1, 1, 1], [0.1, 0.2, 0.7, 0.9], bins=2)[1]
+    {'predicted': 0.8, 'observed': 1.0, 'rows': 2}
+    """
+    y, p = np.asarray(label, dtype=np.float64), np.asarray(score, dtype=np.float64)
+    order = np.argsort(p, kind="stable")
+    parts = [part for part in np.array_split(order, bins) if len(part)]
+    return [{"predicted": float(p[i].mean()), "observed": float(y[i].mean()), "rows": len(i)} for i in parts]
