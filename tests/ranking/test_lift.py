@@ -1,0 +1,120 @@
+"""Intervals are valid: they cover zero under the null as often as they say, and a planted difference is found."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ranking.lift import OVERALL, Lifts, as_lifts, paired_bootstrap, user_weights
+from ranking.metrics import Auc, LogLoss, Ndcg, PrAuc
+
+
+def world(rng, users=60, rows=40):
+    """Truth and labels of users who differ from one another."""
+    user = np.repeat(np.arange(users), rows)
+    truth = rng.normal(-2, 1, users * rows) + np.repeat(rng.normal(0, 0.7, users), rows)
+    label = (rng.random(len(truth)) < 1 / (1 + np.exp(-truth))).astype(np.int8)
+    return user, truth, label, user * 4 + np.tile(np.arange(rows) % 4, users)
+
+
+def noisy(rng, truth, user, sd):
+    """Scores as a ranker gives them: the truth with noise by row and by user."""
+    return 1 / (1 + np.exp(-(truth + rng.normal(0, sd, len(truth)) + rng.normal(0, 0.5, user.max() + 1)[user])))
+
+
+def test_intervals_cover_zero_under_the_null_at_the_nominal_rate():
+    rng = np.random.default_rng(3)
+    covered = {m.name: 0 for m in (Auc(), PrAuc(), LogLoss(), Ndcg(10))}
+    worlds = 200
+    for i in range(worlds):
+        user, truth, label, slate = world(rng)
+        arms = {arm: [noisy(rng, truth, user, 1.0)] for arm in ("base", "arm")}
+        for lift in paired_bootstrap(arms, label, user, [("arm", "base")], slate=slate, replicates=200, seed=i):
+            covered[lift.metric] += lift.low <= 0 <= lift.high
+    # 200 worlds at .95: 190 expected, standard deviation 3.1; percentile intervals of 60 users run a little short
+    assert all(0.90 <= n / worlds <= 0.99 for n in covered.values()), covered
+
+
+def test_training_noise_is_in_the_interval():
+    """Two seeds that differ by luck alone: without their spread, intervals would be too short."""
+    rng = np.random.default_rng(4)
+    covered, worlds = 0, 100
+    for i in range(worlds):
+        user, truth, label, _ = world(rng, users=400, rows=10)
+        arms = {
+            f"arm{a}": [noisy(rng, truth, np.zeros_like(user), sd) for sd in rng.uniform(0.2, 1.8, 2)] for a in range(5)
+        }
+        lifts = paired_bootstrap(
+            arms, label, user, [(f"arm{a}", "arm0") for a in range(1, 5)], metrics=[Auc()], replicates=200, seed=i
+        )
+        covered += lifts[0].low <= 0 <= lifts[0].high
+        assert lifts[0].seed_sd > 0
+    assert covered / worlds >= 0.9
+
+
+def test_a_planted_difference_is_found_with_its_sign():
+    rng = np.random.default_rng(5)
+    user, truth, label, slate = world(rng, users=200)
+    arms = {"base": [noisy(rng, truth, user, 1.5)], "arm": [noisy(rng, truth, user, 0.5)]}
+    lifts = paired_bootstrap(arms, label, user, [("arm", "base")], slate=slate, replicates=300)
+    assert len(lifts) == 4
+    assert all(lift.better and not lift.worse for lift in lifts)
+    assert lifts.get("arm", "base", "log_loss").difference < 0  # lower is better there
+    back = paired_bootstrap(arms, label, user, [("base", "arm")], slate=slate, replicates=300)
+    assert all(lift.worse and not lift.better for lift in back)
+    assert back[0].difference == pytest.approx(-lifts[0].difference)
+
+
+def test_pairing_makes_the_interval_shorter_than_that_of_one_arm():
+    rng = np.random.default_rng(6)
+    user, truth, label, _ = world(rng, users=100)
+    score = noisy(rng, truth, user, 1.0)
+    near = 1 / (1 + np.exp(-(np.log(score / (1 - score)) + rng.normal(0, 0.1, len(score)))))
+    constant = np.full(len(score), 0.1)
+    arms = {"base": [score], "near": [near], "constant": [constant]}
+    paired, alone = paired_bootstrap(arms, label, user, [("near", "base"), ("base", "constant")], metrics=[Auc()])
+    assert paired.high - paired.low < 0.3 * (alone.high - alone.low)
+
+
+def test_users_are_resampled_not_rows():
+    """Copies of a user's rows carry no news: ten times the rows must not shorten the interval."""
+    rng = np.random.default_rng(7)
+    user, truth, label, _ = world(rng, users=40, rows=20)
+    arms = {"base": [noisy(rng, truth, user, 1.5)], "arm": [noisy(rng, truth, user, 0.8)]}
+    tenfold = {arm: [np.tile(s[0], 10)] for arm, s in arms.items()}
+    one = paired_bootstrap(arms, label, user, [("arm", "base")], metrics=[Auc()])[0]
+    ten = paired_bootstrap(tenfold, np.tile(label, 10), np.tile(user, 10), [("arm", "base")], metrics=[Auc()])[0]
+    assert (ten.low, ten.high, ten.difference) == pytest.approx((one.low, one.high, one.difference))
+
+
+def test_segments_are_their_rows_and_results_survive_a_round_trip():
+    rng = np.random.default_rng(8)
+    user, truth, label, slate = world(rng)
+    arms = {"base": [noisy(rng, truth, user, 1.5)], "arm": [noisy(rng, truth, user, 0.5)]}
+    mask = rng.random(len(user)) < 0.4
+    lifts = paired_bootstrap(arms, label, user, [("arm", "base")], slate=slate, segments={"new": mask}, replicates=100)
+    cut = paired_bootstrap(
+        {a: [s[0][mask]] for a, s in arms.items()}, label[mask], user[mask], [("arm", "base")], slate=slate[mask],
+        replicates=100,
+    )  # fmt: skip
+    assert [lift.segment for lift in lifts] == [OVERALL] * 4 + ["new"] * 4
+    assert lifts.get("arm", "base", "auc", "new").difference == pytest.approx(cut[0].difference)
+    frame = lifts.frame()
+    assert isinstance(frame, pd.DataFrame)
+    assert as_lifts(frame.astype(object).where(frame.notna(), None).to_dict("records")) == lifts
+    assert isinstance(lifts, Lifts)
+    assert len(lifts[0].frame()) == 1
+
+
+def test_undefined_metrics_give_nan_and_no_warning():
+    lifts = paired_bootstrap({"a": [[0.1, 0.2]], "b": [[0.2, 0.1]]}, [0, 0], ["u", "v"], [("a", "b")], metrics=[Auc()])
+    assert np.isnan(lifts[0].difference)
+    assert not lifts[0].better
+    assert not lifts[0].worse
+
+
+def test_weights_draw_as_many_users_as_there_are():
+    weights = user_weights(300, 20, seed=0)
+    assert weights.shape == (20, 300)
+    assert (weights.sum(axis=1) == 300).all()
+    assert (user_weights(300, 20, seed=0) == weights).all()
+    assert (user_weights(300, 20, seed=1) != weights).any()
