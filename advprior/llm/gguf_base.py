@@ -109,8 +109,8 @@ def _config(reader: Any, source: Path) -> dict[str, Any]:
     if architecture != _ARCHITECTURE or scaling != "none":
         raise AdvpriorError(
             "PRI024", "this kind of GGUF model is not converted", where=str(source),
-            found=f"architecture {architecture}, rope scaling {scaling}", expected="architecture llama, no rope scaling",
-            fix=_USE_A_FOLDER,
+            found=f"architecture {architecture}, rope scaling {scaling}",
+            expected="architecture llama, no rope scaling", fix=_USE_A_FOLDER,
         )  # fmt: skip
 
     def get(key: str, default: Any = None) -> Any:
@@ -121,6 +121,7 @@ def _config(reader: Any, source: Path) -> dict[str, Any]:
             )
         return value
 
+    eos = _value(reader, "tokenizer.ggml.eos_token_id")
     heads, hidden = int(get("attention.head_count")), int(get("embedding_length"))
     return {
         "architectures": ["LlamaForCausalLM"],
@@ -140,8 +141,8 @@ def _config(reader: Any, source: Path) -> dict[str, Any]:
         "attention_bias": False,
         "mlp_bias": False,
         "bos_token_id": _value(reader, "tokenizer.ggml.bos_token_id"),
-        "eos_token_id": _value(reader, "tokenizer.ggml.eos_token_id"),
-        "pad_token_id": _value(reader, "tokenizer.ggml.padding_token_id", _value(reader, "tokenizer.ggml.eos_token_id")),
+        "eos_token_id": eos,
+        "pad_token_id": _value(reader, "tokenizer.ggml.padding_token_id", eos),
         "torch_dtype": "float32",
     }
 
@@ -191,9 +192,8 @@ def _tokenizer(reader: Any, config: dict[str, Any], source: Path) -> Any:
     tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
     tokenizer.pre_tokenizer = splitters[split]()
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(
-        [AddedToken(token, special=True, normalized=False) for token, t in zip(tokens, types, strict=True) if t == _CONTROL]
-    )
+    control = [token for token, type_ in zip(tokens, types, strict=True) if type_ == _CONTROL]
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=tokens[config["eos_token_id"]],

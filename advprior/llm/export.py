@@ -1,0 +1,208 @@
+"""From the tuned model to an ONNX graph through Hugging Face Optimum, and the proof that both say the same.
+
+The graph takes right-padded token ids and positions and gives log-probabilities over the catalog; it holds
+no vocabulary logits. Optimum's own exports of a classifier look for the last token by its id, which
+is wrong when a prompt ends with the pad token's id: hence a configuration of our own, with positions as input.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from optimum.exporters.onnx import OnnxConfig, export, validate_model_outputs
+from optimum.exporters.tasks import TasksManager
+from optimum.utils.normalized_config import NormalizedTextConfig
+
+from advprior.predictors.base import PARITY_TOLERANCE, require_parity
+from feature_repo.errors import AdvpriorError
+from feature_repo.runs import sha256_file
+
+Int = npt.NDArray[np.int64]
+#: input_ids [B, T], attention_mask [B, T], positions [B, P]
+Case = tuple[Int, Int, Int]
+
+MODEL_FILE = "model.onnx"
+_TASK = "feature-extraction"
+_SHAPES = ((1, 1, 1), (1, 2, 1), (2, 7, 3), (5, 33, 2), (3, 130, 9), (2, 513, 4), (1, 1000, 12))
+
+_register = TasksManager.create_register("onnx", overwrite_existing=True)
+
+
+@_register("advprior", _TASK)
+class AdvertiserOnnxConfig(OnnxConfig):  # type: ignore[misc]
+    """Inputs, outputs and free axes of the exported graph."""
+
+    NORMALIZED_CONFIG_CLASS = NormalizedTextConfig
+
+    @property
+    def inputs(self) -> dict[str, dict[int, str]]:
+        return {
+            "input_ids": {0: "batch", 1: "sequence"},
+            "attention_mask": {0: "batch", 1: "sequence"},
+            "positions": {0: "batch", 1: "points"},
+        }
+
+    @property
+    def outputs(self) -> dict[str, dict[int, str]]:
+        return {"log_probs": {0: "batch", 1: "points"}}
+
+    def generate_dummy_inputs(self, framework: str = "pt", **_: Any) -> dict[str, Any]:
+        """A padded batch with all sizes different and none of them 1, so that no axis is taken for another."""
+        names = ("input_ids", "attention_mask", "positions")
+        case = dict(zip(names, _case(np.random.default_rng(0), 3, 17, 5, _vocabulary(self._config)), strict=True))
+        return {name: torch.from_numpy(value) if framework == "pt" else value for name, value in case.items()}
+
+
+def export_onnx(model: Any, out: Path) -> dict[str, Any]:
+    """Write ``model`` as ``out/model.onnx`` and check it against torch on the tracing example.
+
+    Parameters
+    ----------
+    model : AdvertiserModel
+        ``forward(input_ids, attention_mask, positions) -> {"log_probs"}``; moved to the CPU in float32.
+    out : Path
+        Folder.
+
+    Returns
+    -------
+    dict
+        ``file``, ``bytes``, ``sha256``, ``opset``, ``seconds``, ``inputs``, ``outputs``.
+
+    Raises
+    ------
+    AdvpriorError
+        ``PRI004`` when the graph computes something else on the tracing example.
+    """
+    started = time.perf_counter()
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / MODEL_FILE
+    constructor = TasksManager.get_exporter_config_constructor(
+        "onnx", model_type="advprior", task=_TASK, library_name="transformers"
+    )
+    config = constructor(model.config)
+    model = model.to("cpu", torch.float32).eval()
+    with _quiet():
+        inputs, outputs = export(model, config, path)
+        try:
+            # in this process: a child would import everything again, and hangs where the caller has no main guard
+            validate_model_outputs(config, model, path, outputs, atol=PARITY_TOLERANCE, use_subprocess=False)
+        except Exception as error:
+            raise AdvpriorError(
+                "PRI004", "the exported graph differs from the model", where=str(path),
+                found=f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}",
+                expected=f"at most {PARITY_TOLERANCE:.0e} in log-prob",
+                fix="advprior export RUN --force, with the locked versions",
+            ) from error  # fmt: skip
+    return {
+        "file": MODEL_FILE,
+        "bytes": sum(file.stat().st_size for file in out.glob(f"{MODEL_FILE}*")),
+        "sha256": sha256_file(path),
+        "opset": config.DEFAULT_ONNX_OPSET,
+        "inputs": inputs,
+        "outputs": outputs,
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+
+
+def parity(model: Any, path: Path, cases: Sequence[Case]) -> dict[str, Any]:
+    """Largest absolute difference in log-prob between torch and ONNX Runtime, over real tokens' positions.
+
+    Parameters
+    ----------
+    model : AdvertiserModel
+    path : Path
+        The exported ``model.onnx``.
+    cases : sequence of (input_ids [B, T], attention_mask [B, T], positions [B, P])
+        See `parity_cases`.
+
+    Returns
+    -------
+    dict
+        ``max_abs_difference``, ``max_probability_sum_error`` (of the graph), ``cases`` (number), ``shapes``
+        (one dict each with ``batch``, ``sequence``, ``points``, ``difference``), ``tolerance``.
+
+    Raises
+    ------
+    AdvpriorError
+        ``PRI004`` above the tolerance of 1e-4, or when a number is not finite.
+    """
+    from advprior.llm.engine import open_session
+
+    engine = open_session(path, device="cpu")
+    shapes, sums = [], 0.0
+    for case in cases:
+        with torch.inference_mode():
+            ours = model(*(torch.from_numpy(array) for array in case))["log_probs"].numpy()
+        theirs = engine.run(*case)
+        if theirs.shape != ours.shape:
+            raise AdvpriorError(
+                "PRI004", "the exported graph differs from the model", where=str(path),
+                found=f"output of shape {theirs.shape}", expected=f"{ours.shape}",
+                fix="advprior export RUN --force, with the locked versions",
+            )  # fmt: skip
+        # not max() over floats: it would lose a NaN
+        difference = float(np.abs(ours - theirs).max())
+        sums = float(np.fmax(sums, np.abs(np.exp(theirs.astype(np.float64)).sum(-1) - 1).max()))
+        (batch, sequence), points = case[0].shape, case[2].shape[1]
+        shapes.append({"batch": batch, "sequence": sequence, "points": points, "difference": difference})
+        require_parity(difference, f"{path} at batch {batch}, sequence {sequence}, points {points}")
+    return {
+        "max_abs_difference": max((s["difference"] for s in shapes), default=0.0),
+        "max_probability_sum_error": sums,
+        "cases": len(shapes),
+        "shapes": shapes,
+        "tolerance": PARITY_TOLERANCE,
+    }
+
+
+def parity_cases(model: Any, shapes: Sequence[tuple[int, int, int]] = _SHAPES, seed: int = 0) -> list[Case]:
+    """Random right-padded batches of several (batch, sequence, points), from one token to about a thousand."""
+    rng = np.random.default_rng(seed)
+    longest = int(model.config.backbone.get("max_position_embeddings") or max(s[1] for s in shapes))
+    vocabulary = _vocabulary(model.config)
+    return [_case(rng, batch, min(sequence, longest), points, vocabulary) for batch, sequence, points in shapes]
+
+
+def _vocabulary(config: Any) -> int:
+    """Number of input ids: text tokens, then one per advertiser."""
+    return int(config.text_vocab_size) + int(config.catalog_size)
+
+
+def _case(rng: np.random.Generator, batch: int, sequence: int, points: int, vocabulary: int) -> Case:
+    """One right-padded batch: the first row full, the others shorter; positions at real tokens only."""
+    lengths = rng.integers(1, sequence + 1, batch)
+    lengths[0] = sequence
+    mask = (np.arange(sequence) < lengths[:, None]).astype(np.int64)
+    ids = rng.integers(0, vocabulary, (batch, sequence)) * mask
+    positions = rng.integers(0, lengths[:, None], (batch, points))
+    positions[:, -1] = lengths - 1
+    return ids.astype(np.int64), mask, positions.astype(np.int64)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide what tracing says of itself: its guesses are checked on other shapes right after, by `parity`."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "optimum")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            for library in ("torch", "transformers", "optimum", "onnx"):
+                for category in (DeprecationWarning, FutureWarning, UserWarning):
+                    warnings.filterwarnings("ignore", category=category, module=rf"{library}(\.|$)")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
