@@ -23,7 +23,8 @@ from typing import Any
 
 import click
 
-from feature_repo.contract import LLM, PLACEBO, POPULARITY, SVD, prior_service
+from advprior.project import RECORD as INIT_RECORD
+from feature_repo.contract import LLM, PLACEBO, POPULARITY, SVD, USER_HISTORY_VIEW, prior_service, prior_view
 from feature_repo.errors import AdvpriorError
 from feature_repo.runs import MANIFEST, digest, manifest_digest, read_manifest, sha256_file, write_json
 from feature_repo.tables import load_time_plan
@@ -43,16 +44,14 @@ class Step:
         Short name, as timed in ``demo.json``.
     command : tuple of str
         As a user types it: ``advprior …`` or ``feast …``.
-    out : Path, optional
-        Its run folder: a manifest that did not change there means that the step was reused.
-    feast : bool
-        Skipped by a stamp, since Feast itself always works.
+    record : Path, optional
+        The file that it writes last (a manifest): when that did not change, the step was reused. None for
+        Feast's own commands, which always work and are skipped by a stamp.
     """
 
     name: str
     command: tuple[str, ...]
-    out: Path | None = None
-    feast: bool = False
+    record: Path | None = None
 
 
 @dataclass
@@ -88,17 +87,18 @@ def steps(
     """
     w = workspace
     tables, repo, frame, ablation = str(w / "tables"), str(w / "feature_repo"), str(w / "frame"), str(w / "ablation")
+    views = w / "feature_repo" / "data"
     again = ("--force",) if force else ()
     seeded = ("--seed", str(seed))
 
-    def advprior(name: str, *arguments: str, out: Path | None = None) -> Step:
-        return Step(name, ("advprior", *arguments, *again), out)
+    def advprior(name: str, *arguments: str, out: Path) -> Step:
+        return Step(name, ("advprior", *arguments, *again), out / MANIFEST)
 
     if build is None:
         build = ("data", "build", "complete_journey", "--out", tables, "--households", households, *seeded)
     chain: list[Step | Callable[[], Step]] = [
         advprior("data build", *build, out=w / "tables"),
-        Step("init", ("advprior", "init", str(w))),
+        Step("init", ("advprior", "init", str(w)), w / INIT_RECORD),
     ]
     for predictor in (LLM, POPULARITY, SVD):
         model, priors = w / "models" / predictor, w / "priors" / predictor
@@ -107,15 +107,16 @@ def steps(
             advprior(f"finetune {predictor}", "finetune", "--tables", tables, "--out", str(model), *how, out=model),
             advprior(f"export {predictor}", "export", str(model), out=model / "onnx"),
             advprior(f"score {predictor}", "score", str(model), "--tables", tables, "--out", str(priors), out=priors),
-            advprior(f"publish {predictor}", "publish", str(priors), "--repo", repo, out=_view(w, predictor)),
+            advprior(f"publish {predictor}", "publish", str(priors), "--repo", repo, out=views / prior_view(predictor)),
         ]
-    llm_priors = str(w / "priors" / LLM)
+    llm_priors, placebo, history = str(w / "priors" / LLM), views / prior_view(PLACEBO), views / USER_HISTORY_VIEW
     chain += [
-        advprior("publish placebo", "publish", llm_priors, "--repo", repo, "--as", PLACEBO, out=_view(w, PLACEBO)),
-        advprior("rank features", "rank", "features", "--tables", tables, "--repo", repo),
-        Step("feast apply", ("feast", "-c", repo, "apply"), feast=True),
+        advprior("publish placebo", "publish", llm_priors, "--repo", repo, "--as", PLACEBO, out=placebo),
+        advprior("rank features", "rank", "features", "--tables", tables, "--repo", repo, out=history),
+        Step("feast apply", ("feast", "-c", repo, "apply")),
         advprior("rank frame", "rank", "frame", "--tables", tables, "--repo", repo, "--out", frame, out=w / "frame"),
-        advprior("rank ablate", "rank", "ablate", "--frame", frame, "--out", ablation, out=w / "ablation"),
+        advprior("rank ablate", "rank", "ablate", "--frame", frame, "--arms", str(w / "configs" / "arms.yaml"),
+                 "--out", ablation, out=w / "ablation"),
         advprior("rank train", "rank", "train", "--frame", frame, "--service", prior_service(LLM),
                  "--out", str(w / "ranker"), out=w / "ranker"),
         advprior("rank report", "rank", "report", ablation, "--out", str(w / "report"), out=w / "report"),
@@ -149,7 +150,7 @@ def run_demo(
         step = item() if callable(item) else item
         click.echo(click.style(f"\n[{number}/{len(chain)}] {step.name}", bold=True))
         click.echo(f"$ {shlex.join(step.command)}")
-        timing = _feast_step(step, workspace, force) if step.feast else _run(step)
+        timing = _feast_step(step, workspace, force) if step.record is None else _run(step)
         made = before.get(step.name)
         if timing.reused and made is not None:
             timing.made_seconds, timing.made_peak_memory_mb = made["made_seconds"], made["made_peak_memory_mb"]
@@ -170,8 +171,7 @@ def run_demo(
 
 def _run(step: Step) -> Timing:
     """Run one command with our own standard streams, so that progress bars and errors are its own."""
-    manifest = None if step.out is None else step.out / MANIFEST
-    before = _stamp(manifest)
+    before = _content(step.record)
     started = time.monotonic()
     child = subprocess.Popen(_executable(step.command))
     try:
@@ -184,7 +184,7 @@ def _run(step: Step) -> Timing:
     if child.returncode != 0:
         raise _stopped(step, child.returncode)
     peak = round(usage.ru_maxrss / (1024 * 1024 if sys.platform == "darwin" else 1024), 1)
-    reused = before is not None and _stamp(manifest) == before
+    reused = before is not None and _content(step.record) == before
     return Timing(step.name, shlex.join(step.command), seconds, peak, reused, seconds, peak)
 
 
@@ -231,7 +231,7 @@ def _materialize(workspace: Path) -> Step:
     # the newest snapshot is available a lag after it, which may be past the end of the data
     end = plan.end + plan.lag + timedelta(seconds=1)
     command = ("feast", "-c", str(workspace / "feature_repo"), "materialize", moment(plan.start), moment(end))
-    return Step("feast materialize", command, feast=True)
+    return Step("feast materialize", command)
 
 
 def _executable(command: tuple[str, ...]) -> list[str]:
@@ -268,8 +268,8 @@ def _stopped(step: Step, code: int) -> AdvpriorError:
     return error
 
 
-def _stamp(manifest: Path | None) -> bytes | None:
-    return manifest.read_bytes() if manifest is not None and manifest.is_file() else None
+def _content(path: Path | None) -> bytes | None:
+    return path.read_bytes() if path is not None and path.is_file() else None
 
 
 def _last_record(workspace: Path) -> dict[str, Any]:
@@ -277,10 +277,6 @@ def _last_record(workspace: Path) -> dict[str, Any]:
         return {step["name"]: step for step in json.loads((workspace / RECORD).read_text())["steps"]}
     except (FileNotFoundError, ValueError, KeyError):
         return {}
-
-
-def _view(workspace: Path, predictor: str) -> Path:
-    return workspace / "feature_repo" / "data" / f"prior_{predictor}"
 
 
 def _report(workspace: Path) -> Path:

@@ -66,10 +66,11 @@ def lay_out(folder: Path) -> Laid:
     """
     folder = Path(folder)
     result = Laid()
+    contents = shipped()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         record = _read_record(folder / RECORD)
-        for name, content in shipped().items():
+        for name, content in contents.items():
             path = folder / name
             there = path.read_bytes() if path.exists() else None
             if there == content:
