@@ -137,7 +137,7 @@ def _write_table(
 
     facts = scored["facts"]
     lag = timedelta(seconds=float(facts["lag_s"]))
-    created, cutoff = datetime.fromisoformat(scored["finished"]), datetime.fromisoformat(facts["model_cutoff"])
+    cutoff = datetime.fromisoformat(facts["model_cutoff"])
     moment = pa.timestamp("us", tz="UTC")
     size = matrix.shape[1]
     written = np.lib.format.open_memmap(out / MATRIX_FILE, mode="w+", dtype=np.float32, shape=matrix.shape)
@@ -153,7 +153,9 @@ def _write_table(
         table = pa.table({
             USER_ID: pa.array(part[USER_ID], pa.string()),
             EVENT_TIMESTAMP: pa.array(part[SNAPSHOT] + lag, moment),
-            CREATED_TIMESTAMP: pa.array([created] * len(part), moment),
+            # as of when a daily run would have written it: the frame joins with filter_by_created_timestamp, and a
+            # backfill stamped with the wall clock could not be joined to any past impression
+            CREATED_TIMESTAMP: pa.array(part[SNAPSHOT] + lag, moment),
             SNAPSHOT: pa.array(part[SNAPSHOT], moment),
             MODEL_CUTOFF: pa.array([cutoff] * len(part), moment),
             CATALOG_VERSION: pa.array([facts["catalog_version"]] * len(part), pa.string()),
