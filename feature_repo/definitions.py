@@ -1,0 +1,150 @@
+"""Every Feast object, in one file: `feast apply` imports each .py here, and twice defined is twice registered.
+
+A view is defined once its folder is published under ``data/``, so that `feast apply` and `feast materialize`
+work at any stage of a project: what is not there yet is left out, and said. Apply again after publishing a new
+view. Nothing here knows a data set: columns come from the published files.
+"""
+
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
+from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String, UnixTimestamp
+
+from feature_repo.contract import (
+    AD_ID,
+    AD_STATS_VIEW,
+    BASELINE_SERVICE,
+    CATALOG_VERSION,
+    CREATED_TIMESTAMP,
+    EVENT_TIMESTAMP,
+    LLM,
+    LOG_PROBS,
+    MODEL_CUTOFF,
+    PLACEBO,
+    POPULARITY,
+    PRIOR_ROW,
+    SNAPSHOT,
+    SVD,
+    TABLE_FILE,
+    USER_HISTORY_VIEW,
+    USER_ID,
+    USER_PROFILE_VIEW,
+    prior_service,
+    prior_view,
+)
+
+# Absolute, because Feast's duckdb store resolves a relative path against the working directory, and only
+# `apply` changes into the repository. After moving the folder, apply again.
+DATA = Path(__file__).resolve().parent / "data"
+
+# The cost of the point-in-time join grows with the snapshots inside the TTL. Two weeks hold the newest weekly
+# snapshot and one before it, so that a single missed refresh costs freshness, not coverage.
+WEEKLY_TTL = timedelta(days=14)
+# A profile is one row per user, known from the start of the data: it never expires (0 = no limit).
+PROFILE_TTL = timedelta(0)
+
+_DTYPES = {
+    pa.string(): String,
+    pa.large_string(): String,
+    pa.bool_(): Bool,
+    pa.int8(): Int32,
+    pa.int16(): Int32,
+    pa.int32(): Int32,
+    pa.int64(): Int64,
+    pa.float32(): Float32,
+    pa.float64(): Float64,
+}
+
+
+def _dtype(kind: Any) -> Any:
+    """Feast type of an Arrow type."""
+    if pa.types.is_timestamp(kind):
+        return UnixTimestamp
+    if pa.types.is_dictionary(kind):
+        return _dtype(kind.value_type)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return Array(_dtype(kind.value_type))
+    return _DTYPES[kind]
+
+
+def _published(name: str) -> bool:
+    return (DATA / name / TABLE_FILE).is_file()
+
+
+def _source(name: str) -> FileSource:
+    return FileSource(
+        name=f"{name}_table",
+        path=str(DATA / name / TABLE_FILE),
+        timestamp_field=EVENT_TIMESTAMP,
+        created_timestamp_column=CREATED_TIMESTAMP,
+    )
+
+
+def _view(name: str, entity: Entity, ttl: timedelta, description: str, schema: list[Field] | None = None) -> Any:
+    """A view over a published table; its columns are read from the file unless a schema is given."""
+    if not _published(name):
+        return None
+    if schema is None:
+        keys = {entity.join_key, EVENT_TIMESTAMP, CREATED_TIMESTAMP}
+        columns = pq.read_schema(DATA / name / TABLE_FILE)
+        schema = [Field(name=c.name, dtype=_dtype(c.type)) for c in columns if c.name not in keys]
+    return FeatureView(
+        name=name, entities=[entity], ttl=ttl, schema=schema, source=_source(name), online=True, description=description
+    )
+
+
+def _prior(predictor: str) -> Any:
+    """The priors of one predictor: the vector for serving, scalars, and the pointer that training gathers by."""
+    schema = [
+        Field(name=LOG_PROBS, dtype=Array(Float32), description="log P(advertiser | history), in catalog order"),
+        Field(name="entropy", dtype=Float32, description="of the distribution, in nats"),
+        Field(name="top1_index", dtype=Int64, description="index of the likeliest advertiser"),
+        Field(name="top1_log_prob", dtype=Float32),
+        Field(name=PRIOR_ROW, dtype=Int64, description="row of the published log-probability matrix"),
+        Field(name=SNAPSHOT, dtype=UnixTimestamp, description="events strictly before it were seen"),
+        Field(name=MODEL_CUTOFF, dtype=UnixTimestamp, description="no later label trained the model"),
+        Field(name=CATALOG_VERSION, dtype=String, description="a vector without its catalog means nothing"),
+    ]
+    return _view(prior_view(predictor), user, WEEKLY_TTL, f"Advertiser priors by `{predictor}`", schema)
+
+
+def _service(name: str, views: list[Any], description: str) -> Any:
+    """A service, once all of its views are there. Names carry a version: applying one again overwrites it."""
+    if any(view is None for view in views):
+        return None
+    return FeatureService(name=name, features=views, description=description)
+
+
+user = Entity(name="user", join_keys=[USER_ID], value_type=ValueType.STRING)
+ad = Entity(name="ad", join_keys=[AD_ID], value_type=ValueType.STRING)
+
+user_profile = _view(USER_PROFILE_VIEW, user, PROFILE_TTL, "What a user says of themselves")
+user_history = _view(USER_HISTORY_VIEW, user, WEEKLY_TTL, "Activity, and the pointer to a user's own counts")
+ad_stats = _view(AD_STATS_VIEW, ad, WEEKLY_TTL, "Popularity of an ad, its advertiser and its category")
+prior_llm = _prior(LLM)
+prior_popularity = _prior(POPULARITY)
+prior_svd = _prior(SVD)
+prior_placebo = _prior(PLACEBO)
+
+_BASELINE = [user_profile, user_history, ad_stats]
+ranker_baseline_v1 = _service(BASELINE_SERVICE, _BASELINE, "History, popularity, profile: what a prior must beat")
+ranker_with_priors_v1 = _service(prior_service(LLM), [*_BASELINE, prior_llm], "The baseline and the LLM's priors")
+# Controls: the same baseline with somebody else's priors, on the same path.
+ranker_with_popularity_v1 = _service(prior_service(POPULARITY), [*_BASELINE, prior_popularity], "Control: popularity")
+ranker_with_svd_v1 = _service(prior_service(SVD), [*_BASELINE, prior_svd], "Control: truncated SVD")
+ranker_with_placebo_v1 = _service(
+    prior_service(PLACEBO), [*_BASELINE, prior_placebo], "Control: shuffled between users"
+)
+
+_absent = [
+    name
+    for name in (USER_PROFILE_VIEW, USER_HISTORY_VIEW, AD_STATS_VIEW, *map(prior_view, (LLM, POPULARITY, SVD, PLACEBO)))
+    if not _published(name)
+]
+if _absent:
+    print(f"not published yet, left out: {', '.join(_absent)}", file=sys.stderr)

@@ -1,0 +1,234 @@
+"""Leak checks with stable codes: each looks at one way in which a frame can flatter a ranker.
+
+A check returns a `Finding` or None; `enforce` raises on errors and hands warnings back. What each code means,
+what causes it and how to mend it stands in ``docs/checks.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from feature_repo.errors import AdvpriorError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Array = npt.NDArray[Any]
+
+DOCS = "docs/checks.md"
+GOLDEN_ERROR, GOLDEN_WARNING = 0.99, 0.97
+MIN_COVERAGE = 0.9
+MIN_POSITIVES = 100
+_GOLDEN_ROWS = 50_000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found.
+
+    Attributes
+    ----------
+    code : str
+        ``RNK001`` …
+    severity : "error" or "warning"
+        An error stops the step; a warning goes into its manifest and the report.
+    message : str
+        What is wrong, with numbers.
+    fix : str
+        The edit or command that mends it.
+    """
+
+    code: str
+    severity: Literal["error", "warning"]
+    message: str
+    fix: str
+
+    @property
+    def docs(self) -> str:
+        """Where the code is explained."""
+        return f"{DOCS}#{self.code.lower()}"
+
+    def to_json(self) -> dict[str, str]:
+        """JSON form, for a manifest."""
+        return {**asdict(self), "docs": self.docs}
+
+
+def enforce(findings: Iterable[Finding | None], where: str | None = None) -> list[Finding]:
+    """Raise the first error (naming the others); return the warnings.
+
+    Raises
+    ------
+    AdvpriorError
+        With the code of the first error.
+    """
+    found = [finding for finding in findings if finding is not None]
+    errors = [finding for finding in found if finding.severity == "error"]
+    if errors:
+        first, *others = errors
+        also = "; also " + ", ".join(f"{o.code}: {o.message}" for o in others) if others else ""
+        raise AdvpriorError(
+            first.code, first.message + also, where=where, expected=f"see {first.docs}", fix=first.fix
+        )  # fmt: skip
+    return found
+
+
+def check_model_cutoff(predictor: str, cutoff: Array, impression: Array) -> Finding | None:
+    """RNK001: a prior's model learned from labels at or after the impression that uses it.
+
+    Parameters
+    ----------
+    cutoff, impression : datetime64 arrays [impressions]
+        NaT in ``cutoff`` where there is no prior.
+    """
+    late = int((cutoff > impression).sum())
+    if not late:
+        return None
+    return Finding(
+        "RNK001", "error",
+        f"{late:,} of {len(impression):,} impressions have a prior of `{predictor}` with a later model_cutoff",
+        "fit the predictor on labels before the first ranker row, or start the ranker's rows after model_cutoff",
+    )  # fmt: skip
+
+
+def check_not_newer(view: str, feature_time: Array, impression: Array) -> Finding | None:
+    """RNK002: a feature row is newer than the impression that it describes (datetime64 arrays, NaT = no row)."""
+    late = int((feature_time > impression).sum())
+    if not late:
+        return None
+    return Finding(
+        "RNK002", "error",
+        f"{late:,} of {len(impression):,} impressions carry a row of `{view}` that is newer than they are",
+        "join through Feast's point-in-time join, and publish rows with the time at which they were available",
+    )  # fmt: skip
+
+
+def check_available_after_snapshot(view: str, snapshot: Array, available: Array) -> Finding | None:
+    """RNK003: a row says it was available before the snapshot of what it has seen (datetime64 arrays [table rows])."""
+    early = int((available < snapshot).sum())
+    if not early:
+        return None
+    return Finding(
+        "RNK003", "error",
+        f"{early:,} of {len(snapshot):,} rows of `{view}` have an event_timestamp before their snapshot",
+        "publish with event_timestamp = snapshot + lag",
+    )  # fmt: skip
+
+
+def check_splits_apart(split: Array, time: Array) -> Finding | None:
+    """RNK004: train, validation and test overlap in time, or are out of order."""
+    spans = {name: time[split == name] for name in ("train", "valid", "test")}
+    present = [(name, t.min(), t.max()) for name, t in spans.items() if len(t)]
+    for (before, _, newest), (after, oldest, _) in pairwise(present):
+        if newest >= oldest:
+            return Finding(
+                "RNK004", "error",
+                f"split `{before}` reaches {newest}, and `{after}` starts at {oldest}",
+                "cut the splits by time, as the time plan does",
+            )  # fmt: skip
+    return None
+
+
+def check_rows_kept(expected_ids: Array, found_ids: Array) -> Finding | None:
+    """RNK005: a join lost, doubled or swapped impressions."""
+    if len(expected_ids) == len(found_ids) and np.array_equal(np.sort(expected_ids), np.sort(found_ids)):
+        return None
+    lost = len(np.setdiff1d(expected_ids, found_ids))
+    doubled = len(found_ids) - len(np.unique(found_ids))
+    return Finding(
+        "RNK005", "error",
+        f"{len(expected_ids):,} impressions went into the join and {len(found_ids):,} rows came out"
+        f" ({lost:,} lost, {doubled:,} doubled)",
+        "make impression_id unique, and use the duckdb offline store (the file store loses rows)",
+    )  # fmt: skip
+
+
+def check_same_test_rows(digests: Mapping[str, str]) -> Finding | None:
+    """RNK006: arms were measured on different test rows (one digest per arm)."""
+    if len(set(digests.values())) <= 1:
+        return None
+    groups: dict[str, list[str]] = {}
+    for arm, digest in digests.items():
+        groups.setdefault(digest, []).append(arm)
+    return Finding(
+        "RNK006", "error",
+        "arms were measured on different test rows: " + " | ".join(", ".join(arms) for arms in groups.values()),
+        "measure every arm on one frame",
+    )  # fmt: skip
+
+
+def univariate_auc(values: pd.Series[Any], label: Array) -> float:
+    """AUC of one feature alone, whichever way it points. Missing counts as a value of its own.
+
+    A text feature is ranked by the mean label of its values, where it has few enough for that to mean anything.
+    """
+    import pandas as pd
+    from scipy.stats import rankdata
+
+    positive = label == 1
+    n1, n0 = int(positive.sum()), int((~positive).sum())
+    if not n1 or not n0:
+        return 0.5
+    if not pd.api.types.is_numeric_dtype(values) or isinstance(values.dtype, pd.CategoricalDtype):
+        codes, levels = pd.factorize(values)
+        if len(levels) > len(values) / 100:
+            return 0.5
+        sums = np.bincount(codes + 1, weights=positive, minlength=len(levels) + 1)
+        counts = np.bincount(codes + 1, minlength=len(levels) + 1)
+        numbers = (sums / np.maximum(counts, 1))[codes + 1]
+    else:
+        numbers = np.nan_to_num(values.to_numpy(np.float64), nan=-np.inf, posinf=np.finfo(np.float64).max)
+    ranks = rankdata(numbers)
+    auc = (ranks[positive].sum() - n1 * (n1 + 1) / 2) / (n1 * n0)
+    return float(max(auc, 1 - auc))
+
+
+def check_golden_features(features: pd.DataFrame, label: Array, *, seed: int = 0) -> list[Finding]:
+    """RNK007: one feature alone all but knows the label (test rows). On a sample, with every positive kept."""
+    negatives = np.flatnonzero(label == 0)
+    positives = np.flatnonzero(label == 1)
+    if len(positives) < 10 or not len(negatives):
+        return []
+    if len(negatives) > _GOLDEN_ROWS:
+        negatives = np.random.default_rng(seed).choice(negatives, _GOLDEN_ROWS, replace=False)
+    rows = np.sort(np.concatenate([positives[:_GOLDEN_ROWS], negatives]))
+    alone = {name: univariate_auc(features[name].iloc[rows], label[rows]) for name in features.columns}
+    return [_golden(str(name), auc) for name, auc in alone.items() if auc >= GOLDEN_WARNING]
+
+
+def _golden(name: str, auc: float) -> Finding:
+    return Finding(
+        "RNK007", "error" if auc >= GOLDEN_ERROR else "warning",
+        f"feature `{name}` alone reaches an AUC of {auc:.4f} on test rows: it may hold the answer",
+        f"find out when `{name}` becomes known; drop it from the service if that is after the impression",
+    )  # fmt: skip
+
+
+def check_prior_coverage(predictor: str, missing: Array) -> Finding | None:
+    """RNK008: many impressions have no prior, so its lift is diluted (bool array [impressions])."""
+    coverage = 1 - float(np.mean(missing)) if len(missing) else 0.0
+    if coverage >= MIN_COVERAGE:
+        return None
+    return Finding(
+        "RNK008", "warning",
+        f"only {coverage:.1%} of the impressions have a prior of `{predictor}`",
+        "score every user and snapshot, and look at the view's TTL and lag",
+    )  # fmt: skip
+
+
+def check_enough_positives(split: Array, label: Array) -> Finding | None:
+    """RNK009: a split has too few positives to tell arms apart."""
+    few = {name: int(label[split == name].sum()) for name in ("train", "valid", "test")}
+    few = {name: count for name, count in few.items() if count < MIN_POSITIVES}
+    if not few:
+        return None
+    return Finding(
+        "RNK009", "warning",
+        "few positives: " + ", ".join(f"{count} in {name}" for name, count in few.items()),
+        f"use more users or a longer span: below {MIN_POSITIVES} positives an interval says little",
+    )  # fmt: skip

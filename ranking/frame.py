@@ -1,0 +1,433 @@
+"""The point-in-time frame: one row per impression, every feature as it was known then.
+
+Feast joins scalars and pointers once; vectors and sparse counts are gathered by pointer afterwards. Then the
+leak checks run: a frame that fails one is never written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from feature_repo.contract import (
+    AD_ID,
+    AD_STATS_VIEW,
+    ADVERTISER_ID,
+    BASELINE_SERVICE,
+    CATALOG_VERSION,
+    CATEGORY,
+    CONTEXT_PREFIX,
+    EVENT_TIMESTAMP,
+    HISTORY_ROW,
+    IMPRESSION_ID,
+    LABEL,
+    MODEL_CUTOFF,
+    PRIOR_ROW,
+    PRIOR_VIEW_PREFIX,
+    SLATE_ID,
+    SNAPSHOT,
+    TABLE_FILE,
+    TIMESTAMP,
+    USER_HISTORY_VIEW,
+    USER_ID,
+    USER_PROFILE_VIEW,
+    TimePlan,
+    prior_service,
+    prior_view,
+)
+from feature_repo.errors import AdvpriorError
+from feature_repo.runs import manifest_digest
+from feature_repo.tables import load_tables, load_time_plan
+from ranking import checks
+from ranking.counts import DAY_US, CountsBefore, Ints, compact, micros, moment_us
+from ranking.gather import HISTORY_VALUES, TOP, PriorFiles, gather_history, gather_priors, mean_probability
+from ranking.history import LEVELS, history_files, load_history_ids
+from ranking.preflight import BASELINE_VIEWS, preflight, view_folder
+
+FRAME_FILE = "frame.parquet"
+SPLITS = ("train", "valid", "test")
+#: Columns of the frame that are not features.
+KEYS = (
+    IMPRESSION_ID, SLATE_ID, USER_ID, AD_ID, ADVERTISER_ID, TIMESTAMP, LABEL, "split",
+    "segment_never_advertiser", "segment_never_ad",
+)  # fmt: skip
+_OWN_VIEWS = (USER_PROFILE_VIEW, USER_HISTORY_VIEW, AD_STATS_VIEW)
+# per user and catalog position: of use to a service, noise to a ranker that sees the ad's own log-probability
+_NOT_JOINED = (CATALOG_VERSION, "top1_index", "top1_log_prob")
+_POINTERS = (HISTORY_ROW, PRIOR_ROW, SNAPSHOT, MODEL_CUTOFF)
+
+Bools = npt.NDArray[np.bool_]
+NAT = np.datetime64("NaT", "us")
+
+
+@dataclass
+class FrameResult:
+    """A frame and what is worth knowing of it."""
+
+    frame: pd.DataFrame
+    warnings: list[checks.Finding] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def split_of(times: pd.Series[pd.Timestamp], plan: TimePlan) -> npt.NDArray[Any]:
+    """``train``, ``valid`` or ``test`` of each impression, by the time plan."""
+    edges = np.array([moment_us(plan.train_end), moment_us(plan.valid_end)])
+    return np.array(SPLITS, dtype=object)[np.searchsorted(edges, micros(times), side="right")]
+
+
+def never_before(events: pd.DataFrame, impressions: pd.DataFrame, keys: Sequence[str]) -> Bools:
+    """Whether the user had no event with these keys strictly before the impression (exact, no snapshot).
+
+    Parameters
+    ----------
+    keys : column names in both tables
+        E.g. user_id and advertiser_id. An event that lacks one of them matches nothing.
+    """
+    events = events.dropna(subset=list(keys))
+    sizes, of_events, of_impressions = [], [], []
+    for key in keys:
+        codes, found = pd.factorize(pd.concat([events[key], impressions[key]], ignore_index=True))
+        sizes.append(len(found) + 1)
+        of_events.append((codes[: len(events)] + 1).astype(np.int64))
+        of_impressions.append((codes[len(events) :] + 1).astype(np.int64))
+    groups, rows = compact(*[(codes, size) for codes, size in zip(of_events, sizes, strict=True)])
+    first = CountsBefore(rows, micros(events[TIMESTAMP]), len(groups)).first()
+    wanted = of_impressions[0]
+    for codes, size in zip(of_impressions[1:], sizes[1:], strict=True):
+        wanted = wanted * size + codes
+    at = pd.Index(groups).get_indexer(pd.Index(wanted))
+    oldest = np.where(at >= 0, first[at] if len(first) else 0, np.iinfo(np.int64).max)
+    never: Bools = oldest >= micros(impressions[TIMESTAMP])
+    return never
+
+
+def column_name(view: str, feature: str) -> str:
+    """Name of a joined feature in the frame: its prefix is its group.
+
+    >>> column_name("ad_stats", "ad_rate_4w"), column_name("prior_llm", "entropy"), column_name("mine", "score")
+    ('ad_rate_4w', 'prior_llm_entropy', 'mine__score')
+    """
+    if view.startswith(PRIOR_VIEW_PREFIX):
+        return f"{view}_{feature}"
+    if (
+        view in _OWN_VIEWS
+        and feature.split("_")[0] in ("profile", "activity", "ad", "history")
+        and feature != HISTORY_ROW
+    ):
+        return feature
+    return f"{view}__{feature}"
+
+
+def open_store(repo: Path) -> Any:
+    """Feast's store. Importing it takes seconds: hence here."""
+    from feast import FeatureStore
+
+    return FeatureStore(repo_path=str(repo))
+
+
+def scalar_refs(store: Any, services: Sequence[str], repo: Path) -> tuple[dict[str, str], list[str]]:
+    """Scalar features of the services, each once, and the join keys they need.
+
+    Vectors are left out: they are gathered by pointer.
+
+    Returns
+    -------
+    dict[str, str]
+        ``view:feature`` to the name Feast gives the joined column.
+    list[str]
+        Join keys.
+
+    Raises
+    ------
+    AdvpriorError
+        ``STO005`` when a service is not applied.
+    """
+    from feast.errors import FeastObjectNotFoundException
+    from feast.types import PrimitiveFeastType
+
+    refs: dict[str, str] = {}
+    keys: dict[str, None] = {}
+    for name in services:
+        try:
+            service = store.get_feature_service(name)
+        except FeastObjectNotFoundException as error:
+            raise AdvpriorError(
+                "STO005", "a feature service is not applied", where=str(repo), found=f"no service {name}",
+                expected="all views of the service published, then applied", fix=f"feast -c {repo} apply",
+            ) from error  # fmt: skip
+        for projection in service.feature_view_projections:
+            view = projection.name_to_use()
+            for feature in projection.features:
+                if isinstance(feature.dtype, PrimitiveFeastType) and feature.name not in _NOT_JOINED:
+                    refs[f"{view}:{feature.name}"] = f"{view}__{feature.name}"
+            try:
+                columns = store.get_feature_view(projection.name).entity_columns
+            except FeastObjectNotFoundException:  # an on-demand view has no keys of its own
+                continue
+            for column in columns:
+                keys[projection.join_key_map.get(column.name, column.name)] = None
+    return refs, list(keys)
+
+
+def join_features(store: Any, refs: Sequence[str], entities: pd.DataFrame) -> Any:
+    """One point-in-time join through Feast; an Arrow table in the order of ``entities``.
+
+    Parameters
+    ----------
+    refs : ``view:feature`` references
+    entities : pandas.DataFrame
+        ``impression_id``, ``event_timestamp`` and the join keys.
+
+    Raises
+    ------
+    AdvpriorError
+        ``RNK005`` when impressions are lost or doubled.
+    """
+    import ibis
+
+    # Feast does not promise an order, so none need be kept: less memory
+    ibis.get_backend().raw_sql("SET preserve_insertion_order=false")
+    job = store.get_historical_features(
+        entity_df=entities, features=list(refs), full_feature_names=True, filter_by_created_timestamp=True
+    )
+    joined = job.to_arrow()
+    expected, found = entities[IMPRESSION_ID].to_numpy(), joined[IMPRESSION_ID].to_numpy()
+    checks.enforce([checks.check_rows_kept(expected, found)], "the point-in-time join")
+    order = np.empty(len(found), dtype=np.int64)
+    order[np.argsort(expected, kind="stable")] = np.argsort(found, kind="stable")
+    return joined.take(order)
+
+
+def _times(column: Any) -> npt.NDArray[Any]:
+    """datetime64[us] of an Arrow time column, NaT for null."""
+    import pyarrow as pa
+
+    numbers = column.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).combine_chunks()
+    filled: npt.NDArray[Any] = numbers.fill_null(np.iinfo(np.int64).min).to_numpy(zero_copy_only=False)
+    return filled.view("datetime64[us]")  # int64's minimum is NaT
+
+
+def _pointer(column: Any) -> Ints:
+    """int64 of an Arrow column, −1 for null."""
+    import pyarrow as pa
+
+    numbers: Ints = column.cast(pa.int64()).combine_chunks().fill_null(-1).to_numpy(zero_copy_only=False)
+    return numbers
+
+
+def _feature(column: Any, impression: npt.NDArray[Any]) -> Any:
+    """A feature column as the ranker takes it: float32, or category for text; a time becomes days of age."""
+    import pyarrow as pa
+
+    if pa.types.is_timestamp(column.type):
+        age = (impression - _times(column)).astype("timedelta64[us]")
+        days = age.astype(np.float64) / DAY_US
+        days[np.isnat(age)] = np.nan
+        return days.astype(np.float32)
+    if pa.types.is_dictionary(column.type) or pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        values = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+        return values.to_pandas().cat.remove_unused_categories()
+    return column.cast(pa.float32()).combine_chunks().to_numpy(zero_copy_only=False)
+
+
+def _take_times(times: npt.NDArray[Any], rows: Ints) -> npt.NDArray[Any]:
+    """``times[rows]``, NaT where the pointer is −1."""
+    return np.where(rows >= 0, times[rows] if len(times) else NAT, NAT)
+
+
+def history_columns(repo: Path, rows: Ints, ads: pd.Series[Any], impression: npt.NDArray[Any]) -> dict[str, Any]:
+    """``history_<level>_{1w,4w,12w,all,recency_days}``; recency counts to the impression, not to the snapshot."""
+    from feature_repo.tables import read_parquet
+
+    folder = view_folder(repo, USER_HISTORY_VIEW)
+    ids = load_history_ids(folder)
+    index = pd.Index(ids["ads"][AD_ID]).get_indexer(pd.Index(ads))
+    table = read_parquet(folder / TABLE_FILE, columns=[HISTORY_ROW, SNAPSHOT]).sort_values(HISTORY_ROW)
+    since = impression - _take_times(micros(table[SNAPSHOT]).view("datetime64[us]"), rows)
+    since_days = since.astype(np.float64) / DAY_US
+    columns: dict[str, Any] = {}
+    for level in LEVELS:
+        of_ad = np.array([*ids["ads"][level], -1], dtype=np.int64)[index]
+        found = gather_history(folder, history_files(level), ids["sizes"][level], rows, of_ad)
+        found[:, 4] += since_days  # NaT gave a huge number, but those rows are NaN already
+        for i, name in enumerate(HISTORY_VALUES):
+            columns[f"history_{level}_{name}"] = np.ascontiguousarray(found[:, i])
+    return columns
+
+
+def prior_columns(
+    repo: Path, predictor: str, rows: Ints, snapshot: npt.NDArray[Any], advertisers: pd.Series[Any], impression: Any
+) -> tuple[dict[str, Any], list[checks.Finding | None]]:
+    """A predictor's features, and what the checks say of its rows."""
+    from feature_repo.tables import read_parquet
+
+    view = prior_view(predictor)
+    folder = view_folder(repo, view)
+    files = PriorFiles.open(folder)
+    table = read_parquet(folder / TABLE_FILE, columns=[PRIOR_ROW, SNAPSHOT, EVENT_TIMESTAMP]).sort_values(PRIOR_ROW)
+    table_snapshot = micros(table[SNAPSHOT])
+    available = micros(table[EVENT_TIMESTAMP]).view("datetime64[us]")
+    index = pd.Index(files.advertisers).get_indexer(pd.Index(advertisers)).astype(np.int64)
+    log_prob, rank = gather_priors(files, rows, index)
+    moments, means = mean_probability(files, table[PRIOR_ROW].to_numpy(np.int64), table_snapshot)
+    at = np.searchsorted(moments, snapshot.astype("datetime64[us]").astype(np.int64))
+    here = ~np.isnan(log_prob)
+    log_ratio = np.full(len(rows), np.nan, dtype=np.float32)
+    # a mean can underflow to 0 only where every log-probability does
+    tiny = np.finfo(np.float64).tiny
+    log_ratio[here] = log_prob[here] - np.log(np.maximum(means[at[here], index[here]], tiny))
+    age = (impression - snapshot).astype(np.float64) / DAY_US
+    columns = {
+        f"{view}_log_prob": log_prob,
+        f"{view}_log_ratio": log_ratio,
+        f"{view}_rank": rank,
+        f"{view}_top20": np.where(here, rank <= TOP, np.nan).astype(np.float32),
+        f"{view}_age_days": np.where(rows >= 0, age, np.nan).astype(np.float32),
+        f"{view}_missing": (~here).astype(np.float32),
+    }
+    found = [
+        checks.check_available_after_snapshot(view, table_snapshot.view("datetime64[us]"), available),
+        checks.check_not_newer(view, _take_times(available, rows), impression),
+        checks.check_prior_coverage(predictor, ~here),
+    ]
+    return columns, found
+
+
+def feature_groups(columns: Sequence[str]) -> dict[str, list[str]]:
+    """Feature columns by group: the part before the first underscore (``prior_<predictor>`` keeps its name)."""
+    groups: dict[str, list[str]] = {}
+    for name in columns:
+        if name in KEYS:
+            continue
+        if "__" in name:
+            group = name.split("__")[0]
+        else:
+            parts = name.split("_")
+            group = "_".join(parts[:2]) if parts[0] == "prior" else parts[0]
+        groups.setdefault(group, []).append(name)
+    return groups
+
+
+def build_frame(tables: Path, repo: Path, predictors: Sequence[str], *, service: str = BASELINE_SERVICE) -> FrameResult:
+    """The frame of every impression from ``finetune_end`` on.
+
+    Parameters
+    ----------
+    tables : Path
+        Canonical tables.
+    repo : Path
+        Feature repository, published and applied.
+    predictors : sequence of str
+        Whose priors to join, through their own services.
+    service : str
+        The baseline's service; whatever scalars it has become features.
+
+    Raises
+    ------
+    AdvpriorError
+        ``STO00x`` before the join (`ranking.preflight`), ``RNK00x`` after it (`ranking.checks`).
+    """
+    plan = load_time_plan(tables)
+    preflight(repo, predictors, end=plan.end)
+    versions = {v: manifest_digest(view_folder(repo, v)) for v in [*BASELINE_VIEWS, *map(prior_view, predictors)]}
+    loaded = load_tables(tables, "ads", "events", "impressions")
+    impressions = loaded["impressions"]
+    time = impressions[TIMESTAMP]
+    chosen = (time >= plan.finetune_end) & (time < plan.end)
+    beyond = int((time >= plan.end).sum())
+    impressions = impressions[chosen].sort_values([TIMESTAMP, SLATE_ID, IMPRESSION_ID]).reset_index(drop=True)
+    if impressions.empty:
+        raise AdvpriorError(
+            "RNK010", "no impressions for the ranker", where=str(tables), found="none from finetune_end to end",
+            expected=f"impressions in [{plan.finetune_end}, {plan.end})",
+            fix="give the tables a time plan that fits their data",
+        )  # fmt: skip
+    category = loaded["ads"].set_index(AD_ID)[CATEGORY]
+    events = loaded["events"]
+    seen = impressions[[USER_ID, ADVERTISER_ID, AD_ID, TIMESTAMP]].assign(category=impressions[AD_ID].map(category))
+    never_advertiser = never_before(events, seen, [USER_ID, ADVERTISER_ID])
+    never_ad = never_before(events, seen, [USER_ID, ADVERTISER_ID, CATEGORY])
+    del loaded, events, seen
+
+    store = open_store(repo)
+    services = [service, *map(prior_service, predictors)]
+    refs, keys = scalar_refs(store, services, repo)
+    lacking = [key for key in keys if key not in impressions]
+    if lacking:
+        raise AdvpriorError(
+            "STO008", "a service needs a join key that impressions do not have", where=", ".join(services),
+            found=", ".join(lacking), expected="columns of impressions", fix="add the column to impressions",
+        )  # fmt: skip
+    entities = impressions[[IMPRESSION_ID, *keys]].copy()
+    entities[EVENT_TIMESTAMP] = impressions[TIMESTAMP]
+    joined = join_features(store, list(refs), entities)
+    del entities
+    impression = micros(impressions[TIMESTAMP]).view("datetime64[us]")
+
+    pointers = {name for ref, name in refs.items() if ref.split(":")[1] in _POINTERS}
+    columns: dict[str, Any] = {}
+    for ref, name in refs.items():
+        if name not in pointers:
+            columns[column_name(*ref.split(":"))] = _feature(joined[name], impression)
+    for name in impressions.columns:
+        if name.startswith(CONTEXT_PREFIX):
+            text = not pd.api.types.is_numeric_dtype(impressions[name])
+            columns[name] = impressions[name].astype("category" if text else np.float32)
+
+    found: list[checks.Finding | None] = [
+        checks.check_not_newer(view, _times(joined[f"{view}__{SNAPSHOT}"]), impression)
+        for view in (USER_HISTORY_VIEW, AD_STATS_VIEW)
+    ]
+    columns |= history_columns(
+        repo, _pointer(joined[f"{USER_HISTORY_VIEW}__{HISTORY_ROW}"]), impressions[AD_ID], impression
+    )
+    for predictor in predictors:
+        view = prior_view(predictor)
+        rows, snapshot = _pointer(joined[f"{view}__{PRIOR_ROW}"]), _times(joined[f"{view}__{SNAPSHOT}"])
+        found.append(checks.check_model_cutoff(predictor, _times(joined[f"{view}__{MODEL_CUTOFF}"]), impression))
+        found.append(checks.check_not_newer(view, snapshot, impression))
+        mine, said = prior_columns(repo, predictor, rows, snapshot, impressions[ADVERTISER_ID], impression)
+        columns |= mine
+        found += said
+    del joined
+    for view, digest in versions.items():
+        if manifest_digest(view_folder(repo, view)) != digest:
+            raise AdvpriorError(
+                "STO006",
+                "a view was published anew while the frame was being built",
+                where=view,
+                fix="run the same command again",
+            )
+
+    split, label = split_of(impressions[TIMESTAMP], plan), impressions[LABEL].to_numpy()
+    found += [checks.check_splits_apart(split, impression), checks.check_enough_positives(split, label)]
+    features = pd.DataFrame(columns, copy=False)
+    test = np.flatnonzero(split == "test")
+    found += checks.check_golden_features(features.iloc[test], label[test])
+    warnings = checks.enforce(found, "the frame")
+
+    frame = impressions[[IMPRESSION_ID, SLATE_ID, USER_ID, AD_ID, ADVERTISER_ID, TIMESTAMP, LABEL]].copy()
+    for name in (USER_ID, AD_ID, ADVERTISER_ID):
+        frame[name] = frame[name].astype("category")
+    frame["split"] = pd.Categorical(split, categories=list(SPLITS))
+    frame["segment_never_advertiser"], frame["segment_never_ad"] = never_advertiser, never_ad
+    frame = pd.concat([frame, features], axis=1)
+    facts = {
+        "time_plan": plan.to_json(),
+        "rows": {s: int((split == s).sum()) for s in SPLITS},
+        "positives": {s: int(label[split == s].sum()) for s in SPLITS},
+        "rows_beyond_end": beyond,
+        "predictors": list(predictors),
+        "services": services,
+        "features": feature_groups(list(frame.columns)),
+        "coverage": {p: round(1 - float(frame[f"{prior_view(p)}_missing"].mean()), 6) for p in predictors},
+        "views": versions,
+        "warnings": [finding.to_json() for finding in warnings],
+    }
+    return FrameResult(frame, warnings, facts)

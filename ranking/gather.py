@@ -1,0 +1,134 @@
+"""Follow the pointers that the point-in-time join returns: counts and log-probabilities from mapped files.
+
+A joined vector would cost 4N bytes an impression; a pointer costs eight, and the files are read once, in order.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from feature_repo.contract import CATALOG_FILE, MATRIX_FILE
+from ranking.counts import Ints
+
+Floats = npt.NDArray[np.float32]
+HISTORY_VALUES = ("1w", "4w", "12w", "all", "recency_days")
+TOP = 20
+
+
+def gather_history(folder: Path, files: tuple[str, str], size: int, rows: Ints, ids: Ints) -> Floats:
+    """Counts and recency of one level.
+
+    Parameters
+    ----------
+    folder : Path
+        Published ``user_history``.
+    files : (keys file, values file)
+    size : int
+        Ids of the level: a key is row · size + id.
+    rows, ids : int arrays [impressions]
+        ``history_row`` (−1: no history row) and the id of the ad at this level (−1: it has none).
+
+    Returns
+    -------
+    float32 [impressions, 5]
+        Counts in 1, 4, 12 weeks and ever (0 when nothing is there), days since the last (NaN then).
+        All NaN where row or id is −1.
+    """
+    keys = np.load(folder / files[0], mmap_mode="r")
+    values = np.load(folder / files[1], mmap_mode="r")
+    found = np.zeros((len(rows), 5), dtype=np.float32)
+    found[:, 4] = np.nan
+    asked = (rows >= 0) & (ids >= 0)
+    wanted = rows * size + ids
+    if len(keys):
+        # ascending look-ups walk the file once instead of jumping about in it
+        order = np.argsort(wanted)
+        at = np.searchsorted(keys, wanted[order])
+        hit = (at < len(keys)) & asked[order]
+        hit[hit] = keys[at[hit]] == wanted[order][hit]
+        found[order[hit]] = values[at[hit]]
+    found[~asked] = np.nan
+    return found
+
+
+@dataclass(frozen=True)
+class PriorFiles:
+    """The published files of one predictor, opened, not read.
+
+    Attributes
+    ----------
+    log_probs : float32 [rows, N], memory-mapped
+    advertisers : list of advertiser ids, in index order
+    version : str
+    """
+
+    log_probs: Floats
+    advertisers: list[str]
+    version: str
+
+    @classmethod
+    def open(cls, folder: Path) -> PriorFiles:
+        """Open a published prior folder."""
+        catalog: dict[str, Any] = json.loads((Path(folder) / CATALOG_FILE).read_text())
+        matrix = np.load(Path(folder) / MATRIX_FILE, mmap_mode="r")
+        return cls(matrix, [entry["advertiser_id"] for entry in catalog["advertisers"]], str(catalog["version"]))
+
+
+def gather_priors(files: PriorFiles, rows: Ints, advertisers: Ints) -> tuple[Floats, Floats]:
+    """Log-probability of the ad's advertiser, and its rank among all (1 = best; ties share the better rank).
+
+    Parameters
+    ----------
+    rows : int array [impressions]
+        ``prior_row``, −1 where there is no prior.
+    advertisers : int array [impressions]
+        Index in the catalog, −1 where it has no such advertiser.
+
+    Returns
+    -------
+    float32 [impressions], float32 [impressions]
+        NaN where row or advertiser is −1.
+    """
+    log_prob = np.full(len(rows), np.nan, dtype=np.float32)
+    rank = np.full(len(rows), np.nan, dtype=np.float32)
+    asked = np.flatnonzero((rows >= 0) & (advertisers >= 0))
+    order = asked[np.argsort(rows[asked], kind="stable")]
+    pointers, starts = np.unique(rows[order], return_index=True)
+    n = files.log_probs.shape[1]
+    # one pass over the file in row order; each row is sorted once for all its impressions
+    for pointer, start, stop in zip(pointers, starts, np.append(starts[1:], len(order)), strict=True):
+        here = order[start:stop]
+        row = np.asarray(files.log_probs[pointer])
+        mine = row[advertisers[here]]
+        log_prob[here] = mine
+        rank[here] = n - np.searchsorted(np.sort(row), mine, side="right") + 1
+    return log_prob, rank
+
+
+def mean_probability(files: PriorFiles, rows: Ints, snapshots: Ints) -> tuple[Ints, npt.NDArray[np.float64]]:
+    """Mean probability of each advertiser over the users of each snapshot.
+
+    Parameters
+    ----------
+    rows, snapshots : int arrays [table rows]
+        ``prior_row`` and snapshot (microseconds) of every published row.
+
+    Returns
+    -------
+    int array [S], float64 [S, N]
+        The snapshots, ascending, and the means.
+    """
+    found, index = np.unique(snapshots, return_inverse=True)
+    means = np.zeros((len(found), files.log_probs.shape[1]))
+    for i in range(len(found)):
+        mine = np.sort(rows[index == i])
+        for block in np.array_split(mine, max(1, len(mine) // 4096)):
+            means[i] += np.exp(files.log_probs[block].astype(np.float64)).sum(axis=0)
+        means[i] /= len(mine)
+    return found, means

@@ -1,0 +1,162 @@
+"""What must hold before a join starts: refused here in a second, not found out after minutes.
+
+Runs without importing Feast.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from feature_repo.contract import (
+    AD_STATS_VIEW,
+    CATALOG_FILE,
+    CATALOG_VERSION,
+    CREATED_TIMESTAMP,
+    LLM,
+    MATRIX_FILE,
+    PLACEBO,
+    PRIOR_ROW,
+    PRIOR_VIEW_PREFIX,
+    TABLE_FILE,
+    USER_HISTORY_VIEW,
+    USER_PROFILE_VIEW,
+    prior_view,
+)
+from feature_repo.errors import AdvpriorError
+from feature_repo.runs import MANIFEST, manifest_digest, run_key
+
+BASELINE_VIEWS = (USER_PROFILE_VIEW, USER_HISTORY_VIEW, AD_STATS_VIEW)
+_REFUSED = ("file", "dask")  # two names of one store
+
+
+FEATURES_VERSION = 1  # of what `ranking.history` computes: raise it when the same tables give other features
+
+
+def features_run_key(tables: Path, view: str) -> str:
+    """Run key of a baseline view: cheap, so that an unchanged one is known before anything is loaded."""
+    return run_key(f"rank features {view}", {}, {"tables": manifest_digest(tables)}, FEATURES_VERSION)
+
+
+def view_folder(repo: Path, view: str) -> Path:
+    """Published folder of a view."""
+    return Path(repo) / "data" / view
+
+
+def publish_command(view: str, repo: Path | str = "REPO") -> str:
+    """The command that publishes a view."""
+    if view in BASELINE_VIEWS:
+        return f"advprior rank features --tables TABLES --repo {repo}"
+    predictor = view.removeprefix(PRIOR_VIEW_PREFIX)
+    if predictor == PLACEBO:
+        return f"advprior publish PRIORS/{LLM} --repo {repo} --as {PLACEBO}"
+    return f"advprior publish PRIORS/{predictor} --repo {repo}"
+
+
+def published_predictors(repo: Path, among: Sequence[str]) -> list[str]:
+    """Those predictors whose priors are published."""
+    return [p for p in among if (view_folder(repo, prior_view(p)) / TABLE_FILE).is_file()]
+
+
+def check_store(repo: Path) -> None:
+    """Refuse a folder that is no feature repository, and the offline store that loses rows.
+
+    Raises
+    ------
+    AdvpriorError
+        ``STO001`` no readable feature_store.yaml, ``STO002`` the file (dask) offline store.
+    """
+    import yaml
+
+    path = Path(repo) / "feature_store.yaml"
+    try:
+        config: Any = yaml.safe_load(os.path.expandvars(path.read_text()))
+    except (OSError, yaml.YAMLError) as error:
+        config = error
+    if not isinstance(config, dict):
+        raise AdvpriorError(
+            "STO001", "not a feature repository", where=str(path), found=str(config).splitlines()[0],
+            expected="a feature_store.yaml", fix="advprior init DIR",
+        )  # fmt: skip
+    store = config.get("offline_store", "file")  # Feast's own default
+    kind = store.get("type", "file") if isinstance(store, dict) else store
+    if kind in _REFUSED:
+        raise AdvpriorError(
+            "STO002", "Feast's file (dask) offline store loses entity rows and mixes up ties in created_timestamp",
+            where=str(path), found=f"offline_store: {kind}", expected="offline_store: {type: duckdb}",
+            fix=f"set offline_store to duckdb in {path}, then: feast -c {repo} apply",
+        )  # fmt: skip
+
+
+def check_published(repo: Path, views: Sequence[str]) -> None:
+    """``STO003``: every view is published, whole."""
+    absent = [v for v in views if not all((view_folder(repo, v) / f).is_file() for f in (TABLE_FILE, MANIFEST))]
+    if absent:
+        commands = list(dict.fromkeys(publish_command(v, repo) for v in absent))
+        raise AdvpriorError(
+            "STO003", "views are not published", where=str(Path(repo) / "data"), found=f"no {', '.join(absent)}",
+            fix=" ; ".join([*commands, f"feast -c {repo} apply"]),
+        )  # fmt: skip
+
+
+def check_prior(repo: Path, predictor: str) -> None:
+    """``STO004``: table, matrix and catalog of a prior belong together."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    folder = view_folder(repo, prior_view(predictor))
+
+    def refuse(found: str, expected: str) -> AdvpriorError:
+        return AdvpriorError(
+            "STO004", "published priors disagree with their own catalog or matrix", where=str(folder), found=found,
+            expected=expected, fix=f"score again, then: {publish_command(prior_view(predictor), repo)}",
+        )  # fmt: skip
+
+    try:
+        catalog = json.loads((folder / CATALOG_FILE).read_text())
+        version, size = str(catalog["version"]), len(catalog["advertisers"])
+        matrix = np.load(folder / MATRIX_FILE, mmap_mode="r")
+        table = pq.read_table(folder / TABLE_FILE, columns=[CATALOG_VERSION, PRIOR_ROW])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise refuse(str(error).splitlines()[0][:200], "table.parquet, log_probs.npy and catalog.json") from error
+    versions = [str(v) for v in table[CATALOG_VERSION].unique().to_pylist()]
+    if versions != [version]:
+        raise refuse(f"rows of catalog {', '.join(versions) or '(none)'}", f"catalog {version}, as in {CATALOG_FILE}")
+    if matrix.ndim != 2 or matrix.shape != (len(table), size):
+        raise refuse(f"a matrix of shape {matrix.shape}", f"({len(table)}, {size}): rows × advertisers")
+    rows = np.sort(table[PRIOR_ROW].to_numpy())
+    if not np.array_equal(rows, np.arange(len(rows))):
+        raise refuse("a prior_row that is doubled or out of range", f"each of 0 … {len(rows) - 1} once")
+
+
+def check_created(repo: Path, view: str, end: datetime) -> None:
+    """``STO007``: a backfill stamped with the wall clock can never be joined to past impressions."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    path = view_folder(repo, view) / TABLE_FILE
+    if not pq.read_metadata(path).num_rows:
+        raise AdvpriorError("STO003", "a published view is empty", where=str(path), fix=publish_command(view, repo))
+    oldest = pc.min(pq.read_table(path, columns=[CREATED_TIMESTAMP])[CREATED_TIMESTAMP]).as_py()
+    if oldest is not None and oldest >= end:
+        raise AdvpriorError(
+            "STO007", "every row was created after the last impression, so none can be joined", where=str(path),
+            found=f"created_timestamp from {oldest}", expected="a backfilled row created when it became available",
+            fix=publish_command(view, repo),
+        )  # fmt: skip
+
+
+def preflight(repo: Path, predictors: Sequence[str], *, end: datetime | None = None) -> None:
+    """All of it: the store, the views, the priors' own consistency, and rows that can be joined before ``end``."""
+    check_store(repo)
+    views = [*BASELINE_VIEWS, *map(prior_view, predictors)]
+    check_published(repo, views)
+    for predictor in predictors:
+        check_prior(repo, predictor)
+    if end is not None:
+        for view in views:
+            check_created(repo, view, end)
