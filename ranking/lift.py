@@ -11,7 +11,7 @@ a t-distributed term. With one seed it cannot be known: the interval then holds 
 >>> good, bad = [.9, .1, .8, .2, .7, .3], [.1, .9, .8, .2, .7, .3]
 >>> lift = paired_bootstrap({"bad": [bad], "good": [good]}, label, user, [("good", "bad")], metrics=[Auc()])[0]
 >>> round(lift.difference, 3), lift.replicates
-(0.333, 1000)
+(0.556, 1000)
 """
 
 from __future__ import annotations

@@ -1,0 +1,361 @@
+"""The ranker: LightGBM on one arm's features, stopped early and calibrated on validation rows.
+
+A saved ranker says what it must be fed: its feature service, its features in order and the categories it knows.
+The same seed, rows, settings and threads give the same trees.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_repo.contract import LABEL
+from feature_repo.errors import AdvpriorError
+from feature_repo.runs import sha256_file, versions, write_json
+from ranking.arms import RankerConfig, group_of
+from ranking.metrics import Floats
+
+if TYPE_CHECKING:
+    import lightgbm as lgb
+    import pandas as pd
+
+MODEL_FILE = "model.txt"
+RANKER_FILE = "ranker.json"
+_FORMAT = 1
+
+
+class Encoder:
+    """Frame columns to one float32 matrix; text becomes the index of its category.
+
+    Categories are those of the rows it was fitted on, sorted; anything else is missing. LightGBM takes
+    the columns as categorical features, so the order of the indices means nothing.
+
+    Parameters
+    ----------
+    features : sequence of str
+        Columns in the matrix's order.
+    categories : mapping of str to list of str
+        Categories of each text column.
+    """
+
+    def __init__(self, features: Sequence[str], categories: Mapping[str, Sequence[str]]) -> None:
+        self.features = list(features)
+        self.categories = {name: list(known) for name, known in categories.items()}
+
+    @classmethod
+    def fit(cls, frame: pd.DataFrame, features: Sequence[str]) -> Encoder:
+        """Learn the categories of the text columns."""
+        known = {}
+        for name in features:
+            if _is_text(frame[name]):
+                known[name] = sorted({str(value) for value in frame[name].dropna().unique()})
+        return cls(features, known)
+
+    def select(self, features: Sequence[str]) -> Encoder:
+        """The same encoding of fewer columns."""
+        return Encoder(features, {name: self.categories[name] for name in features if name in self.categories})
+
+    @property
+    def categorical(self) -> list[int]:
+        """Places of the text columns."""
+        return [i for i, name in enumerate(self.features) if name in self.categories]
+
+    def encode(self, frame: pd.DataFrame) -> NDArray[np.float32]:
+        """Matrix ``[rows, features]``; missing values are NaN.
+
+        Raises
+        ------
+        AdvpriorError
+            ``RNK023`` when a column is missing or is neither number nor text as it was.
+        """
+        missing = [name for name in self.features if name not in frame.columns]
+        if missing:
+            raise AdvpriorError(
+                "RNK023", "the ranker's features are not all there", where=", ".join(missing[:5]),
+                found=f"{len(missing)} of {len(self.features)} missing", fix="build the frame again",
+            )  # fmt: skip
+        out = np.empty((len(frame), len(self.features)), dtype=np.float32)
+        for i, name in enumerate(self.features):
+            out[:, i] = self._column(frame[name])
+        return out
+
+    def _column(self, values: pd.Series[Any]) -> NDArray[np.float32]:
+        name = str(values.name)
+        if name in self.categories:
+            codes = self._codes(values.astype("category"), self.categories[name])
+            return np.where(codes < 0, np.nan, codes).astype(np.float32)
+        if _is_text(values):
+            raise AdvpriorError("RNK023", "a feature is text that was a number in training", where=name)
+        return np.asarray(values.to_numpy(dtype=np.float32, na_value=np.nan))
+
+    @staticmethod
+    def _codes(values: pd.Series[Any], known: Sequence[str]) -> NDArray[np.int64]:
+        """Place of each value among the known ones, −1 where it is none of them: translates categories, not rows."""
+        place = {text: i for i, text in enumerate(known)}
+        table = np.array([*(place.get(str(text), -1) for text in values.cat.categories), -1], dtype=np.int64)
+        out: NDArray[np.int64] = table[values.cat.codes.to_numpy()]  # a missing value's code, −1, takes the last
+        return out
+
+
+def _is_text(values: pd.Series[Any]) -> bool:
+    import pandas as pd
+
+    return (
+        isinstance(values.dtype, pd.CategoricalDtype) or values.dtype == object or pd.api.types.is_string_dtype(values)
+    )
+
+
+@dataclass
+class Prepared:
+    """Binned training rows of one arm, shared by the rankers of several seeds."""
+
+    encoder: Encoder
+    train: lgb.Dataset
+    valid: lgb.Dataset
+    valid_matrix: NDArray[np.float32]
+    valid_label: NDArray[np.int8]
+
+
+def prepare(
+    encoder: Encoder,
+    train: NDArray[np.float32],
+    train_label: NDArray[np.int8],
+    valid: NDArray[np.float32],
+    valid_label: NDArray[np.int8],
+    config: RankerConfig,
+) -> Prepared:
+    """Bin encoded rows once.
+
+    Raises
+    ------
+    AdvpriorError
+        ``RNK024`` when training or validation rows lack positives or negatives.
+    """
+    import lightgbm as lgb
+
+    for name, label in (("train", train_label), ("valid", valid_label)):
+        if not 0 < int(label.sum()) < len(label):
+            raise AdvpriorError(
+                "RNK024", "a ranker needs positives and negatives in training and validation", where=f"split {name}",
+               
+                found=f"{int(label.sum())} positives in {len(label)} rows", fix="take more users",
+            )  # fmt: skip
+    names = [_safe(name) for name in encoder.features]
+    options = {"feature_name": names, "categorical_feature": encoder.categorical, "params": _dataset_params(config)}
+    train_set = lgb.Dataset(train, train_label, **options).construct()
+    valid_set = lgb.Dataset(valid, valid_label, reference=train_set, **options).construct()
+    return Prepared(encoder, train_set, valid_set, valid, valid_label)
+
+
+def _safe(name: str) -> str:
+    """LightGBM refuses JSON's special characters in names."""
+    return "".join(c if c.isalnum() or c == "_" else "_" for c in name)
+
+
+def _dataset_params(config: RankerConfig) -> dict[str, Any]:
+    return {
+        "verbosity": -1,
+        "num_threads": config.threads,
+        "force_col_wise": True,
+        "deterministic": True,
+        "data_random_seed": 1,
+        "min_data_in_leaf": config.min_data_in_leaf,
+        "feature_pre_filter": False,
+    }
+
+
+@dataclass
+class Ranker:
+    """A LightGBM ranker of one arm.
+
+    Parameters
+    ----------
+    service : str
+        Feast feature service that serves its features.
+    features : list of str
+        Feature columns, in order.
+    config : RankerConfig
+    seed : int
+    facts : dict
+        What else the manifest keeps: time plan, frame digest.
+    """
+
+    service: str
+    features: list[str]
+    config: RankerConfig = field(default_factory=RankerConfig)
+    seed: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
+    encoder: Encoder | None = None
+    booster: lgb.Booster | None = None
+    calibration: dict[str, Any] = field(default_factory=dict)
+    rounds: int = 0
+
+    def fit(self, train: pd.DataFrame, valid: pd.DataFrame) -> Ranker:
+        """Train on one frame; stop and calibrate on another, later one."""
+        encoder = Encoder.fit(train, self.features)
+        prepared = prepare(
+            encoder, encoder.encode(train), train[LABEL].to_numpy(np.int8), encoder.encode(valid),
+            valid[LABEL].to_numpy(np.int8), self.config,
+        )  # fmt: skip
+        return self.fit_prepared(prepared)
+
+    def fit_prepared(self, prepared: Prepared) -> Ranker:
+        """Train on rows that `prepare` binned."""
+        import lightgbm as lgb
+
+        params = {
+            **_dataset_params(self.config),
+            "objective": "binary",
+            "metric": "binary_logloss",
+            "learning_rate": self.config.learning_rate,
+            "num_leaves": self.config.num_leaves,
+            "feature_fraction": self.config.feature_fraction,
+            "bagging_fraction": self.config.bagging_fraction,
+            "bagging_freq": 1,
+            "lambda_l2": self.config.lambda_l2,
+            "bagging_seed": 100 + self.seed,
+            "feature_fraction_seed": 200 + self.seed,
+        }
+        booster = lgb.train(
+            params,
+            prepared.train,
+            num_boost_round=self.config.max_rounds,
+            valid_sets=[prepared.valid],
+            callbacks=[lgb.early_stopping(self.config.patience, verbose=False)],
+        )
+        self.encoder, self.booster, self.rounds = (
+            prepared.encoder,
+            booster,
+            booster.best_iteration or booster.current_iteration(),
+        )
+        raw = self.raw(prepared.valid_matrix)
+        self.calibration = _fit_calibration(self.config.calibration, raw, prepared.valid_label)
+        return self
+
+    def raw(self, matrix: NDArray[np.float32]) -> Floats:
+        """Uncalibrated log-odds of encoded rows, [rows]."""
+        booster, _ = self._fitted()
+        return np.asarray(
+            booster.predict(matrix, raw_score=True, num_iteration=self.rounds, num_threads=self.config.threads),
+            dtype=np.float64,
+        )
+
+    def predict_matrix(self, matrix: NDArray[np.float32]) -> Floats:
+        """Calibrated probabilities of encoded rows, [rows]."""
+        return _apply_calibration(self.calibration, self.raw(matrix))
+
+    def predict(self, frame: pd.DataFrame) -> Floats:
+        """Calibrated probability of label 1 for each row of a frame, [rows]."""
+        return self.predict_matrix(self._fitted()[1].encode(frame))
+
+    def importance(self) -> dict[str, float]:
+        """Share of the total gain by feature; sums to 1."""
+        booster, encoder = self._fitted()
+        gain = np.asarray(booster.feature_importance("gain", iteration=self.rounds), dtype=np.float64)
+        return dict(zip(encoder.features, (gain / max(gain.sum(), 1e-12)).tolist(), strict=True))
+
+    def save(self, folder: Path) -> None:
+        """Write ``model.txt`` and ``ranker.json`` into a folder."""
+        booster, encoder = self._fitted()
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        booster.save_model(str(folder / MODEL_FILE), num_iteration=self.rounds)
+        about = {
+            "format": _FORMAT,
+            "model_sha256": sha256_file(folder / MODEL_FILE),
+            "service": self.service,
+            "features": encoder.features,
+            "categories": encoder.categories,
+            "config": self.config.model_dump(),
+            "seed": self.seed,
+            "rounds": self.rounds,
+            "calibration": self.calibration,
+            "versions": versions(),
+            "facts": self.facts,
+        }
+        write_json(folder / RANKER_FILE, about)
+
+    @classmethod
+    def load(cls, folder: Path) -> Ranker:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        AdvpriorError
+            ``RNK025`` when the folder holds no ranker, or one that cannot be read.
+        """
+        import lightgbm as lgb
+
+        folder = Path(folder)
+        fix = "advprior rank train --frame FRAME --service SERVICE --out OUT"
+        try:
+            about = json.loads((folder / RANKER_FILE).read_text())
+            # LightGBM ends the whole process on a truncated model: look before it does
+            if sha256_file(folder / MODEL_FILE) != about["model_sha256"]:
+                raise ValueError(f"{MODEL_FILE} is not what {RANKER_FILE} says: truncated, or from elsewhere")
+            booster = lgb.Booster(model_file=str(folder / MODEL_FILE))
+            encoder = Encoder(about["features"], about["categories"])
+            if booster.num_feature() != len(encoder.features):
+                raise ValueError(f"model of {booster.num_feature()} features, {len(encoder.features)} named")
+            config = RankerConfig(**about["config"])
+        except (OSError, ValueError, KeyError, lgb.basic.LightGBMError) as error:
+            raise AdvpriorError(
+                "RNK025", "no ranker can be read here", where=str(folder), found=str(error).splitlines()[0],
+                expected=f"{MODEL_FILE} and {RANKER_FILE}", fix=fix,
+            ) from error  # fmt: skip
+        return cls(
+            about["service"], encoder.features, config, about["seed"], about["facts"], encoder, booster,
+            about["calibration"], about["rounds"],
+        )  # fmt: skip
+
+    def _fitted(self) -> tuple[lgb.Booster, Encoder]:
+        if self.booster is None or self.encoder is None:
+            raise RuntimeError("the ranker is not fitted")
+        return self.booster, self.encoder
+
+
+def importance_by_group(importance: Mapping[str, float]) -> dict[str, float]:
+    """Shares of gain summed by feature group, largest first.
+
+    >>> importance_by_group({"history_a": 0.5, "prior_llm_rank": 0.2, "history_b": 0.3})
+    {'history': 0.8, 'prior_llm': 0.2}
+    """
+    total: dict[str, float] = {}
+    for name, share in importance.items():
+        total[group_of(name)] = total.get(group_of(name), 0.0) + share
+    return dict(sorted(total.items(), key=lambda pair: -pair[1]))
+
+
+def _fit_calibration(kind: str, raw: Floats, label: NDArray[np.int8]) -> dict[str, Any]:
+    """Log-odds to probability, as plain numbers that JSON keeps.
+
+    Platt is strictly rising, so that calibrating changes no order and no tie; isotonic can follow any rising shape.
+    """
+    if kind == "platt":
+        from sklearn.linear_model import LogisticRegression
+
+        fitted = LogisticRegression(C=1e6).fit(raw[:, None], label)
+        slope, offset = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+        # scores that say nothing (or the opposite) about validation rows keep their order: only the level is set
+        return (
+            {"kind": "platt", "slope": slope, "offset": offset}
+            if slope > 0
+            else {"kind": "platt", "slope": 1.0, "offset": 0.0}
+        )
+    from sklearn.isotonic import IsotonicRegression
+
+    fitted = IsotonicRegression(y_min=1e-6, y_max=1 - 1e-6, out_of_bounds="clip").fit(raw, label)
+    return {"kind": "isotonic", "x": fitted.X_thresholds_.tolist(), "y": fitted.y_thresholds_.tolist()}
+
+
+def _apply_calibration(calibration: Mapping[str, Any], raw: Floats) -> Floats:
+    if calibration["kind"] == "platt":
+        odds = calibration["slope"] * raw + calibration["offset"]
+        return np.asarray(np.exp(-np.logaddexp(0, -odds)))
+    return np.asarray(np.interp(raw, calibration["x"], calibration["y"]), dtype=np.float64)

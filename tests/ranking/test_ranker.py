@@ -1,0 +1,119 @@
+"""The ranker learns what is there, repeats itself, and says on loading what is wrong."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from feature_repo.errors import AdvpriorError
+from ranking.arms import RankerConfig, feature_columns, load_arms
+from ranking.metrics import Auc, Ece, Rows
+from ranking.ranker import Encoder, Ranker, importance_by_group
+from tests.ranking.frames import synthetic_frame
+
+CONFIG = RankerConfig(max_rounds=80, patience=10, num_leaves=15, learning_rate=0.1)
+
+
+@pytest.fixture(scope="module")
+def frame():
+    return synthetic_frame()
+
+
+@pytest.fixture(scope="module")
+def parts(frame):
+    return [frame[frame["split"] == name] for name in ("train", "valid", "test")]
+
+
+def features(frame, prior="llm"):
+    return [c for c in feature_columns(frame.columns) if not c.startswith("prior_") or c.startswith(f"prior_{prior}_")]
+
+
+@pytest.fixture(scope="module")
+def ranker(frame, parts):
+    return Ranker("ranker_with_priors_v1", features(frame), CONFIG, seed=3).fit(parts[0], parts[1])
+
+
+def test_it_learns_and_its_probabilities_are_calibrated(ranker, parts):
+    rows = Rows.of(parts[2]["label"], ranker.predict(parts[2]))
+    assert Auc()(rows) > 0.75
+    assert Ece()(rows) < 0.04
+    shares = ranker.importance()
+    assert sum(shares.values()) == pytest.approx(1)
+    assert importance_by_group(shares)["prior_llm"] > 0.2
+
+
+def test_same_seed_same_scores_other_seed_other_scores(ranker, frame, parts):
+    again = Ranker("ranker_with_priors_v1", features(frame), CONFIG, seed=3).fit(parts[0], parts[1])
+    assert (again.predict(parts[2]) == ranker.predict(parts[2])).all()
+    other = Ranker("ranker_with_priors_v1", features(frame), CONFIG, seed=4).fit(parts[0], parts[1])
+    assert (other.predict(parts[2]) != ranker.predict(parts[2])).any()
+
+
+def test_saved_and_loaded_it_gives_the_same_scores(ranker, parts, tmp_path):
+    ranker.facts = {"time_plan": {"start": "2024-01-01"}}
+    ranker.save(tmp_path / "r")
+    loaded = Ranker.load(tmp_path / "r")
+    assert loaded.predict(parts[2]) == pytest.approx(ranker.predict(parts[2]), abs=1e-12)
+    assert (loaded.service, loaded.features, loaded.facts, loaded.seed) == (
+        ranker.service, ranker.features, ranker.facts, 3,
+    )  # fmt: skip
+
+
+def test_isotonic_calibration_survives_saving_too(frame, parts, tmp_path):
+    config = CONFIG.model_copy(update={"calibration": "isotonic"})
+    ranker = Ranker("s", features(frame), config).fit(parts[0], parts[1])
+    ranker.save(tmp_path / "r")
+    assert Ranker.load(tmp_path / "r").predict(parts[2]) == pytest.approx(ranker.predict(parts[2]), abs=1e-12)
+    assert Ece()(Rows.of(parts[2]["label"], ranker.predict(parts[2]))) < 0.04
+
+
+def test_platt_keeps_the_order(ranker, parts):
+    matrix = ranker.encoder.encode(parts[2])
+    raw, calibrated = ranker.raw(matrix), ranker.predict_matrix(matrix)
+    assert (np.argsort(raw, kind="stable") == np.argsort(calibrated, kind="stable")).all()
+
+
+def test_text_is_encoded_alike_as_category_or_string_and_the_unknown_is_missing():
+    fitted = Encoder.fit(pd.DataFrame({"profile_a": ["y", "x", None]}), ["profile_a"])
+    as_text = pd.DataFrame({"profile_a": ["x", "new", None, "y"]})
+    as_category = as_text.astype({"profile_a": pd.CategoricalDtype(["new", "y", "x"])})
+    expected = [0, np.nan, np.nan, 1]
+    np.testing.assert_array_equal(fitted.encode(as_text)[:, 0], expected)
+    np.testing.assert_array_equal(fitted.encode(as_category)[:, 0], expected)
+
+
+def test_category_codes_of_another_frame_do_not_shift_scores(ranker, parts):
+    shuffled = parts[2].copy()
+    shuffled["ad_category"] = shuffled["ad_category"].cat.set_categories(list("ZFEDCBA"))
+    assert (ranker.predict(shuffled) == ranker.predict(parts[2])).all()
+
+
+def test_a_missing_feature_is_named(ranker, parts):
+    with pytest.raises(AdvpriorError, match=r"RNK023(.|\n)*prior_llm_rank"):
+        ranker.predict(parts[2].drop(columns="prior_llm_rank"))
+
+
+def test_a_split_without_positives_is_refused(frame, parts):
+    empty = parts[1].assign(label=np.int8(0))
+    with pytest.raises(AdvpriorError, match=r"RNK024(.|\n)*valid(.|\n)*0 positives"):
+        Ranker("s", features(frame), CONFIG).fit(parts[0], empty)
+
+
+def test_what_is_no_ranker_is_refused(ranker, tmp_path):
+    with pytest.raises(AdvpriorError, match="RNK025"):
+        Ranker.load(tmp_path)
+    ranker.save(tmp_path)
+    (tmp_path / "model.txt").write_text((tmp_path / "model.txt").read_text()[:2000])
+    with pytest.raises(AdvpriorError, match="RNK025"):
+        Ranker.load(tmp_path)
+    ranker.save(tmp_path)
+    about = json.loads((tmp_path / "ranker.json").read_text())
+    about["features"].pop()
+    (tmp_path / "ranker.json").write_text(json.dumps(about))
+    with pytest.raises(AdvpriorError, match=r"RNK025(.|\n)*features"):
+        Ranker.load(tmp_path)
+
+
+def test_the_packaged_settings_are_the_defaults():
+    assert load_arms().ranker == RankerConfig()
