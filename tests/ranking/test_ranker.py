@@ -12,7 +12,7 @@ from ranking.metrics import Auc, Ece, Rows
 from ranking.ranker import Encoder, Ranker, importance_by_group
 from tests.ranking.frames import synthetic_frame
 
-CONFIG = RankerConfig(max_rounds=80, patience=10, num_leaves=15, learning_rate=0.1)
+CONFIG = RankerConfig(max_rounds=80, patience=10, num_leaves=15, learning_rate=0.1, threads=1)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,164 @@
+"""What the numbers say, in one sentence, honest both ways.
+
+The treatment must beat the baseline to be called a gain, and the best control to be called worth an LLM. A placebo
+whose interval leaves zero out says that the measurement itself is off, whatever the treatment did.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import isnan
+from typing import Any, Literal
+
+from ranking.arms import Arm, Arms
+from ranking.lift import OVERALL, Lift, Lifts
+from ranking.metrics import Auc, Metric
+
+Kind = Literal["win", "win_not_over_control", "loss", "unclear", "untrusted", "undefined"]
+
+#: A word for each kind, for badges and terminals.
+HEADLINES: dict[str, str] = {
+    "win": "Clear gain",
+    "win_not_over_control": "Gain, but not over a cheaper prior",
+    "loss": "Clear loss",
+    "unclear": "No clear effect",
+    "untrusted": "Not to be trusted",
+    "undefined": "Not measurable",
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The outcome of an ablation.
+
+    Parameters
+    ----------
+    kind : str
+        A key of `HEADLINES`.
+    sentence : str
+        The verdict with its interval, the control's and the placebo's.
+    details : list of str
+        Further findings, one sentence each.
+    """
+
+    kind: Kind
+    sentence: str
+    details: list[str] = field(default_factory=list)
+
+    @property
+    def headline(self) -> str:
+        return HEADLINES[self.kind]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON form."""
+        return {"kind": self.kind, "headline": self.headline, "sentence": self.sentence, "details": self.details}
+
+
+def signed(value: float, digits: int = 4) -> str:
+    """A difference with its sign, a true minus.
+
+    >>> signed(0.00123), signed(-0.5, 1), signed(-0.00001)
+    ('+0.0012', '−0.5', '0.0000')
+    """
+    if isnan(value):
+        return "undefined"
+    text = f"{value:+.{digits}f}"
+    return f"{0:.{digits}f}" if float(text) == 0 else text.replace("-", "−")
+
+
+def with_interval(lift: Lift, digits: int = 4) -> str:
+    """A difference and its interval, as in ``+0.0012 [−0.0003, +0.0027]``."""
+    return f"{signed(lift.difference, digits)} [{signed(lift.low, digits)}, {signed(lift.high, digits)}]"
+
+
+def _name(arm: Arm) -> str:
+    """Label in the middle of a sentence: ``+ SVD prior`` is *SVD prior*, ``History baseline`` *history baseline*."""
+    label = arm.label.removeprefix("+").strip()
+    return label if label[1:2].isupper() else label[:1].lower() + label[1:]
+
+
+def judge(lifts: Lifts, arms: Arms, *, best_control: str | None = None, metric: Metric | None = None) -> Verdict:
+    """Verdict about the first treatment of an ablation.
+
+    Parameters
+    ----------
+    lifts : Lifts
+        Every arm against the baseline; the treatment against the best control and the placebo, where there are such.
+    arms : Arms
+    best_control : str, optional
+        Name of the control that was best on *validation* rows.
+    metric : Metric, optional
+        What the verdict is about; AUC by default.
+    """
+    metric = metric or Auc()
+    treatment, baseline = arms.of_role("treatment")[0], arms.baseline
+    gain = lifts.get(treatment.name, baseline.name, metric.name)
+    changes = f"{metric.label} changes by {with_interval(gain)} against the {_name(baseline)}"
+    subject = f"With {_name(treatment)} the ranker's {changes}"
+    control = None if best_control is None else lifts.get(treatment.name, best_control, metric.name)
+    control_arm = None if best_control is None else arms.find(best_control)
+    over = ""
+    if control is not None and control_arm is not None:
+        over = f" the best control ({_name(control_arm)}): {with_interval(control)}"
+    placebos = [lifts.get(arm.name, baseline.name, metric.name) for arm in arms.of_role("placebo")]
+    placebo = placebos[0] if placebos else None
+    tail = f" Placebo: {with_interval(placebo)}, nil as it should be." if placebo else " No placebo was measured."
+    details = _details(lifts, arms, treatment, metric)
+
+    if isnan(gain.difference):
+        return Verdict("undefined", f"The {metric.label} of {_name(treatment)} cannot be measured: "
+                       "the test rows lack positives or negatives.", details)  # fmt: skip
+    if placebo is not None and (placebo.better or placebo.worse):
+        cause = (
+            "priors of the wrong user must not help, so a gain here need not come from reading a user's own history"
+            if placebo.better
+            else "columns that say nothing of the user cost the ranker this much, so a loss need not be the prior's"
+        )
+        own = lifts.get(treatment.name, placebo.arm, metric.name)
+        return Verdict(
+            "untrusted",
+            f"This measurement is not to be trusted: the placebo changes {metric.label} by {with_interval(placebo)}; "
+            f"{cause}. "
+            f"{subject}, and by {with_interval(own)} against the placebo.",
+            details,
+        )
+    if gain.worse:
+        return Verdict("loss", f"{subject}: a clear loss.{tail}", details)
+    if not gain.better:
+        against = f" Against{over}." if over else ""
+        return Verdict("unclear", f"{subject}: no clear effect.{against}{tail}", details)
+    if control is None:
+        return Verdict("win", f"{subject}: a clear gain; no cheaper prior was measured beside it.{tail}", details)
+    if control.better:
+        return Verdict("win", f"{subject}: a clear gain, also over{over}.{tail}", details)
+    so = "the cheaper prior is the better one" if control.worse else "a cheaper prior does as well"
+    return Verdict("win_not_over_control", f"{subject}: a gain, but not over{over}; {so}.{tail}", details)
+
+
+def _details(lifts: Lifts, arms: Arms, treatment: Arm, metric: Metric) -> list[str]:
+    """The same lift on every segment."""
+    said = []
+    for lift in lifts:
+        if lift.segment == OVERALL or (lift.arm, lift.baseline, lift.metric) != (
+            treatment.name, arms.baseline.name, metric.name,
+        ):  # fmt: skip
+            continue
+        outcome = "a clear gain" if lift.better else "a clear loss" if lift.worse else "no clear effect"
+        if isnan(lift.difference):
+            outcome = "not measurable"
+        said.append(f"{segment_label(lift.segment)}: {metric.label} {with_interval(lift)}, {outcome}.")
+    return said
+
+
+def segment_label(name: str) -> str:
+    """How a segment is called in a report.
+
+    >>> segment_label("never_advertiser"), segment_label("few_events")
+    ('Advertisers new to the user', 'few events')
+    """
+    known = {
+        OVERALL: "All test impressions",
+        "never_advertiser": "Advertisers new to the user",
+        "never_ad": "Ads new to the user",
+    }
+    return known.get(name, name.replace("_", " "))

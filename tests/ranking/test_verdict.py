@@ -1,0 +1,88 @@
+"""The verdict follows from the numbers: every outcome, and the words that must stand in it."""
+
+import pytest
+
+from ranking.arms import load_arms
+from ranking.lift import Lift, Lifts
+from ranking.verdict import judge, signed, with_interval
+
+
+def lift(arm, baseline, difference, low, high, segment="overall"):
+    return Lift(arm, baseline, "auc", segment, 0.9 + difference, 0.9, difference, difference / 0.9, low, high, 1000)
+
+
+def verdict(llm, over_control=(0.0, -0.001, 0.001), placebo=(0.0001, -0.0004, 0.0006), best_control="svd"):
+    lifts = Lifts([
+        lift("llm", "baseline", *llm),
+        lift("placebo", "baseline", *placebo),
+        lift("llm", "placebo", llm[0] - placebo[0], llm[1], llm[2]),
+        lift("llm", "svd", *over_control),
+        lift("llm", "baseline", 0.002, 0.001, 0.003, segment="never_advertiser"),
+    ])  # fmt: skip
+    return judge(lifts, load_arms(), best_control=best_control)
+
+
+def test_clear_win():
+    said = verdict((0.005, 0.003, 0.007), over_control=(0.004, 0.002, 0.006))
+    assert said.kind == "win"
+    assert said.sentence == (
+        "With LLM priors the ranker's AUC changes by +0.0050 [+0.0030, +0.0070] against the history baseline: "
+        "a clear gain, also over the best control (SVD prior): +0.0040 [+0.0020, +0.0060]. "
+        "Placebo: +0.0001 [−0.0004, +0.0006], nil as it should be."
+    )
+
+
+def test_win_over_the_baseline_but_not_over_the_control():
+    said = verdict((0.005, 0.003, 0.007), over_control=(0.0002, -0.001, 0.001))
+    assert said.kind == "win_not_over_control"
+    assert (
+        "but not over the best control (SVD prior): +0.0002 [−0.0010, +0.0010]; a cheaper prior does as well"
+        in said.sentence
+    )
+    worse = verdict((0.005, 0.003, 0.007), over_control=(-0.002, -0.003, -0.001))
+    assert worse.kind == "win_not_over_control"
+    assert "the cheaper prior is the better one" in worse.sentence
+
+
+def test_clear_loss():
+    said = verdict((-0.005, -0.007, -0.003))
+    assert said.kind == "loss"
+    assert "−0.0050 [−0.0070, −0.0030]" in said.sentence
+    assert "a clear loss" in said.sentence
+
+
+def test_unclear():
+    said = verdict((0.0012, -0.0003, 0.0027))
+    assert said.kind == "unclear"
+    assert "no clear effect" in said.sentence
+    assert "a gain" not in said.sentence
+
+
+@pytest.mark.parametrize(("placebo", "words"), [((0.002, 0.001, 0.003), "wrong user must not help"),
+                                                ((-0.002, -0.003, -0.001), "cost the ranker")])  # fmt: skip
+@pytest.mark.parametrize("llm", [(0.005, 0.003, 0.007), (-0.005, -0.007, -0.003), (0.0, -0.001, 0.001)])
+def test_a_placebo_that_is_not_null_takes_the_trust_away(placebo, words, llm):
+    said = verdict(llm, over_control=llm, placebo=placebo)
+    assert said.kind == "untrusted"
+    assert said.sentence.startswith("This measurement is not to be trusted: the placebo changes AUC by")
+    assert words in said.sentence
+    assert "against the placebo" in said.sentence
+
+
+def test_without_a_control_or_a_number():
+    said = verdict((0.005, 0.003, 0.007), best_control=None)
+    assert said.kind == "win"
+    assert "no cheaper prior was measured" in said.sentence
+    nothing = float("nan")
+    assert verdict((nothing, nothing, nothing)).kind == "undefined"
+
+
+def test_segments_are_told_beside_the_verdict():
+    assert verdict((0.0, -0.001, 0.001)).details == [
+        "Advertisers new to the user: AUC +0.0020 [+0.0010, +0.0030], a clear gain."
+    ]
+
+
+def test_numbers_are_written_alike():
+    assert signed(-0.00004) == "0.0000"
+    assert with_interval(lift("a", "b", -0.1, -0.2, 0.0)) == "−0.1000 [−0.2000, 0.0000]"
