@@ -42,7 +42,7 @@ from feature_repo.contract import (
     prior_view,
 )
 from feature_repo.errors import AdvpriorError
-from feature_repo.runs import manifest_digest
+from feature_repo.runs import manifest_digest, read_manifest
 from feature_repo.tables import load_tables, load_time_plan
 from ranking import checks
 from ranking.counts import DAY_US, CountsBefore, Ints, compact, micros, moment_us
@@ -428,6 +428,9 @@ def build_frame(tables: Path, repo: Path, predictors: Sequence[str], *, service:
         "features": feature_groups(list(frame.columns)),
         "coverage": {p: round(1 - float(frame[f"{prior_view(p)}_missing"].mean()), 6) for p in predictors},
         "views": versions,
+        # what the report says of the data and of each prior's origin
+        "data": read_manifest(tables)["facts"],
+        "priors": {p: read_manifest(view_folder(repo, prior_view(p)))["facts"] for p in predictors},
         "warnings": [finding.to_json() for finding in warnings],
     }
     return FrameResult(frame, warnings, facts)
