@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -168,16 +168,17 @@ def arm_features(arm: Arm, columns: Sequence[str]) -> list[str]:
     return [c for c in features if not c.startswith(PRIOR_VIEW_PREFIX) or any(fnmatchcase(c, p) for p in arm.adds)]
 
 
-def with_available(arms: Arms, columns: Sequence[str]) -> tuple[Arms, dict[str, Any]]:
+def with_available(arms: Arms, columns: Sequence[str]) -> tuple[Arms, dict[str, str]]:
     """Arms that the frame can feed, and why the others are left out.
 
     Only the package's own arms are left out in this way; a file that a user names is meant as it stands.
     """
-    kept, left_out = [], {}
+    kept: list[Arm] = []
+    left_out: dict[str, str] = {}
     for arm in arms.arms:
         try:
             arm_features(arm, columns)
             kept.append(arm)
         except AdvpriorError as error:
-            left_out[arm.name] = error.where
+            left_out[arm.name] = error.where or ""
     return Arms(arms=tuple(kept), ranker=arms.ranker), left_out

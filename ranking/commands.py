@@ -98,3 +98,131 @@ def _definitions_digest(repo: Path) -> str:
 
     files = sorted(path for path in Path(repo).glob("*") if path.suffix in (".py", ".yaml"))
     return digest({path.name: sha256_file(path) for path in files})
+
+
+TRAIN_VERSION = ABLATE_VERSION = REPORT_VERSION = 1
+_FRAME_FIX = "advprior rank frame --tables TABLES --repo FEATURE_REPO --out FRAME"
+_ABLATE_FIX = "advprior rank ablate --frame FRAME --out ABLATION"
+_ARMS_FILE = click.Path(path_type=Path, dir_okay=False)
+
+frame_option = click.option("--frame", "frame_folder", type=_FOLDER, required=True, help="What `rank frame` wrote.")
+arms_option = click.option(
+    "--arms", "arms_file", type=_ARMS_FILE, help="Arms and ranker settings. Default: the package's."
+)
+
+
+@click.command()
+@frame_option
+@click.option("--service", required=True, help="Feature service (or arm) to train on, such as ranker_with_priors_v1.")
+@click.option("--out", type=_FOLDER, required=True, help="Where the ranker goes.")
+@arms_option
+@click.option("--seed", default=0, show_default=True, help="Of bagging and feature sampling.")
+@force_option
+def train(frame_folder: Path, service: str, out: Path, arms_file: Path | None, seed: int, force: bool) -> None:
+    """Train and save one ranker, calibrated on validation rows.
+
+    Its manifest says which feature service, features and categories it must be fed.
+    """
+    from ranking.arms import load_arms
+
+    read_manifest(frame_folder, step="rank frame", fix=_FRAME_FIX)
+    arms = load_arms(arms_file)
+    arm = arms.find(service)
+    config = {"arm": arm.model_dump(mode="json"), "ranker": arms.ranker.model_dump(), "seed": seed}
+    inputs = {"frame": manifest_digest(frame_folder)}
+    key = run_key("rank train", config, inputs, TRAIN_VERSION)
+    if not force and is_current(out, key):
+        click.echo(f"rank train: unchanged, reused {out}")
+        return
+    from ranking.training import train_arm
+
+    with new_run(out, "rank train", config=config, inputs=inputs, key=key) as run:
+        run.facts.update(train_arm(frame_folder, arm, arms.ranker, seed, run.path))
+    facts = run.facts
+    click.echo(
+        f"rank train: {arm.service}, {facts['features']} features, {facts['rounds']} rounds, "
+        f"test AUC {facts['test']['auc']:.4f}, log-loss {facts['test']['log_loss']:.4f}, in {out}"
+    )
+
+
+@click.command()
+@frame_option
+@click.option("--out", type=_FOLDER, required=True, help="Where the ablation goes.")
+@arms_option
+@click.option("--seeds", type=click.IntRange(1), default=2, show_default=True, help="Rankers per arm.")
+@click.option("--replicates", type=click.IntRange(20), default=1000, show_default=True, help="Resamplings of users.")
+@force_option
+def ablate(frame_folder: Path, out: Path, arms_file: Path | None, seeds: int, replicates: int, force: bool) -> None:
+    """Train every arm on the same rows and measure its lift over the baseline.
+
+    Intervals are a paired bootstrap over users, with the noise of training in them. Arms of the package's own file
+    whose priors are not in the frame are left out, and named.
+    """
+    from ranking.arms import load_arms
+
+    read_manifest(frame_folder, step="rank frame", fix=_FRAME_FIX)
+    arms = load_arms(arms_file)
+    config = {
+        "arms": arms.model_dump(mode="json"),
+        "seeds": seeds,
+        "replicates": replicates,
+        "own": arms_file is not None,
+    }
+    inputs = {"frame": manifest_digest(frame_folder)}
+    key = run_key("rank ablate", config, inputs, ABLATE_VERSION)
+    if not force and is_current(out, key):
+        click.echo(f"rank ablate: unchanged, reused {out}")
+        return
+    from ranking.ablate import run_ablation
+
+    with new_run(out, "rank ablate", config=config, inputs=inputs, key=key) as run:
+        result, left_out = run_ablation(
+            frame_folder, run.path, arms, strict=arms_file is not None, seeds=seeds, replicates=replicates
+        )
+        run.facts.update(verdict=result.verdict.sentence, kind=result.verdict.kind, best_control=result.best_control)
+    for name, lacking in left_out.items():
+        click.echo(f"rank ablate: arm {name} left out, the frame has no {lacking}", err=True)
+    click.echo(
+        f"rank ablate: {len(result.arms.arms)} arms x {seeds} seeds in {result.about['seconds']:.0f} s, in {out}"
+    )
+    click.echo(result.verdict.sentence)
+
+
+@click.command()
+@click.argument("ablation", type=_FOLDER)
+@click.option("--out", type=_FOLDER, required=True, help="Where report.html goes.")
+@click.option(
+    "--predictor-run", "predictor_runs", type=_FOLDER, multiple=True,
+    help="A finetune, export or score folder, whose facts belong in the report. Repeatable.",
+)  # fmt: skip
+@force_option
+def report(ablation: Path, out: Path, predictor_runs: tuple[Path, ...], force: bool) -> None:
+    """One HTML file to mail: verdict, arms, segments, calibration, importance, provenance."""
+    read_manifest(ablation, step="rank ablate", fix=_ABLATE_FIX)
+    inputs = {"ablation": manifest_digest(ablation), **{str(p): manifest_digest(p) for p in predictor_runs}}
+    key = run_key("rank report", {}, inputs, REPORT_VERSION)
+    if not force and is_current(out, key):
+        click.echo(f"rank report: unchanged, reused {out}")
+        sentence = str(read_manifest(out)["facts"]["verdict"])
+    else:
+        from ranking.report import REPORT_FILE, write_report
+
+        with new_run(out, "rank report", config={}, inputs=inputs, key=key) as run:
+            sentence = write_report(ablation, run.path / REPORT_FILE, predictor_runs)
+            run.facts["verdict"] = sentence
+    click.echo(f"verdict: {sentence}")
+    click.echo(f"report:  {out / 'report.html'}")
+    click.echo(f"next:    {_next_command(ablation)}")
+
+
+def _next_command(ablation: Path) -> str:
+    """What to try after this report: the larger measurement, or the ranker to serve."""
+    kind = read_manifest(ablation)["facts"].get("kind")
+    if kind == "win":
+        return "advprior rank train --frame FRAME --service ranker_with_priors_v1 --out RANKER"
+    if kind == "win_not_over_control":
+        control = read_manifest(ablation)["facts"].get("best_control")
+        return f"advprior rank train --frame FRAME --service {control} --out RANKER"
+    if kind == "untrusted":
+        return f"advprior rank ablate --frame FRAME --out {ablation} --seeds 5"
+    return "advprior demo --households all   (more users, shorter intervals), or advprior init DIR for your own data"

@@ -234,5 +234,10 @@ def _interval(replicate: Floats, level: float) -> tuple[float, float]:
 
 
 def as_lifts(records: Iterable[Mapping[str, Any]]) -> Lifts:
-    """Lifts from what `Lifts.frame` or JSON kept of them."""
-    return Lifts(Lift(**record) for record in records)
+    """Lifts from what `Lifts.frame` or JSON kept of them (null where a value was undefined)."""
+    numbers = {name for name, kind in Lift.__annotations__.items() if kind == "float"}
+    nan = float("nan")
+    filled: list[dict[str, Any]] = [
+        {key: nan if value is None and key in numbers else value for key, value in record.items()} for record in records
+    ]
+    return Lifts(Lift(**record) for record in filled)

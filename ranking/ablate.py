@@ -1,0 +1,421 @@
+"""The ablation: every arm trains on the same rows, is measured on the same rows, and gets its lift with an interval.
+
+One frame is encoded once; an arm is a choice of its columns. The best control is chosen on validation rows, so that
+the test rows are not asked twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from feature_repo.contract import IMPRESSION_ID, LABEL, SLATE_ID, USER_ID
+from feature_repo.errors import AdvpriorError
+from feature_repo.runs import MANIFEST, peak_memory_mb, read_manifest, write_json
+from feature_repo.tables import read_parquet, write_parquet
+from ranking.arms import Arms, arm_features, feature_columns, group_of, with_available
+from ranking.checks import check_same_test_rows, enforce
+from ranking.lift import OVERALL, Lifts, as_lifts, paired_bootstrap
+from ranking.metrics import DEFAULT_METRICS, MORE_METRICS, Auc, Floats, Rows, calibration_curve
+from ranking.ranker import Encoder, Ranker, importance_by_group, prepare
+from ranking.verdict import Verdict, judge, segment_label, with_interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STEP = "rank ablate"
+ABLATION_FILE = "ablation.json"
+PREDICTIONS_FILE = "predictions.parquet"
+FRAME_FILE = "frame.parquet"
+SEGMENT_PREFIX = "segment_"
+SPLITS = ("train", "valid", "test")
+FRAME_FIX = "advprior rank frame --tables TABLES --repo FEATURE_REPO --out FRAME"
+_TOP_FEATURES = 20
+_MEASURED = ["arm", "seed", "split", "segment", "metric", "value"]
+
+
+@dataclass
+class AblationResult:
+    """What an ablation found.
+
+    Parameters
+    ----------
+    arms : Arms
+        Those that were measured.
+    lifts : Lifts
+        Every arm against the baseline, and the treatments against every control and placebo.
+    verdict : Verdict
+    best_control : str or None
+        The control with the best AUC on validation rows.
+    measured : DataFrame
+        Every metric of every ranker: columns arm, seed, split, segment, metric, value.
+    about : dict
+        Splits, segments, importance, calibration, provenance.
+    """
+
+    arms: Arms
+    lifts: Lifts
+    verdict: Verdict
+    best_control: str | None
+    measured: pd.DataFrame
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def frame(self) -> pd.DataFrame:
+        """Lifts, one row per arm, baseline, metric and segment."""
+        return self.lifts.frame()
+
+    def table(self, segment: str = OVERALL) -> pd.DataFrame:
+        """Metrics of every arm on test rows, means over seeds: one row per arm, one column per metric."""
+        chosen = self.measured[(self.measured["split"] == "test") & (self.measured["segment"] == segment)]
+        wide = chosen.pivot_table(
+            index="arm", columns="metric", values="value", aggfunc="mean", sort=False, dropna=False
+        )
+        return wide.reindex(index=[arm.name for arm in self.arms.arms])
+
+    def plot(self) -> Figure:
+        """Lift over the baseline with intervals, overall and by segment."""
+        from ranking.plots import forest
+
+        return forest(self)
+
+    def _repr_html_(self) -> str:
+        baseline, auc = self.arms.baseline.name, self.table()[Auc.name]
+        rows = []
+        for arm in self.arms.arms:
+            cells = [
+                with_interval(lift)
+                for lift in self.lifts
+                if (lift.arm, lift.baseline, lift.metric) == (arm.name, baseline, Auc.name)
+            ]
+            rows.append([arm.label, f"{float(auc[arm.name]):.4f}", *(cells or ["baseline"])])
+        head = ["Arm", "AUC", *(f"ΔAUC, {segment_label(s)}" for s in self.segments)]
+        body = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in row)}</tr>" for row in rows)
+        return (
+            f"<p><b>{escape(self.verdict.headline)}.</b> {escape(self.verdict.sentence)}</p><table><thead><tr>"
+            f"{''.join(f'<th>{escape(h)}</th>' for h in head)}</tr></thead><tbody>{body}</tbody></table>"
+        )
+
+    @property
+    def segments(self) -> list[str]:
+        """Overall first."""
+        return list(self.about["segment_order"])
+
+    def save(self, folder: Path) -> None:
+        """Write ``ablation.json``."""
+        write_json(
+            Path(folder) / ABLATION_FILE,
+            _without_nan(
+                {
+                    "arms": self.arms.model_dump(),
+                    "lifts": [asdict(lift) for lift in self.lifts],
+                    "verdict": self.verdict.to_json(),
+                    "best_control": self.best_control,
+                    "measured": self.measured.to_dict("records"),
+                    **self.about,
+                }
+            ),
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> AblationResult:
+        """Read a finished ablation.
+
+        Raises
+        ------
+        AdvpriorError
+            ``RUN001`` … ``RUN003`` when the folder is none, ``RNK026`` when its file cannot be read.
+        """
+        fix = "advprior rank ablate --frame FRAME --out ABLATION"
+        read_manifest(folder, step=STEP, fix=fix)
+        path = Path(folder) / ABLATION_FILE
+        try:
+            about = json.loads(path.read_text())
+            said = about.pop("verdict")
+            return cls(
+                Arms.model_validate(about.pop("arms")),
+                as_lifts(about.pop("lifts")),
+                Verdict(said["kind"], said["sentence"], said["details"]),
+                about.pop("best_control"),
+                pd.DataFrame(about.pop("measured"), columns=_MEASURED).astype({"value": np.float64}),
+                about,
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise AdvpriorError(
+                "RNK026", "the ablation cannot be read", where=str(path), found=str(error).splitlines()[0], fix=fix
+            ) from error
+
+
+def load_frame(folder: Path) -> pd.DataFrame:
+    """The frame of a finished ``advprior rank frame`` run.
+
+    Raises
+    ------
+    AdvpriorError
+        ``RUN001`` … ``RUN003``, ``DAT001``, ``DAT002``; ``RNK027`` when a split is empty.
+    """
+    read_manifest(folder, step="rank frame", fix=FRAME_FIX)
+    frame = read_parquet(Path(folder) / FRAME_FILE, fix=FRAME_FIX)
+    empty = [name for name in SPLITS if not (frame["split"] == name).any()]
+    if empty:
+        raise AdvpriorError(
+            "RNK027", "a split of the frame has no rows", where=str(Path(folder) / FRAME_FILE), found=", ".join(empty),
+            expected="rows in train, valid and test", fix="move the cuts of the time plan, then build the frame again",
+        )  # fmt: skip
+    return frame
+
+
+def usable_arms(arms: Arms, columns: Sequence[str], *, strict: bool) -> tuple[Arms, dict[str, str]]:
+    """The arms that a frame can feed, and what the others lack.
+
+    Parameters
+    ----------
+    strict : bool
+        Refuse instead of leaving arms out: for a file that the user named.
+
+    Raises
+    ------
+    AdvpriorError
+        ``RNK022`` when an arm's columns are missing; ``RNK028`` when no treatment is left to measure.
+    """
+    if strict:
+        for arm in arms.arms:
+            arm_features(arm, columns)
+        kept, left_out = arms, dict[str, str]()
+    else:
+        kept, left_out = with_available(arms, columns)
+    if not kept.of_role("treatment"):
+        raise AdvpriorError(
+            "RNK028", "there is no treatment to measure", found=f"arms {', '.join(arm.name for arm in kept.arms)}",
+            expected="an arm with `role: treatment` whose priors are in the frame",
+            fix="publish the priors (advprior publish) and build the frame again",
+        )  # fmt: skip
+    return kept, left_out
+
+
+def row_digest(ids: NDArray[Any], label: NDArray[Any]) -> str:
+    """Digest of which rows were scored, in which order, with which labels."""
+    found = hashlib.sha256(np.ascontiguousarray(ids).tobytes())
+    found.update(np.ascontiguousarray(label).tobytes())
+    return found.hexdigest()[:16]
+
+
+def ablate(
+    frame: pd.DataFrame,
+    arms: Arms,
+    *,
+    seeds: int = 2,
+    replicates: int = 1000,
+    facts: Mapping[str, Any] | None = None,
+) -> tuple[AblationResult, pd.DataFrame]:
+    """Train and measure every arm.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        As ``advprior rank frame`` writes it. Its feature columns are dropped in place once encoded, to save memory.
+    arms : Arms
+    seeds : int
+        Rankers per arm.
+    replicates : int
+        Resamplings of users.
+    facts : mapping, optional
+        Of the frame's manifest; kept in the result.
+
+    Returns
+    -------
+    AblationResult
+    DataFrame
+        Test rows: impression_id, user_id, slate_id, label, segments, and one column per arm, the mean of its
+        calibrated probabilities over seeds.
+
+    Raises
+    ------
+    AdvpriorError
+        ``RNK006`` when arms were measured on different rows, ``RNK022``, ``RNK024``, ``RNK028``.
+    """
+    from tqdm.auto import tqdm
+
+    started = time.time()
+    columns = [
+        c for c in feature_columns(list(frame.columns)) if any(c in arm_features(a, frame.columns) for a in arms.arms)
+    ]
+    at = {name: np.flatnonzero((frame["split"] == name).to_numpy()) for name in SPLITS}
+    encoder = Encoder.fit(frame.iloc[at["train"]], columns)
+    matrix = encoder.encode(frame)
+    frame.drop(columns=feature_columns(list(frame.columns)), inplace=True)  # noqa: PD002 a copy would double the memory
+    label = frame[LABEL].to_numpy(np.int8)
+    place = {name: i for i, name in enumerate(columns)}
+
+    scores: dict[str, list[Floats]] = {}
+    values: list[dict[str, Any]] = []
+    per_arm: dict[str, dict[str, Any]] = {}
+    digests: dict[str, str] = {}
+    test = frame.iloc[at["test"]]
+    segments = _segments(test)
+    codes = {
+        name: (
+            np.unique(frame[USER_ID].iloc[rows].astype(str), return_inverse=True)[1],
+            frame[SLATE_ID].iloc[rows].to_numpy(),
+        )
+        for name, rows in at.items()
+        if name != "train"
+    }
+    bar = tqdm(total=len(arms.arms) * seeds, desc="rankers", unit="ranker", disable=None)
+    for arm in arms.arms:
+        begun = time.time()
+        features = arm_features(arm, columns)
+        chosen = [place[name] for name in features]
+        part = {name: np.ascontiguousarray(matrix[rows][:, chosen]) for name, rows in at.items()}
+        prepared = prepare(
+            encoder.select(features),
+            part.pop("train"),
+            label[at["train"]],
+            part["valid"],
+            label[at["valid"]],
+            arms.ranker,
+        )
+        importance, rounds = np.zeros(len(features)), []
+        scores[arm.name] = []
+        for seed in range(seeds):
+            bar.set_postfix_str(f"{arm.name}, seed {seed}")
+            ranker = Ranker(arm.service, features, arms.ranker, seed).fit_prepared(prepared)
+            importance += np.array(list(ranker.importance().values())) / seeds
+            rounds.append(ranker.rounds)
+            valid, tested = ranker.predict_matrix(part["valid"]), ranker.predict_matrix(part["test"])
+            scores[arm.name].append(tested)
+            rows = at["test"]
+            digests[f"{arm.name}, seed {seed}"] = row_digest(frame[IMPRESSION_ID].to_numpy()[rows], label[rows])
+            values += _values(arm.name, seed, "valid", label[at["valid"]], valid, *codes["valid"], {})
+            values += _values(arm.name, seed, "test", label[at["test"]], tested, *codes["test"], segments)
+            bar.update()
+        shares = dict(zip(features, importance.tolist(), strict=True))
+        per_arm[arm.name] = {
+            "features": len(features),
+            "rounds": rounds,
+            "seconds": round(time.time() - begun, 1),
+            "importance": sorted(shares.items(), key=lambda pair: -pair[1])[:_TOP_FEATURES],
+            "importance_by_group": list(importance_by_group(shares).items()),
+            "calibration": calibration_curve(test[LABEL], np.mean(scores[arm.name], axis=0)),
+        }
+        del prepared, part
+    bar.close()
+    del matrix
+    enforce([check_same_test_rows(digests)], "the test rows")
+
+    table = pd.DataFrame(values, columns=_MEASURED)
+    best_control = _best_control(arms, table)
+    lifts = paired_bootstrap(
+        scores, test[LABEL], test[USER_ID].astype(str), _pairs(arms), slate=test[SLATE_ID], segments=segments,
+        replicates=replicates, progress=True,
+    )  # fmt: skip
+    verdict = judge(lifts, arms, best_control=best_control)
+    about = {
+        "per_arm": per_arm,
+        "segments": {
+            name: _counts(test[mask]) for name, mask in {OVERALL: np.ones(len(test), bool), **segments}.items()
+        },
+        "splits": {name: _counts(frame.iloc[rows]) for name, rows in at.items()},
+        "groups": sorted({group_of(c) for c in columns}),
+        "test_rows": next(iter(digests.values())),
+        "settings": {"seeds": seeds, "replicates": replicates, "ranker": arms.ranker.model_dump()},
+        "seconds": round(time.time() - started, 1),
+        "peak_memory_mb": round(peak_memory_mb()),
+        "frame_facts": dict(facts or {}),
+    }
+    predictions = test[[IMPRESSION_ID, USER_ID, SLATE_ID, LABEL, *(SEGMENT_PREFIX + s for s in segments)]].reset_index(
+        drop=True
+    )
+    for name, of_arm in scores.items():
+        predictions[name] = np.mean(of_arm, axis=0).astype(np.float32)
+    return AblationResult(arms, lifts, verdict, best_control, table, about), predictions
+
+
+def run_ablation(
+    frame_folder: Path, out: Path, arms: Arms, *, strict: bool, seeds: int, replicates: int
+) -> tuple[AblationResult, dict[str, str]]:
+    """Ablate the frame of a run folder and write ``ablation.json`` and ``predictions.parquet`` into ``out``."""
+    frame = load_frame(frame_folder)
+    kept, left_out = usable_arms(arms, list(frame.columns), strict=strict)
+    manifest = read_manifest(frame_folder)
+    result, predictions = ablate(frame, kept, seeds=seeds, replicates=replicates, facts=manifest["facts"])
+    result.about["left_out"] = left_out
+    result.about["frame_manifest"] = {
+        key: manifest.get(key)
+        for key in ("key", "inputs", "config", "versions", "finished", "seconds", "peak_memory_mb")
+    }
+    result.save(out)
+    write_parquet(predictions, Path(out) / PREDICTIONS_FILE)
+    return result, left_out
+
+
+def _segments(test: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:
+    """Masks of the frame's segment columns, prefix removed."""
+    return {
+        c.removeprefix(SEGMENT_PREFIX): test[c].to_numpy(bool) for c in test.columns if c.startswith(SEGMENT_PREFIX)
+    }
+
+
+def _values(
+    arm: str, seed: int, split: str, label: NDArray[Any], score: Floats, user: NDArray[Any], slate: NDArray[Any],
+    segments: Mapping[str, NDArray[np.bool_]],
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Every metric of one ranker, overall and by segment."""
+    out = []
+    for segment, mask in {OVERALL: np.ones(len(label), dtype=bool), **segments}.items():
+        rows = Rows.of(label[mask], score[mask], user=user[mask], slate=slate[mask], users=int(user.max()) + 1)
+        for metric in (*DEFAULT_METRICS, *MORE_METRICS):
+            value = metric(rows)
+            out.append(
+                {"arm": arm, "seed": seed, "split": split, "segment": segment, "metric": metric.name, "value": value}
+            )
+    return out
+
+
+def _counts(rows: pd.DataFrame) -> dict[str, int]:
+    return {
+        "rows": len(rows),
+        "positives": int(rows[LABEL].sum()),
+        "users": int(rows[USER_ID].nunique()),
+        "slates": int(rows[SLATE_ID].nunique()),
+    }
+
+
+def _pairs(arms: Arms) -> list[tuple[str, str]]:
+    """Every arm against the baseline; every treatment against every control and placebo."""
+    others = [(arm.name, arms.baseline.name) for arm in arms.arms if not arm.is_baseline]
+    against = [*arms.of_role("control"), *arms.of_role("placebo")]
+    return others + [(t.name, other.name) for t in arms.of_role("treatment") for other in against]
+
+
+def _best_control(arms: Arms, values: pd.DataFrame) -> str | None:
+    """The control with the best mean AUC on validation rows."""
+    names = [arm.name for arm in arms.of_role("control")]
+    if not names:
+        return None
+    valid = values[(values["split"] == "valid") & (values["metric"] == Auc.name) & values["arm"].isin(names)]
+    return str(valid.groupby("arm")["value"].mean().idxmax())
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON knows no NaN: what is undefined becomes null."""
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    return [_without_nan(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """Manifest of a finished ablation, for the report's provenance."""
+    manifest: dict[str, Any] = json.loads((Path(folder) / MANIFEST).read_text())
+    return manifest

@@ -1,0 +1,130 @@
+"""Pictures of an ablation, as matplotlib figures without pyplot: no window, no global state.
+
+Colours tell roles apart and hold for colour-blind readers; every mark also has its number in a table.
+"""
+
+from __future__ import annotations
+
+import base64
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from ranking.metrics import DEFAULT_METRICS, Auc
+from ranking.verdict import segment_label
+
+if TYPE_CHECKING:
+    from ranking.ablate import AblationResult
+
+COLOURS = {"baseline": "#57606a", "control": "#0072b2", "treatment": "#d55e00", "placebo": "#8c959f"}
+_STYLE = {
+    "font.size": 9.5, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#8c959f",
+    "axes.labelcolor": "#24292f", "xtick.color": "#57606a", "ytick.color": "#24292f", "axes.titlesize": 10,
+    "axes.titleweight": "bold", "axes.titlelocation": "left", "svg.hashsalt": "advprior", "svg.fonttype": "path",
+    "axes.grid": True, "grid.color": "#eaeef2", "axes.axisbelow": True, "ytick.left": False,
+}  # fmt: skip
+
+
+def forest(result: AblationResult, metric: str = Auc.name, width: float = 7.6) -> Figure:
+    """Lift of every arm over the baseline with its interval; one panel per segment.
+
+    Parameters
+    ----------
+    result : AblationResult
+    metric : str
+        Name of a metric that has lifts.
+    width : float
+        Inches.
+    """
+    arms = [arm for arm in result.arms.arms if not arm.is_baseline]
+    label = next(m.label for m in DEFAULT_METRICS if m.name == metric)
+    panels = result.segments
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width, 0.55 + len(panels) * (0.45 + 0.3 * len(arms))), layout="constrained")
+        axes = figure.subplots(len(panels), 1, squeeze=False, sharex=False)[:, 0]
+        for ax, segment in zip(axes, panels, strict=True):
+            for y, arm in enumerate(reversed(arms)):
+                lift = result.lifts.get(arm.name, result.arms.baseline.name, metric, segment)
+                colour = COLOURS[arm.role]
+                ax.plot([lift.low, lift.high], [y, y], color=colour, linewidth=2.2, solid_capstyle="round")
+                ax.plot([lift.difference], [y], "o", color=colour, markersize=6)
+            counts = result.about["segments"][segment]
+            ax.axvline(0, color="#24292f", linewidth=0.9)
+            ax.set_yticks(range(len(arms)), [arm.label for arm in reversed(arms)])
+            ax.set_ylim(-0.6, len(arms) - 0.4)
+            ax.grid(axis="y", visible=False)
+            ax.set_title(f"{segment_label(segment)}  ({counts['positives']:,} positives, {counts['users']:,} users)")
+            ax.margins(x=0.08)
+            ax.xaxis.set_major_formatter(
+                lambda value, _: f"{value:+.4f}".replace("-", "−") if abs(value) > 1e-9 else "0"
+            )
+            ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(6))
+        axes[-1].set_xlabel(
+            f"Difference in {label} from “{result.arms.baseline.label}”, with {_level(result)} interval"
+        )
+        return figure
+
+
+def calibration(result: AblationResult, width: float = 7.6) -> Figure:
+    """Observed rate against predicted probability of baseline and treatments, on test rows, both axes logarithmic."""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width, 3.6), layout="constrained")
+        ax = figure.subplots()
+        lowest = highest = None
+        for arm in [result.arms.baseline, *result.arms.of_role("treatment")]:
+            points = [p for p in result.about["per_arm"][arm.name]["calibration"] if p["observed"] > 0]
+            x, y = [p["predicted"] for p in points], [p["observed"] for p in points]
+            ax.plot(x, y, "o-", color=COLOURS[arm.role], markersize=4.5, linewidth=1.2, label=arm.label)
+            lowest, highest = min([*x, *y, lowest or 1.0]), max([*x, *y, highest or 0.0])
+        if lowest and highest:
+            ax.plot(
+                [lowest, highest],
+                [lowest, highest],
+                color="#24292f",
+                linewidth=0.9,
+                linestyle=(0, (4, 3)),
+                label="perfect",
+            )
+            ax.set_xscale("log")
+            ax.set_yscale("log")
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_formatter(lambda value, _: f"{value:.3g}")
+            axis.set_minor_formatter(mpl.ticker.NullFormatter())
+        ax.set_xlabel("Predicted probability (mean of a bin)")
+        ax.set_ylabel("Observed rate")
+        ax.legend(frameon=False, loc="upper left")
+        return figure
+
+
+def importance(result: AblationResult, arm: str, width: float = 7.6, top: int = 15) -> Figure:
+    """Share of gain: by group of features on the left, of the first features on the right."""
+    about = result.about["per_arm"][arm]
+    sides = [
+        ("By group", dict(about["importance_by_group"])),
+        (f"First {top} features", dict(about["importance"][:top])),
+    ]
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width, 0.8 + 0.21 * max(len(shares) for _, shares in sides)), layout="constrained")
+        for ax, (title, shares) in zip(figure.subplots(1, 2), sides, strict=True):
+            names = list(shares)[::-1]
+            colours = [COLOURS["treatment"] if name.startswith("prior_") else COLOURS["baseline"] for name in names]
+            ax.barh(names, [100 * shares[name] for name in names], color=colours, height=0.65)
+            ax.grid(axis="y", visible=False)
+            ax.tick_params(axis="y", labelsize=8)
+            ax.set_title(title)
+            ax.set_xlabel("% of gain")
+        return figure
+
+
+def svg_uri(figure: Figure) -> str:
+    """Figure as a ``data:`` address, so that several pictures in one page share no identifiers."""
+    with mpl.rc_context(_STYLE):
+        out = BytesIO()
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def _level(result: AblationResult) -> str:
+    return f"{100 * result.lifts[0].level:.0f} %" if result.lifts else "95 %"

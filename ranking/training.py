@@ -1,0 +1,46 @@
+"""One ranker on one arm of a frame, saved with what it must be fed and what it reached on test rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from feature_repo.contract import LABEL, SLATE_ID, USER_ID
+from feature_repo.runs import read_manifest
+from ranking.ablate import load_frame
+from ranking.arms import Arm, RankerConfig, arm_features
+from ranking.metrics import DEFAULT_METRICS, MORE_METRICS, Rows
+from ranking.ranker import Ranker
+
+
+def train_arm(frame_folder: Path, arm: Arm, config: RankerConfig, seed: int, out: Path) -> dict[str, Any]:
+    """Train on a frame's train rows, save into ``out``, and return facts for the manifest.
+
+    Raises
+    ------
+    AdvpriorError
+        ``RNK022`` when the frame lacks the arm's columns, ``RNK024`` when a split lacks positives.
+    """
+    frame = load_frame(frame_folder)
+    features = arm_features(arm, [str(c) for c in frame.columns])
+    manifest = read_manifest(frame_folder)
+    ranker = Ranker(arm.service, features, config, seed, {"arm": arm.name, "time_plan": manifest["facts"]["time_plan"]})
+    part = {name: frame[(frame["split"] == name).to_numpy()] for name in ("train", "valid", "test")}
+    ranker.fit(part["train"], part["valid"])
+    ranker.save(out)
+    reached = {}
+    for name in ("valid", "test"):
+        rows = part[name]
+        user = np.unique(rows[USER_ID].astype(str), return_inverse=True)[1]
+        scored = Rows.of(rows[LABEL], ranker.predict(rows), user=user, slate=rows[SLATE_ID])
+        reached[name] = {metric.name: metric(scored) for metric in (*DEFAULT_METRICS, *MORE_METRICS)}
+    return {
+        "service": arm.service,
+        "features": len(features),
+        "rounds": ranker.rounds,
+        "rows": {name: len(rows) for name, rows in part.items()},
+        "time_plan": manifest["facts"]["time_plan"],
+        **reached,
+    }

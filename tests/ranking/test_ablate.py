@@ -1,0 +1,129 @@
+"""The ablation end to end on a synthetic frame: a planted signal is found, none is not, and what is saved is whole."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from feature_repo.errors import AdvpriorError
+from ranking.ablate import AblationResult, ablate, load_frame, run_ablation, usable_arms
+from ranking.arms import Arms, RankerConfig, load_arms
+from ranking.checks import check_same_test_rows, enforce
+from ranking.metrics import Auc, Rows
+from tests.ranking.frames import synthetic_frame, write_frame
+
+FAST = RankerConfig(max_rounds=60, patience=10, num_leaves=15, learning_rate=0.15, threads=1)
+ARMS = Arms(arms=load_arms().arms, ranker=FAST)
+
+
+@pytest.fixture(scope="module")
+def planted():
+    return ablate(synthetic_frame(users=150), ARMS, seeds=2, replicates=200, facts={"coverage": {"llm": 1.0}})
+
+
+def test_a_planted_signal_is_found_and_its_placebo_is_null(planted):
+    result, _ = planted
+    assert result.verdict.kind == "win", result.verdict.sentence
+    assert result.best_control == "svd"
+    lift = result.lifts.get("llm", "baseline", "auc")
+    assert lift.better
+    assert lift.difference > 0.03
+    assert result.lifts.get("llm", "svd", "auc").better
+    placebo = result.lifts.get("placebo", "baseline", "auc")
+    assert placebo.low <= 0 <= placebo.high
+    assert result.lifts.get("llm", "baseline", "log_loss").better  # lower
+
+
+def test_without_a_signal_no_gain_is_claimed():
+    result, _ = ablate(synthetic_frame(users=150, signal=0.0, seed=5), ARMS, seeds=2, replicates=200)
+    assert result.verdict.kind not in ("win", "win_not_over_control"), result.verdict.sentence
+
+
+def test_every_arm_metric_seed_and_segment_is_there(planted):
+    result, predictions = planted
+    test = result.measured[result.measured["split"] == "test"]
+    assert len(test) == 5 * 2 * 3 * 7  # arms, seeds, segments, metrics
+    assert test["value"].notna().all()
+    assert result.segments == ["overall", "never_advertiser", "never_ad"]
+    assert len(result.lifts) == 3 * 4 * (4 + 3)  # segments, metrics, arms over baseline + llm over controls and placebo
+    assert list(predictions.columns[:6]) == [
+        "impression_id", "user_id", "slate_id", "label", "segment_never_advertiser", "segment_never_ad",
+    ]  # fmt: skip
+    assert list(predictions.columns[6:]) == ["baseline", "popularity", "svd", "llm", "placebo"]
+    assert len(predictions) == result.about["segments"]["overall"]["rows"] == result.about["splits"]["test"]["rows"]
+    # averaged scores are not what the metric averages, but they are near
+    assert Auc()(Rows.of(predictions["label"], predictions["llm"])) == pytest.approx(
+        result.table()["auc"]["llm"], abs=0.02
+    )
+    groups = dict(result.about["per_arm"]["llm"]["importance_by_group"])
+    assert sum(groups.values()) == pytest.approx(1)
+    assert "prior_svd" not in groups
+
+
+def test_the_lift_is_the_difference_of_the_arms_means(planted):
+    result, _ = planted
+    table = result.table()
+    for metric in ("auc", "pr_auc", "log_loss", "ndcg_10"):
+        lift = result.lifts.get("llm", "baseline", metric)
+        assert lift.difference == pytest.approx(table[metric]["llm"] - table[metric]["baseline"], abs=1e-12)
+
+
+def test_result_is_shown_and_survives_saving(planted, tmp_path):
+    result, _ = planted
+    frame = result.frame()
+    assert isinstance(frame, pd.DataFrame)
+    assert "With LLM priors" in result._repr_html_()
+    assert len(result.plot().axes) == 3
+    folder = write_frame(tmp_path / "any")  # a folder with a manifest, whose step is then the ablation's
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "step": "rank ablate"}))
+    result.save(folder)
+    loaded = AblationResult.load(folder)
+    assert loaded.lifts == result.lifts
+    assert loaded.verdict == result.verdict
+    assert loaded.arms == result.arms
+    pd.testing.assert_frame_equal(loaded.measured, result.measured)
+    (folder / "ablation.json").write_text("{}")
+    with pytest.raises(AdvpriorError, match="RNK026"):
+        AblationResult.load(folder)
+
+
+def test_the_same_run_twice_gives_the_same_numbers(planted):
+    again, predictions = ablate(synthetic_frame(users=150), ARMS, seeds=2, replicates=200)
+    assert again.lifts == planted[0].lifts
+    pd.testing.assert_frame_equal(predictions, planted[1])
+
+
+def test_a_lift_without_positives_is_null_in_json_not_nan(tmp_path):
+    frame = synthetic_frame(users=60)
+    frame["segment_never_ad"] = False
+    arms = Arms(arms=(ARMS.baseline, ARMS.find("llm")), ranker=FAST)
+    folder = write_frame(tmp_path / "f", frame)
+    result, _ = run_ablation(folder, tmp_path, arms, strict=True, seeds=1, replicates=20)
+    text = (tmp_path / "ablation.json").read_text()
+    assert "NaN" not in text
+    assert np.isnan(result.lifts.get("llm", "baseline", "auc", "never_ad").difference)
+    assert result.lifts[0].seed_sd is None
+
+
+def test_arms_without_their_priors_are_left_out_unless_the_user_named_the_file():
+    columns = [c for c in synthetic_frame(users=5).columns if not c.startswith("prior_svd_")]
+    kept, left_out = usable_arms(ARMS, columns, strict=False)
+    assert [arm.name for arm in kept.arms] == ["baseline", "popularity", "llm", "placebo"]
+    assert left_out == {"svd": "prior_svd_*"}
+    with pytest.raises(AdvpriorError, match=r"RNK022(.|\n)*svd"):
+        usable_arms(ARMS, columns, strict=True)
+    with pytest.raises(AdvpriorError, match="RNK028"):
+        usable_arms(ARMS, [c for c in columns if not c.startswith("prior_llm_")], strict=False)
+
+
+def test_arms_on_other_rows_are_refused():
+    with pytest.raises(AdvpriorError, match="RNK006"):
+        enforce([check_same_test_rows({"baseline": "a", "llm": "b"})])
+
+
+def test_a_frame_with_an_empty_split_is_refused(tmp_path):
+    frame = synthetic_frame(users=10)
+    with pytest.raises(AdvpriorError, match=r"RNK027(.|\n)*valid"):
+        load_frame(write_frame(tmp_path / "f", frame[frame["split"] != "valid"]))
