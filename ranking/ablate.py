@@ -247,7 +247,9 @@ def ablate(
 
     started = time.time()
     columns = [
-        c for c in feature_columns(list(frame.columns)) if any(c in arm_features(a, frame.columns) for a in arms.arms)
+        c
+        for c in feature_columns(list(frame.columns))
+        if any(c in arm_features(a, [str(c) for c in frame.columns]) for a in arms.arms)
     ]
     at = {name: np.flatnonzero((frame["split"] == name).to_numpy()) for name in SPLITS}
     encoder = Encoder.fit(frame.iloc[at["train"]], columns)
@@ -321,6 +323,7 @@ def ablate(
     verdict = judge(lifts, arms, best_control=best_control)
     about = {
         "per_arm": per_arm,
+        "segment_order": [OVERALL, *segments],
         "segments": {
             name: _counts(test[mask]) for name, mask in {OVERALL: np.ones(len(test), bool), **segments}.items()
         },
