@@ -301,8 +301,9 @@ def validate_tables(
         With every problem found. Its code is the problems' own when they share one, else ``DAT020``.
     """
     problems = list(also)
+    told = {(p.code, p.table, p.column) for p in also}
     for name in TABLES:
-        problems += _table_problems(name, tables[name])
+        problems += [p for p in _table_problems(name, tables[name]) if (p.code, p.table, p.column) not in told]
     broken = {(p.table, p.column) for p in problems if p.code in ("DAT003", "DAT004", "DAT007")}
     broken |= {(p.table, p.column) for p in problems if p.code == "DAT006" and p.table == ADS}
     problems += _reference_problems(tables, broken)

@@ -305,10 +305,9 @@ def _tables(files: dict[str, Path], households: int | None, seed: int) -> Any:
     with duckdb.connect(config={"threads": 2}) as sql:
         for name, path in files.items():
             sql.read_parquet(str(path)).create_view(name)
-        _prepare(sql)
         ids = [row[0] for row in sql.execute("SELECT household_id FROM demographics").fetchall()]
-        chosen = pd.DataFrame({"household_id": chosen_households(ids, households, seed)})
-        sql.register("chosen", chosen)
+        sql.register("chosen", pd.DataFrame({"household_id": chosen_households(ids, households, seed)}))
+        _prepare(sql)
         yield USERS, _frame(sql, _USERS)
         yield ADVERTISERS, _advertisers(sql)
         yield ADS, _frame(sql, _ADS)
@@ -379,6 +378,7 @@ def _prepare(sql: duckdb.DuckDBPyConnection) -> None:
     sql.execute(
         "CREATE TABLE displayed AS SELECT store_id, week, manufacturer_id, category, "
         "count(DISTINCT product_id) AS products FROM promotions JOIN goods USING (product_id) "
+        "SEMI JOIN (FROM visits SEMI JOIN chosen USING (household_id)) USING (store_id, week) "
         "SEMI JOIN ads USING (manufacturer_id, category) WHERE display_location <> '0' GROUP BY ALL"
     )
 

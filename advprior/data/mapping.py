@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from feature_repo.schemas import Problem
 
 CODE_VERSION = 1
+#: Columns that `_complete` makes when neither the file has them nor the mapping names them.
+MADE = {(EVENTS, VALUE), (IMPRESSIONS, IMPRESSION_ID), (IMPRESSIONS, ADVERTISER_ID)}
 
 
 # -- the YAML ----------------------------------------------------------------------------------------
@@ -176,7 +178,7 @@ class Mapped(NamedTuple):
     tables: dict[str, pd.DataFrame]
     #: (table, column) -> where it came from, for messages
     sources: dict[tuple[str, str], str]
-    #: optional columns that the mapping names and the file lacks
+    #: columns that the files lack, told by the files' own names
     missing: list[Problem]
 
 
@@ -217,10 +219,12 @@ def load_mapped(mapping: DataMapping, base: Path) -> Mapped:
         for column, source in wanted.items():
             if source != column or column not in taken:
                 sources[name, column] = f"from column {source!r} of {path.name}"
+        stated = {*getattr(mapping.tables, name).columns, *(c for c in wanted if c not in COLUMNS[name])}
         missing += [
             missing_column(name, column, raw.columns)
             for column in wanted
-            if column not in taken and column not in COLUMNS[name]
+            # what the mapping names must be there; what it leaves out may be made
+            if column not in taken and (column in stated or (name, column) not in MADE)
         ]
     _complete(tables)
     return Mapped(tables, sources, missing)
@@ -262,7 +266,8 @@ def _converted(name: str, column: pd.Series, zone: str | None) -> pd.Series:
             # in the hour that clocks repeat, take the second; in the hour they skip, the next valid moment
             twice = np.zeros(len(column), dtype=bool)
             column = column.dt.tz_localize(zone, ambiguous=twice, nonexistent="shift_forward")
-        return column.dt.tz_convert("UTC").astype("datetime64[us, UTC]")
+        times: pd.Series = column.dt.tz_convert("UTC").astype("datetime64[us, UTC]")
+        return times
     if name == LABEL:
         if kind in "iubf" and column.isin([0, 1]).all():
             return column.astype("int8")
@@ -296,7 +301,7 @@ def _as_text(column: pd.Series) -> pd.Series:
 
 
 def _complete(tables: dict[str, pd.DataFrame]) -> None:
-    """Make the columns that can be made when the user's files lack them: value, impression id, advertiser."""
+    """Make the columns of `MADE` where they are not."""
     import numpy as np
 
     events, shown, ads = tables[EVENTS], tables[IMPRESSIONS], tables["ads"]
