@@ -24,7 +24,7 @@ from typing import Any
 import click
 
 from advprior.project import RECORD as INIT_RECORD
-from feature_repo.contract import LLM, PLACEBO, POPULARITY, SVD, USER_HISTORY_VIEW, prior_service, prior_view
+from feature_repo.contract import LLM, NEIGHBOURS, PLACEBO, POPULARITY, USER_HISTORY_VIEW, prior_service, prior_view
 from feature_repo.errors import AdvpriorError
 from feature_repo.runs import MANIFEST, digest, manifest_digest, read_manifest, sha256_file, write_json
 from feature_repo.tables import load_time_plan
@@ -100,7 +100,7 @@ def steps(
         advprior("data build", *build, out=w / "tables"),
         Step("init", ("advprior", "init", str(w)), w / INIT_RECORD),
     ]
-    for predictor in (LLM, POPULARITY, SVD):
+    for predictor in (LLM, POPULARITY, NEIGHBOURS):
         model, priors = w / "models" / predictor, w / "priors" / predictor
         how = ("--config", str(w / "configs" / "llm.yaml")) if predictor == LLM else ("--predictor", predictor)
         chain += [

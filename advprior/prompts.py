@@ -132,10 +132,11 @@ class PromptEncoder:
         time, advertiser = histories.time[rows], histories.advertiser[rows]
         profile = histories.profiles[user] if self.style.profile else ""
         text = (profile + "\n" if profile else "") + "Purchases, oldest first:\n"
-        starts = np.flatnonzero(np.concatenate([[True], time[1:] != time[:-1]])) if len(time) else np.zeros(0, np.int64)
+        starts = np.flatnonzero(np.diff(time, prepend=np.iinfo(np.int64).min // 2)) if len(time) else np.zeros(0, np.int64)
+        stops = [*starts[1:], len(time)] if len(time) else []
         pieces: list[Int] = []
         ends, length = [], 0
-        for k, (start, stop) in enumerate(zip(starts, [*starts[1:], len(time)], strict=True)):
+        for k, (start, stop) in enumerate(zip(starts, stops, strict=True)):
             occasion = [self._tokens[a] for a in advertiser[start:stop]]
             if self.style.gaps and k:
                 days = int((time[start] - time[starts[k - 1]]) // DAY)

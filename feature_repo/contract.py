@@ -51,7 +51,7 @@ LOG_PROBS = "log_probs"  # [N] float32, the vector as served online
 PRIOR_SCALARS = ("entropy", "top1_index", "top1_log_prob")
 
 #: Whose priors the store holds. ``placebo`` is the LLM's, shuffled between the users of a snapshot.
-LLM, POPULARITY, SVD, PLACEBO = PREDICTORS = ("llm", "popularity", "svd", "placebo")
+LLM, POPULARITY, NEIGHBOURS, PLACEBO = PREDICTORS = ("llm", "popularity", "neighbours", "placebo")
 
 BASELINE_SERVICE = "ranker_baseline_v1"
 WITH_PRIORS_SERVICE = "ranker_with_priors_v1"
@@ -69,8 +69,8 @@ def prior_view(predictor: str) -> str:
 def prior_service(predictor: str) -> str:
     """Name of the feature service: the baseline's features plus one predictor's priors.
 
-    >>> prior_service("llm"), prior_service("svd")
-    ('ranker_with_priors_v1', 'ranker_with_svd_v1')
+    >>> prior_service("llm"), prior_service("neighbours")
+    ('ranker_with_priors_v1', 'ranker_with_neighbours_v1')
     """
     return WITH_PRIORS_SERVICE if predictor == LLM else f"ranker_with_{predictor}_v1"
 

@@ -25,11 +25,11 @@ from feature_repo.contract import (
     LLM,
     LOG_PROBS,
     MODEL_CUTOFF,
+    NEIGHBOURS,
     PLACEBO,
     POPULARITY,
     PRIOR_ROW,
     SNAPSHOT,
-    SVD,
     TABLE_FILE,
     USER_HISTORY_VIEW,
     USER_ID,
@@ -128,7 +128,7 @@ user_history = _view(USER_HISTORY_VIEW, user, WEEKLY_TTL, "Activity, and the poi
 ad_stats = _view(AD_STATS_VIEW, ad, WEEKLY_TTL, "Popularity of an ad, its advertiser and its category")
 prior_llm = _prior(LLM)
 prior_popularity = _prior(POPULARITY)
-prior_svd = _prior(SVD)
+prior_neighbours = _prior(NEIGHBOURS)
 prior_placebo = _prior(PLACEBO)
 
 _BASELINE = [user_profile, user_history, ad_stats]
@@ -136,14 +136,14 @@ ranker_baseline_v1 = _service(BASELINE_SERVICE, _BASELINE, "History, popularity,
 ranker_with_priors_v1 = _service(prior_service(LLM), [*_BASELINE, prior_llm], "The baseline and the LLM's priors")
 # Controls: the same baseline with somebody else's priors, on the same path.
 ranker_with_popularity_v1 = _service(prior_service(POPULARITY), [*_BASELINE, prior_popularity], "Control: popularity")
-ranker_with_svd_v1 = _service(prior_service(SVD), [*_BASELINE, prior_svd], "Control: truncated SVD")
+ranker_with_neighbours_v1 = _service(prior_service(NEIGHBOURS), [*_BASELINE, prior_neighbours], "Control: nearest neighbours")
 ranker_with_placebo_v1 = _service(
     prior_service(PLACEBO), [*_BASELINE, prior_placebo], "Control: shuffled between users"
 )
 
 _absent = [
     name
-    for name in (USER_PROFILE_VIEW, USER_HISTORY_VIEW, AD_STATS_VIEW, *map(prior_view, (LLM, POPULARITY, SVD, PLACEBO)))
+    for name in (USER_PROFILE_VIEW, USER_HISTORY_VIEW, AD_STATS_VIEW, *map(prior_view, (LLM, POPULARITY, NEIGHBOURS, PLACEBO)))
     if not _published(name)
 ]
 if _absent:

@@ -6,8 +6,13 @@ leak checks run: a frame that fails one is never written.
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +56,7 @@ from ranking.history import LEVELS, history_files, load_history_ids
 from ranking.preflight import BASELINE_VIEWS, preflight, view_folder
 
 FRAME_FILE = "frame.parquet"
+JOIN_MEMORY = "1500MB"  # beyond it, DuckDB spills: 1.4M rows × 60 columns take 1.4 times as long in 1 GB as in 3
 SPLITS = ("train", "valid", "test")
 #: Columns of the frame that are not features.
 KEYS = (
@@ -175,8 +181,37 @@ def scalar_refs(store: Any, services: Sequence[str], repo: Path) -> tuple[dict[s
     return refs, list(keys)
 
 
-def join_features(store: Any, refs: Sequence[str], entities: pd.DataFrame) -> Any:
-    """One point-in-time join through Feast; an Arrow table in the order of ``entities``.
+@cache
+def _duckdb_for_joins() -> None:
+    """Settle, once a process, what the join may take: Feast runs it on ibis' default DuckDB connection."""
+    import ibis
+
+    spill = tempfile.mkdtemp(prefix="advprior-join-")
+    atexit.register(shutil.rmtree, spill, ignore_errors=True)
+    connection = ibis.get_backend()
+    connection.raw_sql(f"SET temp_directory='{spill}'")  # its default is the working directory
+    connection.raw_sql(f"SET memory_limit='{JOIN_MEMORY}'")
+    # Feast does not promise an order, so none need be kept: less memory
+    connection.raw_sql("SET preserve_insertion_order=false")
+
+
+class Joined:
+    """Columns of a join in the order of the rows that were asked for, each handed out once and let go of."""
+
+    def __init__(self, table: Any, order: Ints) -> None:
+        self._columns = {name: table[name] for name in table.column_names}
+        self._order = order
+
+    def pop(self, name: str) -> Any:
+        """One column as an Arrow array, in order."""
+        return self._columns.pop(name).combine_chunks().take(self._order)
+
+
+def join_features(store: Any, refs: Sequence[str], entities: pd.DataFrame) -> Joined:
+    """One point-in-time join through Feast, put back into the order of ``entities``.
+
+    A feature row is joined when ``event_timestamp`` and ``created_timestamp`` are not later than the entity's time
+    and the row is within its view's TTL; the newest wins, and among equals the one created last.
 
     Parameters
     ----------
@@ -189,26 +224,25 @@ def join_features(store: Any, refs: Sequence[str], entities: pd.DataFrame) -> An
     AdvpriorError
         ``RNK005`` when impressions are lost or doubled.
     """
-    import ibis
-
-    # Feast does not promise an order, so none need be kept: less memory
-    ibis.get_backend().raw_sql("SET preserve_insertion_order=false")
-    job = store.get_historical_features(
-        entity_df=entities, features=list(refs), full_feature_names=True, filter_by_created_timestamp=True
-    )
-    joined = job.to_arrow()
+    _duckdb_for_joins()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)  # ibis 12 on duckdb 2
+        job = store.get_historical_features(
+            entity_df=entities, features=list(refs), full_feature_names=True, filter_by_created_timestamp=True
+        )
+        joined = job.to_arrow()
     expected, found = entities[IMPRESSION_ID].to_numpy(), joined[IMPRESSION_ID].to_numpy()
     checks.enforce([checks.check_rows_kept(expected, found)], "the point-in-time join")
     order = np.empty(len(found), dtype=np.int64)
     order[np.argsort(expected, kind="stable")] = np.argsort(found, kind="stable")
-    return joined.take(order)
+    return Joined(joined, order)
 
 
 def _times(column: Any) -> npt.NDArray[Any]:
     """datetime64[us] of an Arrow time column, NaT for null."""
     import pyarrow as pa
 
-    numbers = column.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64()).combine_chunks()
+    numbers = column.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64())
     filled: npt.NDArray[Any] = numbers.fill_null(np.iinfo(np.int64).min).to_numpy(zero_copy_only=False)
     return filled.view("datetime64[us]")  # int64's minimum is NaT
 
@@ -217,7 +251,7 @@ def _pointer(column: Any) -> Ints:
     """int64 of an Arrow column, −1 for null."""
     import pyarrow as pa
 
-    numbers: Ints = column.cast(pa.int64()).combine_chunks().fill_null(-1).to_numpy(zero_copy_only=False)
+    numbers: Ints = column.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
     return numbers
 
 
@@ -233,7 +267,7 @@ def _feature(column: Any, impression: npt.NDArray[Any]) -> Any:
     if pa.types.is_dictionary(column.type) or pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         values = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
         return values.to_pandas().cat.remove_unused_categories()
-    return column.cast(pa.float32()).combine_chunks().to_numpy(zero_copy_only=False)
+    return column.cast(pa.float32()).to_numpy(zero_copy_only=False)
 
 
 def _take_times(times: npt.NDArray[Any], rows: Ints) -> npt.NDArray[Any]:
@@ -374,27 +408,27 @@ def build_frame(tables: Path, repo: Path, predictors: Sequence[str], *, service:
     columns: dict[str, Any] = {}
     for ref, name in refs.items():
         if name not in pointers:
-            columns[column_name(*ref.split(":"))] = _feature(joined[name], impression)
+            columns[column_name(*ref.split(":"))] = _feature(joined.pop(name), impression)
     for name in impressions.columns:
         if name.startswith(CONTEXT_PREFIX):
             text = not pd.api.types.is_numeric_dtype(impressions[name])
             columns[name] = impressions[name].astype("category" if text else np.float32)
 
     found: list[checks.Finding | None] = [
-        checks.check_not_newer(view, _times(joined[f"{view}__{SNAPSHOT}"]), impression)
+        checks.check_not_newer(view, _times(joined.pop(f"{view}__{SNAPSHOT}")), impression)
         for view in (USER_HISTORY_VIEW, AD_STATS_VIEW)
     ]
     columns |= history_columns(
-        repo, _pointer(joined[f"{USER_HISTORY_VIEW}__{HISTORY_ROW}"]), impressions[AD_ID], impression
+        repo, _pointer(joined.pop(f"{USER_HISTORY_VIEW}__{HISTORY_ROW}")), impressions[AD_ID], impression
     )
     for predictor in predictors:
         view = prior_view(predictor)
-        rows, snapshot = _pointer(joined[f"{view}__{PRIOR_ROW}"]), _times(joined[f"{view}__{SNAPSHOT}"])
-        found.append(checks.check_model_cutoff(predictor, _times(joined[f"{view}__{MODEL_CUTOFF}"]), impression))
+        rows, snapshot = _pointer(joined.pop(f"{view}__{PRIOR_ROW}")), _times(joined.pop(f"{view}__{SNAPSHOT}"))
+        found.append(checks.check_model_cutoff(predictor, _times(joined.pop(f"{view}__{MODEL_CUTOFF}")), impression))
         found.append(checks.check_not_newer(view, snapshot, impression))
-        mine, said = prior_columns(repo, predictor, rows, snapshot, impressions[ADVERTISER_ID], impression)
+        mine, judged = prior_columns(repo, predictor, rows, snapshot, impressions[ADVERTISER_ID], impression)
         columns |= mine
-        found += said
+        found += judged
     del joined
     for view, digest in versions.items():
         if manifest_digest(view_folder(repo, view)) != digest:
@@ -407,17 +441,20 @@ def build_frame(tables: Path, repo: Path, predictors: Sequence[str], *, service:
 
     split, label = split_of(impressions[TIMESTAMP], plan), impressions[LABEL].to_numpy()
     found += [checks.check_splits_apart(split, impression), checks.check_enough_positives(split, label)]
-    features = pd.DataFrame(columns, copy=False)
-    test = np.flatnonzero(split == "test")
-    found += checks.check_golden_features(features.iloc[test], label[test])
-    warnings = checks.enforce(found, "the frame")
+    test = split == "test"
+    found += checks.check_golden_features(pd.DataFrame({n: c[test] for n, c in columns.items()}), label[test])
+    said = checks.enforce(found, "the frame")
 
-    frame = impressions[[IMPRESSION_ID, SLATE_ID, USER_ID, AD_ID, ADVERTISER_ID, TIMESTAMP, LABEL]].copy()
-    for name in (USER_ID, AD_ID, ADVERTISER_ID):
-        frame[name] = frame[name].astype("category")
-    frame["split"] = pd.Categorical(split, categories=list(SPLITS))
-    frame["segment_never_advertiser"], frame["segment_never_ad"] = never_advertiser, never_ad
-    frame = pd.concat([frame, features], axis=1)
+    own: dict[str, Any] = {name: impressions[name] for name in (IMPRESSION_ID, SLATE_ID)}
+    own |= {name: impressions[name].astype("category") for name in (USER_ID, AD_ID, ADVERTISER_ID)}
+    own |= {
+        TIMESTAMP: impressions[TIMESTAMP],
+        LABEL: impressions[LABEL],
+        "split": pd.Categorical(split, categories=list(SPLITS)),
+        "segment_never_advertiser": never_advertiser,
+        "segment_never_ad": never_ad,
+    }
+    frame = pd.DataFrame(own | columns, copy=False)  # a copy of so many columns is what memory peaks at
     facts = {
         "time_plan": plan.to_json(),
         "rows": {s: int((split == s).sum()) for s in SPLITS},
@@ -431,6 +468,6 @@ def build_frame(tables: Path, repo: Path, predictors: Sequence[str], *, service:
         # what the report says of the data and of each prior's origin
         "data": read_manifest(tables)["facts"],
         "priors": {p: read_manifest(view_folder(repo, prior_view(p)))["facts"] for p in predictors},
-        "warnings": [finding.to_json() for finding in warnings],
+        "warnings": [finding.to_json() for finding in said],
     }
-    return FrameResult(frame, warnings, facts)
+    return FrameResult(frame, said, facts)

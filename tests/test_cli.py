@@ -27,15 +27,15 @@ def run(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*ADVPRIOR, *arguments], capture_output=True, text=True, check=False, **options)
 
 
-def all_commands() -> list[str]:
-    """Every command, groups opened: ``data build``, ``rank train``, …"""
+def all_commands(group: click.Group = cli, prefix: str = "") -> list[str]:
+    """Every command, groups opened: ``data build complete_journey``, ``rank train``, …"""
+    context = click.Context(group)
     names = []
-    context = click.Context(cli)
-    for name in cli.list_commands(context):
-        command = cli.get_command(context, name)
-        names.append(name)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        names.append(prefix + name)
         if isinstance(command, click.Group):
-            names += [f"{name} {sub}" for sub in command.list_commands(context)]
+            names += all_commands(command, f"{prefix}{name} ")
     return names
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
-PREDICTORS = ("llm", "popularity", "svd")
+from feature_repo.contract import LLM, NEIGHBOURS, POPULARITY
+
+PREDICTORS = (LLM, POPULARITY, NEIGHBOURS)
 
 
 @click.command()

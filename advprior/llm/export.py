@@ -191,7 +191,7 @@ def _case(rng: np.random.Generator, batch: int, sequence: int, points: int, voca
 
 @contextmanager
 def _eager(model: Any) -> Iterator[None]:
-    """Trace plain attention: sdpa's translation guards each weight against NaN, 15 % of a forward at 500-1,000 tokens."""
+    """Trace plain attention: sdpa's translation guards each weight against NaN, 15 % of a long forward."""
     configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values()
     before = [config._attn_implementation for config in configs]
     for config in configs:

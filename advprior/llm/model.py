@@ -50,7 +50,7 @@ class AdvertiserConfig(PretrainedConfig):  # type: ignore[misc]
         """Configuration of one part: ``layers`` decoder layers, with or without the token table."""
         settings = {k: v for k, v in self.backbone.items() if k not in ("model_type", "transformers_version")}
         settings["num_hidden_layers"] = layers
-        if "layer_types" in settings and settings["layer_types"]:
+        if settings.get("layer_types"):
             settings["layer_types"] = settings["layer_types"][:layers]
         # the upper part is fed hidden states: one row keeps its unused table from costing memory
         settings["vocab_size"] = self.text_vocab_size + self.catalog_size if vocabulary else 1

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from advprior.catalog import Catalog
 from advprior.histories import Histories, Int
-from feature_repo.contract import CATALOG_FILE, LLM, POPULARITY, SVD
+from feature_repo.contract import CATALOG_FILE, LLM, NEIGHBOURS, POPULARITY
 from feature_repo.errors import AdvpriorError
 from feature_repo.runs import read_manifest
 
@@ -27,7 +27,7 @@ Float = npt.NDArray[np.float32]
 KINDS = {
     LLM: "advprior.predictors.llm:LLMPredictor",
     POPULARITY: "advprior.predictors.popularity:PopularityPredictor",
-    SVD: "advprior.predictors.svd:SVDPredictor",
+    NEIGHBOURS: "advprior.predictors.neighbours:NeighbourPredictor",
 }
 PARITY_TOLERANCE = 1e-4  # torch or numpy against ONNX, in log-prob
 

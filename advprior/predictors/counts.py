@@ -25,16 +25,17 @@ def popularity(histories: Histories, cutoffs: Int, half_life: float, size: int) 
     return out
 
 
-def own(histories: Histories, users: Int, cutoffs: Int, half_life: float, size: int) -> npt.NDArray[np.float32]:
-    """Decayed purchases of each user [len(users), len(cutoffs), size], strictly before each cut-off."""
-    out = np.zeros((len(users), len(cutoffs), size), np.float32)
-    for i, user in enumerate(users):
-        rows = histories.rows(int(user))
-        time, advertiser = histories.time[rows], histories.advertiser[rows]
-        for j, cutoff in enumerate(cutoffs):
-            stop = np.searchsorted(time, cutoff, side="left")
-            weight = 0.5 ** ((cutoff - time[:stop]) / (half_life * DAY))
-            out[i, j] = np.bincount(advertiser[:stop], weights=weight, minlength=size)
+def own_points(
+    histories: Histories, user: Int, cutoff: Int, half_life: float, size: int
+) -> npt.NDArray[np.float32]:
+    """Decayed purchases of the user of each (user, cut-off) point [P, size], strictly before the cut-off."""
+    out = np.zeros((len(user), size), np.float32)
+    for row, (who, moment) in enumerate(zip(user, cutoff, strict=True)):
+        rows = histories.rows(int(who))
+        time = histories.time[rows]
+        stop = np.searchsorted(time, moment, side="left")
+        weight = 0.5 ** ((moment - time[:stop]) / (half_life * DAY))
+        out[row] = np.bincount(histories.advertiser[rows][:stop], weights=weight, minlength=size)
     return out
 
 

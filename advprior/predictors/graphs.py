@@ -40,38 +40,34 @@ def save_popularity(path: Path, size: int, smoothing: float) -> None:
     _save(path, nodes, {"popularity": size}, size, {"smoothing": smoothing})
 
 
-def save_svd(path: Path, factors: npt.NDArray[Any], weights: dict[str, float], smoothing: float) -> None:
-    """``log_softmax(p·log(popularity + smoothing) + n·x̂ VᵀV + o·log1p(own))`` with x̂ the unit ``log1p(own)``."""
+def save_neighbours(path: Path, similarity: npt.NDArray[Any], weights: list[float], smoothing: float, floor: float) -> None:
+    """``log_softmax(w0·log(popularity + smoothing) + Σ wk·log1p(own_k) + wn·log(log1p(own_0)·S + floor))``."""
     from onnx import helper
 
-    size = factors.shape[1]
+    size, habits = len(similarity), len(weights) - 2
     nodes = [
-        helper.make_node("Add", ["own", "one"], ["own_plus"]),
-        helper.make_node("Log", ["own_plus"], ["x"]),
-        helper.make_node("Mul", ["x", "x"], ["x_squared"]),
-        helper.make_node("ReduceSum", ["x_squared", "axes"], ["norm_squared"], keepdims=1),
-        helper.make_node("Add", ["norm_squared", "tiny"], ["norm_safe"]),
-        helper.make_node("Sqrt", ["norm_safe"], ["norm"]),
-        helper.make_node("Div", ["x", "norm"], ["unit"]),
-        helper.make_node("MatMul", ["unit", "factors_t"], ["latent"]),
-        helper.make_node("MatMul", ["latent", "factors"], ["neighbours"]),
         helper.make_node("Add", ["popularity", "smoothing"], ["smooth"]),
         helper.make_node("Log", ["smooth"], ["log_popularity"]),
-        helper.make_node("Mul", ["log_popularity", "w_popularity"], ["a"]),
-        helper.make_node("Mul", ["neighbours", "w_neighbours"], ["b"]),
-        helper.make_node("Mul", ["x", "w_own"], ["c"]),
-        helper.make_node("Add", ["a", "b"], ["ab"]),
-        helper.make_node("Add", ["ab", "c"], ["logits"]),
+        helper.make_node("Mul", ["log_popularity", "w0"], ["sum0"]),
+    ]
+    for k in range(habits):
+        nodes += [
+            helper.make_node("Add", [f"own{k}", "one"], [f"own_plus{k}"]),
+            helper.make_node("Log", [f"own_plus{k}"], [f"x{k}"]),
+            helper.make_node("Mul", [f"x{k}", f"w{k + 1}"], [f"term{k}"]),
+            helper.make_node("Add", [f"sum{k}", f"term{k}"], [f"sum{k + 1}"]),
+        ]
+    nodes += [
+        helper.make_node("MatMul", ["x0", "similarity"], ["near"]),
+        helper.make_node("Add", ["near", "floor"], ["near_floor"]),
+        helper.make_node("Log", ["near_floor"], ["log_near"]),
+        helper.make_node("Mul", ["log_near", f"w{habits + 1}"], ["near_term"]),
+        helper.make_node("Add", [f"sum{habits}", "near_term"], ["logits"]),
         helper.make_node("LogSoftmax", ["logits"], ["log_probs"], axis=-1),
     ]
-    axes = helper.make_node(
-        "Constant", [], ["axes"], value=helper.make_tensor("axes_value", 7, [1], [1])  # 7: int64
-    )
-    constants = {
-        "one": 1.0, "tiny": 1e-12, "smoothing": smoothing, "factors": factors, "factors_t": factors.T,
-        "w_popularity": weights["popularity"], "w_neighbours": weights["neighbours"], "w_own": weights["own"],
-    }  # fmt: skip
-    _save(path, [axes, *nodes], {"own": size, "popularity": size}, size, constants)
+    constants = {"one": 1.0, "smoothing": smoothing, "floor": floor, "similarity": similarity}
+    constants |= {f"w{k}": weight for k, weight in enumerate(weights)}
+    _save(path, nodes, {"popularity": size, **{f"own{k}": size for k in range(habits)}}, size, constants)
 
 
 def run(path: Path, inputs: dict[str, Any]) -> npt.NDArray[np.float32]:

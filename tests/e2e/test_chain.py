@@ -65,16 +65,51 @@ def edit_config(workspace: Path, name: str, **changes) -> None:
     path.write_text(yaml.safe_dump(config))
 
 
+def write_raw(folder: Path) -> Path:
+    """The tiny tables as a user has them: other column names, split by a mapping; returns the mapping's path."""
+    folder.mkdir()
+    tables = tiny_tables()
+    tables["users"] = tables["users"].rename(
+        columns={"user_id": "member", "profile_age": "age", "profile_region": "region"}
+    )
+    tables["impressions"] = tables["impressions"].rename(columns={"timestamp": "shown_at", "context_placement": "slot"})
+    for name, table in tables.items():
+        table.to_parquet(folder / f"{name}.parquet", index=False)
+    mapping = {
+        "folder": ".",
+        "tables": {
+            "users": {
+                "file": "users.parquet",
+                "columns": {"user_id": "member"},
+                "profile": {"age": "age", "region": "region"},
+            },
+            "advertisers": {"file": "advertisers.parquet"},
+            "ads": {"file": "ads.parquet"},
+            "events": {"file": "events.parquet"},
+            "impressions": {
+                "file": "impressions.parquet",
+                "columns": {"impression_id": "impression_id", "timestamp": "shown_at"},
+                "context": {"placement": "slot"},
+            },
+        },
+        "time_plan": {
+            "start": PLAN.start.isoformat(),
+            "finetune_end": PLAN.finetune_end.isoformat(),
+            "train_end": PLAN.train_end.isoformat(),
+            "valid_end": PLAN.valid_end.isoformat(),
+            "end": PLAN.end.isoformat(),
+        },
+    }
+    (folder / "mapping.yaml").write_text(yaml.safe_dump(mapping))
+    return folder / "mapping.yaml"
+
+
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory) -> Chain:
     folder = tmp_path_factory.mktemp("chain")
-    workspace, raw = folder / "project", folder / "raw"
-    raw.mkdir()
-    for name, table in tiny_tables().items():
-        table.to_parquet(raw / f"{name}.parquet", index=False)
+    workspace = folder / "project"
     lay_out(workspace)
-    mapping = folder / "mapping.yaml"
-    mapping.write_text(yaml.safe_dump(mapping_of(raw)))
+    mapping = write_raw(folder / "raw")
     base = write_tiny_llm(folder / "base")
     edit_config(workspace, "llm.yaml", base=str(base), layers=3, tuned_layers=1, training={"epochs": 1, "rank": 4})
     edit_config(workspace, "arms.yaml", ranker={"max_rounds": 20, "patience": 5, "min_data_in_leaf": 5, "threads": 1})

@@ -1,6 +1,6 @@
 """A synthetic frame in the layout of ``advprior rank frame``, with a planted signal in one prior or in none.
 
-Users have an unseen taste for advertisers. History shows part of it. ``prior_llm`` shows `signal` more; ``prior_svd``
+Users have an unseen taste for advertisers. History shows part of it. ``prior_llm`` shows `signal` more; ``prior_neighbours``
 shows half of that; ``prior_popularity`` none; ``prior_placebo`` is ``prior_llm`` of another user.
 """
 
@@ -39,7 +39,7 @@ def synthetic_frame(
     strangers = (user + 1 + rng.integers(0, users - 1, n)) % users
     prior = {
         "llm": signal * taste[user, advertiser] + rng.normal(0, 0.3, n),
-        "svd": signal * 0.5 * taste[user, advertiser] + rng.normal(0, 0.7, n),
+        "neighbours": signal * 0.5 * taste[user, advertiser] + rng.normal(0, 0.7, n),
         "popularity": popular[advertiser] + rng.normal(0, 0.3, n),
         "placebo": signal * taste[strangers, advertiser] + rng.normal(0, 0.3, n),
     }

@@ -25,11 +25,11 @@ def planted():
 def test_a_planted_signal_is_found_and_its_placebo_is_null(planted):
     result, _ = planted
     assert result.verdict.kind == "win", result.verdict.sentence
-    assert result.best_control == "svd"
+    assert result.best_control == "neighbours"
     lift = result.lifts.get("llm", "baseline", "auc")
     assert lift.better
     assert lift.difference > 0.03
-    assert result.lifts.get("llm", "svd", "auc").better
+    assert result.lifts.get("llm", "neighbours", "auc").better
     placebo = result.lifts.get("placebo", "baseline", "auc")
     assert placebo.low <= 0 <= placebo.high
     assert result.lifts.get("llm", "baseline", "log_loss").better  # lower
@@ -50,7 +50,7 @@ def test_every_arm_metric_seed_and_segment_is_there(planted):
     assert list(predictions.columns[:6]) == [
         "impression_id", "user_id", "slate_id", "label", "segment_never_advertiser", "segment_never_ad",
     ]  # fmt: skip
-    assert list(predictions.columns[6:]) == ["baseline", "popularity", "svd", "llm", "placebo"]
+    assert list(predictions.columns[6:]) == ["baseline", "popularity", "neighbours", "llm", "placebo"]
     assert len(predictions) == result.about["segments"]["overall"]["rows"] == result.about["splits"]["test"]["rows"]
     # averaged scores are not what the metric averages, but they are near
     assert Auc()(Rows.of(predictions["label"], predictions["llm"])) == pytest.approx(
@@ -58,7 +58,7 @@ def test_every_arm_metric_seed_and_segment_is_there(planted):
     )
     groups = dict(result.about["per_arm"]["llm"]["importance_by_group"])
     assert sum(groups.values()) == pytest.approx(1)
-    assert "prior_svd" not in groups
+    assert "prior_neighbours" not in groups
 
 
 def test_the_lift_is_the_difference_of_the_arms_means(planted):
@@ -108,11 +108,11 @@ def test_a_lift_without_positives_is_null_in_json_not_nan(tmp_path):
 
 
 def test_arms_without_their_priors_are_left_out_unless_the_user_named_the_file():
-    columns = [c for c in synthetic_frame(users=5).columns if not c.startswith("prior_svd_")]
+    columns = [c for c in synthetic_frame(users=5).columns if not c.startswith("prior_neighbours_")]
     kept, left_out = usable_arms(ARMS, columns, strict=False)
     assert [arm.name for arm in kept.arms] == ["baseline", "popularity", "llm", "placebo"]
-    assert left_out == {"svd": "prior_svd_*"}
-    with pytest.raises(AdvpriorError, match=r"RNK022(.|\n)*svd"):
+    assert left_out == {"neighbours": "prior_neighbours_*"}
+    with pytest.raises(AdvpriorError, match=r"RNK022(.|\n)*neighbours"):
         usable_arms(ARMS, columns, strict=True)
     with pytest.raises(AdvpriorError, match="RNK028"):
         usable_arms(ARMS, [c for c in columns if not c.startswith("prior_llm_")], strict=False)

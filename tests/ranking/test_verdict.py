@@ -11,12 +11,12 @@ def lift(arm, baseline, difference, low, high, segment="overall"):
     return Lift(arm, baseline, "auc", segment, 0.9 + difference, 0.9, difference, difference / 0.9, low, high, 1000)
 
 
-def verdict(llm, over_control=(0.0, -0.001, 0.001), placebo=(0.0001, -0.0004, 0.0006), best_control="svd"):
+def verdict(llm, over_control=(0.0, -0.001, 0.001), placebo=(0.0001, -0.0004, 0.0006), best_control="neighbours"):
     lifts = Lifts([
         lift("llm", "baseline", *llm),
         lift("placebo", "baseline", *placebo),
         lift("llm", "placebo", llm[0] - placebo[0], llm[1], llm[2]),
-        lift("llm", "svd", *over_control),
+        lift("llm", "neighbours", *over_control),
         lift("llm", "baseline", 0.002, 0.001, 0.003, segment="never_advertiser"),
     ])  # fmt: skip
     return judge(lifts, load_arms(), best_control=best_control)
@@ -27,7 +27,7 @@ def test_clear_win():
     assert said.kind == "win"
     assert said.sentence == (
         "With LLM priors the ranker's AUC changes by +0.0050 [+0.0030, +0.0070] against the history baseline: "
-        "a clear gain, also over the best control (SVD prior): +0.0040 [+0.0020, +0.0060]. "
+        "a clear gain, also over the best control (neighbour prior): +0.0040 [+0.0020, +0.0060]. "
         "Placebo: +0.0001 [−0.0004, +0.0006], nil as it should be."
     )
 
@@ -36,7 +36,7 @@ def test_win_over_the_baseline_but_not_over_the_control():
     said = verdict((0.005, 0.003, 0.007), over_control=(0.0002, -0.001, 0.001))
     assert said.kind == "win_not_over_control"
     assert (
-        "but not over the best control (SVD prior): +0.0002 [−0.0010, +0.0010]; a cheaper prior does as well"
+        "but not over the best control (neighbour prior): +0.0002 [−0.0010, +0.0010]; a cheaper prior does as well"
         in said.sentence
     )
     worse = verdict((0.005, 0.003, 0.007), over_control=(-0.002, -0.003, -0.001))

@@ -1,0 +1,91 @@
+"""Habit and drift: what everyone buys lately and what this user keeps buying, as terms of a logit.
+
+Time matters as much as the model: popularity moves within months, and most purchases repeat. Every
+personal predictor starts from these terms, with weights fitted on the last labels before the cut-off,
+so that what it learns beyond them is what it can be credited with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from advprior.histories import Histories, Int
+from advprior.predictors import counts
+from advprior.predictors.base import Float
+
+Array = npt.NDArray[np.float64]
+SMOOTHING = 0.5
+
+
+@dataclass(frozen=True)
+class Habit:
+    """``w0·log(popularity + 0.5) + Σ wk·log1p(own decayed purchases)``.
+
+    Parameters
+    ----------
+    popularity_half_life, half_lives : float, tuple of float
+        Days.
+    weights : tuple of float
+        One for popularity, then one a half-life.
+    """
+
+    popularity_half_life: float
+    half_lives: tuple[float, ...]
+    weights: tuple[float, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON form."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Habit:
+        """Read what `to_json` wrote."""
+        return cls(float(data["popularity_half_life"]), tuple(data["half_lives"]), tuple(data["weights"]))
+
+    def logits(self, histories: Histories, user: Int, cutoff: Int, size: int) -> Float:
+        """Logits [P, N] of P (user, cut-off) points, from events strictly before each cut-off."""
+        terms = habit_terms(histories, user, cutoff, self.popularity_half_life, self.half_lives, size)
+        return np.tensordot(np.asarray(self.weights, np.float32), terms, 1)
+
+
+def log_popularity(histories: Histories, cutoff: Int, half_life: float, size: int) -> Float:
+    """``log(decayed purchases of everyone + 0.5)`` [P, N], computed once per distinct cut-off."""
+    moments, index = np.unique(cutoff, return_inverse=True)
+    weight = counts.popularity(histories, moments, half_life, size)
+    return np.log(weight + SMOOTHING).astype(np.float32)[index]
+
+
+def habit_terms(
+    histories: Histories, user: Int, cutoff: Int, popularity_half_life: float, half_lives: tuple[float, ...], size: int
+) -> Float:
+    """Terms [1 + len(half_lives), P, N]: log-popularity, then log1p of own decayed purchases."""
+    terms = [log_popularity(histories, cutoff, popularity_half_life, size)]
+    terms += [np.log1p(counts.own_points(histories, user, cutoff, half_life, size)) for half_life in half_lives]
+    return np.stack(terms)
+
+
+def fit_weights(terms: Float, truth: Float, start: npt.ArrayLike) -> tuple[Array, float]:
+    """Weights [K] of ``softmax(Σ w·term)`` by likelihood of multi-hot truth, and the NLL a target.
+
+    A conditional logit; convex, so the start does not matter.
+    """
+    from scipy.optimize import minimize
+
+    total = truth.sum()
+    per_point = truth.sum(1, keepdims=True)
+
+    def loss(weights: Array) -> tuple[float, Array]:
+        logits = np.tensordot(weights.astype(np.float32), terms, 1)
+        logits -= logits.max(1, keepdims=True)
+        probs = np.exp(logits)
+        norm = probs.sum(1, keepdims=True)
+        nll = -((logits - np.log(norm)) * truth).sum(dtype=np.float64) / total
+        residual = probs / norm * per_point - truth
+        return float(nll), np.asarray([(residual * t).sum(dtype=np.float64) for t in terms]) / total
+
+    found = minimize(loss, np.asarray(start, np.float64), jac=True, method="L-BFGS-B", options={"maxiter": 60})
+    return found.x, float(found.fun)

@@ -1,0 +1,148 @@
+"""The neighbour prior: what goes with what this user buys, on top of habit and popularity.
+
+The conventional control: an LLM prior that does not beat it earns nothing. Cosine similarity between
+advertisers over the users who bought from both; the log of the summed similarity to a user's purchases
+is one term of a conditional logit beside habit and drift, all fitted on labels before the cut-off. A
+user's purchases are folded in as of each snapshot, so new ones count at once.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from advprior.histories import Histories, Int
+from advprior.predictors import counts
+from advprior.predictors.base import FitData, Float, Predictor, Scorer, log_softmax, require_parity
+from advprior.predictors.habit import SMOOTHING, fit_weights, habit_terms
+from advprior.targets import dense, next_advertisers, quality
+from feature_repo.contract import CATALOG_FILE, NEIGHBOURS
+from feature_repo.runs import write_json
+
+FLOOR = 0.1  # of the summed similarity, so that its log stays finite
+
+
+class NeighbourSettings(BaseModel):
+    """Settings of the neighbour prior."""
+
+    model_config = ConfigDict(extra="forbid")
+    half_lives_days: tuple[float, ...] = (60.0, 14.0)
+    popularity_half_life_days: float = 30.0
+    horizon_days: float = 7.0
+    valid_days: float = 28.0
+
+
+def similarity(histories: Histories, size: int) -> Float:
+    """Cosine between advertisers over who bought from them [N, N], zero on the diagonal.
+
+    >>> h = Histories(("u", "v"), ("", ""), np.array([0, 2, 3]), np.array([1, 2, 1]), np.array([0, 1, 0]))
+    >>> similarity(h, 2).round(3).tolist()
+    [[0.0, 0.707], [0.707, 0.0]]
+    """
+    bought = np.zeros((len(histories), size), np.float32)
+    bought[histories.user_of_row, histories.advertiser] = 1.0
+    columns = bought / np.sqrt(np.maximum(bought.sum(0), 1.0))
+    result: Float = columns.T @ columns
+    np.fill_diagonal(result, 0.0)
+    return result
+
+
+def neighbour_term(own: Float, similar: Float) -> Float:
+    """``log(log1p(own)·S + 0.1)`` [..., N] of own decayed purchases."""
+    return np.log(np.log1p(own) @ similar + FLOOR)
+
+
+class NeighbourPredictor(Predictor):
+    """A conditional logit on log-popularity, habit and neighbours."""
+
+    kind = NEIGHBOURS
+
+    def __init__(self, run: Path) -> None:
+        super().__init__(run)
+        self.parameters = json.loads((self.run / "parameters.json").read_text())
+        self.similarity: Float = np.load(self.run / "similarity.npy")
+
+    @classmethod
+    def settings(cls, raw: dict[str, Any]) -> NeighbourSettings:
+        return NeighbourSettings(**raw)
+
+    @classmethod
+    def fit(cls, data: FitData, settings: NeighbourSettings, out: Path) -> dict[str, Any]:
+        size, horizon = len(data.catalog), int(settings.horizon_days * counts.DAY)
+        last = data.cutoff - horizon
+        first = last - int(settings.valid_days * counts.DAY)
+        user, cutoff = counts.weekly_points(data.histories, first, last, data.snapshot_every)
+        truth = dense(*next_advertisers(data.histories, user, cutoff - 1, horizon), size)
+        some = truth.sum(1) > 0
+        user, cutoff, truth = user[some], cutoff[some], truth[some]
+        weights = np.asarray([1.0, *[0.0] * (len(settings.half_lives_days) + 1)])
+        valid: dict[str, float] = {"points": 0}
+        if len(user):
+            habit = habit_terms(
+                data.histories, user, cutoff, settings.popularity_half_life_days, settings.half_lives_days, size
+            )
+            # similarity from before the labels that its weight is fitted on
+            early = similarity(data.histories.before(first), size)
+            near = neighbour_term(counts.own_points(data.histories, user, cutoff, settings.half_lives_days[0], size), early)
+            terms = np.concatenate([habit, near[None]])
+            weights, _ = fit_weights(terms, truth, weights)
+            valid = quality(log_softmax(np.tensordot(weights.astype(np.float32), terms, 1)), truth)
+        data.catalog.save(out / CATALOG_FILE)
+        np.save(out / "similarity.npy", similarity(data.histories, size))
+        parameters = {
+            "weights": [float(w) for w in weights],
+            "half_lives_days": list(settings.half_lives_days),
+            "popularity_half_life_days": settings.popularity_half_life_days,
+        }
+        write_json(out / "parameters.json", parameters)
+        return {**parameters, "valid": valid}
+
+    def log_probs(self, popularity: Float, own: list[Float]) -> Float:
+        """Log-probs [P, N] from decayed counts of everyone and of the user, one array a half-life."""
+        terms = [np.log(popularity + SMOOTHING), *[np.log1p(x) for x in own], neighbour_term(own[0], self.similarity)]
+        return log_softmax(np.tensordot(np.asarray(self.parameters["weights"]), np.stack(terms), 1))
+
+    def export(self, out: Path) -> dict[str, Any]:
+        from advprior.predictors import graphs
+
+        size, habits = len(self.catalog), len(self.parameters["half_lives_days"])
+        graphs.save_neighbours(out / "model.onnx", self.similarity, self.parameters["weights"], SMOOTHING, FLOOR)
+        rng = np.random.default_rng(0)
+        popularity = rng.gamma(0.3, 20.0, (6, size)).astype(np.float32)
+        own = [(rng.gamma(0.3, 5.0, (6, size)) * (rng.random((6, size)) < 0.1)).astype(np.float32) for _ in range(habits)]
+        own[0][0] = 0.0
+        theirs = graphs.run(
+            out / "model.onnx", {"popularity": popularity, **{f"own{k}": x for k, x in enumerate(own)}}
+        )
+        difference = float(np.abs(self.log_probs(popularity, own) - theirs).max())
+        require_parity(difference, str(out))
+        return {"parity": difference, "cases": len(popularity)}
+
+    def scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> Scorer:
+        return _NeighbourScorer(self, onnx, device, threads)
+
+
+class _NeighbourScorer(Scorer):
+    def __init__(self, predictor: NeighbourPredictor, onnx: Path, device: str, threads: int | None) -> None:
+        from advprior.llm.engine import open_session
+
+        self._session = open_session(onnx / "model.onnx", device=device, threads=threads)
+        self.provider = self._session.provider
+        self._parameters = predictor.parameters
+        self._size = len(predictor.catalog)
+        self._popular: tuple[bytes, Float] | None = None
+
+    def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
+        key = cutoffs.tobytes()
+        if self._popular is None or self._popular[0] != key:
+            half_life = float(self._parameters["popularity_half_life_days"])
+            self._popular = (key, counts.popularity(histories, cutoffs, half_life, self._size).astype(np.float32))
+        user, cutoff = np.repeat(users, len(cutoffs)), np.tile(cutoffs, len(users))
+        inputs = {"popularity": np.tile(self._popular[1], (len(users), 1))}
+        for k, half_life in enumerate(self._parameters["half_lives_days"]):
+            inputs[f"own{k}"] = counts.own_points(histories, user, cutoff, float(half_life), self._size)
+        return self._session.run_inputs(inputs).reshape(len(users), len(cutoffs), self._size)
