@@ -1,0 +1,110 @@
+"""Sessions say what they really run on; batches stay under their budget."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from itertools import pairwise
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from advprior.llm.engine import open_session, real_cores, token_budget_batches
+from advprior.predictors.graphs import save_popularity
+from feature_repo.errors import AdvpriorError
+
+
+@pytest.fixture
+def graph(tmp_path):
+    save_popularity(tmp_path / "model.onnx", 5, 0.5)
+    return tmp_path / "model.onnx"
+
+
+INPUTS = {"popularity": np.asarray([[0, 1, 2, 3, 4], [9, 0, 0, 0, 1]], np.float32)}
+EXPECTED = np.log((INPUTS["popularity"] + 0.5) / (INPUTS["popularity"] + 0.5).sum(1, keepdims=True))
+
+
+def test_cpu_says_so(graph):
+    engine = open_session(graph, device="cpu", threads=1)
+    assert engine.provider == engine.session.get_providers()[0] == "CPUExecutionProvider"
+    assert str(engine) == "CPU (asked for)"
+    assert engine.session.get_session_options().intra_op_num_threads == 1
+    np.testing.assert_allclose(engine.run_inputs(INPUTS), EXPECTED, atol=1e-6)
+
+
+def test_auto_takes_what_the_session_has_and_says_why(graph):
+    engine = open_session(graph)
+    assert engine.provider == engine.session.get_providers()[0]
+    assert engine.reason
+    assert engine.reason != "asked for"
+    assert engine.threads == real_cores()
+
+
+def test_bound_inputs_give_the_same_numbers(graph):
+    """The path that CUDA takes, here with memory of the CPU."""
+    engine = open_session(graph, device="cpu", threads=1)
+    np.testing.assert_array_equal(engine._run_bound(INPUTS, "cpu"), engine.run_inputs(INPUTS))
+    # a column-major input is copied, not read as if it were row-major
+    turned = {"popularity": np.asfortranarray(INPUTS["popularity"])}
+    np.testing.assert_array_equal(engine._run_bound(turned, "cpu"), engine.run_inputs(INPUTS))
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="this build may have CUDA")
+def test_cuda_that_is_not_there_is_refused(graph):
+    with pytest.raises(AdvpriorError, match=r"PRI031(.|\n)*no CUDA"):
+        open_session(graph, device="cuda")
+
+
+def test_unknown_device(graph):
+    with pytest.raises(AdvpriorError, match="PRI031"):
+        open_session(graph, device="tpu")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a graph", "half"])
+def test_a_graph_that_cannot_be_opened(graph, content):
+    if content is None:
+        graph.unlink()
+    else:
+        graph.write_bytes(graph.read_bytes()[: graph.stat().st_size // 2] if content == "half" else content)
+    with pytest.raises(AdvpriorError, match="PRI030"):
+        open_session(graph)
+
+
+def test_no_training_stack_is_imported(graph):
+    code = (
+        "import sys; from pathlib import Path; from advprior.llm.engine import open_session; "
+        f"open_session(Path({str(graph)!r})); "
+        "print({'torch', 'transformers', 'optimum', 'onnx'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "set()"), done.stderr
+
+
+def test_real_cores_are_at_most_the_logical_ones():
+    assert 1 <= real_cores() <= (os.cpu_count() or 1)
+
+
+@given(st.lists(st.integers(1, 300), max_size=60), st.integers(1, 400))
+def test_batches_hold_every_prompt_once_within_the_budget(lengths, budget):
+    batches = token_budget_batches(lengths, budget)
+    assert sorted(int(i) for batch in batches for i in batch) == list(range(len(lengths)))
+    padded = [max(lengths[i] for i in batch) * len(batch) for batch in batches]
+    assert all(size <= budget or len(batch) == 1 for size, batch in zip(padded, batches, strict=True))
+    # like lengths together: no batch holds a prompt longer than any of an earlier batch
+    for earlier, later in pairwise(batches):
+        assert min(lengths[i] for i in earlier) >= max(lengths[i] for i in later)
+        # and none was closed with room for the next prompt
+        assert max(lengths[i] for i in earlier) * (len(earlier) + 1) > budget
+
+
+def test_budget_by_hand():
+    assert [batch.tolist() for batch in token_budget_batches([3, 9, 4, 4, 20], 12)] == [[4], [1], [2, 3, 0]]
+
+
+def test_a_budget_of_nothing():
+    with pytest.raises(ValueError, match="budget"):
+        token_budget_batches([1], 0)

@@ -1,0 +1,155 @@
+"""The exported graph: the same numbers as torch, whatever the shape, the padding and the later tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from advprior.llm.base import load_base
+from advprior.llm.engine import open_session
+from advprior.llm.export import export_onnx, parity, parity_cases
+from advprior.llm.model import AdvertiserModel, from_base
+from feature_repo.errors import AdvpriorError
+from tests.tiny_llm import VOCABULARY, write_tiny_llm
+
+ADVERTISERS = 13
+PAD = 2
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> AdvertiserModel:
+    """A tiny random model, saved and loaded as a finetune run does; its head far from uniform."""
+    folder = tmp_path_factory.mktemp("llm")
+    base = load_base(str(write_tiny_llm(folder / "base")))
+    generator = torch.Generator().manual_seed(1)
+    made = from_base(
+        base.model, catalog_size=ADVERTISERS, text_vocab_size=VOCABULARY, frozen_layers=1,
+        advertiser_embeddings=torch.randn(ADVERTISERS, 32, generator=generator) * 0.2,
+    )  # fmt: skip
+    with torch.no_grad():
+        made.head.weight.normal_(std=0.5, generator=generator)
+        made.head.bias.normal_(generator=generator)
+        made.adapter.weight[1:].normal_(std=0.1, generator=generator)
+    made.save_pretrained(folder / "model")
+    return AdvertiserModel.from_pretrained(folder / "model").eval()
+
+
+@pytest.fixture(scope="module")
+def exported(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("onnx")
+    facts = export_onnx(model, folder)
+    return folder / "model.onnx", facts
+
+
+@pytest.fixture(scope="module")
+def engine(exported):
+    return open_session(exported[0], device="cpu", threads=1)
+
+
+def one(engine, ids, positions):
+    """Log-probs [P, N] of one prompt without padding."""
+    return engine.run(np.asarray([ids], np.int64), np.ones((1, len(ids)), np.int64), np.asarray([positions], np.int64))[
+        0
+    ]
+
+
+def prompt(length: int, seed: int = 0) -> list[int]:
+    return np.random.default_rng(seed).integers(0, VOCABULARY + ADVERTISERS, length).tolist()
+
+
+def test_parity_over_shapes_and_padding(model, exported):
+    cases = parity_cases(model)
+    assert {case[0].shape[1] for case in cases} >= {1, 2, 1000}
+    assert any((case[1] == 0).any() for case in cases), "no case is padded"
+    report = parity(model, exported[0], cases)
+    assert report["max_abs_difference"] <= 1e-4
+    assert report["max_probability_sum_error"] <= 1e-4
+    assert report["cases"] == len(cases)
+    # the test could not fail if all outputs were alike
+    with torch.inference_mode():
+        log_probs = model(*map(torch.from_numpy, cases[-1]))["log_probs"]
+    assert float(log_probs.std(1).mean()) > 0.1
+
+
+def test_parity_refuses_a_graph_of_another_model(model, exported):
+    with torch.no_grad():
+        model.head.bias[3] += 0.01
+    try:
+        with pytest.raises(AdvpriorError, match="PRI004"):
+            parity(model, exported[0], parity_cases(model))
+    finally:
+        with torch.no_grad():
+            model.head.bias[3] -= 0.01
+
+
+def test_facts_name_the_file_and_its_interface(exported):
+    path, facts = exported
+    assert facts["inputs"] == ["input_ids", "attention_mask", "positions"]
+    assert facts["outputs"] == ["log_probs"]
+    assert facts["bytes"] == path.stat().st_size
+
+
+def test_axes_are_free_and_the_catalog_is_fixed(exported):
+    graph = onnx.load(str(exported[0])).graph
+    sizes = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output)
+    }
+    assert sizes == {
+        "input_ids": ["batch", "sequence"],
+        "attention_mask": ["batch", "sequence"],
+        "positions": ["batch", "points"],
+        "log_probs": ["batch", "points", ADVERTISERS],
+    }
+
+
+def test_no_vocabulary_logits(exported):
+    """Weights with a row or column per token are looked up, never multiplied with."""
+    graph = onnx.load(str(exported[0])).graph
+    tables = {w.name for w in graph.initializer if VOCABULARY in w.dims or VOCABULARY + ADVERTISERS in w.dims}
+    assert tables
+    assert {node.op_type for node in graph.node if tables & set(node.input)} == {"Gather"}
+
+
+def test_torch_keeps_its_own_attention_after_the_export(model, exported):
+    assert {part.config._attn_implementation for part in (model.lower, model.upper)} == {"sdpa"}
+
+
+def test_padded_batch_equals_one_by_one(engine):
+    prompts = [prompt(length, seed) for seed, length in enumerate((1, 4, 31, 9))]
+    # ids that end with the pad token's id are prompts as good as any other
+    prompts[3][-2:] = [PAD, PAD]
+    ids, mask = np.full((4, 31), PAD, np.int64), np.zeros((4, 31), np.int64)
+    for row, tokens in enumerate(prompts):
+        ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
+    positions = np.asarray([[0, len(p) - 1] for p in prompts], np.int64)
+    batch = engine.run(ids, mask, positions)
+    for row, tokens in enumerate(prompts):
+        np.testing.assert_allclose(batch[row], one(engine, tokens, positions[row]), atol=1e-5)
+    # what stands in the padding changes nothing
+    ids[mask == 0] = VOCABULARY + 1
+    np.testing.assert_allclose(engine.run(ids, mask, positions), batch, atol=1e-5)
+
+
+def test_log_probs_sum_to_one(engine):
+    log_probs = one(engine, prompt(50), list(range(50)))
+    assert log_probs.shape == (50, ADVERTISERS)
+    np.testing.assert_allclose(np.exp(log_probs.astype(np.float64)).sum(-1), 1, atol=1e-5)
+
+
+def test_long_forward_equals_truncated_prompts(engine):
+    """What makes a backfill one forward: a position has seen nothing later than itself."""
+    ids = prompt(64)
+    long = one(engine, ids, list(range(64)))
+    for cut in (1, 2, 17, 63):
+        np.testing.assert_allclose(long[cut - 1], one(engine, ids[:cut], [cut - 1])[0], atol=1e-5)
+
+
+def test_earlier_tokens_matter_and_later_ones_do_not(engine):
+    ids = prompt(40)
+    changed = [*ids[:20], (ids[20] + 7) % VOCABULARY, *ids[21:]]
+    before, after = one(engine, ids, list(range(40))), one(engine, changed, list(range(40)))
+    np.testing.assert_array_equal(before[:20], after[:20])
+    assert (np.abs(before[20:] - after[20:]).max(-1) > 1e-4).all()
