@@ -246,15 +246,13 @@ def ablate(
     from tqdm.auto import tqdm
 
     started = time.time()
-    columns = [
-        c
-        for c in feature_columns(list(frame.columns))
-        if any(c in arm_features(a, [str(c) for c in frame.columns]) for a in arms.arms)
-    ]
+    names = [str(c) for c in frame.columns]
+    used = {name for arm in arms.arms for name in arm_features(arm, names)}
+    columns = [name for name in feature_columns(names) if name in used]
     at = {name: np.flatnonzero((frame["split"] == name).to_numpy()) for name in SPLITS}
     encoder = Encoder.fit(frame.iloc[at["train"]], columns)
     matrix = encoder.encode(frame)
-    frame.drop(columns=feature_columns(list(frame.columns)), inplace=True)  # noqa: PD002 a copy would double the memory
+    frame.drop(columns=feature_columns(names), inplace=True)  # noqa: PD002 a copy would double the memory
     label = frame[LABEL].to_numpy(np.int8)
     place = {name: i for i, name in enumerate(columns)}
 
