@@ -50,9 +50,14 @@ class Engine:
     def __str__(self) -> str:
         return f"{self.provider.removesuffix('ExecutionProvider')} ({self.reason})"
 
-    def run(self, input_ids: Int, attention_mask: Int, positions: Int) -> Float:
-        """Log-probabilities [B, P, N] at ``positions`` [B, P] of right-padded ``input_ids`` [B, T]."""
-        return self.run_inputs({"input_ids": input_ids, "attention_mask": attention_mask, "positions": positions})
+    def run(self, input_ids: Int, attention_mask: Int, positions: Int, offset: Float) -> Float:
+        """Log-probabilities [B, P, N] at ``positions`` [B, P] of right-padded ``input_ids`` [B, T].
+
+        ``offset`` [B, P, N] is added to the logits.
+        """
+        return self.run_inputs(
+            {"input_ids": input_ids, "attention_mask": attention_mask, "positions": positions, "offset": offset}
+        )
 
     def run_inputs(self, inputs: dict[str, Any]) -> Float:
         """The graph's only output, for inputs by name."""

@@ -62,8 +62,9 @@ class AdvertiserConfig(PretrainedConfig):  # type: ignore[misc]
 class AdvertiserModel(PreTrainedModel):  # type: ignore[misc]
     """Log-probability of every advertiser at given positions of a prompt.
 
-    ``forward(input_ids [B, T], attention_mask [B, T], positions [B, P]) -> {"log_probs": [B, P, N]}``;
-    prompts are padded on the right, and a position sees tokens at or before it only.
+    ``forward(input_ids [B, T], attention_mask [B, T], positions [B, P], offset [B, P, N])`` gives
+    ``{"log_probs": [B, P, N]}``; prompts are padded on the right, and a position sees tokens at or before it
+    only. The offset (habit and drift as of each snapshot) changes with time, so it is an input, no weight.
     """
 
     config_class = AdvertiserConfig
@@ -74,7 +75,9 @@ class AdvertiserModel(PreTrainedModel):  # type: ignore[misc]
         super().__init__(config)
         kept = int(config.backbone["num_hidden_layers"])
         attention = config._attn_implementation or "sdpa"
-        self.lower = AutoModel.from_config(config.part(config.frozen_layers, vocabulary=True), attn_implementation=attention)
+        self.lower = AutoModel.from_config(
+            config.part(config.frozen_layers, vocabulary=True), attn_implementation=attention
+        )
         # the base's last norm belongs after the last kept layer, not between the two parts
         self.lower.norm = nn.Identity()
         self.upper = AutoModel.from_config(
@@ -109,14 +112,14 @@ class AdvertiserModel(PreTrainedModel):  # type: ignore[misc]
         return states
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, positions: torch.Tensor
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, positions: torch.Tensor, offset: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Log-probabilities [B, P, N] at ``positions`` [B, P]."""
+        """Log-probabilities [B, P, N] at ``positions`` [B, P], with ``offset`` [B, P, N] added to the logits."""
         lower = self.lower_states(input_ids, attention_mask)
         states = self.upper_states(lower, input_ids, attention_mask)
         index = positions.unsqueeze(-1).expand(-1, -1, states.shape[-1])
         picked = torch.gather(states, 1, index)
-        return {"log_probs": torch.log_softmax(self.head(picked).float(), dim=-1)}
+        return {"log_probs": torch.log_softmax((self.head(picked) + offset).float(), dim=-1)}
 
 
 def from_base(

@@ -1,10 +1,11 @@
 """Fine-tuning: dense next-advertiser targets on cached lower states.
 
-Every occasion of a history is a training point (what does the user turn to within the horizon after
-it?), and one causal forward serves all points of a user. Frozen layers are computed once and cached, so
-an epoch costs only the tuned layers. The head is ``W = K(E_names)·Q + F``: low rank over what the base
-model makes of the advertisers' names, plus a free part that starts at zero, so that rare advertisers
-share strength; it collapses to one matrix for export. The bias starts at log-popularity.
+Every occasion of a history and every snapshot within it is a training point (what does the user turn to
+within the horizon after it?), and one causal forward serves all points of a user. Frozen layers are
+computed once and cached, so an epoch costs only the tuned layers. The head is ``W = K(E_names)·Q + F``:
+low rank over what the base model makes of the advertisers' names, plus a free part that starts at zero, so
+that rare advertisers share strength; it collapses to one matrix for export. Logits start from habit and
+drift (`advprior.predictors.habit`), so that the network learns what those do not say.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from tqdm.auto import tqdm
 
 from advprior.llm.base import load_base
 from advprior.llm.model import AdvertiserModel, from_base
-from advprior.predictors.base import FitData, Float
-from advprior.predictors.counts import DAY
+from advprior.predictors.base import FitData, Float, log_softmax
+from advprior.predictors.counts import DAY, own_points
+from advprior.predictors.habit import Habit, fit_weights, habit_terms
 from advprior.predictors.llm import LLMSettings, pad_windows
-from advprior.prompts import PromptEncoder, PromptStyle, Window
+from advprior.prompts import PromptEncoder, PromptStyle, Window, occasions_before
 from advprior.targets import dense, next_advertisers, quality
 from feature_repo.contract import CATALOG_FILE
 from feature_repo.errors import AdvpriorError
@@ -36,61 +38,104 @@ CACHE_LIMIT_BYTES = 3 << 30  # cached lower states beyond this are recomputed ba
 class NameHead(nn.Module):
     """Weights [N, H] as ``K(E)·Q + F`` over standardised name encodings E [N, E_dim]."""
 
-    def __init__(self, names: torch.Tensor, hidden: int, rank: int, log_popularity: torch.Tensor) -> None:
+    def __init__(self, names: torch.Tensor, hidden: int, rank: int) -> None:
         super().__init__()
         standard = (names - names.mean(0)) / (names.std(0) + 1e-6) / names.shape[1] ** 0.5
         self.register_buffer("names", standard)
         self.key = nn.Linear(names.shape[1], rank, bias=False)
         self.query = nn.Linear(hidden, rank, bias=False)
-        nn.init.zeros_(self.query.weight)  # logits start as log-popularity alone
+        nn.init.zeros_(self.query.weight)  # logits start as the offset alone
         self.free = nn.Parameter(torch.zeros(names.shape[0], hidden))
-        self.bias = nn.Parameter(log_popularity.clone())
+        self.bias = nn.Parameter(torch.zeros(names.shape[0]))
 
     def weight(self) -> torch.Tensor:
         """The collapsed matrix [N, H]."""
         return self.key(self.names) @ self.query.weight + self.free
 
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
+    def forward(self, states: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
         """Log-probabilities [..., N]."""
-        return torch.log_softmax(states @ self.weight().T + self.bias, dim=-1)
+        return torch.log_softmax(states @ self.weight().T + self.bias + offset, dim=-1)
 
 
 @dataclass
 class Points:
-    """Training points of one window: positions in the prompt and their targets."""
+    """Training points of one window of one user.
+
+    Attributes
+    ----------
+    window : Window
+    user : int
+    positions, moments : int64 [P]
+        Position in the window; the point sees events before this moment (microseconds).
+    train, valid : bool [P]
+    truth, offset : float32 [P, N]
+        Multi-hot targets; what the logits start from (filled in once habit is fitted).
+    """
 
     window: Window
-    truth: Float  # [P, N]
-    train: Any  # bool [P]
-    valid: Any  # bool [P]
+    user: int
+    positions: Any
+    moments: Any
+    train: Any
+    valid: Any
+    truth: Float
+    offset: Float
 
 
 def training_points(data: FitData, encoder: PromptEncoder, settings: LLMSettings) -> list[Points]:
-    """Every occasion whose whole target window ends by the cut-off, split in time.
+    """Points whose whole target window ends by the cut-off, split in time.
 
-    Validation points come after ``cutoff - valid_days``; a training point's target window ends before
-    that, so no label is on both sides.
+    Training points are all occasions (just after each) and weekly snapshots with targets that end before
+    ``cutoff - valid_days``; validation points are the weekly snapshots after that, the way priors are used.
     """
     horizon = int(settings.horizon_days * DAY)
     border = data.cutoff - int(settings.training.valid_days * DAY)
+    weeks = np.arange(data.cutoff - horizon, data.start, -data.snapshot_every, dtype=np.int64)[::-1]
     found = []
     for user in range(len(data.histories)):
         prompt = encoder.prompt(data.histories, user)
-        usable = np.flatnonzero(prompt.times + horizon < data.cutoff)
-        if not len(usable):
+        if not len(prompt.times):
             continue
-        after = prompt.times[usable]
-        offsets, advertiser = next_advertisers(data.histories, np.full(len(usable), user), after, horizon)
+        moments = np.concatenate([prompt.times + 1, weeks[weeks > prompt.times[0]]])
+        weekly = np.arange(len(moments)) >= len(prompt.times)
+        offsets, advertiser = next_advertisers(data.histories, np.full(len(moments), user), moments - 1, horizon)
         truth = dense(offsets, advertiser, len(data.catalog))
-        train, valid = after + horizon < border, after >= border
+        train, valid = moments + horizon <= border, (moments >= border) & weekly
         keep = (truth.sum(1) > 0) & (train | valid)
         if not keep.any():
             continue
-        by_occasion = {int(k) + 1: i for i, k in enumerate(usable)}
-        for window in encoder.windows(prompt, usable[keep] + 1):
-            rows = np.asarray([by_occasion[int(k)] for k in window.occasions])
-            found.append(Points(window, truth[rows], train[rows], valid[rows]))
+        moments, truth, train, valid = moments[keep], truth[keep], train[keep], valid[keep]
+        seen = occasions_before(prompt, moments)
+        for window in encoder.windows(prompt, seen):
+            rows = np.isin(seen, window.occasions)
+            positions = window.positions[np.searchsorted(window.occasions, seen[rows])]
+            empty = np.zeros((0, len(data.catalog)), np.float32)
+            found.append(
+                Points(window, user, positions, moments[rows], train[rows], valid[rows], truth[rows], empty)
+            )
     return found
+
+
+def fit_habit(data: FitData, points: list[Points], settings: LLMSettings, limit: int = 6000) -> Habit:
+    """Habit and drift weights on (a sample of) the training points; fills in every point's offset."""
+    user = np.concatenate([np.full(len(p.moments), p.user) for p in points])
+    moment = np.concatenate([p.moments for p in points])
+    train = np.flatnonzero(np.concatenate([p.train for p in points]))
+    truth = np.concatenate([p.truth for p in points])
+    if len(train) > limit:
+        train = np.random.default_rng(settings.training.seed).choice(train, limit, replace=False)
+    half_life, half_lives = settings.habit.popularity_half_life_days, settings.habit.half_lives_days
+    size = len(data.catalog)
+    # occasions are many distinct moments; popularity hardly moves within a day
+    terms = habit_terms(data.histories, user[train], moment[train] // DAY * DAY, half_life, (), size)
+    own = [own_points(data.histories, user[train], moment[train], h, size) for h in half_lives]
+    weights, _ = fit_weights(
+        np.concatenate([terms, np.log1p(own).reshape(-1, len(train), size)]), truth[train], [1.0, *[0.0] * len(own)]
+    )
+    habit = Habit(half_life, tuple(half_lives), tuple(map(float, weights)))
+    for p in points:
+        p.offset = habit.logits(data.histories, np.full(len(p.moments), p.user), p.moments, size)
+    return habit
 
 
 def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
@@ -99,8 +144,8 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        Facts for the manifest: base, points, the curve by epoch, best epoch, validation quality beside
-        popularity's on the same points.
+        Facts for the manifest: base, points, the curve by epoch, best epoch, validation quality beside that of
+        habit and drift alone on the same points.
 
     Raises
     ------
@@ -147,9 +192,8 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
     origin = base.origin
     del base
 
-    popular = sum(p.truth[p.train].sum(0) for p in points) + 0.5
-    log_popularity = torch.from_numpy(np.log(popular / popular.sum())).float()
-    head = NameHead(names, hidden, config.rank, log_popularity)
+    habit = fit_habit(data, points, settings)
+    head = NameHead(names, hidden, config.rank)
     model.lower.requires_grad_(False)
     model.adapter.weight.requires_grad_(True)
     model.head.requires_grad_(False)
@@ -179,8 +223,8 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
         optimizer.load_state_dict(saved["optimizer"])
         curve, best, best_state, first_epoch = saved["curve"], saved["best"], saved["best_state"], len(saved["curve"])
         rng.bit_generator.state = saved["rng"]
-    truth_valid = np.concatenate([p.truth[p.valid] for p in points])
-    base_quality = quality(np.tile(log_popularity.numpy(), (len(truth_valid), 1)), truth_valid)
+    truth_valid = _ordered(points, batches, "truth")
+    base_quality = quality(log_softmax(_ordered(points, batches, "offset")), truth_valid)
     started = time.monotonic() - sum(row["seconds"] for row in curve)
     bar = tqdm(total=total, initial=first_epoch * len(batches), desc="fine-tune", unit="batch", disable=None)
     for epoch in range(first_epoch, config.epochs):
@@ -203,7 +247,7 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
             optimizer.step()
             loss_sum += float(loss.detach())
             weight_sum += weight
-        valid = quality(_validate(model, head, cache, points, batches), _ordered_truth(points, batches))
+        valid = quality(_validate(model, head, cache, points, batches), truth_valid)
         curve.append({
             "epoch": epoch + 1, "train_nll": loss_sum / max(weight_sum, 1.0), "valid_nll": valid["nll"],
             "valid_recall@5": valid["recall@5"], "valid_recall@20": valid["recall@20"],
@@ -226,14 +270,16 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
     model.save_pretrained(out / "model")
     tokenizer.save(str(out / "tokenizer.json"))
     write_json(out / "prompt.json", {"style": style.to_json(), "text_vocab_size": text_vocab_size})
+    write_json(out / "habit.json", habit.to_json())
     data.catalog.save(out / CATALOG_FILE)
     return {
         "base": origin,
+        "habit": habit.to_json(),
         "points": {"train": train_count, "valid": valid_count},
         "tokens": int(sum(len(p.window.ids) for p in points)),
         "curve": curve,
         "best_epoch": int(np.argmin([r["valid_nll"] for r in curve])) + 1,
-        "valid": {"llm": min(curve, key=lambda r: r["valid_nll"]), "popularity": base_quality},
+        "valid": {"llm": min(curve, key=lambda r: r["valid_nll"]), "habit": base_quality},
         "parameters": {"trained": sum(p.numel() for p in trained.parameters()),
                        "model": sum(p.numel() for p in model.parameters())},
     }  # fmt: skip
@@ -284,7 +330,7 @@ class _LowerStates:
                     self._states[order[start + row]] = states[row, : len(window.ids)].clone()
 
     def _compute(self, windows: list[Window]) -> torch.Tensor:
-        ids, mask, _ = (torch.from_numpy(x) for x in pad_windows(windows))
+        ids, mask, _ = (torch.from_numpy(x) for x in pad_windows([(w.ids, w.positions) for w in windows]))
         with torch.no_grad():
             return self._model.lower_states(ids, mask)
 
@@ -300,13 +346,14 @@ def _log_probs(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probs [P, N] and truth [P, N] of the chosen points of a batch."""
     windows = [p.window for p in part]
-    ids, mask, _ = (torch.from_numpy(x) for x in pad_windows(windows))
+    ids, mask, _ = (torch.from_numpy(x) for x in pad_windows([(w.ids, w.positions) for w in windows]))
     states = model.upper_states(cache.batch(indices, windows), ids, mask)
     row = np.concatenate([np.full(int(getattr(p, which).sum()), i) for i, p in enumerate(part)])
-    position = np.concatenate([p.window.positions[getattr(p, which)] for p in part])
+    position = np.concatenate([p.positions[getattr(p, which)] for p in part])
     truth = torch.from_numpy(np.concatenate([p.truth[getattr(p, which)] for p in part]))
+    offset = torch.from_numpy(np.concatenate([p.offset[getattr(p, which)] for p in part]))
     picked = states[torch.from_numpy(row), torch.from_numpy(position)]
-    return head(picked), truth
+    return head(picked, offset), truth
 
 
 def _batch_loss(
@@ -324,16 +371,17 @@ def _validate(
     model: AdvertiserModel, head: NameHead, cache: _LowerStates, points: list[Points], batches: list[list[int]]
 ) -> Float:
     model.eval()
-    rows = []
     with torch.no_grad():
-        for batch in batches:
-            if any(points[i].valid.any() for i in batch):
-                rows.append(_log_probs(model, head, cache, [points[i] for i in batch], batch, "valid")[0].numpy())
-    return np.concatenate(rows)
+        return np.concatenate([
+            _log_probs(model, head, cache, [points[i] for i in batch], batch, "valid")[0].numpy()
+            for batch in batches
+            if any(points[i].valid.any() for i in batch)
+        ])  # fmt: skip
 
 
-def _ordered_truth(points: list[Points], batches: list[list[int]]) -> Float:
-    return np.concatenate([points[i].truth[points[i].valid] for batch in batches for i in batch])
+def _ordered(points: list[Points], batches: list[list[int]], what: str) -> Float:
+    """Validation points' truth or offset, in the order of `_validate`."""
+    return np.concatenate([getattr(points[i], what)[points[i].valid] for batch in batches for i in batch])
 
 
 def _copy(module: nn.Module) -> dict[str, torch.Tensor]:

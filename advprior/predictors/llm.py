@@ -7,6 +7,8 @@ fitting and export import `advprior.llm.train` and `advprior.llm.export` when th
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from advprior.histories import Histories, Int
 from advprior.predictors.base import FitData, Float, Predictor, Scorer, require_parity
-from advprior.prompts import Prompt, PromptEncoder, PromptStyle, Window, occasions_before
+from advprior.predictors.habit import Habit
+from advprior.prompts import Prompt, PromptEncoder, PromptStyle, occasions_before
 from feature_repo.contract import LLM
 from feature_repo.errors import AdvpriorError
 
@@ -32,6 +35,13 @@ class PromptSettings(_Strict):
     max_gap: int = Field(30, ge=1)
     context: int = Field(1024, ge=32)
     names: bool = False
+
+
+class HabitSettings(_Strict):
+    """Habit and drift that the network starts from (see `advprior.predictors.habit`)."""
+
+    popularity_half_life_days: float = Field(30.0, gt=0)
+    half_lives_days: tuple[float, ...] = (60.0, 14.0)
 
 
 class TrainingSettings(_Strict):
@@ -58,6 +68,7 @@ class LLMSettings(_Strict):
     horizon_days: float = Field(7.0, gt=0)
     target: Literal["all"] = "all"
     prompt: PromptSettings = PromptSettings()
+    habit: HabitSettings = HabitSettings()
     training: TrainingSettings = TrainingSettings()
 
 
@@ -69,7 +80,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 class LLMPredictor(Predictor):
-    """A fine-tuned LLM in a run folder: ``model/`` (weights), ``tokenizer.json``, ``prompt.json``, the catalog."""
+    """A fine-tuned LLM in a run folder: ``model/`` (weights), tokenizer, prompt style, habit and the catalog."""
 
     kind = LLM
 
@@ -111,7 +122,19 @@ class LLMPredictor(Predictor):
         return {**facts, "parity": report["max_abs_difference"], "cases": report["cases"]}
 
     def scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> Scorer:
-        return LLMScorer(self.encoder(), len(self.catalog), onnx, device, threads)
+        habit = Habit.from_json(json.loads((self.run / "habit.json").read_text()))
+        return LLMScorer(self.encoder(), habit, len(self.catalog), onnx, device, threads)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One forward of one user: token ids [T], and for each snapshot answered its position, column and offset."""
+
+    user: int
+    ids: Int
+    positions: Int
+    columns: Int
+    offset: Float
 
 
 class LLMScorer(Scorer):
@@ -120,6 +143,8 @@ class LLMScorer(Scorer):
     Parameters
     ----------
     encoder : PromptEncoder
+    habit : Habit
+        What the logits start from, as of each snapshot.
     size : int
         N.
     onnx : Path
@@ -131,54 +156,55 @@ class LLMScorer(Scorer):
     """
 
     def __init__(
-        self, encoder: PromptEncoder, size: int, onnx: Path, device: str = "auto", threads: int | None = None,
-        token_budget: int = 1024,
+        self, encoder: PromptEncoder, habit: Habit, size: int, onnx: Path, device: str = "auto",
+        threads: int | None = None, token_budget: int = 1024,
     ) -> None:  # fmt: skip
         from advprior.llm.engine import open_session
 
         self._engine = open_session(onnx / "model.onnx", device=device, threads=threads)
         self.provider = self._engine.provider
         self._encoder = encoder
+        self._habit = habit
         self._size = size
         self._budget = token_budget
 
     def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
-        jobs: list[tuple[int, Window]] = []
-        seen = np.zeros((len(users), len(cutoffs)), np.int64)
-        for i, user in enumerate(users):
-            prompt: Prompt = self._encoder.prompt(histories, int(user))
-            seen[i] = occasions_before(prompt, cutoffs)
-            jobs += [(i, window) for window in self._encoder.windows(prompt, seen[i])]
-        out = np.empty((len(users), len(cutoffs), self._size), np.float32)
-        for (i, window), log_probs in zip(jobs, self.run_windows([w for _, w in jobs]), strict=True):
-            for row, occasion in zip(log_probs, window.occasions, strict=True):
-                out[i, seen[i] == occasion] = row
-        return out
-
-    def run_windows(self, windows: list[Window]) -> list[Float]:
-        """Log-probs [P, N] of each window, run in length-sorted batches under the token budget."""
         from advprior.llm.engine import token_budget_batches
 
-        results: list[Float] = [np.zeros((0, self._size), np.float32)] * len(windows)
-        lengths = np.asarray([len(w.ids) for w in windows], np.int64)
-        for batch in token_budget_batches(lengths, self._budget):
-            log_probs = self._engine.run(*pad_windows([windows[b] for b in batch]))
-            for row, b in enumerate(batch):
-                results[b] = log_probs[row, : len(windows[b].positions)]
-        return results
+        jobs = [job for i, user in enumerate(users) for job in self._jobs(histories, i, int(user), cutoffs)]
+        out = np.empty((len(users), len(cutoffs), self._size), np.float32)
+        for batch in token_budget_batches([len(job.ids) for job in jobs], self._budget):
+            part = [jobs[b] for b in batch]
+            ids, mask, positions = pad_windows([(job.ids, job.positions) for job in part])
+            offset = np.zeros((*positions.shape, self._size), np.float32)
+            for row, job in enumerate(part):
+                offset[row, : len(job.positions)] = job.offset
+            log_probs = self._engine.run(ids, mask, positions, offset)
+            for row, job in enumerate(part):
+                out[job.user, job.columns] = log_probs[row, : len(job.positions)]
+        return out
+
+    def _jobs(self, histories: Histories, row: int, user: int, cutoffs: Int) -> list[Job]:
+        prompt: Prompt = self._encoder.prompt(histories, user)
+        seen = occasions_before(prompt, cutoffs)
+        offset = self._habit.logits(histories, np.full(len(cutoffs), user), cutoffs, self._size)
+        jobs = []
+        for window in self._encoder.windows(prompt, seen):
+            columns = np.flatnonzero(np.isin(seen, window.occasions))
+            positions = window.positions[np.searchsorted(window.occasions, seen[columns])]
+            jobs.append(Job(row, window.ids, positions, columns, offset[columns]))
+        return jobs
 
 
-def pad_windows(windows: list[Window]) -> tuple[Int, Int, Int]:
-    """Right-padded ``input_ids`` [B, T], ``attention_mask`` [B, T], ``positions`` [B, P] (padded with 0)."""
-    length = max(len(w.ids) for w in windows)
-    points = max(len(w.positions) for w in windows)
-    ids = np.zeros((len(windows), length), np.int64)
+def pad_windows(windows: Sequence[tuple[Int, Int]]) -> tuple[Int, Int, Int]:
+    """Right-padded ``input_ids`` [B, T], ``attention_mask`` [B, T], ``positions`` [B, P] of (ids, positions) pairs."""
+    length = max(len(ids) for ids, _ in windows)
+    points = max(len(positions) for _, positions in windows)
+    input_ids = np.zeros((len(windows), length), np.int64)
     mask = np.zeros((len(windows), length), np.int64)
-    positions = np.zeros((len(windows), points), np.int64)
-    for row, window in enumerate(windows):
-        ids[row, : len(window.ids)] = window.ids
-        mask[row, : len(window.ids)] = 1
-        positions[row, : len(window.positions)] = window.positions
-    return ids, mask, positions
-
-
+    padded = np.zeros((len(windows), points), np.int64)
+    for row, (ids, positions) in enumerate(windows):
+        input_ids[row, : len(ids)] = ids
+        mask[row, : len(ids)] = 1
+        padded[row, : len(positions)] = positions
+    return input_ids, mask, padded

@@ -1,0 +1,96 @@
+"""Histories are strictly before, occasions are ties, and targets equal a brute-force loop."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from advprior.catalog import Catalog
+from advprior.histories import Histories, build_histories, profile_text
+from advprior.targets import dense, next_advertisers, quality
+from feature_repo.errors import AdvpriorError
+from tests.tiny import tiny_tables
+
+
+def histories_of(events: list[list[tuple[int, int]]]) -> Histories:
+    """Histories from [(time, advertiser), ...] a user."""
+    rows = [sorted(set(user)) for user in events]
+    flat = [row for user in rows for row in user]
+    return Histories(
+        tuple(f"u{i}" for i in range(len(rows))),
+        ("",) * len(rows),
+        np.concatenate([[0], np.cumsum([len(r) for r in rows])]).astype(np.int64),
+        np.asarray([t for t, _ in flat], np.int64),
+        np.asarray([a for _, a in flat], np.int64),
+    )
+
+
+EVENTS = st.lists(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 4)), max_size=12), min_size=1, max_size=5
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(EVENTS, st.integers(0, 12), st.lists(st.tuples(st.integers(0, 4), st.integers(-5, 60)), min_size=1, max_size=8))
+def test_targets_equal_a_loop(events: list, horizon: int, points: list) -> None:
+    histories = histories_of(events)
+    user = np.asarray([u % len(events) for u, _ in points], np.int64)
+    after = np.asarray([t for _, t in points], np.int64)
+    offsets, advertiser = next_advertisers(histories, user, after, horizon)
+    for p in range(len(points)):
+        expected = sorted({a for t, a in events[user[p]] if after[p] < t <= after[p] + horizon})
+        assert advertiser[offsets[p] : offsets[p + 1]].tolist() == expected
+
+
+@settings(max_examples=50, deadline=None)
+@given(EVENTS, st.integers(0, 45))
+def test_before_is_strict(events: list, cutoff: int) -> None:
+    cut = histories_of(events).before(cutoff)
+    for user, rows in enumerate(events):
+        part = cut.rows(user)
+        found = list(zip(cut.time[part].tolist(), cut.advertiser[part].tolist(), strict=True))
+        assert found == sorted({(t, a) for t, a in rows if t < cutoff})
+
+
+def test_histories_keep_users_without_events_and_drop_events_of_nobody() -> None:
+    tables = tiny_tables(users=5)
+    catalog = Catalog.from_table(tables["advertisers"])
+    events = tables["events"].query("user_id != 'u003'")
+    histories = build_histories(tables["users"], events, catalog)
+    assert histories.users == tuple(sorted(tables["users"].user_id))
+    assert histories.rows(3) == slice(histories.offsets[3], histories.offsets[3])
+    known = events.dropna(subset=["advertiser_id"]).drop_duplicates(["user_id", "timestamp", "advertiser_id"])
+    assert len(histories.time) == len(known)
+
+
+def test_profile_leaves_out_what_is_missing() -> None:
+    users = pd.DataFrame({"user_id": ["a", "b"], "profile_age": ["18-34", None], "profile_home_town": [None, np.nan]})
+    assert profile_text(users) == ["Age: 18-34", ""]
+
+
+def test_quality_by_hand() -> None:
+    log_probs = np.log(np.asarray([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [0.4, 0.3, 0.3]], np.float32))
+    truth = dense(np.asarray([0, 1, 3, 3]), np.asarray([1, 0, 2]), 3)
+    found = quality(log_probs, truth)
+    assert found["points"] == 2  # the third point has no target
+    assert found["nll"] == pytest.approx(-(np.log(0.3) + np.log(0.1) + np.log(0.8)) / 3, abs=1e-6)
+    assert found["recall@5"] == 1.0
+
+
+def test_catalog_refuses_an_advertiser_without_name() -> None:
+    table = pd.DataFrame({"advertiser_id": ["a", "b"], "name": ["Tea", " "]})
+    with pytest.raises(AdvpriorError, match=r"PRI001(.|\n)*found: +b\n"):
+        Catalog.from_table(table)
+
+
+def test_catalog_names_what_changed() -> None:
+    old, new = Catalog(("a", "b"), ("Tea", "Bread")), Catalog(("a", "c"), ("Coffee", "Soap"))
+    with pytest.raises(AdvpriorError) as caught:
+        old.require_same(new, where="here", fix="refit")
+    assert caught.value.code == "PRI002"
+    assert "1 added (c)" in str(caught.value.found)
+    assert "1 removed (b)" in str(caught.value.found)
+    assert "1 renamed (a)" in str(caught.value.found)
