@@ -72,7 +72,7 @@ def with_interval(lift: Lift, digits: int = 4) -> str:
 
 
 def _name(arm: Arm) -> str:
-    """Label in the middle of a sentence: ``+ neighbour prior`` is *neighbour prior*, ``History baseline`` *history baseline*."""
+    """Label in the middle of a sentence: ``History baseline`` is *history baseline*, ``+ LLM priors`` *LLM priors*."""
     label = arm.label.removeprefix("+").strip()
     return label if label[1:2].isupper() else label[:1].lower() + label[1:]
 

@@ -1,7 +1,7 @@
 """A synthetic frame in the layout of ``advprior rank frame``, with a planted signal in one prior or in none.
 
-Users have an unseen taste for advertisers. History shows part of it. ``prior_llm`` shows `signal` more; ``prior_neighbours``
-shows half of that; ``prior_popularity`` none; ``prior_placebo`` is ``prior_llm`` of another user.
+Users have an unseen taste for advertisers. History shows part of it, ``prior_llm`` shows `signal` of the rest,
+``prior_neighbours`` half of that, ``prior_popularity`` none; ``prior_placebo`` is ``prior_llm`` of another user.
 """
 
 from __future__ import annotations
@@ -75,5 +75,16 @@ def write_frame(folder: Path, frame: pd.DataFrame | None = None, **options: floa
     config = {"source": "synthetic", **options}
     with new_run(folder, "rank frame", config=config, inputs={}, key=run_key("rank frame", config, {})) as run:
         write_parquet(synthetic_frame(**options) if frame is None else frame, run.path / "frame.parquet")
-        run.facts["time_plan"] = PLAN.to_json()
+        run.facts.update(
+            time_plan=PLAN.to_json(),
+            coverage={"llm": 1.0},
+            services=["ranker_baseline_v1", "ranker_with_priors_v1"],
+            data={"source": "synthetic", "note": "Simulated <exposure>, inferred from nothing"},
+            priors={
+                "llm": {"model_cutoff": PLAN.finetune_end.isoformat(), "catalog_version": "abc", "max_sum_error": 1e-7}
+            },
+            warnings=[
+                {"code": "RNK009", "severity": "warning", "message": "few positives: 7 in valid", "fix": "", "docs": ""}
+            ],
+        )
     return folder

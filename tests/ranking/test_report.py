@@ -1,0 +1,140 @@
+"""The report is one self-contained page that says what the numbers say; the commands end with the same words."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from feature_repo.errors import AdvpriorError
+from feature_repo.runs import new_run, run_key
+from ranking.arms import load_arms
+from ranking.cli import rank
+from ranking.ranker import Ranker
+from tests.ranking.frames import synthetic_frame, write_frame
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(rank, [str(a) for a in arguments], catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """A frame, a fast arms file, and a finished ablation."""
+    root = tmp_path_factory.mktemp("rank")
+    write_frame(root / "frame", users=120)
+    arms = {
+        "arms": load_arms().model_dump(mode="json")["arms"],
+        "ranker": {"max_rounds": 40, "num_leaves": 15, "threads": 1},
+    }
+    (root / "arms.yaml").write_text(yaml.safe_dump(arms))
+    done = invoke("ablate", "--frame", root / "frame", "--out", root / "ablation", "--arms", root / "arms.yaml",
+                  "--replicates", 100)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    return root, done
+
+
+class Page(HTMLParser):
+    """Collects what a browser would fetch, what is left open, and the text."""
+
+    def __init__(self):
+        super().__init__()
+        self.fetched, self.open, self.text = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.fetched += [value for key, value in attrs if key in ("src", "href", "action")]
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_report_is_whole_self_contained_and_escaped(workspace, tmp_path):
+    root, done = workspace
+    with new_run(tmp_path / "llm", "finetune", config={}, inputs={}, key=run_key("finetune", {}, {})) as run:
+        run.facts.update(parity=2.5e-5, curve=[{"epoch": 1, "valid": 3.2}], note="<script>")
+    said = invoke("report", root / "ablation", "--out", tmp_path / "r", "--predictor-run", tmp_path / "llm")
+    assert said.exit_code == 0, said.output
+    html = (tmp_path / "r" / "report.html").read_text()
+    page = Page()
+    page.feed(html)
+    assert page.open == []
+    assert page.fetched
+    assert all(address.startswith("data:image/svg+xml;base64,") for address in page.fetched)
+    assert "http" not in re.sub(r"base64,[^\"]+", "", html)
+    text = " ".join(" ".join(page.text).split())
+    verdict = json.loads((root / "ablation" / "ablation.json").read_text())["verdict"]
+    assert verdict["sentence"] in text
+    assert text.index(verdict["sentence"]) < text.index("What the data is") < text.index("Provenance")
+    assert "Simulated <exposure>, inferred from nothing." in text  # escaped in the page, whole to the reader
+    assert "<exposure>" not in html
+    assert "<script>" not in html
+    for words in (
+        "+ neighbour prior", "LLM priors over neighbour prior", "Advertisers new to the user", "RNK009", "2.5e-05",
+        "2024-02-26", "Validation",
+    ):  # fmt: skip
+        assert words.lower() in text.lower(), words
+    assert verdict["sentence"] in done.output
+    lines = said.output.splitlines()
+    assert lines[-3] == f"verdict: {verdict['sentence']}"
+    assert lines[-2].endswith("report.html")
+    assert lines[-1].startswith("next:    advprior ")
+
+
+def test_an_unchanged_step_is_reused_and_still_says_the_verdict(workspace, tmp_path):
+    root, _ = workspace
+    again = invoke("ablate", "--frame", root / "frame", "--out", root / "ablation", "--arms", root / "arms.yaml",
+                   "--replicates", 100)  # fmt: skip
+    assert "unchanged, reused" in again.output
+    first, second = (invoke("report", root / "ablation", "--out", tmp_path / "r") for _ in range(2))
+    assert "unchanged, reused" not in first.output
+    assert "unchanged, reused" in second.output
+    assert first.output.splitlines()[-3:] == second.output.splitlines()[-3:]
+    assert (tmp_path / "r" / "report.html").stat().st_size > 20_000
+
+
+def test_train_saves_a_ranker_for_the_service(workspace, tmp_path):
+    root, _ = workspace
+    command = (
+        "train",
+        "--frame",
+        root / "frame",
+        "--arms",
+        root / "arms.yaml",
+        "--out",
+        tmp_path / "ranker",
+        "--service",
+    )
+    said = invoke(*command, "ranker_with_priors_v1")
+    assert said.exit_code == 0, said.output
+    assert "ranker_with_priors_v1" in said.output
+    ranker = Ranker.load(tmp_path / "ranker")
+    assert any(name.startswith("prior_llm_") for name in ranker.features)
+    assert not any(name.startswith("prior_neighbours_") for name in ranker.features)
+    assert ranker.facts["time_plan"]["finetune_end"]
+    assert len(ranker.predict(synthetic_frame(users=5))) == 600
+    assert "unchanged, reused" in invoke(*command, "ranker_with_priors_v1").output
+    with pytest.raises(AdvpriorError, match=r"RNK021(.|\n)*ranker_with_neighbours_v1"):
+        invoke(*command, "ranker_v9")
+
+
+def test_wrong_folders_are_refused_before_anything_is_written(workspace, tmp_path):
+    root, _ = workspace
+    with pytest.raises(AdvpriorError, match="RUN003"):
+        invoke("report", root / "frame", "--out", tmp_path / "r")
+    with pytest.raises(AdvpriorError, match="RUN001"):
+        invoke("ablate", "--frame", tmp_path / "none", "--out", tmp_path / "a")
+    (root / "truncated").mkdir()
+    for name in ("manifest.json", "frame.parquet"):
+        (root / "truncated" / name).write_bytes(
+            (root / "frame" / name).read_bytes()[: 10**9 if "manifest" in name else 5000]
+        )
+    with pytest.raises(AdvpriorError, match="DAT002"):
+        invoke("ablate", "--frame", root / "truncated", "--out", tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []
