@@ -188,7 +188,7 @@ def _case(rng: np.random.Generator, batch: int, sequence: int, points: int, conf
 
 @contextmanager
 def _eager(model: Any) -> Iterator[None]:
-    """Trace plain attention: sdpa's translation guards each weight against NaN, 15-21 % of a forward at 512-1,000 tokens."""
+    """Trace plain attention: sdpa's guards against NaN cost 15-21 % of a forward at 512-1,000 tokens."""
     configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values()
     before = [config._attn_implementation for config in configs]
     for config in configs:

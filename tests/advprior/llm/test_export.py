@@ -48,11 +48,16 @@ def engine(exported):
     return open_session(exported[0], device="cpu", threads=1)
 
 
+def run(engine, ids, mask, positions, offset=None):
+    """Log-probs [B, P, N]; no offset unless given."""
+    none = np.zeros((*np.shape(positions), ADVERTISERS), np.float32)
+    return engine.run(ids, mask, positions, none if offset is None else offset)
+
+
 def one(engine, ids, positions):
     """Log-probs [P, N] of one prompt without padding."""
-    return engine.run(np.asarray([ids], np.int64), np.ones((1, len(ids)), np.int64), np.asarray([positions], np.int64))[
-        0
-    ]
+    ids, positions = np.asarray([ids], np.int64), np.asarray([positions], np.int64)
+    return run(engine, ids, np.ones_like(ids), positions)[0]
 
 
 def prompt(length: int, seed: int = 0) -> list[int]:
@@ -86,7 +91,7 @@ def test_parity_refuses_a_graph_of_another_model(model, exported):
 
 def test_facts_name_the_file_and_its_interface(exported):
     path, facts = exported
-    assert facts["inputs"] == ["input_ids", "attention_mask", "positions"]
+    assert facts["inputs"] == ["input_ids", "attention_mask", "positions", "offset"]
     assert facts["outputs"] == ["log_probs"]
     assert facts["bytes"] == path.stat().st_size
 
@@ -101,6 +106,7 @@ def test_axes_are_free_and_the_catalog_is_fixed(exported):
         "input_ids": ["batch", "sequence"],
         "attention_mask": ["batch", "sequence"],
         "positions": ["batch", "points"],
+        "offset": ["batch", "points", ADVERTISERS],
         "log_probs": ["batch", "points", ADVERTISERS],
     }
 
@@ -125,18 +131,26 @@ def test_padded_batch_equals_one_by_one(engine):
     for row, tokens in enumerate(prompts):
         ids[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
     positions = np.asarray([[0, len(p) - 1] for p in prompts], np.int64)
-    batch = engine.run(ids, mask, positions)
+    batch = run(engine, ids, mask, positions)
     for row, tokens in enumerate(prompts):
         np.testing.assert_allclose(batch[row], one(engine, tokens, positions[row]), atol=1e-5)
     # what stands in the padding changes nothing
     ids[mask == 0] = VOCABULARY + 1
-    np.testing.assert_allclose(engine.run(ids, mask, positions), batch, atol=1e-5)
+    np.testing.assert_allclose(run(engine, ids, mask, positions), batch, atol=1e-5)
 
 
 def test_log_probs_sum_to_one(engine):
     log_probs = one(engine, prompt(50), list(range(50)))
     assert log_probs.shape == (50, ADVERTISERS)
     np.testing.assert_allclose(np.exp(log_probs.astype(np.float64)).sum(-1), 1, atol=1e-5)
+
+
+def test_offset_is_added_to_the_logits_before_normalising(engine):
+    ids, positions = np.asarray([prompt(20)], np.int64), np.asarray([[4, 19]], np.int64)
+    offset = np.random.default_rng(3).normal(0, 2, (1, 2, ADVERTISERS)).astype(np.float32)
+    shifted = run(engine, ids, np.ones_like(ids), positions) + offset
+    expected = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    np.testing.assert_allclose(run(engine, ids, np.ones_like(ids), positions, offset), expected, atol=1e-5)
 
 
 def test_long_forward_equals_truncated_prompts(engine):
