@@ -46,7 +46,12 @@ def publish(repo: Path, view: str, files: dict[str, Any]) -> Path:
 
 
 def random_priors(
-    users: Sequence[str], advertisers: Sequence[str], snapshots: Sequence[datetime], lag: timedelta, cutoff: datetime, seed: int
+    users: Sequence[str],
+    advertisers: Sequence[str],
+    snapshots: Sequence[datetime],
+    lag: timedelta,
+    cutoff: datetime,
+    seed: int,
 ) -> dict[str, Any]:
     """Files of a prior view: one row per user and snapshot."""
     rng = np.random.default_rng(seed)
@@ -90,7 +95,11 @@ def definitions(repo: Path) -> list[Any]:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return [o for name, o in vars(module).items() if not name.startswith("_") and isinstance(o, Entity | FeatureView | FeatureService)]
+    return [
+        o
+        for name, o in vars(module).items()
+        if not name.startswith("_") and isinstance(o, Entity | FeatureView | FeatureService)
+    ]
 
 
 def apply(repo: Path) -> Any:
