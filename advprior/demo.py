@@ -110,16 +110,18 @@ def steps(
             advprior(f"publish {predictor}", "publish", str(priors), "--repo", repo, out=views / prior_view(predictor)),
         ]
     llm_priors, placebo, history = str(w / "priors" / LLM), views / prior_view(PLACEBO), views / USER_HISTORY_VIEW
+    arms = ("--arms", str(w / "configs" / "arms.yaml"))
+    runs = (w / "models" / LLM, w / "models" / LLM / "onnx", w / "priors" / LLM)
+    provenance = [word for run in runs for word in ("--predictor-run", str(run))]
     chain += [
         advprior("publish placebo", "publish", llm_priors, "--repo", repo, "--as", PLACEBO, out=placebo),
         advprior("rank features", "rank", "features", "--tables", tables, "--repo", repo, out=history),
         Step("feast apply", ("feast", "-c", repo, "apply")),
         advprior("rank frame", "rank", "frame", "--tables", tables, "--repo", repo, "--out", frame, out=w / "frame"),
-        advprior("rank ablate", "rank", "ablate", "--frame", frame, "--arms", str(w / "configs" / "arms.yaml"),
-                 "--out", ablation, out=w / "ablation"),
-        advprior("rank train", "rank", "train", "--frame", frame, "--service", prior_service(LLM),
+        advprior("rank ablate", "rank", "ablate", "--frame", frame, *arms, "--out", ablation, out=w / "ablation"),
+        advprior("rank train", "rank", "train", "--frame", frame, "--service", prior_service(LLM), *arms, *seeded,
                  "--out", str(w / "ranker"), out=w / "ranker"),
-        advprior("rank report", "rank", "report", ablation, "--out", str(w / "report"), out=w / "report"),
+        advprior("rank report", "rank", "report", ablation, *provenance, "--out", str(w / "report"), out=w / "report"),
         lambda: _materialize(w),
     ]  # fmt: skip
     return chain

@@ -25,6 +25,23 @@ def popularity(histories: Histories, cutoffs: Int, half_life: float, size: int) 
     return out
 
 
+class PopularityCache:
+    """Decayed purchases of everyone, kept between the shards of one run: the same for all users."""
+
+    def __init__(self, half_life: float, size: int) -> None:
+        self._half_life = half_life
+        self._size = size
+        self._seen: tuple[Histories, bytes, npt.NDArray[np.float32]] | None = None
+
+    def __call__(self, histories: Histories, cutoffs: Int) -> npt.NDArray[np.float32]:
+        """As `popularity`, float32."""
+        key = cutoffs.tobytes()
+        if self._seen is None or self._seen[0] is not histories or self._seen[1] != key:
+            fresh = popularity(histories, cutoffs, self._half_life, self._size).astype(np.float32)
+            self._seen = (histories, key, fresh)
+        return self._seen[2]
+
+
 def own_points(
     histories: Histories, user: Int, cutoff: Int, half_life: float, size: int
 ) -> npt.NDArray[np.float32]:

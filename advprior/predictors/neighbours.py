@@ -134,15 +134,11 @@ class _NeighbourScorer(Scorer):
         self.provider = self._session.provider
         self._parameters = predictor.parameters
         self._size = len(predictor.catalog)
-        self._popular: tuple[bytes, Float] | None = None
+        self._popularity = counts.PopularityCache(float(self._parameters["popularity_half_life_days"]), self._size)
 
     def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
-        key = cutoffs.tobytes()
-        if self._popular is None or self._popular[0] != key:
-            half_life = float(self._parameters["popularity_half_life_days"])
-            self._popular = (key, counts.popularity(histories, cutoffs, half_life, self._size).astype(np.float32))
         user, cutoff = np.repeat(users, len(cutoffs)), np.tile(cutoffs, len(users))
-        inputs = {"popularity": np.tile(self._popular[1], (len(users), 1))}
+        inputs = {"popularity": np.tile(self._popularity(histories, cutoffs), (len(users), 1))}
         for k, half_life in enumerate(self._parameters["half_lives_days"]):
             inputs[f"own{k}"] = counts.own_points(histories, user, cutoff, float(half_life), self._size)
         return self._session.run_inputs(inputs).reshape(len(users), len(cutoffs), self._size)

@@ -81,14 +81,8 @@ class _PopularityScorer(Scorer):
 
         self._session = open_session(onnx / "model.onnx", device=device, threads=threads)
         self.provider = self._session.provider
-        self._half_life = float(predictor.parameters["half_life_days"])
-        self._size = len(predictor.catalog)
-        self._last: tuple[bytes, Float] | None = None
+        self._popularity = counts.PopularityCache(float(predictor.parameters["half_life_days"]), len(predictor.catalog))
 
     def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
-        # the same for every user: computed once for the cut-offs at hand, then repeated
-        key = cutoffs.tobytes()
-        if self._last is None or self._last[0] != key:
-            weight = counts.popularity(histories, cutoffs, self._half_life, self._size).astype(np.float32)
-            self._last = (key, self._session.run_inputs({"popularity": weight}))
-        return np.broadcast_to(self._last[1], (len(users), *self._last[1].shape)).copy()
+        priors = self._session.run_inputs({"popularity": self._popularity(histories, cutoffs)})
+        return np.broadcast_to(priors, (len(users), *priors.shape)).copy()

@@ -1,0 +1,52 @@
+"""Fitted and exported predictors on the tiny tables, made once for this folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from advprior.fitting import finetune
+from advprior.predictors.base import load_predictor, predictor_class
+from feature_repo.runs import manifest_digest, new_run
+from tests.tiny import write_tiny
+from tests.tiny_llm import write_tiny_llm
+
+
+@dataclass
+class Fitted:
+    """Folder with ``tables/`` and ``models/<kind>/`` (exported)."""
+
+    folder: Path
+
+    @property
+    def tables(self) -> Path:
+        return self.folder / "tables"
+
+    def model(self, kind: str) -> Path:
+        return self.folder / "models" / kind
+
+
+def export(run: Path) -> None:
+    with new_run(run / "onnx", "export", config={}, inputs={"run": manifest_digest(run)}, key="x") as work:
+        work.facts.update(load_predictor(run).export(work.path))
+
+
+def llm_settings(base: Path, **training: object) -> dict:
+    return {
+        "base": str(base), "layers": 3, "tuned_layers": 2, "prompt": {"context": 160},
+        "training": {"epochs": 3, "rank": 4, "batch_tokens": 1024, **training},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    folder = tmp_path_factory.mktemp("fitted")
+    write_tiny(folder / "tables")
+    base = write_tiny_llm(folder / "base")
+    result = Fitted(folder)
+    for kind, raw in {"llm": llm_settings(base), "popularity": {}, "neighbours": {}}.items():
+        assert finetune(result.tables, result.model(kind), kind, predictor_class(kind).settings(raw))
+        export(result.model(kind))
+    return result

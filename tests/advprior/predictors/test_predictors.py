@@ -1,0 +1,205 @@
+"""What every predictor must hold: a distribution, strictly from the past, equal to the exported graph."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+
+import numpy as np
+import pytest
+import torch
+
+from advprior.catalog import Catalog
+from advprior.fitting import finetune, read_settings
+from advprior.histories import build_histories, micros
+from advprior.llm.model import AdvertiserModel
+from advprior.predictors import counts
+from advprior.predictors.base import KINDS, load_predictor, predictor_class
+from advprior.predictors.habit import Habit, fit_weights, habit_terms
+from advprior.predictors.llm import LLMScorer
+from feature_repo.errors import AdvpriorError
+from feature_repo.runs import read_manifest
+from feature_repo.tables import load_tables
+from tests.advprior.predictors.conftest import Fitted, llm_settings
+from tests.advprior.test_histories import histories_of
+from tests.tiny import PLAN, write_tiny
+
+SNAPSHOTS = np.asarray([micros(s) for s in PLAN.snapshots()], np.int64)
+
+
+def histories(fitted: Fitted):
+    loaded = load_tables(fitted.tables, "users", "advertisers", "events")
+    return build_histories(loaded["users"], loaded["events"], Catalog.from_table(loaded["advertisers"]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_priors_are_distributions_of_the_past_only(fitted: Fitted, kind: str) -> None:
+    """The long forward's prior at a snapshot = the prior from the history cut at that snapshot."""
+    whole = histories(fitted)
+    scorer = load_predictor(fitted.model(kind)).scorer(fitted.model(kind) / "onnx", "cpu")
+    users = np.arange(12, dtype=np.int64)
+    priors = scorer.score(whole, users, SNAPSHOTS)
+    assert priors.shape == (12, len(SNAPSHOTS), 12)
+    np.testing.assert_allclose(np.exp(priors.astype(np.float64)).sum(-1), 1.0, atol=1e-4)
+    for column in (0, 7, len(SNAPSHOTS) - 1):
+        alone = scorer.score(whole.before(int(SNAPSHOTS[column])), users, SNAPSHOTS[column : column + 1])
+        np.testing.assert_allclose(alone[:, 0], priors[:, column], atol=1e-4)
+    # the test would not notice a predictor that ignores time
+    assert np.abs(priors[:, 0] - priors[:, -1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_event_at_the_snapshot_changes_nothing_and_one_before_does(fitted: Fitted, kind: str) -> None:
+    whole = histories(fitted)
+    scorer = load_predictor(fitted.model(kind)).scorer(fitted.model(kind) / "onnx", "cpu")
+    moment = SNAPSHOTS[5:6]
+    rows = [[(int(t), int(a)) for t, a in zip(whole.time[whole.rows(u)], whole.advertiser[whole.rows(u)], strict=True)]
+            for u in range(len(whole))]  # fmt: skip
+
+    def prior(extra: list[tuple[int, int]]):
+        return scorer.score(histories_of([rows[0] + extra, *rows[1:]]), np.asarray([0]), moment)
+
+    np.testing.assert_array_equal(prior([(int(moment[0]), 3)]), prior([]))
+    assert np.abs(prior([(int(moment[0]) - 1, 3)]) - prior([])).max() > 1e-6
+
+
+def test_batched_equals_one_by_one(fitted: Fitted) -> None:
+    whole = histories(fitted)
+    predictor = load_predictor(fitted.model("llm"))
+    onnx = fitted.model("llm") / "onnx"
+    habit = Habit.from_json(json.loads((predictor.run / "habit.json").read_text()))
+    users = np.arange(20, dtype=np.int64)
+    together, alone = (
+        LLMScorer(predictor.encoder(), habit, len(predictor.catalog), onnx, "cpu", token_budget=budget).score(
+            whole, users, SNAPSHOTS
+        )
+        for budget in (2048, 1)
+    )
+    np.testing.assert_allclose(together, alone, atol=1e-4)
+
+
+def test_llm_scores_as_the_torch_model(fitted: Fitted) -> None:
+    whole = histories(fitted)
+    predictor = load_predictor(fitted.model("llm"))
+    model = AdvertiserModel.from_pretrained(predictor.run / "model").eval()
+    encoder = predictor.encoder()
+    habit = Habit.from_json(json.loads((predictor.run / "habit.json").read_text()))
+    scored = predictor.scorer(predictor.run / "onnx", "cpu").score(whole, np.asarray([2]), SNAPSHOTS[-1:])
+    prompt = encoder.prompt(whole.before(int(SNAPSHOTS[-1])), 2)
+    (window,) = encoder.windows(prompt, np.asarray([len(prompt.ends)]))
+    ids = torch.from_numpy(window.ids)[None]
+    offset = torch.from_numpy(habit.logits(whole, np.asarray([2]), SNAPSHOTS[-1:], len(predictor.catalog)))[None]
+    with torch.no_grad():
+        expected = model(ids, torch.ones_like(ids), torch.from_numpy(window.positions)[None], offset)["log_probs"]
+    np.testing.assert_allclose(scored[0], expected.numpy()[0], atol=1e-4)
+
+
+def test_a_user_without_history_gets_a_prior(fitted: Fitted) -> None:
+    empty = histories_of([[], [(micros(PLAN.start), 1)]])
+    for kind in KINDS:
+        scorer = load_predictor(fitted.model(kind)).scorer(fitted.model(kind) / "onnx", "cpu")
+        prior = scorer.score(empty, np.asarray([0]), SNAPSHOTS[:1])
+        assert np.exp(prior.astype(np.float64)).sum() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_training_learns_beyond_habit(fitted: Fitted) -> None:
+    facts = read_manifest(fitted.model("llm"))["facts"]
+    assert [row["epoch"] for row in facts["curve"]] == [1, 2, 3]
+    assert facts["curve"][-1]["train_nll"] < facts["curve"][0]["train_nll"]
+    assert facts["model_cutoff"] == PLAN.finetune_end.isoformat()
+    assert facts["points"]["train"] > 0 < facts["points"]["valid"]
+
+
+def test_no_event_from_the_cutoff_on_reaches_a_fit(fitted: Fitted, tmp_path) -> None:
+    """Fitting on tables whose later events are gone gives the very same predictor."""
+    tables = tmp_path / "tables"
+    write_tiny(tables)
+    events = load_tables(tables, "events")["events"]
+    events[events.timestamp < PLAN.finetune_end].to_parquet(tables / "events.parquet")
+    for kind in ("popularity", "neighbours"):
+        finetune(tables, tmp_path / kind, kind, predictor_class(kind).settings({}))
+        assert (tmp_path / kind / "parameters.json").read_text() == (fitted.model(kind) / "parameters.json").read_text()
+    settings = predictor_class("llm").settings(llm_settings(fitted.folder / "base", epochs=1))
+    for name, source in (("cut", tables), ("whole", fitted.tables)):
+        finetune(source, tmp_path / name, "llm", settings)
+    cut, whole = ((tmp_path / name / "model/model.safetensors").read_bytes() for name in ("cut", "whole"))
+    assert cut == whole
+
+
+def test_an_interrupted_fit_goes_on(fitted: Fitted, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed after its first epoch, the fit ends where the uninterrupted one does."""
+    import advprior.llm.train as train
+
+    settings = predictor_class("llm").settings(llm_settings(fitted.folder / "base"))
+    save, saved = train._save_checkpoint, []
+
+    def save_and_stop(*arguments):
+        save(*arguments)
+        saved.append(1)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "_save_checkpoint", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        finetune(fitted.tables, tmp_path / "llm", "llm", settings)
+    assert not (tmp_path / "llm").exists()
+    monkeypatch.setattr(train, "_save_checkpoint", save)
+    finetune(fitted.tables, tmp_path / "llm", "llm", settings)
+    ours, theirs = (read_manifest(run)["facts"]["curve"] for run in (tmp_path / "llm", fitted.model("llm")))
+    assert [r["epoch"] for r in ours] == [1, 2, 3]
+    assert [r["valid_nll"] for r in ours] == pytest.approx([r["valid_nll"] for r in theirs], abs=1e-5)
+
+
+def test_decayed_counts_equal_a_loop() -> None:
+    day = counts.DAY
+    histories = histories_of([[(0, 1), (10 * day, 1), (20 * day, 0)], [(5 * day, 2)]])
+    cutoff = np.asarray([10 * day, 20 * day + 1], np.int64)
+    own = counts.own_points(histories, np.asarray([0, 0]), cutoff, 10.0, 3)
+    np.testing.assert_allclose(own, [[0, 0.5, 0], [1, 0.75, 0]], atol=1e-6)
+    np.testing.assert_allclose(counts.popularity(histories, cutoff, 10.0, 3)[0], [0, 0.5, 0.5**0.5], atol=1e-9)
+
+
+def test_fitted_weights_find_the_truth() -> None:
+    rng = np.random.default_rng(0)
+    terms = rng.normal(size=(2, 4000, 6)).astype(np.float32)
+    logits = 1.5 * terms[0] - 0.7 * terms[1]
+    drawn = (logits + rng.gumbel(size=logits.shape)).argmax(1)
+    truth = np.eye(6, dtype=np.float32)[drawn]
+    weights, nll = fit_weights(terms, truth, [0.0, 0.0])
+    np.testing.assert_allclose(weights, [1.5, -0.7], atol=0.1)
+    assert nll < np.log(6)
+
+
+def test_habit_is_as_of_the_cutoff() -> None:
+    histories = histories_of([[(10, 0)], [(20, 1)]])
+    terms = habit_terms(histories, np.asarray([0, 0]), np.asarray([10, 11]), 30.0, (7.0,), 2)
+    assert terms.shape == (2, 2, 2)
+    assert terms[1, 0].tolist() == [0.0, 0.0]
+    assert terms[1, 1, 0] > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "part"),
+    [
+        ("layerz: 3", "CFG002", "layerz"),
+        ("layers: many", "CFG002", "layers"),
+        ("- 1", "CFG001", "list"),
+        ("a: [", "CFG001", "config.yaml"),
+        ("training: {epochs: 0}", "CFG002", "training.epochs"),
+    ],
+)
+def test_bad_configs(tmp_path, text: str, code: str, part: str) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(AdvpriorError, match=part) as caught:
+        read_settings("llm", tmp_path / "config.yaml")
+    assert caught.value.code == code
+
+
+def test_too_little_history_is_said(tmp_path) -> None:
+    tables = write_tiny(tmp_path / "tables")
+    events = load_tables(tables, "events")["events"]
+    events[events.timestamp > PLAN.finetune_end + timedelta(days=1)].to_parquet(tables / "events.parquet")
+    for kind in KINDS:
+        with pytest.raises(AdvpriorError) as caught:
+            finetune(tables, tmp_path / kind, kind, predictor_class(kind).settings({}))
+        assert caught.value.code == "PRI006"
+        assert list(tmp_path.glob(f"*{kind}*")) == []

@@ -1,0 +1,161 @@
+"""Scoring survives a kill, refuses what does not fit, and publishes whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from advprior.publishing import publish, shuffled_rows
+from advprior.scoring import score
+from feature_repo.errors import AdvpriorError
+from feature_repo.runs import read_manifest
+from feature_repo.tables import load_tables
+from tests.advprior.predictors.conftest import Fitted
+from tests.tiny import PLAN, write_tiny
+
+
+@pytest.fixture(scope="module")
+def priors(fitted: Fitted, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("priors") / "llm"
+    assert score(fitted.model("llm"), fitted.tables, out, shard_users=7)
+    return out
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Path:
+    folder = tmp_path / "repo"
+    folder.mkdir()
+    shutil.copy(Path(__file__).parents[3] / "feature_repo/feature_store.yaml", folder)
+    return folder
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "advprior", *map(str, arguments)]
+
+
+def test_one_row_for_each_user_and_snapshot(fitted: Fitted, priors: Path) -> None:
+    rows, matrix = pd.read_parquet(priors / "rows.parquet"), np.load(priors / "log_probs.npy")
+    users = load_tables(fitted.tables, "users")["users"].user_id
+    expected = {(u, pd.Timestamp(s)) for u in users for s in PLAN.snapshots()}
+    assert len(rows) == len(matrix) == len(expected)
+    assert set(zip(rows.user_id, rows.snapshot, strict=True)) == expected
+    np.testing.assert_allclose(rows.entropy, -(np.exp(matrix) * matrix).sum(1), atol=1e-5)
+    assert (rows.top1_index == matrix.argmax(1)).all()
+    assert not (priors / "shards").exists()
+
+
+def test_unchanged_is_reused_and_shards_do_not_matter(fitted: Fitted, priors: Path, tmp_path: Path) -> None:
+    assert not score(fitted.model("llm"), fitted.tables, priors, shard_users=7)
+    assert score(fitted.model("llm"), fitted.tables, tmp_path / "again", shard_users=100)
+    ours, theirs = (np.load(folder / "log_probs.npy") for folder in (tmp_path / "again", priors))
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_killed_and_run_again_nothing_is_lost_or_doubled(fitted: Fitted, priors: Path, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    call = command("score", fitted.model("llm"), "--tables", fitted.tables, "--out", out, "--shard-users", 1)
+    shards = tmp_path / ".killed.partial" / "shards"
+    process = subprocess.Popen(call, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(list(shards.glob("*.npy"))) < 3:
+        assert process.poll() is None, "it finished or failed before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = {p.name: p.stat().st_mtime_ns for p in shards.glob("*.npy")}
+    assert 3 <= len(done) < 40
+    assert not out.exists()
+    torn = shards / "000000039.tmp"
+    torn.write_bytes(b"half a shard")
+    subprocess.run(call, check=True, capture_output=True)
+    rows = pd.read_parquet(out / "rows.parquet")
+    assert not rows.duplicated(["user_id", "snapshot"]).any()
+    np.testing.assert_allclose(np.load(out / "log_probs.npy"), np.load(priors / "log_probs.npy"), atol=1e-4)
+    assert read_manifest(out)["facts"]["rows"] == len(rows) == 40 * len(PLAN.snapshots())
+
+
+def test_a_changed_catalog_is_refused(fitted: Fitted, tmp_path: Path) -> None:
+    tables = write_tiny(tmp_path / "tables")
+    advertisers = load_tables(tables, "advertisers")["advertisers"]
+    advertisers.loc[0, "name"] = "Another name"
+    advertisers.to_parquet(tables / "advertisers.parquet")
+    call = command("score", fitted.model("llm"), "--tables", tables, "--out", tmp_path / "out")
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "PRI002" in done.stderr
+    assert "1 renamed (a00)" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["tables"]
+
+
+def test_an_export_is_asked_for(fitted: Fitted, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(fitted.model("popularity"), run, ignore=shutil.ignore_patterns("onnx"))
+    with pytest.raises(AdvpriorError, match="advprior export"):
+        score(run, fitted.tables, tmp_path / "out")
+
+
+def test_published_priors_are_what_was_scored(priors: Path, repo: Path) -> None:
+    assert publish(priors, repo) == "prior_llm"
+    assert publish(priors, repo) is None
+    table = pd.read_parquet(repo / "data/prior_llm/table.parquet")
+    matrix, rows = np.load(priors / "log_probs.npy"), pd.read_parquet(priors / "rows.parquet")
+    np.testing.assert_array_equal(np.stack(table.log_probs.to_list()), matrix)
+    np.testing.assert_array_equal(np.load(repo / "data/prior_llm/log_probs.npy"), matrix)
+    assert (table.event_timestamp - table.snapshot == PLAN.lag).all()
+    assert (table.model_cutoff == pd.Timestamp(PLAN.finetune_end)).all()
+    assert (table.user_id == rows.user_id).all()
+    assert json.loads((repo / "data/prior_llm/catalog.json").read_text())["version"] == table.catalog_version[0]
+
+
+def test_a_placebo_is_another_users_prior_at_the_same_snapshot(priors: Path, repo: Path) -> None:
+    assert publish(priors, repo, name="placebo", seed=3) == "prior_placebo"
+    rows = pd.read_parquet(priors / "rows.parquet")
+    source = shuffled_rows(rows, 3)
+    assert (rows.snapshot.to_numpy()[source] == rows.snapshot.to_numpy()).all()
+    assert (rows.user_id.to_numpy()[source] != rows.user_id.to_numpy()).all()
+    assert sorted(source) == list(range(len(rows)))
+    # one partner for all of a user's snapshots: as steady in time as the prior itself
+    partners = pd.DataFrame({"user": rows.user_id, "other": rows.user_id.to_numpy()[source]})
+    assert (partners.groupby("user").other.nunique() == 1).all()
+    table = pd.read_parquet(repo / "data/prior_placebo/table.parquet")
+    np.testing.assert_array_equal(np.stack(table.log_probs.to_list()), np.load(priors / "log_probs.npy")[source])
+    assert (table.top1_index == rows.top1_index.to_numpy()[source]).all()
+
+
+@pytest.mark.parametrize("damage", ["sum", "nan", "doubled"])
+def test_damaged_priors_are_refused_and_the_old_ones_stay(priors: Path, repo: Path, tmp_path: Path, damage: str) -> None:
+    publish(priors, repo)
+    before = (repo / "data/prior_llm").resolve()
+    broken = tmp_path / "broken"
+    shutil.copytree(priors, broken)
+    if damage == "doubled":
+        rows = pd.read_parquet(broken / "rows.parquet")
+        rows.loc[1, ["user_id", "snapshot"]] = rows.loc[0, ["user_id", "snapshot"]].to_numpy()
+        rows.to_parquet(broken / "rows.parquet")
+    else:
+        matrix = np.load(broken / "log_probs.npy")
+        matrix[5, 0] = np.nan if damage == "nan" else matrix[5, 0] + 1.0
+        np.save(broken / "log_probs.npy", matrix)
+    with pytest.raises(AdvpriorError) as caught:
+        publish(broken, repo, force=True)
+    assert caught.value.code == "PRI010"
+    assert (repo / "data/prior_llm").resolve() == before
+    assert not list((repo / "data").glob(".staged*"))
+
+
+def test_not_a_feature_repository(priors: Path, tmp_path: Path) -> None:
+    with pytest.raises(AdvpriorError, match="STO001"):
+        publish(priors, tmp_path)
+    assert list(tmp_path.iterdir()) == []
