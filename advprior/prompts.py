@@ -132,8 +132,10 @@ class PromptEncoder:
         time, advertiser = histories.time[rows], histories.advertiser[rows]
         profile = histories.profiles[user] if self.style.profile else ""
         text = (profile + "\n" if profile else "") + "Purchases, oldest first:\n"
-        starts = np.flatnonzero(np.diff(time, prepend=np.iinfo(np.int64).min // 2)) if len(time) else np.zeros(0, np.int64)
-        stops = [*starts[1:], len(time)] if len(time) else []
+        starts, stops = np.zeros(0, np.int64), []
+        if len(time):
+            starts = np.concatenate([[0], np.flatnonzero(np.diff(time)) + 1])
+            stops = [*starts[1:], len(time)]
         pieces: list[Int] = []
         ends, length = [], 0
         for k, (start, stop) in enumerate(zip(starts, stops, strict=True)):
@@ -161,13 +163,13 @@ class PromptEncoder:
         """
         room = self.style.context - len(prompt.head)
         if room < 8:
-            raise ValueError(f"context {self.style.context} leaves no room after a profile of {len(prompt.head)} tokens")
+            raise ValueError(f"context {self.style.context}: no room after a profile of {len(prompt.head)} tokens")
         block = max(room // 2, 1)
         occasions = np.unique(occasions)
-        seen = np.where(occasions > 0, prompt.ends[np.maximum(occasions, 1) - 1] + 1, 0) if len(prompt.ends) else occasions * 0
+        begins = np.concatenate([[0], prompt.ends + 1])
+        seen = begins[occasions]  # tokens of the body that each answer may see
         drop = np.maximum(-(-(seen - room) // block), 0) * block
         # start at the first occasion that begins at or after the dropped block
-        begins = np.concatenate([[0], prompt.ends + 1])
         first = np.minimum(begins[np.searchsorted(begins, drop)], seen)
         windows = []
         for start in np.unique(first):

@@ -128,7 +128,11 @@ def _validate(rows: pd.DataFrame, matrix: npt.NDArray[np.float32], scored: dict[
 
 
 def _write_table(
-    out: Path, rows: pd.DataFrame, matrix: npt.NDArray[np.float32], source: npt.NDArray[np.int64], scored: dict[str, Any]
+    out: Path,
+    rows: pd.DataFrame,
+    matrix: npt.NDArray[np.float32],
+    source: npt.NDArray[np.int64],
+    scored: dict[str, Any],
 ) -> None:
     """``table.parquet`` and ``log_probs.npy``, streamed in chunks."""
     import numpy as np

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,8 +110,9 @@ def _check(log_probs: npt.NDArray[np.float32], where: str) -> float:
     error = float(np.abs(np.exp(flat, dtype=np.float64).sum(1) - 1).max()) if len(flat) else 0.0
     if not error <= SUM_TOLERANCE:  # a NaN fails too
         raise AdvpriorError(
-            "PRI008", "a prior is no distribution over the catalog", where=where, found=f"sum of probabilities off by {error}",
-            expected=f"at most {SUM_TOLERANCE}", fix="advprior export RUN --force, then score again",
+            "PRI008", "a prior is no distribution over the catalog", where=where,
+            found=f"sum of probabilities off by {error}", expected=f"at most {SUM_TOLERANCE}",
+            fix="advprior export RUN --force, then score again",
         )  # fmt: skip
     return error
 
@@ -142,7 +144,11 @@ def _score_shards(
 
 
 def _join_shards(
-    out: Path, shards: Path, histories: Histories, snapshots: list, size: int  # type: ignore[type-arg]
+    out: Path,
+    shards: Path,
+    histories: Histories,
+    snapshots: list[datetime],
+    size: int,
 ) -> dict[str, float]:
     """One matrix and one table of rows from the shards, streamed; then the shards go."""
     import numpy as np

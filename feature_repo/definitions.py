@@ -136,14 +136,21 @@ ranker_baseline_v1 = _service(BASELINE_SERVICE, _BASELINE, "History, popularity,
 ranker_with_priors_v1 = _service(prior_service(LLM), [*_BASELINE, prior_llm], "The baseline and the LLM's priors")
 # Controls: the same baseline with somebody else's priors, on the same path.
 ranker_with_popularity_v1 = _service(prior_service(POPULARITY), [*_BASELINE, prior_popularity], "Control: popularity")
-ranker_with_neighbours_v1 = _service(prior_service(NEIGHBOURS), [*_BASELINE, prior_neighbours], "Control: nearest neighbours")
+ranker_with_neighbours_v1 = _service(
+    prior_service(NEIGHBOURS), [*_BASELINE, prior_neighbours], "Control: nearest neighbours"
+)
 ranker_with_placebo_v1 = _service(
     prior_service(PLACEBO), [*_BASELINE, prior_placebo], "Control: shuffled between users"
 )
 
 _absent = [
     name
-    for name in (USER_PROFILE_VIEW, USER_HISTORY_VIEW, AD_STATS_VIEW, *map(prior_view, (LLM, POPULARITY, NEIGHBOURS, PLACEBO)))
+    for name in (
+        USER_PROFILE_VIEW,
+        USER_HISTORY_VIEW,
+        AD_STATS_VIEW,
+        *map(prior_view, (LLM, POPULARITY, NEIGHBOURS, PLACEBO)),
+    )
     if not _published(name)
 ]
 if _absent:

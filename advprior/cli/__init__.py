@@ -72,7 +72,8 @@ def main(argv: list[str] | None = None) -> None:
     # --debug is welcome anywhere on the line, not only before the command
     arguments = [a for a in arguments if a != "--debug"]
     try:
-        cli.main(args=arguments, prog_name="advprior", standalone_mode=False)
+        # without standalone mode click hands an exit code back in place of exiting
+        code = cli.main(args=arguments, prog_name="advprior", standalone_mode=False)
     except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)
     except click.ClickException as error:
@@ -92,3 +93,4 @@ def main(argv: list[str] | None = None) -> None:
         click.echo(f"error: unexpected {type(error).__name__}: {error}", err=True)
         click.echo("  run again with --debug for the traceback", err=True)
         sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)

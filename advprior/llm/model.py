@@ -142,7 +142,7 @@ def from_base(
         frozen_layers=frozen_layers,
         text_vocab_size=text_vocab_size,
     )
-    model = AdvertiserModel(config)
+    model: AdvertiserModel = AdvertiserModel(config).eval()
     with torch.no_grad():
         table = model.lower.get_input_embeddings().weight
         table[:text_vocab_size] = base.get_input_embeddings().weight[:text_vocab_size]
@@ -152,4 +152,4 @@ def from_base(
         for index, layer in enumerate(model.upper.layers):
             layer.load_state_dict(base.layers[frozen_layers + index].state_dict())
         model.upper.norm.load_state_dict(base.norm.state_dict())
-    return model.eval()
+    return model

@@ -50,7 +50,8 @@ class NameHead(nn.Module):
 
     def weight(self) -> torch.Tensor:
         """The collapsed matrix [N, H]."""
-        return self.key(self.names) @ self.query.weight + self.free
+        matrix: torch.Tensor = self.key(self.names) @ self.query.weight + self.free
+        return matrix
 
     def forward(self, states: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
         """Log-probabilities [..., N]."""
@@ -110,9 +111,7 @@ def training_points(data: FitData, encoder: PromptEncoder, settings: LLMSettings
             rows = np.isin(seen, window.occasions)
             positions = window.positions[np.searchsorted(window.occasions, seen[rows])]
             empty = np.zeros((0, len(data.catalog)), np.float32)
-            found.append(
-                Points(window, user, positions, moments[rows], train[rows], valid[rows], truth[rows], empty)
-            )
+            found.append(Points(window, user, positions, moments[rows], train[rows], valid[rows], truth[rows], empty))
     return found
 
 
@@ -242,7 +241,7 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
             if weight == 0:
                 continue
             optimizer.zero_grad()
-            (loss / weight).backward()
+            (loss / weight).backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
             optimizer.step()
             loss_sum += float(loss.detach())

@@ -1,0 +1,1 @@
+"""Who computes log P(advertiser | history): the LLM and its controls, behind one interface."""

@@ -119,7 +119,8 @@ def load_predictor(run: Path) -> Predictor:
 def log_softmax(logits: npt.NDArray[Any]) -> Float:
     """Numerically safe log-softmax over the last axis, float32."""
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    return (shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))).astype(np.float32)
+    result: Float = (shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))).astype(np.float32)
+    return result
 
 
 def require_parity(difference: float, where: str) -> None:

@@ -42,9 +42,7 @@ class PopularityCache:
         return self._seen[2]
 
 
-def own_points(
-    histories: Histories, user: Int, cutoff: Int, half_life: float, size: int
-) -> npt.NDArray[np.float32]:
+def own_points(histories: Histories, user: Int, cutoff: Int, half_life: float, size: int) -> npt.NDArray[np.float32]:
     """Decayed purchases of the user of each (user, cut-off) point [P, size], strictly before the cut-off."""
     out = np.zeros((len(user), size), np.float32)
     for row, (who, moment) in enumerate(zip(user, cutoff, strict=True)):

@@ -40,7 +40,9 @@ def save_popularity(path: Path, size: int, smoothing: float) -> None:
     _save(path, nodes, {"popularity": size}, size, {"smoothing": smoothing})
 
 
-def save_neighbours(path: Path, similarity: npt.NDArray[Any], weights: list[float], smoothing: float, floor: float) -> None:
+def save_neighbours(
+    path: Path, similarity: npt.NDArray[Any], weights: list[float], smoothing: float, floor: float
+) -> None:
     """``log_softmax(w0·log(popularity + smoothing) + Σ wk·log1p(own_k) + wn·log(log1p(own_0)·S + floor))``."""
     from onnx import helper
 

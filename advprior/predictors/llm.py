@@ -32,30 +32,30 @@ class PromptSettings(_Strict):
 
     profile: bool = True
     gaps: bool = True
-    max_gap: int = Field(30, ge=1)
-    context: int = Field(1024, ge=32)
+    max_gap: int = Field(default=30, ge=1)
+    context: int = Field(default=1024, ge=32)
     names: bool = False
 
 
 class HabitSettings(_Strict):
     """Habit and drift that the network starts from (see `advprior.predictors.habit`)."""
 
-    popularity_half_life_days: float = Field(30.0, gt=0)
+    popularity_half_life_days: float = Field(default=30.0, gt=0)
     half_lives_days: tuple[float, ...] = (60.0, 14.0)
 
 
 class TrainingSettings(_Strict):
     """How the upper layers and the head are tuned."""
 
-    epochs: int = Field(10, ge=1)
-    patience: int = Field(2, ge=1)
-    batch_tokens: int = Field(2048, ge=32)
-    lr: float = Field(2e-4, gt=0)
-    head_lr: float = Field(3e-3, gt=0)
-    weight_decay: float = Field(0.05, ge=0)
-    rank: int = Field(64, ge=1)
-    valid_days: float = Field(21.0, gt=0)
-    max_minutes: float | None = Field(None, gt=0)
+    epochs: int = Field(default=10, ge=1)
+    patience: int = Field(default=2, ge=1)
+    batch_tokens: int = Field(default=2048, ge=32)
+    lr: float = Field(default=2e-4, gt=0)
+    head_lr: float = Field(default=3e-3, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    rank: int = Field(default=64, ge=1)
+    valid_days: float = Field(default=21.0, gt=0)
+    max_minutes: float | None = Field(default=None, gt=0)
     seed: int = 0
 
 
@@ -63,9 +63,9 @@ class LLMSettings(_Strict):
     """Settings of ``advprior finetune`` for the LLM."""
 
     base: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
-    layers: int = Field(10, ge=1)
-    tuned_layers: int = Field(4, ge=1)
-    horizon_days: float = Field(7.0, gt=0)
+    layers: int = Field(default=10, ge=1)
+    tuned_layers: int = Field(default=4, ge=1)
+    horizon_days: float = Field(default=7.0, gt=0)
     target: Literal["all"] = "all"
     prompt: PromptSettings = PromptSettings()
     habit: HabitSettings = HabitSettings()

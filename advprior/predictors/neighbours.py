@@ -53,7 +53,8 @@ def similarity(histories: Histories, size: int) -> Float:
 
 def neighbour_term(own: Float, similar: Float) -> Float:
     """``log(log1p(own)·S + 0.1)`` [..., N] of own decayed purchases."""
-    return np.log(np.log1p(own) @ similar + FLOOR)
+    term: Float = np.log(np.log1p(own) @ similar + FLOOR)
+    return term
 
 
 class NeighbourPredictor(Predictor):
@@ -87,7 +88,8 @@ class NeighbourPredictor(Predictor):
             )
             # similarity from before the labels that its weight is fitted on
             early = similarity(data.histories.before(first), size)
-            near = neighbour_term(counts.own_points(data.histories, user, cutoff, settings.half_lives_days[0], size), early)
+            own = counts.own_points(data.histories, user, cutoff, settings.half_lives_days[0], size)
+            near = neighbour_term(own, early)
             terms = np.concatenate([habit, near[None]])
             weights, _ = fit_weights(terms, truth, weights)
             valid = quality(log_softmax(np.tensordot(weights.astype(np.float32), terms, 1)), truth)
@@ -113,11 +115,10 @@ class NeighbourPredictor(Predictor):
         graphs.save_neighbours(out / "model.onnx", self.similarity, self.parameters["weights"], SMOOTHING, FLOOR)
         rng = np.random.default_rng(0)
         popularity = rng.gamma(0.3, 20.0, (6, size)).astype(np.float32)
-        own = [(rng.gamma(0.3, 5.0, (6, size)) * (rng.random((6, size)) < 0.1)).astype(np.float32) for _ in range(habits)]
+        sparse = [rng.gamma(0.3, 5.0, (6, size)) * (rng.random((6, size)) < 0.1) for _ in range(habits)]
+        own = [x.astype(np.float32) for x in sparse]
         own[0][0] = 0.0
-        theirs = graphs.run(
-            out / "model.onnx", {"popularity": popularity, **{f"own{k}": x for k, x in enumerate(own)}}
-        )
+        theirs = graphs.run(out / "model.onnx", {"popularity": popularity, **{f"own{k}": x for k, x in enumerate(own)}})
         difference = float(np.abs(self.log_probs(popularity, own) - theirs).max())
         require_parity(difference, str(out))
         return {"parity": difference, "cases": len(popularity)}

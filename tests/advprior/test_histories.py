@@ -28,9 +28,7 @@ def histories_of(events: list[list[tuple[int, int]]]) -> Histories:
     )
 
 
-EVENTS = st.lists(
-    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 4)), max_size=12), min_size=1, max_size=5
-)
+EVENTS = st.lists(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 4)), max_size=12), min_size=1, max_size=5)
 
 
 @settings(max_examples=80, deadline=None)
