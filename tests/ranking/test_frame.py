@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from feature_repo.contract import BASELINE_SERVICE, LLM, POPULARITY, TABLE_FILE, prior_service, prior_view
@@ -91,7 +91,14 @@ def _publish_rows(repo: Path, cases: list[list[tuple[datetime, timedelta]]]) -> 
     return table
 
 
-@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# no shrinking: a batch of cases is one join, and the assertion names the row
+@settings(
+    max_examples=8,
+    phases=[Phase.generate],
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(cases=st.lists(st.tuples(_ROWS, _MOMENTS), min_size=25, max_size=40))
 def test_join_equals_brute_force(
     bare: tuple[Path, Any], cases: list[tuple[list[tuple[datetime, timedelta]], list[datetime]]]

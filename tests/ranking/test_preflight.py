@@ -1,0 +1,117 @@
+"""Preflight: refused before any join, with the command that mends it."""
+
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from feature_repo.contract import CATALOG_FILE, LLM, MATRIX_FILE, PLACEBO, TABLE_FILE, prior_view
+from feature_repo.errors import AdvpriorError
+from ranking.history import publish_features
+from ranking.preflight import check_store, preflight, publish_command, view_folder
+from tests.ranking.stores import copy_repo, publish_priors
+from tests.tiny import PLAN, write_tiny
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> Path:
+    return write_tiny(tmp_path / "tables", users=4)
+
+
+@pytest.fixture
+def repo(tmp_path: Path, tables: Path) -> Path:
+    folder = copy_repo(tmp_path / "feature_repo")
+    publish_features(tables, folder)
+    publish_priors(folder, tables, LLM)
+    return folder
+
+
+def refused(code: str, repo: Path, predictors: list[str], **options: object) -> AdvpriorError:
+    with pytest.raises(AdvpriorError, match=code) as caught:
+        preflight(repo, predictors, **options)  # type: ignore[arg-type]
+    return caught.value
+
+
+def test_a_whole_store_passes(repo: Path) -> None:
+    preflight(repo, [LLM], end=PLAN.end)
+
+
+@pytest.mark.parametrize(
+    "store", ["offline_store:\n  type: file", "offline_store: file", "offline_store:\n  type: dask", ""]
+)
+def test_file_store_is_refused(repo: Path, store: str) -> None:
+    """Also when nothing is said: `file` is Feast's own default."""
+    path = repo / "feature_store.yaml"
+    head = path.read_text().split("offline_store:")[0]
+    path.write_text(f"{head}{store}\nentity_key_serialization_version: 3\n")
+    error = refused("STO002", repo, [])
+    assert "duckdb" in str(error.fix)
+
+
+@pytest.mark.parametrize("content", [None, "", "a: [b"])
+def test_no_feature_repository(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "feature_store.yaml").write_text(content)
+    with pytest.raises(AdvpriorError, match="STO001"):
+        check_store(tmp_path)
+
+
+def test_missing_views_come_with_their_commands(repo: Path) -> None:
+    view_folder(repo, "ad_stats").unlink()
+    error = refused("STO003", repo, [LLM, PLACEBO])
+    assert error.found == "no ad_stats, prior_placebo"
+    assert "advprior rank features --tables TABLES" in str(error.fix)
+    assert f"advprior publish PRIORS/{LLM} --repo {repo} --as {PLACEBO}" in str(error.fix)
+    assert f"feast -c {repo} apply" in str(error.fix)
+    assert publish_command(prior_view(LLM)) == "advprior publish PRIORS/llm --repo REPO"
+
+
+def test_another_catalog_is_refused(repo: Path, tables: Path) -> None:
+    publish_priors(
+        repo, tables, LLM, **{CATALOG_FILE: {"version": "v2", "advertisers": [{"advertiser_id": "a00", "name": "x"}]}}
+    )
+    error = refused("STO004", repo, [LLM])
+    assert "v1" in str(error.found)
+    assert "v2" in str(error.expected)
+
+
+def test_a_shorter_catalog_is_refused(repo: Path, tables: Path) -> None:
+    publish_priors(
+        repo, tables, LLM, **{CATALOG_FILE: {"version": "v1", "advertisers": [{"advertiser_id": "a00", "name": "x"}]}}
+    )
+    assert "shape" in str(refused("STO004", repo, [LLM]).found)
+
+
+def test_a_broken_catalog_is_refused(repo: Path, tables: Path) -> None:
+    publish_priors(repo, tables, LLM, **{CATALOG_FILE: {"names": []}})
+    refused("STO004", repo, [LLM])
+
+
+def test_a_truncated_matrix_is_refused(repo: Path, tables: Path) -> None:
+    matrix = np.load(view_folder(repo, prior_view(LLM)) / MATRIX_FILE)
+    publish_priors(repo, tables, LLM, **{MATRIX_FILE: matrix[:-1]})
+    refused("STO004", repo, [LLM])
+
+
+def test_doubled_pointers_are_refused(repo: Path, tables: Path) -> None:
+    table = pd.read_parquet(view_folder(repo, prior_view(LLM)) / TABLE_FILE)
+    publish_priors(repo, tables, LLM, **{TABLE_FILE: table.assign(prior_row=0)})
+    assert "prior_row" in str(refused("STO004", repo, [LLM]).found)
+
+
+def test_a_backfill_stamped_with_the_wall_clock_is_refused(repo: Path, tables: Path) -> None:
+    table = pd.read_parquet(view_folder(repo, prior_view(LLM)) / TABLE_FILE)
+    table["created_timestamp"] = table.created_timestamp + timedelta(days=3650)
+    publish_priors(repo, tables, LLM, **{TABLE_FILE: table})
+    preflight(repo, [LLM])
+    refused("STO007", repo, [LLM], end=PLAN.end)
+
+
+def test_preflight_is_cheap_to_import() -> None:
+    code = "import sys, ranking.commands, ranking.preflight; print({'feast', 'pandas', 'duckdb'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
