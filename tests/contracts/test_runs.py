@@ -1,0 +1,101 @@
+"""Run folders are whole or absent; a published link changes at once; a time plan keeps its order."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from feature_repo.contract import TimePlan
+from feature_repo.errors import AdvpriorError
+from feature_repo.runs import is_current, new_run, publish_version, read_manifest, run_key
+
+KEY = run_key("step", {"a": 1}, {})
+
+
+def write(out: Path, text: str, key: str = KEY, **options: bool) -> None:
+    with new_run(out, "step", config={"a": 1}, inputs={}, key=key, **options) as run:
+        (run.path / "data.txt").write_text(text)
+        run.facts["length"] = len(text)
+
+
+def test_a_finished_run_says_what_made_it(tmp_path: Path) -> None:
+    write(tmp_path / "out", "hello")
+    manifest = read_manifest(tmp_path / "out", step="step")
+    assert manifest["facts"] == {"length": 5}
+    assert manifest["outputs"]["data.txt"]["bytes"] == 5
+    assert is_current(tmp_path / "out", KEY)
+    assert not is_current(tmp_path / "out", run_key("step", {"a": 2}, {}))
+    (tmp_path / "out/data.txt").write_text("hell")
+    assert not is_current(tmp_path / "out", KEY)
+
+
+def test_a_failure_leaves_the_old_output_and_no_trace(tmp_path: Path) -> None:
+    write(tmp_path / "out", "old")
+
+    def fail() -> None:
+        with new_run(tmp_path / "out", "step", config={}, inputs={}, key="new") as run:
+            (run.path / "data.txt").write_text("new")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert (tmp_path / "out/data.txt").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_resumable_run_keeps_its_parts_for_the_same_key_only(tmp_path: Path) -> None:
+    def interrupt(key: str) -> list[str]:
+        with new_run(tmp_path / "out", "step", config={}, inputs={}, key=key, resume=True) as run:
+            there = sorted(p.name for p in run.path.iterdir() if p.name != ".key")
+            (run.path / f"part-{len(there)}").write_text("x")
+            raise KeyboardInterrupt(there)
+
+    found = []
+    for key in ("one", "one", "two"):
+        with pytest.raises(KeyboardInterrupt) as caught:
+            interrupt(key)
+        found.append(caught.value.args[0])
+    assert found == [[], ["part-0"], []]
+
+
+def test_an_unfinished_or_foreign_folder_is_not_read(tmp_path: Path) -> None:
+    for folder, code in ((tmp_path / "none", "RUN001"), (tmp_path, "RUN001")):
+        with pytest.raises(AdvpriorError) as caught:
+            read_manifest(folder, fix="do this")
+        assert caught.value.code == code
+        assert caught.value.fix == "do this"
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(AdvpriorError, match="RUN002"):
+        read_manifest(tmp_path)
+    (tmp_path / "manifest.json").write_text(json.dumps({"step": "other"}))
+    with pytest.raises(AdvpriorError, match=r"RUN003(.|\n)*other"):
+        read_manifest(tmp_path, step="step")
+
+
+def test_publishing_swaps_a_link_and_keeps_the_version_before(tmp_path: Path) -> None:
+    link = tmp_path / "data" / "view"
+    seen = []
+    for number in range(4):
+        write(tmp_path / "data/staged", f"version {number}", key=str(number))
+        publish_version(tmp_path / "data/staged", link)
+        assert link.is_symlink()
+        assert (link / "data.txt").read_text() == f"version {number}"
+        seen.append(link.resolve())
+    assert not (tmp_path / "data/staged").exists()
+    assert [p.exists() for p in seen] == [False, False, True, True]
+
+
+def test_a_time_plan_is_in_order_and_survives_json() -> None:
+    day = datetime(2024, 1, 1, tzinfo=UTC)
+    moments = [day + timedelta(days=d) for d in (0, 15, 29, 36, 50)]
+    plan = TimePlan(*moments)
+    assert TimePlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+    assert plan.snapshots() == [moments[1] + timedelta(days=7 * k) for k in range(5)]
+    assert plan.feature_snapshots()[0] == day + timedelta(days=1)
+    with pytest.raises(ValueError, match="start < finetune_end"):
+        TimePlan(moments[1], *moments[1:])
+    with pytest.raises(ValueError, match="zone"):
+        TimePlan(*[m.replace(tzinfo=None) for m in moments])
