@@ -156,6 +156,8 @@ def run_demo(
         made = before.get(step.name)
         if timing.reused and made is not None:
             timing.made_seconds, timing.made_peak_memory_mb = made["made_seconds"], made["made_peak_memory_mb"]
+        if not timing.reused:
+            click.echo(f"  ({timing.seconds:.1f} s, {timing.peak_memory_mb / 1024:.1f} GB)")
         timings.append(timing)
     record = {
         "households": households,
