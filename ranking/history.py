@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -345,7 +346,8 @@ def publish_features(tables: Path, repo: Path) -> dict[str, int]:
             )
             rows[view] = len(table)
         publish_version(building, link)
-        building.parent.rmdir()
+        with suppress(OSError):  # an interrupted run may have left something there
+            building.parent.rmdir()
     return rows
 
 

@@ -72,16 +72,18 @@ def test_apply_materialize_and_read_online(tmp_path: Path) -> None:
     ad = pd.read_parquet(tables / "ads.parquet").ad_id[0]
     for user in offline.index:
         answer = store.get_online_features(
-            features=store.get_feature_service(prior_service(LLM)), entity_rows=[{"user_id": user, "ad_id": ad}]
+            features=store.get_feature_service(prior_service(LLM)),
+            entity_rows=[{"user_id": user, "ad_id": ad}],
+            full_feature_names=True,  # several views have a snapshot
         ).to_dict()
-        np.testing.assert_array_equal(np.float32(answer[LOG_PROBS][0]), offline.log_probs[user])
-        assert answer["prior_row"] == [offline.prior_row[user]]
-        assert answer["catalog_version"] == ["v1"]
-        assert answer["entropy"][0] == pytest.approx(offline.entropy[user])
-        assert answer["profile_age"] == [profile.profile_age[user]]
-        assert answer["history_row"] == [history.history_row[user]]
-        assert answer["activity_occasions_all"][0] == history.activity_occasions_all[user]
-        assert answer["ad_category"][0] is not None
+        np.testing.assert_array_equal(np.float32(answer[f"prior_llm__{LOG_PROBS}"][0]), offline.log_probs[user])
+        assert answer["prior_llm__prior_row"] == [offline.prior_row[user]]
+        assert answer["prior_llm__catalog_version"] == ["v1"]
+        assert answer["prior_llm__entropy"][0] == pytest.approx(offline.entropy[user])
+        assert answer["user_profile__profile_age"] == [profile.profile_age[user]]
+        assert answer["user_history__history_row"] == [history.history_row[user]]
+        assert answer["user_history__activity_occasions_all"][0] == history.activity_occasions_all[user]
+        assert answer["ad_stats__ad_category"][0] is not None
 
 
 def test_applying_again_adds_what_was_published_since(tmp_path: Path) -> None:
