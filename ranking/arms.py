@@ -47,13 +47,13 @@ class RankerConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    learning_rate: float = Field(default=0.05, gt=0, le=1)
-    num_leaves: int = Field(default=63, ge=2)
-    min_data_in_leaf: int = Field(default=100, ge=1)
+    learning_rate: float = Field(default=0.03, gt=0, le=1)
+    num_leaves: int = Field(default=31, ge=2)
+    min_data_in_leaf: int = Field(default=200, ge=1)
     feature_fraction: float = Field(default=0.7, gt=0, le=1)
     bagging_fraction: float = Field(default=0.8, gt=0, le=1)
     lambda_l2: float = Field(default=5.0, ge=0)
-    max_rounds: int = Field(default=600, ge=1)
+    max_rounds: int = Field(default=1000, ge=1)
     patience: int = Field(default=40, ge=1)
     calibration: Literal["platt", "isotonic"] = "platt"
     threads: int = Field(default=2, ge=1)

@@ -10,6 +10,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
+import matplotlib.ticker
 from matplotlib.figure import Figure
 
 from ranking.metrics import DEFAULT_METRICS, Auc
@@ -42,7 +43,7 @@ def forest(result: AblationResult, metric: str = Auc.name, width: float = 7.6) -
     label = next(m.label for m in DEFAULT_METRICS if m.name == metric)
     panels = result.segments
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(width, 0.55 + len(panels) * (0.45 + 0.3 * len(arms))), layout="constrained")
+        figure = Figure(figsize=(width, 0.6 + len(panels) * (0.6 + 0.33 * len(arms))), layout="constrained")
         axes = figure.subplots(len(panels), 1, squeeze=False, sharex=False)[:, 0]
         for ax, segment in zip(axes, panels, strict=True):
             for y, arm in enumerate(reversed(arms)):
@@ -52,7 +53,7 @@ def forest(result: AblationResult, metric: str = Auc.name, width: float = 7.6) -
                 ax.plot([lift.difference], [y], "o", color=colour, markersize=6)
             counts = result.about["segments"][segment]
             ax.axvline(0, color="#24292f", linewidth=0.9)
-            ax.set_yticks(range(len(arms)), [arm.label for arm in reversed(arms)])
+            ax.set_yticks(range(len(arms)), [short(arm.label) for arm in reversed(arms)])
             ax.set_ylim(-0.6, len(arms) - 0.4)
             ax.grid(axis="y", visible=False)
             ax.set_title(f"{segment_label(segment)}  ({counts['positives']:,} positives, {counts['users']:,} users)")
@@ -90,8 +91,9 @@ def calibration(result: AblationResult, width: float = 7.6) -> Figure:
             ax.set_xscale("log")
             ax.set_yscale("log")
         for axis in (ax.xaxis, ax.yaxis):
-            axis.set_major_formatter(lambda value, _: f"{value:.3g}")
-            axis.set_minor_formatter(mpl.ticker.NullFormatter())
+            axis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
+            axis.set_minor_locator(mpl.ticker.NullLocator())
         ax.set_xlabel("Predicted probability (mean of a bin)")
         ax.set_ylabel("Observed rate")
         ax.legend(frameon=False, loc="upper left")
@@ -116,6 +118,15 @@ def importance(result: AblationResult, arm: str, width: float = 7.6, top: int = 
             ax.set_title(title)
             ax.set_xlabel("% of gain")
         return figure
+
+
+def short(label: str) -> str:
+    """A label without what it adds in brackets, for a picture's margin.
+
+    >>> short("+ placebo (LLM priors of other users)")
+    '+ placebo'
+    """
+    return label.split("(")[0].strip()
 
 
 def svg_uri(figure: Figure) -> str:
