@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
+import sys
 import time
+import warnings
 
 os.environ.update(
     TZ="UTC",
@@ -16,3 +20,15 @@ os.environ.update(
 )
 if hasattr(time, "tzset"):  # not on Windows
     time.tzset()
+
+
+def pytest_unconfigure() -> None:
+    """Leave quietly: what Feast and DuckDB still hold at exit would be listed after the tests' last line."""
+    if "ibis" in sys.modules:
+        import ibis
+
+        if ibis.options.default_backend is not None:
+            ibis.options.default_backend.disconnect()
+            ibis.options.default_backend = None
+        gc.collect()
+    atexit.register(warnings.simplefilter, "ignore", ResourceWarning)
