@@ -179,7 +179,13 @@ def ablate(frame_folder: Path, out: Path, arms_file: Path | None, seeds: int, re
         result, left_out = run_ablation(
             frame_folder, run.path, arms, strict=arms_file is not None, seeds=seeds, replicates=replicates
         )
-        run.facts.update(verdict=result.verdict.sentence, kind=result.verdict.kind, best_control=result.best_control)
+        worth = result.best_control if result.verdict.kind == "win_not_over_control" else None
+        run.facts.update(
+            verdict=result.verdict.sentence,
+            kind=result.verdict.kind,
+            frame=str(frame_folder),
+            service=(result.arms.find(worth) if worth else result.arms.of_role("treatment")[0]).service,
+        )
     for name, lacking in left_out.items():
         click.echo(f"rank ablate: arm {name} left out, the frame has no {lacking}", err=True)
     click.echo(
@@ -216,13 +222,11 @@ def report(ablation: Path, out: Path, predictor_runs: tuple[Path, ...], force: b
 
 
 def _next_command(ablation: Path) -> str:
-    """What to try after this report: the larger measurement, or the ranker to serve."""
-    kind = read_manifest(ablation)["facts"].get("kind")
-    if kind == "win":
-        return "advprior rank train --frame FRAME --service ranker_with_priors_v1 --out RANKER"
-    if kind == "win_not_over_control":
-        control = read_manifest(ablation)["facts"].get("best_control")
-        return f"advprior rank train --frame FRAME --service {control} --out RANKER"
-    if kind == "untrusted":
-        return f"advprior rank ablate --frame FRAME --out {ablation} --seeds 5"
+    """What to try after this report: a ranker to serve, more seeds, or more users."""
+    facts = read_manifest(ablation)["facts"]
+    if facts["kind"] in ("win", "win_not_over_control"):
+        out = ablation.parent / "ranker"
+        return f"advprior rank train --frame {facts['frame']} --service {facts['service']} --out {out}"
+    if facts["kind"] == "untrusted":
+        return f"advprior rank ablate --frame {facts['frame']} --out {ablation} --seeds 5   (less noise of training)"
     return "advprior demo --households all   (more users, shorter intervals), or advprior init DIR for your own data"

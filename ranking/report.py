@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ranking.ablate import AblationResult
 from ranking.arms import Arm
 from ranking.lift import Lift
 from ranking.metrics import DEFAULT_METRICS, MORE_METRICS, Auc
-from ranking.verdict import segment_label, signed
+from ranking.verdict import digits_of, segment_label, signed
 
 REPORT_FILE = "report.html"
 _TITLE = "Do advertiser priors change this ranker?"
@@ -166,7 +167,8 @@ def _cell(lift: Lift) -> dict[str, str]:
     tone = "good" if lift.better else "bad" if lift.worse else ""
     if not isfinite(lift.difference):
         return {"tone": "", "value": "–", "range": "not measurable"}
-    return {"tone": tone, "value": signed(lift.difference), "range": f"[{signed(lift.low)}, {signed(lift.high)}]"}
+    value, low, high = (signed(x, digits_of(lift)) for x in (lift.difference, lift.low, lift.high))
+    return {"tone": tone, "value": value, "range": f"[{low}, {high}]"}
 
 
 def _number(value: float) -> str:
@@ -237,8 +239,17 @@ def _times(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Ranker trains on", span(plan.finetune_end, plan.train_end)),
         ("Validation", span(plan.train_end, plan.valid_end)),
         ("Test", span(plan.valid_end, plan.end)),
-        ("Snapshots", f"every {plan.snapshot_every}, available {plan.lag} later"),
+        ("Snapshots", f"every {_span(plan.snapshot_every)}, available {_span(plan.lag)} later"),
     ]
+
+
+def _span(length: timedelta) -> str:
+    """A length of time in its largest whole unit: ``7 days``, ``1 hour``."""
+    seconds = length.total_seconds()
+    for unit, name in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= unit and seconds % unit == 0:
+            return f"{seconds / unit:.0f} {name}{'s' if seconds > unit else ''}"
+    return f"{seconds:g} seconds"
 
 
 def _seed_sd(result: AblationResult) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from ranking.arms import Arm, Arms
 from ranking.lift import OVERALL, Lift, Lifts
-from ranking.metrics import Auc, Metric
+from ranking.metrics import Auc, LogLoss, Metric
 
 Kind = Literal["win", "win_not_over_control", "loss", "unclear", "untrusted", "undefined"]
 
@@ -66,6 +66,11 @@ def signed(value: float, digits: int = 4) -> str:
     return f"{0:.{digits}f}" if float(text) == 0 else text.replace("-", "−")
 
 
+def digits_of(lift: Lift) -> int:
+    """Digits that a lift is shown with: a log-loss moves in the fifth."""
+    return 5 if lift.metric == LogLoss.name else 4
+
+
 def with_interval(lift: Lift, digits: int = 4) -> str:
     """A difference and its interval, as in ``+0.0012 [−0.0003, +0.0027]``."""
     return f"{signed(lift.difference, digits)} [{signed(lift.low, digits)}, {signed(lift.high, digits)}]"
@@ -102,7 +107,11 @@ def judge(lifts: Lifts, arms: Arms, *, best_control: str | None = None, metric: 
         over = f" the best control ({_name(control_arm)}): {with_interval(control)}"
     placebos = [lifts.get(arm.name, baseline.name, metric.name) for arm in arms.of_role("placebo")]
     placebo = placebos[0] if placebos else None
-    tail = f" Placebo: {with_interval(placebo)}, nil as it should be." if placebo else " No placebo was measured."
+    tail = (
+        f" Placebo: {with_interval(placebo)}, not told apart from zero, as it should be."
+        if placebo
+        else " No placebo was measured."
+    )
     details = _details(lifts, arms, treatment, metric)
 
     if isnan(gain.difference):

@@ -28,7 +28,7 @@ def test_clear_win():
     assert said.sentence == (
         "With LLM priors the ranker's AUC changes by +0.0050 [+0.0030, +0.0070] against the history baseline: "
         "a clear gain, also over the best control (neighbour prior): +0.0040 [+0.0020, +0.0060]. "
-        "Placebo: +0.0001 [−0.0004, +0.0006], nil as it should be."
+        "Placebo: +0.0001 [−0.0004, +0.0006], not told apart from zero, as it should be."
     )
 
 
