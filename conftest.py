@@ -22,6 +22,12 @@ if hasattr(time, "tzset"):  # not on Windows
     time.tzset()
 
 
+def _ignore_open_files() -> None:
+    """Feast's metrics keep files open; the interpreter takes a filter over only when something warns."""
+    warnings.simplefilter("ignore", ResourceWarning)
+    warnings.warn("files of prometheus_client stay open", ResourceWarning, stacklevel=1)
+
+
 def pytest_unconfigure() -> None:
     """Leave quietly: what Feast and DuckDB still hold at exit would be listed after the tests' last line."""
     if "ibis" in sys.modules:
@@ -31,4 +37,4 @@ def pytest_unconfigure() -> None:
             ibis.options.default_backend.disconnect()
             ibis.options.default_backend = None
         gc.collect()
-    atexit.register(warnings.simplefilter, "ignore", ResourceWarning)
+    atexit.register(_ignore_open_files)

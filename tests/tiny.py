@@ -25,8 +25,9 @@ def tiny_tables(users: int = 40, advertisers: int = 12, weeks: int = 30, seed: i
     """Canonical tables by name. Every impression's label is a purchase at or after its time, never before."""
     rng = np.random.default_rng(seed)
     advertiser_ids = [f"a{i:02d}" for i in range(advertisers)]
+    sold = [(CATEGORIES[i % 6], CATEGORIES[(i + 1) % 6]) for i in range(advertisers)]
     ads = pd.DataFrame(
-        [(f"{a}/{c}", a, c) for i, a in enumerate(advertiser_ids) for c in (CATEGORIES[i % 6], CATEGORIES[(i + 1) % 6])],
+        [(f"{a}/{c}", a, c) for a, categories in zip(advertiser_ids, sold, strict=True) for c in categories],
         columns=["ad_id", "advertiser_id", "category"],
     )
     taste = rng.dirichlet(np.full(advertisers, 0.3), size=users)
@@ -60,8 +61,9 @@ def tiny_tables(users: int = 40, advertisers: int = 12, weeks: int = 30, seed: i
         }),
         "ads": ads,
         "events": pd.DataFrame(events, columns=["user_id", "timestamp", "advertiser_id", "category", "value"]),
-        "impressions": pd.DataFrame(impressions, columns=["impression_id", "slate_id", "user_id", "ad_id", "advertiser_id",
-                                                          "timestamp", "label", "context_placement"]),
+        "impressions": pd.DataFrame(impressions, columns=[
+            "impression_id", "slate_id", "user_id", "ad_id", "advertiser_id", "timestamp", "label", "context_placement",
+        ]),
     }  # fmt: skip
 
 
