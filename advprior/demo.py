@@ -32,6 +32,10 @@ from feature_repo.tables import load_time_plan
 RECORD = "demo.json"
 STAMPS = ".feast-steps.json"
 _FEAST_FILES = ("definitions.py", "feature_store.yaml")
+# What Feast's libraries say on stderr that no user can act on: a deprecation of ibis 12 on duckdb 2 (with its source
+# line), and DuckDB's own leak report at exit. Everything else is passed on.
+_NOISE = (b"DeprecationWarning: fetch_arrow_table()", b" = result.fetch_arrow_table()")
+_LAST_WORDS = b"nanobind: leaked"
 
 
 @dataclass(frozen=True)
@@ -177,8 +181,16 @@ def _run(step: Step) -> Timing:
     """Run one command with our own standard streams, so that progress bars and errors are its own."""
     before = _content(step.record)
     started = time.monotonic()
-    child = subprocess.Popen(_executable(step.command))
+    feast = step.record is None
+    child = subprocess.Popen(_executable(step.command), stderr=subprocess.PIPE if feast else None)
     try:
+        for line in child.stderr or ():
+            if line.startswith(_LAST_WORDS):
+                break
+            if not any(noise in line for noise in _NOISE):
+                click.echo(line, nl=False, err=True)
+        if child.stderr:
+            child.stderr.read()
         _, status, usage = os.wait4(child.pid, 0)
     except KeyboardInterrupt:
         child.wait()  # the terminal interrupted it too: let it tidy up before we go
