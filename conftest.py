@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import atexit
-import gc
 import os
-import sys
 import time
 import warnings
 
@@ -29,12 +27,5 @@ def _ignore_open_files() -> None:
 
 
 def pytest_unconfigure() -> None:
-    """Leave quietly: what Feast and DuckDB still hold at exit would be listed after the tests' last line."""
-    if "ibis" in sys.modules:
-        import ibis
-
-        if ibis.options.default_backend is not None:
-            ibis.options.default_backend.disconnect()
-            ibis.options.default_backend = None
-        gc.collect()
+    """Leave quietly: what Feast still holds at exit would be listed after the tests' last line."""
     atexit.register(_ignore_open_files)

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -32,10 +33,8 @@ from feature_repo.tables import load_time_plan
 RECORD = "demo.json"
 STAMPS = ".feast-steps.json"
 _FEAST_FILES = ("definitions.py", "feature_store.yaml")
-# What Feast's libraries say on stderr that no user can act on: a deprecation of ibis 12 on duckdb 2 (with its source
-# line), and DuckDB's own leak report at exit. Everything else is passed on.
+# What Feast says on stderr that no user can act on: a deprecation inside ibis, with its source line.
 _NOISE = (b"DeprecationWarning: fetch_arrow_table()", b" = result.fetch_arrow_table()")
-_LAST_WORDS = b"nanobind: leaked"
 
 
 @dataclass(frozen=True)
@@ -184,13 +183,10 @@ def _run(step: Step) -> Timing:
     feast = step.record is None
     child = subprocess.Popen(_executable(step.command), stderr=subprocess.PIPE if feast else None)
     try:
-        for line in child.stderr or ():
-            if line.startswith(_LAST_WORDS):
-                break
-            if not any(noise in line for noise in _NOISE):
-                click.echo(line, nl=False, err=True)
-        if child.stderr:
-            child.stderr.read()
+        with child.stderr or nullcontext(()) as lines:
+            for line in lines:
+                if not any(noise in line for noise in _NOISE):
+                    click.echo(line, nl=False, err=True)
         _, status, usage = os.wait4(child.pid, 0)
     except KeyboardInterrupt:
         child.wait()  # the terminal interrupted it too: let it tidy up before we go

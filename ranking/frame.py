@@ -187,24 +187,12 @@ def _duckdb_for_joins() -> None:
     import ibis
 
     spill = tempfile.mkdtemp(prefix="advprior-join-")
-    atexit.register(_leave_duckdb, spill)
+    atexit.register(shutil.rmtree, spill, ignore_errors=True)
     connection = ibis.get_backend()
     connection.raw_sql(f"SET temp_directory='{spill}'")  # its default is the working directory
     connection.raw_sql(f"SET memory_limit='{JOIN_MEMORY}'")
     # Feast does not promise an order, so none need be kept: less memory
     connection.raw_sql("SET preserve_insertion_order=false")
-
-
-def _leave_duckdb(spill: str) -> None:
-    """Let go of the connection while Python still stands, or DuckDB lists its leftovers on stderr."""
-    import gc
-
-    import ibis
-
-    ibis.get_backend().disconnect()
-    ibis.options.default_backend = None
-    gc.collect()
-    shutil.rmtree(spill, ignore_errors=True)
 
 
 class Joined:
