@@ -40,7 +40,7 @@ def similarity(histories: Histories, size: int) -> Float:
     """Cosine between advertisers over who bought from them [N, N], zero on the diagonal.
 
     >>> h = Histories(("u", "v"), ("", ""), np.array([0, 2, 3]), np.array([1, 2, 1]), np.array([0, 1, 0]))
-    >>> similarity(h, 2).round(3).tolist()
+    >>> similarity(h, 2).astype(float).round(3).tolist()
     [[0.0, 0.707], [0.707, 0.0]]
     """
     bought = np.zeros((len(histories), size), np.float32)
