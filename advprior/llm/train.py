@@ -194,22 +194,20 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
     habit = fit_habit(data, points, settings)
     head = NameHead(names, hidden, config.rank)
     model.lower.requires_grad_(False)
-    model.adapter.weight.requires_grad_(True)
-    model.head.requires_grad_(False)
+    model.head.requires_grad_(False)  # filled in from `head` at the end
 
     batches = _batches([len(p.window.ids) for p in points], config.batch_tokens)
     cache = _LowerStates(model, [points[i].window for b in batches for i in b], [i for b in batches for i in b])
-    upper = [*model.upper.layers.parameters(), *model.upper.norm.parameters()]
     optimizer = torch.optim.AdamW(
-        [
-            {"params": upper, "lr": config.lr, "weight_decay": 0.01},
-            {"params": [model.adapter.weight], "lr": config.head_lr, "weight_decay": config.weight_decay},
-            {"params": [head.free, *head.key.parameters(), *head.query.parameters()], "lr": config.head_lr,
-             "weight_decay": config.weight_decay},
-            {"params": [head.bias], "lr": config.head_lr, "weight_decay": 0.0},
-        ],
+        _parameter_groups(
+            config.weight_decay,
+            (config.lr, [*model.upper.layers.parameters(), *model.upper.norm.parameters()]),
+            (config.adapter_lr, [model.adapter.weight]),
+            (config.free_lr, [head.free]),
+            (config.head_lr, [*head.key.parameters(), *head.query.parameters(), head.bias]),
+        ),
         betas=(0.9, 0.98),
-    )  # fmt: skip
+    )
     peaks = [group["lr"] for group in optimizer.param_groups]
     total = config.epochs * len(batches)
     trained = nn.ModuleDict({"upper": model.upper, "adapter": model.adapter, "head": head})
@@ -282,6 +280,14 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
         "parameters": {"trained": sum(p.numel() for p in trained.parameters()),
                        "model": sum(p.numel() for p in model.parameters())},
     }  # fmt: skip
+
+
+def _parameter_groups(weight_decay: float, *parts: tuple[float, list[torch.Tensor]]) -> list[dict[str, Any]]:
+    """Optimizer groups of the parts with a learning rate; the others are frozen."""
+    for rate, parameters in parts:
+        for parameter in parameters:
+            parameter.requires_grad_(rate > 0)
+    return [{"params": p, "lr": rate, "weight_decay": weight_decay} for rate, p in parts if rate > 0]
 
 
 def _encode_names(model: Any, name_tokens: list[list[int]]) -> torch.Tensor:

@@ -47,11 +47,13 @@ class HabitSettings(_Strict):
 class TrainingSettings(_Strict):
     """How the upper layers and the head are tuned."""
 
-    epochs: int = Field(default=10, ge=1)
+    epochs: int = Field(default=4, ge=1)
     patience: int = Field(default=2, ge=1)
     batch_tokens: int = Field(default=2048, ge=32)
-    lr: float = Field(default=2e-4, gt=0)
-    head_lr: float = Field(default=3e-3, gt=0)
+    lr: float = Field(default=1e-4, ge=0)
+    head_lr: float = Field(default=2e-3, gt=0)
+    free_lr: float = Field(default=1e-4, ge=0)
+    adapter_lr: float = Field(default=0.0, ge=0)
     weight_decay: float = Field(default=0.05, ge=0)
     rank: int = Field(default=64, ge=1)
     valid_days: float = Field(default=21.0, gt=0)
@@ -64,7 +66,7 @@ class LLMSettings(_Strict):
 
     base: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
     layers: int = Field(default=10, ge=1)
-    tuned_layers: int = Field(default=4, ge=1)
+    tuned_layers: int = Field(default=2, ge=1)
     horizon_days: float = Field(default=7.0, gt=0)
     target: Literal["all"] = "all"
     prompt: PromptSettings = PromptSettings()
