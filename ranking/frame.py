@@ -333,6 +333,20 @@ def prior_columns(
     return columns, found
 
 
+def clock_columns(impression: npt.NDArray[Any]) -> dict[str, Any]:
+    """When in the week and in the day (UTC) the impression was, as the baseline's own features.
+
+    A prior's age says the same where snapshots are weekly: without these columns every prior, a placebo
+    too, would be credited with what is only the day of the week.
+    """
+    days = impression.astype("datetime64[us]").astype(np.int64) / DAY_US
+    week = (days + 3.0) % 7.0  # the epoch was a Thursday; Monday 00:00 is 0
+    return {
+        f"{CONTEXT_PREFIX}days_into_week": week.astype(np.float32),
+        f"{CONTEXT_PREFIX}hour": (days % 1.0 * 24.0).astype(np.float32),
+    }
+
+
 def feature_groups(columns: Sequence[str]) -> dict[str, list[str]]:
     """Feature columns by group: the part before the first underscore (``prior_<predictor>`` keeps its name)."""
     groups: dict[str, list[str]] = {}
@@ -413,6 +427,7 @@ def build_frame(tables: Path, repo: Path, predictors: Sequence[str], *, service:
         if name.startswith(CONTEXT_PREFIX):
             text = not pd.api.types.is_numeric_dtype(impressions[name])
             columns[name] = impressions[name].astype("category" if text else np.float32)
+    columns |= clock_columns(impression)
 
     found: list[checks.Finding | None] = [
         checks.check_not_newer(view, _times(joined.pop(f"{view}__{SNAPSHOT}")), impression)

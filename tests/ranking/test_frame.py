@@ -20,7 +20,15 @@ from feature_repo.errors import AdvpriorError
 from feature_repo.runs import read_manifest
 from ranking.commands import features as features_command
 from ranking.commands import frame as frame_command
-from ranking.frame import build_frame, feature_groups, join_features, never_before, open_store, scalar_refs
+from ranking.frame import (
+    build_frame,
+    clock_columns,
+    feature_groups,
+    join_features,
+    never_before,
+    open_store,
+    scalar_refs,
+)
 from ranking.history import publish_features
 from ranking.preflight import view_folder
 from tests.ranking.stores import apply, copy_repo, publish, publish_priors, random_priors
@@ -266,6 +274,13 @@ def test_groups_are_prefixes() -> None:
     assert feature_groups(names) == {
         "ad": ["ad_rate_4w"], "prior_llm": ["prior_llm_rank"], "history": ["history_ad_1w"], "mine": ["mine__score"],
     }  # fmt: skip
+
+
+def test_the_baseline_knows_the_time_of_week() -> None:
+    moments = np.array(["2024-03-04T00:00", "2024-03-10T18:00", "1969-12-31T06:00"], dtype="datetime64[us]")
+    found = clock_columns(moments)
+    assert found["context_days_into_week"].tolist() == [0.0, 6.75, 2.25]  # a Monday, a Sunday, a Wednesday
+    assert found["context_hour"].tolist() == [0.0, 18.0, 6.0]
 
 
 # -- the commands --------------------------------------------------------------------------------------------------
