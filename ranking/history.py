@@ -154,6 +154,38 @@ def user_level_counts(
         yield groups[seen], values, ever, recent
 
 
+def own_rates(
+    users: Frame,
+    ids: HistoryIds,
+    events: Frame,
+    impressions: Frame,
+    snapshots: Sequence[datetime],
+    delay: timedelta,
+) -> dict[str, npt.NDArray[np.float32]]:
+    """How often each user took what was shown, as of each snapshot (snapshot-major): smoothed rates.
+
+    Without them a column that tells users apart, a placebo's entropy for one, earns a lift by standing for
+    the user's own rate.
+    """
+    n = len(users)
+    shown = CountsBefore(_codes(impressions[USER_ID], users[USER_ID]), micros(impressions[TIMESTAMP]), n)
+    positives = impressions.loc[impressions[LABEL] == 1, [USER_ID, AD_ID, TIMESTAMP]]
+    known = known_from(positives, events, ids, users, delay)
+    won = CountsBefore(_codes(positives[USER_ID], users[USER_ID]), known, n)
+    columns: dict[str, list[npt.NDArray[np.float32]]] = {}
+    for moment in map(moment_us, snapshots):
+        overall = won.before(moment).sum() / max(shown.before(moment).sum(), 1)
+        for window, weeks in (("12w", WINDOWS["12w"]), ("all", None)):
+            seen, taken = shown.before(moment), won.before(moment)
+            if weeks is not None:
+                since = moment - weeks * DAY_US
+                seen, taken = seen - shown.before(since), taken - won.before(since)
+            rate = (taken + _SMOOTHING * overall) / (seen + _SMOOTHING)
+            columns.setdefault(f"activity_impressions_{window}", []).append(seen.astype(np.float32))
+            columns.setdefault(f"activity_rate_{window}", []).append(rate.astype(np.float32))
+    return {name: np.concatenate(parts) for name, parts in columns.items()}
+
+
 def user_history(
     users: Frame, ids: HistoryIds, events: Frame, snapshots: Sequence[datetime], lag: timedelta, folder: Path
 ) -> Frame:
@@ -299,8 +331,11 @@ def ad_stats(
             recent = total - occasions[level].before(since)
             name = "" if level == "ad" else f"{level}_"
             absent = level_of[level] < 0
-            add(f"ad_{name}purchases_4w", np.where(absent, np.nan, recent[level_of[level]]))
-            add(f"ad_{name}purchases_all", np.where(absent, np.nan, total[level_of[level]]))
+            for window, counted in (("4w", recent), ("all", total)):
+                # counts grow with the data; a log-share does not, and is what a popularity prior says too
+                share = np.log((counted + 0.5) / (counted.sum() + 0.5 * len(counted)))
+                add(f"ad_{name}purchases_{window}", np.where(absent, np.nan, counted[level_of[level]]))
+                add(f"ad_{name}log_share_{window}", np.where(absent, np.nan, share[level_of[level]]))
         shown_before = (first_shown >= 0) & (first_shown < moment)
         add("ad_days_since_first_shown", np.where(shown_before, (moment - first_shown) / DAY_US, np.nan))
     return pd.DataFrame(
@@ -326,6 +361,7 @@ def publish_features(tables: Path, repo: Path) -> dict[str, int]:
     snapshots = snapshots_to_keep(plan)
     ids = HistoryIds(loaded["advertisers"][ADVERTISER_ID].tolist(), ads)
     inputs = {"tables": manifest_digest(tables)}
+    delay = plan.snapshot_every  # without a time on labels, an outcome no event shows is known one snapshot later
     rows = {}
     for view in tqdm(BASELINE_VIEWS, desc="features", unit="view", disable=None):
         link = view_folder(repo, view)
@@ -336,9 +372,8 @@ def publish_features(tables: Path, repo: Path) -> dict[str, int]:
                 table = profile_table(users, plan)
             elif view == USER_HISTORY_VIEW:
                 table = user_history(users, ids, events, snapshots, plan.lag, run.path)
+                table = table.assign(**own_rates(users, ids, events, loaded["impressions"], snapshots, delay))
             else:
-                # without a time on labels, an outcome no event shows is known one snapshot later
-                delay = plan.snapshot_every
                 table = ad_stats(users, ads, ids, events, loaded["impressions"], snapshots, plan.lag, delay)
             write_parquet(table, run.path / TABLE_FILE)
             run.facts.update(

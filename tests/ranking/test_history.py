@@ -108,6 +108,9 @@ def test_ad_stats_equal_a_recomputation(published: tuple[dict[str, pd.DataFrame]
         before = events[events.timestamp < row.snapshot]
         bought = before[before.advertiser_id == advertiser][["user_id", "timestamp"]].drop_duplicates()
         assert row.ad_advertiser_purchases_all == len(bought)
+        everyone = before.dropna(subset=["advertiser_id"])[["user_id", "timestamp", "advertiser_id"]].drop_duplicates()
+        share = (len(bought) + 0.5) / (len(everyone) + 0.5 * len(tables["advertisers"]))
+        assert row.ad_advertiser_log_share_all == pytest.approx(np.log(share), rel=1e-5)
         bought = before[before.category == category][["user_id", "timestamp"]].drop_duplicates()
         assert row.ad_category_purchases_4w == (bought.timestamp >= row.snapshot - 28 * DAY).sum()
         if len(shown):
@@ -134,6 +137,20 @@ def test_a_label_counts_only_once_it_is_known() -> None:
     found = ad_stats(users, ads, ids, events, impressions, [cut, cut + WEEK], timedelta(hours=1), WEEK)
     assert found.ad_impressions_all.tolist() == [3, 3]
     assert found.ad_positives_all.tolist() == [1, 3]
+
+
+def test_own_rates_equal_a_loop(published) -> None:
+    tables, repo = published
+    table = pd.read_parquet(view_folder(repo, "user_history") / "table.parquet")
+    impressions = tables["impressions"]
+    for row in table.sample(25, random_state=2).itertuples():
+        before = impressions[impressions.timestamp < row.snapshot]
+        own = before[before.user_id == row.user_id]
+        for window, days in (("12w", 84), ("all", 10_000)):
+            inside = own[own.timestamp >= row.snapshot - days * DAY]
+            assert getattr(row, f"activity_impressions_{window}") == len(inside)
+            expected = (inside.label.sum() + 20 * before.label.mean()) / (len(inside) + 20)
+            assert getattr(row, f"activity_rate_{window}") == pytest.approx(expected, rel=1e-5)
 
 
 def test_snapshots_reach_one_before_the_first_impression() -> None:
