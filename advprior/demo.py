@@ -138,7 +138,7 @@ def run_demo(
     Returns
     -------
     dict
-        What ``demo.json`` holds: verdict, report, seconds, peak_memory_mb, steps.
+        What ``demo.json`` holds: verdict, note on the data, report, seconds, peak_memory_mb, steps.
 
     Raises
     ------
@@ -166,6 +166,7 @@ def run_demo(
         "households": households,
         "seed": seed,
         "verdict": _verdict(workspace),
+        "note": str(read_manifest(workspace / "tables")["facts"].get("note", "")),
         "report": str(_report(workspace)),
         "seconds": round(time.monotonic() - started, 1),
         "made_seconds": round(sum(t.made_seconds for t in timings), 1),

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from advprior.histories import Histories, Int
 
 STEP = "score"
-CODE_VERSION = 1
+CODE_VERSION = 2
 ROWS_FILE = "rows.parquet"
 SUM_TOLERANCE = 1e-4
+PAST_TOLERANCE = 1e-4  # prior of the whole history against the history cut at the snapshot
+PAST_SAMPLE = 12  # priors that are checked so
 
 
 def score(
@@ -48,7 +50,8 @@ def score(
     Raises
     ------
     AdvpriorError
-        ``PRI002`` when the catalog changed since fine-tuning, ``PRI008`` when a prior is no distribution.
+        ``PRI002`` when the catalog changed since fine-tuning, ``PRI008`` when a prior is no distribution,
+        ``PRI011`` when a prior depends on what came after its snapshot.
     """
     fitted = read_manifest(run, step="finetune", fix="advprior finetune --tables TABLES --out RUN")
     read_manifest(run / "onnx", step="export", fix=f"advprior export {run}")
@@ -87,6 +90,7 @@ def score(
         scorer = predictor.scorer(run / "onnx", device, threads)
         worst = _score_shards(scorer, histories, cutoffs, shards, shard_users, len(catalog))
         facts = _join_shards(work.path, shards, histories, snapshots, len(catalog))
+        past = check_past_only(scorer, histories, cutoffs, work.path / MATRIX_FILE)
         catalog.save(work.path / CATALOG_FILE)
         work.facts.update(
             facts,
@@ -98,6 +102,7 @@ def score(
             users=len(histories),
             snapshots=len(snapshots),
             max_sum_error=max(worst, facts["max_sum_error"]),
+            max_past_error=past,
         )
     return True
 
@@ -115,6 +120,38 @@ def _check(log_probs: npt.NDArray[np.float32], where: str) -> float:
             fix="advprior export RUN --force, then score again",
         )  # fmt: skip
     return error
+
+
+def check_past_only(scorer: Scorer, histories: Histories, cutoffs: Int, matrix: Path) -> float:
+    """Largest difference between priors as scored and scored again from histories cut at their snapshot.
+
+    The backfill gives all snapshots of a user from one long forward; this takes a sample of them one by one,
+    as if nothing later had happened yet.
+
+    Raises
+    ------
+    AdvpriorError
+        ``PRI011`` above 1e-4 in log-prob.
+    """
+    import numpy as np
+
+    if not len(histories) or not len(cutoffs):
+        return 0.0
+    priors = np.load(matrix, mmap_mode="r")
+    rng = np.random.default_rng(0)
+    worst = 0.0
+    for column in rng.choice(len(cutoffs), min(3, len(cutoffs)), replace=False):
+        past = histories.before(int(cutoffs[column]))
+        users = np.sort(rng.choice(len(histories), min(PAST_SAMPLE // 3, len(histories)), replace=False))
+        again = scorer.score(past, users.astype(np.int64), cutoffs[column : column + 1])[:, 0]
+        worst = max(worst, float(np.abs(again - priors[users * len(cutoffs) + column]).max()))
+    if not worst <= PAST_TOLERANCE:
+        raise AdvpriorError(
+            "PRI011", "a prior depends on what came after its snapshot", where=str(matrix),
+            found=f"{worst:.1e} in log-prob against the history cut at the snapshot",
+            expected=f"at most {PAST_TOLERANCE:.0e}", fix="advprior export RUN --force, then score again",
+        )  # fmt: skip
+    return worst
 
 
 def _score_shards(

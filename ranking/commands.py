@@ -182,6 +182,7 @@ def ablate(frame_folder: Path, out: Path, arms_file: Path | None, seeds: int, re
         worth = result.best_control if result.verdict.kind == "win_not_over_control" else None
         run.facts.update(
             verdict=result.verdict.sentence,
+            note=read_manifest(frame_folder)["facts"].get("data", {}).get("note"),
             kind=result.verdict.kind,
             frame=str(frame_folder),
             service=(result.arms.find(worth) if worth else result.arms.of_role("treatment")[0]).service,
@@ -217,6 +218,9 @@ def report(ablation: Path, out: Path, predictor_runs: tuple[Path, ...], force: b
             sentence = write_report(ablation, run.path / REPORT_FILE, predictor_runs)
             run.facts["verdict"] = sentence
     click.echo(f"verdict: {sentence}")
+    note = read_manifest(ablation)["facts"].get("note")
+    if note:
+        click.echo(f"data:    {note}")
     click.echo(f"report:  {out / 'report.html'}")
     click.echo(f"next:    {_next_command(ablation)}")
 

@@ -44,6 +44,8 @@ def demo(households: str, workspace: Path | None, seed: int, force: bool) -> Non
     done = run_demo(workspace, households, seed, force=force)
     minutes, seconds = divmod(round(done["seconds"]), 60)
     click.echo(click.style("\n" + done["verdict"], bold=True))
+    if done["note"]:
+        click.echo(f"data:    {done['note']}")
     click.echo(f"report:  {done['report']}")
     memory = f"at most {done['peak_memory_mb'] / 1024:.1f} GB in one step"
     click.echo(f"cost:    {minutes} min {seconds} s, {memory}; each step is in {workspace / 'demo.json'}")

@@ -32,6 +32,10 @@ def score(run: Path, tables: Path, out: Path, device: str, threads: int | None, 
     facts = manifest["facts"]
     click.echo(
         f"score {facts['predictor']} on {facts['provider']}: {facts['users']} users x {facts['snapshots']} snapshots, "
-        f"{manifest['seconds']:.0f} s, probabilities sum to 1 within {facts['max_sum_error']:.1e} -> {out}"
+        f"{manifest['seconds']:.0f} s -> {out}"
+    )
+    click.echo(
+        f"  probabilities sum to 1 within {facts['max_sum_error']:.1e}; "
+        f"priors equal those of histories cut at the snapshot within {facts['max_past_error']:.1e}"
     )
     click.echo(f"  next: advprior publish {out} --repo FEATURE_REPO")

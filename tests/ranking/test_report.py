@@ -82,7 +82,8 @@ def test_report_is_whole_self_contained_and_escaped(workspace, tmp_path):
         assert words.lower() in text.lower(), words
     assert verdict["sentence"] in done.output
     lines = said.output.splitlines()
-    assert lines[-3] == f"verdict: {verdict['sentence']}"
+    assert lines[-4] == f"verdict: {verdict['sentence']}"
+    assert lines[-3] == "data:    Simulated <exposure>, inferred from nothing"
     assert lines[-2].endswith("report.html")
     assert lines[-1].startswith("next:    advprior ")
 

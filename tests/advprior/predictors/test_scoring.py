@@ -15,8 +15,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from advprior.catalog import Catalog
+from advprior.histories import build_histories, micros
+from advprior.predictors.base import Scorer, load_predictor
 from advprior.publishing import publish, shuffled_rows
-from advprior.scoring import score
+from advprior.scoring import check_past_only, score
 from feature_repo.errors import AdvpriorError
 from feature_repo.runs import read_manifest
 from feature_repo.tables import load_tables
@@ -97,6 +100,27 @@ def test_a_changed_catalog_is_refused(fitted: Fitted, tmp_path: Path) -> None:
     assert "1 renamed (a00)" in done.stderr
     assert "Traceback" not in done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["tables"]
+
+
+def test_a_prior_that_knows_the_future_is_refused(fitted: Fitted, priors: Path) -> None:
+    """A scorer that reads one more week than it may is caught; the honest one is not."""
+
+    class Ahead(Scorer):
+        provider = "CPU"
+
+        def score(self, histories, users, cutoffs):
+            return honest.score(histories, users, cutoffs + 7 * 86_400_000_000)
+
+    loaded = load_tables(fitted.tables, "users", "advertisers", "events")
+    histories = build_histories(loaded["users"], loaded["events"], Catalog.from_table(loaded["advertisers"]))
+    cutoffs = np.asarray([micros(s) for s in PLAN.snapshots()], np.int64)
+    honest = load_predictor(fitted.model("llm")).scorer(fitted.model("llm") / "onnx", "cpu")
+    assert check_past_only(honest, histories, cutoffs, priors / "log_probs.npy") <= 1e-4
+    users = np.arange(len(histories), dtype=np.int64)
+    ahead = priors.parent / "ahead.npy"
+    np.save(ahead, Ahead().score(histories, users, cutoffs).reshape(-1, len(loaded["advertisers"])))
+    with pytest.raises(AdvpriorError, match="PRI011"):
+        check_past_only(Ahead(), histories, cutoffs, ahead)
 
 
 def test_an_export_is_asked_for(fitted: Fitted, tmp_path: Path) -> None:
