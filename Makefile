@@ -21,7 +21,7 @@ UNWANTED    = $(filter-out $(WANTED),$(RUNTIME_cpu) $(RUNTIME_gpu))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test lint clean lock FORCE
+.PHONY: help install demo test bench lint clean lock FORCE
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ demo: $(STAMP)  ## the whole chain on real data: tables, priors, store, ranker, 
 
 test: $(STAMP)  ## all tests and doctests, no network
 	$(BIN)/python -m pytest --doctest-modules tests advprior ranking feature_repo $(ARGS)
+
+bench: $(STAMP)  ## speed as ratios measured in one run: scoring against the matmul peak, backfill against one snapshot
+	$(BIN)/python -m benchmarks.scoring $(ARGS)
 
 lint: $(STAMP)  ## ruff, import contracts, mypy
 	$(BIN)/ruff check .

@@ -1,0 +1,1 @@
+"""What is timed, against what. Ratios from one run: machines differ, and a shared one drifts."""
