@@ -121,7 +121,12 @@ class LLMPredictor(Predictor):
         facts = export_onnx(model, out)
         report = parity(model, out / "model.onnx", parity_cases(model))
         require_parity(report["max_abs_difference"], str(out))
-        return {**facts, "parity": report["max_abs_difference"], "cases": report["cases"]}
+        return {
+            **facts,
+            "parity": report["max_abs_difference"],
+            "cases": report["cases"],
+            "parity_by_shape": report["shapes"],
+        }
 
     def scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> Scorer:
         habit = Habit.from_json(json.loads((self.run / "habit.json").read_text()))
