@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 
-class Moment(click.ParamType):
+class Moment(click.ParamType):  # type: ignore[type-arg]
     """An ISO date or time, UTC where it names no zone."""
 
     name = "time"
@@ -23,7 +23,7 @@ class Moment(click.ParamType):
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-class Span(click.ParamType):
+class Span(click.ParamType):  # type: ignore[type-arg]
     """A whole number of hours, days or weeks."""
 
     name = "span"

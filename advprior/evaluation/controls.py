@@ -41,7 +41,8 @@ def popularity(past: Histories, cutoff: int, size: int) -> Float:
 def recency(own: Float, log_popularity: Float, back_off: float) -> Float:
     """``log((own + back_off·popularity) / (Σ own + back_off))`` of decayed own purchases [P, size]."""
     mixed = own.astype(np.float64) + back_off * np.exp(log_popularity, dtype=np.float64)
-    return np.log(mixed / mixed.sum(1, keepdims=True)).astype(np.float32)
+    result: Float = np.log(mixed / mixed.sum(1, keepdims=True)).astype(np.float32)
+    return result
 
 
 def als_term(past: Histories, users: Int, size: int, seed: int) -> Float:
@@ -123,9 +124,8 @@ def fit_blend(arms: dict[str, Float], labels: Labels) -> dict[str, float]:
 
 def blend(arms: dict[str, Float], weights: dict[str, float]) -> Float:
     """Log-probs [P, N] of the logit with ``weights``."""
-    total: npt.NDArray[np.float64] = sum(
-        (w * arms[name].astype(np.float64) for name, w in weights.items()), np.zeros(1)
-    )
+    terms = np.stack([arms[name] for name in weights]).astype(np.float64)
+    total = np.tensordot(np.asarray(list(weights.values())), terms, 1)
     return log_softmax(total)
 
 

@@ -289,10 +289,10 @@ def _compare(
     from advprior.evaluation.protocol import METRICS, marks
 
     row, credit, users = labels.row, labels.credit, len(labels)
-    weight = np.stack([np.bincount(row, credit * kept, minlength=users) for kept in inside.values()], axis=1)
+    weight: Any = np.stack([np.bincount(row, credit * kept, minlength=users) for kept in inside.values()], axis=1)
     total = weight.sum(0)
     # sums per user [users, metrics, segments]: enough for means and for every interval
-    sums = {}
+    sums: dict[str, Any] = {}
     for name, log_probs in arms.items():
         found = marks(log_probs, labels)
         sums[name] = np.stack(
