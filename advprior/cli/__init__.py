@@ -24,6 +24,7 @@ _COMMANDS = {
     "export": ("advprior.cli.export:export", "Export a fitted predictor to ONNX, with a parity report."),
     "score": ("advprior.cli.score:score", "Write priors for every user and snapshot."),
     "publish": ("advprior.cli.publish:publish", "Put priors into the feature repository, atomically."),
+    "evaluate": ("advprior.cli.evaluate:evaluate", "Who names the next advertiser best: the ladder of predictors."),
     "demo": ("advprior.cli.demo:demo", "The whole chain on real data, from tables to verdict."),
     "init": ("advprior.cli.init:init", "Make a project folder of your own."),
 }

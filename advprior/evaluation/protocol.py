@@ -1,0 +1,150 @@
+"""The protocol: which users are asked about, what the right answer is, and how an answer is marked.
+
+A cut-off T parts past from future: a history is what lies strictly before T, a label is the first advertiser
+in [T, T + horizon). Events of one (user, time) are one occasion, their order is not known: when the first occasion
+has m advertisers, each is a label with credit 1/m, which is what drawing one of them by lot gives on average.
+Tied scores likewise share their places.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from advprior.histories import Histories, Int
+from advprior.predictors import counts
+from advprior.predictors.base import Float
+
+Array = npt.NDArray[np.float64]
+
+METRICS = ("recall@1", "recall@5", "recall@20", "mrr", "nll")
+SEGMENTS = ("overall", "history 1", "history 2-4", "history 5+", "head", "tail", "never-before")
+HEAD_SHARE = 0.5  # of last year's events: the fewest advertisers that hold it are the head
+YEAR = 365 * counts.DAY
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The advertisers of the first occasion from a cut-off on, for P users.
+
+    Attributes
+    ----------
+    user : int64 [P]
+        User indices, ascending; each has an event before the cut-off and one within the horizon.
+    offsets : int64 [P + 1]
+        Labels of ``user[p]`` are ``advertiser[offsets[p]:offsets[p + 1]]``.
+    advertiser : int64 [L]
+        Index in the catalog.
+    """
+
+    user: Int
+    offsets: Int
+    advertiser: Int
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @property
+    def row(self) -> Int:
+        """Index into ``user`` of every label [L]."""
+        return np.repeat(np.arange(len(self), dtype=np.int64), np.diff(self.offsets))
+
+    @property
+    def credit(self) -> Array:
+        """``1/m`` of every label [L]."""
+        return 1.0 / np.diff(self.offsets)[self.row]
+
+    def truth(self, size: int) -> Float:
+        """Credits as a matrix [P, size]; rows sum to one."""
+        out = np.zeros((len(self), size), np.float32)
+        out[self.row, self.advertiser] = self.credit
+        return out
+
+    def sample(self, most: int, seed: int) -> Labels:
+        """At most ``most`` of the users, drawn without replacement."""
+        if len(self) <= most:
+            return self
+        kept = np.sort(np.random.default_rng(seed).choice(len(self), most, replace=False))
+        lengths = np.diff(self.offsets)[kept]
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return Labels(self.user[kept], offsets, self.advertiser[np.isin(self.row, kept)])
+
+
+def first_labels(histories: Histories, cutoff: int, horizon: int) -> Labels:
+    """First occasion in ``[cutoff, cutoff + horizon)`` of every user with an event before ``cutoff`` (microseconds).
+
+    >>> h = Histories(("u", "v"), ("", ""), np.array([0, 3, 4]), np.array([1, 5, 5, 6]), np.array([0, 1, 2, 0]))
+    >>> labels = first_labels(h, 5, 10)
+    >>> labels.user.tolist(), labels.advertiser.tolist(), labels.credit.tolist()
+    ([0], [1, 2], [0.5, 0.5])
+    """
+    user, time = histories.user_of_row, histories.time
+    known = np.bincount(user[time < cutoff], minlength=len(histories)) > 0
+    inside = (time >= cutoff) & (time < cutoff + horizon) & known[user]
+    user, time, advertiser = user[inside], time[inside], histories.advertiser[inside]
+    found, at, index = np.unique(user, return_index=True, return_inverse=True)
+    first = time == time[at][index]  # rows are sorted by user and time
+    lengths = np.bincount(index[first], minlength=len(found))
+    return Labels(found, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), advertiser[first])
+
+
+def marks(log_probs: Float, labels: Labels) -> dict[str, Array]:
+    """Every metric for every label [L]; an advertiser tied with others takes their places in turn.
+
+    Parameters
+    ----------
+    log_probs : float32 [P, N]
+        One row a user of ``labels``.
+    labels : Labels
+
+    Returns
+    -------
+    dict of str to float64 [L]
+        ``recall@k``: chance to stand among the first k; ``mrr``: expected reciprocal place; ``nll`` in nats.
+
+    Examples
+    --------
+    >>> one = Labels(np.array([0]), np.array([0, 1]), np.array([2]))
+    >>> found = marks(np.log(np.array([[.5, .25, .25]], np.float32)), one)
+    >>> found["recall@1"].tolist(), round(float(found["mrr"][0]), 3), round(float(found["nll"][0]), 3)
+    ([0.0], 0.417, 1.386)
+    """
+    mine = log_probs[labels.row, labels.advertiser]
+    better, tied = np.empty(len(mine), np.int64), np.empty(len(mine), np.int64)
+    for start in range(0, len(mine), 4096):
+        part = slice(start, start + 4096)
+        rows = log_probs[labels.row[part]]
+        better[part] = (rows > mine[part, None]).sum(1)
+        tied[part] = (rows == mine[part, None]).sum(1)
+    harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, log_probs.shape[1] + 1))])
+    found = {f"recall@{k}": np.clip((k - better) / tied, 0.0, 1.0) for k in (1, 5, 20)}
+    return {**found, "mrr": (harmonic[better + tied] - harmonic[better]) / tied, "nll": -mine.astype(np.float64)}
+
+
+def head(histories: Histories, cutoff: int, size: int) -> npt.NDArray[np.bool_]:
+    """The fewest advertisers with half of the last year's events before ``cutoff`` [size]."""
+    recent = (histories.time < cutoff) & (histories.time >= cutoff - YEAR)
+    events = np.bincount(histories.advertiser[recent], minlength=size)
+    order = np.argsort(-events, kind="stable")
+    before = np.cumsum(events[order]) - events[order]
+    out = np.zeros(size, np.bool_)
+    out[order[before < HEAD_SHARE * events.sum()]] = True
+    return out
+
+
+def segments(labels: Labels, histories: Histories, cutoff: int, size: int) -> dict[str, npt.NDArray[np.bool_]]:
+    """Which labels [L] count in each of `SEGMENTS`; history length is events before the cut-off, one an advertiser
+    and time.
+    """
+    past = histories.before(cutoff)
+    length = np.diff(past.offsets)[labels.user][labels.row]
+    pairs = np.unique(past.user_of_row * size + past.advertiser)
+    known = np.isin(labels.user[labels.row] * size + labels.advertiser, pairs)
+    popular = head(past, cutoff, size)[labels.advertiser]
+    found = (
+        np.ones(len(labels.advertiser), np.bool_), length == 1, (length >= 2) & (length <= 4), length >= 5,
+        popular, ~popular, ~known,
+    )  # fmt: skip
+    return dict(zip(SEGMENTS, found, strict=True))
