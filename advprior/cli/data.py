@@ -5,6 +5,7 @@ Each data set is a command of `build` with options of its own, so another one is
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,36 @@ def complete_journey(out: Path, households: int | None, seed: int, force: bool) 
 
     made = build(out, households=households, seed=seed, force=force)
     if not made:
+        click.echo(f"data: unchanged, reused {out}")
+        return
+    facts = read_manifest(out)["facts"]
+    _tell(facts)
+    click.echo(f"data: wrote {out}. {facts['note']}.")
+
+
+@build.command("named_brands")
+@click.option(
+    "--source", type=click.Path(path_type=Path), required=True, help="Your reviews.parquet; it is read, never copied."
+)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write.")
+@click.option(
+    "--cutoff",
+    type=click.DateTime(["%Y-%m-%d"]),
+    default="2022-01-01",
+    show_default="2022-01-01",
+    help="Where histories end and labels start (UTC day). Tune on an earlier one.",
+)
+@click.option("--force", is_flag=True, help="Build again even when nothing changed.")
+def named_brands(source: Path, out: Path, cutoff: datetime, force: bool) -> None:
+    """Skin-care reviews of brands with real names, from a file of your own.
+
+    A review stands for a purchase. There are no ads and no impressions: the tables measure a predictor, and
+    `advprior rank` refuses them.
+    """
+    from advprior.data.named_brands import build
+    from feature_repo.runs import read_manifest
+
+    if not build(source, out, cutoff=cutoff.replace(tzinfo=UTC), force=force):
         click.echo(f"data: unchanged, reused {out}")
         return
     facts = read_manifest(out)["facts"]
