@@ -113,6 +113,32 @@ def named_brands(source: Path, out: Path, cutoff: datetime, force: bool) -> None
     click.echo(f"data: wrote {out}. {facts['note']}.")
 
 
+@build.command("synthetic")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write.")
+@click.option("--users", type=int, default=1000, show_default=True, help="How many users.")
+@click.option("--advertisers", type=int, default=50, show_default=True, help="How many advertisers, of two ads each.")
+@click.option("--weeks", type=int, default=30, show_default=True, help="How long.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Same seed and size, same tables.")
+@click.option("--null", is_flag=True, help="Labels that nothing beyond history can tell.")
+@click.option("--force", is_flag=True, help="Build again even when nothing changed.")
+def synthetic(out: Path, users: int, advertisers: int, weeks: int, seed: int, null: bool, force: bool) -> None:
+    """A made-up ads log of any size, whose click model is known.
+
+    Purchases follow a taste that a history shows in part; labels follow history and that taste, or with --null
+    history alone. The truth is in the manifest and in truth.parquet.
+    """
+    from advprior.data.synthetic import build
+    from feature_repo.runs import read_manifest
+
+    sizes = {"users": users, "advertisers": advertisers, "weeks": weeks}
+    if not build(out, **sizes, seed=seed, null=null, force=force):
+        click.echo(f"data: unchanged, reused {out}")
+        return
+    facts = read_manifest(out)["facts"]
+    _tell(facts)
+    click.echo(f"data: wrote {out}. {facts['note']}.")
+
+
 @data.command()
 @click.argument("tables", type=click.Path(path_type=Path), required=False)
 @click.option("--mapping", type=click.Path(path_type=Path), help="YAML that maps your files and columns.")
