@@ -110,7 +110,7 @@ def time_plan(first: datetime, last: datetime, cutoff: datetime = CUTOFF) -> Tim
     --------
     >>> plan = time_plan(datetime(2020, 1, 1, tzinfo=UTC), datetime(2023, 1, 5, tzinfo=UTC))
     >>> plan.train_end.date().isoformat(), plan.valid_end.date().isoformat(), plan.end.date().isoformat()
-    ('2022-07-06', '2022-10-06', '2023-01-06')
+    ('2022-07-05', '2022-10-05', '2023-01-06')
     """
     end = last + DAY
     left = (end - cutoff) // DAY

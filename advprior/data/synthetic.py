@@ -228,7 +228,8 @@ def _draw(weight: Float, row: Int, rng: np.random.Generator) -> Int:
     # row r's distribution occupies (r, r + 1] of one rising sequence, so one search answers all draws
     share = (share / share[:, -1:] + np.arange(len(share))[:, None]).ravel()
     drawn = np.searchsorted(share, row + rng.random(len(row)), side="right") - row * size
-    return np.clip(drawn, 0, size - 1).astype(np.int64)
+    columns: Int = np.clip(drawn, 0, size - 1).astype(np.int64)
+    return columns
 
 
 def _purchases_before(
