@@ -19,6 +19,11 @@ USERS, ADVERTISERS, ADS, EVENTS, IMPRESSIONS = TABLES = (
     "impressions",
 )
 
+#: What a ranker needs and a predictor does not: data that measures a predictor only has neither of the two.
+SHOWN_TABLES = (ADS, IMPRESSIONS)
+#: ``facts["purpose"]`` in the manifest of such tables; absent where all five are there.
+PREDICTOR_ONLY = "predictor"
+
 USER_ID = "user_id"
 ADVERTISER_ID = "advertiser_id"
 AD_ID = "ad_id"

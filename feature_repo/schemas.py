@@ -26,6 +26,7 @@ from feature_repo.contract import (
     LABEL,
     NAME,
     PROFILE_PREFIX,
+    SHOWN_TABLES,
     SLATE_ID,
     TABLES,
     TEXT,
@@ -42,8 +43,9 @@ if TYPE_CHECKING:
 
 #: Every way a table can be wrong. Codes are stable. DAT001 (file missing) and DAT002 (file unreadable)
 #: come from `feature_repo.tables`; DAT020 is the error that carries problems of more than one class; DAT04x are
-#: raised by `advprior.data` (040 package missing, 041 unknown data set, 042 impossible number of households,
-#: 043 the source is not as expected, 044 the output would replace its own source).
+#: raised by `advprior.data` (040 package missing, 041 unknown data set, 042 impossible size,
+#: 043 the source is not as expected, 044 the output would replace its own source, 046 a cut-off outside the data);
+#: DAT045 (a ranker asked of tables without impressions) comes from `feature_repo.tables`.
 PROBLEMS = {
     "DAT003": "missing column",
     "DAT004": "wrong type",
@@ -56,6 +58,7 @@ PROBLEMS = {
     "DAT011": "unknown reference",
     "DAT012": "advertiser differs from the ad's",
     "DAT013": "value is not finite",
+    "DAT014": "missing table",
 }
 SEVERAL = "DAT020"
 
@@ -280,7 +283,8 @@ def validate_tables(
     Parameters
     ----------
     tables : mapping of str to DataFrame
-        All five tables by name.
+        All five tables by name; ads and impressions may both be absent where only a predictor is measured.
+        A table that is there must have rows.
     plan : TimePlan, optional
         Times outside it give a warning.
     where, fix : str, optional
@@ -303,7 +307,19 @@ def validate_tables(
     problems = list(also)
     told = {(p.code, p.table, p.column) for p in also}
     for name in TABLES:
-        problems += [p for p in _table_problems(name, tables[name]) if (p.code, p.table, p.column) not in told]
+        if name in tables:
+            problems += [p for p in _table_problems(name, tables[name]) if (p.code, p.table, p.column) not in told]
+        elif name not in SHOWN_TABLES or any(shown in tables for shown in SHOWN_TABLES):
+            problems.append(
+                Problem(
+                    "DAT014",
+                    name,
+                    "",
+                    "ads and impressions come together or not at all"
+                    if name in SHOWN_TABLES
+                    else "every data set has it",
+                )
+            )
     broken = {(p.table, p.column) for p in problems if p.code in ("DAT003", "DAT004", "DAT007")}
     broken |= {(p.table, p.column) for p in problems if p.code == "DAT006" and p.table == ADS}
     problems += _reference_problems(tables, broken)
@@ -379,7 +395,9 @@ def _reference_problems(tables: Mapping[str, pd.DataFrame], broken: set[tuple[st
     """Rules between tables, where both sides are sound enough to compare."""
 
     def sound(table: str, *columns: str) -> bool:
-        return (table, "") not in broken and all((table, column) not in broken for column in columns)
+        return (
+            table in tables and (table, "") not in broken and all((table, column) not in broken for column in columns)
+        )
 
     problems = []
     for (name, column), target in REFERENCES.items():
@@ -389,8 +407,8 @@ def _reference_problems(tables: Mapping[str, pd.DataFrame], broken: set[tuple[st
         bad = values.notna() & ~values.isin(tables[target][column])
         if bad.any():
             problems.append(_rows_problem("DAT011", name, values, bad, f"not in {target}"))
-    ads, shown = tables[ADS], tables[IMPRESSIONS]
     if sound(ADS, AD_ID, ADVERTISER_ID) and sound(IMPRESSIONS, AD_ID, ADVERTISER_ID):
+        ads, shown = tables[ADS], tables[IMPRESSIONS]
         owner = shown[AD_ID].map(ads.set_index(AD_ID)[ADVERTISER_ID])
         bad = owner.notna() & shown[ADVERTISER_ID].notna() & (owner != shown[ADVERTISER_ID])
         if bad.any():
@@ -403,7 +421,8 @@ def _reference_problems(tables: Mapping[str, pd.DataFrame], broken: set[tuple[st
 def table_warnings(tables: Mapping[str, pd.DataFrame], plan: TimePlan | None) -> list[str]:
     """What is allowed in valid tables but rarely meant; times are compared with ``plan`` when given."""
     found = []
-    for name in TABLES:
+    there = [name for name in TABLES if name in tables]
+    for name in there:
         known = {*COLUMNS[name], *OPTIONAL_COLUMNS.get(name, {})}
         prefix = OPEN_COLUMNS[name][0] if name in OPEN_COLUMNS else None
         extra = [c for c in tables[name] if c not in known and not (prefix and str(c).startswith(prefix))]
@@ -417,6 +436,8 @@ def table_warnings(tables: Mapping[str, pd.DataFrame], plan: TimePlan | None) ->
     if plan is None:
         return found
     for name in (EVENTS, IMPRESSIONS):
+        if name not in there:
+            continue
         times = tables[name][TIMESTAMP]
         outside = int(((times < plan.start) | (times >= plan.end)).sum())
         if outside:
@@ -424,6 +445,8 @@ def table_warnings(tables: Mapping[str, pd.DataFrame], plan: TimePlan | None) ->
                 f"{name}.{TIMESTAMP}: {outside:,} of {len(times):,} rows lie outside the time plan "
                 f"[{plan.start.isoformat()}, {plan.end.isoformat()}); the data span {times.min()} to {times.max()}"
             )
+    if IMPRESSIONS not in there:
+        return found
     times = tables[IMPRESSIONS][TIMESTAMP]
     spans = {
         "train": (plan.finetune_end, plan.train_end),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from feature_repo.contract import TABLES, TimePlan
+from feature_repo.contract import EVENTS, PREDICTOR_ONLY, SHOWN_TABLES, TABLES, TimePlan
 from feature_repo.errors import AdvpriorError
 from feature_repo.runs import read_manifest
 
@@ -53,9 +53,50 @@ def write_parquet(frame: pd.DataFrame, path: Path, **options: Any) -> None:
 
 
 def load_tables(folder: Path, *names: str) -> dict[str, pd.DataFrame]:
-    """Canonical tables of a finished ``advprior data`` run (all, or those named)."""
+    """Canonical tables of a finished ``advprior data`` run (all there are, or those named).
+
+    Raises
+    ------
+    AdvpriorError
+        ``RUN001`` for a folder that no run finished, ``DAT001`` and ``DAT002`` as `read_parquet`, ``DAT045`` when ads
+        or impressions are asked of tables without them.
+    """
+    if set(names) & set(SHOWN_TABLES):
+        require_impressions(folder)
+    wanted = names or (tables_there(folder) if predictor_only(folder) else TABLES)
     read_manifest(folder, fix=TABLES_FIX)
-    return {name: read_parquet(Path(folder) / f"{name}.parquet", fix=TABLES_FIX) for name in names or TABLES}
+    return {name: read_parquet(Path(folder) / f"{name}.parquet", fix=TABLES_FIX) for name in wanted}
+
+
+def tables_there(folder: Path) -> tuple[str, ...]:
+    """Tables that the files of a folder make up: without ads and impressions where neither has a file, else all five.
+
+    One of the two without the other is no whole; it is listed, so that reading it tells what is missing.
+    """
+    without = not any((Path(folder) / f"{name}.parquet").exists() for name in SHOWN_TABLES)
+    return tuple(name for name in TABLES if not (without and name in SHOWN_TABLES))
+
+
+def predictor_only(folder: Path) -> bool:
+    """Whether a finished ``advprior data`` run holds no ads and no impressions, by its manifest."""
+    return bool(read_manifest(folder, fix=TABLES_FIX)["facts"].get("purpose") == PREDICTOR_ONLY)
+
+
+def require_impressions(folder: Path) -> None:
+    """Refuse tables that can measure a predictor, but not a ranker.
+
+    Raises
+    ------
+    AdvpriorError
+        ``DAT045``.
+    """
+    if predictor_only(folder):
+        raise AdvpriorError(
+            "DAT045", "a ranker needs ads and impressions, and this data has neither: it measures a predictor only",
+            where=str(folder), found=f"purpose {PREDICTOR_ONLY!r} in its manifest, no {' and no '.join(SHOWN_TABLES)}",
+            expected=f"{' and '.join(SHOWN_TABLES)} beside {EVENTS}: what was shown, and what came of it",
+            fix="finetune, score and publish work on it; to rank, bring impressions (complete_journey has some)",
+        )  # fmt: skip
 
 
 def load_time_plan(folder: Path) -> TimePlan:

@@ -9,6 +9,7 @@ import click
 from feature_repo.contract import PREDICTORS, prior_view
 from feature_repo.errors import AdvpriorError
 from feature_repo.runs import is_current, manifest_digest, new_run, read_manifest, run_key
+from feature_repo.tables import require_impressions
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _TABLES_FIX = "advprior data build complete_journey --out TABLES"
@@ -30,6 +31,7 @@ def features(tables: Path, repo: Path, force: bool) -> None:
     from ranking.preflight import BASELINE_VIEWS, check_store, features_run_key, view_folder
 
     read_manifest(tables, fix=_TABLES_FIX)
+    require_impressions(tables)
     check_store(repo)
     if not force and all(is_current(view_folder(repo, v), features_run_key(tables, v)) for v in BASELINE_VIEWS):
         click.echo(f"rank features: unchanged, reused {repo / 'data'}")
@@ -55,6 +57,7 @@ def frame(tables: Path, repo: Path, out: Path, predictors: str | None, force: bo
     from ranking.preflight import BASELINE_VIEWS, preflight, published_predictors, view_folder
 
     read_manifest(tables, fix=_TABLES_FIX)
+    require_impressions(tables)
     names = published_predictors(repo, PREDICTORS) if predictors is None else _predictors(predictors)
     preflight(repo, names)
     views = [*BASELINE_VIEWS, *map(prior_view, names)]

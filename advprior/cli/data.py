@@ -5,6 +5,7 @@ Each data set is a command of `build` with options of its own, so another one is
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,62 @@ def complete_journey(out: Path, households: int | None, seed: int, force: bool) 
 
     made = build(out, households=households, seed=seed, force=force)
     if not made:
+        click.echo(f"data: unchanged, reused {out}")
+        return
+    facts = read_manifest(out)["facts"]
+    _tell(facts)
+    click.echo(f"data: wrote {out}. {facts['note']}.")
+
+
+@build.command("named_brands")
+@click.option(
+    "--source", type=click.Path(path_type=Path), required=True, help="Your reviews.parquet; it is read, never copied."
+)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write.")
+@click.option(
+    "--cutoff",
+    type=click.DateTime(["%Y-%m-%d"]),
+    default="2022-01-01",
+    show_default="2022-01-01",
+    help="Where histories end and labels start (UTC day). Tune on an earlier one.",
+)
+@click.option("--force", is_flag=True, help="Build again even when nothing changed.")
+def named_brands(source: Path, out: Path, cutoff: datetime, force: bool) -> None:
+    """Skin-care reviews of brands with real names, from a file of your own.
+
+    A review stands for a purchase. There are no ads and no impressions: the tables measure a predictor, and
+    `advprior rank` refuses them.
+    """
+    from advprior.data.named_brands import build
+    from feature_repo.runs import read_manifest
+
+    if not build(source, out, cutoff=cutoff.replace(tzinfo=UTC), force=force):
+        click.echo(f"data: unchanged, reused {out}")
+        return
+    facts = read_manifest(out)["facts"]
+    _tell(facts)
+    click.echo(f"data: wrote {out}. {facts['note']}.")
+
+
+@build.command("synthetic")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write.")
+@click.option("--users", type=int, default=1000, show_default=True, help="How many users.")
+@click.option("--advertisers", type=int, default=50, show_default=True, help="How many advertisers, of two ads each.")
+@click.option("--weeks", type=int, default=30, show_default=True, help="How long.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Same seed and size, same tables.")
+@click.option("--null", is_flag=True, help="Labels that nothing beyond history can tell.")
+@click.option("--force", is_flag=True, help="Build again even when nothing changed.")
+def synthetic(out: Path, users: int, advertisers: int, weeks: int, seed: int, null: bool, force: bool) -> None:
+    """A made-up ads log of any size, whose click model is known.
+
+    Purchases follow a taste that a history shows in part; labels follow history and that taste, or with --null
+    history alone. The truth is in the manifest and in truth.parquet.
+    """
+    from advprior.data.synthetic import build
+    from feature_repo.runs import read_manifest
+
+    sizes = {"users": users, "advertisers": advertisers, "weeks": weeks}
+    if not build(out, **sizes, seed=seed, null=null, force=force):
         click.echo(f"data: unchanged, reused {out}")
         return
     facts = read_manifest(out)["facts"]

@@ -424,7 +424,8 @@ def check_folder(folder: Path) -> dict[str, Any]:
     Parameters
     ----------
     folder : Path
-        Holds ``<table>.parquet`` for each table; with a manifest, times are compared with its time plan.
+        Holds ``<table>.parquet`` for each table (ads and impressions may both be absent); with a manifest, times are
+        compared with its time plan.
 
     Returns
     -------
@@ -432,13 +433,18 @@ def check_folder(folder: Path) -> dict[str, Any]:
         ``rows`` by table and ``warnings``.
     """
     from feature_repo.schemas import validate_tables
-    from feature_repo.tables import load_time_plan
+    from feature_repo.tables import load_time_plan, predictor_only, tables_there
 
     folder = Path(folder)
     fix = "advprior data check --mapping mapping.yaml --out DIR converts names and types"
-    tables = {name: read_parquet(folder / f"{name}.parquet", fix=fix) for name in TABLES}
+    # what the manifest promises is read; without one, the files tell
+    promised = (folder / MANIFEST).is_file() and not predictor_only(folder)
+    names = TABLES if promised else tables_there(folder)
+    tables = {name: read_parquet(folder / f"{name}.parquet", fix=fix) for name in names}
     plan = load_time_plan(folder) if (folder / MANIFEST).is_file() else None
     warnings = validate_tables(tables, plan=plan, where=str(folder), fix=fix)
+    if names != TABLES:
+        warnings.append("no ads and no impressions: the tables measure a predictor, `advprior rank` refuses them")
     if plan is None:
         warnings.append(
             f"{folder} has no manifest.json, so other commands refuse it; write one with "
