@@ -155,6 +155,8 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
     torch.manual_seed(config.seed)
     rng = np.random.default_rng(config.seed)
     base = load_base(settings.base, layers=settings.layers)
+    if settings.twin:
+        forget(base.model, config.seed)
     tokenizer = base.tokenizer.backend_tokenizer
     text_vocab_size = int(base.model.get_input_embeddings().weight.shape[0])
 
@@ -266,7 +268,9 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
     model.eval()
     model.save_pretrained(out / "model")
     tokenizer.save(str(out / "tokenizer.json"))
-    write_json(out / "prompt.json", {"style": style.to_json(), "text_vocab_size": text_vocab_size})
+    write_json(
+        out / "prompt.json", {"style": style.to_json(), "text_vocab_size": text_vocab_size, "twin": settings.twin}
+    )
     write_json(out / "habit.json", habit.to_json())
     data.catalog.save(out / CATALOG_FILE)
     return {
@@ -280,6 +284,21 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
         "parameters": {"trained": sum(p.numel() for p in trained.parameters()),
                        "model": sum(p.numel() for p in model.parameters())},
     }  # fmt: skip
+
+
+def forget(model: Any, seed: int) -> None:
+    """Give a base model fresh random weights, as before its pre-training: what is left is the *twin*.
+
+    The twin tells whether pre-training earned anything: the same network, tokens, head and tuning.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    spread = float(getattr(model.config, "initializer_range", 0.02))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0.0, spread, generator=generator)
+            else:  # biases start at zero, scales of norms at one
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
 
 
 def _parameter_groups(weight_decay: float, *parts: tuple[float, list[torch.Tensor]]) -> list[dict[str, Any]]:

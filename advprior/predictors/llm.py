@@ -65,6 +65,7 @@ class LLMSettings(_Strict):
     """Settings of ``advprior finetune`` for the LLM."""
 
     base: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    twin: bool = False
     layers: int = Field(default=10, ge=1)
     tuned_layers: int = Field(default=2, ge=1)
     horizon_days: float = Field(default=7.0, gt=0)
@@ -85,6 +86,11 @@ class LLMPredictor(Predictor):
     """A fine-tuned LLM in a run folder: ``model/`` (weights), tokenizer, prompt style, habit and the catalog."""
 
     kind = LLM
+
+    @property
+    def uses_llm(self) -> bool:
+        """Whether pre-trained weights are behind it: not so for a twin."""
+        return not json.loads((self.run / "prompt.json").read_text()).get("twin", False)
 
     @classmethod
     def settings(cls, raw: dict[str, Any]) -> LLMSettings:

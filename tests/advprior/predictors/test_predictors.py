@@ -126,6 +126,22 @@ def test_no_event_from_the_cutoff_on_reaches_a_fit(fitted: Fitted, tmp_path) -> 
     assert cut == whole
 
 
+def test_a_twin_has_forgotten_its_pretraining_and_nothing_else(fitted: Fitted, tmp_path) -> None:
+    raw = llm_settings(fitted.folder / "base", epochs=1)
+    for name, twin in (("one", True), ("two", True), ("llm", False)):
+        finetune(fitted.tables, tmp_path / name, "llm", predictor_class("llm").settings({**raw, "twin": twin}))
+    one, two, llm = (
+        AdvertiserModel.from_pretrained(tmp_path / n / "model").state_dict() for n in ("one", "two", "llm")
+    )
+    assert {k: v.shape for k, v in one.items()} == {k: v.shape for k, v in llm.items()}
+    lower = "lower.layers.0.self_attn.q_proj.weight"
+    assert torch.equal(one[lower], two[lower])  # random, and the same again
+    assert abs(float(torch.corrcoef(torch.stack([one[lower].ravel(), llm[lower].ravel()]))[0, 1])) < 0.1
+    twin, tuned = (load_predictor(tmp_path / name) for name in ("one", "llm"))
+    assert not twin.uses_llm
+    assert tuned.uses_llm
+
+
 def test_an_interrupted_fit_goes_on(fitted: Fitted, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed after its first epoch, the fit ends where the uninterrupted one does."""
     import advprior.llm.train as train
