@@ -68,6 +68,8 @@ class Points:
     user : int
     positions, moments : int64 [P]
         Position in the window; the point sees events before this moment (microseconds).
+    weight : float32 [P]
+        Of the point in the loss: 1, or less for old ones.
     train, valid : bool [P]
     truth, offset : float32 [P, N]
         Multi-hot targets; what the logits start from (filled in once habit is fitted).
@@ -77,6 +79,7 @@ class Points:
     user: int
     positions: Any
     moments: Any
+    weight: Any
     train: Any
     valid: Any
     truth: Float
@@ -91,6 +94,7 @@ def training_points(data: FitData, encoder: PromptEncoder, settings: LLMSettings
     """
     horizon = int(settings.horizon_days * DAY)
     border = data.cutoff - int(settings.training.valid_days * DAY)
+    half_life = settings.training.recency_half_life_days
     weeks = np.arange(data.cutoff - horizon, data.start, -data.snapshot_every, dtype=np.int64)[::-1]
     found = []
     for user in range(len(data.histories)):
@@ -111,7 +115,21 @@ def training_points(data: FitData, encoder: PromptEncoder, settings: LLMSettings
             rows = np.isin(seen, window.occasions)
             positions = window.positions[np.searchsorted(window.occasions, seen[rows])]
             empty = np.zeros((0, len(data.catalog)), np.float32)
-            found.append(Points(window, user, positions, moments[rows], train[rows], valid[rows], truth[rows], empty))
+            age = np.maximum(data.cutoff - moments[rows], 0) / DAY
+            weight = np.ones(len(age)) if half_life is None else 0.5 ** (age / half_life)
+            found.append(
+                Points(
+                    window,
+                    user,
+                    positions,
+                    moments[rows],
+                    weight.astype(np.float32),
+                    train[rows],
+                    valid[rows],
+                    truth[rows],
+                    empty,
+                )
+            )
     return found
 
 
@@ -120,7 +138,8 @@ def fit_habit(data: FitData, points: list[Points], settings: LLMSettings, limit:
     user = np.concatenate([np.full(len(p.moments), p.user) for p in points])
     moment = np.concatenate([p.moments for p in points])
     train = np.flatnonzero(np.concatenate([p.train for p in points]))
-    truth = np.concatenate([p.truth for p in points])
+    # a point's whole truth scaled is a weight of the point in the likelihood
+    truth = np.concatenate([p.truth * p.weight[:, None] for p in points])
     if len(train) > limit:
         train = np.random.default_rng(settings.training.seed).choice(train, limit, replace=False)
     half_life, half_lives = settings.habit.popularity_half_life_days, settings.habit.half_lives_days
@@ -388,7 +407,8 @@ def _batch_loss(
     log_probs, truth = _log_probs(model, head, cache, part, indices, "train")
     # each point weighs the same, however much was bought: a big basket is one decision to shop
     share = truth / truth.sum(1, keepdim=True)
-    return -(share * log_probs).sum(), float(len(truth))
+    weight = torch.from_numpy(np.concatenate([p.weight[p.train] for p in part]))
+    return -(weight[:, None] * share * log_probs).sum(), float(weight.sum())
 
 
 def _validate(

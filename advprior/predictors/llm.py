@@ -56,6 +56,7 @@ class TrainingSettings(_Strict):
     adapter_lr: float = Field(default=0.0, ge=0)
     weight_decay: float = Field(default=0.05, ge=0)
     rank: int = Field(default=64, ge=1)
+    recency_half_life_days: float | None = Field(default=None, gt=0)
     valid_days: float = Field(default=21.0, gt=0)
     max_minutes: float | None = Field(default=None, gt=0)
     seed: int = 0

@@ -142,6 +142,31 @@ def test_a_twin_has_forgotten_its_pretraining_and_nothing_else(fitted: Fitted, t
     assert tuned.uses_llm
 
 
+def test_old_targets_weigh_less_where_asked(fitted: Fitted) -> None:
+    """Points' weights halve with age, and habit follows the recent ones."""
+    from advprior.llm.train import fit_habit, training_points
+    from advprior.predictors.base import FitData
+
+    day = counts.DAY
+    # two years: everybody repeats in the first, everybody changes each time in the second
+    users = [[(d * day, (u if d < 365 else u + d // 20) % 8) for d in range(0, 730, 20)] for u in range(40)]
+    catalog = Catalog(tuple(f"a{i}" for i in range(8)), tuple(f"name {i}" for i in range(8)))
+    data = FitData(histories_of(users), catalog, 0, 735 * day, 7 * day)
+    encoder = load_predictor(fitted.model("llm")).encoder()
+    encoder = type(encoder)(encoder.style, lambda text: [1] * len(text), 300, catalog.names)
+    found = {}
+    for half_life in (None, 30.0):
+        settings = predictor_class("llm").settings(
+            {"horizon_days": 25, "training": {"recency_half_life_days": half_life, "valid_days": 60}}
+        )
+        points = training_points(data, encoder, settings)
+        found[half_life] = fit_habit(data, points, settings).weights
+        age = (data.cutoff - points[0].moments) / day
+        expected = np.ones(len(age)) if half_life is None else 0.5 ** (age / half_life)
+        np.testing.assert_allclose(points[0].weight, expected, rtol=1e-5)
+    assert sum(found[30.0][1:]) < sum(found[None][1:])
+
+
 def test_an_interrupted_fit_goes_on(fitted: Fitted, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed after its first epoch, the fit ends where the uninterrupted one does."""
     import advprior.llm.train as train
