@@ -20,7 +20,9 @@
 import os
 from pathlib import Path
 
-import matplotlib.pyplot as plt  # first: from here on a cell shows figures
+import matplotlib.pyplot as plt
+
+# %matplotlib inline
 
 workspace = Path(os.environ.get("ADVPRIOR_WORKSPACE", "runs/demo"))
 if not workspace.is_absolute() and not workspace.is_dir():
