@@ -17,13 +17,16 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from feature_repo.contract import (
     AD_ID,
+    ADS,
     ADVERTISER_ID,
     CONTEXT_PREFIX,
     EVENTS,
     IMPRESSION_ID,
     IMPRESSIONS,
     LABEL,
+    PREDICTOR_ONLY,
     PROFILE_PREFIX,
+    SHOWN_TABLES,
     SLATE_ID,
     TABLES,
     TIMESTAMP,
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
 CODE_VERSION = 1
 #: Columns that `_complete` makes when neither the file has them nor the mapping names them.
 MADE = {(EVENTS, VALUE), (IMPRESSIONS, IMPRESSION_ID), (IMPRESSIONS, ADVERTISER_ID)}
+#: Told when tables without ads and impressions pass: right for a predictor, and a surprise for who forgot them.
+ONLY_A_PREDICTOR = "no ads and no impressions: the tables measure a predictor, `advprior rank` refuses them"
 
 
 # -- the YAML ----------------------------------------------------------------------------------------
@@ -84,13 +89,17 @@ class ImpressionsMapping(TableMapping):
 
 
 class TablesMapping(_Strict):
-    """The five files."""
+    """The files: five, or three where only a predictor is measured."""
 
     users: UsersMapping
     advertisers: TableMapping
-    ads: TableMapping
+    ads: TableMapping | None = None
     events: TableMapping
-    impressions: ImpressionsMapping
+    impressions: ImpressionsMapping | None = None
+
+    def there(self) -> tuple[str, ...]:
+        """Names of the tables that the mapping has, in canonical order."""
+        return tuple(name for name in TABLES if getattr(self, name) is not None)
 
 
 class TimePlanMapping(_Strict):
@@ -126,7 +135,10 @@ class DataMapping(_Strict):
     @field_validator("tables")
     @classmethod
     def _columns_are_known(cls, tables: TablesMapping) -> TablesMapping:
-        for name in TABLES:
+        absent = [name for name in SHOWN_TABLES if name not in tables.there()]
+        if len(absent) == 1:
+            raise ValueError(f"{absent[0]} is missing; ads and impressions come together or not at all")
+        for name in tables.there():
             unknown = set(getattr(tables, name).columns) - _canonical_columns(name)
             if unknown:
                 known = ", ".join(sorted(_canonical_columns(name)))
@@ -206,7 +218,7 @@ def load_mapped(mapping: DataMapping, base: Path) -> Mapped:
     tables: dict[str, pd.DataFrame] = {}
     sources: dict[tuple[str, str], str] = {}
     missing: list[Problem] = []
-    for name in TABLES:
+    for name in mapping.tables.there():
         path = _file(mapping, base, name)
         wanted = _wanted(mapping, name)
         raw = read_parquet(path)
@@ -304,9 +316,12 @@ def _complete(tables: dict[str, pd.DataFrame]) -> None:
     """Make the columns of `MADE` where they are not."""
     import numpy as np
 
-    events, shown, ads = tables[EVENTS], tables[IMPRESSIONS], tables["ads"]
+    events = tables[EVENTS]
     if VALUE not in events:
         events[VALUE] = 1.0
+    if IMPRESSIONS not in tables:
+        return
+    shown, ads = tables[IMPRESSIONS], tables[ADS]
     if IMPRESSION_ID not in shown:
         shown.insert(0, IMPRESSION_ID, np.arange(len(shown), dtype="int64"))
     if ADVERTISER_ID not in shown and AD_ID in shown and {AD_ID, ADVERTISER_ID} <= set(ads):
@@ -323,7 +338,7 @@ def resolve_time_plan(mapping: DataMapping, tables: Mapping[str, pd.DataFrame], 
         ``DAT009`` for a time without zone, ``CFG002`` for times out of order.
     """
     plan = mapping.time_plan
-    times = [tables[name][TIMESTAMP] for name in (EVENTS, IMPRESSIONS)]
+    times = [tables[name][TIMESTAMP] for name in (EVENTS, IMPRESSIONS) if name in tables]
     moments = {
         "start": plan.start or min(t.min() for t in times).to_pydatetime(),
         "finetune_end": plan.finetune_end,
@@ -367,7 +382,7 @@ def check_mapping(path: Path, out: Path | None = None, *, force: bool = False) -
     Returns
     -------
     facts : dict
-        ``rows`` by table, ``time_plan``, ``warnings`` and more.
+        ``rows`` by table, ``time_plan``, ``warnings`` and more; ``purpose`` where there are no impressions.
     made : bool
         False when ``out`` was up to date and left alone.
 
@@ -382,7 +397,7 @@ def check_mapping(path: Path, out: Path | None = None, *, force: bool = False) -
     inputs: dict[str, str] = {}
     key = ""
     if out is not None:
-        files = {name: _file(mapping, path.parent, name) for name in TABLES}
+        files = {name: _file(mapping, path.parent, name) for name in mapping.tables.there()}
         if any(Path(out).resolve() in file.resolve().parents for file in [path, *files.values()]):
             raise AdvpriorError(
                 "DAT044", "--out would replace your own files", where=str(out), found=f"{path} reads from there",
@@ -402,14 +417,18 @@ def check_mapping(path: Path, out: Path | None = None, *, force: bool = False) -
     fix = "mend the tables or the mapping, then run the command again"
     validate_tables(tables, where=str(path), fix=fix, sources=sources, also=missing)
     plan = resolve_time_plan(mapping, tables, str(path))
-    facts = {
+    facts: dict[str, Any] = {
         "source": str(path.name),
         "time_plan": plan.to_json(),
         "rows": {name: len(table) for name, table in tables.items()},
-        "positives": int(tables[IMPRESSIONS][LABEL].sum()),
-        "slates": int(tables[IMPRESSIONS][SLATE_ID].nunique()),
         "warnings": table_warnings(tables, plan),
     }
+    if IMPRESSIONS in tables:
+        facts["positives"] = int(tables[IMPRESSIONS][LABEL].sum())
+        facts["slates"] = int(tables[IMPRESSIONS][SLATE_ID].nunique())
+    else:
+        facts["purpose"] = PREDICTOR_ONLY
+        facts["warnings"].append(ONLY_A_PREDICTOR)
     if out is not None:
         with new_run(out, "data", config=config, inputs=inputs, key=key) as run:
             for name, table in tables.items():
@@ -444,7 +463,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
     plan = load_time_plan(folder) if (folder / MANIFEST).is_file() else None
     warnings = validate_tables(tables, plan=plan, where=str(folder), fix=fix)
     if names != TABLES:
-        warnings.append("no ads and no impressions: the tables measure a predictor, `advprior rank` refuses them")
+        warnings.append(ONLY_A_PREDICTOR)
     if plan is None:
         warnings.append(
             f"{folder} has no manifest.json, so other commands refuse it; write one with "

@@ -320,3 +320,86 @@ def test_the_shipped_template_is_a_mapping_of_canonical_names(tmp_path, tables, 
     code, _, err = run(capsys, "--mapping", tmp_path / "mapping.yaml", "--out", tmp_path / "out")
     assert (code, err) == (0, "")
     assert {"profile_age", "profile_region"} < set(load_tables(tmp_path / "out", "users")["users"])
+
+
+def without(mapping: Path, *names: str) -> Path:
+    """The mapping less the blocks of these tables."""
+    raw = yaml.safe_load(mapping.read_text())
+    raw["tables"] = {name: block for name, block in raw["tables"].items() if name not in names}
+    mapping.write_text(yaml.safe_dump(raw))
+    return mapping
+
+
+def test_without_ads_and_impressions_the_tables_measure_a_predictor(tmp_path, tables, capsys):
+    # the files lie there, but the mapping leaves them out, so they are not read
+    mapping = without(write_own(tmp_path / "own", tables), "ads", "impressions")
+    (tmp_path / "own" / "impressions.parquet").write_bytes(b"no parquet")
+    code, out, err = run(capsys, "--mapping", mapping, "--out", tmp_path / "tables")
+    assert code == 0
+    assert err == "warning: no ads and no impressions: the tables measure a predictor, `advprior rank` refuses them\n"
+    assert "positive" not in out
+    facts = read_manifest(tmp_path / "tables", step="data")["facts"]
+    assert facts["purpose"] == "predictor"
+    assert sorted(facts["rows"]) == ["advertisers", "events", "users"]
+    assert sorted(load_tables(tmp_path / "tables")) == ["advertisers", "events", "users"]
+    # the span of the time plan is that of the events alone
+    times, plan = tables["events"]["timestamp"], load_time_plan(tmp_path / "tables")
+    assert plan.start == times.min()
+    assert plan.end == times.max() + pd.Timedelta(seconds=1)
+    assert run(capsys, tmp_path / "tables")[0] == 0
+    assert "unchanged, reused" in run(capsys, "--mapping", mapping, "--out", tmp_path / "tables")[1]
+
+
+def test_with_all_five_tables_no_purpose_is_told(tmp_path, tables, capsys):
+    assert run(capsys, "--mapping", write_own(tmp_path / "own", tables), "--out", tmp_path / "tables")[0] == 0
+    assert "purpose" not in read_manifest(tmp_path / "tables")["facts"]
+
+
+@pytest.mark.parametrize("name", ["ads", "impressions"])
+def test_one_of_ads_and_impressions_is_not_enough(tmp_path, tables, capsys, name):
+    mapping = without(write_own(tmp_path / "own", tables), name)
+    refused(capsys, tmp_path, mapping, "CFG002", f"{name} is missing; ads and impressions come together")
+
+
+def test_a_predictors_tables_need_a_time_plan_and_the_other_three_tables(tmp_path, tables, capsys):
+    mapping = without(write_own(tmp_path / "own", tables), "ads", "impressions", "events")
+    refused(capsys, tmp_path, mapping, "CFG002", "tables.events: Field required")
+    raw = yaml.safe_load(without(write_own(tmp_path / "own", tables), "ads", "impressions").read_text())
+    del raw["time_plan"]
+    mapping.write_text(yaml.safe_dump(raw))
+    refused(capsys, tmp_path, mapping, "CFG002", "time_plan: Field required")
+
+
+@pytest.mark.parametrize("name", ["ads", "impressions"])
+def test_a_canonical_folder_with_one_of_the_two_is_refused(tmp_path, tables, capsys, name):
+    from feature_repo.tables import write_parquet
+
+    for other, table in tables.items():
+        if other != name:
+            write_parquet(table, tmp_path / f"{other}.parquet")
+    code, out, err = run(capsys, tmp_path)
+    assert (code, out) == (2, "")
+    assert err.startswith("error DAT001")
+    assert f"{name}.parquet" in err
+
+
+def test_an_empty_impressions_file_in_a_canonical_folder_is_no_missing_one(tmp_path, tables, capsys):
+    from feature_repo.tables import write_parquet
+
+    tables["impressions"] = tables["impressions"].iloc[:0]
+    for name, table in tables.items():
+        write_parquet(table, tmp_path / f"{name}.parquet")
+    code, out, err = run(capsys, tmp_path)
+    assert (code, out) == (2, "")
+    assert err.startswith("error DAT007: empty table: impressions: no rows")
+
+
+def test_the_mapping_that_init_writes_names_all_five_tables(tmp_path):
+    from advprior.data.mapping import read_mapping
+
+    with pytest.raises(SystemExit) as leave:
+        main(["init", str(tmp_path / "w")])
+    assert leave.value.code == 0
+    mapping = tmp_path / "w" / "configs" / "mapping.yaml"
+    assert read_mapping(mapping).tables.there() == TABLES
+    assert read_mapping(without(mapping, "ads", "impressions")).tables.there() == ("users", "advertisers", "events")

@@ -224,3 +224,23 @@ def test_two_million_broken_rows_are_told_in_seconds(tables):
     big["label"] = np.int8(9)
     assert [p[4] for p in problems(tables)] == [count] * 2 + [count]
     assert time.process_time() - started < 20  # 3 to 5 s here; a Python loop over rows takes minutes
+
+
+@pytest.mark.parametrize("name", ["ads", "impressions"])
+def test_one_of_ads_and_impressions_alone_is_a_missing_table(tables, name):
+    del tables[name]
+    assert problems(tables) == [("DAT014", name, "", (), 0)]
+
+
+@pytest.mark.parametrize("name", ["users", "advertisers", "events"])
+def test_the_tables_of_a_predictor_are_all_needed(tables, name):
+    for gone in ("ads", "impressions"):
+        del tables[gone]
+    assert validate_tables(tables) == []
+    del tables[name]
+    assert ("DAT014", name, "", (), 0) in problems(tables)
+
+
+def test_an_empty_impressions_table_is_no_absent_one(tables):
+    tables["impressions"] = tables["impressions"].iloc[:0]
+    assert problems(tables) == [("DAT007", "impressions", "", (), 0)]
