@@ -46,9 +46,14 @@ class Habit:
         """Read what `to_json` wrote."""
         return cls(float(data["popularity_half_life"]), tuple(data["half_lives"]), tuple(data["weights"]))
 
-    def logits(self, histories: Histories, user: Int, cutoff: Int, size: int) -> Float:
-        """Logits [P, N] of P (user, cut-off) points, from events strictly before each cut-off."""
-        terms = habit_terms(histories, user, cutoff, self.popularity_half_life, self.half_lives, size)
+    def logits(self, histories: Histories, user: Int, cutoff: Int, size: int, popular: Float | None = None) -> Float:
+        """Logits [P, N] of P (user, cut-off) points, from events strictly before each cut-off.
+
+        ``popular`` [P, N] is `log_popularity` at the cut-offs, where the caller has it for many users.
+        """
+        if popular is None:
+            popular = log_popularity(histories, cutoff, self.popularity_half_life, size)
+        terms = np.stack([popular, *own_terms(histories, user, cutoff, self.half_lives, size)])
         return np.tensordot(np.asarray(self.weights, np.float32), terms, 1)
 
 
@@ -63,9 +68,13 @@ def habit_terms(
     histories: Histories, user: Int, cutoff: Int, popularity_half_life: float, half_lives: tuple[float, ...], size: int
 ) -> Float:
     """Terms [1 + len(half_lives), P, N]: log-popularity, then log1p of own decayed purchases."""
-    terms = [log_popularity(histories, cutoff, popularity_half_life, size)]
-    terms += [np.log1p(counts.own_points(histories, user, cutoff, half_life, size)) for half_life in half_lives]
-    return np.stack(terms)
+    popular = log_popularity(histories, cutoff, popularity_half_life, size)
+    return np.stack([popular, *own_terms(histories, user, cutoff, half_lives, size)])
+
+
+def own_terms(histories: Histories, user: Int, cutoff: Int, half_lives: tuple[float, ...], size: int) -> list[Float]:
+    """log1p of own decayed purchases [P, N], one a half-life."""
+    return [np.log1p(counts.own_points(histories, user, cutoff, half_life, size)) for half_life in half_lives]
 
 
 def fit_weights(terms: Float, truth: Float, start: npt.ArrayLike) -> tuple[Array, float]:

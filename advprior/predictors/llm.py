@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from advprior.histories import Histories, Int
 from advprior.predictors.base import FitData, Float, Predictor, Scorer, require_parity
-from advprior.predictors.habit import Habit
+from advprior.predictors.habit import Habit, log_popularity
 from advprior.prompts import Prompt, PromptEncoder, PromptStyle, occasions_before
 from feature_repo.contract import LLM
 from feature_repo.errors import AdvpriorError
@@ -185,7 +185,9 @@ class LLMScorer(Scorer):
     def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
         from advprior.llm.engine import token_budget_batches
 
-        jobs = [job for i, user in enumerate(users) for job in self._jobs(histories, i, int(user), cutoffs)]
+        # the same for every user: once a shard
+        popular = log_popularity(histories, cutoffs, self._habit.popularity_half_life, self._size)
+        jobs = [job for i, user in enumerate(users) for job in self._jobs(histories, i, int(user), cutoffs, popular)]
         out = np.empty((len(users), len(cutoffs), self._size), np.float32)
         for batch in token_budget_batches([len(job.ids) for job in jobs], self._budget):
             part = [jobs[b] for b in batch]
@@ -198,10 +200,10 @@ class LLMScorer(Scorer):
                 out[job.user, job.columns] = log_probs[row, : len(job.positions)]
         return out
 
-    def _jobs(self, histories: Histories, row: int, user: int, cutoffs: Int) -> list[Job]:
+    def _jobs(self, histories: Histories, row: int, user: int, cutoffs: Int, popular: Float) -> list[Job]:
         prompt: Prompt = self._encoder.prompt(histories, user)
         seen = occasions_before(prompt, cutoffs)
-        offset = self._habit.logits(histories, np.full(len(cutoffs), user), cutoffs, self._size)
+        offset = self._habit.logits(histories, np.full(len(cutoffs), user), cutoffs, self._size, popular)
         jobs = []
         for window in self._encoder.windows(prompt, seen):
             columns = np.flatnonzero(np.isin(seen, window.occasions))
