@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from feature_repo.contract import ADVERTISER_ID, NAME
+from feature_repo.contract import ADVERTISER_ID, NAME, TEXT
 from feature_repo.errors import AdvpriorError
 from feature_repo.runs import digest, write_json
 
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 class Catalog:
     """Advertisers in index order.
 
+    Parameters
+    ----------
+    ids, names : tuple of str
+    texts : tuple of str
+        What else is known of each advertiser in words (what it sells), or nothing at all. The version does not depend
+        on it: a text may be brought up to date without another catalog.
+
     >>> catalog = Catalog(("a1", "a2"), ("Tea house", "Bakery"))
     >>> len(catalog), catalog.index["a2"], catalog.version == Catalog(("a1",), ("Tea house",)).version
     (2, 1, False)
@@ -30,6 +37,7 @@ class Catalog:
 
     ids: tuple[str, ...]
     names: tuple[str, ...]
+    texts: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -45,15 +53,19 @@ class Catalog:
         return {advertiser: i for i, advertiser in enumerate(self.ids)}
 
     def save(self, path: Path) -> None:
-        """Write ``{"version", "advertisers": [{"advertiser_id", "name"}, ...]}``."""
+        """Write ``{"version", "advertisers": [{"advertiser_id", "name", "text"}, ...]}``, text where there is one."""
         advertisers = [{ADVERTISER_ID: i, NAME: n} for i, n in zip(self.ids, self.names, strict=True)]
+        for advertiser, text in zip(advertisers, self.texts, strict=False):
+            if text:
+                advertiser[TEXT] = text
         write_json(path, {"version": self.version, "advertisers": advertisers})
 
     @classmethod
     def load(cls, path: Path) -> Catalog:
         """Read what `save` wrote."""
         data = json.loads(Path(path).read_text())["advertisers"]
-        return cls(tuple(a[ADVERTISER_ID] for a in data), tuple(a[NAME] for a in data))
+        texts = tuple(a.get(TEXT, "") for a in data)
+        return cls(tuple(a[ADVERTISER_ID] for a in data), tuple(a[NAME] for a in data), texts if any(texts) else ())
 
     @classmethod
     def from_table(cls, advertisers: pd.DataFrame) -> Catalog:
@@ -73,7 +85,8 @@ class Catalog:
                 found=", ".join(map(str, unnamed.head(5))), expected="a name for each",
                 fix="fill in the names, then run `advprior data check`",
             )  # fmt: skip
-        return cls(tuple(table[ADVERTISER_ID].astype(str)), tuple(names))
+        texts = tuple(table[TEXT].fillna("").astype(str).str.strip()) if TEXT in table else ()
+        return cls(tuple(table[ADVERTISER_ID].astype(str)), tuple(names), texts if any(texts) else ())
 
     def require_same(self, other: Catalog, *, where: str, fix: str) -> None:
         """Refuse another catalog.

@@ -210,7 +210,10 @@ COLUMNS: dict[str, dict[str, tuple[Rule, ...]]] = {
     },
 }
 #: Columns that may be there: exact names, and name prefixes.
-OPTIONAL_COLUMNS: dict[str, dict[str, tuple[Rule, ...]]] = {EVENTS: {TEXT: OPTIONAL_TEXT}}
+OPTIONAL_COLUMNS: dict[str, dict[str, tuple[Rule, ...]]] = {
+    ADVERTISERS: {TEXT: OPTIONAL_TEXT},
+    EVENTS: {TEXT: OPTIONAL_TEXT},
+}
 OPEN_COLUMNS: dict[str, tuple[str, tuple[Rule, ...]]] = {
     USERS: (PROFILE_PREFIX, OPTIONAL_TEXT),
     IMPRESSIONS: (CONTEXT_PREFIX, ()),

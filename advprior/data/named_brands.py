@@ -26,7 +26,7 @@ from feature_repo.runs import is_current, new_run, run_key, sha256_file
 if TYPE_CHECKING:
     import pandas as pd
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 NAME = "named_brands"
 #: The protocol's T: histories end here, labels start.
 CUTOFF = datetime(2022, 1, 1, tzinfo=UTC)
@@ -156,10 +156,14 @@ def canonical(reviews: pd.DataFrame, cutoff: datetime = CUTOFF) -> dict[str, pd.
         .drop_duplicates("advertiser_id")
         .sort_values("advertiser_id")
         .set_axis(["advertiser_id", "name"], axis=1)
+        .reset_index(drop=True)
     )
+    texts = catalog_texts(reviews[before])
+    advertisers["text"] = advertisers["advertiser_id"].map(texts).astype(object)
+    advertisers = advertisers.astype(object).where(advertisers.notna(), None)
     return {
         USERS: users.astype(object).where(users.notna(), None),
-        ADVERTISERS: advertisers.reset_index(drop=True),
+        ADVERTISERS: advertisers,
         EVENTS: pd.DataFrame(
             {
                 "user_id": reviews["user_id"],
@@ -172,6 +176,43 @@ def canonical(reviews: pd.DataFrame, cutoff: datetime = CUTOFF) -> dict[str, pd.
             }
         ),
     }
+
+
+def catalog_texts(reviews: pd.DataFrame) -> pd.Series:
+    """What each brand sells, in words, from the products in ``reviews``: kinds, prices, names.
+
+    It is what a shop's catalog says; how often a product was reviewed does not enter, so that a brand's text does not
+    tell how popular it is.
+
+    Parameters
+    ----------
+    reviews : DataFrame
+        Those before the cut-off, as `read_reviews` gives them.
+
+    Returns
+    -------
+    Series of str
+        By advertiser_id.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> row = {"advertiser_id": "7", "product_id": "p", "product_name": "Clay Mask", "category": "Masks"}
+    >>> catalog_texts(pd.DataFrame([{**row, "subcategory": None, "price_usd": 30.0}])).loc["7"]
+    'Masks. 1 product, about 30 dollars: Clay Mask'
+    """
+    import pandas as pd
+
+    products = reviews.drop_duplicates(["advertiser_id", "product_id"]).sort_values(["advertiser_id", "product_id"])
+
+    def text(brand: pd.DataFrame) -> str:
+        kinds = brand["subcategory"].fillna(brand["category"]).astype(str)
+        sold = ", ".join(sorted(kinds.unique(), key=lambda kind: (-int((kinds == kind).sum()), kind)))
+        count = f"{len(brand)} product{'s' * (len(brand) > 1)}"
+        names = "; ".join(brand["product_name"].astype(str).str.strip())
+        return f"{sold}. {count}, about {brand['price_usd'].median():.0f} dollars: {names}"
+
+    return pd.Series({key: text(brand) for key, brand in products.groupby("advertiser_id", sort=True)}, dtype=object)
 
 
 def build(source: Path, out: Path, *, cutoff: datetime = CUTOFF, force: bool = False) -> bool:
