@@ -90,6 +90,24 @@ class Histories:
         """User index of every row [E]."""
         return np.repeat(np.arange(len(self), dtype=np.int64), np.diff(self.offsets))
 
+    def seek(self, user: Int, moment: Int) -> Int:
+        """First row of each user [P] at or after a moment [P] (microseconds); the end of the user's rows without one.
+
+        A binary search for all points at once, within each user's rows: its cost does not hang on other users, and
+        no key of user and time could overflow.
+
+        >>> h = Histories(("u", "v"), ("", ""), np.array([0, 2, 3]), np.array([1, 5, 3]), np.array([0, 1, 0]))
+        >>> h.seek(np.array([0, 0, 0, 1]), np.array([1, 2, 6, 9])).tolist()
+        [0, 1, 2, 3]
+        """
+        low, high = self.offsets[user], self.offsets[user + 1]
+        while (open_ := low < high).any():
+            middle = (low + high) // 2
+            earlier = open_ & (self.time[np.where(open_, middle, 0)] < moment)
+            low = np.where(earlier, middle + 1, low)
+            high = np.where(open_ & ~earlier, middle, high)
+        return low
+
     def before(self, cutoff: int) -> Histories:
         """The histories with events strictly before ``cutoff`` (microseconds) only."""
         keep = self.time < cutoff

@@ -43,6 +43,20 @@ def test_targets_equal_a_loop(events: list, horizon: int, points: list) -> None:
         assert advertiser[offsets[p] : offsets[p + 1]].tolist() == expected
 
 
+def test_many_users_over_many_years() -> None:
+    """User and time in one 64-bit key of microseconds overflow from some 20,000 users over 14 years."""
+    year, users = 365 * 86_400_000_000, 60_000
+    offsets = np.arange(users + 1, dtype=np.int64) * 2
+    time = np.tile(np.asarray([0, 14 * year], np.int64), users)
+    histories = Histories(("",) * users, ("",) * users, offsets, time, np.tile(np.asarray([0, 1], np.int64), users))
+    user = np.arange(users, dtype=np.int64)
+    offsets, advertiser = next_advertisers(histories, user, np.zeros(users, np.int64), 15 * year)
+    assert np.diff(offsets).tolist() == [1] * users
+    assert (advertiser == 1).all()
+    offsets, _ = next_advertisers(histories, user, np.zeros(users, np.int64), 13 * year)
+    assert (offsets == 0).all()
+
+
 @settings(max_examples=50, deadline=None)
 @given(EVENTS, st.integers(0, 45))
 def test_before_is_strict(events: list, cutoff: int) -> None:
