@@ -81,6 +81,7 @@ def finetune(tables: Path, out: Path, kind: str, settings: Any, *, force: bool =
             advertisers=len(catalog),
             users=len(histories),
             events=len(histories.time),
+            history_start=plan.start.isoformat(),
             model_cutoff=plan.finetune_end.isoformat(),
         )
     return True

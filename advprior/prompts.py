@@ -208,14 +208,14 @@ class PromptEncoder:
         Raises
         ------
         AdvpriorError
-            ``PRI045``.
+            ``PRI013``.
         """
         wanted = {"none": {}, "category": {"category": histories.categories}, "product": {"text": histories.texts},
                   "full": {"text": histories.texts}}[self.style.detail]  # fmt: skip
         missing = [column for column, values in wanted.items() if not values]
         if missing and len(histories.time):
             raise AdvpriorError(
-                "PRI045", f"the prompt's detail needs what no event has: {', '.join(missing)}", where="events.parquet",
+                "PRI013", f"the prompt's detail needs what no event has: {', '.join(missing)}", where="events.parquet",
                 found="no such column, or no value in it", expected=f"values of {', '.join(missing)}",
                 fix=f"fill the column, or fit with another prompt.detail than {self.style.detail}",
             )  # fmt: skip

@@ -207,7 +207,14 @@ def _measure(
                 optimistic.append(group.name)
             if facts["uses_llm"]:
                 with_llm.add(group.name)
-            about_runs[group.name].append({"run": runs[i].resolve().name, **facts, "provider": scorer.provider})
+            about_runs[group.name].append(
+                {
+                    "run": runs[i].resolve().name,
+                    "digest": manifest_digest(runs[i]),
+                    **facts,
+                    "provider": scorer.provider,
+                }
+            )
 
     names = [group.name for group in groups]
     for asked in people:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -42,38 +43,65 @@ def lines(result: dict[str, Any]) -> list[str]:
         f"  {c['arm']} - {c['baseline']}: {c['difference']:+.4f} [{c['low']:+.4f}, {c['high']:+.4f}]{_relative(c)}"
         for c in _overall(result)
     ]
-    return found + _notes(result)
+    return found + [f"note: {note}" for note in notes(result)]
 
 
 def markdown(result: dict[str, Any]) -> list[str]:
-    """The ladder, Recall@5 by segment, and the differences against the controls, as Markdown tables."""
-    found = [
-        *_headline(result),
-        "",
-        "| arm | Recall@1 | Recall@5 | Recall@20 | MRR | NLL |",
-        "|---|---|---|---|---|---|",
-    ]
-    found += [
+    """The ladder, Recall@5 by segment, and the differences, as Markdown tables."""
+    tables = (ladder_table(result), segment_table(result), comparison_table(result))
+    found = [*_headline(result)]
+    for table in tables:
+        found += ["", *table]
+    said = notes(result)
+    return found + ([""] + [f"- {note}" for note in said] if said else [])
+
+
+def ladder_table(result: dict[str, Any]) -> list[str]:
+    """Every arm and metric as a Markdown table."""
+    return ["| arm | Recall@1 | Recall@5 | Recall@20 | MRR | NLL |", "|---" * 6 + "|"] + [
         f"| {_called(r)} | {r['recall@1']:.4f} | {r['recall@5']:.4f} | {r['recall@20']:.4f} | {r['mrr']:.4f} "
         f"| {r['nll']:.3f} |"
         for r in result["arms"]
     ]
-    names = list(dict.fromkeys(row["segment"] for row in result["segments"]))
-    cells = {(row["arm"], row["segment"]): row for row in result["segments"]}
+
+
+def segment_table(result: dict[str, Any]) -> list[str]:
+    """Recall@5 of every arm by segment as a Markdown table."""
     people = {row["segment"]: row["users"] for row in result["segments"]}
-    heads = [f"{name} ({people[name]})" for name in names]
-    found += ["", f"| Recall@5 (users) | {' | '.join(heads)} |", "|---" * (len(names) + 1) + "|"]
+    cells = {(row["arm"], row["segment"]): row["recall@5"] for row in result["segments"]}
+    heads = [f"{name} ({users})" for name, users in people.items()]
+    found = [f"| Recall@5 (users) | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for r in result["arms"]:
-        values = [cells.get((r["name"], name), {}).get("recall@5") for name in names]
+        values = [cells.get((r["name"], name)) for name in people]
         found.append(f"| {_called(r)} | {' | '.join('' if v is None else f'{v:.4f}' for v in values)} |")
-    found += ["", "| Recall@5 | against | difference [95 %] | relative |", "|---|---|---|---|"]
-    found += [
+    return found
+
+
+def comparison_table(result: dict[str, Any], arms: Collection[str] | None = None) -> list[str]:
+    """Overall differences in Recall@5, of some arms or of all, as a Markdown table."""
+    return ["| Recall@5 | against | difference [95 %] | relative |", "|---" * 4 + "|"] + [
         f"| {c['arm']} | {c['baseline']} | {c['difference']:+.4f} [{c['low']:+.4f}, {c['high']:+.4f}] "
         f"| {'' if c['relative'] is None else format(c['relative'], '+.1%')} |"
         for c in _overall(result)
+        if arms is None or c["arm"] in arms
     ]
-    notes = _notes(result)
-    return found + ([""] + [f"- {note}" for note in notes] if notes else [])
+
+
+def notes(result: dict[str, Any]) -> list[str]:
+    """What a reader of the tables must know besides."""
+    about = result["about"]
+    found = [f"left out: {arm} ({why})" for arm, why in about["left_out"].items()]
+    found += [
+        f"{name} saw the labels that weigh it in the blend, which overstates it there, and it is not among those "
+        "that the best control is chosen from; --earlier mends that"
+        for name in about["saw_the_blend_labels"]
+    ]
+    several = [row for row in result["arms"] if row["seeds"] > 1 and not row["name"].startswith("blend")]
+    found += [
+        f"{row['name']}: recall@5 of its seeds {', '.join(f'{v:.4f}' for v in row['by_seed']['recall@5'])}"
+        for row in several
+    ]
+    return found
 
 
 def _headline(result: dict[str, Any]) -> list[str]:
@@ -100,19 +128,3 @@ def _overall(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _relative(comparison: dict[str, Any]) -> str:
     return "" if comparison["relative"] is None else f"  ({comparison['relative']:+.1%})"
-
-
-def _notes(result: dict[str, Any]) -> list[str]:
-    about = result["about"]
-    found = [f"left out: {arm} ({why})" for arm, why in about["left_out"].items()]
-    found += [
-        f"note: {name} saw the labels that weigh it in the blend, which overstates it there, and it is not among those "
-        "that the best control is chosen from; --earlier mends that"
-        for name in about["saw_the_blend_labels"]
-    ]
-    several = [row for row in result["arms"] if row["seeds"] > 1 and not row["name"].startswith("blend")]
-    found += [
-        f"note: {row['name']}: recall@5 of its seeds {', '.join(f'{v:.4f}' for v in row['by_seed']['recall@5'])}"
-        for row in several
-    ]
-    return found

@@ -75,7 +75,7 @@ def test_detail_that_no_event_has_is_refused() -> None:
     for detail in ("category", "product", "full"):
         with pytest.raises(AdvpriorError) as caught:
             encoder(detail=detail).prompt(history([(0, 1)]), 0)
-        assert caught.value.code == "PRI045"
+        assert caught.value.code == "PRI013"
         assert len(encoder(detail=detail).prompt(history([]), 0).body) == 0
     with pytest.raises(ValueError, match="needs a detail"):
         PromptSettings(advertisers=False)
