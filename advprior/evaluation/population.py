@@ -19,7 +19,7 @@ from advprior.predictors.base import Float
 from feature_repo.contract import POPULARITY
 
 MOST_FITTED = 20_000  # users on whose labels of one earlier cut-off the controls and blends are fitted
-MOST_CELLS = 3_000_000  # of one term, likewise
+MOST_CELLS = 1_500_000  # of one term, likewise
 #: Earlier cut-offs of the controls' labels, in horizons before the cut-off; a later one knows the drift better
 EARLIER = (1.0, 0.75, 0.5)
 

@@ -218,6 +218,21 @@ def test_runs_that_differ_in_their_seed_are_one_arm(folder: Path, llms: list[Pat
     assert any("seeds" in line for line in markdown(seeded))
 
 
+def test_each_seed_is_weighed_by_its_own_earlier_run(folder: Path, llms: list[Path], seeded: dict) -> None:
+    """Asked about later labels, the same runs are early enough; the order of the seeds is that of the runs."""
+    assert seeded["about"]["saw_the_blend_labels"] == ["llm", "neighbours (2)"]
+    later = CUTOFF + 2 * WEEKS
+    options = {"horizon": WEEKS, "replicates": 10, "device": "cpu"}
+    found, _ = evaluate(llms, folder / "tables", later, earlier=llms, **options)
+    assert found["about"]["saw_the_blend_labels"] == []
+    mine = found["about"]["blend_weights"]["blend + llm"]
+    swapped, _ = evaluate(llms[::-1], folder / "tables", later, earlier=llms[::-1], **options)
+    assert swapped["about"]["blend_weights"]["blend + llm"] == mine[::-1]
+    crossed, _ = evaluate(llms, folder / "tables", later, earlier=llms[::-1], **options)
+    assert crossed["about"]["blend_weights"]["blend + llm"] == mine[::-1]
+    assert mine[0] != mine[1]
+
+
 def test_an_llm_is_held_against_the_best_control_and_added_to_all_of_them(seeded: dict) -> None:
     arms = {row["name"]: row for row in seeded["arms"]}
     assert {name for name, row in arms.items() if row["uses_llm"]} == {"llm", "blend + llm"}
