@@ -15,12 +15,13 @@ import numpy as np
 
 from advprior.evaluation.logit import fit_logit, logit
 from advprior.evaluation.protocol import Labels
-from advprior.evaluation.terms import ARMS, Terms
+from advprior.evaluation.terms import ARMS, LOGIT, Terms
 from advprior.histories import Int
 from advprior.predictors.base import Float
 from feature_repo.contract import POPULARITY
 
 BLEND, BEST = "blend", "best control"
+HAND_RIDGE, RUN_RIDGE = 100.0, 10.0  # nats by which a blend's weights are held
 CHUNK_CELLS = 4_000_000  # of one term held at once
 
 
@@ -91,9 +92,15 @@ def fit_controls(windows: Sequence[Window], size: int, *, seed: int) -> tuple[Co
 
 
 def fit_blend(arms: Mapping[str, Float], labels: Labels) -> dict[str, float]:
-    """Weights of a conditional logit over the arms' log-probs, by likelihood of ``labels``."""
+    """Weights of a conditional logit over the arms' log-probs, by likelihood of ``labels``.
+
+    It starts from `logit` alone, which holds what the other controls weigh: those are kept close to nothing, and a run
+    comes in where the labels say so.
+    """
     terms = np.stack(list(arms.values()))
-    weights = fit_logit(terms, labels.truth(terms.shape[-1]), centre=1.0 / len(terms))
+    centre = [float(name == LOGIT) for name in arms]
+    ridge = [HAND_RIDGE if name in (POPULARITY, *ARMS) else RUN_RIDGE for name in arms]
+    weights = fit_logit(terms, labels.truth(terms.shape[-1]), ridge=ridge, centre=centre)
     return dict(zip(arms, map(float, weights), strict=True))
 
 

@@ -19,7 +19,7 @@ ENOUGH = 1e-6  # nats a target
 
 
 def fit_logit(
-    terms: Float, truth: Float, *, ridge: float = 1.0, centre: npt.ArrayLike = 0.0, start: Array | None = None
+    terms: Float, truth: Float, *, ridge: npt.ArrayLike = 1.0, centre: npt.ArrayLike = 0.0, start: Array | None = None
 ) -> Array:
     """Weights [K] of ``softmax(Σ w·term)`` by penalised likelihood.
 
@@ -28,8 +28,8 @@ def fit_logit(
     terms : float32 [K, P, N]
     truth : float32 [P, N]
         Credits; a row's sum is the row's weight.
-    ridge : float
-        Of ``ridge / 2 · |w − centre|²``, in nats over all of ``truth``: what some label says twice outweighs it.
+    ridge : float or [K]
+        Of ``Σ ridge / 2 · (w − centre)²``, in nats over all of ``truth``: enough labels outweigh it.
     centre : float or [K]
         Where weights stay that no label speaks for.
     start : float64 [K], optional
@@ -46,23 +46,23 @@ def fit_logit(
     count, points, size = terms.shape
     flat = np.ascontiguousarray(terms, np.float32).reshape(count, points * size)
     total, row = max(float(truth.sum()), 1.0), truth.sum(1, keepdims=True)
-    middle = np.broadcast_to(np.asarray(centre, np.float64), (count,))
+    middle, stiff = (np.broadcast_to(np.asarray(x, np.float64), (count,)) for x in (centre, ridge))
 
     def loss(weights: Array) -> tuple[float, Float]:
         logits = (weights.astype(np.float32) @ flat).reshape(points, size)
         log_probs = log_softmax(logits)
-        penalty = ridge / 2 * float(((weights - middle) ** 2).sum())
+        penalty = float((stiff * (weights - middle) ** 2).sum()) / 2
         return (penalty - float((log_probs * truth).sum(dtype=np.float64))) / total, log_probs
 
     weights: Array = middle.copy() if start is None else start.copy()
     value, log_probs = loss(weights)
     for _ in range(STEPS):
         mass = np.exp(log_probs) * row
-        slope = flat @ (mass - truth).ravel() + ridge * (weights - middle)
+        slope = flat @ (mass - truth).ravel() + stiff * (weights - middle)
         # Σ over points of the terms' covariance under the probabilities
         mean = np.stack([(flat[k].reshape(points, size) * mass).sum(1) for k in range(count)])
         curve = (flat * mass.ravel()) @ flat.T - (mean / np.maximum(row[:, 0], 1e-12)) @ mean.T
-        curve = curve.astype(np.float64) + (ridge + 1e-6 * total) * np.eye(count)
+        curve = curve.astype(np.float64) + np.diag(stiff + 1e-6 * total)
         step = np.linalg.solve(curve, slope.astype(np.float64))
         scale = 1.0
         while True:

@@ -25,6 +25,7 @@ RECENCY, ALS, DRIFT, LOGIT = "recency", "als", "drift", "logit"
 YEAR = 365.0
 POPULAR = (30.0, 90.0, 365.0)  # half-lives of everyone's purchases, days
 OWN = (30.0, 180.0, 730.0)  # half-lives of the user's own
+MIXED = (30.0, 90.0, 365.0, 4 * YEAR)  # likewise, mixed with popularity into one distribution
 EVER = 1e6  # a half-life that forgets nothing
 BACK_OFF = 1.0  # purchases that popularity counts for beside a user's own
 PROFILE_PRIOR = 100.0  # purchases that a profile value's advertisers are smoothed by
@@ -35,14 +36,14 @@ SHARE_FLOOR = 0.02  # of a share of categories
 POPULAR_TERMS = tuple(f"popularity {h:.0f} d" for h in POPULAR)
 RETURNING_TERMS = tuple(f"returning {h:.0f} d" for h in POPULAR[1:])
 OWN_TERMS = (*(f"own {h:.0f} d" for h in OWN), "own", "bought before", "last")
-MIXED_TERMS = tuple(f"mixed {h:.0f} d" for h in (*OWN[1:], 4 * YEAR))
+MIXED_TERMS = tuple(f"mixed {h:.0f} d" for h in MIXED)
 NEAR_TERMS = tuple(f"near {h:.0f} d" for h in OWN[1:])
-#: What each control weighs: every one has the drift. `logit` has all there is.
+#: What each control weighs: every one has the drift, and from `recency` on the habit. `logit` has all there is.
 ARMS: dict[str, tuple[str, ...]] = {
     DRIFT: (*POPULAR_TERMS, *RETURNING_TERMS),
     RECENCY: (*POPULAR_TERMS, *MIXED_TERMS),
-    NEIGHBOURS: (*POPULAR_TERMS, *NEAR_TERMS),
-    ALS: (*POPULAR_TERMS, ALS),
+    NEIGHBOURS: (*POPULAR_TERMS, *MIXED_TERMS, *NEAR_TERMS),
+    ALS: (*POPULAR_TERMS, *MIXED_TERMS, ALS),
     LOGIT: (*POPULAR_TERMS, *RETURNING_TERMS, *OWN_TERMS, *NEAR_TERMS, "sequence", ALS, "profile", "category", "price"),
 }
 
@@ -80,12 +81,12 @@ class Terms:
         """Every term [P, N] that the data and the installed packages allow, by name."""
         past, size = self._past, self._size
         found = {name: self._wide(row, users) for name, row in self._drift.items()}
-        own = {h: self._own(users, h) for h in (*OWN, 4 * YEAR, EVER)}
+        own = {h: self._own(users, h) for h in {*OWN, *MIXED, EVER}}
         found |= {name: np.log1p(own[h]) for name, h in zip(OWN_TERMS, (*OWN, EVER), strict=False)}
         found["bought before"] = (own[EVER] > 0).astype(np.float32)
         found["last"] = last_advertisers(past, users, size)
         share = np.exp(self._drift[POPULAR_TERMS[1]])
-        for name, h in zip(MIXED_TERMS, (*OWN[1:], 4 * YEAR), strict=True):
+        for name, h in zip(MIXED_TERMS, MIXED, strict=True):
             mixed = own[h] + BACK_OFF * share
             found[name] = np.log(mixed / mixed.sum(1, keepdims=True))
         found |= {name: neighbour_term(own[h], self._similarity) for name, h in zip(NEAR_TERMS, OWN[1:], strict=True)}
