@@ -7,7 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from advprior.evaluation.controls import Window, fit_controls
 from advprior.evaluation.logit import fit_logit
+from advprior.evaluation.protocol import first_labels
 from advprior.evaluation.seeds import group_runs
 from advprior.evaluation.terms import (
     ARMS,
@@ -85,6 +87,24 @@ def test_newton_finds_what_a_general_optimiser_finds() -> None:
     expected, _ = fit_weights(terms, truth, np.zeros(3))
     np.testing.assert_allclose(fit_logit(terms, truth, ridge=1e-6), expected, atol=2e-3)
     assert np.abs(fit_logit(terms, truth, ridge=1e6, centre=0.25) - 0.25).max() < 0.01
+
+
+def test_what_a_blend_is_fitted_on_did_not_see_the_users_own_label() -> None:
+    """Another label of one user changes what is said of users of the other half only, never of that user's half."""
+    rng = np.random.default_rng(0)
+    histories = histories_of([[(0, int(rng.integers(4))), (5 * DAY, int(rng.integers(4)))] for _ in range(40)])
+    terms = Terms(histories.before(3 * DAY), 3 * DAY, 4, 0)
+    labels = first_labels(histories, 3 * DAY, 9 * DAY)
+    changed = labels.advertiser.copy()
+    changed[7] = (changed[7] + 1) % 4
+    _, first = fit_controls([Window(terms, labels)], 4, seed=0)
+    _, other = fit_controls([Window(terms, replace(labels, advertiser=changed))], 4, seed=0)
+    moved = np.abs(first["recency"] - other["recency"]).max(axis=1)
+    half = moved < 1e-4  # the fit starts from one on all users, and ends at the same optimum within its tolerance
+    assert half[7]
+    assert 10 < half.sum() < 30
+    assert moved[~half].min() > 1e-3
+    assert (first["popularity"] == other["popularity"]).all()
 
 
 def test_nothing_to_fit_on_leaves_the_centre() -> None:
