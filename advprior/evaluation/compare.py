@@ -87,6 +87,15 @@ def compare(
     return rows, comparisons
 
 
+def overall(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The table of arms: the rows of the segment ``overall``, under ``name``."""
+    return [
+        {"name": row["arm"], **{k: v for k, v in row.items() if k not in ("arm", "segment")}}
+        for row in rows
+        if row["segment"] == "overall"
+    ]
+
+
 def _sums(log_probs: Float, labels: Labels, inside: Segments) -> Array:
     found = marks(log_probs, labels)
     columns = [

@@ -160,7 +160,7 @@ def _measure(
     import numpy as np
 
     from advprior.catalog import Catalog
-    from advprior.evaluation.compare import compare
+    from advprior.evaluation.compare import compare, overall
     from advprior.evaluation.controls import BLEND
     from advprior.evaluation.population import add_blends, ask, fitted_facts, pairs
     from advprior.evaluation.protocol import PROFILE_ONLY, segments
@@ -231,10 +231,6 @@ def _measure(
         rows, comparisons = rows + more[0], comparisons + more[1]
     for row in rows:
         row["uses_llm"] = row["arm"].removeprefix(f"{BLEND} + ") in with_llm
-    table = [
-        {"name": r["arm"], **{k: v for k, v in r.items() if k not in ("arm", "segment")}}
-        for r in rows if r["segment"] == "overall"
-    ]  # fmt: skip
     about = {
         "users": len(main.labels), "labels": len(main.labels.advertiser),
         "labels_shared": int((main.labels.credit < 1).sum()),
@@ -249,7 +245,7 @@ def _measure(
             "users": len(beside.labels), **fitted_facts(beside),
             "note": "users without an event before the cut-off; the profile is the users table's, whenever it was told",
         }  # fmt: skip
-    return {"arms": table, "comparisons": comparisons, "segments": rows, "about": about}
+    return {"arms": overall(rows), "comparisons": comparisons, "segments": rows, "about": about}
 
 
 def _open(run: Path, catalog: Catalog, tables: Path, device: str, threads: int | None) -> tuple[Scorer, dict[str, Any]]:

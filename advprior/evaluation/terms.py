@@ -73,9 +73,7 @@ class Terms:
 
     def popularity(self, users: Int) -> Float:
         """Log-shares of the last 365 days [P, N]: the plain arm that the protocol names."""
-        recent = self._past.time >= self._cutoff - int(YEAR * counts.DAY)
-        events = np.bincount(self._past.advertiser[recent], minlength=self._size)
-        return self._wide(log_softmax(np.log(events + SMOOTHING)), users)
+        return self._wide(popularity(self._past, self._cutoff, self._size), users)
 
     def __call__(self, users: Int) -> dict[str, Float]:
         """Every term [P, N] that the data and the installed packages allow, by name."""
@@ -138,6 +136,13 @@ class Terms:
     @cached_property
     def _factors(self) -> tuple[Float, Float]:
         return als_factors(self._past, self._size, self._seed)
+
+
+def popularity(past: Histories, cutoff: int, size: int) -> Float:
+    """Log-shares of the last 365 days [size]."""
+    recent = past.time >= cutoff - int(YEAR * counts.DAY)
+    events = np.bincount(past.advertiser[recent], minlength=size)
+    return log_softmax(np.log(events + SMOOTHING))
 
 
 def last_advertisers(past: Histories, users: Int, size: int) -> Float:
