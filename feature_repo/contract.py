@@ -56,7 +56,14 @@ LOG_PROBS = "log_probs"  # [N] float32, the vector as served online
 PRIOR_SCALARS = ("entropy", "top1_index", "top1_log_prob")
 
 #: Whose priors the store holds. ``placebo`` is the LLM's, shuffled between the users of a snapshot.
-LLM, POPULARITY, NEIGHBOURS, PLACEBO = PREDICTORS = ("llm", "popularity", "neighbours", "placebo")
+LLM, POPULARITY, NEIGHBOURS, PLACEBO, SASREC, HYBRID = PREDICTORS = (
+    "llm",
+    "popularity",
+    "neighbours",
+    "placebo",
+    "sasrec",
+    "hybrid",
+)
 
 BASELINE_SERVICE = "ranker_baseline_v1"
 WITH_PRIORS_SERVICE = "ranker_with_priors_v1"

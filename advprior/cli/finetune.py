@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
-from feature_repo.contract import LLM, NEIGHBOURS, POPULARITY
+from feature_repo.contract import HYBRID, LLM, NEIGHBOURS, POPULARITY, SASREC
 
-PREDICTORS = (LLM, POPULARITY, NEIGHBOURS)
+PREDICTORS = (LLM, POPULARITY, NEIGHBOURS, SASREC, HYBRID)
 
 
 @click.command()

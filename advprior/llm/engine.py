@@ -50,6 +50,11 @@ class Engine:
     def __str__(self) -> str:
         return f"{self.provider.removesuffix('ExecutionProvider')} ({self.reason})"
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the graph's inputs: the exporter leaves out what the graph does not read."""
+        return tuple(found.name for found in self.session.get_inputs())
+
     def run(self, input_ids: Int, attention_mask: Int, positions: Int, offset: Float) -> Float:
         """Log-probabilities [B, P, N] at ``positions`` [B, P] of right-padded ``input_ids`` [B, T].
 

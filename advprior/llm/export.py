@@ -92,7 +92,7 @@ def export_onnx(model: Any, out: Path) -> dict[str, Any]:
     )
     config = constructor(model.config)
     model = model.to("cpu", torch.float32).eval()
-    with _quiet(), _eager(model):
+    with quiet(), _eager(model):
         inputs, outputs = export(model, config, path)
         try:
             # in this process: a child would import everything again, and hangs where the caller has no main guard
@@ -201,7 +201,7 @@ def _eager(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hide what tracing says of itself: its guesses are checked on other shapes right after, by `parity`."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "optimum")]
     levels = [logger.level for logger in loggers]

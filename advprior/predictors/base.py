@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from advprior.catalog import Catalog
 from advprior.histories import Histories, Int
-from feature_repo.contract import CATALOG_FILE, LLM, NEIGHBOURS, POPULARITY
+from feature_repo.contract import CATALOG_FILE, HYBRID, LLM, NEIGHBOURS, POPULARITY, SASREC
 from feature_repo.errors import AdvpriorError
 from feature_repo.runs import read_manifest
 
@@ -28,6 +28,8 @@ KINDS = {
     LLM: "advprior.predictors.llm:LLMPredictor",
     POPULARITY: "advprior.predictors.popularity:PopularityPredictor",
     NEIGHBOURS: "advprior.predictors.neighbours:NeighbourPredictor",
+    SASREC: "advprior.predictors.sequence:SASRecPredictor",
+    HYBRID: "advprior.predictors.sequence:HybridPredictor",
 }
 PARITY_TOLERANCE = 1e-4  # torch or numpy against ONNX, in log-prob
 

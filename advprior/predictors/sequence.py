@@ -1,0 +1,173 @@
+"""SASRec and the hybrid: predictors that read the order of a user's purchases.
+
+The *hybrid* starts each advertiser from what a language model makes of its name and text; SASRec knows advertisers by
+their ids alone, and stands in every table as the control that an LLM has to beat. Scoring needs no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from advprior.catalog import Catalog
+from advprior.histories import Histories, Int
+from advprior.predictors.base import FitData, Float, Predictor, Scorer
+from advprior.sequence.offset import Offset, own_terms, popular_terms
+from advprior.sequence.settings import EncoderSettings, HybridSettings, SequenceSettings
+from advprior.sequence.tokens import Tokens, Vocabulary, windows
+from feature_repo.contract import CATALOG_FILE, HYBRID, SASREC
+
+ENCODINGS, PARAMETERS = "encodings.npy", "parameters.json"
+BATCH_TOKENS = 4096
+CELLS = 40_000_000  # of points × advertisers: fewer points at once where the catalog is large
+
+
+class SASRecPredictor(Predictor):
+    """A causal transformer over purchases, on top of drift and habit."""
+
+    kind = SASREC
+    uses_llm = False
+
+    def __init__(self, run: Path) -> None:
+        super().__init__(run)
+        raw: dict[str, Any] = json.loads((self.run / PARAMETERS).read_text())
+        self.fitted = type(self).settings(raw["settings"])
+        self.offset = Offset.from_json(raw["offset"])
+        said = raw["vocabulary"]
+        self.vocabulary = Vocabulary(
+            tuple(said["categories"]), tuple(said["profile_fields"]), tuple(map(tuple, said["profile_levels"]))
+        )
+
+    @classmethod
+    def settings(cls, raw: dict[str, Any]) -> SequenceSettings:
+        return SequenceSettings(**raw)
+
+    @classmethod
+    def fit(cls, data: FitData, settings: SequenceSettings, out: Path) -> dict[str, Any]:
+        from advprior.sequence.train import fit_sequence
+
+        facts = fit_sequence(data, settings, out)
+        data.catalog.save(out / CATALOG_FILE)
+        return facts
+
+    def encodings(self) -> Float | None:
+        """What the network knows of the advertisers' texts [N, D]."""
+        return None
+
+    def export(self, out: Path) -> dict[str, Any]:
+        from advprior.sequence.export import export_sequence
+
+        return export_sequence(self.run, out, len(self.catalog), self.vocabulary, self.fitted, self.encodings())
+
+    def scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> Scorer:
+        return _SequenceScorer(self, onnx, device, threads)
+
+
+class HybridPredictor(SASRecPredictor):
+    """The same network, whose advertisers start from a language model's encodings of their texts."""
+
+    kind = HYBRID
+
+    @property
+    def uses_llm(self) -> bool:  # type: ignore[override]
+        """Whether pre-trained weights are behind it: not so for a twin."""
+        assert isinstance(self.fitted, HybridSettings)
+        return not self.fitted.encoder.twin
+
+    @classmethod
+    def settings(cls, raw: dict[str, Any]) -> HybridSettings:
+        return HybridSettings(**raw)
+
+    @classmethod
+    def fit(cls, data: FitData, settings: SequenceSettings, out: Path) -> dict[str, Any]:
+        from advprior.sequence.train import fit_sequence
+
+        assert isinstance(settings, HybridSettings)
+        encodings, origin = encode_catalog(data.catalog, settings.encoder, settings.training.seed)
+        np.save(out / ENCODINGS, encodings)
+        facts = fit_sequence(data, settings, out, encodings)
+        data.catalog.save(out / CATALOG_FILE)
+        return {"base": origin, **facts}
+
+    def encodings(self) -> Float | None:
+        found: Float = np.load(self.run / ENCODINGS)
+        return found
+
+
+def encode_catalog(catalog: Catalog, settings: EncoderSettings, seed: int) -> tuple[Float, dict[str, Any]]:
+    """Whitened principal components [N, D] of what the LLM makes of each name and text, and which base it was."""
+    from advprior.llm.encode import encode_texts
+
+    texts = catalog.texts or ("",) * len(catalog)
+    said = [f"{name}: {text}" if text else name for name, text in zip(catalog.names, texts, strict=True)]
+    found, origin = encode_texts(
+        said, settings.base, layers=settings.layers, tokens=settings.tokens, twin_seed=seed if settings.twin else None
+    )
+    centred = found - found.mean(0)
+    left, spread, _ = np.linalg.svd(centred, full_matrices=False)
+    kept = min(settings.components, int((spread > spread[0] * 1e-5).sum())) if len(spread) else 0
+    # unit variance each: few advertisers, so that no direction is too faint to matter
+    return (left[:, :kept] * np.sqrt(len(catalog) / max(kept, 1))).astype(np.float32), origin
+
+
+class _SequenceScorer(Scorer):
+    def __init__(self, predictor: SASRecPredictor, onnx: Path, device: str, threads: int | None) -> None:
+        from advprior.llm.engine import open_session
+
+        self._session = open_session(onnx / "model.onnx", device=device, threads=threads)
+        self.provider = self._session.provider
+        self._vocabulary, self._offset = predictor.vocabulary, predictor.offset
+        self._context = predictor.fitted.network.context
+        self._size = len(predictor.catalog)
+        self._seen: tuple[Histories, Tokens] | None = None
+        self._drift: tuple[Histories, bytes, Float] | None = None
+
+    def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
+        out = np.empty((len(users), len(cutoffs), self._size), np.float32)
+        step = max(CELLS // max(len(cutoffs) * self._size, 1), 1)
+        for start in range(0, len(users), step):
+            part = users[start : start + step]
+            user, moment = np.repeat(part, len(cutoffs)), np.tile(cutoffs, len(part))
+            out[start : start + step] = self._points(histories, user, moment, cutoffs).reshape(
+                len(part), len(cutoffs), self._size
+            )
+        return out
+
+    def _points(self, histories: Histories, user: Int, moment: Int, cutoffs: Int) -> Float:
+        if self._seen is None or self._seen[0] is not histories:
+            self._seen = (histories, Tokens(histories, self._vocabulary))
+        tokens = self._seen[1]
+        drift = np.tile(self._popular(histories, cutoffs), (1, len(user) // max(len(cutoffs), 1), 1))
+        offset = self._offset(np.concatenate([drift, own_terms(histories, user, moment, self._offset.own, self._size)]))
+        out = np.empty((len(user), self._size), np.float32)
+        found = list(windows(histories, user, moment, self._context))
+        found.sort(key=lambda w: w.rows.stop - w.rows.start)
+        start = 0
+        while start < len(found):
+            stop = start + 1
+            while stop < len(found) and _tokens(found[stop]) * (stop + 1 - start) <= BATCH_TOKENS:
+                stop += 1
+            part = found[start:stop]
+            batch: dict[str, Any] = dict(tokens.batch(part, moment))
+            batch["offset"] = np.zeros((*batch["positions"].shape, self._size), np.float32)
+            for row, window in enumerate(part):
+                batch["offset"][row, : len(window.points)] = offset[window.points]
+            log_probs = self._session.run_inputs({name: batch[name] for name in self._session.inputs})
+            for row, window in enumerate(part):
+                out[window.points] = log_probs[row, : len(window.points)]
+            start = stop
+        return out
+
+    def _popular(self, histories: Histories, cutoffs: Int) -> Float:
+        """Drift [K, S, N] at the snapshots, the same for all users."""
+        key = cutoffs.tobytes()
+        if self._drift is None or self._drift[0] is not histories or self._drift[1] != key:
+            self._drift = (histories, key, popular_terms(histories, cutoffs, self._offset.popular, self._size))
+        return self._drift[2]
+
+
+def _tokens(window: Any) -> int:
+    return int(window.rows.stop - window.rows.start) + 1

@@ -1,0 +1,77 @@
+"""Settings of the sequence predictors."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class NetworkSettings(_Strict):
+    """Shape of the network; ``free: false`` lets a hybrid know advertisers by their texts alone."""
+
+    width: int = Field(default=64, ge=2)
+    heads: int = Field(default=2, ge=1)
+    layers: int = Field(default=2, ge=1)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    context: int = Field(default=64, ge=2)
+    free: bool = True
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> NetworkSettings:
+        if self.width % self.heads:
+            raise ValueError("width must be a multiple of heads")
+        return self
+
+
+class OffsetSettings(_Strict):
+    """Half-lives in days of what the logits start from (see `advprior.sequence.offset`)."""
+
+    popular: tuple[float, ...] = (30.0, 90.0, 365.0)
+    own: tuple[float, ...] = (14.0, 120.0, 1000.0)
+    around: float | None = Field(default=30.0, gt=0)
+
+
+class FitSettings(_Strict):
+    """How the network is fitted."""
+
+    epochs: int = Field(default=6, ge=1)
+    batch_tokens: int = Field(default=4096, ge=16)
+    lr: float = Field(default=5e-4, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    recency_half_life_days: float | None = Field(default=500.0, gt=0)
+    gap_power: float = Field(default=0.5, ge=0)
+    points_a_history: int = Field(default=64, ge=1)
+    refit: bool = True
+    seed: int = 0
+
+
+class SequenceSettings(_Strict):
+    """Settings of ``advprior finetune --predictor sasrec``."""
+
+    horizon_days: float = Field(default=7.0, gt=0)
+    target: Literal["all", "first"] = "all"
+    valid_days: float = Field(default=21.0, gt=0)
+    network: NetworkSettings = NetworkSettings()
+    offset: OffsetSettings = OffsetSettings()
+    training: FitSettings = FitSettings()
+
+
+class EncoderSettings(_Strict):
+    """The language model that encodes the advertisers' texts; ``twin: true`` forgets its pre-training."""
+
+    base: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    twin: bool = False
+    layers: int = Field(default=20, ge=1)
+    tokens: int = Field(default=96, ge=1)
+    components: int = Field(default=64, ge=1)
+
+
+class HybridSettings(SequenceSettings):
+    """Settings of ``advprior finetune --predictor hybrid``."""
+
+    encoder: EncoderSettings = EncoderSettings()
