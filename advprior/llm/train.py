@@ -151,8 +151,10 @@ def fit_habit(data: FitData, points: list[Points], settings: LLMSettings, limit:
         np.concatenate([terms, np.log1p(own).reshape(-1, len(train), size)]), truth[train], [1.0, *[0.0] * len(own)]
     )
     habit = Habit(half_life, tuple(half_lives), tuple(map(float, weights)))
-    for p in points:
-        p.offset = habit.logits(data.histories, np.full(len(p.moments), p.user), p.moments, size)
+    # all points at once: one pass over everyone's events, not one a user
+    offset = habit.logits(data.histories, user, moment, size)
+    for p, part in zip(points, np.split(offset, np.cumsum([len(p.moments) for p in points])[:-1]), strict=True):
+        p.offset = part
     return habit
 
 

@@ -199,6 +199,22 @@ def test_decayed_counts_equal_a_loop() -> None:
     np.testing.assert_allclose(counts.popularity(histories, cutoff, 10.0, 3)[0], [0, 0.5, 0.5**0.5], atol=1e-9)
 
 
+def test_popularity_in_one_pass_equals_each_cutoff_on_its_own() -> None:
+    """The formula itself, cut-off by cut-off, over two years of events and cut-offs in no order."""
+    rng = np.random.default_rng(0)
+    users = [sorted((int(t), int(a)) for t, a in zip(rng.integers(0, 730 * counts.DAY, 20), rng.integers(0, 6, 20),
+                                                     strict=True)) for _ in range(30)]  # fmt: skip
+    histories = histories_of(users)
+    cutoffs = rng.permutation(np.concatenate([histories.time[::3], histories.time[::7] + 1, [0, 800 * counts.DAY]]))
+    for half_life in (14.0, 365.0):
+        expected = np.zeros((len(cutoffs), 7))
+        for row, cutoff in enumerate(cutoffs):
+            before = histories.time < cutoff
+            weight = 0.5 ** ((cutoff - histories.time[before]) / (half_life * counts.DAY))
+            np.add.at(expected[row], histories.advertiser[before], weight)
+        np.testing.assert_allclose(counts.popularity(histories, cutoffs, half_life, 7), expected, rtol=1e-9, atol=1e-12)
+
+
 def test_fitted_weights_find_the_truth() -> None:
     rng = np.random.default_rng(0)
     terms = rng.normal(size=(2, 4000, 6)).astype(np.float32)
