@@ -56,6 +56,7 @@ def finetune(tables: Path, out: Path, kind: str, settings: Any, *, force: bool =
 
     from advprior.catalog import Catalog
     from advprior.histories import build_histories, micros
+    from advprior.interests import build_interests
     from feature_repo.contract import ADVERTISERS
 
     plan = load_time_plan(tables)
@@ -70,8 +71,9 @@ def finetune(tables: Path, out: Path, kind: str, settings: Any, *, force: bool =
             expected=f"events before {plan.finetune_end.isoformat()}", fix="move finetune_end later in the time plan",
         )  # fmt: skip
     data = FitData(
-        histories, catalog, micros(plan.start), cutoff, round(plan.snapshot_every.total_seconds() * 1_000_000)
-    )
+        histories, catalog, micros(plan.start), cutoff, round(plan.snapshot_every.total_seconds() * 1_000_000),
+        build_interests(loaded[USERS], loaded[EVENTS], cutoff),
+    )  # fmt: skip
     with new_run(out, STEP, config=config, inputs=inputs, key=key, resume=True) as run:
         facts = predictor_class(kind).fit(data, settings, run.path)
         run.facts.update(

@@ -8,7 +8,9 @@ import numpy.typing as npt
 from advprior.histories import Histories, Int
 
 
-def next_advertisers(histories: Histories, user: Int, after: Int, horizon: int) -> tuple[Int, Int]:
+def next_advertisers(
+    histories: Histories, user: Int, after: Int, horizon: int, *, only_first: bool = False
+) -> tuple[Int, Int]:
     """Distinct advertisers with ``after < time <= after + horizon``, for P (user, time) points.
 
     Parameters
@@ -20,6 +22,8 @@ def next_advertisers(histories: Histories, user: Int, after: Int, horizon: int) 
         Microseconds; events at that very time are history, not target.
     horizon : int
         Microseconds.
+    only_first : bool
+        Those of the first occasion within the horizon alone: one, or several bought at the very same time.
 
     Returns
     -------
@@ -38,6 +42,10 @@ def next_advertisers(histories: Histories, user: Int, after: Int, horizon: int) 
     low = np.maximum(low, histories.offsets[user])
     high = np.minimum(np.maximum(high, low), histories.offsets[user + 1])
     high = np.maximum(high, low)
+    if only_first and len(keys):
+        # rows with the same key are one occasion
+        occasion_end = np.searchsorted(keys, keys[np.minimum(low, len(keys) - 1)], side="right")
+        high = np.where(high > low, np.minimum(high, occasion_end), high)
     counts = high - low
     point = np.repeat(np.arange(len(user)), counts)
     row = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(low, counts)

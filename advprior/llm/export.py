@@ -169,7 +169,7 @@ def parity(model: Any, path: Path, cases: Sequence[Case]) -> dict[str, Any]:
 def parity_cases(model: Any, shapes: Sequence[tuple[int, int, int]] = _SHAPES, seed: int = 0) -> list[Case]:
     """Random right-padded batches of several (batch, sequence, points), from one token to about a thousand."""
     rng = np.random.default_rng(seed)
-    longest = int(model.config.backbone.get("max_position_embeddings") or max(s[1] for s in shapes))
+    longest = model.config.longest() or max(s[1] for s in shapes)
     return [_case(rng, batch, min(sequence, longest), points, model.config) for batch, sequence, points in shapes]
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from advprior.catalog import Catalog
 from advprior.histories import Histories, Int
+from advprior.interests import Interests
 from feature_repo.contract import CATALOG_FILE, LLM, NEIGHBOURS, POPULARITY
 from feature_repo.errors import AdvpriorError
 from feature_repo.runs import read_manifest
@@ -45,6 +46,8 @@ class FitData:
         Microseconds; no label at or after ``cutoff``.
     snapshot_every : int
         Microseconds between snapshots.
+    interests : Interests, optional
+        What the same users were interested in before ``cutoff``; None where the tables have no categories.
     """
 
     histories: Histories
@@ -52,6 +55,7 @@ class FitData:
     start: int
     cutoff: int
     snapshot_every: int
+    interests: Interests | None = None
 
 
 class Scorer(ABC):

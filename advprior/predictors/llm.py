@@ -22,6 +22,8 @@ from advprior.prompts import Prompt, PromptEncoder, PromptStyle, occasions_befor
 from feature_repo.contract import LLM
 from feature_repo.errors import AdvpriorError
 
+INTERESTS_FILE = "interests.json"  # the categories of the second head, in index order
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
@@ -44,8 +46,34 @@ class HabitSettings(_Strict):
     half_lives_days: tuple[float, ...] = (60.0, 14.0)
 
 
+class LoraSettings(_Strict):
+    """Low-rank adapters of ``mode: lora``, on every projection of attention and MLP in all kept layers."""
+
+    rank: int = Field(default=8, ge=1)
+    alpha: float = Field(default=16.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class InterestSettings(_Strict):
+    """The second head, over product categories."""
+
+    weight: float = Field(default=0.0, ge=0)
+    most: int = Field(default=500, ge=1)
+
+
+class RankingSettings(_Strict):
+    """The ranking stage after tuning (see `advprior.llm.grpo`)."""
+
+    epochs: int = Field(default=0, ge=0)
+    group: int = Field(default=8, ge=2)
+    lr: float = Field(default=5e-5, gt=0)
+    clip: float = Field(default=0.2, gt=0, lt=1)
+    kl: float = Field(default=0.02, ge=0)
+    inner_steps: int = Field(default=2, ge=1)
+
+
 class TrainingSettings(_Strict):
-    """How the upper layers and the head are tuned."""
+    """How the network and its heads are tuned."""
 
     epochs: int = Field(default=4, ge=1)
     patience: int = Field(default=2, ge=1)
@@ -68,12 +96,16 @@ class LLMSettings(_Strict):
     base: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
     twin: bool = False
     layers: int = Field(default=10, ge=1)
+    mode: Literal["cached", "lora", "full"] = "cached"
     tuned_layers: int = Field(default=2, ge=1)
     horizon_days: float = Field(default=7.0, gt=0)
-    target: Literal["all"] = "all"
+    target: Literal["all", "first"] = "all"
     prompt: PromptSettings = PromptSettings()
     habit: HabitSettings = HabitSettings()
+    lora: LoraSettings = LoraSettings()
+    interests: InterestSettings = InterestSettings()
     training: TrainingSettings = TrainingSettings()
+    ranking: RankingSettings = RankingSettings()
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -38,9 +38,20 @@ def test_targets_equal_a_loop(events: list, horizon: int, points: list) -> None:
     user = np.asarray([u % len(events) for u, _ in points], np.int64)
     after = np.asarray([t for _, t in points], np.int64)
     offsets, advertiser = next_advertisers(histories, user, after, horizon)
+    first_offsets, first = next_advertisers(histories, user, after, horizon, only_first=True)
     for p in range(len(points)):
-        expected = sorted({a for t, a in events[user[p]] if after[p] < t <= after[p] + horizon})
-        assert advertiser[offsets[p] : offsets[p + 1]].tolist() == expected
+        within = [(t, a) for t, a in events[user[p]] if after[p] < t <= after[p] + horizon]
+        assert advertiser[offsets[p] : offsets[p + 1]].tolist() == sorted({a for _, a in within})
+        expected = sorted({a for t, a in within if t == min(within)[0]})
+        assert first[first_offsets[p] : first_offsets[p + 1]].tolist() == expected
+
+
+def test_first_targets_by_hand() -> None:
+    """Two at the same first time share; what comes later in the horizon does not count; nothing is nothing."""
+    histories = histories_of([[(1, 0), (5, 3), (5, 1), (6, 2)]])
+    user = np.zeros(4, np.int64)
+    offsets, first = next_advertisers(histories, user, np.asarray([1, 5, 6, 0]), 7, only_first=True)
+    assert [first[a:b].tolist() for a, b in zip(offsets[:-1], offsets[1:], strict=True)] == [[1, 3], [2], [], [0]]
 
 
 @settings(max_examples=50, deadline=None)

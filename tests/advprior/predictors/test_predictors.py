@@ -144,7 +144,7 @@ def test_a_twin_has_forgotten_its_pretraining_and_nothing_else(fitted: Fitted, t
 
 def test_old_targets_weigh_less_where_asked(fitted: Fitted) -> None:
     """Points' weights halve with age, and habit follows the recent ones."""
-    from advprior.llm.train import fit_habit, training_points
+    from advprior.llm.points import fit_habit, training_points
     from advprior.predictors.base import FitData
 
     day = counts.DAY
@@ -165,29 +165,6 @@ def test_old_targets_weigh_less_where_asked(fitted: Fitted) -> None:
         expected = np.ones(len(age)) if half_life is None else 0.5 ** (age / half_life)
         np.testing.assert_allclose(points[0].weight, expected, rtol=1e-5)
     assert sum(found[30.0][1:]) < sum(found[None][1:])
-
-
-def test_an_interrupted_fit_goes_on(fitted: Fitted, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed after its first epoch, the fit ends where the uninterrupted one does."""
-    import advprior.llm.train as train
-
-    settings = predictor_class("llm").settings(llm_settings(fitted.folder / "base"))
-    save, saved = train._save_checkpoint, []
-
-    def save_and_stop(*arguments):
-        save(*arguments)
-        saved.append(1)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(train, "_save_checkpoint", save_and_stop)
-    with pytest.raises(KeyboardInterrupt):
-        finetune(fitted.tables, tmp_path / "llm", "llm", settings)
-    assert not (tmp_path / "llm").exists()
-    monkeypatch.setattr(train, "_save_checkpoint", save)
-    finetune(fitted.tables, tmp_path / "llm", "llm", settings)
-    ours, theirs = (read_manifest(run)["facts"]["curve"] for run in (tmp_path / "llm", fitted.model("llm")))
-    assert [r["epoch"] for r in ours] == [1, 2, 3]
-    assert [r["valid_nll"] for r in ours] == pytest.approx([r["valid_nll"] for r in theirs], abs=1e-5)
 
 
 def test_decayed_counts_equal_a_loop() -> None:
