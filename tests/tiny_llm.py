@@ -78,6 +78,9 @@ def write_tiny_llm(
     torch.manual_seed(seed)
     try:
         model = AutoModelForCausalLM.from_config(config).eval()
+        if architecture == "gpt2":
+            with torch.no_grad():  # random positions as large as tokens would drown them
+                model.transformer.wpe.weight *= 0.2
     finally:
         torch.random.set_rng_state(state)
     model.save_pretrained(folder, safe_serialization=True)
