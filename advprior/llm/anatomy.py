@@ -47,7 +47,8 @@ def positions_name(model: Any) -> str | None:
 def table_name(model: Any) -> str:
     """State-dict name of the token table."""
     table = model.get_input_embeddings().weight
-    return next(name for name, weight in model.named_parameters() if weight is table)
+    name: str = next(name for name, weight in model.named_parameters() if weight is table)
+    return name
 
 
 def sliced(config: Any, first: int, stop: int) -> Any:

@@ -62,7 +62,9 @@ class TrainingBatches:
         self._batches = _batches([len(p.window.ids) for p in points], budget)
         order = [i for batch in self._batches for i in batch]
         # without frozen layers the lower part is a table: nothing to keep
-        self._states = _LowerStates(model, [points[i].window for i in order], order, keep=model.config.frozen_layers > 0)
+        self._states = _LowerStates(
+            model, [points[i].window for i in order], order, keep=model.config.frozen_layers > 0
+        )
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -88,9 +90,7 @@ class TrainingBatches:
         interests = (
             self.interest_head(picked, torch.zeros(())) if self.interest_head is not None else interest_truth[:, :0]
         )
-        return Answer(
-            self.head(picked, taken("offset")), taken("truth"), interests, interest_truth, taken("weight")
-        )
+        return Answer(self.head(picked, taken("offset")), taken("truth"), interests, interest_truth, taken("weight"))
 
     def validate(self) -> tuple[Float, Float]:
         """Log-probs [V, N] and [V, C] of all validation points, in the order of `truth`."""

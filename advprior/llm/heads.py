@@ -17,7 +17,9 @@ class NameHead(nn.Module):
 
     def __init__(self, names: torch.Tensor, hidden: int, rank: int) -> None:
         super().__init__()
-        standard = (names - names.mean(0)) / (names.std(0, correction=min(1, len(names) - 1)) + 1e-6) / names.shape[1] ** 0.5
+        standard = (
+            (names - names.mean(0)) / (names.std(0, correction=min(1, len(names) - 1)) + 1e-6) / names.shape[1] ** 0.5
+        )
         self.register_buffer("names", standard)
         self.key = nn.Linear(names.shape[1], rank, bias=False)
         self.query = nn.Linear(hidden, rank, bias=False)

@@ -66,11 +66,13 @@ def merge(model: AdvertiserModel, settings: LLMSettings) -> None:
         model.upper = model.upper.merge_and_unload()
 
 
-def optimizer_for(model: AdvertiserModel, heads: list[NameHead], weights: list[nn.Parameter], settings: LLMSettings) -> torch.optim.Optimizer:
+def optimizer_for(
+    model: AdvertiserModel, heads: list[NameHead], weights: list[nn.Parameter], settings: LLMSettings
+) -> torch.optim.Optimizer:
     """AdamW over the parts with a learning rate; the others stay frozen."""
     config = settings.training
-    parts: list[tuple[float, list[nn.Parameter]]] = [
-        (config.lr, weights),
+    parts: list[tuple[float, list[torch.Tensor]]] = [
+        (config.lr, list(weights)),
         (config.adapter_lr, [model.adapter.weight]),
         (config.free_lr, [head.free for head in heads]),
         (config.head_lr, [p for h in heads for p in (*h.key.parameters(), *h.query.parameters(), h.bias)]),

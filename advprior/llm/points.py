@@ -71,9 +71,7 @@ def training_points(data: FitData, encoder: PromptEncoder, settings: LLMSettings
         weekly = np.arange(len(moments)) >= len(prompt.times)
         train, valid = moments + horizon <= border, (moments >= border) & weekly
         who = np.full(len(moments), user)
-        truth = dense(
-            *next_advertisers(data.histories, who, moments - 1, horizon, only_first=first), len(data.catalog)
-        )
+        truth = dense(*next_advertisers(data.histories, who, moments - 1, horizon, only_first=first), len(data.catalog))
         keep = (truth.sum(1) > 0) & (train | valid)
         if not keep.any():
             continue

@@ -96,7 +96,7 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
 
     merge(model, settings)
     head.write(model.head)
-    if interest_head is not None:
+    if interest_head is not None and model.interest_head is not None:
         interest_head.write(model.interest_head)
     model.eval()
     model.save_pretrained(out / "model")

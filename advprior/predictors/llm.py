@@ -50,7 +50,7 @@ class LoraSettings(_Strict):
     """Low-rank adapters of ``mode: lora``, on every projection of attention and MLP in all kept layers."""
 
     rank: int = Field(default=8, ge=1)
-    alpha: float = Field(default=16.0, gt=0)
+    alpha: int = Field(default=16, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
 

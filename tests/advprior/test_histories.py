@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -51,7 +53,7 @@ def test_first_targets_by_hand() -> None:
     histories = histories_of([[(1, 0), (5, 3), (5, 1), (6, 2)]])
     user = np.zeros(4, np.int64)
     offsets, first = next_advertisers(histories, user, np.asarray([1, 5, 6, 0]), 7, only_first=True)
-    assert [first[a:b].tolist() for a, b in zip(offsets[:-1], offsets[1:], strict=True)] == [[1, 3], [2], [], [0]]
+    assert [first[a:b].tolist() for a, b in pairwise(offsets)] == [[1, 3], [2], [], [0]]
 
 
 @settings(max_examples=50, deadline=None)

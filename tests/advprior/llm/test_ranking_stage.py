@@ -11,6 +11,7 @@ import torch
 
 from advprior.llm.grpo import advantages, clipped_gain, divergence, mean_reward
 from advprior.llm.lists import length_penalty, list_log_prob, match_reward, sample_lists
+from advprior.llm.model import AdvertiserModel
 from advprior.predictors.llm import LLMPredictor
 from tests.advprior.llm.cycles import cycle_data, cycle_settings
 from tests.tiny_llm import write_tiny_llm
@@ -91,7 +92,7 @@ def test_the_ratio_is_clipped_where_it_would_gain_more() -> None:
     new = torch.log(torch.tensor([[1.5, 1.1, 0.5, 1.5]]))
     advantage = torch.tensor([[1.0, 1.0, -1.0, -1.0]])
     # 1.2 (clipped), 1.1, −0.8 (clipped), −1.5 (never clipped where it is worse)
-    assert float(clipped_gain(new, old, advantage, 0.2)) == pytest.approx((1.2 + 1.1 - 0.8 - 1.5) / 4)
+    assert float(clipped_gain(new, old, advantage, 0.2)) == pytest.approx((1.2 + 1.1 - 0.8 - 1.5) / 4, abs=1e-6)
 
 
 def test_divergence_by_hand() -> None:
@@ -134,11 +135,12 @@ def base(tmp_path_factory):
     return write_tiny_llm(tmp_path_factory.mktemp("base"))
 
 
-def stage_facts(base, folder, **ranking) -> dict:
+def stage_facts(base, folder, *, interests: float = 0.0, **ranking) -> dict:
     """Half tuned, so that there is something left to gain."""
     settings = cycle_settings(
-        base, interests={"weight": 0.5}, training={"epochs": 2}, ranking={"epochs": 3, "lr": 3e-3, "kl": 0.0, **ranking}
-    )
+        base, interests={"weight": interests}, training={"epochs": 2},
+        ranking={"epochs": 3, "lr": 1e-3, "kl": 0.0, **ranking},
+    )  # fmt: skip
     folder.mkdir(exist_ok=True)
     facts: dict = LLMPredictor.fit(cycle_data(users=16), settings, folder)
     return facts
@@ -151,9 +153,24 @@ def test_the_stage_gains_and_is_kept(base, tmp_path) -> None:
     assert ranking["after"]["valid_recall@5"] >= ranking["before"]["valid_recall@5"]
     assert ranking["after"]["valid_nll"] <= ranking["before"]["valid_nll"] * 1.01
     assert ranking["curve"][-1]["train_reward"] > ranking["curve"][0]["train_reward"]
-    # 8 advertisers for 20 places, 3 interests for 5: both lengths are paid for
-    best_possible = 4.0 - length_penalty(8, 20) - length_penalty(3, 5)
-    assert ranking["after"]["valid_reward"] <= best_possible
+    # 8 advertisers for 20 places: the length is paid for
+    assert ranking["after"]["valid_reward"] <= 4.0 - length_penalty(8, 20)
+
+
+def test_interests_have_a_stage_too_and_a_say_in_keeping_it(base, tmp_path) -> None:
+    """Lists of 5 from the second head; its likelihood is guarded as the first one's."""
+    facts = stage_facts(base, tmp_path, interests=0.5)
+    ranking = facts["ranking"]
+    assert ranking["curve"][-1]["train_reward"] > ranking["curve"][0]["train_reward"]
+    # 3 interests for 5 places are paid for in the reward of the pair
+    highest = 4.0 - length_penalty(8, 20) - length_penalty(3, 5)
+    assert all(row["valid_reward"] <= highest for row in ranking["curve"])
+    if ranking["kept"]:
+        assert ranking["after"]["interest_nll"] <= ranking["before"]["interest_nll"] * 1.01
+    else:
+        assert any(row["interest_nll"] > ranking["before"]["interest_nll"] * 1.01 for row in ranking["curve"])
+    weights = AdvertiserModel.from_pretrained(tmp_path / "model").state_dict()
+    assert float(weights["interest_head.weight"].abs().max()) > 0
 
 
 def test_a_stage_that_does_not_gain_leaves_no_trace(base, tmp_path) -> None:
