@@ -237,3 +237,10 @@ def test_too_little_history_is_said(tmp_path) -> None:
             finetune(tables, tmp_path / kind, kind, predictor_class(kind).settings({}))
         assert caught.value.code == "PRI006"
         assert list(tmp_path.glob(f"*{kind}*")) == []
+
+
+def test_the_template_says_the_defaults() -> None:
+    from importlib.resources import files
+
+    template = files("advprior").joinpath("templates/llm.yaml")
+    assert read_settings("llm", template) == predictor_class("llm").settings({})
