@@ -68,6 +68,7 @@ def publish(priors: Path, repo: Path, *, name: str | None = None, seed: int = 0,
 
     import numpy as np
 
+    from advprior.interest_publishing import add_interests
     from feature_repo.tables import read_parquet
 
     rows = read_parquet(priors / "rows.parquet", fix=f"advprior score … --out {priors}")
@@ -81,6 +82,7 @@ def publish(priors: Path, repo: Path, *, name: str | None = None, seed: int = 0,
     with new_run(staged, STEP, config=config, inputs=inputs, key=key) as run:
         _write_table(run.path, rows, matrix, source, scored)
         shutil.copyfile(priors / CATALOG_FILE, run.path / CATALOG_FILE)
+        add_interests(run.path, priors, source)
         run.facts.update({k: v for k, v in scored["facts"].items() if k != "predictor"})
         run.facts.update(predictor=name, source_predictor=scored["facts"]["predictor"])
     publish_version(staged, link)

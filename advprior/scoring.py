@@ -72,6 +72,7 @@ def score(
 
     from advprior.catalog import Catalog
     from advprior.histories import build_histories, micros
+    from advprior.interest_scores import score_interests
 
     predictor = load_predictor(run)
     loaded = load_tables(tables, USERS, ADVERTISERS, EVENTS)
@@ -92,6 +93,9 @@ def score(
         facts = _join_shards(work.path, shards, histories, snapshots, len(catalog))
         past = check_past_only(scorer, histories, cutoffs, work.path / MATRIX_FILE)
         catalog.save(work.path / CATALOG_FILE)
+        interests = predictor.interest_scorer(run / "onnx", device, threads)
+        if interests is not None:
+            work.facts.update(score_interests(interests, histories, cutoffs, work.path))
         work.facts.update(
             facts,
             predictor=config["predictor"],

@@ -84,6 +84,12 @@ def prior_service(predictor: str) -> str:
 TABLE_FILE = "table.parquet"
 MATRIX_FILE = "log_probs.npy"  # [rows, N] float32, row i = the table's ``prior_row`` i
 CATALOG_FILE = "catalog.json"  # {"version": …, "advertisers": [{"advertiser_id", "name"}, …]} in index order
+# Interests stand beside the priors of a predictor that has them: same rows, same pointer, categories for advertisers.
+INTERESTS_FILE = "interests.json"  # as CATALOG_FILE; a category is its own id and name
+INTEREST_MATRIX_FILE = "interest_log_probs.npy"  # [rows, C] float32
+INTEREST_LOG_PROBS = "interest_log_probs"  # [C] float32: log P(category | history)
+INTEREST_TOP_INDEX = "interest_top5_index"  # [5] int64, likeliest first
+INTEREST_TOP_LOG_PROBS = "interest_top5_log_probs"  # [5] float32
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from feature_repo.contract import CATALOG_FILE, MATRIX_FILE
+from feature_repo.contract import CATALOG_FILE, INTEREST_MATRIX_FILE, INTERESTS_FILE, MATRIX_FILE
 from ranking.counts import Ints
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Floats = npt.NDArray[np.float32]
 HISTORY_VALUES = ("1w", "4w", "12w", "all", "recency_days")
@@ -109,6 +112,36 @@ def gather_priors(files: PriorFiles, rows: Ints, advertisers: Ints) -> tuple[Flo
         log_prob[here] = mine
         rank[here] = n - np.searchsorted(np.sort(row), mine, side="right") + 1
     return log_prob, rank
+
+
+def gather_interests(folder: Path, rows: Ints, categories: pd.Series[Any]) -> Floats | None:
+    """Log-probability of each impression's product category, where the published priors have interests.
+
+    Parameters
+    ----------
+    folder : Path
+        Published priors.
+    rows : int array [impressions]
+        ``prior_row``, −1 where there is no prior.
+    categories : Series of str [impressions]
+
+    Returns
+    -------
+    float32 [impressions] or None
+        NaN where there is no row, or the category was not seen before the model's cut-off.
+    """
+    import pandas as pd
+
+    if not (folder / INTEREST_MATRIX_FILE).is_file():
+        return None
+    names = [entry["advertiser_id"] for entry in json.loads((folder / INTERESTS_FILE).read_text())["advertisers"]]
+    matrix = np.load(folder / INTEREST_MATRIX_FILE, mmap_mode="r")
+    index = pd.Index(names).get_indexer(pd.Index(categories.astype(object)))
+    found = np.full(len(rows), np.nan, dtype=np.float32)
+    asked = np.flatnonzero((rows >= 0) & (index >= 0))
+    order = asked[np.argsort(rows[asked], kind="stable")]  # one walk through the file
+    found[order] = matrix[rows[order], index[order]]
+    return found
 
 
 def mean_probability(files: PriorFiles, rows: Ints, snapshots: Ints) -> tuple[Ints, npt.NDArray[np.float64]]:

@@ -25,10 +25,10 @@ from advprior.llm.model import AdvertiserModel, from_base
 from advprior.llm.modes import forget, frozen_layers, merge, optimizer_for, tuned_weights
 from advprior.llm.points import Points, fit_habit, training_points
 from advprior.predictors.base import FitData, log_softmax
-from advprior.predictors.llm import INTERESTS_FILE, LLMSettings
+from advprior.predictors.llm import LLMSettings
 from advprior.prompts import PromptEncoder, PromptStyle
 from advprior.targets import quality
-from feature_repo.contract import CATALOG_FILE
+from feature_repo.contract import CATALOG_FILE, INTERESTS_FILE
 from feature_repo.errors import AdvpriorError
 from feature_repo.runs import write_json
 

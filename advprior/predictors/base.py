@@ -71,6 +71,22 @@ class Scorer(ABC):
         """
 
 
+class InterestScorer(ABC):
+    """A predictor ready to score interests: product categories, in the order of its own list.
+
+    Attributes
+    ----------
+    catalog : Catalog
+        C categories.
+    """
+
+    catalog: Catalog
+
+    @abstractmethod
+    def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
+        """Log P(category | history) [len(users), len(cutoffs), C], strictly before each cut-off."""
+
+
 class Predictor(ABC):
     """A fitted predictor in a run folder.
 
@@ -103,6 +119,10 @@ class Predictor(ABC):
     @abstractmethod
     def scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> Scorer:
         """Open the exported model."""
+
+    def interest_scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> InterestScorer | None:
+        """The same for interests; None where the predictor has none."""
+        return None
 
 
 def predictor_class(kind: str) -> type[Predictor]:

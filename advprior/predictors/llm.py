@@ -15,14 +15,13 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from advprior.catalog import Catalog
 from advprior.histories import Histories, Int
-from advprior.predictors.base import FitData, Float, Predictor, Scorer, require_parity
+from advprior.predictors.base import FitData, Float, InterestScorer, Predictor, Scorer, require_parity
 from advprior.predictors.habit import Habit, log_popularity
 from advprior.prompts import Prompt, PromptEncoder, PromptStyle, occasions_before
-from feature_repo.contract import LLM
+from feature_repo.contract import INTERESTS_FILE, LLM
 from feature_repo.errors import AdvpriorError
-
-INTERESTS_FILE = "interests.json"  # the categories of the second head, in index order
 
 
 class _Strict(BaseModel):
@@ -170,6 +169,14 @@ class LLMPredictor(Predictor):
     def scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> Scorer:
         habit = Habit.from_json(json.loads((self.run / "habit.json").read_text()))
         return LLMScorer(self.encoder(), habit, len(self.catalog), onnx, device, threads)
+
+    def interest_scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> InterestScorer | None:
+        if not (self.run / INTERESTS_FILE).is_file():
+            return None
+        from advprior.interest_scores import LLMInterestScorer
+
+        interests = Catalog.load(self.run / INTERESTS_FILE)
+        return LLMInterestScorer(self.encoder(), interests, len(self.catalog), onnx, device, threads)
 
 
 @dataclass(frozen=True)
