@@ -8,9 +8,7 @@ import numpy.typing as npt
 from advprior.histories import Histories, Int
 
 
-def next_advertisers(
-    histories: Histories, user: Int, after: Int, horizon: int, *, only_first: bool = False
-) -> tuple[Int, Int]:
+def next_advertisers(histories: Histories, user: Int, after: Int, horizon: int | Int) -> tuple[Int, Int]:
     """Distinct advertisers with ``after < time <= after + horizon``, for P (user, time) points.
 
     Parameters
@@ -20,10 +18,8 @@ def next_advertisers(
         User index of each point.
     after : int64 [P]
         Microseconds; events at that very time are history, not target.
-    horizon : int
-        Microseconds.
-    only_first : bool
-        Those of the first occasion within the horizon alone: one, or several bought at the very same time.
+    horizon : int, or int64 [P]
+        Microseconds; see also `first_occasion`.
 
     Returns
     -------
@@ -42,10 +38,6 @@ def next_advertisers(
     low = np.maximum(low, histories.offsets[user])
     high = np.minimum(np.maximum(high, low), histories.offsets[user + 1])
     high = np.maximum(high, low)
-    if only_first and len(keys):
-        # rows with the same key are one occasion
-        occasion_end = np.searchsorted(keys, keys[np.minimum(low, len(keys) - 1)], side="right")
-        high = np.where(high > low, np.minimum(high, occasion_end), high)
     counts = high - low
     point = np.repeat(np.arange(len(user)), counts)
     row = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(low, counts)
@@ -53,6 +45,25 @@ def next_advertisers(
     pairs = np.unique(point * size + histories.advertiser[row])
     offsets = np.concatenate([[0], np.cumsum(np.bincount(pairs // size, minlength=len(user)))])
     return offsets.astype(np.int64), (pairs % size).astype(np.int64)
+
+
+def first_occasion(histories: Histories, user: Int, after: Int, horizon: int) -> Int:
+    """Horizon [P] that ends with the first occasion after each point, ``horizon`` where none lies within it.
+
+    Targets within it are the paper's: the first advertiser, or several where they were turned to at the very same time.
+
+    >>> h = Histories(("u",), ("",), np.array([0, 3]), np.array([5, 5, 9]), np.array([0, 2, 1]))
+    >>> first_occasion(h, np.array([0, 0, 0]), np.array([1, 5, 9]), 7).tolist()
+    [4, 4, 7]
+    """
+    if not len(histories.time):
+        return np.full(len(user), horizon, np.int64)
+    origin, span = int(histories.time.min()), int(np.ptp(histories.time)) + 1
+    keys = histories.user_of_row * span + (histories.time - origin)
+    row = np.searchsorted(keys, user * span + np.clip(after - origin, -1, span - 1), side="right")
+    row = np.maximum(row, histories.offsets[user])
+    distance = histories.time[np.minimum(row, len(keys) - 1)] - after
+    return np.where((row < histories.offsets[user + 1]) & (distance <= horizon), distance, horizon).astype(np.int64)
 
 
 def dense(offsets: Int, advertiser: Int, size: int) -> npt.NDArray[np.float32]:

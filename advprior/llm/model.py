@@ -178,7 +178,7 @@ def from_base(
     Raises
     ------
     AdvpriorError
-        ``PRI026`` when the network is not the base model any more, as for an architecture that does more to its
+        ``PRI050`` when the network is not the base model any more, as for an architecture that does more to its
         input than `advprior.llm.anatomy` knows of.
     """
     config = AdvertiserConfig(
@@ -226,7 +226,7 @@ def _difference(model: AdvertiserModel, base: Any) -> float:
 
 def _no_cut(base: Any, frozen_layers: int, found: str) -> AdvpriorError:
     return AdvpriorError(
-        "PRI026", f"the base model cannot be cut after layer {frozen_layers}" if frozen_layers
+        "PRI050", f"the base model cannot be cut after layer {frozen_layers}" if frozen_layers
         else "the base model cannot be fed embeddings", where=type(base).__name__, found=found,
         expected="the same final states as the base model's",
         fix="set `mode: full` or `mode: lora`, which cut nothing, or `base` to another model" if frozen_layers

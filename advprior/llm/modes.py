@@ -28,7 +28,7 @@ def tuned_weights(model: AdvertiserModel, settings: LLMSettings) -> list[nn.Para
     Raises
     ------
     AdvpriorError
-        ``PRI027`` when ``mode: lora`` is asked for without peft.
+        ``PRI051`` when ``mode: lora`` is asked for without peft.
     """
     model.requires_grad_(False)
     if settings.mode == "lora":
@@ -44,7 +44,7 @@ def _with_adapters(upper: Any, settings: LLMSettings) -> Any:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise AdvpriorError(
-            "PRI027", "mode lora needs peft", found=str(error), expected="peft beside torch and transformers",
+            "PRI051", "mode lora needs peft", found=str(error), expected="peft beside torch and transformers",
             fix='pip install "advprior[train]", or set `mode: cached`',
         ) from error  # fmt: skip
     from transformers.pytorch_utils import Conv1D

@@ -16,7 +16,7 @@ from advprior.predictors.counts import DAY, own_points
 from advprior.predictors.habit import Habit, fit_weights, habit_terms
 from advprior.predictors.llm import LLMSettings
 from advprior.prompts import PromptEncoder, Window, occasions_before
-from advprior.targets import dense, next_advertisers
+from advprior.targets import dense, first_occasion, next_advertisers
 
 
 @dataclass
@@ -71,7 +71,8 @@ def training_points(data: FitData, encoder: PromptEncoder, settings: LLMSettings
         weekly = np.arange(len(moments)) >= len(prompt.times)
         train, valid = moments + horizon <= border, (moments >= border) & weekly
         who = np.full(len(moments), user)
-        truth = dense(*next_advertisers(data.histories, who, moments - 1, horizon, only_first=first), len(data.catalog))
+        until = first_occasion(data.histories, who, moments - 1, horizon) if first else horizon
+        truth = dense(*next_advertisers(data.histories, who, moments - 1, until), len(data.catalog))
         keep = (truth.sum(1) > 0) & (train | valid)
         if not keep.any():
             continue
@@ -80,7 +81,8 @@ def training_points(data: FitData, encoder: PromptEncoder, settings: LLMSettings
         weight = (np.ones(len(age)) if half_life is None else 0.5 ** (age / half_life)).astype(np.float32)
         categories = np.zeros((len(moments), 0), np.float32)
         if interests is not None:
-            targets = next_advertisers(interests.histories, who, moments - 1, horizon, only_first=first)
+            until = first_occasion(interests.histories, who, moments - 1, horizon) if first else horizon
+            targets = next_advertisers(interests.histories, who, moments - 1, until)
             categories = dense(*targets, len(interests.catalog))
         seen = occasions_before(prompt, moments)
         for window in encoder.windows(prompt, seen):

@@ -46,7 +46,7 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
     ------
     AdvpriorError
         ``PRI006`` when the histories hold no training or validation point, ``PRI007`` when prompts may outgrow the
-        base model, ``PRI026`` and ``PRI027`` when it cannot be tuned in this mode, ``PRI028`` when interests are
+        base model, ``PRI050`` and ``PRI051`` when it cannot be tuned in this mode, ``PRI052`` when interests are
         asked for and the events tell no category.
     """
     config = settings.training
@@ -140,7 +140,7 @@ def _with_interests(data: FitData, settings: LLMSettings) -> FitData:
         return replace(data, interests=None)
     if data.interests is None:
         raise AdvpriorError(
-            "PRI028", "interests are asked for and no event tells a category", where="events, column category",
+            "PRI052", "interests are asked for and no event tells a category", where="events, column category",
             found="no category before finetune_end", expected="a category for some events",
             fix="set `interests.weight: 0`, or map a column to `category`",
         )  # fmt: skip

@@ -182,7 +182,7 @@ def test_a_cut_model_is_still_the_base_model(bases, architecture: str, cut: int)
 
 
 def test_a_model_that_cannot_be_cut_is_refused_and_tuned_whole(bases, data, tmp_path) -> None:
-    with pytest.raises(AdvpriorError, match=r"PRI026(.|\n)*mode: full"):
+    with pytest.raises(AdvpriorError, match=r"PRI050(.|\n)*mode: full"):
         fit(data, tmp_path / "cached", cycle_settings(bases["bloom"], training={"epochs": 1}))
     fit(data, tmp_path / "full", cycle_settings(bases["bloom"], mode="full", training={"epochs": 1}))
     assert LLMPredictor(tmp_path / "full").export(tmp_path / "full" / "onnx")["parity"] <= 1e-4
@@ -200,7 +200,15 @@ def test_a_model_that_looks_ahead_is_refused(tmp_path) -> None:
         load_base(str(tmp_path))
 
 
+def test_adapters_without_peft_are_refused(bases, data, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(AdvpriorError, match=r"PRI051(.|\n)*advprior\[train\]"):
+        fit(data, tmp_path, cycle_settings(bases["llama"], mode="lora"))
+
+
 def test_interests_need_categories(bases, data, tmp_path) -> None:
     without = FitData(data.histories, data.catalog, data.start, data.cutoff, data.snapshot_every)
-    with pytest.raises(AdvpriorError, match="PRI028"):
+    with pytest.raises(AdvpriorError, match="PRI052"):
         fit(without, tmp_path, cycle_settings(bases["llama"], interests={"weight": 1.0}))
