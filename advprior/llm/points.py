@@ -11,12 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from advprior.histories import Histories, Int
 from advprior.predictors.base import FitData, Float
 from advprior.predictors.counts import DAY, own_points
 from advprior.predictors.habit import Habit, fit_weights, habit_terms
 from advprior.predictors.llm import LLMSettings
 from advprior.prompts import PromptEncoder, Window, occasions_before
 from advprior.targets import dense, first_occasion, next_advertisers
+
+CHUNK_USERS = 1000
+CHUNK_POINTS = 20_000
 
 
 @dataclass
@@ -63,45 +67,71 @@ def training_points(data: FitData, encoder: PromptEncoder, settings: LLMSettings
     interests = data.interests if settings.interests.weight else None
     weeks = np.arange(data.cutoff - horizon, data.start, -data.snapshot_every, dtype=np.int64)[::-1]
     found = []
-    for user in range(len(data.histories)):
-        prompt = encoder.prompt(data.histories, user)
-        if not len(prompt.times):
+    # many users at once: looking targets up costs a pass over everyone's events
+    for start in range(0, len(data.histories), CHUNK_USERS):
+        users = range(start, min(start + CHUNK_USERS, len(data.histories)))
+        prompts = [(user, prompt) for user in users if len((prompt := encoder.prompt(data.histories, user)).times)]
+        if not prompts:
             continue
-        moments = np.concatenate([prompt.times + 1, weeks[weeks > prompt.times[0]]])
-        weekly = np.arange(len(moments)) >= len(prompt.times)
-        train, valid = moments + horizon <= border, (moments >= border) & weekly
-        who = np.full(len(moments), user)
-        until = first_occasion(data.histories, who, moments - 1, horizon) if first else horizon
-        truth = dense(*next_advertisers(data.histories, who, moments - 1, until), len(data.catalog))
-        keep = (truth.sum(1) > 0) & (train | valid)
-        if not keep.any():
-            continue
-        who, moments, truth, train, valid = who[keep], moments[keep], truth[keep], train[keep], valid[keep]
-        age = np.maximum(data.cutoff - moments, 0) / DAY
-        weight = (np.ones(len(age)) if half_life is None else 0.5 ** (age / half_life)).astype(np.float32)
-        categories = np.zeros((len(moments), 0), np.float32)
+        parts = [np.concatenate([p.times + 1, weeks[weeks > p.times[0]]]) for _, p in prompts]
+        moments = np.concatenate(parts)
+        who = np.repeat([user for user, _ in prompts], [len(part) for part in parts])
+        wanted = _Targets(data.histories, who, moments, horizon, len(data.catalog), only_first=first)
+        of_interests = None
         if interests is not None:
-            until = first_occasion(interests.histories, who, moments - 1, horizon) if first else horizon
-            targets = next_advertisers(interests.histories, who, moments - 1, until)
-            categories = dense(*targets, len(interests.catalog))
-        seen = occasions_before(prompt, moments)
-        for window in encoder.windows(prompt, seen):
-            rows = np.isin(seen, window.occasions)
-            found.append(
-                Points(
-                    window=window,
-                    user=user,
-                    positions=window.positions[np.searchsorted(window.occasions, seen[rows])],
-                    moments=moments[rows],
-                    weight=weight[rows],
-                    train=train[rows],
-                    valid=valid[rows],
-                    truth=truth[rows],
-                    offset=np.zeros((0, len(data.catalog)), np.float32),
-                    interests=categories[rows],
+            size = len(interests.catalog)
+            of_interests = _Targets(interests.histories, who, moments, horizon, size, only_first=first)
+        stop = 0
+        for (user, prompt), part in zip(prompts, parts, strict=True):
+            begin, stop = stop, stop + len(part)
+            weekly = np.arange(len(part)) >= len(prompt.times)
+            train, valid = part + horizon <= border, (part >= border) & weekly
+            keep = (wanted.counts[begin:stop] > 0) & (train | valid)
+            if not keep.any():
+                continue
+            rows = begin + np.flatnonzero(keep)
+            truth = wanted.dense(rows)
+            categories = of_interests.dense(rows) if of_interests else np.zeros((len(rows), 0), np.float32)
+            age = np.maximum(data.cutoff - part[keep], 0) / DAY
+            weight = (np.ones(len(age)) if half_life is None else 0.5 ** (age / half_life)).astype(np.float32)
+            seen = occasions_before(prompt, part[keep])
+            for window in encoder.windows(prompt, seen):
+                here = np.isin(seen, window.occasions)
+                found.append(
+                    Points(
+                        window=window,
+                        user=user,
+                        positions=window.positions[np.searchsorted(window.occasions, seen[here])],
+                        moments=part[keep][here],
+                        weight=weight[here],
+                        train=train[keep][here],
+                        valid=valid[keep][here],
+                        truth=truth[here],
+                        offset=np.zeros((0, len(data.catalog)), np.float32),
+                        interests=categories[here],
+                    )
                 )
-            )
     return found
+
+
+class _Targets:
+    """Targets of many points, made dense for some of them at a time."""
+
+    def __init__(
+        self, histories: Histories, user: Int, moment: Int, horizon: int, size: int, *, only_first: bool
+    ) -> None:
+        # a point sees events before its moment: what happens at that very time is target
+        until = first_occasion(histories, user, moment - 1, horizon) if only_first else horizon
+        self._offsets, self._index = next_advertisers(histories, user, moment - 1, until)
+        self._size = size
+        self.counts = np.diff(self._offsets)
+
+    def dense(self, points: Int) -> Float:
+        """Multi-hot [len(points), size]."""
+        counts = self.counts[points]
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        at = np.arange(offsets[-1]) + np.repeat(self._offsets[points] - offsets[:-1], counts)
+        return dense(offsets, self._index[at], self._size)
 
 
 def fit_habit(data: FitData, points: list[Points], settings: LLMSettings, limit: int = 6000) -> Habit:
@@ -109,21 +139,29 @@ def fit_habit(data: FitData, points: list[Points], settings: LLMSettings, limit:
     user = np.concatenate([np.full(len(p.moments), p.user) for p in points])
     moment = np.concatenate([p.moments for p in points])
     train = np.flatnonzero(np.concatenate([p.train for p in points]))
-    # a point's whole truth scaled is a weight of the point in the likelihood
-    truth = np.concatenate([p.truth * p.weight[:, None] for p in points])
     if len(train) > limit:
         train = np.random.default_rng(settings.training.seed).choice(train, limit, replace=False)
+    starts = np.concatenate([[0], np.cumsum([len(p.moments) for p in points])])
+    owner = np.searchsorted(starts, train, side="right") - 1
+    # a point's whole truth scaled is a weight of the point in the likelihood
+    chosen = [(points[i], row - starts[i]) for i, row in zip(owner, train, strict=True)]
+    truth = np.stack([p.truth[row] * p.weight[row] for p, row in chosen])
     half_life, half_lives = settings.habit.popularity_half_life_days, settings.habit.half_lives_days
     size = len(data.catalog)
     # popularity hardly moves within a day
     terms = habit_terms(data.histories, user[train], moment[train] // DAY * DAY, half_life, (), size)
     own = [own_points(data.histories, user[train], moment[train], h, size) for h in half_lives]
     weights, _ = fit_weights(
-        np.concatenate([terms, np.log1p(own).reshape(-1, len(train), size)]), truth[train], [1.0, *[0.0] * len(own)]
+        np.concatenate([terms, np.log1p(own).reshape(-1, len(train), size)]), truth, [1.0, *[0.0] * len(own)]
     )
     habit = Habit(half_life, tuple(half_lives), tuple(map(float, weights)))
-    # all points at once: one pass over everyone's events, not one a user
-    offset = habit.logits(data.histories, user, moment, size)
-    for p, part in zip(points, np.split(offset, np.cumsum([len(p.moments) for p in points])[:-1]), strict=True):
-        p.offset = part
+    # many points a pass over everyone's events, but not all: a row of logits each is the most memory of a fit
+    first = 0
+    while first < len(points):
+        last = max(int(np.searchsorted(starts, starts[first] + CHUNK_POINTS, side="right")) - 1, first + 1)
+        rows = slice(starts[first], starts[last])
+        offset = habit.logits(data.histories, user[rows], moment[rows], size)
+        for p, part in zip(points[first:last], np.split(offset, starts[first + 1 : last] - starts[first]), strict=True):
+            p.offset = part
+        first = last
     return habit

@@ -212,3 +212,26 @@ def test_interests_need_categories(bases, data, tmp_path) -> None:
     without = FitData(data.histories, data.catalog, data.start, data.cutoff, data.snapshot_every)
     with pytest.raises(AdvpriorError, match="PRI052"):
         fit(without, tmp_path, cycle_settings(bases["llama"], interests={"weight": 1.0}))
+
+
+def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Points, targets and offsets are those of all users at once."""
+    import advprior.llm.points as points_module
+    from advprior.prompts import PromptEncoder, PromptStyle
+
+    data = cycle_data(users=9)
+    encoder = PromptEncoder(PromptStyle(context=64), lambda text: [1] * len(text), VOCABULARY, data.catalog.names)
+    settings = cycle_settings("x", horizon_days=14, interests={"weight": 1.0}, habit={"half_lives_days": [30]})
+    found = []
+    for users, points in ((1000, 20_000), (2, 5)):
+        monkeypatch.setattr(points_module, "CHUNK_USERS", users)
+        monkeypatch.setattr(points_module, "CHUNK_POINTS", points)
+        made = points_module.training_points(data, encoder, settings)
+        points_module.fit_habit(data, made, settings)
+        found.append(made)
+    assert len(found[0]) == len(found[1]) >= 9
+    for ours, theirs in zip(*found, strict=True):
+        for name in ("positions", "moments", "weight", "train", "valid", "truth", "interests"):
+            np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+        np.testing.assert_allclose(ours.offset, theirs.offset, atol=1e-6)
+        assert ours.offset.shape == ours.truth.shape
