@@ -119,7 +119,7 @@ def run_stage(
             break
         clock, measured, weight_sum = time.monotonic(), 0.0, 0.0
         for step, batch in enumerate(rng.permutation(batches)):
-            scale = _scale((epoch * batches + step) / total)
+            scale = _scale((epoch * batches + step + 1) / total)
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * scale
             value, weight = stage.step(int(batch), update)
@@ -144,7 +144,11 @@ def run_stage(
 
 
 def _scale(progress: float) -> float:
-    """Warm-up, then a cosine down to the floor."""
+    """Warm-up, then a cosine down to the floor; ``progress`` counts the step that is being made.
+
+    >>> [round(_scale(p), 2) for p in (0.01, 0.05, 0.5, 1.0)]
+    [0.2, 0.99, 0.53, 0.05]
+    """
     return float(min(progress / WARM_UP, 1.0) * (0.5 * (1 + np.cos(np.pi * progress)) * (1 - FLOOR) + FLOOR))
 
 
