@@ -34,6 +34,8 @@ from feature_repo.contract import (
     PRIOR_ROW,
     SNAPSHOT,
     TABLE_FILE,
+    TAIL_LOG_MASS,
+    TOP_INDEX,
     USER_HISTORY_VIEW,
     USER_ID,
     USER_PROFILE_VIEW,
@@ -114,6 +116,12 @@ def _prior(predictor: str) -> Any:
         Field(name=CATALOG_VERSION, dtype=String, description="a vector without its catalog means nothing"),
     ]
     schema += _interests(prior_view(predictor))
+    name = prior_view(predictor)
+    if _published(name) and TOP_INDEX in pq.read_schema(DATA / name / TABLE_FILE).names:
+        schema += [
+            Field(name=TOP_INDEX, dtype=Array(Int64), description="whose log-probabilities the vector holds"),
+            Field(name=TAIL_LOG_MASS, dtype=Float32, description="log of the share of all others, spread evenly"),
+        ]
     return _view(prior_view(predictor), user, WEEKLY_TTL, f"Advertiser priors by `{predictor}`", schema)
 
 

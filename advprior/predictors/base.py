@@ -87,6 +87,61 @@ class InterestScorer(ABC):
         """Log P(category | history) [len(users), len(cutoffs), C], strictly before each cut-off."""
 
 
+@dataclass(frozen=True)
+class NetworkPart:
+    """What a network says of users before habit and drift are added: it changes with a user's input only.
+
+    Attributes
+    ----------
+    log_probs : float32 [D, N]
+        Network's own log-probabilities of D distinct prompts and positions.
+    index : int64 [U, S]
+        Which of them each user and cut-off takes.
+    """
+
+    log_probs: Float
+    index: Int
+
+
+class NetworkScorer(Scorer):
+    """A scorer whose logits are a network's, plus an offset that changes with time for everyone.
+
+    The two are separable: ``log_softmax(network + offset) = log_softmax(log_softmax(network) + offset)``. So a
+    refresh forwards only users whose input changed, and a prompt that many users share is forwarded once.
+    """
+
+    def __init__(self) -> None:
+        self.prompts = 0  # that were asked for
+        self.forwarded = 0  # that were distinct
+
+    @abstractmethod
+    def network(self, histories: Histories, users: Int, cutoffs: Int) -> NetworkPart:
+        """The expensive part; identical prompts within the call are forwarded once."""
+
+    @abstractmethod
+    def offset(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
+        """The cheap part [len(users), len(cutoffs), N], as of each cut-off."""
+
+    def alike(self, histories: Histories, cutoff: int) -> npt.NDArray[np.uint64]:
+        """A number for each user: where it differs so do their prompts up to the cut-off.
+
+        Where it does not, they may differ still.
+        """
+        return np.arange(len(histories), dtype=np.uint64)
+
+    def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
+        part = self.network(histories, users, cutoffs)
+        return add_offset(part.log_probs[part.index], self.offset(histories, users, cutoffs))
+
+
+def add_offset(network: Float, offset: Float) -> Float:
+    """``log_softmax(network + offset)`` over the last axis, in place where it can: the arrays are large."""
+    logits = network + offset
+    logits -= logits.max(axis=-1, keepdims=True)
+    logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True, dtype=np.float64)).astype(np.float32)
+    return logits
+
+
 class Predictor(ABC):
     """A fitted predictor in a run folder.
 
