@@ -45,9 +45,11 @@ def weights(folder) -> dict:
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_it_learns_and_exports(bases, data, tmp_path, architecture: str, mode: str) -> None:
     """What comes next follows from the last advertiser: nobody knows it but a network that reads."""
-    facts = fit(data, tmp_path, cycle_settings(bases[architecture], mode=mode, interests={"weight": 0.5}))
+    epochs = {"llama": 5, "gpt2": 4}[architecture]
+    settings = cycle_settings(bases[architecture], mode=mode, interests={"weight": 0.5}, training={"epochs": epochs})
+    facts = fit(data, tmp_path, settings)
     curve = facts["curve"]
-    assert curve[-1]["train_nll"] < curve[0]["train_nll"] - 0.4
+    assert curve[-1]["train_nll"] < curve[0]["train_nll"] - 0.3
     if architecture == "llama":  # learned positions take the other one longer to read past
         assert facts["valid"]["llm"]["valid_nll"] < 0.5 * facts["valid"]["habit"]["nll"]
         assert facts["valid"]["llm"]["interest_nll"] < 0.5 * np.log(3)
