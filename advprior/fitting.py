@@ -12,7 +12,7 @@ from feature_repo.runs import is_current, manifest_digest, new_run, read_manifes
 from feature_repo.tables import TABLES_FIX, load_tables, load_time_plan
 
 STEP = "finetune"
-CODE_VERSION = 1
+CODE_VERSION = 2
 
 
 def read_settings(kind: str, path: Path | None) -> Any:
@@ -83,6 +83,7 @@ def finetune(tables: Path, out: Path, kind: str, settings: Any, *, force: bool =
             advertisers=len(catalog),
             users=len(histories),
             events=len(histories.time),
+            history_start=plan.start.isoformat(),
             model_cutoff=plan.finetune_end.isoformat(),
         )
     return True

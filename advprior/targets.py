@@ -27,17 +27,8 @@ def next_advertisers(histories: Histories, user: Int, after: Int, horizon: int |
     advertiser : int64 [offsets[-1]]
         Targets of point p are ``advertiser[offsets[p]:offsets[p + 1]]``.
     """
-    # one sorted key over (user, time) answers all points with two binary searches
-    if len(histories.time):
-        origin, span = int(histories.time.min()), int(np.ptp(histories.time)) + 1
-    else:
-        origin, span = 0, 1
-    keys = histories.user_of_row * span + (histories.time - origin)
-    low = np.searchsorted(keys, user * span + np.clip(after - origin, -1, span - 1), side="right")
-    high = np.searchsorted(keys, user * span + np.clip(after + horizon - origin, -1, span - 1), side="right")
-    low = np.maximum(low, histories.offsets[user])
-    high = np.minimum(np.maximum(high, low), histories.offsets[user + 1])
-    high = np.maximum(high, low)
+    low = histories.seek(user, after + 1)
+    high = np.maximum(histories.seek(user, after + horizon + 1), low)
     counts = high - low
     point = np.repeat(np.arange(len(user)), counts)
     row = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(low, counts)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from advprior.catalog import Catalog
 from advprior.histories import Histories, Int
@@ -30,7 +30,7 @@ from advprior.predictors.base import (
     require_parity,
 )
 from advprior.predictors.habit import Habit, log_popularity
-from advprior.prompts import DAY, Prompt, PromptEncoder, PromptStyle, occasions_before
+from advprior.prompts import DAY, Detail, Prompt, PromptEncoder, PromptStyle, occasions_before
 from feature_repo.contract import INTERESTS_FILE, LLM
 from feature_repo.errors import AdvpriorError
 
@@ -47,6 +47,15 @@ class PromptSettings(_Strict):
     max_gap: int = Field(default=30, ge=1)
     context: int = Field(default=1024, ge=32)
     names: bool = False
+    detail: Detail = "none"
+    detail_tokens: int = Field(default=24, ge=1)
+    advertisers: bool = True
+
+    @model_validator(mode="after")
+    def _something_is_written(self) -> PromptSettings:
+        if not self.advertisers and self.detail == "none":
+            raise ValueError("advertisers: false needs a detail to be written in their place")
+        return self
 
 
 class HabitSettings(_Strict):
