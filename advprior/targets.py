@@ -49,10 +49,10 @@ def first_occasion(histories: Histories, user: Int, after: Int, horizon: int) ->
     """
     if not len(histories.time):
         return np.full(len(user), horizon, np.int64)
-    origin, span = int(histories.time.min()), int(np.ptp(histories.time)) + 1
-    keys = histories.user_of_row * span + (histories.time - origin)
-    row = np.searchsorted(keys, user * span + np.clip(after - origin, -1, span - 1), side="right")
-    row = np.maximum(row, histories.offsets[user])
+    # one sorted key of user and the time's rank: microseconds times many users would overflow 64 bits
+    times, rank = np.unique(histories.time, return_inverse=True)
+    keys = histories.user_of_row * (len(times) + 1) + rank
+    row = np.searchsorted(keys, user * (len(times) + 1) + np.searchsorted(times, after, side="right"))
     distance = histories.time[np.minimum(row, len(keys) - 1)] - after
     return np.where((row < histories.offsets[user + 1]) & (distance <= horizon), distance, horizon).astype(np.int64)
 
