@@ -29,7 +29,7 @@ def withheld_by(runs: Sequence[Path]) -> tuple[str, ...]:
     Raises
     ------
     AdvpriorError
-        ``PRI045`` when there are none, or not the same.
+        ``PRI061`` when there are none, or not the same.
     """
     sets = []
     for run in runs:
@@ -37,7 +37,7 @@ def withheld_by(runs: Sequence[Path]) -> tuple[str, ...]:
         sets.append(tuple(config.get("withheld", ())))
     if not sets or not sets[0] or any(s != sets[0] for s in sets):
         raise AdvpriorError(
-            "PRI045", "the runs did not withhold the same advertisers", where=", ".join(map(str, runs)),
+            "PRI061", "the runs did not withhold the same advertisers", where=", ".join(map(str, runs)),
             found=", ".join(str(len(s)) for s in sets) + " withheld", expected="the same ones, at least one",
             fix="advprior finetune --withhold 0.2 --seed S, the same for each run",
         )  # fmt: skip
@@ -64,7 +64,7 @@ def evaluate_cold(
     Raises
     ------
     AdvpriorError
-        ``PRI002``, ``PRI040``, ``PRI041`` as ``evaluate``; ``PRI045`` see `withheld_by`.
+        ``PRI002``, ``PRI040``, ``PRI041`` as ``evaluate``; ``PRI061`` see `withheld_by`.
     """
     import numpy as np
 

@@ -123,7 +123,7 @@ def name_model(base: Base, names: list[list[int]]) -> NameModel:
     Raises
     ------
     AdvpriorError
-        ``PRI026`` when the base model has no vocabulary head to be found.
+        ``PRI063`` when the base model has no vocabulary head to be found.
     """
     config = NameConfig(backbone=base.model.config.to_dict(), names=names)
     return NameModel(config, base.model, _vocabulary(base)).eval()
@@ -146,6 +146,14 @@ def naive_log_probs(model: NameModel, prompt: list[int]) -> Float:
     return log_softmax(naive_scores(model, prompt))
 
 
+def empty_scores(model: NameModel, prompt: Int) -> Float:
+    """Log-likelihood [N] of each name behind one prompt, in one forward."""
+    ids = torch.from_numpy(prompt)[None]
+    with torch.inference_mode():
+        found: Float = model.scores(ids, torch.ones_like(ids))[0].numpy()
+    return found
+
+
 def _vocabulary(base: Base) -> torch.Tensor:
     """Weights [V, H] that turn a state into logits: the token table where they are tied, else the saved head."""
     if getattr(base.model.config, "tie_word_embeddings", False):
@@ -160,7 +168,7 @@ def _vocabulary(base: Base) -> torch.Tensor:
                 head: torch.Tensor = handle.get_tensor("lm_head.weight").float()
                 return head
     raise AdvpriorError(
-        "PRI026", "the base model has no vocabulary head: it cannot say how likely a name is",
+        "PRI063", "the base model has no vocabulary head: it cannot say how likely a name is",
         where=str(folder), found="embeddings that are not tied, and no lm_head.weight", expected="a causal LM",
         fix="set `base` to a causal LM with its head",
     )  # fmt: skip

@@ -34,7 +34,8 @@ class TextSettings(BaseModel):
     """Settings of the text prior.
 
     ``known: false`` ranks every advertiser from its texts alone. ``new_boost`` (nats) is added to an advertiser without
-    events: at 0 the prior is calibrated, and one estimate for all that look alike hardly ever reaches the first places.
+    events: at 0 the prior is calibrated and best over all labels, but then one estimate for all that look alike hardly
+    ever reaches the first places; about 1 gives new advertisers their share there, at a cost for the others.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -43,7 +44,7 @@ class TextSettings(BaseModel):
     tokens: int = Field(default=160, ge=1)
     components: int = Field(default=8, ge=1)
     known: bool = True
-    new_boost: float = 0.25
+    new_boost: float = 0.0
     withheld_share: float = Field(default=0.2, gt=0, lt=1)
     popularity_half_lives_days: tuple[float, ...] = (60.0, 365.0)
     recency_half_life_days: float = Field(default=500.0, gt=0)
@@ -61,6 +62,21 @@ def catalog_texts(catalog: Catalog) -> list[str]:
     """
     texts = catalog.texts or ("",) * len(catalog)
     return [f"{name}. {text}" if text else name for name, text in zip(catalog.names, texts, strict=True)]
+
+
+def encode_catalog(catalog: Catalog, settings: TextSettings) -> tuple[Float, dict[str, Any]]:
+    """What the LLM makes of each name, and beside it of each text, NaN where there is none [N, 2·H]."""
+    from advprior.llm.encode import encode_texts
+
+    texts = catalog.texts or ("",) * len(catalog)
+    told = np.asarray([bool(text) for text in texts])
+    found, origin = encode_texts(
+        [*catalog.names, *(t for t in texts if t)], settings.base, layers=settings.layers, tokens=settings.tokens
+    )
+    names, rest = found[: len(catalog)], found[len(catalog) :]
+    beside = np.full_like(names, np.nan)
+    beside[told] = rest
+    return np.concatenate([names, beside], axis=1), origin
 
 
 class TextPredictor(Predictor):
@@ -84,11 +100,7 @@ class TextPredictor(Predictor):
 
     @classmethod
     def fit(cls, data: FitData, settings: TextSettings, out: Path) -> dict[str, Any]:
-        from advprior.llm.encode import encode_texts
-
-        encodings, origin = encode_texts(
-            catalog_texts(data.catalog), settings.base, layers=settings.layers, tokens=settings.tokens
-        )
+        encodings, origin = encode_catalog(data.catalog, settings)
         space = Space.of(encodings, settings.components)
         features = space.features(encodings)
         points = training_points(data, features, settings)
@@ -101,7 +113,7 @@ class TextPredictor(Predictor):
         })  # fmt: skip
         data.catalog.save(out / CATALOG_FILE)
         return {
-            "base": origin, "points": len(points.weight), "advertisers_with_events": int(points.seen.sum()),
+            "base": origin, "points": len(points.weight), "advertisers_with_events": int(points.candidate.sum()),
             "valid": {},
         }  # fmt: skip
 
@@ -171,7 +183,7 @@ def training_points(data: FitData, features: Float, settings: TextSettings) -> P
     weight = np.full(len(user), 1.0 / len(user))
     return Points(
         known_terms(popular, own * ~new, new), taste(own, features), new, truth, weight,
-        (first <= moment[:, None]), seen,
+        seen,
     )  # fmt: skip
 
 

@@ -48,18 +48,25 @@ class Space:
 
     @classmethod
     def of(cls, encodings: Float, components: int) -> Space:
-        """The space of these encodings [N, H]; no more than N - 1 components."""
-        mean = encodings.mean(0)
-        spread = encodings.std(0) + 1e-6
-        standard = ((encodings - mean) / spread).astype(np.float64)
+        """The space of these encodings [N, H], NaN where a part is not known; no more than N - 1 components."""
+        seen = encodings[:, ~np.isnan(encodings).all(0)]
+        mean, spread = np.zeros(encodings.shape[1], np.float32), np.ones(encodings.shape[1], np.float32)
+        some = ~np.isnan(encodings).all(0)
+        mean[some], spread[some] = np.nanmean(seen, axis=0), np.nanstd(seen, axis=0) + 1e-6
+        plain = cls(mean, spread, np.eye(0, dtype=np.float32))
         kept = min(components, len(encodings) - 1, encodings.shape[1])
-        _, size, right = np.linalg.svd(standard, full_matrices=False)
+        _, size, right = np.linalg.svd(plain.standard(encodings).astype(np.float64), full_matrices=False)
         scale = np.sqrt(len(encodings)) / np.maximum(size[:kept], 1e-9)
         return cls(mean, spread, (right[:kept].T * scale).astype(np.float32))
 
+    def standard(self, encodings: Float) -> Float:
+        """Standardised; what is not known is taken for the mean."""
+        found: Float = np.nan_to_num((encodings - self.mean) / self.spread)
+        return found
+
     def features(self, encodings: Float) -> Float:
         """Text features [N, K]."""
-        found: Float = ((encodings - self.mean) / self.spread) @ self.directions
+        found: Float = self.standard(encodings) @ self.directions
         return found
 
 
@@ -99,10 +106,8 @@ class Points:
         Truth rows sum to one.
     weight : float64 [P]
         Sums to one.
-    candidate : bool [P, N]
-        Had been bought from by then.
-    seen : bool [N]
-        Has an event at all.
+    candidate : bool [N]
+        Has an event at all: a label on another is impossible, which says nothing of it.
     """
 
     terms: Float
@@ -111,7 +116,6 @@ class Points:
     truth: Float
     weight: Array
     candidate: Bool
-    seen: Bool
 
 
 def taste(own: Float, features: Float) -> Float:
@@ -139,12 +143,13 @@ def fit(points: Points, features: Float, penalty: float, personal_penalty: float
     from scipy.optimize import minimize
 
     terms, components = len(points.terms), features.shape[1]
-    out = np.where(points.candidate, 0.0, FAR).astype(np.float32)
+    out = np.where(points.candidate, 0.0, FAR)
     weight = points.weight[:, None]
     fresh = points.new.astype(np.float32)
 
     def loss(flat: Array) -> tuple[float, Array]:
         w = Weights.unpack(flat, terms, components)
+        # double from here on: a line search gives up on the noise of single precision
         logits = w.offset(points.terms, features, points.new) + out
         logits += (points.taste @ w.personal.astype(np.float32)) @ features.T
         logits -= logits.max(1, keepdims=True)

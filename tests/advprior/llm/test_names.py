@@ -106,7 +106,7 @@ def test_a_head_of_its_own_is_found_and_its_absence_said(tmp_path) -> None:
     folder = write_tiny_llm(tmp_path / "untied")
     config = (folder / "config.json").read_text()
     (folder / "config.json").write_text(config.replace('"tie_word_embeddings": true', '"tie_word_embeddings": false'))
-    with pytest.raises(AdvpriorError, match="PRI026"):
+    with pytest.raises(AdvpriorError, match="PRI063"):
         name_model(load_base(str(folder)), [[1, 2]])
     weights = load_file(folder / "model.safetensors")
     head = torch.randn(VOCABULARY, 32, generator=torch.Generator().manual_seed(0))
