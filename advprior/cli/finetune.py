@@ -23,17 +23,18 @@ PREDICTORS = (LLM, POPULARITY, NEIGHBOURS, "text", "zero_shot")
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Which share is withheld.")
 @click.option("--force", is_flag=True, help="Fit again even when nothing changed.")
-def finetune(tables: Path, out: Path, predictor: str, config: Path | None, withhold: str | None, seed: int, force: bool) -> None:
+def finetune(
+    tables: Path, out: Path, predictor: str, config: Path | None, withhold: str | None, seed: int, force: bool
+) -> None:
     """Fit a predictor: the LLM, or a control that takes the same path.
 
-    With --withhold, some advertisers are known by name and catalog text only, as new ones are: `advprior cold` measures
-    how well they are ranked. Labels end at the time plan's finetune_end. An interrupted fit goes on after its last whole epoch.
+    Labels end at the time plan's finetune_end. An interrupted fit goes on after its last whole epoch. With --withhold,
+    some advertisers are known by name and text only, as new ones are: `advprior cold` tells how well they are ranked.
     """
     from advprior.fitting import finetune as run
     from advprior.fitting import read_settings
-    from feature_repo.runs import read_manifest
-
     from advprior.withheld import choose_withheld
+    from feature_repo.runs import read_manifest
 
     withheld = choose_withheld(tables, withhold, seed) if withhold is not None else ()
     if not run(tables, out, predictor, read_settings(predictor, config), force=force, withheld=withheld):

@@ -21,6 +21,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from advprior.llm.base import load_base
+from advprior.llm.extend import save_name_head
 from advprior.llm.model import AdvertiserModel, from_base
 from advprior.predictors.base import FitData, Float, log_softmax
 from advprior.predictors.counts import DAY, own_points
@@ -285,6 +286,7 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
         model.head.weight.copy_(head.weight())
         model.head.bias.copy_(head.bias)
     model.eval()
+    save_name_head(out, head)
     model.save_pretrained(out / "model")
     tokenizer.save(str(out / "tokenizer.json"))
     write_json(

@@ -1,8 +1,8 @@
 """The text prior: advertisers known by what is written of them, so that one without a single event has a score.
 
-A frozen LLM encodes each advertiser's name and catalog text once; a conditional logit over the principal
-components (see `advprior.predictors.text_logit`) reads the user's history through the same texts. Known advertisers keep
-their popularity and their habit; the LLM's cost falls on the catalog, not on the users, and scoring needs no torch.
+A frozen LLM encodes each advertiser's name and catalog text once; a conditional logit over the principal components
+(see `advprior.predictors.text_logit`) reads the user's history through the same texts. Known advertisers keep their
+popularity and their habit; the LLM's cost falls on the catalog, not on the users, and scoring needs no torch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,15 @@ from advprior.histories import Histories, Int
 from advprior.predictors import counts
 from advprior.predictors.base import FitData, Float, Predictor, Scorer, log_softmax, require_parity
 from advprior.predictors.text_logit import (
-    OWN_BACK_OFF, OWN_HALF_LIFE, Points, Space, Weights, fit, known_terms, popularity_at, taste,
+    OWN_BACK_OFF,
+    OWN_HALF_LIFE,
+    Points,
+    Space,
+    Weights,
+    fit,
+    known_terms,
+    popularity_at,
+    taste,
 )  # fmt: skip
 from feature_repo.contract import CATALOG_FILE
 from feature_repo.errors import AdvpriorError
@@ -188,7 +196,7 @@ def training_points(data: FitData, features: Float, settings: TextSettings) -> P
 
 
 def _withheld(rng: np.random.Generator, points: int, seen: Any, share: float) -> Any:
-    """A mask [points, N]: every seen advertiser is withheld in about a ``share`` of the points, whole folds at a time."""
+    """A mask [points, N]: each seen advertiser is withheld in a ``share`` of the points, whole folds at a time."""
     known = np.flatnonzero(seen)
     folds = max(round(1 / share), 2)
     masks = np.zeros((2 * folds, len(seen)), np.bool_)

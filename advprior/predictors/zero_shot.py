@@ -1,8 +1,8 @@
 """The zero-shot prior: the untuned LLM, asked how likely each advertiser's name is to come next.
 
 Nothing is fitted: the history is written with names, and every name of the catalog is scored behind it by the base
-model with all its layers (`advprior.llm.names`). ``calibration`` subtracts that share of what each name scores behind an
-empty history, so that a name is not preferred for being short or common. It costs a forward of the whole base
+model with all its layers (`advprior.llm.names`). ``calibration`` subtracts that share of what each name scores behind
+an empty history, so that a name is not preferred for being short or common. It costs a forward of the whole base
 model over prompt and catalog: 10 to 140 times a tuned head. It tells what tuning earns.
 """
 
