@@ -126,7 +126,8 @@ def name_model(base: Base, names: list[list[int]]) -> NameModel:
         ``PRI063`` when the base model has no vocabulary head to be found.
     """
     config = NameConfig(backbone=base.model.config.to_dict(), names=names)
-    return NameModel(config, base.model, _vocabulary(base)).eval()
+    model: NameModel = NameModel(config, base.model, _vocabulary(base)).eval()
+    return model
 
 
 def naive_scores(model: NameModel, prompt: list[int]) -> Float:

@@ -94,7 +94,9 @@ def test_nothing_of_a_withheld_advertiser_is_fitted(folder, tmp_path) -> None:
 
     shutil.copytree(folder / "tables", tmp_path / "tables")
     tables[~tables.advertiser_id.isin(WITHHELD)].to_parquet(tmp_path / "tables" / "events.parquet")
-    settings = predictor_class("text").settings(json.loads((folder / "text" / "parameters.json").read_text())["settings"])
+    settings = predictor_class("text").settings(
+        json.loads((folder / "text" / "parameters.json").read_text())["settings"]
+    )
     finetune(tmp_path / "tables", tmp_path / "run", "text", settings)
     ours, theirs = (json.loads((f / "parameters.json").read_text()) for f in (folder / "text", tmp_path / "run"))
     assert ours["weights"] == theirs["weights"]
