@@ -50,13 +50,15 @@ class Span(click.ParamType):  # type: ignore[type-arg]
 )
 @click.option("--replicates", type=click.IntRange(10), default=1000, show_default=True, help="Of the bootstrap.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the bootstrap and of ALS.")
+@click.option("--users", type=click.IntRange(1), help="Ask about so many users only, drawn by --seed: for costly arms.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
               help="auto: CUDA where a session really gets it, else the CPU.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), help="Threads of ONNX Runtime; default: real cores.")
 @click.option("--force", is_flag=True, help="Evaluate again even when nothing changed.")
 def evaluate(
     runs: tuple[Path, ...], tables: Path, cutoff: datetime, horizon: timedelta, out: Path | None,
-    earlier: tuple[Path, ...], replicates: int, seed: int, device: str, threads: int | None, force: bool,
+    earlier: tuple[Path, ...], replicates: int, seed: int, users: int | None, device: str, threads: int | None,
+    force: bool,
 ) -> None:  # fmt: skip
     """Who names a user's next advertiser best? Each exported RUN against the controls that need none.
 
@@ -66,7 +68,7 @@ def evaluate(
     from advprior.evaluation.ladder import evaluate as work
 
     result, fresh = work(
-        runs, tables, cutoff, horizon=horizon, earlier=earlier, out=out, replicates=replicates, seed=seed,
+        runs, tables, cutoff, horizon=horizon, earlier=earlier, out=out, replicates=replicates, seed=seed, users=users,
         device=device, threads=threads, force=force,
     )  # fmt: skip
     if not fresh:

@@ -37,6 +37,7 @@ def evaluate(
     out: Path | None = None,
     replicates: int = 1000,
     seed: int = 0,
+    users: int | None = None,
     device: str = "auto",
     threads: int | None = None,
     force: bool = False,
@@ -54,6 +55,8 @@ def evaluate(
     earlier : sequence of Path
         None, or one for each of ``runs``: the same predictor fitted on less, whose scores weigh it in the blend. A run
         that saw the blend's labels looks better on them than it is.
+    users : int, optional
+        Ask about no more than so many, drawn by ``seed``, the same for every arm: for arms that cost too much for all.
     out : Path, optional
         JSON file; written whole or not at all.
 
@@ -75,6 +78,8 @@ def evaluate(
     names = arm_names(runs)
     config = {"cutoff": cutoff.isoformat(), "horizon_s": horizon.total_seconds(), "replicates": replicates,
               "seed": seed, "runs": names}  # fmt: skip
+    if users is not None:
+        config["asked"] = users
     inputs = {"tables": manifest_digest(tables)}
     for label, some in (("run", runs), ("earlier", earlier)):
         for name, run in zip(names, some, strict=False):
@@ -88,7 +93,7 @@ def evaluate(
     if not force and kept is not None and kept["about"]["key"] == key:
         return kept, False
 
-    result = _measure(runs, earlier, names, tables, cutoff, horizon, replicates, seed, device, threads)
+    result = _measure(runs, earlier, names, tables, cutoff, horizon, replicates, seed, users, device, threads)
     result["about"] = {
         "step": STEP, "key": key, "config": config, "inputs": inputs, **result["about"], "versions": versions(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(time.time() - started, 2),
@@ -159,6 +164,7 @@ def _measure(
     horizon: timedelta,
     replicates: int,
     seed: int,
+    users: int | None,
     device: str,
     threads: int | None,
 ) -> dict[str, Any]:
@@ -179,6 +185,7 @@ def _measure(
             "PRI041", "no user has an event both before and after the cut-off", where=f"{tables}/events.parquet",
             found="0 users", expected=f"events before and from {cutoff.isoformat()} on", fix="another --cutoff",
         )  # fmt: skip
+    labels = labels if users is None else labels.sample(users, seed)
     # labels to fit on end at T; where the data before T is shorter than two horizons, half of it is history
     then = now - min(ahead, int(now - past.time.min()) // 2)
     early = first_labels(past, then, now - then)
@@ -187,7 +194,7 @@ def _measure(
             "PRI041", "no user's label before the cut-off can be fitted on", where=f"{tables}/events.parquet",
             found="0 users with two occasions", expected="some before the cut-off", fix="a later --cutoff",
         )  # fmt: skip
-    early, before = early.sample(MOST_FITTED, seed), histories.before(then)
+    early, before = early.sample(min(users or MOST_FITTED, MOST_FITTED), seed), histories.before(then)
 
     fitted = controls.fit_controls(before, early, then, size, seed=seed)
     first = fitted.log_probs(before, early.user, then, size)

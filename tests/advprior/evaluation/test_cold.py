@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import timedelta
 
 import numpy as np
@@ -90,8 +91,6 @@ def test_recall_beats_popularity_and_its_interval_says_so(folder) -> None:
 def test_nothing_of_a_withheld_advertiser_is_fitted(folder, tmp_path) -> None:
     """The same fit from tables that never had the events gives the same weights."""
     tables = load_tables(folder / "tables", "events")["events"]
-    import shutil
-
     shutil.copytree(folder / "tables", tmp_path / "tables")
     tables[~tables.advertiser_id.isin(WITHHELD)].to_parquet(tmp_path / "tables" / "events.parquet")
     settings = predictor_class("text").settings(

@@ -170,3 +170,11 @@ def test_a_blend_leans_on_the_arm_that_knows() -> None:
     noise = rng.permutation(good)
     weights = controls.fit_blend({"good": good, "noise": noise}, labels)
     assert weights["good"] > 5 * abs(weights["noise"])
+
+
+def test_a_sample_of_users_is_the_same_for_every_arm(folder: Path, result: dict) -> None:
+    runs = [folder / "popularity"]
+    small, _ = evaluate(runs, folder / "tables", CUTOFF, horizon=WEEKS, replicates=20, users=7, device="cpu")
+    assert {row["users"] for row in small["arms"]} == {7}
+    assert small["about"]["config"]["asked"] == 7
+    assert result["arms"][0]["users"] > 7

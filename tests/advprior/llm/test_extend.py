@@ -1,4 +1,4 @@
-"""New advertisers get rows from their names: old ones keep theirs, and the new stand better than popularity puts them."""
+"""New advertisers get rows from their names: old ones keep theirs, new ones stand better than popularity puts them."""
 
 from __future__ import annotations
 
