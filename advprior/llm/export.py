@@ -90,7 +90,7 @@ def export_onnx(model: Any, out: Path) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     path = out / MODEL_FILE
     constructor = TasksManager.get_exporter_config_constructor(
-        "onnx", model_type="advprior", task=_TASK, library_name="transformers"
+        "onnx", model_type=model.config.model_type, task=_TASK, library_name="transformers"
     )
     config = constructor(model.config)
     model = model.to("cpu", torch.float32).eval()

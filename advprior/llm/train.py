@@ -18,6 +18,7 @@ from advprior.interests import Interests
 from advprior.llm.base import Base, load_base
 from advprior.llm.batches import TrainingBatches, share_loss
 from advprior.llm.curve import write_curve
+from advprior.llm.extend import save_name_head
 from advprior.llm.grpo import judge, ranking_stage
 from advprior.llm.heads import NameHead, encode_names
 from advprior.llm.loop import Course, Stage, Update, run_stage
@@ -96,6 +97,7 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
 
     merge(model, settings)
     head.write(model.head)
+    save_name_head(out, head)
     if interest_head is not None and model.interest_head is not None:
         interest_head.write(model.interest_head)
     model.eval()

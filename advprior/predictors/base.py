@@ -29,6 +29,8 @@ KINDS = {
     LLM: "advprior.predictors.llm:LLMPredictor",
     POPULARITY: "advprior.predictors.popularity:PopularityPredictor",
     NEIGHBOURS: "advprior.predictors.neighbours:NeighbourPredictor",
+    "text": "advprior.predictors.text:TextPredictor",
+    "zero_shot": "advprior.predictors.zero_shot:ZeroShotPredictor",
 }
 PARITY_TOLERANCE = 1e-4  # torch or numpy against ONNX, in log-prob
 
