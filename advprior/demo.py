@@ -25,12 +25,23 @@ from typing import Any
 import click
 
 from advprior.project import RECORD as INIT_RECORD
-from feature_repo.contract import LLM, NEIGHBOURS, PLACEBO, POPULARITY, USER_HISTORY_VIEW, prior_service, prior_view
+from feature_repo.contract import (
+    LLM,
+    NEIGHBOURS,
+    PLACEBO,
+    POPULARITY,
+    SASREC,
+    USER_HISTORY_VIEW,
+    prior_service,
+    prior_view,
+)
 from feature_repo.errors import AdvpriorError
 from feature_repo.runs import MANIFEST, digest, manifest_digest, read_manifest, sha256_file, write_json
 from feature_repo.tables import load_time_plan
 
 RECORD = "demo.json"
+#: Whose priors are compared; the placebo is the LLM's, shuffled.
+PREDICTED = (LLM, SASREC, POPULARITY, NEIGHBOURS)
 STAMPS = ".feast-steps.json"
 _FEAST_FILES = ("definitions.py", "feature_store.yaml")
 # What Feast says on stderr that no user can act on: a deprecation inside ibis, with its source line.
@@ -103,7 +114,7 @@ def steps(
         advprior("data build", *build, out=w / "tables"),
         Step("init", ("advprior", "init", str(w)), w / INIT_RECORD),
     ]
-    for predictor in (LLM, POPULARITY, NEIGHBOURS):
+    for predictor in PREDICTED:
         model, priors = w / "models" / predictor, w / "priors" / predictor
         how = ("--config", str(w / "configs" / "llm.yaml")) if predictor == LLM else ("--predictor", predictor)
         chain += [

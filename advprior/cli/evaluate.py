@@ -56,6 +56,7 @@ class Span(click.ParamType):  # type: ignore[type-arg]
               help="Most users without an event before the cut-off to ask about, apart from all others.")  # fmt: skip
 @click.option("--replicates", type=click.IntRange(10), default=1000, show_default=True, help="Of the bootstrap.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the bootstrap and of ALS.")
+@click.option("--users", type=click.IntRange(1), help="Ask about so many users only, drawn by --seed: for costly arms.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
               help="auto: CUDA where a session really gets it, else the CPU.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), help="Threads of ONNX Runtime; default: real cores.")
@@ -64,8 +65,8 @@ class Span(click.ParamType):  # type: ignore[type-arg]
 @click.option("--force", is_flag=True, help="Evaluate again even when nothing changed.")
 def evaluate(
     runs: tuple[Path, ...], tables: Path, cutoff: datetime, horizon: timedelta, out: Path | None,
-    earlier: tuple[Path, ...], seeds: str, profile_only: int, replicates: int, seed: int, device: str,
-    threads: int | None, form: str, force: bool,
+    earlier: tuple[Path, ...], seeds: str, profile_only: int, replicates: int, seed: int, users: int | None,
+    device: str, threads: int | None, form: str, force: bool,
 ) -> None:  # fmt: skip
     """Who names a user's next advertiser best? Each exported RUN against the controls that need none.
 
@@ -78,7 +79,8 @@ def evaluate(
 
     result, fresh = work(
         runs, tables, cutoff, horizon=horizon, earlier=earlier, out=out, group_seeds=seeds == "together",
-        profile_only=profile_only, replicates=replicates, seed=seed, device=device, threads=threads, force=force,
+        profile_only=profile_only, replicates=replicates, seed=seed, users=users, device=device, threads=threads,
+        force=force,
     )  # fmt: skip
     if not fresh:
         click.echo(f"evaluate: unchanged, reused {out}")

@@ -42,6 +42,7 @@ def evaluate(
     profile_only: int = 4000,
     replicates: int = 1000,
     seed: int = 0,
+    users: int | None = None,
     device: str = "auto",
     threads: int | None = None,
     force: bool = False,
@@ -60,6 +61,8 @@ def evaluate(
     earlier : sequence of Path
         None, or one for each of ``runs``: the same predictor fitted on less, whose scores weigh it in the blend. A run
         that saw the blend's labels looks better on them than it is.
+    users : int, optional
+        Ask about no more than so many, drawn by ``seed``, the same for every arm: for arms that cost too much for all.
     out : Path, optional
         JSON file; written whole or not at all.
     group_seeds : bool
@@ -76,7 +79,7 @@ def evaluate(
     """
     started = time.time()
     for run in (*runs, *earlier):
-        _require_past(run, cutoff)
+        require_past(run, cutoff)
     if earlier and len(earlier) != len(runs):
         raise AdvpriorError(
             "PRI042", "each run needs its own earlier run", found=f"{len(earlier)} for {len(runs)} runs",
@@ -89,6 +92,8 @@ def evaluate(
     config = {"cutoff": cutoff.isoformat(), "horizon_s": horizon.total_seconds(), "replicates": replicates,
               "seed": seed, "profile_only": profile_only,
               "runs": {group.name: [runs[i].resolve().name for i in group.members] for group in groups}}  # fmt: skip
+    if users is not None:
+        config["asked"] = users
     inputs = {"tables": manifest_digest(tables)}
     for label, some in (("run", runs), ("earlier", earlier)):
         for i, run in enumerate(some):
@@ -103,7 +108,7 @@ def evaluate(
         return kept, False
 
     result = _measure(
-        runs, earlier, groups, tables, cutoff, horizon, profile_only, replicates, seed, device, threads
+        runs, earlier, groups, tables, cutoff, horizon, profile_only, replicates, seed, users, device, threads
     )  # fmt: skip
     result["about"] = {
         "step": STEP, "key": key, "config": config, "inputs": inputs, **result["about"], "versions": versions(),
@@ -116,7 +121,8 @@ def evaluate(
     return result, True
 
 
-def _require_past(run: Path, cutoff: datetime) -> None:
+def require_past(run: Path, cutoff: datetime) -> None:
+    """Refuse (``PRI040``) a run that saw labels from the cut-off on."""
     fitted = read_manifest(run, step="finetune", fix="advprior finetune --tables TABLES --out RUN")
     read_manifest(run / "onnx", step="export", fix=f"advprior export {run}")
     if datetime.fromisoformat(fitted["facts"]["model_cutoff"]) > cutoff:
@@ -154,6 +160,7 @@ def _measure(
     profile_only: int,
     replicates: int,
     seed: int,
+    users: int | None,
     device: str,
     threads: int | None,
 ) -> dict[str, Any]:
@@ -170,8 +177,9 @@ def _measure(
     loaded = load_tables(tables, USERS, ADVERTISERS, EVENTS)
     catalog = Catalog.from_table(loaded[ADVERTISERS])
     histories = build_histories(loaded[USERS], loaded[EVENTS], catalog)
+    del loaded
     now, ahead, size = micros(cutoff), round(horizon.total_seconds() * 1_000_000), len(catalog)
-    past = histories.before(now)
+    past = histories.before(now)  # all that anything below is fitted on or scored from
     # labels to fit on end at T; where the data before T is shorter than two horizons, half of it is history
     back = min(ahead, int(now - past.time.min()) // 2) if len(past.time) else 1
     then = now - back
@@ -181,7 +189,7 @@ def _measure(
     def terms_at(moment: int) -> Terms:
         return Terms(histories.before(moment), moment, size, seed)
 
-    main = ask(histories, now, ahead, back, terms_at, size, seed)
+    main = ask(histories, now, ahead, back, terms_at, size, seed, users=users)
     if main is None:
         raise AdvpriorError(
             "PRI041", "nobody can be asked, or fitted on", where=f"{tables}/events.parquet",
@@ -190,7 +198,7 @@ def _measure(
         )  # fmt: skip
     beside = None
     if profile_only:
-        beside = ask(histories, now, ahead, back, terms_at, size, seed, profile_only=profile_only)
+        beside = ask(histories, now, ahead, back, terms_at, size, seed, profile_only=profile_only, users=users)
     people = [main] if beside is None else [main, beside]
 
     about_runs: dict[str, Any] = {}
@@ -198,11 +206,13 @@ def _measure(
     for group in groups:
         about_runs[group.name] = []
         for i in group.members:
-            scorer, facts = _open(runs[i], catalog, tables, device, threads)
-            weigher, seen = _open(earlier[i], catalog, tables, device, threads) if earlier else (scorer, facts)
+            scorer, facts = open_run(runs[i], catalog, tables, device, threads)
+            weigher, seen = open_run(earlier[i], catalog, tables, device, threads) if earlier else (scorer, facts)
             for asked in people:
-                asked.arms.setdefault(group.name, []).append(_score(scorer, past, asked.labels, now, group.name))
-                asked.first.setdefault(group.name, []).append(_score(weigher, before, asked.early, then, group.name))
+                asked.arms.setdefault(group.name, []).append(score_labels(scorer, past, asked.labels, now, group.name))
+                asked.first.setdefault(group.name, []).append(
+                    score_labels(weigher, before, asked.early, then, group.name)
+                )
             if micros(datetime.fromisoformat(seen["model_cutoff"])) > then and group.name not in optimistic:
                 optimistic.append(group.name)
             if facts["uses_llm"]:
@@ -248,7 +258,10 @@ def _measure(
     return {"arms": overall(rows), "comparisons": comparisons, "segments": rows, "about": about}
 
 
-def _open(run: Path, catalog: Catalog, tables: Path, device: str, threads: int | None) -> tuple[Scorer, dict[str, Any]]:
+def open_run(
+    run: Path, catalog: Catalog, tables: Path, device: str, threads: int | None
+) -> tuple[Scorer, dict[str, Any]]:
+    """An exported run's scorer, and what the provenance says of it; ``PRI002`` when its catalog is another."""
     from advprior.predictors.base import load_predictor
 
     predictor = load_predictor(run)
@@ -265,7 +278,7 @@ def _open(run: Path, catalog: Catalog, tables: Path, device: str, threads: int |
     return predictor.scorer(run / "onnx", device, threads), facts
 
 
-def _score(scorer: Scorer, past: Histories, labels: Labels, cutoff: int, name: str) -> Float:
+def score_labels(scorer: Scorer, past: Histories, labels: Labels, cutoff: int, name: str) -> Float:
     """Log-probs [P, N] of the labels' users; the scorer is given the past only."""
     import numpy as np
     from tqdm.auto import tqdm

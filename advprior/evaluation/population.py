@@ -56,7 +56,7 @@ def fitted_facts(asked: Population) -> dict[str, Any]:
 
 def ask(
     histories: Histories, now: int, ahead: int, back: int, terms_at: Callable[[int], Terms], size: int, seed: int,
-    *, profile_only: int | None = None,
+    *, profile_only: int | None = None, users: int | None = None,
 ) -> Population | None:  # fmt: skip
     """The users with an event before the cut-off, or those with a profile only, and their controls.
 
@@ -72,6 +72,8 @@ def ask(
         N; of what is drawn by lot.
     profile_only : int, optional
         At most this many users with a profile only, in place of those with a history.
+    users : int, optional
+        At most this many, drawn by lot, at every cut-off.
 
     Returns
     -------
@@ -83,6 +85,8 @@ def ask(
     if profile_only is not None:
         labels = labels.sample(profile_only, seed)
     fitted = min(MOST_FITTED if profile_only is None else profile_only, max(MOST_CELLS // size, 1000))
+    if users is not None:
+        labels, fitted = labels.sample(users, seed), min(users, MOST_FITTED)
     past = histories.before(now)
     windows: list[Window] = []
     for share in EARLIER:

@@ -67,10 +67,14 @@ class Labels:
         """At most ``most`` of the users, drawn without replacement."""
         if len(self) <= most:
             return self
-        kept = np.sort(np.random.default_rng(seed).choice(len(self), most, replace=False))
-        lengths = np.diff(self.offsets)[kept]
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        return Labels(self.user[kept], offsets, self.advertiser[np.isin(self.row, kept)])
+        kept = np.zeros(len(self), np.bool_)
+        kept[np.random.default_rng(seed).choice(len(self), most, replace=False)] = True
+        return self.keep(kept)
+
+    def keep(self, users: npt.NDArray[np.bool_]) -> Labels:
+        """The labels of those users only [P]."""
+        offsets = np.concatenate([[0], np.cumsum(np.diff(self.offsets)[users])]).astype(np.int64)
+        return Labels(self.user[users], offsets, self.advertiser[users[self.row]])
 
 
 def first_labels(histories: Histories, cutoff: int, horizon: int, *, profile_only: bool = False) -> Labels:

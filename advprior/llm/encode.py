@@ -10,7 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from advprior.llm.base import load_base
-from advprior.llm.train import forget
+from advprior.llm.modes import forget
 from advprior.predictors.base import Float
 
 BATCH_TOKENS = 2048

@@ -15,15 +15,24 @@ CELLS = 4_000_000  # of a matrix of counts filled at once
 
 
 def popularity(histories: Histories, cutoffs: Int, half_life: float, size: int) -> npt.NDArray[np.float64]:
-    """Decayed purchases of everyone [len(cutoffs), size], strictly before each cut-off."""
+    """Decayed purchases of everyone [len(cutoffs), size], strictly before each cut-off, in any order.
+
+    One pass over events and sorted cut-offs: what counted at one cut-off decays to the next, and only the
+    events between the two are added. Exact to rounding; thousands of cut-offs cost no more than a few.
+    """
     order = np.argsort(histories.time, kind="stable")
     time, advertiser = histories.time[order], histories.advertiser[order]
-    out = np.zeros((len(cutoffs), size))
-    for i, cutoff in enumerate(cutoffs):
-        stop = np.searchsorted(time, cutoff, side="left")
-        weight = 0.5 ** ((cutoff - time[:stop]) / (half_life * DAY))
-        out[i] = np.bincount(advertiser[:stop], weights=weight, minlength=size)
-    return out
+    moments, index = np.unique(cutoffs, return_inverse=True)
+    stops = np.searchsorted(time, moments, side="left")
+    out = np.zeros((len(moments), size))
+    counted, start, last = np.zeros(size), 0, 0
+    for i, (moment, stop) in enumerate(zip(moments, stops, strict=True)):
+        counted *= 0.5 ** ((moment - last) / (half_life * DAY)) if i else 1.0
+        if stop > start:
+            weight = 0.5 ** ((moment - time[start:stop]) / (half_life * DAY))
+            counted += np.bincount(advertiser[start:stop], weights=weight, minlength=size)
+        out[i], start, last = counted, stop, moment
+    return out[index]
 
 
 class PopularityCache:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,8 @@ def export_sequence(
     axes |= {name: {0: "batch", 1: "points"} for name in INPUTS[5:]}
     example = _case(rng, 3, 7, 2, size, vocabulary)
     with quiet():
+        # the network is small and traced: the newer exporter would need another package and minutes
+        warnings.filterwarnings("ignore", message="You are using the legacy", category=DeprecationWarning)
         torch.onnx.export(
             network, tuple(as_tensors(example).values()), str(out / "model.onnx"), input_names=list(INPUTS),
             output_names=["log_probs"], dynamic_axes=axes, opset_version=17, dynamo=False,

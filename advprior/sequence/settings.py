@@ -39,9 +39,9 @@ class OffsetSettings(_Strict):
 class FitSettings(_Strict):
     """How the network is fitted."""
 
-    epochs: int = Field(default=6, ge=1)
-    batch_tokens: int = Field(default=4096, ge=16)
-    lr: float = Field(default=5e-4, gt=0)
+    epochs: int = Field(default=8, ge=1)
+    batch_tokens: int = Field(default=1024, ge=16)
+    lr: float = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
     recency_half_life_days: float | None = Field(default=500.0, gt=0)
     gap_power: float = Field(default=0.5, ge=0)

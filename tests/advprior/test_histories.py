@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from advprior.catalog import Catalog
 from advprior.histories import Histories, build_histories, profile_text, recode
-from advprior.targets import dense, next_advertisers, quality
+from advprior.targets import dense, first_occasion, next_advertisers, quality
 from feature_repo.errors import AdvpriorError
 from tests.tiny import tiny_tables
 
@@ -38,9 +40,21 @@ def test_targets_equal_a_loop(events: list, horizon: int, points: list) -> None:
     user = np.asarray([u % len(events) for u, _ in points], np.int64)
     after = np.asarray([t for _, t in points], np.int64)
     offsets, advertiser = next_advertisers(histories, user, after, horizon)
+    first_offsets, first = next_advertisers(histories, user, after, first_occasion(histories, user, after, horizon))
     for p in range(len(points)):
-        expected = sorted({a for t, a in events[user[p]] if after[p] < t <= after[p] + horizon})
-        assert advertiser[offsets[p] : offsets[p + 1]].tolist() == expected
+        within = [(t, a) for t, a in events[user[p]] if after[p] < t <= after[p] + horizon]
+        assert advertiser[offsets[p] : offsets[p + 1]].tolist() == sorted({a for _, a in within})
+        expected = sorted({a for t, a in within if t == min(within)[0]})
+        assert first[first_offsets[p] : first_offsets[p + 1]].tolist() == expected
+
+
+def test_first_targets_by_hand() -> None:
+    """Two at the same first time share; what comes later in the horizon does not count; nothing is nothing."""
+    histories = histories_of([[(1, 0), (5, 3), (5, 1), (6, 2)]])
+    user = np.zeros(4, np.int64)
+    after = np.asarray([1, 5, 6, 0])
+    offsets, first = next_advertisers(histories, user, after, first_occasion(histories, user, after, 7))
+    assert [first[a:b].tolist() for a, b in pairwise(offsets)] == [[1, 3], [2], [], [0]]
 
 
 def test_many_users_over_many_years() -> None:

@@ -18,12 +18,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from advprior.demo import RECORD, run_demo
+from advprior.demo import PREDICTED, RECORD, run_demo
 from advprior.project import lay_out
 from feature_repo.contract import (
     BASELINE_SERVICE,
     MATRIX_FILE,
-    PREDICTORS,
+    PLACEBO,
     TABLE_FILE,
     TABLES,
     prior_service,
@@ -34,6 +34,7 @@ from feature_repo.runs import MANIFEST, read_manifest
 from tests.tiny import PLAN, tiny_tables
 from tests.tiny_llm import write_tiny_llm
 
+PUBLISHED = (*PREDICTED, PLACEBO)
 TRAINING_STACK = ["torch", "transformers", "optimum", "accelerate", "onnx", "gguf", "safetensors"]
 pytestmark = pytest.mark.timeout(900)
 
@@ -112,7 +113,8 @@ def chain(tmp_path_factory) -> Chain:
     lay_out(workspace)
     mapping = write_raw(folder / "raw")
     base = write_tiny_llm(folder / "base")
-    edit_config(workspace, "llm.yaml", base=str(base), layers=3, tuned_layers=1, training={"epochs": 1, "rank": 4})
+    edit_config(workspace, "llm.yaml", base=str(base), layers=3, tuned_layers=1, training={"epochs": 1, "rank": 4},
+                interests={"weight": 0.2})  # fmt: skip
     edit_config(workspace, "arms.yaml", ranker={"max_rounds": 20, "patience": 5, "min_data_in_leaf": 5, "threads": 1})
     build = ("data", "check", "--mapping", str(mapping), "--out", str(workspace / "tables"))
     return Chain(workspace, build, run_demo(workspace, "40", 0, build=build))
@@ -129,7 +131,7 @@ def test_every_step_did_its_work_and_the_verdict_is_there(chain):
     assert record["verdict"].partition(":")[0] in html.unescape(report.read_text())
 
 
-@pytest.mark.parametrize("predictor", PREDICTORS)
+@pytest.mark.parametrize("predictor", PUBLISHED)
 def test_priors_are_distributions(chain, predictor):
     view = chain.repo / "data" / prior_view(predictor)
     log_probs = np.load(view / MATRIX_FILE)
@@ -149,6 +151,18 @@ def test_frame_has_every_impression_after_the_cutoff_once(chain):
     assert sorted(frame["impression_id"]) == sorted(expected)
 
 
+def test_interests_reach_the_ranker(chain):
+    """Of the LLM and its placebo alone, and different for the two."""
+    frame = pd.read_parquet(chain.workspace / "frame" / "frame.parquet")
+    assert {c for c in frame if "interest" in c} == {
+        "prior_llm_interest_log_prob", "prior_placebo_interest_log_prob"
+    }  # fmt: skip
+    there = frame.prior_llm_interest_log_prob.notna()
+    assert (there == frame.prior_llm_log_prob.notna()).all()
+    assert (frame.prior_llm_interest_log_prob[there] < 0).all()
+    assert (frame.prior_llm_interest_log_prob != frame.prior_placebo_interest_log_prob).mean() > 0.5
+
+
 def test_second_run_reuses_everything(chain):
     before = chain.manifests()
     record = chain.again()
@@ -163,7 +177,7 @@ def test_second_run_reuses_everything(chain):
 
 
 @pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")  # ibis 12 on duckdb 2
-@pytest.mark.parametrize("service", [BASELINE_SERVICE, *map(prior_service, PREDICTORS)])
+@pytest.mark.parametrize("service", [BASELINE_SERVICE, *map(prior_service, PUBLISHED)])
 def test_online_read_equals_offline(chain, service):
     from feast import FeatureStore
 

@@ -292,3 +292,11 @@ def test_a_result_reads_as_markdown_and_as_frames(result: dict) -> None:
             assert line.endswith("|")
     assert frame(result)["name"].tolist() == arms
     assert len(frame(result, "comparisons")) == len(result["comparisons"])
+
+
+def test_a_sample_of_users_is_the_same_for_every_arm(folder: Path, result: dict) -> None:
+    runs = [folder / "popularity"]
+    small, _ = evaluate(runs, folder / "tables", CUTOFF, horizon=WEEKS, replicates=20, users=7, device="cpu")
+    assert {row["users"] for row in small["arms"]} == {7}
+    assert small["about"]["config"]["asked"] == 7
+    assert result["arms"][0]["users"] > 7

@@ -46,7 +46,14 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
     write_tiny(folder / "tables")
     base = write_tiny_llm(folder / "base")
     result = Fitted(folder)
-    for kind, raw in {"llm": llm_settings(base), "popularity": {}, "neighbours": {}}.items():
+    small = {"network": {"width": 8, "context": 16}, "training": {"epochs": 1, "points_a_history": 4}}
+    encoder = {"base": str(base), "layers": 2}
+    settings = {
+        "llm": llm_settings(base), "popularity": {}, "neighbours": {}, "sasrec": small,
+        "hybrid": {**small, "encoder": {**encoder, "components": 4}}, "text": {**encoder, "components": 2},
+        "zero_shot": {"base": str(base)},
+    }  # fmt: skip
+    for kind, raw in settings.items():
         assert finetune(result.tables, result.model(kind), kind, predictor_class(kind).settings(raw))
         export(result.model(kind))
     return result
