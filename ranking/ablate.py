@@ -28,6 +28,7 @@ from ranking.checks import check_same_test_rows, enforce
 from ranking.lift import OVERALL, Lifts, as_lifts, paired_bootstrap
 from ranking.metrics import DEFAULT_METRICS, MORE_METRICS, Auc, Floats, Rows, calibration_curve
 from ranking.ranker import Encoder, Ranker, importance_by_group, prepare
+from ranking.segments import SEGMENT_PREFIX, segments_of
 from ranking.verdict import Verdict, judge, segment_label, with_interval
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ STEP = "rank ablate"
 ABLATION_FILE = "ablation.json"
 PREDICTIONS_FILE = "predictions.parquet"
 FRAME_FILE = "frame.parquet"
-SEGMENT_PREFIX = "segment_"
 SPLITS = ("train", "valid", "test")
 FRAME_FIX = "advprior rank frame --tables TABLES --repo FEATURE_REPO --out FRAME"
 _TOP_FEATURES = 20
@@ -252,6 +252,7 @@ def ablate(
     at = {name: np.flatnonzero((frame["split"] == name).to_numpy()) for name in SPLITS}
     encoder = Encoder.fit(frame.iloc[at["train"]], columns)
     matrix = encoder.encode(frame)
+    segments = segments_of(frame.iloc[at["test"]])
     frame.drop(columns=feature_columns(names), inplace=True)  # noqa: PD002 a copy would double the memory
     label = frame[LABEL].to_numpy(np.int8)
     place = {name: i for i, name in enumerate(columns)}
@@ -261,7 +262,6 @@ def ablate(
     per_arm: dict[str, dict[str, Any]] = {}
     digests: dict[str, str] = {}
     test = frame.iloc[at["test"]]
-    segments = _segments(test)
     codes = {
         name: (
             np.unique(frame[USER_ID].iloc[rows].astype(str), return_inverse=True)[1],
@@ -333,9 +333,9 @@ def ablate(
         "peak_memory_mb": round(peak_memory_mb()),
         "frame_facts": dict(facts or {}),
     }
-    predictions = test[[IMPRESSION_ID, USER_ID, SLATE_ID, LABEL, *(SEGMENT_PREFIX + s for s in segments)]].reset_index(
-        drop=True
-    )
+    predictions = test[[IMPRESSION_ID, USER_ID, SLATE_ID, LABEL]].reset_index(drop=True)
+    for name, mask in segments.items():
+        predictions[SEGMENT_PREFIX + name] = mask
     for name, of_arm in scores.items():
         predictions[name] = np.mean(of_arm, axis=0).astype(np.float32)
     return AblationResult(arms, lifts, verdict, best_control, table, about), predictions
@@ -357,13 +357,6 @@ def run_ablation(
     result.save(out)
     write_parquet(predictions, Path(out) / PREDICTIONS_FILE)
     return result, left_out
-
-
-def _segments(test: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:
-    """Masks of the frame's segment columns, prefix removed."""
-    return {
-        c.removeprefix(SEGMENT_PREFIX): test[c].to_numpy(bool) for c in test.columns if c.startswith(SEGMENT_PREFIX)
-    }
 
 
 def _values(

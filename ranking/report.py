@@ -93,6 +93,7 @@ def render(result: AblationResult, manifest: Mapping[str, Any], predictors: Mapp
         lifts=[_lifts(result, segment) for segment in result.segments],
         lift_metrics=[m.label for m in DEFAULT_METRICS],
         comparisons=len(result.lifts),
+        power=_power(result),
         best_control="" if result.best_control is None else result.arms.find(result.best_control).label,
         calibration=plots.svg_uri(plots.calibration(result)),
         importance=plots.svg_uri(plots.importance(result, treatment.name)),
@@ -155,6 +156,24 @@ def _lifts(result: AblationResult, segment: str) -> dict[str, Any]:
         rows.append({"label": name, "cells": cells})
     counts = result.about["segments"][segment]
     return {"label": f"{segment_label(segment)} ({counts['positives']:,} positives)", "rows": rows}
+
+
+def _power(result: AblationResult) -> list[dict[str, Any]]:
+    """Each lift of the verdict's metric beside what the data could have shown, and what is left of it among many."""
+    baseline = result.arms.baseline.name
+    return [
+        {
+            "label": f"{_short(result.arms.find(lift.arm))}, {segment_label(lift.segment)[:1].lower()}"
+            f"{segment_label(lift.segment)[1:]}",
+            "lift": _cell(lift),
+            "joint": f"[{signed(lift.adjusted_low)}, {signed(lift.adjusted_high)}]",
+            "p": f"{lift.p:.3f}",
+            "p_adjusted": f"{lift.p_adjusted:.3f}",
+            "detectable": f"{lift.detectable:.4f}",
+        }
+        for lift in result.lifts
+        if lift.metric == Auc.name and lift.baseline == baseline and isfinite(lift.difference) and lift.error > 0
+    ]
 
 
 def _short(arm: Arm) -> str:

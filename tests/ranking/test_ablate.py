@@ -43,10 +43,10 @@ def test_without_a_signal_no_gain_is_claimed():
 def test_every_arm_metric_seed_and_segment_is_there(planted):
     result, predictions = planted
     test = result.measured[result.measured["split"] == "test"]
-    assert len(test) == 5 * 2 * 3 * 7  # arms, seeds, segments, metrics
+    assert len(test) == 5 * 2 * 3 * 8  # arms, seeds, segments, metrics
     assert test["value"].notna().all()
     assert result.segments == ["overall", "never_advertiser", "never_ad"]
-    assert len(result.lifts) == 3 * 4 * (4 + 3)  # segments, metrics, arms over baseline + llm over controls and placebo
+    assert len(result.lifts) == 3 * 5 * (4 + 3)  # segments, metrics, arms over baseline + llm over controls and placebo
     assert list(predictions.columns[:6]) == [
         "impression_id", "user_id", "slate_id", "label", "segment_never_advertiser", "segment_never_ad",
     ]  # fmt: skip
