@@ -11,6 +11,8 @@ _COMMANDS = {
     "frame": ("ranking.commands:frame", "The point-in-time training frame, joined by Feast."),
     "train": ("ranking.commands:train", "Train and save one ranker."),
     "ablate": ("ranking.commands:ablate", "Train every arm and measure its lift over the baseline."),
+    "towers": ("ranking.candidates.commands:towers", "Fit a two-tower model of users and ads."),
+    "candidates": ("ranking.candidates.commands:candidates", "Recall and concentration against the priors' quota."),
     "report": ("ranking.commands:report", "One HTML file: verdict, arms, segments, provenance."),
 }
 

@@ -238,7 +238,7 @@ def join_features(store: Any, refs: Sequence[str], entities: pd.DataFrame) -> Jo
     return Joined(joined, order)
 
 
-def _times(column: Any) -> npt.NDArray[Any]:
+def times(column: Any) -> npt.NDArray[Any]:
     """datetime64[us] of an Arrow time column, NaT for null."""
     import pyarrow as pa
 
@@ -247,7 +247,7 @@ def _times(column: Any) -> npt.NDArray[Any]:
     return filled.view("datetime64[us]")  # int64's minimum is NaT
 
 
-def _pointer(column: Any) -> Ints:
+def pointer(column: Any) -> Ints:
     """int64 of an Arrow column, −1 for null."""
     import pyarrow as pa
 
@@ -260,7 +260,7 @@ def _feature(column: Any, impression: npt.NDArray[Any]) -> Any:
     import pyarrow as pa
 
     if pa.types.is_timestamp(column.type):
-        age = (impression - _times(column)).astype("timedelta64[us]")
+        age = (impression - times(column)).astype("timedelta64[us]")
         days = age.astype(np.float64) / DAY_US
         days[np.isnat(age)] = np.nan
         return days.astype(np.float32)
@@ -430,16 +430,16 @@ def build_frame(tables: Path, repo: Path, predictors: Sequence[str], *, service:
     columns |= clock_columns(impression)
 
     found: list[checks.Finding | None] = [
-        checks.check_not_newer(view, _times(joined.pop(f"{view}__{SNAPSHOT}")), impression)
+        checks.check_not_newer(view, times(joined.pop(f"{view}__{SNAPSHOT}")), impression)
         for view in (USER_HISTORY_VIEW, AD_STATS_VIEW)
     ]
     columns |= history_columns(
-        repo, _pointer(joined.pop(f"{USER_HISTORY_VIEW}__{HISTORY_ROW}")), impressions[AD_ID], impression
+        repo, pointer(joined.pop(f"{USER_HISTORY_VIEW}__{HISTORY_ROW}")), impressions[AD_ID], impression
     )
     for predictor in predictors:
         view = prior_view(predictor)
-        rows, snapshot = _pointer(joined.pop(f"{view}__{PRIOR_ROW}")), _times(joined.pop(f"{view}__{SNAPSHOT}"))
-        found.append(checks.check_model_cutoff(predictor, _times(joined.pop(f"{view}__{MODEL_CUTOFF}")), impression))
+        rows, snapshot = pointer(joined.pop(f"{view}__{PRIOR_ROW}")), times(joined.pop(f"{view}__{SNAPSHOT}"))
+        found.append(checks.check_model_cutoff(predictor, times(joined.pop(f"{view}__{MODEL_CUTOFF}")), impression))
         found.append(checks.check_not_newer(view, snapshot, impression))
         mine, judged = prior_columns(repo, predictor, rows, snapshot, impressions[ADVERTISER_ID], impression)
         columns |= mine

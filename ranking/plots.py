@@ -18,6 +18,7 @@ from ranking.verdict import segment_label
 
 if TYPE_CHECKING:
     from ranking.ablate import AblationResult
+    from ranking.candidates.curve import CandidateCurve
 
 COLOURS = {"baseline": "#57606a", "control": "#0072b2", "treatment": "#d55e00", "placebo": "#8c959f"}
 _STYLE = {
@@ -139,3 +140,35 @@ def svg_uri(figure: Figure) -> str:
 
 def _level(result: AblationResult) -> str:
     return f"{100 * result.lifts[0].level:.0f} %" if result.lifts else "95 %"
+
+
+def candidate_curve(curve: CandidateCurve, width: float = 7.6) -> Figure:
+    """Gain in recall with its interval, and concentration of advertisers, against quota, on test requests.
+
+    Parameters
+    ----------
+    curve : CandidateCurve
+    width : float
+        Inches.
+    """
+    palette = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c959f")
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width, 3.4), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for i, (name, quota) in enumerate(curve.chosen.items()):
+            rows = curve.table[(curve.table["predictor"] == name) & (curve.table["split"] == "test")]
+            colour, x = palette[i % len(palette)], 100 * rows["quota"]
+            left.fill_between(x, rows["low"], rows["high"], color=colour, alpha=0.15, linewidth=0)
+            left.plot(x, rows["gain"], "o-", color=colour, markersize=3.5, linewidth=1.4, label=name)
+            right.plot(x, rows["hhi"], "o-", color=colour, markersize=3.5, linewidth=1.4, label=name)
+            at = rows[rows["quota"] == quota]
+            left.plot(100 * at["quota"], at["gain"], "o", color=colour, markersize=9, fillstyle="none")
+        left.axhline(0, color="#24292f", linewidth=0.9)
+        left.set_title(f"Change in recall@{curve.about['k']}")
+        right.set_title("Concentration of advertisers (HHI)")
+        for ax in (left, right):
+            ax.set_xlabel("Quota: % of slots for predicted advertisers")
+        left.legend(
+            frameon=False, title="Priors of (ring: chosen on validation)", loc="best", fontsize=8, title_fontsize=8
+        )
+        return figure
