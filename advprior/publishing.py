@@ -6,6 +6,7 @@ ones whole. A placebo is the same priors with users shuffled, for a test that mu
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,8 +57,12 @@ def publish(priors: Path, repo: Path, *, name: str | None = None, seed: int = 0,
             expected="a folder made by `advprior init`", fix="advprior init DIR, then --repo DIR/feature_repo",
         )  # fmt: skip
     name = name or str(scored["facts"]["predictor"])
-    if name not in PREDICTORS:
-        raise AdvpriorError("PRI003", f"no prior is named {name!r}", expected=", ".join(PREDICTORS))
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise AdvpriorError(
+            "PRI003",
+            f"no prior can be named {name!r}",
+            expected=f"small letters, digits, _: {', '.join(PREDICTORS)}, …",
+        )
     view = prior_view(name)
     config = {"view": view, **({"shuffle_seed": seed} if name == PLACEBO else {})}
     inputs = {"priors": manifest_digest(priors)}

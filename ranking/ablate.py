@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 STEP = "rank ablate"
 ABLATION_FILE = "ablation.json"
 PREDICTIONS_FILE = "predictions.parquet"
+SEEDS_FILE = "seeds.parquet"  # the same rows' scores of each single ranker, as ``<arm>.<seed>``
 FRAME_FILE = "frame.parquet"
 SPLITS = ("train", "valid", "test")
 FRAME_FIX = "advprior rank frame --tables TABLES --repo FEATURE_REPO --out FRAME"
@@ -61,6 +62,8 @@ class AblationResult:
         Every metric of every ranker: columns arm, seed, split, segment, metric, value.
     about : dict
         Splits, segments, importance, calibration, provenance.
+    scores : dict of str to list of array
+        Test probabilities of each arm, one array per seed; only where the ablation was just run.
     """
 
     arms: Arms
@@ -69,6 +72,7 @@ class AblationResult:
     best_control: str | None
     measured: pd.DataFrame
     about: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, list[Floats]] = field(default_factory=dict, repr=False)
 
     def frame(self) -> pd.DataFrame:
         """Lifts, one row per arm, baseline, metric and segment."""
@@ -174,25 +178,15 @@ def load_frame(folder: Path) -> pd.DataFrame:
     return frame
 
 
-def usable_arms(arms: Arms, columns: Sequence[str], *, strict: bool) -> tuple[Arms, dict[str, str]]:
-    """The arms that a frame can feed, and what the others lack.
-
-    Parameters
-    ----------
-    strict : bool
-        Refuse instead of leaving arms out: for a file that the user named.
+def usable_arms(arms: Arms, columns: Sequence[str], asked: Sequence[str] = ()) -> tuple[Arms, dict[str, str]]:
+    """The arms that a frame can feed, and what the others lack (`ranking.arms.with_available`).
 
     Raises
     ------
     AdvpriorError
-        ``RNK022`` when an arm's columns are missing; ``RNK028`` when no treatment is left to measure.
+        ``RNK021``, ``RNK022``; ``RNK028`` when no treatment is left to measure.
     """
-    if strict:
-        for arm in arms.arms:
-            arm_features(arm, columns)
-        kept, left_out = arms, dict[str, str]()
-    else:
-        kept, left_out = with_available(arms, columns)
+    kept, left_out = with_available(arms, columns, asked)
     if not kept.of_role("treatment"):
         raise AdvpriorError(
             "RNK028", "there is no treatment to measure", found=f"arms {', '.join(arm.name for arm in kept.arms)}",
@@ -282,13 +276,14 @@ def ablate(
             label[at["train"]],
             part["valid"],
             label[at["valid"]],
-            arms.ranker,
+            arms.config_of(arm),
+            (frame[SLATE_ID].to_numpy()[at["train"]], frame[SLATE_ID].to_numpy()[at["valid"]]),
         )
         importance, rounds = np.zeros(len(features)), []
         scores[arm.name] = []
         for seed in range(seeds):
             bar.set_postfix_str(f"{arm.name}, seed {seed}")
-            ranker = Ranker(arm.service, features, arms.ranker, seed).fit_prepared(prepared)
+            ranker = Ranker(arm.service, features, arms.config_of(arm), seed).fit_prepared(prepared)
             importance += np.array(list(ranker.importance().values())) / seeds
             rounds.append(ranker.rounds)
             valid, tested = ranker.predict_matrix(part["valid"]), ranker.predict_matrix(part["test"])
@@ -338,15 +333,15 @@ def ablate(
         predictions[SEGMENT_PREFIX + name] = mask
     for name, of_arm in scores.items():
         predictions[name] = np.mean(of_arm, axis=0).astype(np.float32)
-    return AblationResult(arms, lifts, verdict, best_control, table, about), predictions
+    return AblationResult(arms, lifts, verdict, best_control, table, about, scores), predictions
 
 
 def run_ablation(
-    frame_folder: Path, out: Path, arms: Arms, *, strict: bool, seeds: int, replicates: int
+    frame_folder: Path, out: Path, arms: Arms, *, asked: Sequence[str] = (), seeds: int, replicates: int
 ) -> tuple[AblationResult, dict[str, str]]:
-    """Ablate the frame of a run folder and write ``ablation.json`` and ``predictions.parquet`` into ``out``."""
+    """Ablate the frame of a run folder; write ``ablation.json``, ``predictions.parquet`` and ``seeds.parquet``."""
     frame = load_frame(frame_folder)
-    kept, left_out = usable_arms(arms, list(frame.columns), strict=strict)
+    kept, left_out = usable_arms(arms, list(frame.columns), asked)
     manifest = read_manifest(frame_folder)
     result, predictions = ablate(frame, kept, seeds=seeds, replicates=replicates, facts=manifest["facts"])
     result.about["left_out"] = left_out
@@ -356,6 +351,12 @@ def run_ablation(
     }
     result.save(out)
     write_parquet(predictions, Path(out) / PREDICTIONS_FILE)
+    by_seed = {
+        f"{arm}.{seed}": score.astype(np.float32)
+        for arm, of_arm in result.scores.items()
+        for seed, score in enumerate(of_arm)
+    }
+    write_parquet(predictions[[IMPRESSION_ID]].assign(**by_seed), Path(out) / SEEDS_FILE)
     return result, left_out
 
 
@@ -407,6 +408,30 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _without_nan(inner) for key, inner in value.items()}
     return [_without_nan(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def load_seeds(folder: Path) -> tuple[pd.DataFrame, dict[str, list[Floats]]]:
+    """Test rows of a finished ablation, and each arm's scores by seed, in the same order.
+
+    Raises
+    ------
+    AdvpriorError
+        ``RUN001`` … ``RUN003``, ``DAT001``, ``DAT002``; ``RNK006`` when the two files are of different rows.
+    """
+    fix = "advprior rank ablate --frame FRAME --out ABLATION --force"
+    read_manifest(folder, step=STEP, fix=fix)
+    rows = read_parquet(Path(folder) / PREDICTIONS_FILE, fix=fix)
+    by_seed = read_parquet(Path(folder) / SEEDS_FILE, fix=fix)
+    digests = {
+        name: row_digest(table[IMPRESSION_ID].to_numpy(), np.zeros(0))
+        for name, table in ((PREDICTIONS_FILE, rows), (SEEDS_FILE, by_seed))
+    }
+    enforce([check_same_test_rows(digests)], str(folder))
+    scores: dict[str, list[Floats]] = {}
+    for column in by_seed.columns:
+        if "." in str(column):
+            scores.setdefault(str(column).split(".")[0], []).append(by_seed[column].to_numpy(np.float64))
+    return rows, scores
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:

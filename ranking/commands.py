@@ -48,8 +48,11 @@ def features(tables: Path, repo: Path, force: bool) -> None:
 @repo_option
 @click.option("--out", type=_FOLDER, required=True, help="Where the frame goes.")
 @click.option("--predictors", default=None, help="Whose priors to join, comma-separated. Default: those published.")
+@click.option(
+    "--stale", "stale_text", default="", help="Also the priors of so many weeks ago, such as 1,4,12, of the first one."
+)
 @force_option
-def frame(tables: Path, repo: Path, out: Path, predictors: str | None, force: bool) -> None:
+def frame(tables: Path, repo: Path, out: Path, predictors: str | None, stale_text: str, force: bool) -> None:
     """Join every impression with what was known before it, through Feast, and check for leaks.
 
     Needs `feast -c REPO apply` after publishing. Codes of the leak checks: docs/checks.md.
@@ -63,7 +66,8 @@ def frame(tables: Path, repo: Path, out: Path, predictors: str | None, force: bo
     views = [*BASELINE_VIEWS, *map(prior_view, names)]
     inputs = {"tables": manifest_digest(tables), **{v: manifest_digest(view_folder(repo, v)) for v in views}}
     # the registry holds the services: a feature added to one must give a new frame
-    config = {"predictors": names, "definitions": _definitions_digest(repo)}
+    stale = _weeks(stale_text)
+    config = {"predictors": names, "definitions": _definitions_digest(repo), **({"stale": stale} if stale else {})}
     key = run_key("rank frame", config, inputs, FRAME_VERSION)
     if not force and is_current(out, key):
         click.echo(f"rank frame: unchanged, reused {out}")
@@ -72,7 +76,7 @@ def frame(tables: Path, repo: Path, out: Path, predictors: str | None, force: bo
     from ranking.frame import FRAME_FILE, build_frame
 
     with new_run(out, "rank frame", config=config, inputs=inputs, key=key) as run:
-        result = build_frame(tables, repo, names)
+        result = build_frame(tables, repo, names, stale=stale)
         write_parquet(result.frame, run.path / FRAME_FILE)
         run.facts.update(result.facts)
     facts = result.facts
@@ -95,6 +99,19 @@ def _predictors(text: str) -> list[str]:
     return names
 
 
+def _weeks(text: str) -> list[int]:
+    """Whole weeks of a comma-separated option."""
+    try:
+        weeks = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        weeks = [0]
+    if any(week < 1 for week in weeks):
+        raise AdvpriorError(
+            "CFG001", "weeks are whole numbers from 1 on", where="--stale", found=text, expected="1,4,12"
+        )
+    return sorted(set(weeks))
+
+
 def _definitions_digest(repo: Path) -> str:
     """Digest of what was applied: the definitions and the store's configuration."""
     from feature_repo.runs import digest, sha256_file
@@ -103,7 +120,7 @@ def _definitions_digest(repo: Path) -> str:
     return digest({path.name: sha256_file(path) for path in files})
 
 
-TRAIN_VERSION = ABLATE_VERSION = REPORT_VERSION = 1
+TRAIN_VERSION = ABLATE_VERSION = REPORT_VERSION = 2
 _FRAME_FIX = "advprior rank frame --tables TABLES --repo FEATURE_REPO --out FRAME"
 _ABLATE_FIX = "advprior rank ablate --frame FRAME --out ABLATION"
 _ARMS_FILE = click.Path(path_type=Path, dir_okay=False)
@@ -131,7 +148,7 @@ def train(frame_folder: Path, service: str, out: Path, arms_file: Path | None, s
     read_manifest(frame_folder, step="rank frame", fix=_FRAME_FIX)
     arms = load_arms(arms_file)
     arm = arms.find(service)
-    config = {"arm": arm.model_dump(mode="json"), "ranker": arms.ranker.model_dump(), "seed": seed}
+    config = {"arm": arm.model_dump(mode="json"), "ranker": arms.config_of(arm).model_dump(), "seed": seed}
     inputs = {"frame": manifest_digest(frame_folder)}
     key = run_key("rank train", config, inputs, TRAIN_VERSION)
     if not force and is_current(out, key):
@@ -140,7 +157,7 @@ def train(frame_folder: Path, service: str, out: Path, arms_file: Path | None, s
     from ranking.training import train_arm
 
     with new_run(out, "rank train", config=config, inputs=inputs, key=key) as run:
-        run.facts.update(train_arm(frame_folder, arm, arms.ranker, seed, run.path))
+        run.facts.update(train_arm(frame_folder, arm, arms.config_of(arm), seed, run.path))
     facts = run.facts
     click.echo(
         f"rank train: {arm.service}, {facts['features']} features, {facts['rounds']} rounds, "
@@ -152,14 +169,20 @@ def train(frame_folder: Path, service: str, out: Path, arms_file: Path | None, s
 @frame_option
 @click.option("--out", type=_FOLDER, required=True, help="Where the ablation goes.")
 @arms_option
+@click.option(
+    "--arm", "asked", multiple=True, help="Measure this arm (an optional one too) and the baseline only. Repeatable."
+)
 @click.option("--seeds", type=click.IntRange(1), default=2, show_default=True, help="Rankers per arm.")
 @click.option("--replicates", type=click.IntRange(20), default=1000, show_default=True, help="Resamplings of users.")
 @force_option
-def ablate(frame_folder: Path, out: Path, arms_file: Path | None, seeds: int, replicates: int, force: bool) -> None:
+def ablate(
+    frame_folder: Path, out: Path, arms_file: Path | None, asked: tuple[str, ...], seeds: int, replicates: int,
+    force: bool,
+) -> None:  # fmt: skip
     """Train every arm on the same rows and measure its lift over the baseline.
 
-    Intervals are a paired bootstrap over users, with the noise of training in them. Arms of the package's own file
-    whose priors are not in the frame are left out, and named.
+    Intervals are a paired bootstrap over users, with the noise of training in them. Arms whose priors are not in the
+    frame are left out, and named; those asked for with --arm must be there.
     """
     from ranking.arms import load_arms
 
@@ -169,7 +192,7 @@ def ablate(frame_folder: Path, out: Path, arms_file: Path | None, seeds: int, re
         "arms": arms.model_dump(mode="json"),
         "seeds": seeds,
         "replicates": replicates,
-        "own": arms_file is not None,
+        "asked": sorted(asked),
     }
     inputs = {"frame": manifest_digest(frame_folder)}
     key = run_key("rank ablate", config, inputs, ABLATE_VERSION)
@@ -179,9 +202,7 @@ def ablate(frame_folder: Path, out: Path, arms_file: Path | None, seeds: int, re
     from ranking.ablate import run_ablation
 
     with new_run(out, "rank ablate", config=config, inputs=inputs, key=key) as run:
-        result, left_out = run_ablation(
-            frame_folder, run.path, arms, strict=arms_file is not None, seeds=seeds, replicates=replicates
-        )
+        result, left_out = run_ablation(frame_folder, run.path, arms, asked=asked, seeds=seeds, replicates=replicates)
         worth = result.best_control if result.verdict.kind == "win_not_over_control" else None
         run.facts.update(
             verdict=result.verdict.sentence,

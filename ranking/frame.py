@@ -50,6 +50,7 @@ from feature_repo.errors import AdvpriorError
 from feature_repo.runs import manifest_digest, read_manifest
 from feature_repo.tables import load_tables, load_time_plan
 from ranking import checks
+from ranking.arms import group_of
 from ranking.counts import DAY_US, CountsBefore, Ints, compact, micros, moment_us
 from ranking.gather import HISTORY_VALUES, TOP, PriorFiles, gather_history, gather_priors, mean_probability
 from ranking.history import LEVELS, history_files, load_history_ids
@@ -333,6 +334,35 @@ def prior_columns(
     return columns, found
 
 
+def stale_group(predictor: str, weeks: int) -> str:
+    """Prefix of what a predictor said some weeks before.
+
+    >>> stale_group("llm", 4)
+    'prior_stale4w_llm'
+    """
+    return f"{PRIOR_VIEW_PREFIX}stale{weeks}w_{predictor}"
+
+
+def stale_columns(
+    store: Any, repo: Path, predictor: str, weeks: int, impressions: pd.DataFrame
+) -> tuple[dict[str, Any], list[checks.Finding | None]]:
+    """A predictor's features as the store knew them ``weeks`` weeks before each impression.
+
+    What a ranker would read if scoring had stopped then. Impressions of the first weeks had no prior yet: missing.
+    """
+    view = prior_view(predictor)
+    time = impressions[TIMESTAMP]
+    entities = impressions[[IMPRESSION_ID, USER_ID]].assign(**{EVENT_TIMESTAMP: time - pd.Timedelta(weeks=weeks)})
+    names = [f"{view}:{name}" for name in (PRIOR_ROW, SNAPSHOT, MODEL_CUTOFF, "entropy")]
+    joined = join_features(store, names, entities)
+    impression = micros(time).view("datetime64[us]")
+    rows, snapshot = pointer(joined.pop(f"{view}__{PRIOR_ROW}")), times(joined.pop(f"{view}__{SNAPSHOT}"))
+    found = [checks.check_model_cutoff(predictor, times(joined.pop(f"{view}__{MODEL_CUTOFF}")), impression)]
+    columns, _ = prior_columns(repo, predictor, rows, snapshot, impressions[ADVERTISER_ID], impression)
+    columns[f"{view}_entropy"] = _feature(joined.pop(f"{view}__entropy"), impression)
+    return {stale_group(predictor, weeks) + name.removeprefix(view): c for name, c in columns.items()}, found
+
+
 def clock_columns(impression: npt.NDArray[Any]) -> dict[str, Any]:
     """When in the week and in the day (UTC) the impression was, as the baseline's own features.
 
@@ -353,16 +383,14 @@ def feature_groups(columns: Sequence[str]) -> dict[str, list[str]]:
     for name in columns:
         if name in KEYS:
             continue
-        if "__" in name:
-            group = name.split("__")[0]
-        else:
-            parts = name.split("_")
-            group = "_".join(parts[:2]) if parts[0] == "prior" else parts[0]
+        group = name.split("__")[0] if "__" in name else group_of(name)
         groups.setdefault(group, []).append(name)
     return groups
 
 
-def build_frame(tables: Path, repo: Path, predictors: Sequence[str], *, service: str = BASELINE_SERVICE) -> FrameResult:
+def build_frame(
+    tables: Path, repo: Path, predictors: Sequence[str], *, service: str = BASELINE_SERVICE, stale: Sequence[int] = ()
+) -> FrameResult:
     """The frame of every impression from ``finetune_end`` on.
 
     Parameters
@@ -375,6 +403,9 @@ def build_frame(tables: Path, repo: Path, predictors: Sequence[str], *, service:
         Whose priors to join, through their own services.
     service : str
         The baseline's service; whatever scalars it has become features.
+    stale : sequence of int
+        Weeks: what the first predictor said so long before each impression becomes features too, for arms that ask
+        what a prior is worth when it is old.
 
     Raises
     ------
@@ -445,6 +476,10 @@ def build_frame(tables: Path, repo: Path, predictors: Sequence[str], *, service:
         columns |= mine
         found += judged
     del joined
+    for weeks in stale if predictors else ():
+        mine, judged = stale_columns(store, repo, predictors[0], weeks, impressions)
+        columns |= mine
+        found += judged
     for view, digest in versions.items():
         if manifest_digest(view_folder(repo, view)) != digest:
             raise AdvpriorError(

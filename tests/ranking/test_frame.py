@@ -303,3 +303,23 @@ def test_commands_publish_once_and_reuse(tmp_path: Path, workspace: Workspace) -
     assert "unchanged" not in again.output
     with pytest.raises(AdvpriorError, match="CFG001"):
         run.invoke(frame_command, [*both, "--out", str(out), "--predictors", ","], catch_exceptions=False)
+
+
+def test_a_stale_prior_is_the_one_known_so_many_weeks_before(workspace: Workspace) -> None:
+    made = build_frame(*workspace, [LLM], stale=[1, 4]).frame
+    fresh, old = made["prior_llm_age_days"], made["prior_stale4w_llm_age_days"]
+    both = fresh.notna() & old.notna()
+    assert both.any()
+    assert np.allclose(old[both] - fresh[both], 28)
+    # the value is that of the same user's fresh row four weeks before, wherever such an impression was
+    published = pd.read_parquet(view_folder(workspace.repo, "prior_llm") / TABLE_FILE)
+    matrix = np.load(view_folder(workspace.repo, "prior_llm") / "log_probs.npy")
+    index = {f"a{i:02d}": i for i in range(matrix.shape[1])}
+    rows = made[both & made["advertiser_id"].astype(str).isin(index)].sample(20, random_state=0)
+    for row in rows.itertuples():
+        known = published[(published.user_id == row.user_id) & (published.event_timestamp <= row.timestamp - 28 * DAY)]
+        newest = known.sort_values("event_timestamp").iloc[-1]
+        assert row.prior_stale4w_llm_log_prob == matrix[newest.prior_row, index[row.advertiser_id]]
+    assert (made["prior_stale4w_llm_missing"][old.isna()] == 1).all()
+    assert made["prior_stale1w_llm_log_prob"].notna().sum() > made["prior_stale4w_llm_log_prob"].notna().sum()
+    assert feature_groups(list(made.columns))["prior_stale4w_llm"]
