@@ -13,6 +13,10 @@ _COMMANDS = {
     "ablate": ("ranking.commands:ablate", "Train every arm and measure its lift over the baseline."),
     "towers": ("ranking.candidates.commands:towers", "Fit a two-tower model of users and ads."),
     "candidates": ("ranking.candidates.commands:candidates", "Recall and concentration against the priors' quota."),
+    "two-by-two": (
+        "ranking.candidates.commands:two_by_two",
+        "Candidates with and without priors x ranker with and without.",
+    ),
     "report": ("ranking.commands:report", "One HTML file: verdict, arms, segments, provenance."),
 }
 

@@ -19,6 +19,7 @@ from ranking.verdict import segment_label
 if TYPE_CHECKING:
     from ranking.ablate import AblationResult
     from ranking.candidates.curve import CandidateCurve
+    from ranking.candidates.endtoend import TwoByTwo
 
 COLOURS = {"baseline": "#57606a", "control": "#0072b2", "treatment": "#d55e00", "placebo": "#8c959f"}
 _STYLE = {
@@ -171,4 +172,30 @@ def candidate_curve(curve: CandidateCurve, width: float = 7.6) -> Figure:
         left.legend(
             frameon=False, title="Priors of (ring: chosen on validation)", loc="best", fontsize=8, title_fontsize=8
         )
+        return figure
+
+
+def effects(result: TwoByTwo, width: float = 7.6) -> Figure:
+    """Effects of priors on conversions per slate, with intervals.
+
+    Parameters
+    ----------
+    result : TwoByTwo
+    width : float
+        Inches.
+    """
+    slots = result.about["slots"]
+    table = result.frame()
+    rows = table[table["metric"] == f"conversions_{slots}"].iloc[::-1]
+    low, high, middle = (rows[name].to_numpy(float) for name in ("low", "high", "difference"))
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width, 2.6), layout="constrained")
+        ax = figure.subplots()
+        ax.hlines(range(len(rows)), low, high, color=COLOURS["treatment"], linewidth=2.2)
+        ax.plot(middle, range(len(rows)), "o", color=COLOURS["treatment"], markersize=6)
+        ax.axvline(0, color="#24292f", linewidth=0.9)
+        ax.set_yticks(range(len(rows)), list(rows["effect"]))
+        ax.set_ylim(-0.6, len(rows) - 0.4)
+        ax.grid(axis="y", visible=False)
+        ax.set_xlabel(f"Change in conversions per slate at {slots} of {result.about['k']} candidates, 95 % interval")
         return figure

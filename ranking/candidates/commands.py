@@ -9,9 +9,19 @@ import click
 from feature_repo.contract import PREDICTORS, prior_view
 from feature_repo.runs import is_current, manifest_digest, new_run, read_manifest, run_key
 from feature_repo.tables import require_impressions
-from ranking.commands import _FOLDER, _TABLES_FIX, _predictors, force_option, repo_option, tables_option
+from ranking.commands import (
+    _ABLATE_FIX,
+    _FOLDER,
+    _FRAME_FIX,
+    _TABLES_FIX,
+    _predictors,
+    force_option,
+    frame_option,
+    repo_option,
+    tables_option,
+)
 
-TOWERS_VERSION = CANDIDATES_VERSION = 1
+TOWERS_VERSION = CANDIDATES_VERSION = TWO_BY_TWO_VERSION = 1
 
 towers_option = click.option("--towers", "towers_folder", type=_FOLDER, required=True, help="What `rank towers` wrote.")
 top_option = click.option(
@@ -110,3 +120,52 @@ def candidates(
     for name in names:
         click.echo(curve.sentence(name))
     click.echo(f"rank candidates: recall@{k} at {len(curve.table) // max(2 * len(names), 1)} quotas, in {out}")
+
+
+@click.command("two-by-two")
+@tables_option
+@frame_option
+@click.option("--ablation", type=_FOLDER, required=True, help="What `rank ablate` made of that frame.")
+@towers_option
+@click.option("--out", type=_FOLDER, required=True, help="Where the result goes.")
+@click.option("--arm", default="llm", show_default=True, help="Arm of the ablation whose priors are on trial.")
+@click.option("--k", type=click.IntRange(1), default=15, show_default=True, help="Candidates per slate.")
+@click.option("--slots", type=click.IntRange(1), default=5, show_default=True, help="Ads that the user sees.")
+@click.option("--replicates", type=click.IntRange(20), default=1000, show_default=True, help="Resamplings of users.")
+@force_option
+def two_by_two(
+    tables: Path, frame_folder: Path, ablation: Path, towers_folder: Path, out: Path, arm: str, k: int, slots: int,
+    replicates: int, force: bool,
+) -> None:  # fmt: skip
+    """Candidates with and without priors, ranked with and without: conversions per slate, end to end.
+
+    On the ads of each user's slate, of which the outcome is known: a re-ordering of shown ads, not a larger corpus.
+    """
+    from ranking.candidates.towers import FIX, STEP
+
+    read_manifest(tables, fix=_TABLES_FIX)
+    read_manifest(frame_folder, step="rank frame", fix=_FRAME_FIX)
+    read_manifest(ablation, step="rank ablate", fix=_ABLATE_FIX)
+    read_manifest(towers_folder, step=STEP, fix=FIX)
+    folders = {"tables": tables, "frame": frame_folder, "ablation": ablation, "towers": towers_folder}
+    inputs = {name: manifest_digest(folder) for name, folder in folders.items()}
+    config = {"arm": arm, "k": k, "slots": slots, "replicates": replicates}
+    key = run_key("rank two-by-two", config, inputs, TWO_BY_TWO_VERSION)
+    if not force and is_current(out, key):
+        click.echo(f"rank two-by-two: unchanged, reused {out}")
+        return
+    from ranking.candidates.endtoend import two_by_two as measure
+    from ranking.candidates.towers import Towers
+
+    with new_run(out, "rank two-by-two", config=config, inputs=inputs, key=key) as run:
+        result = measure(
+            tables, frame_folder, ablation, Towers.load(towers_folder), arm=arm, k=k, slots=slots, replicates=replicates
+        )
+        result.save(run.path)
+        run.facts.update(quota=result.about["quota"], effects=result.sentences())
+    click.echo("\n".join(result.sentences()))
+    found = result.about["among_candidates"]
+    click.echo(
+        f"rank two-by-two: quota {result.about['quota']:.0%} of {k} (from validation), {found['alone']:,} of "
+        f"{result.about['positives']:,} engaged ads among the candidates, {found['augmented']:,} with priors, in {out}"
+    )
