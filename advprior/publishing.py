@@ -87,7 +87,7 @@ def publish(priors: Path, repo: Path, *, name: str | None = None, seed: int = 0,
         _write_table(run.path, rows, matrix, source, scored)
         shutil.copyfile(priors / CATALOG_FILE, run.path / CATALOG_FILE)
         run.facts.update({k: v for k, v in scored["facts"].items() if k != "predictor"})
-        run.facts.update(predictor=name, source_predictor=scored["facts"]["predictor"])
+        run.facts.update(predictor=name, source_predictor=scored["facts"]["predictor"], score_seconds=scored["seconds"])
     publish_version(staged, link)
     return view
 

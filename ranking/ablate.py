@@ -19,16 +19,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from feature_repo.contract import IMPRESSION_ID, LABEL, SLATE_ID, USER_ID
+from feature_repo.contract import ADVERTISER_ID, IMPRESSION_ID, LABEL, SLATE_ID, USER_ID
 from feature_repo.errors import AdvpriorError
 from feature_repo.runs import MANIFEST, peak_memory_mb, read_manifest, write_json
 from feature_repo.tables import read_parquet, write_parquet
 from ranking.arms import Arms, arm_features, feature_columns, group_of, with_available
-from ranking.checks import check_same_test_rows, enforce
+from ranking.checks import Finding, check_placebo, check_same_test_rows, enforce
 from ranking.lift import OVERALL, Lifts, as_lifts, paired_bootstrap
 from ranking.metrics import DEFAULT_METRICS, MORE_METRICS, Auc, Floats, Rows, calibration_curve
 from ranking.ranker import Encoder, Ranker, importance_by_group, prepare
 from ranking.segments import SEGMENT_PREFIX, segments_of
+from ranking.value import value_at_loads
 from ranking.verdict import Verdict, judge, segment_label, with_interval
 
 if TYPE_CHECKING:
@@ -85,6 +86,11 @@ class AblationResult:
             index="arm", columns="metric", values="value", aggfunc="mean", sort=False, dropna=False
         )
         return wide.reindex(index=[arm.name for arm in self.arms.arms])
+
+    def value(self, load: int = 5) -> pd.DataFrame:
+        """Conversions per slate and concentration of advertisers at an ad load, one row per arm."""
+        rows = [row for row in self.about["value"] if row["load"] == load]
+        return pd.DataFrame(rows).set_index("arm")
 
     def plot(self) -> Figure:
         """Lift over the baseline with intervals, overall and by segment."""
@@ -324,6 +330,13 @@ def ablate(
         "groups": sorted({group_of(c) for c in columns}),
         "test_rows": next(iter(digests.values())),
         "settings": {"seeds": seeds, "replicates": replicates, "ranker": arms.ranker.model_dump()},
+        "value": value_at_loads(
+            test[SLATE_ID].to_numpy(),
+            test[LABEL],
+            pd.factorize(test[ADVERTISER_ID].astype(str))[0].astype(np.int64),
+            scores,
+        ),
+        "warnings": [finding.to_json() for finding in _warnings(lifts, arms)],
         "seconds": round(time.time() - started, 1),
         "peak_memory_mb": round(peak_memory_mb()),
         "frame_facts": dict(facts or {}),
@@ -374,6 +387,12 @@ def _values(
                 {"arm": arm, "seed": seed, "split": split, "segment": segment, "metric": metric.name, "value": value}
             )
     return out
+
+
+def _warnings(lifts: Lifts, arms: Arms) -> list[Finding]:
+    """What the result itself says against being trusted."""
+    placebos = [lifts.get(arm.name, arms.baseline.name, Auc.name) for arm in arms.of_role("placebo")]
+    return [finding for lift in placebos if (finding := check_placebo(lift.arm, lift.low, lift.high)) is not None]
 
 
 def _counts(rows: pd.DataFrame) -> dict[str, int]:

@@ -330,6 +330,7 @@ def prior_columns(
         checks.check_available_after_snapshot(view, table_snapshot.view("datetime64[us]"), available),
         checks.check_not_newer(view, _take_times(available, rows), impression),
         checks.check_prior_coverage(predictor, ~here),
+        checks.check_in_catalog(predictor, index >= 0),
     ]
     return columns, found
 
@@ -489,6 +490,10 @@ def build_frame(
                 fix="run the same command again",
             )
 
+    origin = {p: read_manifest(view_folder(repo, prior_view(p)))["facts"] for p in predictors}
+    found.append(
+        checks.check_one_catalog({p: str(f["catalog_version"]) for p, f in origin.items() if "catalog_version" in f})
+    )
     split, label = split_of(impressions[TIMESTAMP], plan), impressions[LABEL].to_numpy()
     found += [checks.check_splits_apart(split, impression), checks.check_enough_positives(split, label)]
     test = split == "test"
@@ -517,7 +522,7 @@ def build_frame(
         "views": versions,
         # what the report says of the data and of each prior's origin
         "data": read_manifest(tables)["facts"],
-        "priors": {p: read_manifest(view_folder(repo, prior_view(p)))["facts"] for p in predictors},
+        "priors": origin,
         "warnings": [finding.to_json() for finding in said],
     }
     return FrameResult(frame, said, facts)

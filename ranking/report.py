@@ -10,13 +10,14 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from feature_repo.contract import TimePlan
+from feature_repo.contract import PRIOR_VIEW_PREFIX, TimePlan
 from feature_repo.runs import read_manifest
 from ranking import plots
 from ranking.ablate import AblationResult
-from ranking.arms import Arm
+from ranking.arms import Arm, group_of
 from ranking.lift import Lift
-from ranking.metrics import DEFAULT_METRICS, MORE_METRICS, Auc
+from ranking.metrics import DEFAULT_METRICS, MORE_METRICS, Auc, Conversions
+from ranking.value import LOADS, scoring_price
 from ranking.verdict import digits_of, segment_label, signed
 
 REPORT_FILE = "report.html"
@@ -83,7 +84,9 @@ def render(result: AblationResult, manifest: Mapping[str, Any], predictors: Mapp
         test={"users": f"{about['splits']['test']['users']:,}"},
         replicates=f"{settings['replicates']:,}",
         seeds=settings["seeds"],
-        warnings=facts.get("warnings", []),
+        warnings=[*facts.get("warnings", []), *about.get("warnings", [])],
+        value=_value_rows(result, predictors),
+        loads=LOADS,
         data_note=_data_note(facts),
         counts=_counts(result),
         metrics=[m.label for m in (*DEFAULT_METRICS, *MORE_METRICS)],
@@ -174,6 +177,30 @@ def _power(result: AblationResult) -> list[dict[str, Any]]:
         for lift in result.lifts
         if lift.metric == Auc.name and lift.baseline == baseline and isfinite(lift.difference) and lift.error > 0
     ]
+
+
+def _value_rows(result: AblationResult, predictors: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Worth and price of each arm: conversions at ad loads, their concentration, lift, and what its prior costs."""
+    origin = result.about["frame_facts"].get("priors", {})
+    runs = {str(m["facts"].get("predictor")): m for m in predictors.values() if m.get("step") == "score"}
+    baseline, rows = result.arms.baseline.name, []
+    for arm in result.arms.arms if "value" in result.about else ():  # an older ablation has none
+        whose = [group_of(p).removeprefix(PRIOR_VIEW_PREFIX) for p in arm.adds if p.startswith(PRIOR_VIEW_PREFIX)]
+        prices = [scoring_price(origin.get(name, {}), runs.get(name)) for name in whose]
+        known = [price for price in prices if price is not None]
+        values = {row["load"]: row for row in result.about["value"] if row["arm"] == arm.name}
+        lift = None if arm.is_baseline else result.lifts.get(arm.name, baseline, Conversions().name)
+        rows.append(
+            {
+                "label": arm.label,
+                "conversions": [f"{1000 * values[load]['conversions']:,.1f}" for load in LOADS],
+                "change": None if lift is None else _cell(lift),
+                "hhi": f"{values[5]['hhi']:.4f}",
+                "auc": None if lift is None else _cell(result.lifts.get(arm.name, baseline, Auc.name)),
+                "price": "nothing" if not arm.adds else f"{sum(known):,.0f} s" if known else "not recorded",
+            }
+        )
+    return rows
 
 
 def _short(arm: Arm) -> str:

@@ -4,12 +4,14 @@ import json
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
 
 from feature_repo.errors import AdvpriorError
 from feature_repo.runs import new_run, run_key
+from ranking.ablate import AblationResult, load_seeds
 from ranking.arms import load_arms
 from ranking.cli import rank
 from ranking.ranker import Ranker
@@ -59,7 +61,12 @@ def test_report_is_whole_self_contained_and_escaped(workspace, tmp_path):
     root, done = workspace
     with new_run(tmp_path / "llm", "finetune", config={}, inputs={}, key=run_key("finetune", {}, {})) as run:
         run.facts.update(parity=2.5e-5, curve=[{"epoch": 1, "valid": 3.2}], note="<script>")
-    said = invoke("report", root / "ablation", "--out", tmp_path / "r", "--predictor-run", tmp_path / "llm")
+    with new_run(tmp_path / "priors", "score", config={}, inputs={}, key=run_key("score", {}, {})) as run:
+        run.facts.update(predictor="llm", rows=4)
+    manifest = json.loads((tmp_path / "priors" / "manifest.json").read_text()) | {"seconds": 0.02}
+    (tmp_path / "priors" / "manifest.json").write_text(json.dumps(manifest))
+    said = invoke("report", root / "ablation", "--out", tmp_path / "r", "--predictor-run", tmp_path / "llm",
+                  "--predictor-run", tmp_path / "priors")  # fmt: skip
     assert said.exit_code == 0, said.output
     html = (tmp_path / "r" / "report.html").read_text()
     page = Page()
@@ -77,7 +84,7 @@ def test_report_is_whole_self_contained_and_escaped(workspace, tmp_path):
     assert "<script>" not in html
     for words in (
         "+ neighbour prior", "LLM priors over neighbour prior", "Advertisers new to the user", "RNK009", "2.5e-05",
-        "2024-02-26", "Validation",
+        "2024-02-26", "Validation", "Detectable", "Conversions per 1,000 slates, load 10", "5,000 s", "not recorded",
     ):  # fmt: skip
         assert words.lower() in text.lower(), words
     assert verdict["sentence"] in done.output
@@ -86,6 +93,24 @@ def test_report_is_whole_self_contained_and_escaped(workspace, tmp_path):
     assert lines[-3] == "data:    Simulated <exposure>, inferred from nothing"
     assert lines[-2].endswith("report.html")
     assert lines[-1].startswith("next:    advprior ")
+
+
+def test_worth_is_counted_from_the_predictions(workspace):
+    """Conversions at a load and the advertisers they go to, slate by slate, for one seed's arm."""
+    root, _ = workspace
+    value = AblationResult.load(root / "ablation").value(load=3)
+    rows, scores = load_seeds(root / "ablation")
+    advertiser = synthetic_frame(users=120).set_index("impression_id")["advertiser_id"].loc[rows["impression_id"]]
+    found, shown = [], []
+    for score in scores["llm"]:
+        rows["score"] = score
+        first = rows.sort_values("score", ascending=False, kind="stable").groupby("slate_id").head(3)
+        found.append(first["label"].sum() / rows["slate_id"].nunique())
+        shares = advertiser.loc[first["impression_id"]].value_counts(normalize=True)
+        shown.append((shares**2).sum())
+    assert value["conversions"]["llm"] == pytest.approx(np.mean(found))
+    assert value["hhi"]["llm"] == pytest.approx(np.mean(shown))
+    assert value["conversions"]["llm"] > value["conversions"]["baseline"]
 
 
 def test_an_unchanged_step_is_reused_and_still_says_the_verdict(workspace, tmp_path):
