@@ -314,9 +314,9 @@ def ablate(
     enforce([check_same_test_rows(digests)], "the test rows")
 
     table = pd.DataFrame(values, columns=_MEASURED)
-    best_control = _best_control(arms, table)
+    best_control = best_control_of(arms, table)
     lifts = paired_bootstrap(
-        scores, test[LABEL], test[USER_ID].astype(str), _pairs(arms), slate=test[SLATE_ID], segments=segments,
+        scores, test[LABEL], test[USER_ID].astype(str), pairs_of(arms), slate=test[SLATE_ID], segments=segments,
         replicates=replicates, progress=True,
     )  # fmt: skip
     verdict = judge(lifts, arms, best_control=best_control)
@@ -336,7 +336,7 @@ def ablate(
             pd.factorize(test[ADVERTISER_ID].astype(str))[0].astype(np.int64),
             scores,
         ),
-        "warnings": [finding.to_json() for finding in _warnings(lifts, arms)],
+        "warnings": [finding.to_json() for finding in warnings_of(lifts, arms)],
         "seconds": round(time.time() - started, 1),
         "peak_memory_mb": round(peak_memory_mb()),
         "frame_facts": dict(facts or {}),
@@ -389,7 +389,7 @@ def _values(
     return out
 
 
-def _warnings(lifts: Lifts, arms: Arms) -> list[Finding]:
+def warnings_of(lifts: Lifts, arms: Arms) -> list[Finding]:
     """What the result itself says against being trusted."""
     placebos = [lifts.get(arm.name, arms.baseline.name, Auc.name) for arm in arms.of_role("placebo")]
     return [finding for lift in placebos if (finding := check_placebo(lift.arm, lift.low, lift.high)) is not None]
@@ -404,14 +404,14 @@ def _counts(rows: pd.DataFrame) -> dict[str, int]:
     }
 
 
-def _pairs(arms: Arms) -> list[tuple[str, str]]:
+def pairs_of(arms: Arms) -> list[tuple[str, str]]:
     """Every arm against the baseline; every treatment against every control and placebo."""
     others = [(arm.name, arms.baseline.name) for arm in arms.arms if not arm.is_baseline]
     against = [*arms.of_role("control"), *arms.of_role("placebo")]
     return others + [(t.name, other.name) for t in arms.of_role("treatment") for other in against]
 
 
-def _best_control(arms: Arms, values: pd.DataFrame) -> str | None:
+def best_control_of(arms: Arms, values: pd.DataFrame) -> str | None:
     """The control with the best mean AUC on validation rows."""
     names = [arm.name for arm in arms.of_role("control")]
     if not names:

@@ -17,6 +17,8 @@ _COMMANDS = {
         "ranking.candidates.commands:two_by_two",
         "Candidates with and without priors x ranker with and without.",
     ),
+    "origin": ("ranking.commands:origin", "The same tables at a later cut-off, for a rolling origin."),
+    "pool": ("ranking.commands:pool", "One answer from the ablations of several cut-offs."),
     "report": ("ranking.commands:report", "One HTML file: verdict, arms, segments, provenance."),
 }
 

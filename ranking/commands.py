@@ -121,6 +121,7 @@ def _definitions_digest(repo: Path) -> str:
 
 
 TRAIN_VERSION = ABLATE_VERSION = REPORT_VERSION = 2
+POOL_VERSION = 1
 _FRAME_FIX = "advprior rank frame --tables TABLES --repo FEATURE_REPO --out FRAME"
 _ABLATE_FIX = "advprior rank ablate --frame FRAME --out ABLATION"
 _ARMS_FILE = click.Path(path_type=Path, dir_okay=False)
@@ -216,6 +217,67 @@ def ablate(
     click.echo(
         f"rank ablate: {len(result.arms.arms)} arms x {seeds} seeds in {result.about['seconds']:.0f} s, in {out}"
     )
+    click.echo(result.verdict.sentence)
+
+
+@click.command()
+@tables_option
+@click.option("--number", type=click.IntRange(1), required=True, help="Which cut-off, from 1.")
+@click.option("--of", "count", type=click.IntRange(1), default=3, show_default=True, help="How many there are.")
+@click.option("--out", type=_FOLDER, required=True, help="Where the tables go.")
+@force_option
+def origin(tables: Path, number: int, count: int, out: Path, force: bool) -> None:
+    """The same tables with every cut of the time plan moved to a later origin.
+
+    Their test windows divide the original one. Refit the predictor on each, then: advprior rank pool.
+    """
+    from ranking.rolling import origin_config, write_origin
+
+    read_manifest(tables, fix=_TABLES_FIX)
+    if number > count:
+        raise AdvpriorError("CFG002", "no such cut-off", where="--number", found=str(number), expected=f"1 to {count}")
+    config, inputs = origin_config(tables, number, count), {"tables": manifest_digest(tables)}
+    key = run_key("data", config, inputs)
+    if not force and is_current(out, key):
+        click.echo(f"rank origin: unchanged, reused {out}")
+        return
+    with new_run(out, "data", config=config, inputs=inputs, key=key) as run:
+        write_origin(tables, run, config)
+    plan = config["time_plan"]
+    click.echo(
+        f"rank origin {number} of {count}: priors from {plan['finetune_end']}, test {plan['valid_end']} on, in {out}"
+    )
+
+
+@click.command()
+@click.argument("ablations", type=_FOLDER, nargs=-1, required=True)
+@click.option("--out", type=_FOLDER, required=True, help="Where the pooled ablation goes.")
+@click.option("--replicates", type=click.IntRange(20), default=1000, show_default=True, help="Resamplings of users.")
+@force_option
+def pool(ablations: tuple[Path, ...], out: Path, replicates: int, force: bool) -> None:
+    """Pool the ablations of several cut-offs: lifts over seeds x cut-offs, one verdict.
+
+    What it writes is an ablation as any other: advprior rank report takes it.
+    """
+    inputs = {}
+    for folder in ablations:
+        read_manifest(folder, step="rank ablate", fix=_ABLATE_FIX)
+        inputs[str(folder)] = manifest_digest(folder)
+    config = {"replicates": replicates}
+    key = run_key("rank pool", config, inputs, POOL_VERSION)
+    if not force and is_current(out, key):
+        click.echo(f"rank pool: unchanged, reused {out}")
+        return
+    from ranking.rolling import pool as pool_ablations
+
+    with new_run(out, "rank ablate", config=config, inputs=inputs, key=key) as run:
+        result = pool_ablations(ablations, replicates=replicates)
+        result.save(run.path)
+        facts = read_manifest(ablations[-1])["facts"]
+        run.facts.update(facts, verdict=result.verdict.sentence, kind=result.verdict.kind, cutoffs=len(ablations))
+    for place, one in enumerate(result.about["cutoffs"], start=1):
+        click.echo(f"cut-off {place}, test {one['test']}: {one['verdict']}")
+    click.echo(f"rank pool: {len(ablations)} cut-offs x {result.about['settings']['seeds']} seeds, in {out}")
     click.echo(result.verdict.sentence)
 
 

@@ -84,6 +84,7 @@ def render(result: AblationResult, manifest: Mapping[str, Any], predictors: Mapp
         test={"users": f"{about['splits']['test']['users']:,}"},
         replicates=f"{settings['replicates']:,}",
         seeds=settings["seeds"],
+        cutoffs=_cutoffs(result),
         warnings=[*facts.get("warnings", []), *about.get("warnings", [])],
         value=_value_rows(result, predictors),
         loads=LOADS,
@@ -159,6 +160,14 @@ def _lifts(result: AblationResult, segment: str) -> dict[str, Any]:
         rows.append({"label": name, "cells": cells})
     counts = result.about["segments"][segment]
     return {"label": f"{segment_label(segment)} ({counts['positives']:,} positives)", "rows": rows}
+
+
+def _cutoffs(result: AblationResult) -> list[dict[str, Any]]:
+    """The verdict's lift at each cut-off of a pooled ablation."""
+    lift = result.lifts.get(result.arms.of_role("treatment")[0].name, result.arms.baseline.name, Auc.name)
+    return [
+        {**cut, "lift": signed(by)} for cut, by in zip(result.about.get("cutoffs", []), lift.by_cutoff, strict=False)
+    ]
 
 
 def _power(result: AblationResult) -> list[dict[str, Any]]:
