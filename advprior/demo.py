@@ -177,6 +177,51 @@ def run_demo(
     return record
 
 
+def run_rolling(workspace: Path, households: str, seed: int, origins: int, *, force: bool = False) -> dict[str, Any]:
+    """The whole chain at several cut-offs, the predictors refitted at each, then one pooled ablation and report.
+
+    Every cut-off is a demo of its own, in ``<workspace>/origin_<n>``, and resumes as one.
+
+    Raises
+    ------
+    AdvpriorError
+        ``RUN010`` when a step fails.
+    """
+    started, again = time.monotonic(), ("--force",) if force else ()
+    tables, pooled, report = workspace / "tables", workspace / "ablation", workspace / "report"
+    build = ("data", "build", "complete_journey", "--out", str(tables), "--households", households)
+    timings = [_run(Step("data build", ("advprior", *build, "--seed", str(seed), *again), tables / MANIFEST))]
+    records = []
+    for number in range(1, origins + 1):
+        folder = workspace / f"origin_{number}"
+        shift = ("--number", str(number), "--of", str(origins), "--out", str(folder / "tables"))
+        click.echo(click.style(f"\ncut-off {number} of {origins}", bold=True))
+        cut = ("rank", "origin", "--tables", str(tables), *shift)
+        records.append(run_demo(folder, households, seed, force=force, build=cut))
+    ablations = [str(workspace / f"origin_{number}" / "ablation") for number in range(1, origins + 1)]
+    for step in (
+        Step("rank pool", ("advprior", "rank", "pool", *ablations, "--out", str(pooled), *again), pooled / MANIFEST),
+        Step(
+            "rank report", ("advprior", "rank", "report", str(pooled), "--out", str(report), *again), report / MANIFEST
+        ),
+    ):
+        click.echo(f"$ {shlex.join(step.command)}")
+        timings.append(_run(step))
+    record = {
+        "households": households,
+        "seed": seed,
+        "origins": origins,
+        "verdict": _verdict(workspace),
+        "note": str(read_manifest(tables)["facts"].get("note", "")),
+        "report": str(_report(workspace)),
+        "seconds": round(time.monotonic() - started, 1),
+        "peak_memory_mb": max([t.made_peak_memory_mb for t in timings] + [r["peak_memory_mb"] for r in records]),
+        "steps": [asdict(t) for t in timings],
+    }
+    write_json(workspace / RECORD, record)
+    return record
+
+
 def _run(step: Step) -> Timing:
     """Run one command with our own standard streams, so that progress bars and errors are its own."""
     before = _content(step.record)
