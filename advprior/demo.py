@@ -177,7 +177,10 @@ def run_demo(
     return record
 
 
-def run_rolling(workspace: Path, households: str, seed: int, origins: int, *, force: bool = False) -> dict[str, Any]:
+def run_rolling(
+    workspace: Path, households: str, seed: int, origins: int, *, force: bool = False,
+    build: tuple[str, ...] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """The whole chain at several cut-offs, the predictors refitted at each, then one pooled ablation and report.
 
     Every cut-off is a demo of its own, in ``<workspace>/origin_<n>``, and resumes as one.
@@ -189,8 +192,10 @@ def run_rolling(workspace: Path, households: str, seed: int, origins: int, *, fo
     """
     started, again = time.monotonic(), ("--force",) if force else ()
     tables, pooled, report = workspace / "tables", workspace / "ablation", workspace / "report"
-    build = ("data", "build", "complete_journey", "--out", str(tables), "--households", households)
-    timings = [_run(Step("data build", ("advprior", *build, "--seed", str(seed), *again), tables / MANIFEST))]
+    if build is None:
+        of = ("--households", households, "--seed", str(seed))
+        build = ("data", "build", "complete_journey", "--out", str(tables), *of)
+    timings = [_run(Step("data build", ("advprior", *build, *again), tables / MANIFEST))]
     records = []
     for number in range(1, origins + 1):
         folder = workspace / f"origin_{number}"
