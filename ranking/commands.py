@@ -288,11 +288,17 @@ def pool(ablations: tuple[Path, ...], out: Path, replicates: int, force: bool) -
     "--predictor-run", "predictor_runs", type=_FOLDER, multiple=True,
     help="A finetune, export or score folder, whose facts belong in the report. Repeatable.",
 )  # fmt: skip
+@click.option("--candidates", type=_FOLDER, help="What `rank candidates` wrote, for a section on retrieval.")
+@click.option("--two-by-two", type=_FOLDER, help="What `rank two-by-two` wrote, for its table.")
 @force_option
-def report(ablation: Path, out: Path, predictor_runs: tuple[Path, ...], force: bool) -> None:
+def report(
+    ablation: Path, out: Path, predictor_runs: tuple[Path, ...], candidates: Path | None, two_by_two: Path | None,
+    force: bool,
+) -> None:  # fmt: skip
     """One HTML file to mail: verdict, arms, segments, calibration, importance, provenance."""
     read_manifest(ablation, step="rank ablate", fix=_ABLATE_FIX)
-    inputs = {"ablation": manifest_digest(ablation), **{str(p): manifest_digest(p) for p in predictor_runs}}
+    more = [folder for folder in (candidates, two_by_two) if folder is not None]
+    inputs = {"ablation": manifest_digest(ablation), **{str(p): manifest_digest(p) for p in (*predictor_runs, *more)}}
     key = run_key("rank report", {}, inputs, REPORT_VERSION)
     if not force and is_current(out, key):
         click.echo(f"rank report: unchanged, reused {out}")
@@ -301,7 +307,9 @@ def report(ablation: Path, out: Path, predictor_runs: tuple[Path, ...], force: b
         from ranking.report import REPORT_FILE, write_report
 
         with new_run(out, "rank report", config={}, inputs=inputs, key=key) as run:
-            sentence = write_report(ablation, run.path / REPORT_FILE, predictor_runs)
+            sentence = write_report(
+                ablation, run.path / REPORT_FILE, predictor_runs, candidates=candidates, two_by_two=two_by_two
+            )
             run.facts["verdict"] = sentence
     click.echo(f"verdict: {sentence}")
     note = read_manifest(ablation)["facts"].get("note")

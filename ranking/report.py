@@ -15,6 +15,8 @@ from feature_repo.runs import read_manifest
 from ranking import plots
 from ranking.ablate import AblationResult
 from ranking.arms import Arm, group_of
+from ranking.candidates.curve import CandidateCurve
+from ranking.candidates.endtoend import EFFECTS, TwoByTwo
 from ranking.lift import Lift
 from ranking.metrics import DEFAULT_METRICS, MORE_METRICS, Auc, Conversions
 from ranking.value import LOADS, scoring_price
@@ -25,7 +27,10 @@ _TITLE = "Do advertiser priors change this ranker?"
 _SPLIT_LABELS = {"train": "Training", "valid": "Validation", "test": "Test"}
 
 
-def write_report(ablation: Path, out: Path, predictor_runs: Sequence[Path] = ()) -> str:
+def write_report(
+    ablation: Path, out: Path, predictor_runs: Sequence[Path] = (), *, candidates: Path | None = None,
+    two_by_two: Path | None = None,
+) -> str:  # fmt: skip
     """Write the report of a finished ablation.
 
     Parameters
@@ -36,6 +41,8 @@ def write_report(ablation: Path, out: Path, predictor_runs: Sequence[Path] = ())
         The HTML file.
     predictor_runs : sequence of Path
         Finetune, export or score folders whose facts belong in the report.
+    candidates, two_by_two : Path, optional
+        What ``advprior rank candidates`` and ``advprior rank two-by-two`` wrote.
 
     Returns
     -------
@@ -49,13 +56,20 @@ def write_report(ablation: Path, out: Path, predictor_runs: Sequence[Path] = ())
     """
     result = AblationResult.load(ablation)
     manifests = {str(run.name): read_manifest(run) for run in predictor_runs}
-    page = render(result, read_manifest(ablation), manifests)
+    retrieval = _retrieval(
+        None if candidates is None else CandidateCurve.load(candidates),
+        None if two_by_two is None else TwoByTwo.load(two_by_two),
+    )
+    page = render(result, read_manifest(ablation), manifests, retrieval)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8")
     return result.verdict.sentence
 
 
-def render(result: AblationResult, manifest: Mapping[str, Any], predictors: Mapping[str, Mapping[str, Any]]) -> str:
+def render(
+    result: AblationResult, manifest: Mapping[str, Any], predictors: Mapping[str, Mapping[str, Any]],
+    retrieval: Mapping[str, Any] | None = None,
+) -> str:  # fmt: skip
     """The page as text.
 
     Parameters
@@ -65,6 +79,8 @@ def render(result: AblationResult, manifest: Mapping[str, Any], predictors: Mapp
         Of the ablation's folder.
     predictors : mapping
         Name to manifest of finetune, export or score folders.
+    retrieval : mapping, optional
+        What `_retrieval` makes of a candidate curve and a two-by-two.
     """
     about = result.about
     facts = about["frame_facts"]
@@ -88,6 +104,7 @@ def render(result: AblationResult, manifest: Mapping[str, Any], predictors: Mapp
         warnings=[*facts.get("warnings", []), *about.get("warnings", [])],
         value=_value_rows(result, predictors),
         loads=LOADS,
+        retrieval=retrieval or {},
         data_note=_data_note(facts),
         counts=_counts(result),
         metrics=[m.label for m in (*DEFAULT_METRICS, *MORE_METRICS)],
@@ -104,6 +121,30 @@ def render(result: AblationResult, manifest: Mapping[str, Any], predictors: Mapp
         treatment=treatment.label,
         provenance=_provenance(result, manifest, predictors),
     )
+
+
+def _retrieval(curve: CandidateCurve | None, cells: TwoByTwo | None) -> dict[str, Any]:
+    """Pictures and words of candidate generation, for the page."""
+    found: dict[str, Any] = {}
+    if curve is not None:
+        found |= {
+            "k": curve.about["k"],
+            "curve": plots.svg_uri(curve.plot()),
+            "said": [curve.sentence(name) for name in curve.chosen],
+        }
+    if cells is not None:
+        metrics = (f"conversions_{cells.about['slots']}", f"ndcg_{cells.about['slots']}")
+        found |= {
+            "about": cells.about,
+            "effects": plots.svg_uri(cells.plot()),
+            "cells": [[name, *(f"{v:.4f}" for v in row)] for name, row in zip(
+                cells.table().index, cells.table().to_numpy(), strict=True)],
+            "rows": [
+                {"label": label, "cells": [_cell(cells.lifts.get(arm, against, m)) for m in metrics]}
+                for arm, against, label in EFFECTS
+            ],
+        }  # fmt: skip
+    return found
 
 
 def _data_note(facts: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ import re
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -13,7 +14,11 @@ from feature_repo.errors import AdvpriorError
 from feature_repo.runs import new_run, run_key
 from ranking.ablate import AblationResult, load_seeds
 from ranking.arms import load_arms
+from ranking.candidates.curve import _COLUMNS, CandidateCurve
+from ranking.candidates.endtoend import BOTH, EFFECTS, NEITHER, RANKING, RETRIEVAL, TwoByTwo
 from ranking.cli import rank
+from ranking.lift import paired_bootstrap
+from ranking.metrics import Conversions, Ndcg
 from ranking.ranker import Ranker
 from tests.ranking.frames import synthetic_frame, write_frame
 
@@ -93,6 +98,44 @@ def test_report_is_whole_self_contained_and_escaped(workspace, tmp_path):
     assert lines[-3] == "data:    Simulated <exposure>, inferred from nothing"
     assert lines[-2].endswith("report.html")
     assert lines[-1].startswith("next:    advprior ")
+
+
+def test_candidates_and_the_two_by_two_have_their_sections(workspace, tmp_path):
+    root, _ = workspace
+    frame = synthetic_frame(users=120).query("split == 'test'")
+    label, user, slate = (frame[name].to_numpy() for name in ("label", "user_id", "slate_id"))
+    rng = np.random.default_rng(0)
+    cells = {
+        name: [rng.random(len(frame)) + add * label]
+        for name, add in ((NEITHER, 0), (RETRIEVAL, 0.2), (RANKING, 0.3), (BOTH, 0.6))
+    }
+    lifts = paired_bootstrap(
+        cells, label, user, [(a, b) for a, b, _ in EFFECTS], slate=slate, metrics=(Conversions(5), Ndcg(5)),
+        replicates=50,
+    )  # fmt: skip
+    about = {"k": 15, "slots": 5, "quota": 0.3, "arm": "llm", "baseline": "baseline"}
+    with new_run(tmp_path / "two", "rank two-by-two", config={}, inputs={}, key="k") as run:
+        TwoByTwo(lifts, about).save(run.path)
+    rows = [
+        ["llm", split, q, 0.5 + q / 10, q / 10, 0.01 * q, 0.2 * q, 50.0, 9.0 * q, 1.0 * q, 100.0, 0.1 + q, 10.0]
+        for split in ("valid", "test")
+        for q in (0.0, 0.5)
+    ]
+    curve = CandidateCurve(pd.DataFrame(rows, columns=_COLUMNS), {"llm": 0.5}, {"k": 20})
+    with new_run(tmp_path / "curve", "rank candidates", config={}, inputs={}, key="k") as run:
+        curve.save(run.path)
+    invoke("report", root / "ablation", "--out", tmp_path / "r", "--candidates", tmp_path / "curve", "--two-by-two",
+           tmp_path / "two")  # fmt: skip
+    page = Page()
+    html = (tmp_path / "r" / "report.html").read_text()
+    page.feed(html)
+    assert page.open == []
+    text = " ".join(" ".join(page.text).split())
+    assert curve.sentence("llm") in text
+    assert "30 % of the slots" in text
+    assert f"{lifts.get(BOTH, NEITHER, 'conversions_5').value:.4f}" in text
+    assert "Ranking, once in retrieval" in text
+    assert len(page.fetched) == 5
 
 
 def test_worth_is_counted_from_the_predictions(workspace):
