@@ -116,15 +116,23 @@ def steps(
     arms = ("--arms", str(w / "configs" / "arms.yaml"))
     runs = (w / "models" / LLM, w / "models" / LLM / "onnx", w / "priors" / LLM)
     provenance = [word for run in runs for word in ("--predictor-run", str(run))]
+    towers = str(w / "towers")
+    retrieval = ("--candidates", str(w / "candidates"), "--two-by-two", str(w / "two_by_two"))
     chain += [
         advprior("publish placebo", "publish", llm_priors, "--repo", repo, "--as", PLACEBO, out=placebo),
         advprior("rank features", "rank", "features", "--tables", tables, "--repo", repo, out=history),
         Step("feast apply", ("feast", "-c", repo, "apply")),
         advprior("rank frame", "rank", "frame", "--tables", tables, "--repo", repo, "--out", frame, out=w / "frame"),
         advprior("rank ablate", "rank", "ablate", "--frame", frame, *arms, "--out", ablation, out=w / "ablation"),
+        advprior("rank towers", "rank", "towers", "--tables", tables, "--out", towers, *seeded, out=w / "towers"),
+        advprior("rank candidates", "rank", "candidates", "--tables", tables, "--repo", repo, "--towers", towers,
+                 "--out", str(w / "candidates"), out=w / "candidates"),
+        advprior("rank two-by-two", "rank", "two-by-two", "--tables", tables, "--frame", frame, "--ablation", ablation,
+                 "--towers", towers, "--out", str(w / "two_by_two"), out=w / "two_by_two"),
         advprior("rank train", "rank", "train", "--frame", frame, "--service", prior_service(LLM), *arms, *seeded,
                  "--out", str(w / "ranker"), out=w / "ranker"),
-        advprior("rank report", "rank", "report", ablation, *provenance, "--out", str(w / "report"), out=w / "report"),
+        advprior("rank report", "rank", "report", ablation, *provenance, *retrieval, "--out", str(w / "report"),
+                 out=w / "report"),
         lambda: _materialize(w),
     ]  # fmt: skip
     return chain

@@ -169,9 +169,9 @@ def candidate_curve(curve: CandidateCurve, width: float = 7.6) -> Figure:
         right.set_title("Concentration of advertisers (HHI)")
         for ax in (left, right):
             ax.set_xlabel("Quota: % of slots for predicted advertisers")
-        left.legend(
-            frameon=False, title="Priors of (ring: chosen on validation)", loc="best", fontsize=8, title_fontsize=8
-        )
+        handles, labels = left.get_legend_handles_labels()
+        title = "Priors of (ring: quota chosen on validation)"
+        figure.legend(handles, labels, title=title, loc="outside lower center", ncols=len(labels), frameon=False)
         return figure
 
 

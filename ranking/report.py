@@ -24,6 +24,8 @@ from ranking.verdict import digits_of, segment_label, signed
 
 REPORT_FILE = "report.html"
 _TITLE = "Do advertiser priors change this ranker?"
+#: Conversions have a table of their own, beside what a prior costs.
+_SHOWN = tuple(metric for metric in DEFAULT_METRICS if not isinstance(metric, Conversions))
 _SPLIT_LABELS = {"train": "Training", "valid": "Validation", "test": "Test"}
 
 
@@ -107,12 +109,12 @@ def render(
         retrieval=retrieval or {},
         data_note=_data_note(facts),
         counts=_counts(result),
-        metrics=[m.label for m in (*DEFAULT_METRICS, *MORE_METRICS)],
+        metrics=[m.label for m in (*_SHOWN, *MORE_METRICS)],
         arms=_arms(result),
         left_out=", ".join(about.get("left_out", {})),
         forest=plots.svg_uri(plots.forest(result)),
         lifts=[_lifts(result, segment) for segment in result.segments],
-        lift_metrics=[m.label for m in DEFAULT_METRICS],
+        lift_metrics=[m.label for m in _SHOWN],
         comparisons=len(result.lifts),
         power=_power(result),
         best_control="" if result.best_control is None else result.arms.find(result.best_control).label,
@@ -179,7 +181,7 @@ def _arms(result: AblationResult) -> list[dict[str, Any]]:
             "label": arm.label,
             "role": arm.role,
             "features": result.about["per_arm"][arm.name]["features"],
-            "cells": [_number(float(table[m.name][arm.name])) for m in (*DEFAULT_METRICS, *MORE_METRICS)],
+            "cells": [_number(float(table[m.name][arm.name])) for m in (*_SHOWN, *MORE_METRICS)],
         }
         for arm in result.arms.arms
     ]
@@ -197,7 +199,7 @@ def _lifts(result: AblationResult, segment: str) -> dict[str, Any]:
             if against == baseline
             else f"{label[arm]} over {_short(result.arms.find(against))}"
         )
-        cells = [_cell(result.lifts.get(arm, against, m.name, segment)) for m in DEFAULT_METRICS]
+        cells = [_cell(result.lifts.get(arm, against, m.name, segment)) for m in _SHOWN]
         rows.append({"label": name, "cells": cells})
     counts = result.about["segments"][segment]
     return {"label": f"{segment_label(segment)} ({counts['positives']:,} positives)", "rows": rows}

@@ -89,7 +89,7 @@ def test_report_is_whole_self_contained_and_escaped(workspace, tmp_path):
     assert "<script>" not in html
     for words in (
         "+ neighbour prior", "LLM priors over neighbour prior", "Advertisers new to the user", "RNK009", "2.5e-05",
-        "2024-02-26", "Validation", "Detectable", "Conversions per 1,000 slates, load 10", "5,000 s", "not recorded",
+        "2024-02-26", "Validation", "Detectable", "Load 10", "5,000 s", "not recorded",
     ):  # fmt: skip
         assert words.lower() in text.lower(), words
     assert verdict["sentence"] in done.output
