@@ -6,7 +6,6 @@ ones whole. A placebo is the same priors with users shuffled, for a test that mu
 
 from __future__ import annotations
 
-import re
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +56,7 @@ def publish(priors: Path, repo: Path, *, name: str | None = None, seed: int = 0,
             expected="a folder made by `advprior init`", fix="advprior init DIR, then --repo DIR/feature_repo",
         )  # fmt: skip
     name = name or str(scored["facts"]["predictor"])
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+    if not (name.isascii() and name.isidentifier() and name.islower() and name[0] != "_"):
         raise AdvpriorError(
             "PRI003",
             f"no prior can be named {name!r}",
