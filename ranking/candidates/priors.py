@@ -23,7 +23,7 @@ from ranking.counts import Ints
 from ranking.frame import join_features, open_store
 from ranking.frame import pointer as as_pointer
 from ranking.frame import times as as_times
-from ranking.gather import PriorFiles
+from ranking.gather import PriorFiles, gather_priors
 from ranking.preflight import check_prior, check_published, check_store, view_folder
 
 
@@ -75,13 +75,7 @@ def predicted(repo: Path, predictor: str, rows: Ints, of_ad: Sequence[str], top:
     import pandas as pd
 
     files = PriorFiles.open(view_folder(repo, prior_view(predictor)))
-    index = pd.Index(files.advertisers).get_indexer(pd.Index(of_ad))
-    count = min(top, len(files.advertisers))
-    out = np.zeros((len(rows), len(of_ad)), dtype=bool)
-    for i, row in enumerate(rows):
-        if row >= 0:
-            best = np.argpartition(-np.asarray(files.log_probs[row]), count - 1)[:count]
-            named = np.zeros(len(files.advertisers) + 1, dtype=bool)
-            named[best] = True
-            out[i] = named[index]  # −1, not in the catalog, takes the last, which is False
-    return out
+    index = pd.Index(files.advertisers).get_indexer(pd.Index(of_ad)).astype(np.int64)
+    _, rank = gather_priors(files, np.repeat(rows, len(index)), np.tile(index, len(rows)))
+    found: NDArray[np.bool_] = (rank <= top).reshape(len(rows), len(index))  # no rank where there is no prior
+    return found
