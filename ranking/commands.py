@@ -212,8 +212,8 @@ def ablate(
             frame=str(frame_folder),
             service=(result.arms.find(worth) if worth else result.arms.of_role("treatment")[0]).service,
         )
-    for name, lacking in left_out.items():
-        click.echo(f"rank ablate: arm {name} left out, the frame has no {lacking}", err=True)
+    if left_out:
+        click.echo(f"rank ablate: arms left out, their priors are not in the frame: {', '.join(left_out)}", err=True)
     click.echo(
         f"rank ablate: {len(result.arms.arms)} arms x {seeds} seeds in {result.about['seconds']:.0f} s, in {out}"
     )
