@@ -68,7 +68,7 @@ def same(feast: frames.Joined, polars: pl.DataFrame, refs: Sequence[str], order:
     unequal = 0
     for ref in refs:
         name = ref.replace(":", "__")
-        ours, theirs = feast._columns[name].combine_chunks().take(feast._order), polars[name].to_arrow()
+        ours, theirs = feast.pop(name), polars[name].to_arrow()
         theirs = theirs.take(order)
         a, b = pl.Series(pl.from_arrow(ours)), pl.Series(pl.from_arrow(theirs))
         if a.dtype != b.dtype:

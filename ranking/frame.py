@@ -197,22 +197,27 @@ def _duckdb_for_joins() -> None:
 
 
 class Joined:
-    """Columns of a join in the order of the rows that were asked for, each handed out once and let go of."""
+    """Columns of joins in the order of the rows that were asked for, each handed out once and let go of."""
 
-    def __init__(self, table: Any, order: Ints) -> None:
-        self._columns = {name: table[name] for name in table.column_names}
-        self._order = order
+    def __init__(self) -> None:
+        self._columns: dict[str, tuple[Any, Ints]] = {}
+
+    def add(self, table: Any, order: Ints) -> None:
+        """Columns of one join, and the row of it that each row asked for has."""
+        self._columns |= {name: (table[name], order) for name in table.column_names}
 
     def pop(self, name: str) -> Any:
         """One column as an Arrow array, in order."""
-        return self._columns.pop(name).combine_chunks().take(self._order)
+        column, order = self._columns.pop(name)
+        return column.combine_chunks().take(order)
 
 
 def join_features(store: Any, refs: Sequence[str], entities: pd.DataFrame) -> Joined:
-    """One point-in-time join through Feast, put back into the order of ``entities``.
+    """Point-in-time joins through Feast, put back into the order of ``entities``.
 
     A feature row is joined when ``event_timestamp`` and ``created_timestamp`` are not later than the entity's time
-    and the row is within its view's TTL; the newest wins, and among equals the one created last.
+    and the row is within its view's TTL; the newest wins, and among equals the one created last. Views with the same
+    join keys are joined together, for each distinct key and time once: the ads of a slate share their user's row.
 
     Parameters
     ----------
@@ -223,20 +228,45 @@ def join_features(store: Any, refs: Sequence[str], entities: pd.DataFrame) -> Jo
     Raises
     ------
     AdvpriorError
-        ``RNK005`` when impressions are lost or doubled.
+        ``RNK005`` when rows are lost or doubled.
     """
+    import pyarrow as pa
+
     _duckdb_for_joins()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)  # ibis 12 on duckdb 2
-        job = store.get_historical_features(
-            entity_df=entities, features=list(refs), full_feature_names=True, filter_by_created_timestamp=True
-        )
-        joined = job.to_arrow()
-    expected, found = entities[IMPRESSION_ID].to_numpy(), joined[IMPRESSION_ID].to_numpy()
-    checks.enforce([checks.check_rows_kept(expected, found)], "the point-in-time join")
-    order = np.empty(len(found), dtype=np.int64)
-    order[np.argsort(expected, kind="stable")] = np.argsort(found, kind="stable")
-    return Joined(joined, order)
+    found = Joined()
+    found.add(pa.table({IMPRESSION_ID: entities[IMPRESSION_ID].to_numpy()}), np.arange(len(entities)))
+    for keys, mine in _by_keys(store, refs).items():
+        columns = list(keys) or [str(c) for c in entities if c not in (IMPRESSION_ID, EVENT_TIMESTAMP)]
+        place = entities.groupby([*columns, EVENT_TIMESTAMP], sort=False, dropna=False, observed=True).ngroup()
+        codes = place.to_numpy(np.int64)
+        first = np.unique(codes, return_index=True)[1]
+        asked = entities.iloc[first][[*columns, EVENT_TIMESTAMP]].assign(**{IMPRESSION_ID: np.arange(len(first))})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)  # ibis 12 on duckdb 2
+            job = store.get_historical_features(
+                entity_df=asked, features=mine, full_feature_names=True, filter_by_created_timestamp=True
+            )
+            joined = job.to_arrow()
+        expected, got = asked[IMPRESSION_ID].to_numpy(), joined[IMPRESSION_ID].to_numpy()
+        checks.enforce([checks.check_rows_kept(expected, got)], "the point-in-time join")
+        found.add(joined.select([ref.replace(":", "__") for ref in mine]), np.argsort(got, kind="stable")[codes])
+    return found
+
+
+def _by_keys(store: Any, refs: Sequence[str]) -> dict[tuple[str, ...], list[str]]:
+    """References by the join keys of their view; an on-demand view has none of its own and stands under ``()``."""
+    from feast.errors import FeatureViewNotFoundException
+
+    keys: dict[str, tuple[str, ...]] = {}
+    for view in dict.fromkeys(ref.split(":")[0] for ref in refs):
+        try:
+            keys[view] = tuple(sorted(column.name for column in store.get_feature_view(view).entity_columns))
+        except FeatureViewNotFoundException:
+            keys[view] = ()
+    found: dict[tuple[str, ...], list[str]] = {}
+    for ref in refs:
+        found.setdefault(keys[ref.split(":")[0]], []).append(ref)
+    return found
 
 
 def times(column: Any) -> npt.NDArray[Any]:
