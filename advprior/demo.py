@@ -127,15 +127,23 @@ def steps(
     arms = ("--arms", str(w / "configs" / "arms.yaml"))
     runs = (w / "models" / LLM, w / "models" / LLM / "onnx", w / "priors" / LLM)
     provenance = [word for run in runs for word in ("--predictor-run", str(run))]
+    towers = str(w / "towers")
+    retrieval = ("--candidates", str(w / "candidates"), "--two-by-two", str(w / "two_by_two"))
     chain += [
         advprior("publish placebo", "publish", llm_priors, "--repo", repo, "--as", PLACEBO, out=placebo),
         advprior("rank features", "rank", "features", "--tables", tables, "--repo", repo, out=history),
         Step("feast apply", ("feast", "-c", repo, "apply")),
         advprior("rank frame", "rank", "frame", "--tables", tables, "--repo", repo, "--out", frame, out=w / "frame"),
         advprior("rank ablate", "rank", "ablate", "--frame", frame, *arms, "--out", ablation, out=w / "ablation"),
+        advprior("rank towers", "rank", "towers", "--tables", tables, "--out", towers, *seeded, out=w / "towers"),
+        advprior("rank candidates", "rank", "candidates", "--tables", tables, "--repo", repo, "--towers", towers,
+                 "--out", str(w / "candidates"), out=w / "candidates"),
+        advprior("rank two-by-two", "rank", "two-by-two", "--tables", tables, "--frame", frame, "--ablation", ablation,
+                 "--towers", towers, "--out", str(w / "two_by_two"), out=w / "two_by_two"),
         advprior("rank train", "rank", "train", "--frame", frame, "--service", prior_service(LLM), *arms, *seeded,
                  "--out", str(w / "ranker"), out=w / "ranker"),
-        advprior("rank report", "rank", "report", ablation, *provenance, "--out", str(w / "report"), out=w / "report"),
+        advprior("rank report", "rank", "report", ablation, *provenance, *retrieval, "--out", str(w / "report"),
+                 out=w / "report"),
         lambda: _materialize(w),
     ]  # fmt: skip
     return chain
@@ -182,6 +190,56 @@ def run_demo(
         "seconds": round(time.monotonic() - started, 1),
         "made_seconds": round(sum(t.made_seconds for t in timings), 1),
         "peak_memory_mb": max(t.made_peak_memory_mb for t in timings),
+        "steps": [asdict(t) for t in timings],
+    }
+    write_json(workspace / RECORD, record)
+    return record
+
+
+def run_rolling(
+    workspace: Path, households: str, seed: int, origins: int, *, force: bool = False,
+    build: tuple[str, ...] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The whole chain at several cut-offs, the predictors refitted at each, then one pooled ablation and report.
+
+    Every cut-off is a demo of its own, in ``<workspace>/origin_<n>``, and resumes as one.
+
+    Raises
+    ------
+    AdvpriorError
+        ``RUN010`` when a step fails.
+    """
+    started, again = time.monotonic(), ("--force",) if force else ()
+    tables, pooled, report = workspace / "tables", workspace / "ablation", workspace / "report"
+    if build is None:
+        of = ("--households", households, "--seed", str(seed))
+        build = ("data", "build", "complete_journey", "--out", str(tables), *of)
+    timings = [_run(Step("data build", ("advprior", *build, *again), tables / MANIFEST))]
+    records = []
+    for number in range(1, origins + 1):
+        folder = workspace / f"origin_{number}"
+        shift = ("--number", str(number), "--of", str(origins), "--out", str(folder / "tables"))
+        click.echo(click.style(f"\ncut-off {number} of {origins}", bold=True))
+        cut = ("rank", "origin", "--tables", str(tables), *shift)
+        records.append(run_demo(folder, households, seed, force=force, build=cut))
+    ablations = [str(workspace / f"origin_{number}" / "ablation") for number in range(1, origins + 1)]
+    for step in (
+        Step("rank pool", ("advprior", "rank", "pool", *ablations, "--out", str(pooled), *again), pooled / MANIFEST),
+        Step(
+            "rank report", ("advprior", "rank", "report", str(pooled), "--out", str(report), *again), report / MANIFEST
+        ),
+    ):
+        click.echo(f"$ {shlex.join(step.command)}")
+        timings.append(_run(step))
+    record = {
+        "households": households,
+        "seed": seed,
+        "origins": origins,
+        "verdict": _verdict(workspace),
+        "note": str(read_manifest(tables)["facts"].get("note", "")),
+        "report": str(_report(workspace)),
+        "seconds": round(time.monotonic() - started, 1),
+        "peak_memory_mb": max([t.made_peak_memory_mb for t in timings] + [r["peak_memory_mb"] for r in records]),
         "steps": [asdict(t) for t in timings],
     }
     write_json(workspace / RECORD, record)

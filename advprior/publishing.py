@@ -79,8 +79,12 @@ def publish(priors: Path, repo: Path, *, name: str | None = None, seed: int = 0,
             expected="a folder made by `advprior init`", fix="advprior init DIR, then --repo DIR/feature_repo",
         )  # fmt: skip
     name = name or str(scored["facts"]["predictor"])
-    if name not in PREDICTORS:
-        raise AdvpriorError("PRI003", f"no prior is named {name!r}", expected=", ".join(PREDICTORS))
+    if not (name.isascii() and name.isidentifier() and name.islower() and name[0] != "_"):
+        raise AdvpriorError(
+            "PRI003",
+            f"no prior can be named {name!r}",
+            expected=f"small letters, digits, _: {', '.join(PREDICTORS)}, …",
+        )
     view = prior_view(name)
     config = {"view": view, **({"shuffle_seed": seed} if name == PLACEBO else {})}
     inputs = {"priors": manifest_digest(priors)}
@@ -105,7 +109,7 @@ def publish(priors: Path, repo: Path, *, name: str | None = None, seed: int = 0,
         shutil.copyfile(priors / CATALOG_FILE, run.path / CATALOG_FILE)
         add_interests(run.path, priors, source)
         run.facts.update({k: v for k, v in scored["facts"].items() if k != "predictor"})
-        run.facts.update(predictor=name, source_predictor=scored["facts"]["predictor"])
+        run.facts.update(predictor=name, source_predictor=scored["facts"]["predictor"], score_seconds=scored["seconds"])
     publish_version(staged, link)
     return view
 

@@ -32,6 +32,7 @@ from feature_repo.contract import (
     PLACEBO,
     POPULARITY,
     PRIOR_ROW,
+    PRIOR_VIEW_PREFIX,
     SNAPSHOT,
     TABLE_FILE,
     TAIL_LOG_MASS,
@@ -165,6 +166,16 @@ ranker_with_neighbours_v1 = _service(
 ranker_with_placebo_v1 = _service(
     prior_service(PLACEBO), [*_BASELINE, prior_placebo], "Control: shuffled between users"
 )
+
+# Whoever else predicts: a view and a service for each further prior that is published, under the same rules.
+_KNOWN = {prior_view(name) for name in (LLM, POPULARITY, NEIGHBOURS, PLACEBO)}
+for _folder in sorted(DATA.glob(f"{PRIOR_VIEW_PREFIX}*")):
+    if _folder.name not in _KNOWN and _published(_folder.name):
+        _other = _folder.name.removeprefix(PRIOR_VIEW_PREFIX)
+        globals()[_folder.name] = _prior(_other)
+        globals()[prior_service(_other)] = _service(
+            prior_service(_other), [*_BASELINE, globals()[_folder.name]], f"The baseline and priors by `{_other}`"
+        )
 
 _absent = [
     name

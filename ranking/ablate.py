@@ -19,15 +19,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from feature_repo.contract import IMPRESSION_ID, LABEL, SLATE_ID, USER_ID
+from feature_repo.contract import ADVERTISER_ID, IMPRESSION_ID, LABEL, SLATE_ID, USER_ID
 from feature_repo.errors import AdvpriorError
 from feature_repo.runs import MANIFEST, peak_memory_mb, read_manifest, write_json
 from feature_repo.tables import read_parquet, write_parquet
 from ranking.arms import Arms, arm_features, feature_columns, group_of, with_available
-from ranking.checks import check_same_test_rows, enforce
+from ranking.checks import Finding, check_placebo, check_same_test_rows, enforce
 from ranking.lift import OVERALL, Lifts, as_lifts, paired_bootstrap
 from ranking.metrics import DEFAULT_METRICS, MORE_METRICS, Auc, Floats, Rows, calibration_curve
 from ranking.ranker import Encoder, Ranker, importance_by_group, prepare
+from ranking.segments import SEGMENT_PREFIX, segments_of
+from ranking.value import value_at_loads
 from ranking.verdict import Verdict, judge, segment_label, with_interval
 
 if TYPE_CHECKING:
@@ -36,8 +38,8 @@ if TYPE_CHECKING:
 STEP = "rank ablate"
 ABLATION_FILE = "ablation.json"
 PREDICTIONS_FILE = "predictions.parquet"
+SEEDS_FILE = "seeds.parquet"  # the same rows' scores of each single ranker, as ``<arm>.<seed>``
 FRAME_FILE = "frame.parquet"
-SEGMENT_PREFIX = "segment_"
 SPLITS = ("train", "valid", "test")
 FRAME_FIX = "advprior rank frame --tables TABLES --repo FEATURE_REPO --out FRAME"
 _TOP_FEATURES = 20
@@ -61,6 +63,8 @@ class AblationResult:
         Every metric of every ranker: columns arm, seed, split, segment, metric, value.
     about : dict
         Splits, segments, importance, calibration, provenance.
+    scores : dict of str to list of array
+        Test probabilities of each arm, one array per seed; only where the ablation was just run.
     """
 
     arms: Arms
@@ -69,6 +73,7 @@ class AblationResult:
     best_control: str | None
     measured: pd.DataFrame
     about: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, list[Floats]] = field(default_factory=dict, repr=False)
 
     def frame(self) -> pd.DataFrame:
         """Lifts, one row per arm, baseline, metric and segment."""
@@ -81,6 +86,11 @@ class AblationResult:
             index="arm", columns="metric", values="value", aggfunc="mean", sort=False, dropna=False
         )
         return wide.reindex(index=[arm.name for arm in self.arms.arms])
+
+    def value(self, load: int = 5) -> pd.DataFrame:
+        """Conversions per slate and concentration of advertisers at an ad load, one row per arm."""
+        rows = [row for row in self.about["value"] if row["load"] == load]
+        return pd.DataFrame(rows).set_index("arm")
 
     def plot(self) -> Figure:
         """Lift over the baseline with intervals, overall and by segment."""
@@ -174,25 +184,15 @@ def load_frame(folder: Path) -> pd.DataFrame:
     return frame
 
 
-def usable_arms(arms: Arms, columns: Sequence[str], *, strict: bool) -> tuple[Arms, dict[str, str]]:
-    """The arms that a frame can feed, and what the others lack.
-
-    Parameters
-    ----------
-    strict : bool
-        Refuse instead of leaving arms out: for a file that the user named.
+def usable_arms(arms: Arms, columns: Sequence[str], asked: Sequence[str] = ()) -> tuple[Arms, dict[str, str]]:
+    """The arms that a frame can feed, and what the others lack (`ranking.arms.with_available`).
 
     Raises
     ------
     AdvpriorError
-        ``RNK022`` when an arm's columns are missing; ``RNK028`` when no treatment is left to measure.
+        ``RNK021``, ``RNK022``; ``RNK028`` when no treatment is left to measure.
     """
-    if strict:
-        for arm in arms.arms:
-            arm_features(arm, columns)
-        kept, left_out = arms, dict[str, str]()
-    else:
-        kept, left_out = with_available(arms, columns)
+    kept, left_out = with_available(arms, columns, asked)
     if not kept.of_role("treatment"):
         raise AdvpriorError(
             "RNK028", "there is no treatment to measure", found=f"arms {', '.join(arm.name for arm in kept.arms)}",
@@ -252,6 +252,7 @@ def ablate(
     at = {name: np.flatnonzero((frame["split"] == name).to_numpy()) for name in SPLITS}
     encoder = Encoder.fit(frame.iloc[at["train"]], columns)
     matrix = encoder.encode(frame)
+    segments = segments_of(frame.iloc[at["test"]])
     frame.drop(columns=feature_columns(names), inplace=True)  # noqa: PD002 a copy would double the memory
     label = frame[LABEL].to_numpy(np.int8)
     place = {name: i for i, name in enumerate(columns)}
@@ -261,7 +262,6 @@ def ablate(
     per_arm: dict[str, dict[str, Any]] = {}
     digests: dict[str, str] = {}
     test = frame.iloc[at["test"]]
-    segments = _segments(test)
     codes = {
         name: (
             np.unique(frame[USER_ID].iloc[rows].astype(str), return_inverse=True)[1],
@@ -282,13 +282,14 @@ def ablate(
             label[at["train"]],
             part["valid"],
             label[at["valid"]],
-            arms.ranker,
+            arms.config_of(arm),
+            (frame[SLATE_ID].to_numpy()[at["train"]], frame[SLATE_ID].to_numpy()[at["valid"]]),
         )
         importance, rounds = np.zeros(len(features)), []
         scores[arm.name] = []
         for seed in range(seeds):
             bar.set_postfix_str(f"{arm.name}, seed {seed}")
-            ranker = Ranker(arm.service, features, arms.ranker, seed).fit_prepared(prepared)
+            ranker = Ranker(arm.service, features, arms.config_of(arm), seed).fit_prepared(prepared)
             importance += np.array(list(ranker.importance().values())) / seeds
             rounds.append(ranker.rounds)
             valid, tested = ranker.predict_matrix(part["valid"]), ranker.predict_matrix(part["test"])
@@ -313,9 +314,9 @@ def ablate(
     enforce([check_same_test_rows(digests)], "the test rows")
 
     table = pd.DataFrame(values, columns=_MEASURED)
-    best_control = _best_control(arms, table)
+    best_control = best_control_of(arms, table)
     lifts = paired_bootstrap(
-        scores, test[LABEL], test[USER_ID].astype(str), _pairs(arms), slate=test[SLATE_ID], segments=segments,
+        scores, test[LABEL], test[USER_ID].astype(str), pairs_of(arms), slate=test[SLATE_ID], segments=segments,
         replicates=replicates, progress=True,
     )  # fmt: skip
     verdict = judge(lifts, arms, best_control=best_control)
@@ -329,24 +330,31 @@ def ablate(
         "groups": sorted({group_of(c) for c in columns}),
         "test_rows": next(iter(digests.values())),
         "settings": {"seeds": seeds, "replicates": replicates, "ranker": arms.ranker.model_dump()},
+        "value": value_at_loads(
+            test[SLATE_ID].to_numpy(),
+            test[LABEL],
+            pd.factorize(test[ADVERTISER_ID].astype(str))[0].astype(np.int64),
+            scores,
+        ),
+        "warnings": [finding.to_json() for finding in warnings_of(lifts, arms)],
         "seconds": round(time.time() - started, 1),
         "peak_memory_mb": round(peak_memory_mb()),
         "frame_facts": dict(facts or {}),
     }
-    predictions = test[[IMPRESSION_ID, USER_ID, SLATE_ID, LABEL, *(SEGMENT_PREFIX + s for s in segments)]].reset_index(
-        drop=True
-    )
+    predictions = test[[IMPRESSION_ID, USER_ID, SLATE_ID, LABEL]].reset_index(drop=True)
+    for name, mask in segments.items():
+        predictions[SEGMENT_PREFIX + name] = mask
     for name, of_arm in scores.items():
         predictions[name] = np.mean(of_arm, axis=0).astype(np.float32)
-    return AblationResult(arms, lifts, verdict, best_control, table, about), predictions
+    return AblationResult(arms, lifts, verdict, best_control, table, about, scores), predictions
 
 
 def run_ablation(
-    frame_folder: Path, out: Path, arms: Arms, *, strict: bool, seeds: int, replicates: int
+    frame_folder: Path, out: Path, arms: Arms, *, asked: Sequence[str] = (), seeds: int, replicates: int
 ) -> tuple[AblationResult, dict[str, str]]:
-    """Ablate the frame of a run folder and write ``ablation.json`` and ``predictions.parquet`` into ``out``."""
+    """Ablate the frame of a run folder; write ``ablation.json``, ``predictions.parquet`` and ``seeds.parquet``."""
     frame = load_frame(frame_folder)
-    kept, left_out = usable_arms(arms, list(frame.columns), strict=strict)
+    kept, left_out = usable_arms(arms, list(frame.columns), asked)
     manifest = read_manifest(frame_folder)
     result, predictions = ablate(frame, kept, seeds=seeds, replicates=replicates, facts=manifest["facts"])
     result.about["left_out"] = left_out
@@ -356,14 +364,13 @@ def run_ablation(
     }
     result.save(out)
     write_parquet(predictions, Path(out) / PREDICTIONS_FILE)
-    return result, left_out
-
-
-def _segments(test: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:
-    """Masks of the frame's segment columns, prefix removed."""
-    return {
-        c.removeprefix(SEGMENT_PREFIX): test[c].to_numpy(bool) for c in test.columns if c.startswith(SEGMENT_PREFIX)
+    by_seed = {
+        f"{arm}.{seed}": score.astype(np.float32)
+        for arm, of_arm in result.scores.items()
+        for seed, score in enumerate(of_arm)
     }
+    write_parquet(predictions[[IMPRESSION_ID]].assign(**by_seed), Path(out) / SEEDS_FILE)
+    return result, left_out
 
 
 def _values(
@@ -382,6 +389,12 @@ def _values(
     return out
 
 
+def warnings_of(lifts: Lifts, arms: Arms) -> list[Finding]:
+    """What the result itself says against being trusted."""
+    placebos = [lifts.get(arm.name, arms.baseline.name, Auc.name) for arm in arms.of_role("placebo")]
+    return [finding for lift in placebos if (finding := check_placebo(lift.arm, lift.low, lift.high)) is not None]
+
+
 def _counts(rows: pd.DataFrame) -> dict[str, int]:
     return {
         "rows": len(rows),
@@ -391,14 +404,14 @@ def _counts(rows: pd.DataFrame) -> dict[str, int]:
     }
 
 
-def _pairs(arms: Arms) -> list[tuple[str, str]]:
+def pairs_of(arms: Arms) -> list[tuple[str, str]]:
     """Every arm against the baseline; every treatment against every control and placebo."""
     others = [(arm.name, arms.baseline.name) for arm in arms.arms if not arm.is_baseline]
     against = [*arms.of_role("control"), *arms.of_role("placebo")]
     return others + [(t.name, other.name) for t in arms.of_role("treatment") for other in against]
 
 
-def _best_control(arms: Arms, values: pd.DataFrame) -> str | None:
+def best_control_of(arms: Arms, values: pd.DataFrame) -> str | None:
     """The control with the best mean AUC on validation rows."""
     names = [arm.name for arm in arms.of_role("control")]
     if not names:
@@ -414,6 +427,30 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _without_nan(inner) for key, inner in value.items()}
     return [_without_nan(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def load_seeds(folder: Path) -> tuple[pd.DataFrame, dict[str, list[Floats]]]:
+    """Test rows of a finished ablation, and each arm's scores by seed, in the same order.
+
+    Raises
+    ------
+    AdvpriorError
+        ``RUN001`` … ``RUN003``, ``DAT001``, ``DAT002``; ``RNK006`` when the two files are of different rows.
+    """
+    fix = "advprior rank ablate --frame FRAME --out ABLATION --force"
+    read_manifest(folder, step=STEP, fix=fix)
+    rows = read_parquet(Path(folder) / PREDICTIONS_FILE, fix=fix)
+    by_seed = read_parquet(Path(folder) / SEEDS_FILE, fix=fix)
+    digests = {
+        name: row_digest(table[IMPRESSION_ID].to_numpy(), np.zeros(0))
+        for name, table in ((PREDICTIONS_FILE, rows), (SEEDS_FILE, by_seed))
+    }
+    enforce([check_same_test_rows(digests)], str(folder))
+    scores: dict[str, list[Floats]] = {}
+    for column in by_seed.columns:
+        if "." in str(column):
+            scores.setdefault(str(column).split(".")[0], []).append(by_seed[column].to_numpy(np.float64))
+    return rows, scores
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:

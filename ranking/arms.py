@@ -24,6 +24,10 @@ Role = Literal["baseline", "control", "treatment", "placebo"]
 FEATURE_PREFIXES = (PROFILE_PREFIX, "activity_", "ad_", CONTEXT_PREFIX, "history_", PRIOR_VIEW_PREFIX)
 #: Columns that carry a feature's prefix but are no feature.
 NOT_FEATURES = frozenset({"ad_id"})
+#: What the frame says of one prior: what stands before these is whose it is.
+PRIOR_FEATURES = ("log_prob", "log_ratio", "rank", "top20", "entropy", "age_days", "missing")
+
+Objective = Literal["binary", "lambdarank"]
 
 
 class Arm(BaseModel):
@@ -36,6 +40,9 @@ class Arm(BaseModel):
     label: str = Field(min_length=1)
     role: Role = "treatment"
     adds: tuple[str, ...] = ()
+    optional: bool = False
+    objective: Objective | None = None
+    monotone: bool | None = None
 
     @property
     def is_baseline(self) -> bool:
@@ -53,6 +60,8 @@ class RankerConfig(BaseModel):
     feature_fraction: float = Field(default=0.7, gt=0, le=1)
     bagging_fraction: float = Field(default=0.8, gt=0, le=1)
     lambda_l2: float = Field(default=5.0, ge=0)
+    objective: Objective = "binary"
+    monotone: bool = False
     max_rounds: int = Field(default=1000, ge=1)
     patience: int = Field(default=40, ge=1)
     calibration: Literal["platt", "isotonic"] = "platt"
@@ -83,6 +92,11 @@ class Arms(BaseModel):
     @property
     def baseline(self) -> Arm:
         return self.of_role("baseline")[0]
+
+    def config_of(self, arm: Arm) -> RankerConfig:
+        """The ranker's settings with what the arm changes of them."""
+        own = {"objective": arm.objective, "monotone": arm.monotone}
+        return self.ranker.model_copy(update={name: value for name, value in own.items() if value is not None})
 
     def of_role(self, role: Role) -> list[Arm]:
         """Arms of one role, in the file's order."""
@@ -139,13 +153,18 @@ def feature_columns(columns: Sequence[str]) -> list[str]:
 
 
 def group_of(column: str) -> str:
-    """Group of a feature: its prefix; for a prior, its predictor too.
+    """Group of a feature, or of a pattern of features: its prefix; for a prior, its predictor too.
 
-    >>> group_of("history_advertiser_4w"), group_of("prior_llm_top20")
-    ('history', 'prior_llm')
+    >>> group_of("history_advertiser_4w"), group_of("prior_zero_shot_log_prob"), group_of("prior_llm_*")
+    ('history', 'prior_zero_shot', 'prior_llm')
     """
     parts = column.split("_")
-    return "_".join(parts[:2]) if column.startswith(PRIOR_VIEW_PREFIX) and len(parts) > 2 else parts[0]
+    if not column.startswith(PRIOR_VIEW_PREFIX) or len(parts) < 3:
+        return parts[0]
+    for feature in (*PRIOR_FEATURES, "*"):
+        if column.endswith(f"_{feature}"):
+            return column.removesuffix(f"_{feature}")
+    return "_".join(parts[:2])
 
 
 def arm_features(arm: Arm, columns: Sequence[str]) -> list[str]:
@@ -168,17 +187,40 @@ def arm_features(arm: Arm, columns: Sequence[str]) -> list[str]:
     return [c for c in features if not c.startswith(PRIOR_VIEW_PREFIX) or any(fnmatchcase(c, p) for p in arm.adds)]
 
 
-def with_available(arms: Arms, columns: Sequence[str]) -> tuple[Arms, dict[str, str]]:
-    """Arms that the frame can feed, and why the others are left out.
+def with_available(arms: Arms, columns: Sequence[str], asked: Sequence[str] = ()) -> tuple[Arms, dict[str, str]]:
+    """Arms that the frame can feed, and what the others lack.
 
-    Only the package's own arms are left out in this way; a file that a user names is meant as it stands.
+    Parameters
+    ----------
+    arms : Arms
+    columns : sequence of str
+        Of the frame.
+    asked : sequence of str
+        Names of arms that must be measured: these and the baseline, no others. Without any: all but optional ones.
+
+    Returns
+    -------
+    Arms
+    dict of str to str
+        Arms left out because no prior of theirs is in the frame, and the patterns that say so.
+
+    Raises
+    ------
+    AdvpriorError
+        ``RNK021`` for an unknown name, ``RNK022`` when an asked arm lacks its columns, or when any arm's pattern
+        matches nothing of a prior that is in the frame: a slip of the pen, not a predictor that was not run.
     """
+    names = {arms.find(name).name for name in asked}
+    present = {group_of(c) for c in feature_columns(columns)}
     kept: list[Arm] = []
     left_out: dict[str, str] = {}
     for arm in arms.arms:
-        try:
-            arm_features(arm, columns)
-            kept.append(arm)
-        except AdvpriorError as error:
-            left_out[arm.name] = error.where or ""
+        if not arm.is_baseline and (arm.name not in names if names else arm.optional):
+            continue
+        absent = [p for p in arm.adds if p.startswith(PRIOR_VIEW_PREFIX) and group_of(p) not in present]
+        if absent and not names:
+            left_out[arm.name] = ", ".join(absent)
+            continue
+        arm_features(arm, columns)
+        kept.append(arm)
     return Arms(arms=tuple(kept), ranker=arms.ranker), left_out

@@ -25,6 +25,7 @@ DOCS = "docs/checks.md"
 GOLDEN_ERROR, GOLDEN_WARNING = 0.99, 0.97
 MIN_COVERAGE = 0.9
 MIN_POSITIVES = 100
+MIN_IN_CATALOG = 0.9
 _GOLDEN_ROWS = 50_000
 
 
@@ -231,4 +232,39 @@ def check_enough_positives(split: Array, label: Array) -> Finding | None:
         "RNK009", "warning",
         "few positives: " + ", ".join(f"{count} in {name}" for name, count in few.items()),
         f"use more users or a longer span: below {MIN_POSITIVES} positives an interval says little",
+    )  # fmt: skip
+
+
+def check_placebo(arm: str, low: float, high: float) -> Finding | None:
+    """RNK011: priors of other users change the metric: its interval (over the baseline) leaves zero out."""
+    if not (low > 0 or high < 0):
+        return None
+    return Finding(
+        "RNK011", "warning",
+        f"the placebo `{arm}` changes AUC by something between {low:+.4f} and {high:+.4f}: it should change nothing",
+        "look for what a prior tells beside a user's taste (its age, its user's activity), and give that to the "
+        "baseline; one placebo in twenty does this by chance, so measure again with more seeds",
+    )  # fmt: skip
+
+
+def check_in_catalog(predictor: str, known: Array) -> Finding | None:
+    """RNK012: the catalog of a prior lacks advertisers of many impressions (bool array [impressions])."""
+    share = float(np.mean(known)) if len(known) else 1.0
+    if share >= MIN_IN_CATALOG:
+        return None
+    return Finding(
+        "RNK012", "warning",
+        f"the catalog of `{predictor}` has the advertisers of {share:.1%} of the impressions only",
+        "fit the predictor on these tables: a prior says nothing of an advertiser that its catalog lacks",
+    )  # fmt: skip
+
+
+def check_one_catalog(versions: Mapping[str, str]) -> Finding | None:
+    """RNK013: predictors under comparison have different catalogs (version by predictor)."""
+    if len(set(versions.values())) <= 1:
+        return None
+    return Finding(
+        "RNK013", "warning",
+        "priors of different catalogs are compared: " + ", ".join(f"{name} {v}" for name, v in versions.items()),
+        "fit every predictor on the same tables: log-probabilities over other catalogs do not share a scale",
     )  # fmt: skip

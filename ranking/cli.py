@@ -11,6 +11,14 @@ _COMMANDS = {
     "frame": ("ranking.commands:frame", "The point-in-time training frame, joined by Feast."),
     "train": ("ranking.commands:train", "Train and save one ranker."),
     "ablate": ("ranking.commands:ablate", "Train every arm and measure its lift over the baseline."),
+    "towers": ("ranking.candidates.commands:towers", "Fit a two-tower model of users and ads."),
+    "candidates": ("ranking.candidates.commands:candidates", "Recall and concentration against the priors' quota."),
+    "two-by-two": (
+        "ranking.candidates.commands:two_by_two",
+        "Candidates with and without priors x ranker with and without.",
+    ),
+    "origin": ("ranking.commands:origin", "The same tables at a later cut-off, for a rolling origin."),
+    "pool": ("ranking.commands:pool", "One answer from the ablations of several cut-offs."),
     "report": ("ranking.commands:report", "One HTML file: verdict, arms, segments, provenance."),
 }
 

@@ -48,8 +48,11 @@ def features(tables: Path, repo: Path, force: bool) -> None:
 @repo_option
 @click.option("--out", type=_FOLDER, required=True, help="Where the frame goes.")
 @click.option("--predictors", default=None, help="Whose priors to join, comma-separated. Default: those published.")
+@click.option(
+    "--stale", "stale_text", default="", help="Also the priors of so many weeks ago, such as 1,4,12, of the first one."
+)
 @force_option
-def frame(tables: Path, repo: Path, out: Path, predictors: str | None, force: bool) -> None:
+def frame(tables: Path, repo: Path, out: Path, predictors: str | None, stale_text: str, force: bool) -> None:
     """Join every impression with what was known before it, through Feast, and check for leaks.
 
     Needs `feast -c REPO apply` after publishing. Codes of the leak checks: docs/checks.md.
@@ -63,7 +66,8 @@ def frame(tables: Path, repo: Path, out: Path, predictors: str | None, force: bo
     views = [*BASELINE_VIEWS, *map(prior_view, names)]
     inputs = {"tables": manifest_digest(tables), **{v: manifest_digest(view_folder(repo, v)) for v in views}}
     # the registry holds the services: a feature added to one must give a new frame
-    config = {"predictors": names, "definitions": _definitions_digest(repo)}
+    stale = _weeks(stale_text)
+    config = {"predictors": names, "definitions": _definitions_digest(repo), **({"stale": stale} if stale else {})}
     key = run_key("rank frame", config, inputs, FRAME_VERSION)
     if not force and is_current(out, key):
         click.echo(f"rank frame: unchanged, reused {out}")
@@ -72,7 +76,7 @@ def frame(tables: Path, repo: Path, out: Path, predictors: str | None, force: bo
     from ranking.frame import FRAME_FILE, build_frame
 
     with new_run(out, "rank frame", config=config, inputs=inputs, key=key) as run:
-        result = build_frame(tables, repo, names)
+        result = build_frame(tables, repo, names, stale=stale)
         write_parquet(result.frame, run.path / FRAME_FILE)
         run.facts.update(result.facts)
     facts = result.facts
@@ -95,6 +99,19 @@ def _predictors(text: str) -> list[str]:
     return names
 
 
+def _weeks(text: str) -> list[int]:
+    """Whole weeks of a comma-separated option."""
+    try:
+        weeks = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        weeks = [0]
+    if any(week < 1 for week in weeks):
+        raise AdvpriorError(
+            "CFG001", "weeks are whole numbers from 1 on", where="--stale", found=text, expected="1,4,12"
+        )
+    return sorted(set(weeks))
+
+
 def _definitions_digest(repo: Path) -> str:
     """Digest of what was applied: the definitions and the store's configuration."""
     from feature_repo.runs import digest, sha256_file
@@ -103,7 +120,8 @@ def _definitions_digest(repo: Path) -> str:
     return digest({path.name: sha256_file(path) for path in files})
 
 
-TRAIN_VERSION = ABLATE_VERSION = REPORT_VERSION = 1
+TRAIN_VERSION = ABLATE_VERSION = REPORT_VERSION = 2
+POOL_VERSION = 1
 _FRAME_FIX = "advprior rank frame --tables TABLES --repo FEATURE_REPO --out FRAME"
 _ABLATE_FIX = "advprior rank ablate --frame FRAME --out ABLATION"
 _ARMS_FILE = click.Path(path_type=Path, dir_okay=False)
@@ -131,7 +149,7 @@ def train(frame_folder: Path, service: str, out: Path, arms_file: Path | None, s
     read_manifest(frame_folder, step="rank frame", fix=_FRAME_FIX)
     arms = load_arms(arms_file)
     arm = arms.find(service)
-    config = {"arm": arm.model_dump(mode="json"), "ranker": arms.ranker.model_dump(), "seed": seed}
+    config = {"arm": arm.model_dump(mode="json"), "ranker": arms.config_of(arm).model_dump(), "seed": seed}
     inputs = {"frame": manifest_digest(frame_folder)}
     key = run_key("rank train", config, inputs, TRAIN_VERSION)
     if not force and is_current(out, key):
@@ -140,7 +158,7 @@ def train(frame_folder: Path, service: str, out: Path, arms_file: Path | None, s
     from ranking.training import train_arm
 
     with new_run(out, "rank train", config=config, inputs=inputs, key=key) as run:
-        run.facts.update(train_arm(frame_folder, arm, arms.ranker, seed, run.path))
+        run.facts.update(train_arm(frame_folder, arm, arms.config_of(arm), seed, run.path))
     facts = run.facts
     click.echo(
         f"rank train: {arm.service}, {facts['features']} features, {facts['rounds']} rounds, "
@@ -152,14 +170,20 @@ def train(frame_folder: Path, service: str, out: Path, arms_file: Path | None, s
 @frame_option
 @click.option("--out", type=_FOLDER, required=True, help="Where the ablation goes.")
 @arms_option
+@click.option(
+    "--arm", "asked", multiple=True, help="Measure this arm (an optional one too) and the baseline only. Repeatable."
+)
 @click.option("--seeds", type=click.IntRange(1), default=2, show_default=True, help="Rankers per arm.")
 @click.option("--replicates", type=click.IntRange(20), default=1000, show_default=True, help="Resamplings of users.")
 @force_option
-def ablate(frame_folder: Path, out: Path, arms_file: Path | None, seeds: int, replicates: int, force: bool) -> None:
+def ablate(
+    frame_folder: Path, out: Path, arms_file: Path | None, asked: tuple[str, ...], seeds: int, replicates: int,
+    force: bool,
+) -> None:  # fmt: skip
     """Train every arm on the same rows and measure its lift over the baseline.
 
-    Intervals are a paired bootstrap over users, with the noise of training in them. Arms of the package's own file
-    whose priors are not in the frame are left out, and named.
+    Intervals are a paired bootstrap over users, with the noise of training in them. Arms whose priors are not in the
+    frame are left out, and named; those asked for with --arm must be there.
     """
     from ranking.arms import load_arms
 
@@ -169,7 +193,7 @@ def ablate(frame_folder: Path, out: Path, arms_file: Path | None, seeds: int, re
         "arms": arms.model_dump(mode="json"),
         "seeds": seeds,
         "replicates": replicates,
-        "own": arms_file is not None,
+        "asked": sorted(asked),
     }
     inputs = {"frame": manifest_digest(frame_folder)}
     key = run_key("rank ablate", config, inputs, ABLATE_VERSION)
@@ -179,9 +203,7 @@ def ablate(frame_folder: Path, out: Path, arms_file: Path | None, seeds: int, re
     from ranking.ablate import run_ablation
 
     with new_run(out, "rank ablate", config=config, inputs=inputs, key=key) as run:
-        result, left_out = run_ablation(
-            frame_folder, run.path, arms, strict=arms_file is not None, seeds=seeds, replicates=replicates
-        )
+        result, left_out = run_ablation(frame_folder, run.path, arms, asked=asked, seeds=seeds, replicates=replicates)
         worth = result.best_control if result.verdict.kind == "win_not_over_control" else None
         run.facts.update(
             verdict=result.verdict.sentence,
@@ -190,11 +212,72 @@ def ablate(frame_folder: Path, out: Path, arms_file: Path | None, seeds: int, re
             frame=str(frame_folder),
             service=(result.arms.find(worth) if worth else result.arms.of_role("treatment")[0]).service,
         )
-    for name, lacking in left_out.items():
-        click.echo(f"rank ablate: arm {name} left out, the frame has no {lacking}", err=True)
+    if left_out:
+        click.echo(f"rank ablate: arms left out, their priors are not in the frame: {', '.join(left_out)}", err=True)
     click.echo(
         f"rank ablate: {len(result.arms.arms)} arms x {seeds} seeds in {result.about['seconds']:.0f} s, in {out}"
     )
+    click.echo(result.verdict.sentence)
+
+
+@click.command()
+@tables_option
+@click.option("--number", type=click.IntRange(1), required=True, help="Which cut-off, from 1.")
+@click.option("--of", "count", type=click.IntRange(1), default=3, show_default=True, help="How many there are.")
+@click.option("--out", type=_FOLDER, required=True, help="Where the tables go.")
+@force_option
+def origin(tables: Path, number: int, count: int, out: Path, force: bool) -> None:
+    """The same tables with every cut of the time plan moved to a later origin.
+
+    Their test windows divide the original one. Refit the predictor on each, then: advprior rank pool.
+    """
+    from ranking.rolling import origin_config, write_origin
+
+    read_manifest(tables, fix=_TABLES_FIX)
+    if number > count:
+        raise AdvpriorError("CFG002", "no such cut-off", where="--number", found=str(number), expected=f"1 to {count}")
+    config, inputs = origin_config(tables, number, count), {"tables": manifest_digest(tables)}
+    key = run_key("data", config, inputs)
+    if not force and is_current(out, key):
+        click.echo(f"rank origin: unchanged, reused {out}")
+        return
+    with new_run(out, "data", config=config, inputs=inputs, key=key) as run:
+        write_origin(tables, run, config)
+    plan = config["time_plan"]
+    click.echo(
+        f"rank origin {number} of {count}: priors from {plan['finetune_end']}, test {plan['valid_end']} on, in {out}"
+    )
+
+
+@click.command()
+@click.argument("ablations", type=_FOLDER, nargs=-1, required=True)
+@click.option("--out", type=_FOLDER, required=True, help="Where the pooled ablation goes.")
+@click.option("--replicates", type=click.IntRange(20), default=1000, show_default=True, help="Resamplings of users.")
+@force_option
+def pool(ablations: tuple[Path, ...], out: Path, replicates: int, force: bool) -> None:
+    """Pool the ablations of several cut-offs: lifts over seeds x cut-offs, one verdict.
+
+    What it writes is an ablation as any other: advprior rank report takes it.
+    """
+    inputs = {}
+    for folder in ablations:
+        read_manifest(folder, step="rank ablate", fix=_ABLATE_FIX)
+        inputs[str(folder)] = manifest_digest(folder)
+    config = {"replicates": replicates}
+    key = run_key("rank pool", config, inputs, POOL_VERSION)
+    if not force and is_current(out, key):
+        click.echo(f"rank pool: unchanged, reused {out}")
+        return
+    from ranking.rolling import pool as pool_ablations
+
+    with new_run(out, "rank ablate", config=config, inputs=inputs, key=key) as run:
+        result = pool_ablations(ablations, replicates=replicates)
+        result.save(run.path)
+        facts = read_manifest(ablations[-1])["facts"]
+        run.facts.update(facts, verdict=result.verdict.sentence, kind=result.verdict.kind, cutoffs=len(ablations))
+    for place, one in enumerate(result.about["cutoffs"], start=1):
+        click.echo(f"cut-off {place}, test {one['test']}: {one['verdict']}")
+    click.echo(f"rank pool: {len(ablations)} cut-offs x {result.about['settings']['seeds']} seeds, in {out}")
     click.echo(result.verdict.sentence)
 
 
@@ -205,11 +288,17 @@ def ablate(frame_folder: Path, out: Path, arms_file: Path | None, seeds: int, re
     "--predictor-run", "predictor_runs", type=_FOLDER, multiple=True,
     help="A finetune, export or score folder, whose facts belong in the report. Repeatable.",
 )  # fmt: skip
+@click.option("--candidates", type=_FOLDER, help="What `rank candidates` wrote, for a section on retrieval.")
+@click.option("--two-by-two", type=_FOLDER, help="What `rank two-by-two` wrote, for its table.")
 @force_option
-def report(ablation: Path, out: Path, predictor_runs: tuple[Path, ...], force: bool) -> None:
+def report(
+    ablation: Path, out: Path, predictor_runs: tuple[Path, ...], candidates: Path | None, two_by_two: Path | None,
+    force: bool,
+) -> None:  # fmt: skip
     """One HTML file to mail: verdict, arms, segments, calibration, importance, provenance."""
     read_manifest(ablation, step="rank ablate", fix=_ABLATE_FIX)
-    inputs = {"ablation": manifest_digest(ablation), **{str(p): manifest_digest(p) for p in predictor_runs}}
+    more = [folder for folder in (candidates, two_by_two) if folder is not None]
+    inputs = {"ablation": manifest_digest(ablation), **{str(p): manifest_digest(p) for p in (*predictor_runs, *more)}}
     key = run_key("rank report", {}, inputs, REPORT_VERSION)
     if not force and is_current(out, key):
         click.echo(f"rank report: unchanged, reused {out}")
@@ -218,7 +307,9 @@ def report(ablation: Path, out: Path, predictor_runs: tuple[Path, ...], force: b
         from ranking.report import REPORT_FILE, write_report
 
         with new_run(out, "rank report", config={}, inputs=inputs, key=key) as run:
-            sentence = write_report(ablation, run.path / REPORT_FILE, predictor_runs)
+            sentence = write_report(
+                ablation, run.path / REPORT_FILE, predictor_runs, candidates=candidates, two_by_two=two_by_two
+            )
             run.facts["verdict"] = sentence
     click.echo(f"verdict: {sentence}")
     note = read_manifest(ablation)["facts"].get("note")

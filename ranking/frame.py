@@ -50,6 +50,7 @@ from feature_repo.errors import AdvpriorError
 from feature_repo.runs import manifest_digest, read_manifest
 from feature_repo.tables import load_tables, load_time_plan
 from ranking import checks
+from ranking.arms import group_of
 from ranking.counts import DAY_US, CountsBefore, Ints, compact, micros, moment_us
 from ranking.gather import (
     HISTORY_VALUES,
@@ -204,22 +205,27 @@ def _duckdb_for_joins() -> None:
 
 
 class Joined:
-    """Columns of a join in the order of the rows that were asked for, each handed out once and let go of."""
+    """Columns of joins in the order of the rows that were asked for, each handed out once and let go of."""
 
-    def __init__(self, table: Any, order: Ints) -> None:
-        self._columns = {name: table[name] for name in table.column_names}
-        self._order = order
+    def __init__(self) -> None:
+        self._columns: dict[str, tuple[Any, Ints]] = {}
+
+    def add(self, table: Any, order: Ints) -> None:
+        """Columns of one join, and the row of it that each row asked for has."""
+        self._columns |= {name: (table[name], order) for name in table.column_names}
 
     def pop(self, name: str) -> Any:
         """One column as an Arrow array, in order."""
-        return self._columns.pop(name).combine_chunks().take(self._order)
+        column, order = self._columns.pop(name)
+        return column.combine_chunks().take(order)
 
 
 def join_features(store: Any, refs: Sequence[str], entities: pd.DataFrame) -> Joined:
-    """One point-in-time join through Feast, put back into the order of ``entities``.
+    """Point-in-time joins through Feast, put back into the order of ``entities``.
 
     A feature row is joined when ``event_timestamp`` and ``created_timestamp`` are not later than the entity's time
-    and the row is within its view's TTL; the newest wins, and among equals the one created last.
+    and the row is within its view's TTL; the newest wins, and among equals the one created last. Views with the same
+    join keys are joined together, for each distinct key and time once: the ads of a slate share their user's row.
 
     Parameters
     ----------
@@ -230,23 +236,48 @@ def join_features(store: Any, refs: Sequence[str], entities: pd.DataFrame) -> Jo
     Raises
     ------
     AdvpriorError
-        ``RNK005`` when impressions are lost or doubled.
+        ``RNK005`` when rows are lost or doubled.
     """
+    import pyarrow as pa
+
     _duckdb_for_joins()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)  # ibis 12 on duckdb 2
-        job = store.get_historical_features(
-            entity_df=entities, features=list(refs), full_feature_names=True, filter_by_created_timestamp=True
-        )
-        joined = job.to_arrow()
-    expected, found = entities[IMPRESSION_ID].to_numpy(), joined[IMPRESSION_ID].to_numpy()
-    checks.enforce([checks.check_rows_kept(expected, found)], "the point-in-time join")
-    order = np.empty(len(found), dtype=np.int64)
-    order[np.argsort(expected, kind="stable")] = np.argsort(found, kind="stable")
-    return Joined(joined, order)
+    found = Joined()
+    found.add(pa.table({IMPRESSION_ID: entities[IMPRESSION_ID].to_numpy()}), np.arange(len(entities)))
+    for keys, mine in _by_keys(store, refs).items():
+        columns = list(keys) or [str(c) for c in entities if c not in (IMPRESSION_ID, EVENT_TIMESTAMP)]
+        place = entities.groupby([*columns, EVENT_TIMESTAMP], sort=False, dropna=False, observed=True).ngroup()
+        codes = place.to_numpy(np.int64)
+        first = np.unique(codes, return_index=True)[1]
+        asked = entities.iloc[first][[*columns, EVENT_TIMESTAMP]].assign(**{IMPRESSION_ID: np.arange(len(first))})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)  # ibis 12 on duckdb 2
+            job = store.get_historical_features(
+                entity_df=asked, features=mine, full_feature_names=True, filter_by_created_timestamp=True
+            )
+            joined = job.to_arrow()
+        expected, got = asked[IMPRESSION_ID].to_numpy(), joined[IMPRESSION_ID].to_numpy()
+        checks.enforce([checks.check_rows_kept(expected, got)], "the point-in-time join")
+        found.add(joined.select([ref.replace(":", "__") for ref in mine]), np.argsort(got, kind="stable")[codes])
+    return found
 
 
-def _times(column: Any) -> npt.NDArray[Any]:
+def _by_keys(store: Any, refs: Sequence[str]) -> dict[tuple[str, ...], list[str]]:
+    """References by the join keys of their view; an on-demand view has none of its own and stands under ``()``."""
+    from feast.errors import FeatureViewNotFoundException
+
+    keys: dict[str, tuple[str, ...]] = {}
+    for view in dict.fromkeys(ref.split(":")[0] for ref in refs):
+        try:
+            keys[view] = tuple(sorted(column.name for column in store.get_feature_view(view).entity_columns))
+        except FeatureViewNotFoundException:
+            keys[view] = ()
+    found: dict[tuple[str, ...], list[str]] = {}
+    for ref in refs:
+        found.setdefault(keys[ref.split(":")[0]], []).append(ref)
+    return found
+
+
+def times(column: Any) -> npt.NDArray[Any]:
     """datetime64[us] of an Arrow time column, NaT for null."""
     import pyarrow as pa
 
@@ -255,7 +286,7 @@ def _times(column: Any) -> npt.NDArray[Any]:
     return filled.view("datetime64[us]")  # int64's minimum is NaT
 
 
-def _pointer(column: Any) -> Ints:
+def pointer(column: Any) -> Ints:
     """int64 of an Arrow column, −1 for null."""
     import pyarrow as pa
 
@@ -268,7 +299,7 @@ def _feature(column: Any, impression: npt.NDArray[Any]) -> Any:
     import pyarrow as pa
 
     if pa.types.is_timestamp(column.type):
-        age = (impression - _times(column)).astype("timedelta64[us]")
+        age = (impression - times(column)).astype("timedelta64[us]")
         days = age.astype(np.float64) / DAY_US
         days[np.isnat(age)] = np.nan
         return days.astype(np.float32)
@@ -346,8 +377,38 @@ def prior_columns(
         checks.check_available_after_snapshot(view, table_snapshot.view("datetime64[us]"), available),
         checks.check_not_newer(view, _take_times(available, rows), impression),
         checks.check_prior_coverage(predictor, ~here),
+        checks.check_in_catalog(predictor, index >= 0),
     ]
     return columns, found
+
+
+def stale_group(predictor: str, weeks: int) -> str:
+    """Prefix of what a predictor said some weeks before.
+
+    >>> stale_group("llm", 4)
+    'prior_stale4w_llm'
+    """
+    return f"{PRIOR_VIEW_PREFIX}stale{weeks}w_{predictor}"
+
+
+def stale_columns(
+    store: Any, repo: Path, predictor: str, weeks: int, impressions: pd.DataFrame
+) -> tuple[dict[str, Any], list[checks.Finding | None]]:
+    """A predictor's features as the store knew them ``weeks`` weeks before each impression.
+
+    What a ranker would read if scoring had stopped then. Impressions of the first weeks had no prior yet: missing.
+    """
+    view = prior_view(predictor)
+    time = impressions[TIMESTAMP]
+    entities = impressions[[IMPRESSION_ID, USER_ID]].assign(**{EVENT_TIMESTAMP: time - pd.Timedelta(weeks=weeks)})
+    names = [f"{view}:{name}" for name in (PRIOR_ROW, SNAPSHOT, MODEL_CUTOFF, "entropy")]
+    joined = join_features(store, names, entities)
+    impression = micros(time).view("datetime64[us]")
+    rows, snapshot = pointer(joined.pop(f"{view}__{PRIOR_ROW}")), times(joined.pop(f"{view}__{SNAPSHOT}"))
+    found = [checks.check_model_cutoff(predictor, times(joined.pop(f"{view}__{MODEL_CUTOFF}")), impression)]
+    columns, _ = prior_columns(repo, predictor, rows, snapshot, impressions[ADVERTISER_ID], impression)
+    columns[f"{view}_entropy"] = _feature(joined.pop(f"{view}__entropy"), impression)
+    return {stale_group(predictor, weeks) + name.removeprefix(view): c for name, c in columns.items()}, found
 
 
 def clock_columns(impression: npt.NDArray[Any]) -> dict[str, Any]:
@@ -370,16 +431,14 @@ def feature_groups(columns: Sequence[str]) -> dict[str, list[str]]:
     for name in columns:
         if name in KEYS:
             continue
-        if "__" in name:
-            group = name.split("__")[0]
-        else:
-            parts = name.split("_")
-            group = "_".join(parts[:2]) if parts[0] == "prior" else parts[0]
+        group = name.split("__")[0] if "__" in name else group_of(name)
         groups.setdefault(group, []).append(name)
     return groups
 
 
-def build_frame(tables: Path, repo: Path, predictors: Sequence[str], *, service: str = BASELINE_SERVICE) -> FrameResult:
+def build_frame(
+    tables: Path, repo: Path, predictors: Sequence[str], *, service: str = BASELINE_SERVICE, stale: Sequence[int] = ()
+) -> FrameResult:
     """The frame of every impression from ``finetune_end`` on.
 
     Parameters
@@ -392,6 +451,9 @@ def build_frame(tables: Path, repo: Path, predictors: Sequence[str], *, service:
         Whose priors to join, through their own services.
     service : str
         The baseline's service; whatever scalars it has become features.
+    stale : sequence of int
+        Weeks: what the first predictor said so long before each impression becomes features too, for arms that ask
+        what a prior is worth when it is old.
 
     Raises
     ------
@@ -447,22 +509,26 @@ def build_frame(tables: Path, repo: Path, predictors: Sequence[str], *, service:
     columns |= clock_columns(impression)
 
     found: list[checks.Finding | None] = [
-        checks.check_not_newer(view, _times(joined.pop(f"{view}__{SNAPSHOT}")), impression)
+        checks.check_not_newer(view, times(joined.pop(f"{view}__{SNAPSHOT}")), impression)
         for view in (USER_HISTORY_VIEW, AD_STATS_VIEW)
     ]
     columns |= history_columns(
-        repo, _pointer(joined.pop(f"{USER_HISTORY_VIEW}__{HISTORY_ROW}")), impressions[AD_ID], impression
+        repo, pointer(joined.pop(f"{USER_HISTORY_VIEW}__{HISTORY_ROW}")), impressions[AD_ID], impression
     )
     for predictor in predictors:
         view = prior_view(predictor)
-        rows, snapshot = _pointer(joined.pop(f"{view}__{PRIOR_ROW}")), _times(joined.pop(f"{view}__{SNAPSHOT}"))
-        found.append(checks.check_model_cutoff(predictor, _times(joined.pop(f"{view}__{MODEL_CUTOFF}")), impression))
+        rows, snapshot = pointer(joined.pop(f"{view}__{PRIOR_ROW}")), times(joined.pop(f"{view}__{SNAPSHOT}"))
+        found.append(checks.check_model_cutoff(predictor, times(joined.pop(f"{view}__{MODEL_CUTOFF}")), impression))
         found.append(checks.check_not_newer(view, snapshot, impression))
         of_ad = impressions[AD_ID].map(category)
         mine, judged = prior_columns(repo, predictor, rows, snapshot, impressions[ADVERTISER_ID], impression, of_ad)
         columns |= mine
         found += judged
     del joined
+    for weeks in stale if predictors else ():
+        mine, judged = stale_columns(store, repo, predictors[0], weeks, impressions)
+        columns |= mine
+        found += judged
     for view, digest in versions.items():
         if manifest_digest(view_folder(repo, view)) != digest:
             raise AdvpriorError(
@@ -472,6 +538,10 @@ def build_frame(tables: Path, repo: Path, predictors: Sequence[str], *, service:
                 fix="run the same command again",
             )
 
+    origin = {p: read_manifest(view_folder(repo, prior_view(p)))["facts"] for p in predictors}
+    found.append(
+        checks.check_one_catalog({p: str(f["catalog_version"]) for p, f in origin.items() if "catalog_version" in f})
+    )
     split, label = split_of(impressions[TIMESTAMP], plan), impressions[LABEL].to_numpy()
     found += [checks.check_splits_apart(split, impression), checks.check_enough_positives(split, label)]
     test = split == "test"
@@ -500,7 +570,7 @@ def build_frame(tables: Path, repo: Path, predictors: Sequence[str], *, service:
         "views": versions,
         # what the report says of the data and of each prior's origin
         "data": read_manifest(tables)["facts"],
-        "priors": {p: read_manifest(view_folder(repo, prior_view(p)))["facts"] for p in predictors},
+        "priors": origin,
         "warnings": [finding.to_json() for finding in said],
     }
     return FrameResult(frame, said, facts)

@@ -327,8 +327,33 @@ class Mrr(_SlateMetric):
         return slates.to_users(value, rows.users)
 
 
+@dataclass(frozen=True)
+class Conversions(_SlateMetric):
+    """Positives among the first ``k`` ads of each slate: what an ad load of ``k`` converts, per slate.
+
+    Slates without a positive count. Tied scores share their mean. Unbiased only for ads that were shown: of others
+    nobody knows the label.
+    """
+
+    k: int = 5
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return f"conversions_{self.k}"
+
+    @property
+    def label(self) -> str:  # type: ignore[override]
+        return f"Conversions@{self.k}"
+
+    def per_user(self, rows: Rows) -> tuple[Floats, Floats]:
+        slates = rows.slates
+        shown = np.where(slates.place < self.k, slates.hits / slates.tied, 0.0)
+        total = _sums(slates.user[slates.slate], shown, rows.users)
+        return total, np.bincount(slates.user, minlength=rows.users).astype(np.float64)
+
+
 #: What an ablation reports, the metric that its verdict is about first.
-DEFAULT_METRICS: tuple[Metric, ...] = (Auc(), PrAuc(), LogLoss(), Ndcg(10))
+DEFAULT_METRICS: tuple[Metric, ...] = (Auc(), PrAuc(), LogLoss(), Ndcg(10), Conversions(5))
 #: Reported per arm without an interval.
 MORE_METRICS: tuple[Metric, ...] = (NormalisedEntropy(), Ece(), Mrr())
 

@@ -18,6 +18,8 @@ from ranking.verdict import segment_label
 
 if TYPE_CHECKING:
     from ranking.ablate import AblationResult
+    from ranking.candidates.curve import CandidateCurve
+    from ranking.candidates.endtoend import TwoByTwo
 
 COLOURS = {"baseline": "#57606a", "control": "#0072b2", "treatment": "#d55e00", "placebo": "#8c959f"}
 _STYLE = {
@@ -139,3 +141,61 @@ def svg_uri(figure: Figure) -> str:
 
 def _level(result: AblationResult) -> str:
     return f"{100 * result.lifts[0].level:.0f} %" if result.lifts else "95 %"
+
+
+def candidate_curve(curve: CandidateCurve, width: float = 7.6) -> Figure:
+    """Gain in recall with its interval, and concentration of advertisers, against quota, on test requests.
+
+    Parameters
+    ----------
+    curve : CandidateCurve
+    width : float
+        Inches.
+    """
+    palette = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c959f")
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width, 3.4), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for i, (name, quota) in enumerate(curve.chosen.items()):
+            rows = curve.table[(curve.table["predictor"] == name) & (curve.table["split"] == "test")]
+            colour, x = palette[i % len(palette)], 100 * rows["quota"]
+            left.fill_between(x, rows["low"], rows["high"], color=colour, alpha=0.15, linewidth=0)
+            left.plot(x, rows["gain"], "o-", color=colour, markersize=3.5, linewidth=1.4, label=name)
+            right.plot(x, rows["hhi"], "o-", color=colour, markersize=3.5, linewidth=1.4, label=name)
+            at = rows[rows["quota"] == quota]
+            left.plot(100 * at["quota"], at["gain"], "o", color=colour, markersize=9, fillstyle="none")
+        left.axhline(0, color="#24292f", linewidth=0.9)
+        left.set_title(f"Change in recall@{curve.about['k']}")
+        right.set_title("Concentration of advertisers (HHI)")
+        for ax in (left, right):
+            ax.set_xlabel("Quota: % of slots for predicted advertisers")
+        handles, labels = left.get_legend_handles_labels()
+        title = "Priors of (ring: quota chosen on validation)"
+        figure.legend(handles, labels, title=title, loc="outside lower center", ncols=len(labels), frameon=False)
+        return figure
+
+
+def effects(result: TwoByTwo, width: float = 7.6) -> Figure:
+    """Effects of priors on conversions per slate, with intervals.
+
+    Parameters
+    ----------
+    result : TwoByTwo
+    width : float
+        Inches.
+    """
+    slots = result.about["slots"]
+    table = result.frame()
+    rows = table[table["metric"] == f"conversions_{slots}"].iloc[::-1]
+    low, high, middle = (rows[name].to_numpy(float) for name in ("low", "high", "difference"))
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width, 2.6), layout="constrained")
+        ax = figure.subplots()
+        ax.hlines(range(len(rows)), low, high, color=COLOURS["treatment"], linewidth=2.2)
+        ax.plot(middle, range(len(rows)), "o", color=COLOURS["treatment"], markersize=6)
+        ax.axvline(0, color="#24292f", linewidth=0.9)
+        ax.set_yticks(range(len(rows)), list(rows["effect"]))
+        ax.set_ylim(-0.6, len(rows) - 0.4)
+        ax.grid(axis="y", visible=False)
+        ax.set_xlabel(f"Change in conversions per slate at {slots} of {result.about['k']} candidates, 95 % interval")
+        return figure

@@ -60,8 +60,10 @@ def publish_command(view: str, repo: Path | str = "REPO") -> str:
 
 
 def published_predictors(repo: Path, among: Sequence[str]) -> list[str]:
-    """Those predictors whose priors are published."""
-    return [p for p in among if (view_folder(repo, prior_view(p)) / TABLE_FILE).is_file()]
+    """Predictors whose priors are published: those named first, in that order, then any other by name."""
+    folders = (Path(repo) / "data").glob(f"{PRIOR_VIEW_PREFIX}*")
+    others = sorted({folder.name.removeprefix(PRIOR_VIEW_PREFIX) for folder in folders} - set(among))
+    return [p for p in (*among, *others) if (view_folder(repo, prior_view(p)) / TABLE_FILE).is_file()]
 
 
 def check_store(repo: Path) -> None:

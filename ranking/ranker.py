@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.contract import LABEL
+from feature_repo.contract import LABEL, PRIOR_VIEW_PREFIX, SLATE_ID
 from feature_repo.errors import AdvpriorError
 from feature_repo.runs import sha256_file, versions, write_json
 from ranking.arms import RankerConfig, group_of
@@ -144,8 +144,14 @@ def prepare(
     valid: NDArray[np.float32],
     valid_label: NDArray[np.int8],
     config: RankerConfig,
+    slates: tuple[NDArray[Any], NDArray[Any]] | None = None,
 ) -> Prepared:
     """Bin encoded rows once.
+
+    Parameters
+    ----------
+    slates : pair of array, optional
+        Slate of each training and validation row: what lambdarank ranks within.
 
     Raises
     ------
@@ -162,9 +168,38 @@ def prepare(
             )  # fmt: skip
     names = [_safe(name) for name in encoder.features]
     options = {"feature_name": names, "categorical_feature": encoder.categorical, "params": _dataset_params(config)}
-    train_set = lgb.Dataset(train, train_label, **options).construct()
-    valid_set = lgb.Dataset(valid, valid_label, reference=train_set, **options).construct()
+    groups: list[NDArray[np.int64] | None] = [None, None]
+    if config.objective == "lambdarank":
+        if slates is None:
+            raise ValueError("lambdarank needs the slate of every row")
+        orders = [np.argsort(slate, kind="stable") for slate in slates]  # a slate's rows must stand together
+        train, train_label, valid, valid_label = (
+            train[orders[0]], train_label[orders[0]], valid[orders[1]], valid_label[orders[1]],
+        )  # fmt: skip
+        groups = [np.unique(slate, return_counts=True)[1] for slate in slates]
+    train_set = lgb.Dataset(train, train_label, group=groups[0], **options).construct()
+    valid_set = lgb.Dataset(valid, valid_label, group=groups[1], reference=train_set, **options).construct()
     return Prepared(encoder, train_set, valid_set, valid, valid_label)
+
+
+#: What LightGBM minimises, and what stops it on validation rows.
+_OBJECTIVES: dict[str, dict[str, Any]] = {
+    "binary": {"objective": "binary", "metric": "binary_logloss"},
+    "lambdarank": {"objective": "lambdarank", "metric": "ndcg", "eval_at": [10]},
+}
+
+
+def direction(feature: str) -> int:
+    """Which way a monotone ranker's score may go with a feature: a prior's own, and nothing else, is bound.
+
+    >>> direction("prior_llm_log_prob"), direction("prior_llm_rank"), direction("history_ad_all")
+    (1, -1, 0)
+    """
+    if not feature.startswith(PRIOR_VIEW_PREFIX):
+        return 0
+    if feature.endswith(("_log_prob", "_log_ratio", "_top20")):
+        return 1
+    return -1 if feature.endswith("_rank") else 0
 
 
 def _safe(name: str) -> str:
@@ -215,7 +250,7 @@ class Ranker:
         encoder = Encoder.fit(train, self.features)
         prepared = prepare(
             encoder, encoder.encode(train), train[LABEL].to_numpy(np.int8), encoder.encode(valid),
-            valid[LABEL].to_numpy(np.int8), self.config,
+            valid[LABEL].to_numpy(np.int8), self.config, (train[SLATE_ID].to_numpy(), valid[SLATE_ID].to_numpy()),
         )  # fmt: skip
         return self.fit_prepared(prepared)
 
@@ -225,8 +260,7 @@ class Ranker:
 
         params = {
             **_dataset_params(self.config),
-            "objective": "binary",
-            "metric": "binary_logloss",
+            **_OBJECTIVES[self.config.objective],
             "learning_rate": self.config.learning_rate,
             "num_leaves": self.config.num_leaves,
             "feature_fraction": self.config.feature_fraction,
@@ -236,6 +270,8 @@ class Ranker:
             "bagging_seed": 100 + self.seed,
             "feature_fraction_seed": 200 + self.seed,
         }
+        if self.config.monotone:
+            params["monotone_constraints"] = [direction(name) for name in self.features]
         booster = lgb.train(
             params,
             prepared.train,

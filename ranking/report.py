@@ -10,21 +10,29 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from feature_repo.contract import TimePlan
+from feature_repo.contract import PRIOR_VIEW_PREFIX, TimePlan
 from feature_repo.runs import read_manifest
 from ranking import plots
 from ranking.ablate import AblationResult
-from ranking.arms import Arm
+from ranking.arms import Arm, group_of
+from ranking.candidates.curve import CandidateCurve
+from ranking.candidates.endtoend import EFFECTS, TwoByTwo
 from ranking.lift import Lift
-from ranking.metrics import DEFAULT_METRICS, MORE_METRICS, Auc
+from ranking.metrics import DEFAULT_METRICS, MORE_METRICS, Auc, Conversions
+from ranking.value import LOADS, scoring_price
 from ranking.verdict import digits_of, segment_label, signed
 
 REPORT_FILE = "report.html"
 _TITLE = "Do advertiser priors change this ranker?"
+#: Conversions have a table of their own, beside what a prior costs.
+_SHOWN = tuple(metric for metric in DEFAULT_METRICS if not isinstance(metric, Conversions))
 _SPLIT_LABELS = {"train": "Training", "valid": "Validation", "test": "Test"}
 
 
-def write_report(ablation: Path, out: Path, predictor_runs: Sequence[Path] = ()) -> str:
+def write_report(
+    ablation: Path, out: Path, predictor_runs: Sequence[Path] = (), *, candidates: Path | None = None,
+    two_by_two: Path | None = None,
+) -> str:  # fmt: skip
     """Write the report of a finished ablation.
 
     Parameters
@@ -35,6 +43,8 @@ def write_report(ablation: Path, out: Path, predictor_runs: Sequence[Path] = ())
         The HTML file.
     predictor_runs : sequence of Path
         Finetune, export or score folders whose facts belong in the report.
+    candidates, two_by_two : Path, optional
+        What ``advprior rank candidates`` and ``advprior rank two-by-two`` wrote.
 
     Returns
     -------
@@ -48,13 +58,20 @@ def write_report(ablation: Path, out: Path, predictor_runs: Sequence[Path] = ())
     """
     result = AblationResult.load(ablation)
     manifests = {str(run.name): read_manifest(run) for run in predictor_runs}
-    page = render(result, read_manifest(ablation), manifests)
+    retrieval = _retrieval(
+        None if candidates is None else CandidateCurve.load(candidates),
+        None if two_by_two is None else TwoByTwo.load(two_by_two),
+    )
+    page = render(result, read_manifest(ablation), manifests, retrieval)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8")
     return result.verdict.sentence
 
 
-def render(result: AblationResult, manifest: Mapping[str, Any], predictors: Mapping[str, Mapping[str, Any]]) -> str:
+def render(
+    result: AblationResult, manifest: Mapping[str, Any], predictors: Mapping[str, Mapping[str, Any]],
+    retrieval: Mapping[str, Any] | None = None,
+) -> str:  # fmt: skip
     """The page as text.
 
     Parameters
@@ -64,6 +81,8 @@ def render(result: AblationResult, manifest: Mapping[str, Any], predictors: Mapp
         Of the ablation's folder.
     predictors : mapping
         Name to manifest of finetune, export or score folders.
+    retrieval : mapping, optional
+        What `_retrieval` makes of a candidate curve and a two-by-two.
     """
     about = result.about
     facts = about["frame_facts"]
@@ -83,22 +102,51 @@ def render(result: AblationResult, manifest: Mapping[str, Any], predictors: Mapp
         test={"users": f"{about['splits']['test']['users']:,}"},
         replicates=f"{settings['replicates']:,}",
         seeds=settings["seeds"],
-        warnings=facts.get("warnings", []),
+        cutoffs=_cutoffs(result),
+        warnings=[*facts.get("warnings", []), *about.get("warnings", [])],
+        value=_value_rows(result, predictors),
+        loads=LOADS,
+        retrieval=retrieval or {},
         data_note=_data_note(facts),
         counts=_counts(result),
-        metrics=[m.label for m in (*DEFAULT_METRICS, *MORE_METRICS)],
+        metrics=[m.label for m in (*_SHOWN, *MORE_METRICS)],
         arms=_arms(result),
         left_out=", ".join(about.get("left_out", {})),
         forest=plots.svg_uri(plots.forest(result)),
         lifts=[_lifts(result, segment) for segment in result.segments],
-        lift_metrics=[m.label for m in DEFAULT_METRICS],
+        lift_metrics=[m.label for m in _SHOWN],
         comparisons=len(result.lifts),
+        power=_power(result),
         best_control="" if result.best_control is None else result.arms.find(result.best_control).label,
         calibration=plots.svg_uri(plots.calibration(result)),
         importance=plots.svg_uri(plots.importance(result, treatment.name)),
         treatment=treatment.label,
         provenance=_provenance(result, manifest, predictors),
     )
+
+
+def _retrieval(curve: CandidateCurve | None, cells: TwoByTwo | None) -> dict[str, Any]:
+    """Pictures and words of candidate generation, for the page."""
+    found: dict[str, Any] = {}
+    if curve is not None:
+        found |= {
+            "k": curve.about["k"],
+            "curve": plots.svg_uri(curve.plot()),
+            "said": [curve.sentence(name) for name in curve.chosen],
+        }
+    if cells is not None:
+        metrics = (f"conversions_{cells.about['slots']}", f"ndcg_{cells.about['slots']}")
+        found |= {
+            "about": cells.about,
+            "effects": plots.svg_uri(cells.plot()),
+            "cells": [[name, *(f"{v:.4f}" for v in row)] for name, row in zip(
+                cells.table().index, cells.table().to_numpy(), strict=True)],
+            "rows": [
+                {"label": label, "cells": [_cell(cells.lifts.get(arm, against, m)) for m in metrics]}
+                for arm, against, label in EFFECTS
+            ],
+        }  # fmt: skip
+    return found
 
 
 def _data_note(facts: Mapping[str, Any]) -> str:
@@ -133,7 +181,7 @@ def _arms(result: AblationResult) -> list[dict[str, Any]]:
             "label": arm.label,
             "role": arm.role,
             "features": result.about["per_arm"][arm.name]["features"],
-            "cells": [_number(float(table[m.name][arm.name])) for m in (*DEFAULT_METRICS, *MORE_METRICS)],
+            "cells": [_number(float(table[m.name][arm.name])) for m in (*_SHOWN, *MORE_METRICS)],
         }
         for arm in result.arms.arms
     ]
@@ -151,10 +199,60 @@ def _lifts(result: AblationResult, segment: str) -> dict[str, Any]:
             if against == baseline
             else f"{label[arm]} over {_short(result.arms.find(against))}"
         )
-        cells = [_cell(result.lifts.get(arm, against, m.name, segment)) for m in DEFAULT_METRICS]
+        cells = [_cell(result.lifts.get(arm, against, m.name, segment)) for m in _SHOWN]
         rows.append({"label": name, "cells": cells})
     counts = result.about["segments"][segment]
     return {"label": f"{segment_label(segment)} ({counts['positives']:,} positives)", "rows": rows}
+
+
+def _cutoffs(result: AblationResult) -> list[dict[str, Any]]:
+    """The verdict's lift at each cut-off of a pooled ablation."""
+    lift = result.lifts.get(result.arms.of_role("treatment")[0].name, result.arms.baseline.name, Auc.name)
+    return [
+        {**cut, "lift": signed(by)} for cut, by in zip(result.about.get("cutoffs", []), lift.by_cutoff, strict=False)
+    ]
+
+
+def _power(result: AblationResult) -> list[dict[str, Any]]:
+    """Each lift of the verdict's metric beside what the data could have shown, and what is left of it among many."""
+    baseline = result.arms.baseline.name
+    return [
+        {
+            "label": f"{_short(result.arms.find(lift.arm))}, {segment_label(lift.segment)[:1].lower()}"
+            f"{segment_label(lift.segment)[1:]}",
+            "lift": _cell(lift),
+            "joint": f"[{signed(lift.adjusted_low)}, {signed(lift.adjusted_high)}]",
+            "p": f"{lift.p:.3f}",
+            "p_adjusted": f"{lift.p_adjusted:.3f}",
+            "detectable": f"{lift.detectable:.4f}",
+        }
+        for lift in result.lifts
+        if lift.metric == Auc.name and lift.baseline == baseline and isfinite(lift.difference) and lift.error > 0
+    ]
+
+
+def _value_rows(result: AblationResult, predictors: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Worth and price of each arm: conversions at ad loads, their concentration, lift, and what its prior costs."""
+    origin = result.about["frame_facts"].get("priors", {})
+    runs = {str(m["facts"].get("predictor")): m for m in predictors.values() if m.get("step") == "score"}
+    baseline, rows = result.arms.baseline.name, []
+    for arm in result.arms.arms if "value" in result.about else ():  # an older ablation has none
+        whose = [group_of(p).removeprefix(PRIOR_VIEW_PREFIX) for p in arm.adds if p.startswith(PRIOR_VIEW_PREFIX)]
+        prices = [scoring_price(origin.get(name, {}), runs.get(name)) for name in whose]
+        known = [price for price in prices if price is not None]
+        values = {row["load"]: row for row in result.about["value"] if row["arm"] == arm.name}
+        lift = None if arm.is_baseline else result.lifts.get(arm.name, baseline, Conversions().name)
+        rows.append(
+            {
+                "label": arm.label,
+                "conversions": [f"{1000 * values[load]['conversions']:,.1f}" for load in LOADS],
+                "change": None if lift is None else _cell(lift),
+                "hhi": f"{values[5]['hhi']:.4f}",
+                "auc": None if lift is None else _cell(result.lifts.get(arm.name, baseline, Auc.name)),
+                "price": "nothing" if not arm.adds else f"{sum(known):,.0f} s" if known else "not recorded",
+            }
+        )
+    return rows
 
 
 def _short(arm: Arm) -> str:

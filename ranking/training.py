@@ -26,7 +26,18 @@ def train_arm(frame_folder: Path, arm: Arm, config: RankerConfig, seed: int, out
     frame = load_frame(frame_folder)
     features = arm_features(arm, [str(c) for c in frame.columns])
     manifest = read_manifest(frame_folder)
-    ranker = Ranker(arm.service, features, config, seed, {"arm": arm.name, "time_plan": manifest["facts"]["time_plan"]})
+    facts = {
+        "arm": arm.name,
+        "time_plan": manifest["facts"]["time_plan"],
+        # which versions of the store's views, and of each prior's model and catalog, its features came from
+        "frame": manifest.get("key"),
+        "views": manifest["facts"].get("views", {}),
+        "priors": {
+            name: {key: prior.get(key) for key in ("model_cutoff", "catalog_version", "source_predictor")}
+            for name, prior in manifest["facts"].get("priors", {}).items()
+        },
+    }
+    ranker = Ranker(arm.service, features, config, seed, facts)
     part = {name: frame[(frame["split"] == name).to_numpy()] for name in ("train", "valid", "test")}
     ranker.fit(part["train"], part["valid"])
     ranker.save(out)

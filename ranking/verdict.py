@@ -113,6 +113,7 @@ def judge(lifts: Lifts, arms: Arms, *, best_control: str | None = None, metric: 
         else " No placebo was measured."
     )
     details = _details(lifts, arms, treatment, metric)
+    nearest = _nearest(lifts, treatment, arms.baseline, metric)
 
     if isnan(gain.difference):
         return Verdict("undefined", f"The {metric.label} of {_name(treatment)} cannot be measured: "
@@ -132,16 +133,41 @@ def judge(lifts: Lifts, arms: Arms, *, best_control: str | None = None, metric: 
             details,
         )
     if gain.worse:
-        return Verdict("loss", f"{subject}: a clear loss.{tail}", details)
+        return Verdict("loss", f"{subject}: a clear loss.{nearest}{tail}", details)
     if not gain.better:
         against = f" Against{over}." if over else ""
-        return Verdict("unclear", f"{subject}: no clear effect.{against}{tail}", details)
+        return Verdict("unclear", f"{subject}: no clear effect.{_missed(gain)}{nearest}{against}{tail}", details)
     if control is None:
         return Verdict("win", f"{subject}: a clear gain; no cheaper prior was measured beside it.{tail}", details)
     if control.better:
         return Verdict("win", f"{subject}: a clear gain, also over{over}.{tail}", details)
     so = "the cheaper prior is the better one" if control.worse else "a cheaper prior does as well"
     return Verdict("win_not_over_control", f"{subject}: a gain, but not over{over}; {so}.{tail}", details)
+
+
+def _missed(gain: Lift) -> str:
+    """What an unclear result does not rule out."""
+    if isnan(gain.detectable):
+        return ""
+    found = f"{gain.detectable:.{digits_of(gain)}f}"
+    return f" A true lift of {found} would have shown four times in five; a smaller one may be there."
+
+
+def _nearest(lifts: Lifts, treatment: Arm, baseline: Arm, metric: Metric) -> str:
+    """In which segment a lift that is not there overall comes closest: by its ratio to its standard error."""
+    sign = 1 if metric.higher_is_better else -1
+    among = [
+        lift
+        for lift in lifts
+        if lift.segment != OVERALL
+        and (lift.arm, lift.baseline, lift.metric) == (treatment.name, baseline.name, metric.name)
+        and lift.error > 0
+    ]
+    if not among:
+        return ""
+    best = max(among, key=lambda lift: sign * lift.difference / lift.error)
+    where = segment_label(best.segment)
+    return f" It comes closest in the segment “{where[:1].lower()}{where[1:]}”: {with_interval(best)}."
 
 
 def _details(lifts: Lifts, arms: Arms, treatment: Arm, metric: Metric) -> list[str]:
@@ -162,12 +188,16 @@ def _details(lifts: Lifts, arms: Arms, treatment: Arm, metric: Metric) -> list[s
 def segment_label(name: str) -> str:
     """How a segment is called in a report.
 
-    >>> segment_label("never_advertiser"), segment_label("few_events")
-    ('Advertisers new to the user', 'few events')
+    >>> segment_label("never_advertiser"), segment_label("new_users")
+    ('Advertisers new to the user', 'new users')
     """
     known = {
         OVERALL: "All test impressions",
         "never_advertiser": "Advertisers new to the user",
         "never_ad": "Ads new to the user",
+        "few_events": "The quarter of users with the fewest events",
+        "tail_advertiser": "Advertisers of the tail (outside 80 % of purchases)",
+        "profile_known": "Users with a profile",
+        "profile_unknown": "Users without a profile",
     }
     return known.get(name, name.replace("_", " "))

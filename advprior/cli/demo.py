@@ -30,18 +30,29 @@ def _count(_context: click.Context, _option: click.Parameter, value: str) -> str
     help="Where everything goes.  [default: runs/demo, or runs/demo-all with --households all]",
 )
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0), help="Of every random choice.")
+@click.option(
+    "--origins",
+    default=1,
+    show_default=True,
+    type=click.IntRange(min=1),
+    help="Cut-offs in time: everything is refitted and measured at each, then pooled.",
+)
 @click.option("--force", is_flag=True, help="Do every step again, also where nothing changed.")
-def demo(households: str, workspace: Path | None, seed: int, force: bool) -> None:  # fmt: skip
+def demo(households: str, workspace: Path | None, seed: int, origins: int, force: bool) -> None:  # fmt: skip
     """Run the whole chain on real data: tables, priors, store, rankers, report.
 
     Each step is printed as the command it is, so that you can run it alone. A second run reuses what did
     not change.
     """
-    from advprior.demo import run_demo
+    from advprior.demo import run_demo, run_rolling
 
     if workspace is None:
-        workspace = Path("runs/demo" if households != "all" else "runs/demo-all")
-    done = run_demo(workspace, households, seed, force=force)
+        name = "rolling" if origins > 1 else "demo"
+        workspace = Path(f"runs/{name}" if households != "all" else f"runs/{name}-all")
+    if origins > 1:
+        done = run_rolling(workspace, households, seed, origins, force=force)
+    else:
+        done = run_demo(workspace, households, seed, force=force)
     minutes, seconds = divmod(round(done["seconds"]), 60)
     click.echo(click.style("\n" + done["verdict"], bold=True))
     if done["note"]:

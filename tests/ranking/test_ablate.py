@@ -7,14 +7,16 @@ import pandas as pd
 import pytest
 
 from feature_repo.errors import AdvpriorError
-from ranking.ablate import AblationResult, ablate, load_frame, run_ablation, usable_arms
+from feature_repo.runs import new_run
+from ranking.ablate import AblationResult, ablate, load_frame, load_seeds, run_ablation, usable_arms
 from ranking.arms import Arms, RankerConfig, load_arms
 from ranking.checks import check_same_test_rows, enforce
 from ranking.metrics import Auc, Rows
 from tests.ranking.frames import synthetic_frame, write_frame
 
 FAST = RankerConfig(max_rounds=60, patience=10, num_leaves=15, learning_rate=0.15, threads=1)
-ARMS = Arms(arms=load_arms().arms, ranker=FAST)
+FIVE = ("baseline", "popularity", "neighbours", "llm", "placebo")
+ARMS = Arms(arms=tuple(arm for arm in load_arms().arms if arm.name in FIVE), ranker=FAST)
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +45,10 @@ def test_without_a_signal_no_gain_is_claimed():
 def test_every_arm_metric_seed_and_segment_is_there(planted):
     result, predictions = planted
     test = result.measured[result.measured["split"] == "test"]
-    assert len(test) == 5 * 2 * 3 * 7  # arms, seeds, segments, metrics
+    assert len(test) == 5 * 2 * 3 * 8  # arms, seeds, segments, metrics
     assert test["value"].notna().all()
     assert result.segments == ["overall", "never_advertiser", "never_ad"]
-    assert len(result.lifts) == 3 * 4 * (4 + 3)  # segments, metrics, arms over baseline + llm over controls and placebo
+    assert len(result.lifts) == 3 * 5 * (4 + 3)  # segments, metrics, arms over baseline + llm over controls and placebo
     assert list(predictions.columns[:6]) == [
         "impression_id", "user_id", "slate_id", "label", "segment_never_advertiser", "segment_never_ad",
     ]  # fmt: skip
@@ -100,22 +102,33 @@ def test_a_lift_without_positives_is_null_in_json_not_nan(tmp_path):
     frame["segment_never_ad"] = False
     arms = Arms(arms=(ARMS.baseline, ARMS.find("llm")), ranker=FAST)
     folder = write_frame(tmp_path / "f", frame)
-    result, _ = run_ablation(folder, tmp_path, arms, strict=True, seeds=1, replicates=20)
+    result, _ = run_ablation(folder, tmp_path, arms, seeds=1, replicates=20)
     text = (tmp_path / "ablation.json").read_text()
     assert "NaN" not in text
     assert np.isnan(result.lifts.get("llm", "baseline", "auc", "never_ad").difference)
     assert result.lifts[0].seed_sd is None
+    predictions = pd.read_parquet(tmp_path / "predictions.parquet")
+    with new_run(tmp_path / "done", "rank ablate", config={}, inputs={}, key="k") as run:
+        for name in ("predictions.parquet", "seeds.parquet"):
+            (run.path / name).write_bytes((tmp_path / name).read_bytes())
+    rows, scores = load_seeds(tmp_path / "done")
+    assert list(rows["impression_id"]) == list(predictions["impression_id"])
+    assert scores.keys() == {"baseline", "llm"}
+    assert scores["llm"][0] == pytest.approx(predictions["llm"], abs=1e-6)
+    predictions.iloc[1:].to_parquet(tmp_path / "done" / "predictions.parquet")
+    with pytest.raises(AdvpriorError, match="RNK006"):
+        load_seeds(tmp_path / "done")
 
 
-def test_arms_without_their_priors_are_left_out_unless_the_user_named_the_file():
+def test_arms_without_their_priors_are_left_out_unless_asked_for():
     columns = [c for c in synthetic_frame(users=5).columns if not c.startswith("prior_neighbours_")]
-    kept, left_out = usable_arms(ARMS, columns, strict=False)
+    kept, left_out = usable_arms(ARMS, columns)
     assert [arm.name for arm in kept.arms] == ["baseline", "popularity", "llm", "placebo"]
     assert left_out == {"neighbours": "prior_neighbours_*"}
     with pytest.raises(AdvpriorError, match=r"RNK022(.|\n)*neighbours"):
-        usable_arms(ARMS, columns, strict=True)
+        usable_arms(ARMS, columns, ["llm", "neighbours"])
     with pytest.raises(AdvpriorError, match="RNK028"):
-        usable_arms(ARMS, [c for c in columns if not c.startswith("prior_llm_")], strict=False)
+        usable_arms(ARMS, [c for c in columns if not c.startswith("prior_llm_")])
 
 
 def test_arms_on_other_rows_are_refused():

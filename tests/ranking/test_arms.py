@@ -4,7 +4,7 @@ import pytest
 
 from feature_repo.contract import BASELINE_SERVICE, PREDICTORS, prior_service
 from feature_repo.errors import AdvpriorError
-from ranking.arms import arm_features, feature_columns, load_arms
+from ranking.arms import Arms, arm_features, feature_columns, load_arms, with_available
 
 COLUMNS = ["impression_id", "ad_id", "label", "split", "segment_never_ad", "profile_age", "history_all",
            "prior_llm_rank", "prior_llm_log_prob", "prior_neighbours_rank"]  # fmt: skip
@@ -13,8 +13,47 @@ COLUMNS = ["impression_id", "ad_id", "label", "split", "segment_never_ad", "prof
 def test_packaged_arms_cover_every_predictor_and_its_service():
     arms = load_arms()
     assert arms.baseline.service == BASELINE_SERVICE
-    assert {arm.service for arm in arms.arms if not arm.is_baseline} == {prior_service(p) for p in PREDICTORS}
-    assert [arm.name for arm in arms.of_role("control")] == ["popularity", "neighbours"]
+    assert {arm.service for arm in arms.arms} >= {prior_service(p) for p in PREDICTORS}
+    assert [arm.name for arm in arms.of_role("control")][:2] == ["popularity", "neighbours"]
+    assert arms.of_role("treatment")[0].name == "llm"
+    for arm in arms.arms:
+        if arm.role != "placebo" and not arm.optional and not arm.is_baseline:
+            name = "llm" if arm.name == "llm" else arm.service.removeprefix("ranker_with_").removesuffix("_v1")
+            assert (arm.service, arm.adds) == (prior_service(name), (f"prior_{name}_*",))
+
+
+def test_an_arm_is_left_out_when_nobody_published_its_priors_and_refused_when_asked_for():
+    arms = load_arms()
+    kept, left_out = with_available(arms, COLUMNS)
+    assert [arm.name for arm in kept.arms] == ["baseline", "neighbours", "llm"]
+    assert left_out["sasrec"] == "prior_sasrec_*"
+    assert "llm_rank" not in left_out  # optional: not even looked for
+    asked, _ = with_available(arms, COLUMNS, ["llm_rank", "neighbours"])
+    assert [arm.name for arm in asked.arms] == ["baseline", "neighbours", "llm_rank"]
+    with pytest.raises(AdvpriorError, match="RNK022"):
+        with_available(arms, COLUMNS, ["sasrec"])
+    with pytest.raises(AdvpriorError, match="RNK021"):
+        with_available(arms, COLUMNS, ["llm_rnak"])
+    slip = Arms(arms=(arms.baseline, arms.find("llm").model_copy(update={"adds": ("prior_llm_rnak",)})))
+    with pytest.raises(AdvpriorError, match=r"RNK022(.|\n)*prior_llm_rnak"):
+        with_available(slip, COLUMNS)
+
+
+def test_a_predictor_with_a_name_of_several_words_is_one_group():
+    columns = [*COLUMNS, "prior_zero_shot_log_prob", "prior_zero_shot_rank", "prior_stale4w_llm_rank"]
+    kept, _ = with_available(load_arms(), columns)
+    zero = kept.find("zero_shot")
+    assert arm_features(zero, columns)[-2:] == ["prior_zero_shot_log_prob", "prior_zero_shot_rank"]
+    stale, _ = with_available(load_arms(), columns, ["llm_stale_4w", "llm"])
+    assert arm_features(stale.find("llm_stale_4w"), columns)[2:] == ["prior_stale4w_llm_rank"]
+    assert "prior_stale4w_llm_rank" not in arm_features(stale.find("llm"), columns)
+
+
+def test_an_arm_may_change_the_rankers_settings():
+    arms = load_arms()
+    assert arms.config_of(arms.find("llm")) == arms.ranker
+    assert arms.config_of(arms.find("llm_lambdarank")).objective == "lambdarank"
+    assert arms.config_of(arms.find("llm_monotone")).monotone
 
 
 def test_an_arm_is_the_baseline_plus_what_it_names():

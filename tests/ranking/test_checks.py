@@ -182,3 +182,34 @@ def test_every_code_is_documented() -> None:
     }
     assert used
     assert used <= set(documented)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0001, 0.002), (-0.003, -0.001)])
+def test_a_placebo_that_does_something_fires(low: float, high: float) -> None:
+    fires(checks.check_placebo("placebo", low, high), "RNK011", "warning")
+
+
+@pytest.mark.parametrize(("low", "high"), [(-0.001, 0.002), (0.0, 0.001), (float("nan"), float("nan"))])
+def test_a_placebo_that_does_nothing_silent(low: float, high: float) -> None:
+    assert checks.check_placebo("placebo", low, high) is None
+
+
+def test_a_catalog_without_the_advertisers_fires() -> None:
+    finding = checks.check_in_catalog("llm", np.array([True] * 8 + [False] * 2))
+    fires(finding, "RNK012", "warning")
+    assert finding is not None
+    assert "80.0%" in finding.message
+
+
+def test_a_catalog_with_them_silent() -> None:
+    assert checks.check_in_catalog("llm", np.array([True] * 9 + [False])) is None
+
+
+def test_other_catalogs_fire() -> None:
+    finding = checks.check_one_catalog({"llm": "v1", "twin": "v1", "als": "v2"})
+    fires(finding, "RNK013", "warning")
+
+
+def test_one_catalog_silent() -> None:
+    assert checks.check_one_catalog({"llm": "v1", "twin": "v1"}) is None
+    assert checks.check_one_catalog({}) is None

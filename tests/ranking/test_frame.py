@@ -303,3 +303,55 @@ def test_commands_publish_once_and_reuse(tmp_path: Path, workspace: Workspace) -
     assert "unchanged" not in again.output
     with pytest.raises(AdvpriorError, match="CFG001"):
         run.invoke(frame_command, [*both, "--out", str(out), "--predictors", ","], catch_exceptions=False)
+
+
+def test_a_stale_prior_is_the_one_known_so_many_weeks_before(workspace: Workspace) -> None:
+    made = build_frame(*workspace, [LLM], stale=[1, 4]).frame
+    fresh, old = made["prior_llm_age_days"], made["prior_stale4w_llm_age_days"]
+    both = fresh.notna() & old.notna()
+    assert both.any()
+    assert np.allclose(old[both] - fresh[both], 28)
+    # the value is that of the same user's fresh row four weeks before, wherever such an impression was
+    published = pd.read_parquet(view_folder(workspace.repo, "prior_llm") / TABLE_FILE)
+    matrix = np.load(view_folder(workspace.repo, "prior_llm") / "log_probs.npy")
+    index = {f"a{i:02d}": i for i in range(matrix.shape[1])}
+    rows = made[both & made["advertiser_id"].astype(str).isin(index)].sample(20, random_state=0)
+    for row in rows.itertuples():
+        known = published[(published.user_id == row.user_id) & (published.event_timestamp <= row.timestamp - 28 * DAY)]
+        newest = known.sort_values("event_timestamp").iloc[-1]
+        assert row.prior_stale4w_llm_log_prob == matrix[newest.prior_row, index[row.advertiser_id]]
+    assert (made["prior_stale4w_llm_missing"][old.isna()] == 1).all()
+    assert made["prior_stale1w_llm_log_prob"].notna().sum() > made["prior_stale4w_llm_log_prob"].notna().sum()
+    assert feature_groups(list(made.columns))["prior_stale4w_llm"]
+
+
+def test_rows_that_share_a_key_and_a_time_are_joined_once(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ads of a slate ask for their user's row once; every row still gets its own."""
+    store = open_store(workspace.repo)
+    refs = ["user_history:history_row", "prior_llm:prior_row", "ad_stats:ad_rate_all"]
+    time = pd.Timestamp(PLAN.valid_end)
+    entities = pd.DataFrame({
+        "impression_id": [7, 3, 9, 1], "user_id": ["u001", "u002", "u001", "u001"],
+        "ad_id": ["a00/Tea", "a01/Coffee", "a01/Coffee", "a00/Tea"],
+        "event_timestamp": [time, time, time, time + DAY * 7],
+    })  # fmt: skip
+    asked = []
+    ask = store.get_historical_features
+
+    def counted(**options: Any) -> Any:
+        asked.append(len(options["entity_df"]))
+        return ask(**options)
+
+    monkeypatch.setattr(store, "get_historical_features", counted)
+    joined = join_features(store, refs, entities)
+    assert sorted(asked) == [3, 3]  # (user, time), and (ad, time)
+    prior = joined.pop("prior_llm__prior_row").to_pylist()
+    assert prior[0] == prior[2] != prior[1]
+    assert prior[3] not in prior[:3]
+    rate = joined.pop("ad_stats__ad_rate_all").to_pylist()
+    assert rate[1] == rate[2]
+    monkeypatch.undo()
+    alone = [join_features(store, refs, entities.iloc[[i]]).pop("ad_stats__ad_rate_all")[0].as_py() for i in range(4)]
+    assert rate == alone

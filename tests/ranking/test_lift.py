@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from ranking.lift import OVERALL, Lifts, as_lifts, paired_bootstrap, user_weights
-from ranking.metrics import Auc, LogLoss, Ndcg, PrAuc
+from ranking.metrics import DEFAULT_METRICS, Auc, Rows
 
 
 def world(rng, users=60, rows=40):
@@ -23,7 +23,7 @@ def noisy(rng, truth, user, sd):
 
 def test_intervals_cover_zero_under_the_null_at_the_nominal_rate():
     rng = np.random.default_rng(3)
-    covered = {m.name: 0 for m in (Auc(), PrAuc(), LogLoss(), Ndcg(10))}
+    covered = {m.name: 0 for m in DEFAULT_METRICS}
     worlds = 200
     for i in range(worlds):
         user, truth, label, slate = world(rng)
@@ -56,7 +56,7 @@ def test_a_planted_difference_is_found_with_its_sign():
     user, truth, label, slate = world(rng, users=200)
     arms = {"base": [noisy(rng, truth, user, 1.5)], "arm": [noisy(rng, truth, user, 0.5)]}
     lifts = paired_bootstrap(arms, label, user, [("arm", "base")], slate=slate, replicates=300)
-    assert len(lifts) == 4
+    assert len(lifts) == len(DEFAULT_METRICS)
     assert all(lift.better and not lift.worse for lift in lifts)
     assert lifts.get("arm", "base", "log_loss").difference < 0  # lower is better there
     back = paired_bootstrap(arms, label, user, [("base", "arm")], slate=slate, replicates=300)
@@ -96,7 +96,7 @@ def test_segments_are_their_rows_and_results_survive_a_round_trip():
         {a: [s[0][mask]] for a, s in arms.items()}, label[mask], user[mask], [("arm", "base")], slate=slate[mask],
         replicates=100,
     )  # fmt: skip
-    assert [lift.segment for lift in lifts] == [OVERALL] * 4 + ["new"] * 4
+    assert [lift.segment for lift in lifts] == [OVERALL] * 5 + ["new"] * 5
     assert lifts.get("arm", "base", "auc", "new").difference == pytest.approx(cut[0].difference)
     frame = lifts.frame()
     assert isinstance(frame, pd.DataFrame)
@@ -118,3 +118,68 @@ def test_weights_draw_as_many_users_as_there_are():
     assert (weights.sum(axis=1) == 300).all()
     assert (user_weights(300, 20, seed=0) == weights).all()
     assert (user_weights(300, 20, seed=1) != weights).any()
+
+
+def test_the_bootstrap_of_auc_is_that_of_rows_written_out():
+    """Each replicate against a plain AUC over rows repeated as often as their users were drawn."""
+    rng = np.random.default_rng(9)
+    user, truth, label, _ = world(rng, users=12, rows=15)
+    score = np.round(noisy(rng, truth, user, 1.0), 2)  # with ties
+    drawn = user_weights(12, 30, seed=4)
+    got = Auc().weighted(Rows.of(label, score, user=user), drawn.T.astype(float))
+    for r, weights in enumerate(drawn):
+        y, x = np.repeat(label, weights[user]), np.repeat(score, weights[user])
+        above = x[y == 1][:, None] - x[y == 0][None, :]
+        assert got[r] == pytest.approx(np.mean((above > 0) + 0.5 * (above == 0)))
+
+
+def test_cut_offs_are_measured_apart_and_averaged():
+    rng = np.random.default_rng(10)
+    user, truth, label, slate = world(rng, users=80)
+    cutoff = np.arange(len(user)) % 3
+    arms = {"base": [noisy(rng, truth, user, 1.5) for _ in range(2)], "arm": [noisy(rng, truth, user, 1.0)] * 2}
+    shifted = {arm: [score / (1 + cutoff) for score in of_arm] for arm, of_arm in arms.items()}  # no common scale
+    pooled, moved = (
+        paired_bootstrap(s, label, user, [("arm", "base")], slate=slate, cutoff=cutoff, metrics=[Auc()])[0]
+        for s in (arms, shifted)
+    )
+    assert pooled.difference == pytest.approx(moved.difference)  # so scales of cut-offs do not mix
+    assert (pooled.low, pooled.high) == pytest.approx((moved.low, moved.high))
+    alone = []
+    for c in range(3):
+        rows = cutoff == c
+        cut = {arm: [score[rows] for score in of_arm] for arm, of_arm in arms.items()}
+        alone.append(paired_bootstrap(cut, label[rows], user[rows], [("arm", "base")], metrics=[Auc()])[0])
+    assert pooled.by_cutoff == pytest.approx([lift.difference for lift in alone])
+    assert pooled.difference == pytest.approx(np.mean(pooled.by_cutoff))
+    assert pooled.error < np.mean([lift.error for lift in alone])
+
+
+def test_many_arms_are_judged_jointly():
+    """Ten arms that differ by luck: alone some interval misses zero in a third of worlds, jointly in one of twenty."""
+    rng = np.random.default_rng(11)
+    worlds, alone, jointly = 60, 0, 0
+    for i in range(worlds):
+        user, truth, label, _ = world(rng, users=60, rows=15)
+        arms = {f"arm{a}": [noisy(rng, truth, user, 1.0)] for a in range(11)}
+        lifts = paired_bootstrap(
+            arms, label, user, [(f"arm{a}", "arm0") for a in range(1, 11)], metrics=[Auc()], replicates=300, seed=i
+        )
+        alone += any(lift.p < 0.05 for lift in lifts)
+        jointly += any(lift.p_adjusted < 0.05 for lift in lifts)
+        for lift in lifts:
+            assert lift.p_adjusted >= lift.p
+            assert lift.adjusted_low < lift.difference < lift.adjusted_high
+            assert (lift.p_adjusted < 0.05) == (not lift.adjusted_low <= 0 <= lift.adjusted_high)
+    assert alone > 10
+    assert jointly <= 8  # 3 expected, standard deviation 1.7
+
+
+def test_the_detectable_lift_is_that_many_standard_errors():
+    rng = np.random.default_rng(12)
+    user, truth, label, _ = world(rng, users=60)
+    arms = {"base": [noisy(rng, truth, user, 1.0)], "arm": [noisy(rng, truth, user, 1.0)]}
+    lift = paired_bootstrap(arms, label, user, [("arm", "base")], metrics=[Auc()])[0]
+    assert lift.detectable == pytest.approx(2.8016 * lift.error, rel=1e-4)
+    assert lift.frame()["detectable"][0] == lift.detectable
+    assert (lift.high - lift.low) / lift.error == pytest.approx(3.92, abs=0.3)

@@ -8,7 +8,7 @@ import pytest
 
 from feature_repo.errors import AdvpriorError
 from ranking.arms import RankerConfig, feature_columns, load_arms
-from ranking.metrics import Auc, Ece, Rows
+from ranking.metrics import Auc, Ece, Ndcg, Rows
 from ranking.ranker import Encoder, Ranker, importance_by_group
 from tests.ranking.frames import synthetic_frame
 
@@ -117,3 +117,32 @@ def test_what_is_no_ranker_is_refused(ranker, tmp_path):
 
 def test_the_packaged_settings_are_the_defaults():
     assert load_arms().ranker == RankerConfig()
+
+
+def test_lambdarank_orders_slates_better_than_chance_and_is_calibrated(frame, parts):
+    config = CONFIG.model_copy(update={"objective": "lambdarank"})
+    shuffled = parts[0].sample(frac=1, random_state=0)  # a slate's rows need not stand together in a frame
+    ranker = Ranker("ranker_with_priors_v1", features(frame), config).fit(shuffled, parts[1])
+    score = ranker.predict(parts[2])
+    rows = Rows.of(parts[2]["label"], score, slate=parts[2]["slate_id"])
+    blind = Rows.of(parts[2]["label"], np.zeros(len(score)), slate=parts[2]["slate_id"])
+    assert Ndcg(10)(rows) > Ndcg(10)(blind) + 0.15
+    assert Ece()(rows) < 0.05
+    again = Ranker("ranker_with_priors_v1", features(frame), config).fit(parts[0], parts[1])
+    assert Ndcg(10)(Rows.of(parts[2]["label"], again.predict(parts[2]), slate=parts[2]["slate_id"])) > Ndcg(10)(blind)
+
+
+def test_a_monotone_score_never_falls_with_the_prior(frame, parts, tmp_path):
+    steps = np.linspace(-4, 4, 30).astype(np.float32)
+
+    def scores(monotone):
+        config = CONFIG.model_copy(update={"monotone": monotone, "num_leaves": 63, "min_data_in_leaf": 20})
+        ranker = Ranker("ranker_with_priors_v1", features(frame), config).fit(parts[0], parts[1])
+        ranker.save(tmp_path / str(monotone))
+        assert Ranker.load(tmp_path / str(monotone)).config.monotone is monotone
+        rows = pd.concat([parts[2].head(40)] * len(steps))
+        rows["prior_llm_log_prob"] = np.repeat(steps, 40)
+        return ranker.predict(rows).reshape(len(steps), 40)
+
+    assert (np.diff(scores(True), axis=0) >= 0).all()
+    assert (np.diff(scores(False), axis=0) < 0).any()  # else the bound would show nothing

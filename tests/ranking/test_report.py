@@ -4,14 +4,21 @@ import json
 import re
 from html.parser import HTMLParser
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from click.testing import CliRunner
 
 from feature_repo.errors import AdvpriorError
 from feature_repo.runs import new_run, run_key
+from ranking.ablate import AblationResult, load_seeds
 from ranking.arms import load_arms
+from ranking.candidates.curve import _COLUMNS, CandidateCurve
+from ranking.candidates.endtoend import BOTH, EFFECTS, NEITHER, RANKING, RETRIEVAL, TwoByTwo
 from ranking.cli import rank
+from ranking.lift import paired_bootstrap
+from ranking.metrics import Conversions, Ndcg
 from ranking.ranker import Ranker
 from tests.ranking.frames import synthetic_frame, write_frame
 
@@ -59,7 +66,12 @@ def test_report_is_whole_self_contained_and_escaped(workspace, tmp_path):
     root, done = workspace
     with new_run(tmp_path / "llm", "finetune", config={}, inputs={}, key=run_key("finetune", {}, {})) as run:
         run.facts.update(parity=2.5e-5, curve=[{"epoch": 1, "valid": 3.2}], note="<script>")
-    said = invoke("report", root / "ablation", "--out", tmp_path / "r", "--predictor-run", tmp_path / "llm")
+    with new_run(tmp_path / "priors", "score", config={}, inputs={}, key=run_key("score", {}, {})) as run:
+        run.facts.update(predictor="llm", rows=4)
+    manifest = json.loads((tmp_path / "priors" / "manifest.json").read_text()) | {"seconds": 0.02}
+    (tmp_path / "priors" / "manifest.json").write_text(json.dumps(manifest))
+    said = invoke("report", root / "ablation", "--out", tmp_path / "r", "--predictor-run", tmp_path / "llm",
+                  "--predictor-run", tmp_path / "priors")  # fmt: skip
     assert said.exit_code == 0, said.output
     html = (tmp_path / "r" / "report.html").read_text()
     page = Page()
@@ -77,7 +89,7 @@ def test_report_is_whole_self_contained_and_escaped(workspace, tmp_path):
     assert "<script>" not in html
     for words in (
         "+ neighbour prior", "LLM priors over neighbour prior", "Advertisers new to the user", "RNK009", "2.5e-05",
-        "2024-02-26", "Validation",
+        "2024-02-26", "Validation", "Detectable", "Load 10", "5,000 s", "not recorded",
     ):  # fmt: skip
         assert words.lower() in text.lower(), words
     assert verdict["sentence"] in done.output
@@ -86,6 +98,62 @@ def test_report_is_whole_self_contained_and_escaped(workspace, tmp_path):
     assert lines[-3] == "data:    Simulated <exposure>, inferred from nothing"
     assert lines[-2].endswith("report.html")
     assert lines[-1].startswith("next:    advprior ")
+
+
+def test_candidates_and_the_two_by_two_have_their_sections(workspace, tmp_path):
+    root, _ = workspace
+    frame = synthetic_frame(users=120).query("split == 'test'")
+    label, user, slate = (frame[name].to_numpy() for name in ("label", "user_id", "slate_id"))
+    rng = np.random.default_rng(0)
+    cells = {
+        name: [rng.random(len(frame)) + add * label]
+        for name, add in ((NEITHER, 0), (RETRIEVAL, 0.2), (RANKING, 0.3), (BOTH, 0.6))
+    }
+    lifts = paired_bootstrap(
+        cells, label, user, [(a, b) for a, b, _ in EFFECTS], slate=slate, metrics=(Conversions(5), Ndcg(5)),
+        replicates=50,
+    )  # fmt: skip
+    about = {"k": 15, "slots": 5, "quota": 0.3, "arm": "llm", "baseline": "baseline"}
+    with new_run(tmp_path / "two", "rank two-by-two", config={}, inputs={}, key="k") as run:
+        TwoByTwo(lifts, about).save(run.path)
+    rows = [
+        ["llm", split, q, 0.5 + q / 10, q / 10, 0.01 * q, 0.2 * q, 50.0, 9.0 * q, 1.0 * q, 100.0, 0.1 + q, 10.0]
+        for split in ("valid", "test")
+        for q in (0.0, 0.5)
+    ]
+    curve = CandidateCurve(pd.DataFrame(rows, columns=_COLUMNS), {"llm": 0.5}, {"k": 20})
+    with new_run(tmp_path / "curve", "rank candidates", config={}, inputs={}, key="k") as run:
+        curve.save(run.path)
+    invoke("report", root / "ablation", "--out", tmp_path / "r", "--candidates", tmp_path / "curve", "--two-by-two",
+           tmp_path / "two")  # fmt: skip
+    page = Page()
+    html = (tmp_path / "r" / "report.html").read_text()
+    page.feed(html)
+    assert page.open == []
+    text = " ".join(" ".join(page.text).split())
+    assert curve.sentence("llm") in text
+    assert "30 % of the slots" in text
+    assert f"{lifts.get(BOTH, NEITHER, 'conversions_5').value:.4f}" in text
+    assert "Ranking, once in retrieval" in text
+    assert len(page.fetched) == 5
+
+
+def test_worth_is_counted_from_the_predictions(workspace):
+    """Conversions at a load and the advertisers they go to, slate by slate, for one seed's arm."""
+    root, _ = workspace
+    value = AblationResult.load(root / "ablation").value(load=3)
+    rows, scores = load_seeds(root / "ablation")
+    advertiser = synthetic_frame(users=120).set_index("impression_id")["advertiser_id"].loc[rows["impression_id"]]
+    found, shown = [], []
+    for score in scores["llm"]:
+        rows["score"] = score
+        first = rows.sort_values("score", ascending=False, kind="stable").groupby("slate_id").head(3)
+        found.append(first["label"].sum() / rows["slate_id"].nunique())
+        shares = advertiser.loc[first["impression_id"]].value_counts(normalize=True)
+        shown.append((shares**2).sum())
+    assert value["conversions"]["llm"] == pytest.approx(np.mean(found))
+    assert value["hhi"]["llm"] == pytest.approx(np.mean(shown))
+    assert value["conversions"]["llm"] > value["conversions"]["baseline"]
 
 
 def test_an_unchanged_step_is_reused_and_still_says_the_verdict(workspace, tmp_path):

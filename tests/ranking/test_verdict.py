@@ -1,8 +1,10 @@
 """The verdict follows from the numbers: every outcome, and the words that must stand in it."""
 
+from dataclasses import replace
+
 import pytest
 
-from ranking.arms import load_arms
+from ranking.arms import Arms, load_arms
 from ranking.lift import Lift, Lifts
 from ranking.verdict import judge, signed, with_interval
 
@@ -86,3 +88,16 @@ def test_segments_are_told_beside_the_verdict():
 def test_numbers_are_written_alike():
     assert signed(-0.00004) == "0.0000"
     assert with_interval(lift("a", "b", -0.1, -0.2, 0.0)) == "−0.1000 [−0.2000, 0.0000]"
+
+
+def test_no_lift_says_what_it_could_have_shown_and_where_it_comes_closest():
+    lifts = Lifts([
+        replace(lift("llm", "baseline", 0.0001, -0.0004, 0.0006), error=0.00025),
+        replace(lift("llm", "baseline", 0.0020, -0.0020, 0.0060, segment="never_ad"), error=0.002),
+        replace(lift("llm", "baseline", 0.0010, -0.0002, 0.0022, segment="few_events"), error=0.0006),
+    ])  # fmt: skip
+    arms = load_arms()
+    said = judge(lifts, Arms(arms=(arms.baseline, arms.find("llm"))))
+    assert "A true lift of 0.0007 would have shown four times in five" in said.sentence
+    nearest = "closest in the segment “the quarter of users with the fewest events”: +0.0010 [−0.0002, +0.0022]"
+    assert nearest in said.sentence  # the smaller lift, but further from zero for its error

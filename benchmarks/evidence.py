@@ -1,0 +1,187 @@
+"""What the evidence costs: the frame against polars, rankers with priors against without, the bootstrap.
+
+    python -m benchmarks.evidence --workspace runs/demo [--repeats 3]
+
+Reads a finished demo. Both sides of a ratio do the same job in the same run. The frame's other side is polars'
+`join_asof` of the same columns from the same files under the same time-to-live, and its values are compared with
+Feast's before any time is printed; gathering by pointer and the checks are the same work for both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pandas as pd
+import polars as pl
+
+from feature_repo.contract import (
+    AD_ID,
+    AD_STATS_VIEW,
+    EVENT_TIMESTAMP,
+    IMPRESSION_ID,
+    LABEL,
+    PREDICTORS,
+    SLATE_ID,
+    TABLE_FILE,
+    USER_ID,
+    USER_PROFILE_VIEW,
+)
+from feature_repo.runs import peak_memory_mb
+from ranking import frame as frames
+from ranking.ablate import load_frame, load_seeds
+from ranking.arms import RankerConfig, arm_features, load_arms
+from ranking.lift import paired_bootstrap
+from ranking.metrics import Auc
+from ranking.preflight import published_predictors, view_folder
+from ranking.ranker import Encoder, Ranker, prepare
+
+TTL = "14d"
+
+
+def polars_join(repo: Path, refs: Sequence[str], entities: pd.DataFrame) -> pl.DataFrame:
+    """The same point-in-time join: newest row not later than the impression, within the view's time-to-live."""
+    left = pl.from_pandas(entities).with_columns(pl.col(EVENT_TIMESTAMP).dt.cast_time_unit("us")).sort(EVENT_TIMESTAMP)
+    left = left.with_columns(pl.col(pl.String, pl.Categorical).cast(pl.String))
+    by_view: dict[str, list[str]] = {}
+    for ref in refs:
+        view, name = ref.split(":")
+        by_view.setdefault(view, []).append(name)
+    for view, names in by_view.items():
+        key = AD_ID if view == AD_STATS_VIEW else USER_ID
+        right = pl.read_parquet(view_folder(repo, view) / TABLE_FILE, columns=[key, EVENT_TIMESTAMP, *names])
+        right = right.rename({name: f"{view}__{name}" for name in names}).sort(EVENT_TIMESTAMP)
+        ttl = None if view == USER_PROFILE_VIEW else TTL
+        left = left.join_asof(
+            right, on=EVENT_TIMESTAMP, by=key, strategy="backward", tolerance=ttl, check_sortedness=False
+        )
+    return left.sort(IMPRESSION_ID)
+
+
+def same(feast: frames.Joined, polars: pl.DataFrame, refs: Sequence[str], order: np.ndarray) -> int:
+    """Unequal cells of the two joins."""
+    unequal = 0
+    for ref in refs:
+        name = ref.replace(":", "__")
+        ours, theirs = feast.pop(name), polars[name].to_arrow()
+        theirs = theirs.take(order)
+        a, b = pl.Series(pl.from_arrow(ours)), pl.Series(pl.from_arrow(theirs))
+        if a.dtype != b.dtype:
+            a = a.cast(b.dtype)
+        unequal += int((~a.eq_missing(b)).sum())
+    return unequal
+
+
+def line(name: str, values: Sequence[float], bar: str, digits: int = 2) -> None:
+    shown = f"{np.median(values):8.{digits}f}   [{min(values):.{digits}f}, {max(values):.{digits}f}]"
+    print(f"{name:<66} {shown:<28} {bar}")
+
+
+def seconds(work: Callable[[], Any]) -> np.ndarray:
+    """Wall and CPU seconds: on a shared machine the second is the steadier."""
+    started = np.array([time.perf_counter(), time.process_time()])
+    work()
+    return np.array([time.perf_counter(), time.process_time()]) - started
+
+
+def both(name: str, pairs: Sequence[np.ndarray], bar: str) -> None:
+    """Two lines: wall and CPU."""
+    for i, clock in enumerate(("wall", "CPU")):
+        line(f"{name}, {clock}", [float(pair[i]) for pair in pairs], bar)
+
+
+def frame_rows(tables: Path, repo: Path, repeats: int) -> None:
+    """The frame through Feast, against the same frame with polars' join."""
+    predictors = published_predictors(repo, PREDICTORS)
+    join, asked, spent = frames.join_features, [], []
+
+    def timed(store: Any, refs: Sequence[str], entities: pd.DataFrame) -> frames.Joined:
+        found: list[frames.Joined] = []
+        spent.append(seconds(lambda: found.append(join(store, refs, entities))))
+        asked.append((list(refs), entities.copy()))
+        return found[0]
+
+    ratios, whole = [], []
+    rows = 0
+    for _ in range(repeats):
+        with patch.object(frames, "join_features", timed):
+            total = seconds(lambda: asked.append(frames.build_frame(tables, repo, predictors)))
+        made = asked.pop()
+        refs, entities = asked.pop()
+        rows = len(entities)
+        del made
+        peak = peak_memory_mb()
+        other: list[pl.DataFrame] = []
+        polars = seconds(lambda: other.append(polars_join(repo, refs, entities)))  # noqa: B023
+        ratios.append(spent[-1] / polars)
+        whole.append(total / (total - spent[-1] + polars))
+    compared = join(frames.open_store(repo), refs, entities)
+    order = np.argsort(np.argsort(entities[IMPRESSION_ID].to_numpy()))
+    unequal = same(compared, other[0], refs, order)
+    print(f"frame: {rows:,} impressions, {len(refs)} scalars and pointers joined, priors of {', '.join(predictors)}")
+    print(f"{'cells in which Feast and polars disagree':<66} {unequal:8,}")
+    both("frame with all features: Feast / polars join_asof", whole, "at most 3")
+    both("the join alone: Feast / polars join_asof", ratios, "")
+    both("seconds in Feast's join", spent, "")
+    print(f"{'peak memory of the process after the Feast frame, GB':<66} {peak / 1024:8.2f}   {'':<17} at most 4")
+
+
+def ranker_rows(folder: Path, repeats: int, threads: int) -> None:
+    """LightGBM for a fixed number of rounds, with and without priors, in turn."""
+    frame = load_frame(folder)
+    arms = load_arms()
+    config = RankerConfig(max_rounds=100, patience=100, threads=threads)
+    names = [str(c) for c in frame.columns]
+    prepared = {}
+    for arm in (arms.baseline, arms.find("llm")):
+        features = arm_features(arm, names)
+        parts = {name: frame[frame["split"] == name] for name in ("train", "valid")}
+        encoder = Encoder.fit(parts["train"], features)
+        prepared[arm.name] = features, prepare(
+            encoder, encoder.encode(parts["train"]), parts["train"][LABEL].to_numpy(np.int8),
+            encoder.encode(parts["valid"]), parts["valid"][LABEL].to_numpy(np.int8), config,
+            (parts["train"][SLATE_ID].to_numpy(), parts["valid"][SLATE_ID].to_numpy()),
+        )  # fmt: skip
+    spent: dict[str, list[np.ndarray]] = {name: [] for name in prepared}
+    for seed in range(repeats):
+        for name, (features, data) in prepared.items():
+            spent[name].append(seconds(lambda: Ranker("s", features, config, seed).fit_prepared(data)))  # noqa: B023
+    ratios = [a / b for a, b in zip(spent["llm"], spent["baseline"], strict=True)]
+    sizes = " and ".join(str(len(features)) for features, _ in prepared.values())
+    both(f"LightGBM, 100 rounds: with priors / without ({sizes} features)", ratios, "at most 1.3")
+
+
+def bootstrap_rows(folder: Path) -> None:
+    """2,000 replicates of one lift of AUC on all test rows, one seed an arm."""
+    rows, scores = load_seeds(folder)
+    pair = {name: scores[name][:1] for name in ("baseline", "llm")}
+    spent = seconds(
+        lambda: paired_bootstrap(
+            pair, rows[LABEL], rows[USER_ID].astype(str), [("llm", "baseline")], metrics=[Auc()], replicates=2000
+        )
+    )
+    users = rows[USER_ID].nunique()
+    line(f"2,000 replicates of a lift of AUC, {len(rows):,} rows, {users} users, s", [spent[0]], "at most 60")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workspace", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--repo", type=Path, help="Another feature repository, applied. Default: the workspace's.")
+    parser.add_argument("--ablation", type=Path, help="Another ablation. Default: the workspace's.")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    workspace = options.workspace
+    frame_rows(workspace / "tables", options.repo or workspace / "feature_repo", options.repeats)
+    ranker_rows(workspace / "frame", options.repeats, options.threads)
+    bootstrap_rows(options.ablation or workspace / "ablation")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""`advprior rank towers`, `advprior rank candidates`, `advprior rank two-by-two`: options in, one folder out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from feature_repo.contract import PREDICTORS, prior_view
+from feature_repo.runs import is_current, manifest_digest, new_run, read_manifest, run_key
+from feature_repo.tables import require_impressions
+from ranking.commands import (
+    _ABLATE_FIX,
+    _FOLDER,
+    _FRAME_FIX,
+    _TABLES_FIX,
+    _predictors,
+    force_option,
+    frame_option,
+    repo_option,
+    tables_option,
+)
+
+TOWERS_VERSION = CANDIDATES_VERSION = TWO_BY_TWO_VERSION = 1
+
+towers_option = click.option("--towers", "towers_folder", type=_FOLDER, required=True, help="What `rank towers` wrote.")
+top_option = click.option(
+    "--top",
+    type=click.IntRange(1),
+    default=20,
+    show_default=True,
+    help="Advertisers of a prior that count as predicted.",
+)
+
+
+@click.command()
+@tables_option
+@click.option("--out", type=_FOLDER, required=True, help="Where the towers go.")
+@click.option("--size", type=click.IntRange(2), default=32, show_default=True, help="Length of a vector.")
+@click.option(
+    "--epochs", type=click.IntRange(1), default=30, show_default=True, help="At most; validation stops earlier."
+)
+@click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="Of torch.")
+@click.option("--seed", default=0, show_default=True, help="Of the start and the order of training.")
+@force_option
+def towers(tables: Path, out: Path, size: int, epochs: int, threads: int, seed: int, force: bool) -> None:
+    """Fit a two-tower model of users and ads, saved as plain arrays.
+
+    Learns from engagements before the ranker's validation. Needs torch (extra [train]); what serves it does not.
+    """
+    read_manifest(tables, fix=_TABLES_FIX)
+    require_impressions(tables)
+    config = {"size": size, "epochs": epochs, "threads": threads, "seed": seed}
+    inputs = {"tables": manifest_digest(tables)}
+    key = run_key("rank towers", config, inputs, TOWERS_VERSION)
+    if not force and is_current(out, key):
+        click.echo(f"rank towers: unchanged, reused {out}")
+        return
+    from feature_repo.tables import load_tables, load_time_plan
+    from ranking.candidates.training import TowerConfig, fit_towers
+
+    with new_run(out, "rank towers", config=config, inputs=inputs, key=key) as run:
+        loaded = load_tables(tables, "users", "ads", "events", "impressions")
+        fitted = fit_towers(
+            loaded["users"], loaded["ads"], loaded["events"], loaded["impressions"], load_time_plan(tables),
+            TowerConfig(**config),
+        )  # fmt: skip
+        fitted.save(run.path)
+        run.facts.update(fitted.facts)
+    facts = fitted.facts
+    click.echo(
+        f"rank towers: {facts['users']:,} users, {facts['ads']:,} ads, {facts['engaged']['train']:,} engaged; "
+        f"validation loss {facts['valid_loss']:.3f} nats after {len(facts['curve'])} epochs, in {out}"
+    )
+
+
+@click.command()
+@tables_option
+@repo_option
+@towers_option
+@click.option("--out", type=_FOLDER, required=True, help="Where the curve goes.")
+@click.option("--predictors", default=None, help="Whose priors get slots, comma-separated. Default: those published.")
+@click.option("--k", type=click.IntRange(1), default=20, show_default=True, help="Candidates per request.")
+@top_option
+@click.option("--replicates", type=click.IntRange(20), default=1000, show_default=True, help="Resamplings of users.")
+@force_option
+def candidates(
+    tables: Path, repo: Path, towers_folder: Path, out: Path, predictors: str | None, k: int, top: int, replicates: int,
+    force: bool,
+) -> None:  # fmt: skip
+    """Recall of engaged ads and concentration of advertisers, for every quota of slots that priors fill.
+
+    The quota is chosen on validation; priors come through the store, as they were known at each request.
+    """
+    from ranking.candidates.towers import FIX, STEP
+    from ranking.preflight import check_published, check_store, published_predictors, view_folder
+
+    read_manifest(tables, fix=_TABLES_FIX)
+    require_impressions(tables)
+    read_manifest(towers_folder, step=STEP, fix=FIX)
+    check_store(repo)
+    names = published_predictors(repo, PREDICTORS) if predictors is None else _predictors(predictors)
+    check_published(repo, [prior_view(name) for name in names or [PREDICTORS[0]]])
+    inputs = {
+        "tables": manifest_digest(tables), "towers": manifest_digest(towers_folder),
+        **{prior_view(name): manifest_digest(view_folder(repo, prior_view(name))) for name in names},
+    }  # fmt: skip
+    config = {"predictors": names, "k": k, "top": top, "replicates": replicates}
+    key = run_key("rank candidates", config, inputs, CANDIDATES_VERSION)
+    if not force and is_current(out, key):
+        click.echo(f"rank candidates: unchanged, reused {out}")
+        return
+    from ranking.candidates.curve import candidate_curve
+    from ranking.candidates.towers import Towers
+
+    with new_run(out, "rank candidates", config=config, inputs=inputs, key=key) as run:
+        curve = candidate_curve(tables, repo, Towers.load(towers_folder), names, k=k, top=top, replicates=replicates)
+        curve.save(run.path)
+        run.facts.update(chosen=curve.chosen)
+    for name in names:
+        click.echo(curve.sentence(name))
+    click.echo(f"rank candidates: recall@{k} at {len(curve.table) // max(2 * len(names), 1)} quotas, in {out}")
+
+
+@click.command("two-by-two")
+@tables_option
+@frame_option
+@click.option("--ablation", type=_FOLDER, required=True, help="What `rank ablate` made of that frame.")
+@towers_option
+@click.option("--out", type=_FOLDER, required=True, help="Where the result goes.")
+@click.option("--arm", default="llm", show_default=True, help="Arm of the ablation whose priors are on trial.")
+@click.option("--k", type=click.IntRange(1), default=15, show_default=True, help="Candidates per slate.")
+@click.option("--slots", type=click.IntRange(1), default=5, show_default=True, help="Ads that the user sees.")
+@click.option("--replicates", type=click.IntRange(20), default=1000, show_default=True, help="Resamplings of users.")
+@force_option
+def two_by_two(
+    tables: Path, frame_folder: Path, ablation: Path, towers_folder: Path, out: Path, arm: str, k: int, slots: int,
+    replicates: int, force: bool,
+) -> None:  # fmt: skip
+    """Candidates with and without priors, ranked with and without: conversions per slate, end to end.
+
+    On the ads of each user's slate, of which the outcome is known: a re-ordering of shown ads, not a larger corpus.
+    """
+    from ranking.candidates.towers import FIX, STEP
+
+    read_manifest(tables, fix=_TABLES_FIX)
+    read_manifest(frame_folder, step="rank frame", fix=_FRAME_FIX)
+    read_manifest(ablation, step="rank ablate", fix=_ABLATE_FIX)
+    read_manifest(towers_folder, step=STEP, fix=FIX)
+    folders = {"tables": tables, "frame": frame_folder, "ablation": ablation, "towers": towers_folder}
+    inputs = {name: manifest_digest(folder) for name, folder in folders.items()}
+    config = {"arm": arm, "k": k, "slots": slots, "replicates": replicates}
+    key = run_key("rank two-by-two", config, inputs, TWO_BY_TWO_VERSION)
+    if not force and is_current(out, key):
+        click.echo(f"rank two-by-two: unchanged, reused {out}")
+        return
+    from ranking.candidates.endtoend import two_by_two as measure
+    from ranking.candidates.towers import Towers
+
+    with new_run(out, "rank two-by-two", config=config, inputs=inputs, key=key) as run:
+        result = measure(
+            tables, frame_folder, ablation, Towers.load(towers_folder), arm=arm, k=k, slots=slots, replicates=replicates
+        )
+        result.save(run.path)
+        run.facts.update(quota=result.about["quota"], effects=result.sentences())
+    click.echo("\n".join(result.sentences()))
+    found = result.about["among_candidates"]
+    click.echo(
+        f"rank two-by-two: quota {result.about['quota']:.0%} of {k} (from validation), {found['alone']:,} of "
+        f"{result.about['positives']:,} engaged ads among the candidates, {found['augmented']:,} with priors, in {out}"
+    )

@@ -1,0 +1,253 @@
+"""What the towers read: each user's past as sparse tokens at each snapshot, and what each ad is made of.
+
+A user's tokens are the advertisers, categories and advertiser × category pairs of their events strictly before a
+snapshot, each once with a fading weight and once with an even one, and their profile. Everything is read off the
+tables at the time plan's snapshots, with its lag, exactly as the store's own history is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from feature_repo.contract import (
+    AD_ID,
+    ADVERTISER_ID,
+    CATEGORY,
+    LABEL,
+    PROFILE_PREFIX,
+    TIMESTAMP,
+    USER_ID,
+    TimePlan,
+)
+from ranking.counts import DAY_US, Ints, compact, micros, moment_us
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LEVELS = ("advertiser", "category", "pair")
+FADES = (28.0, None)  # half-lives in days; None fades never
+_FAINT = 0.05  # a faded count below it is left out: it would cost memory and say nothing
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Names of what users and ads are described by, in index order: saved beside the towers' arrays.
+
+    Parameters
+    ----------
+    advertisers, categories : tuple of str
+    pairs : tuple of str
+        ``advertiser|category``, as ads have them.
+    ads : tuple of str
+    profiles : tuple of str
+        ``field=value``.
+    """
+
+    advertisers: tuple[str, ...]
+    categories: tuple[str, ...]
+    pairs: tuple[str, ...]
+    ads: tuple[str, ...]
+    profiles: tuple[str, ...]
+
+    @classmethod
+    def of(cls, users: pd.DataFrame, ads: pd.DataFrame) -> Vocabulary:
+        """From the tables of users and ads."""
+        return cls(
+            tuple(sorted(ads[ADVERTISER_ID].dropna().astype(str).unique())),
+            tuple(sorted(ads[CATEGORY].dropna().astype(str).unique())),
+            tuple(sorted(set(_pairs(ads)) - {""})),
+            tuple(sorted(ads[AD_ID].astype(str))),
+            tuple(sorted({value for values in _profiles(users).values() for value in values if value})),
+        )
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Number of names per level of a user's history."""
+        return {"advertiser": len(self.advertisers), "category": len(self.categories), "pair": len(self.pairs)}
+
+    @property
+    def user_tokens(self) -> int:
+        """Columns of the users' matrix."""
+        return len(FADES) * sum(self.sizes.values()) + len(self.profiles)
+
+    def codes(self, table: pd.DataFrame) -> dict[str, Ints]:
+        """Index of advertiser, category and pair of each row of a table, −1 where it has none that is known."""
+        return {
+            "advertiser": _codes(table[ADVERTISER_ID].astype(object), self.advertisers),
+            "category": _codes(table[CATEGORY].astype(object), self.categories),
+            "pair": _codes(_pairs(table), self.pairs),
+        }
+
+    def ad_tokens(self, ads: pd.DataFrame) -> Ints:
+        """Tokens of each ad, int [ads, 4]: its id, pair, advertiser, category; −1 for one that is not known.
+
+        An ad that no fit has seen is still its advertiser and its category.
+        """
+        found, start, columns = self.codes(ads), 0, []
+        for codes, size in (
+            (_codes(ads[AD_ID].astype(object), self.ads), len(self.ads)),
+            *((found[level], self.sizes[level]) for level in ("pair", "advertiser", "category")),
+        ):
+            columns.append(np.where(codes >= 0, codes + start, -1))
+            start += size
+        return np.stack(columns, axis=1)
+
+    def to_json(self) -> dict[str, list[str]]:
+        """JSON form."""
+        return {name: list(getattr(self, name)) for name in self.__dataclass_fields__}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Sequence[str]]) -> Vocabulary:
+        """What `to_json` wrote."""
+        return cls(**{name: tuple(data[name]) for name in cls.__dataclass_fields__})
+
+
+class Pasts:
+    """Users' tokens as of any snapshot.
+
+    Parameters
+    ----------
+    users, events : DataFrame
+        Canonical tables.
+    vocabulary : Vocabulary
+    """
+
+    def __init__(self, users: pd.DataFrame, events: pd.DataFrame, vocabulary: Vocabulary) -> None:
+        self.ids = users[USER_ID].astype(str).tolist()
+        self.vocabulary = vocabulary
+        self._times = micros(events[TIMESTAMP])
+        owner = _codes(events[USER_ID].astype(object), self.ids)
+        self._levels = []
+        for level, codes in vocabulary.codes(events).items():
+            size = vocabulary.sizes[level]
+            rows = np.flatnonzero((codes >= 0) & (owner >= 0))
+            cells, place = compact((owner[rows], len(self.ids)), (codes[rows], max(size, 1)))
+            self._levels.append((size, rows, cells, place))
+        columns, users_of = [], []
+        for values in _profiles(users).values():
+            codes = _codes(values, vocabulary.profiles)
+            known = np.flatnonzero(codes >= 0)
+            users_of.append(known)
+            columns.append(codes[known])
+        at = (np.concatenate(users_of), np.concatenate(columns)) if columns else (np.array([], int), np.array([], int))
+        shape = (len(self.ids), len(vocabulary.profiles))
+        self._profile = sparse.csr_matrix((np.ones(len(at[0]), np.float32), at), shape=shape)
+
+    def at(self, moment: int) -> Any:
+        """Sparse float32 [users, tokens] of what was known strictly before ``moment`` (microseconds); rows of length 1.
+
+        A count n enters as log(1 + n): the tenth purchase says less than the first.
+        """
+        blocks = []
+        age = (moment - self._times) / DAY_US
+        for size, rows, cells, place in self._levels:
+            before = age[rows] > 0
+            for half_life in FADES:
+                fade = 1.0 if half_life is None else 0.5 ** (age[rows][before] / half_life)
+                weights = np.broadcast_to(fade, int(before.sum()))
+                count = np.bincount(place[before], weights=weights, minlength=len(cells))
+                kept = count > _FAINT
+                at = (cells[kept] // max(size, 1), cells[kept] % max(size, 1))
+                value = np.log1p(count[kept]).astype(np.float32)
+                blocks.append(sparse.csr_matrix((value, at), shape=(len(self.ids), size)))
+        matrix = sparse.hstack([*blocks, self._profile], format="csr", dtype=np.float32)
+        length = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
+        return sparse.diags_array(1 / np.maximum(length, 1e-6)).astype(np.float32) @ matrix
+
+
+@dataclass(frozen=True)
+class Requests:
+    """One request per user and snapshot in which the user was shown anything.
+
+    Parameters
+    ----------
+    user : int [R]
+        Row of the users table.
+    snapshot : int [R]
+        Place among `moments`.
+    time : datetime64[us] [R]
+        Of the request's first impression: a prior must be known then.
+    split : str [R]
+    engaged : int [P, 2]
+        Request and ad (row of the ads table) of each ad that the user engaged with.
+    live : dict of int to int array
+        Snapshot to the ads that anybody was shown until the next one: the inventory of that time.
+    """
+
+    user: Ints
+    snapshot: Ints
+    time: NDArray[Any]
+    split: NDArray[Any]
+    engaged: Ints
+    live: dict[int, Ints]
+
+
+def snapshot_of(times: Ints, plan: TimePlan) -> Ints:
+    """Place in ``plan.feature_snapshots()`` of the newest snapshot available at each time, −1 before the first."""
+    available = np.array([moment_us(s + plan.lag) for s in plan.feature_snapshots()], dtype=np.int64)
+    found: Ints = np.searchsorted(available, times, side="right") - 1
+    return found
+
+
+def requests(
+    impressions: pd.DataFrame, users: Sequence[str], ads: Sequence[str], plan: TimePlan, *, start: int | None = None
+) -> Requests:
+    """Requests of all impressions from ``start`` (microseconds; default: the first snapshot) to the plan's end."""
+    time = micros(impressions[TIMESTAMP])
+    at = snapshot_of(time, plan)
+    first = moment_us(plan.start) if start is None else start
+    kept = (at >= 0) & (time >= first) & (time < moment_us(plan.end))
+    table = impressions[kept]
+    time, at = time[kept], at[kept]
+    edges = np.array([moment_us(plan.train_end), moment_us(plan.valid_end)])
+    split = np.searchsorted(edges, time, side="right")
+    user = _codes(table[USER_ID].astype(object), users)
+    ad = _codes(table[AD_ID].astype(object), ads)
+    # the snapshot in which a split ends makes two requests, one on either side
+    groups, place = compact((user, len(users)), (at, int(at.max(initial=0)) + 1), (split, 3))
+    oldest = np.full(len(groups), np.iinfo(np.int64).max)
+    np.minimum.at(oldest, place, time)
+    of_split, rest = groups % 3, groups // 3
+    snapshot, of_user = rest % (int(at.max(initial=0)) + 1), rest // (int(at.max(initial=0)) + 1)
+    won = (table[LABEL] == 1).to_numpy()
+    engaged = np.unique(np.stack([place[won], ad[won]], axis=1), axis=0)
+    live = {int(s): np.unique(ad[at == s]) for s in np.unique(at)}
+    names = np.array(["train", "valid", "test"], dtype=object)
+    return Requests(of_user, snapshot, oldest.view("datetime64[us]"), names[of_split], engaged, live)
+
+
+def blocks(rows: Ints, size: int) -> Iterator[Ints]:
+    """Rows in blocks of at most ``size``."""
+    for first in range(0, len(rows), size):
+        yield rows[first : first + size]
+
+
+def _codes(values: Any, known: Sequence[str]) -> Ints:
+    import pandas as pd
+
+    catalog: Any = pd.Index(np.asarray(known, dtype=object))
+    found: Ints = catalog.get_indexer(pd.Index(np.asarray(values, dtype=object))).astype(np.int64)
+    return found
+
+
+def _pairs(table: pd.DataFrame) -> list[str]:
+    """``advertiser|category`` of each row, empty where one of them is missing."""
+    whole = table[ADVERTISER_ID].notna() & table[CATEGORY].notna()
+    text = table[ADVERTISER_ID].astype(str) + "|" + table[CATEGORY].astype(str)
+    return text.where(whole, "").tolist()
+
+
+def _profiles(users: pd.DataFrame) -> dict[str, list[str]]:
+    """``field=value`` of each user and profile field, empty where it is missing."""
+    found = {}
+    for name in users.columns:
+        if str(name).startswith(PROFILE_PREFIX):
+            text = str(name) + "=" + users[name].astype(str)
+            found[str(name)] = text.where(users[name].notna(), "").tolist()
+    return found

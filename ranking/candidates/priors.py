@@ -1,0 +1,81 @@
+"""Predicted advertisers of each request, as the store knew them then: Feast's point-in-time join, then one gather."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_repo.contract import (
+    EVENT_TIMESTAMP,
+    IMPRESSION_ID,
+    MODEL_CUTOFF,
+    PRIOR_ROW,
+    SNAPSHOT,
+    USER_ID,
+    prior_view,
+)
+from ranking import checks
+from ranking.counts import Ints
+from ranking.frame import join_features, open_store
+from ranking.frame import pointer as as_pointer
+from ranking.frame import times as as_times
+from ranking.gather import PriorFiles, gather_priors
+from ranking.preflight import check_prior, check_published, check_store, view_folder
+
+
+def prior_rows(repo: Path, predictor: str, users: Sequence[str], time: NDArray[Any]) -> Ints:
+    """Row of the published priors that each user had at each time, −1 for none.
+
+    Parameters
+    ----------
+    users : sequence of str [R]
+    time : datetime64[us] [R]
+
+    Raises
+    ------
+    AdvpriorError
+        ``STO00x`` when the priors are not published and applied, ``RNK001`` when their model has seen later labels,
+        ``RNK002`` when one is newer than its request, ``RNK005`` when the join loses rows.
+    """
+    import pandas as pd
+
+    view = prior_view(predictor)
+    check_store(repo)
+    check_published(repo, [view])
+    check_prior(repo, predictor)
+    at = pd.DatetimeIndex(time.astype("datetime64[us]")).tz_localize("UTC")
+    entities = pd.DataFrame({IMPRESSION_ID: np.arange(len(users)), USER_ID: list(users), EVENT_TIMESTAMP: at})
+    names = (PRIOR_ROW, SNAPSHOT, MODEL_CUTOFF)
+    joined = join_features(open_store(repo), [f"{view}:{name}" for name in names], entities)
+    found = as_pointer(joined.pop(f"{view}__{PRIOR_ROW}"))
+    checks.enforce(
+        [
+            checks.check_model_cutoff(predictor, as_times(joined.pop(f"{view}__{MODEL_CUTOFF}")), time),
+            checks.check_not_newer(view, as_times(joined.pop(f"{view}__{SNAPSHOT}")), time),
+        ],
+        "the candidates",
+    )
+    return found
+
+
+def predicted(repo: Path, predictor: str, rows: Ints, of_ad: Sequence[str], top: int) -> NDArray[np.bool_]:
+    """Whether each ad's advertiser is among the ``top`` of each prior: bool [rows, ads]; no prior predicts nothing.
+
+    Parameters
+    ----------
+    rows : int array
+        As `prior_rows` gives them.
+    of_ad : sequence of str
+        Advertiser of each ad.
+    """
+    import pandas as pd
+
+    files = PriorFiles.open(view_folder(repo, prior_view(predictor)))
+    index = pd.Index(files.advertisers).get_indexer(pd.Index(of_ad)).astype(np.int64)
+    _, rank = gather_priors(files, np.repeat(rows, len(index)), np.tile(index, len(rows)))
+    found: NDArray[np.bool_] = (rank <= top).reshape(len(rows), len(index))  # no rank where there is no prior
+    return found

@@ -1,0 +1,80 @@
+"""Where a prior should matter: test rows by what else is known of the user and the advertiser.
+
+The frame says exactly which impressions are of an advertiser or an ad new to the user. The rest is read off its
+features, as of their snapshots and without labels: an absent feature, or one that splits nothing, gives no segment.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_repo.contract import ADVERTISER_ID, PROFILE_PREFIX, TIMESTAMP, USER_ID
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SEGMENT_PREFIX = "segment_"
+OCCASIONS, PURCHASES = "activity_occasions_all", "ad_advertiser_purchases_all"
+FEW_EVENTS = 0.25  # the share of users who count as having few events
+HEAD = 0.8  # the share of purchases that the advertisers outside the tail have
+
+Mask = NDArray[np.bool_]
+
+
+def segments_of(rows: pd.DataFrame) -> dict[str, Mask]:
+    """Segments of a split's rows.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Of a frame, with its features.
+
+    Returns
+    -------
+    dict of str to bool array [rows]
+        The frame's own ``segment_…`` columns, prefix removed, and: ``few_events``, the quarter of users with the
+        fewest occasions when first seen here; ``tail_advertiser``, advertisers outside those with four fifths of the
+        purchases by then; ``profile_known`` and ``profile_unknown``.
+    """
+    found = {
+        str(c).removeprefix(SEGMENT_PREFIX): rows[c].to_numpy(bool) for c in rows if str(c).startswith(SEGMENT_PREFIX)
+    }
+    derived: dict[str, Mask] = {}
+    if OCCASIONS in rows:
+        value, place = _first_seen(rows, USER_ID, OCCASIONS)
+        derived["few_events"] = (value <= np.quantile(value, FEW_EVENTS))[place]
+    if PURCHASES in rows:
+        value, place = _first_seen(rows, ADVERTISER_ID, PURCHASES)
+        derived["tail_advertiser"] = in_tail(value)[place]
+    profile = [c for c in rows if str(c).startswith(PROFILE_PREFIX)]
+    if profile:
+        known = rows[profile].notna().any(axis=1).to_numpy(bool)
+        derived |= {"profile_known": known, "profile_unknown": ~known}
+    return found | {name: mask for name, mask in derived.items() if mask.any() and not mask.all()}
+
+
+def in_tail(count: NDArray[np.float64]) -> Mask:
+    """Which of these counts are outside the largest that make up `HEAD` of their sum.
+
+    >>> import numpy as np
+    >>> in_tail(np.array([1.0, 80.0, 19.0])).tolist()
+    [True, False, True]
+    """
+    order = np.argsort(-count, kind="stable")
+    before = np.cumsum(count[order]) - count[order]
+    tail = np.empty(len(count), dtype=bool)
+    tail[order] = before >= HEAD * count.sum()
+    return tail
+
+
+def _first_seen(rows: pd.DataFrame, key: str, value: str) -> tuple[NDArray[np.float64], NDArray[Any]]:
+    """A feature at each key's earliest row, and the place of each row's key in it; missing is 0."""
+    import pandas as pd
+
+    place, _ = pd.factorize(rows[key].astype(str))
+    order = np.argsort(rows[TIMESTAMP].to_numpy(), kind="stable")
+    first = order[np.unique(place[order], return_index=True)[1]]
+    return np.nan_to_num(rows[value].to_numpy(np.float64)[first]), place

@@ -1,0 +1,85 @@
+"""What an arm is worth beside its accuracy: conversions at an ad load, and how few advertisers they go to.
+
+An ad load of k shows the first k ads of each slate. Among ads that were shown the outcome is known, so conversions
+are counted, not forecast; that a user would have done the same with fewer ads around is assumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ranking.candidates.choose import Sorted, concentration
+from ranking.counts import Ints
+from ranking.metrics import Floats
+
+LOADS = (1, 3, 5, 10)
+
+
+def value_at_loads(
+    slate: ArrayLike, label: ArrayLike, advertiser: Ints, scores: Mapping[str, Sequence[Floats]],
+    loads: Sequence[int] = LOADS,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Conversions per slate, and concentration of what is shown, for every arm and ad load.
+
+    Parameters
+    ----------
+    slate, label : array [n]
+    advertiser : int array [n]
+        Index of the ad's advertiser.
+    scores : mapping of arm to list of array [n]
+        One array per seed; the values are means over seeds.
+
+    Returns
+    -------
+    list of dict
+        arm, load, conversions, share (of the slates' conversions), hhi (of advertisers over ads shown).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> found = value_at_loads([0, 0, 1], [1, 0, 0], np.array([0, 1, 1]), {"a": [np.array([.9, .1, .5])]}, [1])
+    >>> found[0]["conversions"], found[0]["share"], found[0]["hhi"]
+    (0.5, 1.0, 0.5)
+    """
+    y = np.asarray(label, dtype=np.float64)
+    out: list[dict[str, Any]] = []
+    for arm, of_arm in scores.items():
+        found: dict[int, list[tuple[float, float]]] = {load: [] for load in loads}
+        slates = 1
+        for score in of_arm:
+            rows = Sorted.of(slate, score)
+            slates = max(len(rows.starts), 1)
+            for load in loads:
+                shown = rows.order[rows.place < load]
+                found[load].append((float(y[shown].sum()), concentration(advertiser[shown])))
+        for load in loads:
+            hits, hhi = np.mean(found[load], axis=0)
+            out.append(
+                {
+                    "arm": arm,
+                    "load": load,
+                    "conversions": float(hits) / slates,
+                    "share": float(hits / y.sum()) if y.sum() else float("nan"),
+                    "hhi": float(hhi),
+                }
+            )
+    return out
+
+
+def scoring_price(prior: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> float | None:
+    """Seconds to score a million users once, from what a scoring run took; None where nobody said.
+
+    Parameters
+    ----------
+    prior : mapping
+        Facts of the published prior: ``rows`` (users × snapshots) and, where known, ``score_seconds``.
+    run : mapping, optional
+        Manifest of the scoring run, where it was handed to the report.
+    """
+    facts = dict(run["facts"]) if run else dict(prior)
+    seconds = run.get("seconds") if run else prior.get("score_seconds")
+    return 1e6 * float(seconds) / float(facts["rows"]) if seconds and facts.get("rows") else None

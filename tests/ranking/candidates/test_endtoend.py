@@ -1,0 +1,123 @@
+"""The two-by-two: cells by hand, and a planted prior that helps where it is used and nowhere else."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from feature_repo.errors import AdvpriorError
+from feature_repo.runs import manifest_digest, new_run, run_key
+from feature_repo.tables import write_parquet
+from ranking.candidates.choose import Sorted, choose
+from ranking.candidates.endtoend import (
+    BOTH,
+    EFFECTS,
+    NEITHER,
+    RANKING,
+    RETRIEVAL,
+    TwoByTwo,
+    retrieval_scores,
+    two_by_two,
+)
+from ranking.candidates.training import TowerConfig, fit_towers
+from ranking.cli import rank
+from tests.tiny import PLAN, tiny_tables, write_tiny
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory):
+    """Tiny tables as a frame whose prior knows the labels half the time, and an ablation whose arm does."""
+    root = tmp_path_factory.mktemp("two")
+    tables, loaded = write_tiny(root / "tables"), tiny_tables()
+    rng = np.random.default_rng(0)
+    frame = loaded["impressions"].sort_values(["timestamp", "slate_id"])
+    frame = frame[frame["timestamp"] >= PLAN.finetune_end].reset_index(drop=True)
+    frame["split"] = np.where(
+        frame["timestamp"] < PLAN.train_end, "train", np.where(frame["timestamp"] < PLAN.valid_end, "valid", "test")
+    )
+    knows = (frame["label"] == 1) & (rng.random(len(frame)) < 0.7)
+    frame["prior_llm_top20"] = np.where(knows | (rng.random(len(frame)) < 0.1), 1.0, 0.0).astype(np.float32)
+    test = frame[frame["split"] == "test"].reset_index(drop=True)
+    noise = rng.random((4, len(test)))
+    by_seed = test[["impression_id"]].assign(**{
+        "baseline.0": noise[0], "baseline.1": noise[1],
+        "llm.0": noise[2] * 0.5 + 0.5 * test["label"], "llm.1": noise[3] * 0.5 + 0.5 * test["label"],
+    })  # fmt: skip
+    with new_run(root / "frame", "rank frame", config={}, inputs={}, key=run_key("f", {}, {})) as run:
+        write_parquet(frame, run.path / "frame.parquet")
+    with new_run(root / "ablation", "rank ablate", config={}, inputs={}, key=run_key("a", {}, {})) as run:
+        write_parquet(test[["impression_id", "user_id", "slate_id", "label"]], run.path / "predictions.parquet")
+        write_parquet(by_seed, run.path / "seeds.parquet")
+    towers = fit_towers(
+        loaded["users"], loaded["ads"], loaded["events"], loaded["impressions"], PLAN,
+        TowerConfig(size=4, hidden=8, epochs=1, threads=1),
+    )  # fmt: skip
+    with new_run(root / "towers", "rank towers", config={}, inputs={}, key=run_key("t", {}, {})) as run:
+        towers.save(run.path)
+    return root, tables, towers, test, by_seed
+
+
+def measure(workspace, **options):
+    root, tables, towers, _, _ = workspace
+    return two_by_two(tables, root / "frame", root / "ablation", towers, k=4, slots=2, replicates=300, **options)
+
+
+def test_a_prior_helps_where_it_is_used(workspace):
+    result = measure(workspace)
+    assert [(lift.arm, lift.baseline) for lift in result.lifts if lift.metric == "ndcg_2"] == [e[:2] for e in EFFECTS]
+    for arm in (RETRIEVAL, RANKING, BOTH):
+        assert result.lifts.get(arm, NEITHER, "conversions_2").better, arm
+    assert result.lifts.get(BOTH, RANKING, "conversions_2").better
+    cells = result.table()
+    joint = result.lifts.get(BOTH, NEITHER, "conversions_2").difference
+    assert cells.iloc[1, 1] - cells.iloc[0, 0] == pytest.approx(joint)
+    assert cells.iloc[0, 1] - cells.iloc[0, 0] == pytest.approx(
+        result.lifts.get(RANKING, NEITHER, "conversions_2").difference
+    )
+    assert len(result.sentences()) == 5
+    assert all("a clear gain" in said for said in result.sentences())
+    found = result.about["among_candidates"]
+    assert found["alone"] < found["augmented"] <= result.about["positives"]
+    assert len(result.plot().axes) == 1
+
+
+def test_a_cell_is_what_the_loop_counts(workspace):
+    """Conversions of one cell, slate by slate."""
+    _, _, _, test, by_seed = workspace
+    result = measure(workspace)
+    total = []
+    score = retrieval_scores(workspace[1], workspace[2], test)
+    taken = choose(Sorted.of(test["slate_id"], score), test["prior_llm_top20"] == 1, 4, result.about["quota"])
+    for seed in range(2):
+        for rows in test.groupby("slate_id").groups.values():
+            mine = [i for i in rows if taken[i]]
+            shown = sorted(mine, key=lambda i: -by_seed[f"llm.{seed}"][i])[:2]
+            total.append(test["label"][shown].sum())
+    assert result.table().iloc[1, 1] == pytest.approx(np.mean(total))
+
+
+def test_the_command_saves_what_it_says_and_refuses_other_rows(workspace, tmp_path):
+    root, tables, _, _, _ = workspace
+    command = [str(word) for word in (
+        "two-by-two", "--tables", tables, "--frame", root / "frame", "--ablation", root / "ablation", "--towers",
+        root / "towers", "--k", 4, "--slots", 2, "--replicates", 50, "--out", tmp_path / "two",
+    )]  # fmt: skip
+    said = CliRunner().invoke(rank, command, catch_exceptions=False)
+    assert said.exit_code == 0, said.output
+    loaded = TwoByTwo.load(tmp_path / "two")
+    assert loaded.sentences()[0] in said.output
+    assert "unchanged, reused" in CliRunner().invoke(rank, command, catch_exceptions=False).output
+    assert manifest_digest(tmp_path / "two")
+    with pytest.raises(AdvpriorError, match=r"RNK021(.|\n)*baseline, llm"):
+        measure(workspace, arm="sasrec")
+    fewer = tmp_path / "ablation"
+    with new_run(fewer, "rank ablate", config={}, inputs={}, key="k") as run:
+        for name in ("predictions.parquet", "seeds.parquet"):
+            write_parquet(pd.read_parquet(root / "ablation" / name).iloc[1:], run.path / name)
+    with pytest.raises(AdvpriorError, match="RNK006"):
+        two_by_two(tables, root / "frame", fewer, workspace[2])
+    (tmp_path / "two" / "two_by_two.json").write_text(json.dumps({"lifts": 3}))
+    with pytest.raises(AdvpriorError, match="RNK032"):
+        TwoByTwo.load(tmp_path / "two")
