@@ -392,7 +392,7 @@ def stale_group(predictor: str, weeks: int) -> str:
 
 
 def stale_columns(
-    store: Any, repo: Path, predictor: str, weeks: int, impressions: pd.DataFrame
+    store: Any, repo: Path, predictor: str, weeks: int, impressions: pd.DataFrame, categories: pd.Series[Any]
 ) -> tuple[dict[str, Any], list[checks.Finding | None]]:
     """A predictor's features as the store knew them ``weeks`` weeks before each impression.
 
@@ -406,7 +406,8 @@ def stale_columns(
     impression = micros(time).view("datetime64[us]")
     rows, snapshot = pointer(joined.pop(f"{view}__{PRIOR_ROW}")), times(joined.pop(f"{view}__{SNAPSHOT}"))
     found = [checks.check_model_cutoff(predictor, times(joined.pop(f"{view}__{MODEL_CUTOFF}")), impression)]
-    columns, _ = prior_columns(repo, predictor, rows, snapshot, impressions[ADVERTISER_ID], impression)
+    advertisers = impressions[ADVERTISER_ID]
+    columns, _ = prior_columns(repo, predictor, rows, snapshot, advertisers, impression, categories)
     columns[f"{view}_entropy"] = _feature(joined.pop(f"{view}__entropy"), impression)
     return {stale_group(predictor, weeks) + name.removeprefix(view): c for name, c in columns.items()}, found
 
@@ -515,18 +516,18 @@ def build_frame(
     columns |= history_columns(
         repo, pointer(joined.pop(f"{USER_HISTORY_VIEW}__{HISTORY_ROW}")), impressions[AD_ID], impression
     )
+    of_ad = impressions[AD_ID].map(category)
     for predictor in predictors:
         view = prior_view(predictor)
         rows, snapshot = pointer(joined.pop(f"{view}__{PRIOR_ROW}")), times(joined.pop(f"{view}__{SNAPSHOT}"))
         found.append(checks.check_model_cutoff(predictor, times(joined.pop(f"{view}__{MODEL_CUTOFF}")), impression))
         found.append(checks.check_not_newer(view, snapshot, impression))
-        of_ad = impressions[AD_ID].map(category)
         mine, judged = prior_columns(repo, predictor, rows, snapshot, impressions[ADVERTISER_ID], impression, of_ad)
         columns |= mine
         found += judged
     del joined
     for weeks in stale if predictors else ():
-        mine, judged = stale_columns(store, repo, predictors[0], weeks, impressions)
+        mine, judged = stale_columns(store, repo, predictors[0], weeks, impressions, of_ad)
         columns |= mine
         found += judged
     for view, digest in versions.items():
