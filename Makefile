@@ -35,8 +35,11 @@ demo: $(STAMP)  ## the whole chain on real data: tables, priors, store, ranker, 
 test: $(STAMP)  ## all tests and doctests, no network
 	$(BIN)/python -m pytest --doctest-modules tests advprior ranking feature_repo $(ARGS)
 
-bench: $(STAMP)  ## speed as ratios measured in one run: scoring against the matmul peak, backfill against one snapshot
+bench: $(STAMP)  ## ratios measured in one run: scoring, memory, validity of intervals, the frame (after make demo)
 	$(BIN)/python -m benchmarks.scoring $(ARGS)
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.validity
+	if test -f runs/demo/demo.json; then $(BIN)/python -m benchmarks.evidence --workspace runs/demo; fi
 
 lint: $(STAMP)  ## ruff, import contracts, mypy
 	$(BIN)/ruff check .
