@@ -23,6 +23,7 @@ _SOURCES = {
     "README.md": ("advprior", "templates/README.md"),
     ".gitignore": ("advprior", "templates/gitignore"),
     "configs/llm.yaml": ("advprior", "templates/llm.yaml"),
+    "configs/hybrid.yaml": ("advprior", "templates/hybrid.yaml"),
     "configs/mapping.yaml": ("advprior", "templates/mapping.yaml"),
     "configs/arms.yaml": ("ranking", "arms.yaml"),
     "feature_repo/feature_store.yaml": ("feature_repo", "feature_store.yaml"),

@@ -242,5 +242,6 @@ def test_too_little_history_is_said(tmp_path) -> None:
 def test_the_template_says_the_defaults() -> None:
     from importlib.resources import files
 
-    template = files("advprior").joinpath("templates/llm.yaml")
-    assert read_settings("llm", template) == predictor_class("llm").settings({})
+    for kind in ("llm", "hybrid"):
+        template = files("advprior").joinpath(f"templates/{kind}.yaml")
+        assert read_settings(kind, template) == predictor_class(kind).settings({})
