@@ -62,7 +62,7 @@ def history_files(level: str) -> tuple[str, str]:
 
 
 def online_columns(level: str) -> tuple[str, str]:
-    """List columns of a level in a user's row: ids (int32 [n], ascending), values (float32 [5n], one id after another)."""
+    """List columns of a level in a user's row: ids (int32 [n], ascending), values (float32 [5n], id by id)."""
     return f"history_{level}_ids", f"history_{level}_values"
 
 

@@ -306,7 +306,7 @@ class Engine:
         built = clock()
         chosen, table, ads = ready.ranker, ready.table, ready.ads
         scores = chosen.predictor.scores(ready.matrix)
-        order = np.argsort(-scores, kind="stable")[:slots]
+        order = np.argsort(-scores, kind="stable")[:slots].tolist()
         scored = clock()
         named = [table.ids[ads[i]] if candidates is None else candidates[i] for i in order]
         owners = [table.advertisers[ads[i]] if ads[i] >= 0 else None for i in order]
@@ -315,9 +315,9 @@ class Engine:
             arm=ready.arm,
             ranker=chosen,
             ads=list(zip(named, owners, strict=True)),
-            scores=scores[order].tolist(),
+            scores=[float(scores[i]) for i in order],
             candidates=len(ads),
-            unknown_ads=[] if candidates is None else [candidates[i] for i in np.flatnonzero(ads < 0)],
+            unknown_ads=[] if candidates is None else [candidates[i] for i in np.flatnonzero(ads < 0).tolist()],
             degraded=ready.degraded,
             user_known=any(isinstance(ready.rows.get(v), ViewRow) for v in (USER_PROFILE_VIEW, USER_HISTORY_VIEW)),
             prior=prior,

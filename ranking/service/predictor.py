@@ -57,7 +57,10 @@ class Predictor:
         return _apply_calibration(self.ranker.calibration, self._raw(matrix))
 
     def contributions(self, matrix: Matrix) -> Doubles:
-        """Exact TreeSHAP, float64 [rows, features + 1]: log-odds by feature, the last column the base; sums to the raw score."""
+        """Exact TreeSHAP, float64 [rows, features + 1]: log-odds by feature, then the base.
+
+        A row sums to the raw score.
+        """
         booster, _ = self.ranker._fitted()
         found = booster.predict(matrix, pred_contrib=True, num_iteration=self.ranker.rounds, num_threads=1)
         return np.asarray(found, dtype=np.float64)
