@@ -12,6 +12,8 @@ _COMMANDS = {
     "train": ("ranking.commands:train", "Train and save one ranker."),
     "ablate": ("ranking.commands:ablate", "Train every arm and measure its lift over the baseline."),
     "report": ("ranking.commands:report", "One HTML file: verdict, arms, segments, provenance."),
+    "serve": ("ranking.service.commands:serve", "Serve POST /rank: a user's slate in milliseconds."),
+    "check": ("ranking.service.commands:check", "Preflight of `serve`."),
 }
 
 
