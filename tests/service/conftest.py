@@ -13,7 +13,7 @@ from tests.service.workspaces import Project, Redis, build_project, copy_project
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    return build_project(tmp_path_factory.mktemp("service") / "project")
+    return build_project(tmp_path_factory.mktemp("service") / "project", users=120)
 
 
 @pytest.fixture(scope="session")

@@ -78,14 +78,22 @@ class Project:
         return pd.read_parquet(self.root / "frame" / FRAME_FILE)
 
 
-def knowing_priors(tables: Path, seed: int = 0, sharpness: float = 1.0) -> dict[str, Any]:
-    """Priors near each user's own share of purchases over the whole data, with noise: what a good predictor says."""
-    plan, loaded = load_time_plan(tables), load_tables(tables, "users", "advertisers", "events")
+def coming_week(tables: Path, snapshot: datetime) -> pd.DataFrame:
+    """Purchases by user and advertiser in the week after a snapshot: what a history cannot know."""
+    loaded = load_tables(tables, "users", "advertisers", "events")
+    events = loaded["events"]
+    mine = events[(events.timestamp >= snapshot) & (events.timestamp < snapshot + WEEK)]
+    counts = pd.crosstab(mine.user_id, mine.advertiser_id)
+    return counts.reindex(index=loaded["users"].user_id, columns=loaded["advertisers"].advertiser_id, fill_value=0)
+
+
+def knowing_priors(tables: Path, seed: int = 0) -> dict[str, Any]:
+    """Priors that see something of the coming week, through noise: a planted signal that history does not have."""
+    plan, loaded = load_time_plan(tables), load_tables(tables, "users", "advertisers")
     users, names = loaded["users"].user_id.tolist(), loaded["advertisers"].advertiser_id.tolist()[:-1]
     files = random_priors(users, names, plan.snapshots(), plan.lag, plan.finetune_end, seed)
-    counts = pd.crosstab(loaded["events"].user_id, loaded["events"].advertiser_id)
-    counts = counts.reindex(index=users, columns=names, fill_value=0).to_numpy() + 0.3
-    logits = np.tile(sharpness * np.log(counts), (len(plan.snapshots()), 1)) + 0.3 * files[MATRIX_FILE]
+    counts = np.concatenate([coming_week(tables, moment)[names].to_numpy() for moment in plan.snapshots()])
+    logits = np.log(counts + 0.1) + files[MATRIX_FILE]
     log_probs = (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))).astype(np.float32)
     table = files[TABLE_FILE].copy()
     table["log_probs"] = list(log_probs[table.prior_row])
