@@ -14,6 +14,7 @@ _COMMANDS = {
     "report": ("ranking.commands:report", "One HTML file: verdict, arms, segments, provenance."),
     "serve": ("ranking.service.commands:serve", "Serve POST /rank: a user's slate in milliseconds."),
     "check": ("ranking.service.commands:check", "Preflight of `serve`."),
+    "rollback": ("ranking.service.commands:rollback", "Serve the previous snapshot again."),
     "readout": (
         "ranking.service.commands:readout",
         "An online experiment's lift, its interval, its sample ratio.",

@@ -18,6 +18,7 @@ from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import APIKeyHeader
 from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.requests import HTTPConnection
 
 from feature_repo.errors import AdvpriorError
 from feature_repo.runs import versions
@@ -112,7 +113,7 @@ def create_app(settings: ServeSettings, engine: Engine | None = None) -> FastAPI
     app.add_middleware(Around, max_body=settings.max_body, metrics=metrics)
     _errors(app)
 
-    guards = [] if key is None else [Depends(_guard(key))]
+    guards = [] if key is None else [Depends(_KeyHeader(key))]
     plans = [engine.rankers.priors.plan, engine.rankers.plain.plan]
     body_model: Any = request_model(plans, settings.max_candidates, settings.max_slots)
 
@@ -194,15 +195,19 @@ def _answers(key: str | None) -> dict[int | str, dict[str, Any]]:
     return {status: about for status, about in ERRORS.items() if key is not None or status != 401}
 
 
-def _guard(key: str) -> Any:
-    header = APIKeyHeader(name="X-API-Key", auto_error=False)
+class _KeyHeader(APIKeyHeader):
+    """Asks for the API key, and says so in the OpenAPI."""
 
-    async def check(given: Annotated[str | None, Depends(header)]) -> None:
+    def __init__(self, key: str) -> None:
+        super().__init__(name="X-API-Key", auto_error=False)
+        self._key = key.encode()
+
+    async def __call__(self, request: HTTPConnection) -> str | None:
+        given = request.headers.get("x-api-key", "")
         # compared in constant time, so that answers do not tell how much of a guess was right
-        if given is None or not hmac.compare_digest(given.encode("utf-8", "surrogatepass"), key.encode()):
+        if not hmac.compare_digest(given.encode("utf-8", "surrogatepass"), self._key):
             raise HTTPException(401, "no API key, or another one", headers={"WWW-Authenticate": "ApiKey"})
-
-    return check
+        return given
 
 
 def _candidates(given: list[Any] | None) -> tuple[list[str] | None, list[dict[str, Any] | None] | None]:

@@ -173,3 +173,25 @@ def readout(
     click.echo(found.text())
     if not found.trusted:
         raise click.exceptions.Exit(3)
+
+
+@click.command()
+@click.option("--repo", type=_FOLDER, required=True, help="Feature repository.")
+@click.option("--view", "views", multiple=True, required=True, help="View to take back, such as prior_llm. Repeatable.")
+@click.option("--snapshot", type=Moment(), help="Of the current publication. Default: what was published before it.")
+@click.option("--now", type=Moment(), help="Leave out what becomes available later. Default: the time it is.")
+def rollback(repo: Path, views: tuple[str, ...], snapshot: datetime | None, now: datetime | None) -> None:
+    """Serve the previous publication's newest rows again, without an outage.
+
+    The next publish and materialize go on from there.
+    """
+    from datetime import UTC
+
+    from ranking.preflight import check_store
+    from ranking.service.rollback import roll_back
+
+    check_store(repo)
+    for view in views:
+        done = roll_back(repo, view, now or datetime.now(UTC), snapshot)
+        where = f"{done.version}, now current" if done.swapped else done.version
+        click.echo(f"rank rollback: {view} serves {done.rows:,} rows of {done.snapshot.isoformat()} ({where})")

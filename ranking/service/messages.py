@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from ranking.service.features import Plan
 
 UserId = Annotated[str, Field(min_length=1, max_length=256, description="Whose slate it is.", examples=["h7"])]
 AdId = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+def _whole(value: Any) -> Any:
+    """To JSON Schema 98.0 is an integer, too."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 _Number = Annotated[float, Field(ge=-1e12, le=1e12, allow_inf_nan=False)]
 _Text = Annotated[str, Field(max_length=256)]
 
@@ -42,7 +49,8 @@ def request_model(plans: list[Plan], max_candidates: int, max_slots: int) -> typ
         **own,
     )
     some = Annotated[list[AdId | candidate], Field(min_length=1, max_length=max_candidates)]  # type: ignore[valid-type]
-    slots = Annotated[int, Field(ge=1, le=max_slots, description="How many ads come back.")]
+    whole = Field(ge=1, le=max_slots, description="How many ads come back.")
+    slots = Annotated[int, whole, BeforeValidator(_whole)]  # in this order, or the schema loses the limits
     fields: dict[str, Any] = {
         "user_id": (UserId, ...),
         "slots": (slots, 10),

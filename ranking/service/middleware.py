@@ -10,6 +10,8 @@ import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from fastapi import HTTPException
+
 from ranking.service.metrics import Metrics
 
 Scope = MutableMapping[str, Any]
@@ -23,8 +25,11 @@ _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _PATHS = frozenset({"/rank", "/health", "/ready", "/metrics", "/openapi.json"})
 
 
-class _TooLarge(Exception):
-    pass
+class _TooLarge(HTTPException):
+    """FastAPI hands its own kind of exception on from where it reads the body."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(413, f"the body is too large: at most {limit} bytes")
 
 
 class Around:
@@ -57,7 +62,7 @@ class Around:
             message = await receive()
             size += len(message.get("body", b""))
             if size > self._max_body:
-                raise _TooLarge
+                raise _TooLarge(self._max_body)
             return message
 
         async def answer(message: MutableMapping[str, Any]) -> None:
@@ -70,12 +75,12 @@ class Around:
         try:
             length = headers.get(b"content-length", b"0")
             if length.isdigit() and int(length) > self._max_body:
-                raise _TooLarge
+                raise _TooLarge(self._max_body)
             await self._app(scope, limited, answer)
-        except _TooLarge:
+        except _TooLarge as error:
             if begun:
                 raise
-            await _refuse(answer, request_id, self._max_body)
+            await _refuse(answer, request_id, error.detail)
         finally:
             path = scope["path"] if scope["path"] in _PATHS else "other"
             self._metrics.requests.labels(path, str(status)).inc()
@@ -85,10 +90,9 @@ class Around:
                 log.info("request", extra=about | state.get("about", {}))
 
 
-async def _refuse(send: Send, request_id: str, limit: int) -> None:
+async def _refuse(send: Send, request_id: str, what: str) -> None:
     """413 in the form of every other error."""
-    problem = {"code": "SRV413", "what": "the body is too large", "expected": f"at most {limit} bytes"}
-    body = json.dumps({"request_id": request_id, "problems": [problem]}).encode()
+    body = json.dumps({"request_id": request_id, "problems": [{"code": "SRV413", "what": what}]}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 413, "headers": [*headers, (b"connection", b"close")]})
     await send({"type": "http.response.body", "body": body})
