@@ -84,6 +84,7 @@ class Catalogs:
         self.newest: HistoryCatalog | None = None
         self.priors: dict[str, dict[str, PriorCatalog]] = {view: {} for view in prior_views}
         self._seen: dict[Path, HistoryCatalog | PriorCatalog] = {}
+        self._moments: dict[Path, Ints] = {}
         self._wanted: set[tuple[str, str, int]] = set()
         self.wanted = threading.Event()
 
@@ -94,11 +95,7 @@ class Catalogs:
                 self.histories[history.version] = history
                 self.newest = history  # the current one comes last
         for view in self._prior_views:
-            for folder in self._folders(view):
-                self._take_prior(view, folder)
-            for version, known in self.priors[view].items():
-                for snapshot in self._newest_snapshots(known, now_us):
-                    self._mean(view, version, snapshot)
+            self._refresh_priors(view, now_us)
         while self._wanted:
             self._mean(*self._wanted.pop())
         self.wanted.clear()
@@ -133,42 +130,58 @@ class Catalogs:
                 return None
         return self._seen[folder]
 
-    def _take_prior(self, view: str, folder: Path) -> None:
-        def read(folder: Path) -> PriorCatalog:
-            about: dict[str, Any] = json.loads((folder / CATALOG_FILE).read_text())
-            names = [entry["advertiser_id"] for entry in about["advertisers"]]
-            return PriorCatalog(str(about["version"]), names)
-
-        found: PriorCatalog | None = self._once(folder, read)
-        if found is None:
-            return
-        known = self.priors[view].setdefault(found.version, found)
-        if folder not in known.folders:
-            known.folders.append(folder)
-            known.means.clear()  # the newest folder that has a snapshot says its mean
+    def _refresh_priors(self, view: str, now_us: int) -> None:
+        """Take in new publications; each catalog is swapped whole, once its means are worked out."""
+        by_version: dict[str, PriorCatalog] = {}
+        for folder in self._folders(view):
+            found: PriorCatalog | None = self._once(folder, _read_prior)
+            if found is not None:
+                mine = by_version.setdefault(found.version, PriorCatalog(found.version, found.advertisers))
+                mine.folders.append(folder)
+        for version, new in by_version.items():
+            old = self.priors[view].get(version)
+            if old is not None and old.folders == new.folders:
+                new = old
+            # rows of older snapshots may still be in the store: what was known of them stays known
+            wanted = {*self._newest_snapshots(new, now_us), *(old.means if old is not None else ())}
+            for snapshot in sorted(wanted - set(new.means)):
+                _work_out(new, snapshot)
+            if old is not None:
+                for snapshot, mean in old.means.items():
+                    new.means.setdefault(snapshot, mean)
+            self.priors[view][version] = new
 
     def _newest_snapshots(self, known: PriorCatalog, now_us: int) -> list[int]:
         newest: set[int] = set()
         for folder in known.folders:
-            try:
-                moments = np.unique(micros(pd.read_parquet(folder / TABLE_FILE, columns=[SNAPSHOT])[SNAPSHOT]))
-            except OSError:  # superseded and cleared away since
-                continue
+            if folder not in self._moments:
+                table = pd.read_parquet(folder / TABLE_FILE, columns=[SNAPSHOT])
+                self._moments[folder] = np.unique(micros(table[SNAPSHOT]))
+            moments = self._moments[folder]
             newest.update(moments[moments <= now_us][-_AHEAD:].tolist())
         return sorted(newest)[-_AHEAD:]
 
     def _mean(self, view: str, version: str, snapshot_us: int) -> None:
         known = self.prior(view, version)
-        if known is None or snapshot_us in known.means:
-            return
-        for folder in reversed(known.folders):
-            try:
-                table = pd.read_parquet(folder / TABLE_FILE, columns=[PRIOR_ROW, SNAPSHOT])
-                moments = micros(table[SNAPSHOT])
-                mine = moments == snapshot_us
-                if mine.any():
-                    rows = table[PRIOR_ROW].to_numpy(np.int64)[mine]
-                    known.means[snapshot_us] = mean_probability(PriorFiles.open(folder), rows, moments[mine])[1][0]
-                    return
-            except (OSError, ValueError) as error:
-                log.warning("a published folder cannot be read", extra={"folder": str(folder), "error": str(error)})
+        if known is not None and snapshot_us not in known.means:
+            _work_out(known, snapshot_us)
+
+
+def _read_prior(folder: Path) -> PriorCatalog:
+    about: dict[str, Any] = json.loads((folder / CATALOG_FILE).read_text())
+    return PriorCatalog(str(about["version"]), [entry["advertiser_id"] for entry in about["advertisers"]])
+
+
+def _work_out(known: PriorCatalog, snapshot_us: int) -> None:
+    """The mean prior of a snapshot, from the newest publication that has it."""
+    for folder in reversed(known.folders):
+        try:
+            table = pd.read_parquet(folder / TABLE_FILE, columns=[PRIOR_ROW, SNAPSHOT])
+            moments = micros(table[SNAPSHOT])
+            mine = moments == snapshot_us
+            if mine.any():
+                rows = table[PRIOR_ROW].to_numpy(np.int64)[mine]
+                known.means[snapshot_us] = mean_probability(PriorFiles.open(folder), rows, moments[mine])[1][0]
+                return
+        except (OSError, ValueError) as error:
+            log.warning("a published folder cannot be read", extra={"folder": str(folder), "error": str(error)})

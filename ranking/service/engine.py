@@ -210,21 +210,29 @@ class Engine:
 
     def refresh(self) -> None:
         """Take in what was published, materialized or trained since. Failures keep what there is."""
-        try:
-            self.catalogs.refresh(self.clock.now_us())
-        except Exception:
-            log.exception("catalogs cannot be refreshed, the old ones stay")
+        self._refresh_catalogs()
         self._refresh_ads(pause_s=_PAUSE_S)
         self._refresh_rankers()
 
     def _keep_fresh(self) -> None:
+        due = time.monotonic() + self._refresh_s
         while not self._stop.is_set():
             # a row of a catalog that is not known yet is a reason to look at once, but not in a tight loop
-            self.catalogs.wanted.wait(self._refresh_s)
+            self.catalogs.wanted.wait(max(0.0, due - time.monotonic()))
             if self._stop.is_set():
                 return
-            self.refresh()
+            if time.monotonic() >= due:
+                self.refresh()
+                due = time.monotonic() + self._refresh_s
+            else:
+                self._refresh_catalogs()
             self._stop.wait(min(1.0, self._refresh_s))
+
+    def _refresh_catalogs(self) -> None:
+        try:
+            self.catalogs.refresh(self.clock.now_us())
+        except Exception:
+            log.exception("catalogs cannot be refreshed, the old ones stay")
 
     def _refresh_ads(self, *, pause_s: float) -> None:
         catalog = self.catalogs.newest

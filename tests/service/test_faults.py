@@ -309,6 +309,8 @@ def test_the_command_serves_with_workers_survives_a_full_disk_and_stops_graceful
         if process.poll() is None:
             process.kill()
     reading.join(10)
+    assert process.stderr is not None
+    process.stderr.close()
     assert not found.failures
     logged = {record["exposure_id"] for record in read_exposures(exposures)}
     assert {a["exposure"]["id"] for a in found.answers if a["exposure"]["logged"]} <= logged
