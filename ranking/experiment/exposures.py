@@ -8,6 +8,7 @@ behind, and the caller is told, so that the answer can say that this exposure wa
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 import time
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+log = logging.getLogger("advprior.service")
 Fsync = Literal["always", "interval", "never"]
 MAX_BYTES = 64 * 1024 * 1024
 
@@ -27,7 +29,8 @@ class ExposureLog:
     folder : Path
         Files are ``exposures-<started>-<pid>-<number>.jsonl``: no two processes share one.
     fsync : {'always', 'interval', 'never'}
-        ``always``: before each answer. ``interval``: at most ``every_s`` apart. ``never``: left to the system.
+        ``always``: before each answer. ``interval``: every ``every_s``, in the background. ``never``: left to the
+        system.
     max_bytes : int
         A file is closed and the next begun when it is this long.
     """
@@ -40,8 +43,11 @@ class ExposureLog:
         self._number = 0
         self._handle: int | None = None
         self._size = 0
-        self._synced = time.monotonic()
+        self._unsynced = False
         self._lock = threading.Lock()
+        self._closed = threading.Event()
+        if fsync == "interval":
+            threading.Thread(target=self._sync_on, name="advprior-fsync", daemon=True).start()
 
     def append(self, record: dict[str, Any]) -> None:
         """Write one record.
@@ -58,18 +64,31 @@ class ExposureLog:
                 written = os.write(handle, line)
                 if written < len(line):  # the disk filled up in the middle
                     raise OSError(28, "only part of the line was written")
-                if self._fsync == "always" or (
-                    self._fsync == "interval" and time.monotonic() - self._synced >= self._every_s
-                ):
+                if self._fsync == "always":
                     os.fsync(handle)
-                    self._synced = time.monotonic()
             except OSError:
                 self._undo(handle)
                 raise
             self._size += written
+            self._unsynced = True
+
+    def _sync_on(self) -> None:
+        """Force what was written to the disk now and then, on a handle of its own: no append waits for it."""
+        while not self._closed.wait(self._every_s):
+            with self._lock:
+                handle = os.dup(self._handle) if self._unsynced and self._handle is not None else None
+                self._unsynced = False
+            if handle is not None:
+                try:
+                    os.fsync(handle)
+                except OSError:
+                    log.exception("exposures cannot be forced to the disk")
+                finally:
+                    os.close(handle)
 
     def close(self) -> None:
         """Bring everything to the disk."""
+        self._closed.set()
         with self._lock:
             if self._handle is not None:
                 handle, self._handle = self._handle, None

@@ -43,7 +43,7 @@ class AdTable:
     available_us: dict[str, Ints]
     read_us: int
     _by_catalog: dict[tuple[str, str], Any] = field(default_factory=dict)
-    _encoded: dict[int, Any] = field(default_factory=dict)
+    _encoded: dict[Any, Any] = field(default_factory=dict)
     _moments: dict[str, list[int]] | None = None
 
     @classmethod

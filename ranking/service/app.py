@@ -162,10 +162,11 @@ def create_app(settings: ServeSettings, engine: Engine | None = None) -> FastAPI
 
         A service that is not ready still answers `/rank`, degraded.
         """
-        response.status_code = 200 if engine.ready else 503
+        reasons = await get_running_loop().run_in_executor(pool, engine.not_ready)
+        response.status_code = 503 if reasons else 200
         return Ready(
-            ready=engine.ready,
-            degraded=[] if engine.ready else ["ads_unread" if engine.table.read_us < 0 else "store_unavailable"],
+            ready=not reasons,
+            degraded=reasons,
             rankers={loaded.service: loaded.digest for loaded in (engine.rankers.priors, engine.rankers.plain)},
             experiment=engine.experiment.name,
             scores_by=engine.rankers.priors.predictor.kind,

@@ -203,10 +203,11 @@ class Engine:
         gc.collect()
         gc.freeze()
 
-    @property
-    def ready(self) -> bool:
-        """Whether ads have been read and the store answered last time."""
-        return self.table.read_us >= 0 and time.monotonic() >= self._dead_until
+    def not_ready(self) -> list[str]:
+        """Why traffic should not come here; empty when it should. Asks the store."""
+        reasons = [] if self.table.read_us >= 0 else ["ads_unread"]
+        self._read("", reasons)
+        return reasons
 
     def refresh(self) -> None:
         """Take in what was published, materialized or trained since. Failures keep what there is."""
@@ -407,8 +408,8 @@ class Engine:
         row = rows.get(USER_HISTORY_VIEW)
         if not isinstance(row, ViewRow):
             return None
-        if in_time(row.available_us, self.reader.views[USER_HISTORY_VIEW], now_us) is not None:
-            degraded.append("history_stale")
+        if (late := in_time(row.available_us, self.reader.views[USER_HISTORY_VIEW], now_us)) is not None:
+            degraded.append(f"history_{late}")
             return None
         catalog = history_catalog(row, self.catalogs)
         if catalog is None:

@@ -214,14 +214,14 @@ class Plan:
 
     def ads(self, table: AdTable) -> Matrix:
         """The ads' own features, encoded: float32 [ads + 1, ad columns]; worked out once a table."""
-        if id(self) not in table._encoded:
+        if self not in table._encoded:
             out = np.empty((len(table.ids) + 1, len(self.ad_columns)), dtype=np.float32)
             for i, column in enumerate(self.ad_columns):
                 values = table.values[column]
                 text = values.dtype == object
                 out[:, i] = [self.encode(column, v) for v in values] if text else values.astype(np.float32)
-            table._encoded[id(self)] = out
-        found: Matrix = table._encoded[id(self)]
+            table._encoded[self] = out
+        found: Matrix = table._encoded[self]
         return found
 
 

@@ -148,7 +148,7 @@ class OnlineReader:
         self.ad_views = [view.name for view in self.views.values() if view.key == AD_ID]
         self._config = self._store.config
         self._online = self._store._get_provider().online_store
-        self._redis = _RedisReader(self._online, self._config, READ_TIMEOUT_S) if _is_redis(self._online) else None
+        self._redis = _RedisReader(self._online, self._config, self._tables) if _is_redis(self._online) else None
         if self._redis is None:
             self._tame_sqlite()
 
@@ -274,7 +274,7 @@ class _RedisReader:
     murmur3 of ``view:feature``, ``_ts:view`` for the time; a test holds both to the same rows.
     """
 
-    def __init__(self, online: Any, config: Any, timeout_s: float) -> None:
+    def __init__(self, online: Any, config: Any, tables: dict[str, Any]) -> None:
         from feast.infra.online_stores.redis import RedisClient, RedisType
 
         settings = config.online_store
@@ -293,9 +293,9 @@ class _RedisReader:
         _, named = online._parse_connection_string(settings.connection_string)
         for name in ("socket_timeout", "socket_connect_timeout"):
             if name not in named:
-                given[name] = timeout_s
+                given[name] = READ_TIMEOUT_S
         given["retry"] = Retry(NoBackoff(), 1)  # once, for a pooled connection that a restart has closed
-        self._online, self._config = online, config
+        self._online, self._config, self._tables = online, config, tables
         self._fields: dict[str, list[Any]] = {}
 
     def read(self, views: Sequence[ServedView], keys: Sequence[Any]) -> dict[str, list[Row]]:
@@ -320,8 +320,10 @@ class _RedisReader:
     def _fields_of(self, view: ServedView) -> list[Any]:
         if view.name not in self._fields:
             from feast.infra.online_stores.helpers import _mmh3
+            from feast.infra.online_stores.redis import _versioned_fv_name
 
-            self._fields[view.name] = [_mmh3(f"{view.name}:{f}") for f in view.features] + [f"_ts:{view.name}"]
+            stored = _versioned_fv_name(self._tables[view.name], self._config)
+            self._fields[view.name] = [_mmh3(f"{stored}:{f}") for f in view.features] + [f"_ts:{stored}"]
         return self._fields[view.name]
 
 

@@ -21,6 +21,7 @@ from click.testing import CliRunner
 
 from feature_repo.contract import CATALOG_FILE, LLM, MATRIX_FILE, TABLE_FILE, prior_service, prior_view
 from feature_repo.errors import AdvpriorError
+from feature_repo.runs import write_json
 from ranking.experiment.exposures import read_exposures
 from ranking.service.commands import rollback as rollback_command
 from ranking.service.reader import OnlineReader, ViewRow, _entity_key
@@ -135,12 +136,13 @@ def test_a_ranker_is_swapped_and_a_broken_one_refused(project: Project, tmp_path
         (beside / "model.txt").write_text(text[: len(text) // 2])  # truncated: LightGBM would end the process
         shutil.rmtree(ranker)
         beside.rename(ranker)
-        until(lambda: service.engine.reloads["refused"] == 1)
+        until(lambda: service.engine.reloads["refused"] >= 1)
         assert {a["ranker"] for a in found.answers[found.await_answers() :]} == first
         (ranker / "model.txt").write_text(text)
         manifest = json.loads((ranker / "manifest.json").read_text())
-        (ranker / "manifest.json").write_text(json.dumps(manifest | {"key": "mended"}))
+        write_json(ranker / "manifest.json", manifest | {"key": "mended"})
         until(lambda: service.engine.reloads["done"] == 1)
+        found.await_answers(4)  # those that were under way
         last = {a["ranker"] for a in found.answers[found.await_answers() :]}
         assert len(first) == len(last) == 1
         assert first != last
@@ -153,7 +155,7 @@ def test_a_wrong_clock_is_flagged_and_mends(served: Project) -> None:
     with live(served, clock) as service, traffic(service.port, BODIES) as found:
         for skew, reasons in (
             (timedelta(minutes=4), set()),
-            (-timedelta(days=60), {"prior_early", "history_stale"}),
+            (-timedelta(days=60), {"prior_early", "history_early"}),
             (timedelta(days=60), {"prior_stale", "history_stale"}),
             (timedelta(0), set()),
         ):
