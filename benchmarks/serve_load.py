@@ -1,7 +1,7 @@
 """Load for `benchmarks.serve`, in a process of its own: closed loop, or open at a rate.
 
 At a rate, a request's time counts from when it was due: a server that stalls cannot hide it by being asked less.
-Prints one JSON: p50 and p99 in ms, answers a second, errors.
+Prints one JSON: p50 and p99 in ms, answers a second, errors, degraded answers.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ def main() -> None:
     workers = int(connections) if not pace else 8
     times: list[float] = []
     errors: list[str] = []
+    degraded: list[int] = []
     lock, at = threading.Lock(), iter(range(10**9))
     headers = {"content-type": "application/json"}
 
@@ -43,6 +44,8 @@ def main() -> None:
                 data = response.read()
                 if response.status != 200:
                     errors.append(data.decode()[:200])
+                elif b'"degraded":["' in data:
+                    degraded.append(i)
             except OSError as error:
                 errors.append(repr(error))
                 connection.close()
@@ -55,7 +58,8 @@ def main() -> None:
         thread.join()
     spent = time.perf_counter() - begin
     p50, p99 = np.percentile(times, [50, 99]) * 1e3
-    print(json.dumps({"p50": p50, "p99": p99, "rps": len(times) / spent, "errors": len(errors), "first": errors[:1]}))
+    counts = {"errors": len(errors), "degraded": len(degraded), "first": errors[:1]}
+    print(json.dumps({"p50": p50, "p99": p99, "rps": len(times) / spent, **counts}))
 
 
 if __name__ == "__main__":
