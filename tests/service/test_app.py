@@ -19,7 +19,7 @@ from ranking.service.commands import check as check_command
 from ranking.service.logs import JsonFormatter
 from ranking.service.messages import ErrorResponse, RankResponse
 from ranking.service.settings import KEY_VARIABLE
-from tests.service.contract import check_contract
+from tests.service.contract import ROOMY, check_contract
 from tests.service.live import TestClient, settings_of
 from tests.service.workspaces import NOW, FixedClock, Project, train
 
@@ -220,7 +220,7 @@ def test_compiled_trees_score_as_lightgbm_does(project: Project, tmp_path: Path)
 
 
 def test_the_openapi_is_kept_to(project: Project) -> None:
-    own = settings_of(project)
+    own = settings_of(project, max_body=ROOMY)
     app = create_app(own, make_engine(own, FixedClock(NOW)))
     with TestClient(app):
         assert check_contract(app, 30) > 30

@@ -146,7 +146,7 @@ def test_a_planted_lift_is_inside_its_interval_as_often_as_said(lift: float) -> 
     users = [f"u{i}" for i in range(1500)]
     treated = np.array([HALVES.arm_of(u).name == "treatment" for u in users])
     covered, shorter = 0, []
-    for _ in range(100):
+    for _ in range(60):
         taste = rng.gamma(2.0, 2.0, len(users))
         past = outcomes_of(users, rng.poisson(taste), T0 - timedelta(days=3))
         now = outcomes_of(users, rng.poisson(taste * np.where(treated, 1 + lift, 1.0)))
@@ -154,7 +154,7 @@ def test_a_planted_lift_is_inside_its_interval_as_often_as_said(lift: float) -> 
         plain, adjusted = found.effects["treatment"], found.adjusted["treatment"]
         covered += adjusted.low <= lift <= adjusted.high
         shorter.append((adjusted.high - adjusted.low) / (plain.high - plain.low))
-    assert 88 <= covered <= 100  # 95 % of 100: within three standard errors
+    assert covered >= 52  # 95 % of 60, less three standard errors
     assert np.mean(shorter) < 0.85  # behaviour before explains a good part
 
 
