@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from advprior.predictors.base import FitData, predictor_class
+from advprior.withheld import without
 from feature_repo.contract import EVENTS, USERS
 from feature_repo.errors import AdvpriorError
 from feature_repo.runs import is_current, manifest_digest, new_run, read_manifest, run_key
 from feature_repo.tables import TABLES_FIX, load_tables, load_time_plan
 
 STEP = "finetune"
-CODE_VERSION = 1
+CODE_VERSION = 2
 
 
 def read_settings(kind: str, path: Path | None) -> Any:
@@ -45,9 +46,16 @@ def read_settings(kind: str, path: Path | None) -> Any:
         ) from error  # fmt: skip
 
 
-def finetune(tables: Path, out: Path, kind: str, settings: Any, *, force: bool = False) -> bool:
-    """Fit a predictor on the histories before the first snapshot; True when it ran, False when reused."""
-    config = {"predictor": kind, "settings": settings.model_dump(mode="json")}
+def finetune(
+    tables: Path, out: Path, kind: str, settings: Any, *, force: bool = False, withheld: tuple[str, ...] = ()
+) -> bool:
+    """Fit a predictor on the histories before the first snapshot; True when it ran, False when reused.
+
+    Events of advertisers in ``withheld`` (ids) are left out; the advertisers stay in the catalog.
+    """
+    config: dict[str, Any] = {"predictor": kind, "settings": settings.model_dump(mode="json")}
+    if withheld:
+        config["withheld"] = sorted(withheld)
     read_manifest(tables, step="data", fix=TABLES_FIX)
     inputs = {"tables": manifest_digest(tables)}
     key = run_key(STEP, config, inputs, CODE_VERSION)
@@ -56,10 +64,12 @@ def finetune(tables: Path, out: Path, kind: str, settings: Any, *, force: bool =
 
     from advprior.catalog import Catalog
     from advprior.histories import build_histories, micros
+    from advprior.interests import build_interests
     from feature_repo.contract import ADVERTISERS
 
     plan = load_time_plan(tables)
     loaded = load_tables(tables, USERS, ADVERTISERS, EVENTS)
+    loaded[EVENTS] = without(loaded[EVENTS], withheld)
     catalog = Catalog.from_table(loaded[ADVERTISERS])
     cutoff = micros(plan.finetune_end)
     # cut before anything is fitted: what a predictor never sees it cannot leak
@@ -70,8 +80,9 @@ def finetune(tables: Path, out: Path, kind: str, settings: Any, *, force: bool =
             expected=f"events before {plan.finetune_end.isoformat()}", fix="move finetune_end later in the time plan",
         )  # fmt: skip
     data = FitData(
-        histories, catalog, micros(plan.start), cutoff, round(plan.snapshot_every.total_seconds() * 1_000_000)
-    )
+        histories, catalog, micros(plan.start), cutoff, round(plan.snapshot_every.total_seconds() * 1_000_000),
+        build_interests(loaded[USERS], loaded[EVENTS], cutoff),
+    )  # fmt: skip
     with new_run(out, STEP, config=config, inputs=inputs, key=key, resume=True) as run:
         facts = predictor_class(kind).fit(data, settings, run.path)
         run.facts.update(
@@ -81,6 +92,7 @@ def finetune(tables: Path, out: Path, kind: str, settings: Any, *, force: bool =
             advertisers=len(catalog),
             users=len(histories),
             events=len(histories.time),
+            history_start=plan.start.isoformat(),
             model_cutoff=plan.finetune_end.isoformat(),
         )
     return True

@@ -6,14 +6,14 @@ nothing of each other, and a snapshot at that very time sees none of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from feature_repo.contract import ADVERTISER_ID, PROFILE_PREFIX, TIMESTAMP, USER_ID
+from feature_repo.contract import ADVERTISER_ID, CATEGORY, PROFILE_PREFIX, TEXT, TIMESTAMP, USER_ID, VALUE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from advprior.catalog import Catalog
 
 Int = npt.NDArray[np.int64]
+Codes = npt.NDArray[np.int32]
+UNKNOWN = -1  # code of what is not known
 
 
 def micros(moment: datetime) -> int:
@@ -46,6 +48,20 @@ class Histories:
         Microseconds UTC.
     advertiser : int64 [E]
         Index in the catalog.
+    text, category : int32 [E]
+        Index in ``texts`` and ``categories``, `UNKNOWN` where an event has none; empty where no event has any.
+        What a row joins: its distinct texts in alphabetical order with "; " between, its alphabetically first category.
+    value : float32 [E]
+        Sum over the row's events; empty where the tables have no values.
+    texts, categories : tuple of str
+        Those of *all* events the histories were built from, later ones too: their number and order tell of the future,
+        so fit on the strings behind ``before(cutoff)``'s codes and translate with `recode`.
+    profile_fields : tuple of str
+        Names of the profile's F fields.
+    profile_levels : tuple of tuple of str
+        Values of each field in alphabetical order.
+    profile_codes : int32 [U, F]
+        Index in the field's levels, `UNKNOWN` where it is not told.
     """
 
     users: tuple[str, ...]
@@ -53,6 +69,14 @@ class Histories:
     offsets: Int
     time: Int
     advertiser: Int
+    text: Codes = field(default_factory=lambda: np.zeros(0, np.int32))
+    category: Codes = field(default_factory=lambda: np.zeros(0, np.int32))
+    value: npt.NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    texts: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    profile_fields: tuple[str, ...] = ()
+    profile_levels: tuple[tuple[str, ...], ...] = ()
+    profile_codes: Codes = field(default_factory=lambda: np.zeros((0, 0), np.int32))
 
     def __len__(self) -> int:
         return len(self.users)
@@ -66,12 +90,43 @@ class Histories:
         """User index of every row [E]."""
         return np.repeat(np.arange(len(self), dtype=np.int64), np.diff(self.offsets))
 
+    def seek(self, user: Int, moment: Int) -> Int:
+        """First row of each user [P] at or after a moment [P] (microseconds); the end of the user's rows without one.
+
+        A binary search for all points at once, within each user's rows: its cost does not hang on other users, and
+        no key of user and time could overflow.
+
+        >>> h = Histories(("u", "v"), ("", ""), np.array([0, 2, 3]), np.array([1, 5, 3]), np.array([0, 1, 0]))
+        >>> h.seek(np.array([0, 0, 0, 1]), np.array([1, 2, 6, 9])).tolist()
+        [0, 1, 2, 3]
+        """
+        low, high = self.offsets[user], self.offsets[user + 1]
+        while (open_ := low < high).any():
+            middle = (low + high) // 2
+            earlier = open_ & (self.time[np.where(open_, middle, 0)] < moment)
+            low = np.where(earlier, middle + 1, low)
+            high = np.where(open_ & ~earlier, middle, high)
+        return low
+
     def before(self, cutoff: int) -> Histories:
         """The histories with events strictly before ``cutoff`` (microseconds) only."""
         keep = self.time < cutoff
         counts = np.bincount(self.user_of_row[keep], minlength=len(self))
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        return Histories(self.users, self.profiles, offsets, self.time[keep], self.advertiser[keep])
+        detail = {name: codes[keep] for name in ("text", "category", "value") if len(codes := getattr(self, name))}
+        return replace(self, offsets=offsets, time=self.time[keep], advertiser=self.advertiser[keep], **detail)
+
+
+def recode(codes: Codes, ours: tuple[str, ...], theirs: tuple[str, ...]) -> Codes:
+    """Codes of ``ours`` as codes of ``theirs``: for a model that was fitted on another list of values.
+
+    >>> recode(np.array([0, 1, -1], np.int32), ("dry", "oily"), ("normal", "oily")).tolist()
+    [-1, 1, -1]
+    """
+    index = {value: code for code, value in enumerate(theirs)}
+    # one more at the end, where UNKNOWN points
+    table = np.asarray([*(index.get(value, UNKNOWN) for value in ours), UNKNOWN], np.int32)
+    return table[codes]
 
 
 def profile_text(users: pd.DataFrame) -> list[str]:
@@ -90,10 +145,26 @@ def profile_text(users: pd.DataFrame) -> list[str]:
     return lines
 
 
+def profile_table(users: pd.DataFrame) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...], Codes]:
+    """The ``profile_*`` columns as names, levels and codes [U, F].
+
+    >>> import pandas as pd
+    >>> profile_table(pd.DataFrame({"user_id": ["u", "v", "w"], "profile_age": ["45-54", None, "18-34"]}))[1:]
+    ((('18-34', '45-54'),), array([[ 1],
+           [-1],
+           [ 0]], dtype=int32))
+    """
+    fields = [c for c in users.columns if c.startswith(PROFILE_PREFIX)]
+    coded = [_coded(users[c]) for c in fields]
+    codes = np.stack([c for c, _ in coded], axis=1) if coded else np.zeros((len(users), 0), np.int32)
+    return tuple(c.removeprefix(PROFILE_PREFIX) for c in fields), tuple(levels for _, levels in coded), codes
+
+
 def build_histories(users: pd.DataFrame, events: pd.DataFrame, catalog: Catalog) -> Histories:
     """Histories of every user in ``users``; users without events have an empty one.
 
-    Events without an advertiser (nobody in the catalog) say nothing about advertisers and are left out.
+    Events without an advertiser (nobody in the catalog) say nothing about advertisers and are left out. The result does
+    not depend on the order of the tables' rows.
     """
     import pandas as pd
 
@@ -104,11 +175,66 @@ def build_histories(users: pd.DataFrame, events: pd.DataFrame, catalog: Catalog)
     advertiser = pd.Index(catalog.ids).get_indexer(pd.Index(known[ADVERTISER_ID].astype(str)))
     time = known[TIMESTAMP].astype("datetime64[us, UTC]").astype("int64").to_numpy()
     keep = (user >= 0) & (advertiser >= 0)
-    table = pd.DataFrame({"user": user[keep], "time": time[keep], "advertiser": advertiser[keep]})
-    table = table.drop_duplicates().sort_values(["user", "time", "advertiser"], kind="stable")
-    counts = np.bincount(table["user"], minlength=len(ids))
+    known, user, time, advertiser = known[keep], user[keep], time[keep], advertiser[keep]
+    text, texts = _coded(known[TEXT]) if TEXT in known else (np.zeros(0, np.int32), ())
+    category, categories = _coded(known[CATEGORY]) if CATEGORY in known else (np.zeros(0, np.int32), ())
+    value = known[VALUE].to_numpy(np.float64) if VALUE in known else np.zeros(0)
+
+    # ties are put in order by all that is known of them, so that sums and joins come out the same
+    keys = [k for k in (value, category, text) if len(k)]
+    order = np.lexsort([*keys, advertiser, time, user])
+    user, time, advertiser = user[order], time[order], advertiser[order]
+    changed = (np.diff(user) != 0) | (np.diff(time) != 0) | (np.diff(advertiser) != 0)
+    first = np.flatnonzero(np.concatenate([np.ones(min(len(user), 1), np.bool_), changed]))
+    if categories:
+        # the alphabetically first one that is known: unknown codes go last
+        seen = category[order]
+        least = np.minimum.reduceat(np.where(seen < 0, len(categories), seen), first)
+        category = np.where(least == len(categories), UNKNOWN, least).astype(np.int32)
+    else:
+        category = np.zeros(0, np.int32)
+    if texts:
+        text, texts = _joined(text[order], texts, first)
+    else:
+        text = np.zeros(0, np.int32)
+    if len(value):
+        value = np.add.reduceat(value[order], first)
+    counts = np.bincount(user[first], minlength=len(ids))
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    fields, levels, codes = profile_table(users)
     return Histories(
         tuple(ids), tuple(profile_text(users)), offsets,
-        table["time"].to_numpy(np.int64), table["advertiser"].to_numpy(np.int64),
+        time[first].astype(np.int64), advertiser[first].astype(np.int64),
+        text=text, category=category, value=value.astype(np.float32), texts=texts, categories=categories,
+        profile_fields=fields, profile_levels=levels, profile_codes=codes,
     )  # fmt: skip
+
+
+def _coded(column: pd.Series) -> tuple[Codes, tuple[str, ...]]:
+    """Codes of a column's values and the values in alphabetical order; missing and blank ones are unknown."""
+    import pandas as pd
+
+    raw, found = pd.factorize(column)  # missing: -1
+    names = [str(value).strip() for value in found]
+    levels = sorted({name for name in names if name})
+    index = {name: code for code, name in enumerate(levels)}
+    table = np.asarray([*(index.get(name, UNKNOWN) for name in names), UNKNOWN], np.int32)
+    return table[raw], tuple(levels)
+
+
+def _joined(text: Codes, texts: tuple[str, ...], first: Int) -> tuple[Codes, tuple[str, ...]]:
+    """One text for each group of rows that starts at ``first``; only groups of several texts cost a new string."""
+    stop = np.append(first[1:], len(text))
+    out = text[first].copy()
+    joined: dict[str, int] = {}
+    for group in np.flatnonzero(stop - first > 1):
+        codes = np.unique(text[first[group] : stop[group]])
+        codes = codes[codes >= 0]
+        if len(codes) > 1:
+            name = "; ".join(texts[code] for code in codes)
+            out[group] = len(texts) + joined.setdefault(name, len(joined))
+        else:
+            out[group] = codes[0] if len(codes) else UNKNOWN
+    names = (*texts, *joined)
+    used = sorted({names[code] for code in np.unique(out) if code >= 0})
+    return recode(out, names, tuple(used)), tuple(used)

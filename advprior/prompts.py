@@ -11,6 +11,10 @@ separator token; the hidden state there has seen all of that occasion and nothin
 prior of every snapshot up to the next occasion. The number after a separator is the days that passed
 until the next occasion (capped), written when that occasion is: known then, never before.
 
+Where ids know little (new advertisers, few events), an advertiser may be followed by what was bought of it::
+
+    <advertiser 12> Clay Mask, masks, 30<advertiser 301> Night Oil, oils, 52;
+
 A history longer than the context starts later, at a block boundary that depends only on how much there
 was before the snapshot: the long forward and the truncated prompt always hold the same tokens.
 """
@@ -19,13 +23,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, Literal
 
 import numpy as np
 
 from advprior.histories import Histories, Int
+from feature_repo.errors import AdvpriorError
 
 DAY = 86_400_000_000  # microseconds
+Detail = Literal["none", "category", "product", "full"]
+KEPT_TEXTS = 100_000  # distinct texts whose tokens are remembered
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,12 @@ class PromptStyle:
         Longest prompt in tokens.
     names : bool
         Write advertisers by their names' tokens in place of one token each.
+    detail : {"none", "category", "product", "full"}
+        What is written of each purchase: its category, its text (the product's name), or text, category and price.
+    detail_tokens : int
+        Most tokens of it a purchase (a text is cut first); fewer where an occasion would take more than half the room.
+    advertisers : bool
+        Write the advertiser; else its purchase's detail stands for it, where there is one.
     """
 
     profile: bool = True
@@ -51,6 +65,9 @@ class PromptStyle:
     max_gap: int = 30
     context: int = 1024
     names: bool = False
+    detail: Detail = "none"
+    detail_tokens: int = 24
+    advertisers: bool = True
     version: int = 1
 
     def to_json(self) -> dict[str, Any]:
@@ -124,14 +141,19 @@ class PromptEncoder:
             for index, name in enumerate(names)
         ]
         self._separator = np.asarray(encode(";")[-1:], np.int64)
+        self._beside = list(encode(" +"))  # between purchases that no advertiser starts
+        self._piece = lru_cache(KEPT_TEXTS)(encode)
         self._gaps = [np.asarray(encode(str(days)), np.int64) for days in range(style.max_gap + 1)]
 
     def prompt(self, histories: Histories, user: int) -> Prompt:
         """The whole history of one user."""
+        self._require_detail(histories)
         rows = histories.rows(user)
         time, advertiser = histories.time[rows], histories.advertiser[rows]
         profile = histories.profiles[user] if self.style.profile else ""
         text = (profile + "\n" if profile else "") + "Purchases, oldest first:\n"
+        head = np.asarray(self._encode(text), np.int64)
+        half = max(self.style.context - len(head), 0) // 2
         starts, stops = np.zeros(0, np.int64), []
         if len(time):
             starts = np.concatenate([[0], np.flatnonzero(np.diff(time)) + 1])
@@ -140,6 +162,14 @@ class PromptEncoder:
         ends, length = [], 0
         for k, (start, stop) in enumerate(zip(starts, stops, strict=True)):
             occasion = [self._tokens[a] for a in advertiser[start:stop]]
+            if self.style.detail != "none":
+                # a day of many purchases is told in fewer words each; no more than this day decides on that
+                fixed = sum(map(len, occasion)) + 4
+                limit = min(self.style.detail_tokens, max(half - fixed, 0) // len(occasion))
+                first = rows.start + start
+                occasion = [
+                    self._purchase(histories, first + i, tokens, limit, i > 0) for i, tokens in enumerate(occasion)
+                ]
             if self.style.gaps and k:
                 days = int((time[start] - time[starts[k - 1]]) // DAY)
                 occasion.insert(0, self._gaps[min(days, self.style.max_gap)])
@@ -148,11 +178,47 @@ class PromptEncoder:
             length += sum(len(p) for p in occasion)
             ends.append(length - 1)
         return Prompt(
-            np.asarray(self._encode(text), np.int64),
+            head,
             np.concatenate(pieces) if pieces else np.zeros(0, np.int64),
             np.asarray(ends, np.int64),
             time[starts] if len(time) else np.zeros(0, np.int64),
         )
+
+    def _purchase(self, histories: Histories, row: int, advertiser: Int, limit: int, follows: bool) -> Int:
+        """Tokens of one purchase: its advertiser and at most ``limit`` tokens of detail."""
+        style = self.style
+        product, rest = "", []
+        if style.detail in ("product", "full") and histories.text[row] >= 0:
+            # the separator is left to the ends of occasions
+            product = " " + histories.texts[histories.text[row]].replace(";", ",")
+        if style.detail in ("category", "full") and histories.category[row] >= 0:
+            rest.append(histories.categories[histories.category[row]])
+        if style.detail == "full" and len(histories.value) and np.isfinite(histories.value[row]):
+            rest.append(price(float(histories.value[row])))
+        told = [token for i, part in enumerate(rest) for token in self._piece((", " if product or i else " ") + part)]
+        told = (self._piece(product)[: max(limit - len(told), 0)] if product else []) + told
+        told = told[:limit]
+        if style.advertisers or not told:
+            return np.concatenate([advertiser, np.asarray(told, np.int64)])
+        return np.asarray((self._beside if follows else []) + told, np.int64)
+
+    def _require_detail(self, histories: Histories) -> None:
+        """Refuse to write details of histories that have none: the prompt would silently be another.
+
+        Raises
+        ------
+        AdvpriorError
+            ``PRI013``.
+        """
+        wanted = {"none": {}, "category": {"category": histories.categories}, "product": {"text": histories.texts},
+                  "full": {"text": histories.texts}}[self.style.detail]  # fmt: skip
+        missing = [column for column, values in wanted.items() if not values]
+        if missing and len(histories.time):
+            raise AdvpriorError(
+                "PRI013", f"the prompt's detail needs what no event has: {', '.join(missing)}", where="events.parquet",
+                found="no such column, or no value in it", expected=f"values of {', '.join(missing)}",
+                fix=f"fill the column, or fit with another prompt.detail than {self.style.detail}",
+            )  # fmt: skip
 
     def windows(self, prompt: Prompt, occasions: Int) -> list[Window]:
         """Forwards that answer for ``occasions`` (how many occasions each answer has seen), longest shared first.
@@ -184,3 +250,13 @@ class PromptEncoder:
 def occasions_before(prompt: Prompt, cutoffs: Int) -> Int:
     """How many occasions lie strictly before each cut-off (microseconds)."""
     return np.searchsorted(prompt.times, cutoffs, side="left").astype(np.int64)
+
+
+def price(value: float) -> str:
+    """A value to two digits, which is what a reader would remember of it.
+
+    >>> [price(v) for v in (59.23, 7.46, 123.0, 0.0, 0.5)]
+    ['59', '7.5', '120', '0', '0.5']
+    """
+    rounded = float(f"{value:.2g}")
+    return f"{rounded:.0f}" if abs(rounded) >= 10 else f"{rounded:g}"

@@ -6,6 +6,7 @@ ones whole. A placebo is the same priors with users shuffled, for a test that mu
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,10 @@ from feature_repo.contract import (
     PRIOR_ROW,
     SNAPSHOT,
     TABLE_FILE,
+    TAIL_FILE,
+    TAIL_LOG_MASS,
+    TOP_INDEX,
+    TOP_INDEX_FILE,
     USER_ID,
     prior_view,
 )
@@ -35,8 +40,26 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STEP = "publish"
-CODE_VERSION = 1
+CODE_VERSION = 2
 CHUNK_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """The arrays of a score run, memory-mapped: whole rows, or the K likeliest and the tail of each."""
+
+    log_probs: npt.NDArray[np.float32]
+    top_index: npt.NDArray[np.int32] | None
+    tail: npt.NDArray[np.float32] | None
+
+    @classmethod
+    def open(cls, folder: Path) -> _Scored:
+        import numpy as np
+
+        def mapped(name: str) -> Any:
+            return np.load(folder / name, mmap_mode="r") if (folder / name).is_file() else None
+
+        return cls(np.load(folder / MATRIX_FILE, mmap_mode="r"), mapped(TOP_INDEX_FILE), mapped(TAIL_FILE))
 
 
 def publish(priors: Path, repo: Path, *, name: str | None = None, seed: int = 0, force: bool = False) -> str | None:
@@ -66,21 +89,21 @@ def publish(priors: Path, repo: Path, *, name: str | None = None, seed: int = 0,
     if not force and is_current(link, key):
         return None
 
-    import numpy as np
-
+    from advprior.interest_publishing import add_interests
     from feature_repo.tables import read_parquet
 
     rows = read_parquet(priors / "rows.parquet", fix=f"advprior score … --out {priors}")
-    matrix = np.load(priors / MATRIX_FILE, mmap_mode="r")
-    _validate(rows, matrix, scored, priors)
+    arrays = _Scored.open(priors)
+    _validate(rows, arrays, scored, priors)
     source = rows[PRIOR_ROW].to_numpy()
     if name == PLACEBO:
         source = shuffled_rows(rows, seed)
     staged = link.parent / f".staged-{view}"
     shutil.rmtree(staged, ignore_errors=True)
     with new_run(staged, STEP, config=config, inputs=inputs, key=key) as run:
-        _write_table(run.path, rows, matrix, source, scored)
+        _write_table(run.path, rows, arrays, source, scored)
         shutil.copyfile(priors / CATALOG_FILE, run.path / CATALOG_FILE)
+        add_interests(run.path, priors, source)
         run.facts.update({k: v for k, v in scored["facts"].items() if k != "predictor"})
         run.facts.update(predictor=name, source_predictor=scored["facts"]["predictor"])
     publish_version(staged, link)
@@ -105,18 +128,30 @@ def shuffled_rows(rows: pd.DataFrame, seed: int) -> npt.NDArray[np.int64]:
     return by_key.reindex(wanted).to_numpy(np.int64)
 
 
-def _validate(rows: pd.DataFrame, matrix: npt.NDArray[np.float32], scored: dict[str, Any], where: Path) -> None:
+def _validate(rows: pd.DataFrame, arrays: _Scored, scored: dict[str, Any], where: Path) -> None:
     import numpy as np
 
     problems = []
+    matrix, top, tail = arrays.log_probs, arrays.top_index, arrays.tail
+    size = int(scored["facts"].get("catalog_size", matrix.shape[1]))
+    if (top is None) != (tail is None) or (top is not None and top.shape != matrix.shape):
+        problems.append(f"{TOP_INDEX_FILE} or {TAIL_FILE} do not belong to {MATRIX_FILE}")
+    if top is None and matrix.shape[1] != size:
+        problems.append(f"{matrix.shape[1]} columns for {size} advertisers")
     if rows.duplicated([USER_ID, SNAPSHOT]).any():
         problems.append(f"{int(rows.duplicated([USER_ID, SNAPSHOT]).sum())} doubled (user, snapshot) rows")
     if len(rows) != len(matrix) or len(rows) != scored["facts"]["rows"]:
         problems.append(f"{len(rows)} rows, {len(matrix)} priors, {scored['facts']['rows']} in the manifest")
     worst = 0.0
     for start in range(0, len(matrix), CHUNK_ROWS):
-        part = np.asarray(matrix[start : start + CHUNK_ROWS], np.float64)
-        worst = max(worst, float(np.nan_to_num(np.abs(np.exp(part).sum(1) - 1), nan=np.inf).max()))
+        part = np.exp(np.asarray(matrix[start : start + CHUNK_ROWS], np.float64)).sum(1)
+        if tail is not None:
+            part += np.exp(np.asarray(tail[start : start + CHUNK_ROWS], np.float64))
+        if top is not None:
+            names = np.sort(top[start : start + CHUNK_ROWS], axis=1)
+            if (names[:, 0] < 0).any() or (names[:, -1] >= size).any() or (np.diff(names, axis=1) == 0).any():
+                problems.append(f"{TOP_INDEX_FILE} names an advertiser twice, or none, from row {start}")
+        worst = max(worst, float(np.nan_to_num(np.abs(part - 1), nan=np.inf).max()))
     if worst > 1e-4:
         problems.append(f"probabilities sum to one within {worst:.1e} only")
     if problems:
@@ -130,11 +165,11 @@ def _validate(rows: pd.DataFrame, matrix: npt.NDArray[np.float32], scored: dict[
 def _write_table(
     out: Path,
     rows: pd.DataFrame,
-    matrix: npt.NDArray[np.float32],
+    arrays: _Scored,
     source: npt.NDArray[np.int64],
     scored: dict[str, Any],
 ) -> None:
-    """``table.parquet`` and ``log_probs.npy``, streamed in chunks."""
+    """``table.parquet`` and the arrays behind its pointers, streamed in chunks."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -143,17 +178,28 @@ def _write_table(
     lag = timedelta(seconds=float(facts["lag_s"]))
     cutoff = datetime.fromisoformat(facts["model_cutoff"])
     moment = pa.timestamp("us", tz="UTC")
-    size = matrix.shape[1]
-    written = np.lib.format.open_memmap(out / MATRIX_FILE, mode="w+", dtype=np.float32, shape=matrix.shape)
+    size = arrays.log_probs.shape[1]
+    pairs = [
+        (np.lib.format.open_memmap(out / name, mode="w+", dtype=array.dtype, shape=array.shape), array)
+        for name, array in (
+            (MATRIX_FILE, arrays.log_probs), (TOP_INDEX_FILE, arrays.top_index), (TAIL_FILE, arrays.tail),
+        ) if array is not None
+    ]  # fmt: skip
     scalars = rows.set_index(PRIOR_ROW)
     writer = None
     for start in range(0, len(rows), CHUNK_ROWS):
         part = rows.iloc[start : start + CHUNK_ROWS]
         taken = source[start : start + CHUNK_ROWS]
-        vectors = np.ascontiguousarray(matrix[taken])
-        written[start : start + len(part)] = vectors
+        parts = [np.ascontiguousarray(array[taken]) for _, array in pairs]
+        for (written, _), values in zip(pairs, parts, strict=True):
+            written[start : start + len(part)] = values
+        vectors = parts[0]
         mine = scalars.loc[taken]
         offsets = pa.array(np.arange(0, vectors.size + 1, size, dtype=np.int32))
+        top = {} if len(parts) == 1 else {
+            TOP_INDEX: pa.ListArray.from_arrays(offsets, pa.array(parts[1].ravel().astype(np.int64))),
+            TAIL_LOG_MASS: pa.array(parts[2]),
+        }  # fmt: skip
         table = pa.table({
             USER_ID: pa.array(part[USER_ID], pa.string()),
             EVENT_TIMESTAMP: pa.array(part[SNAPSHOT] + lag, moment),
@@ -168,9 +214,11 @@ def _write_table(
             "top1_index": pa.array(mine["top1_index"].to_numpy(np.int64)),
             "top1_log_prob": pa.array(mine["top1_log_prob"].to_numpy(np.float32)),
             LOG_PROBS: pa.ListArray.from_arrays(offsets, pa.array(vectors.ravel())),
+            **top,
         })  # fmt: skip
         writer = writer or pq.ParquetWriter(out / TABLE_FILE, table.schema)
         writer.write_table(table)
     if writer is not None:
         writer.close()
-    written.flush()
+    for written, _ in pairs:
+        written.flush()

@@ -1,35 +1,57 @@
 """From a fitted, exported predictor to priors for every user and snapshot: ``advprior score``.
 
-Users are scored in shards, each written whole or not at all: after an interrupt or a kill, the same
-command goes on where it stopped. One row per (user, snapshot), in that order.
+Users are scored in shards, each written to its own place and then noted as done: after an interrupt or a
+kill, the same command goes on where it stopped. One row per (user, snapshot), in that order.
+
+Where a network stands behind the priors, users with the same prompt share one forward, and ``since`` earlier
+priors only users whose input changed are forwarded: what changes for everyone (habit, drift) is added after it.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from advprior.predictors.base import KINDS, Scorer, load_predictor
-from feature_repo.contract import ADVERTISERS, CATALOG_FILE, EVENTS, MATRIX_FILE, PRIOR_ROW, SNAPSHOT, USER_ID, USERS
+from feature_repo.contract import (
+    CATALOG_FILE,
+    MATRIX_FILE,
+    PRIOR_ROW,
+    SNAPSHOT,
+    TAIL_FILE,
+    TAIL_LOG_MASS,
+    TOP_INDEX_FILE,
+    USER_ID,
+)
 from feature_repo.errors import AdvpriorError
-from feature_repo.runs import is_current, manifest_digest, new_run, read_manifest, run_key
-from feature_repo.tables import TABLES_FIX, load_tables, load_time_plan, write_parquet
+from feature_repo.runs import digest, is_current, manifest_digest, new_run, read_manifest, run_key
+from feature_repo.tables import TABLES_FIX, load_time_plan
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     from advprior.histories import Histories, Int
+    from advprior.predictors.base import Float, NetworkPart, NetworkScorer
+    from advprior.rowfiles import RowFile
 
 STEP = "score"
-CODE_VERSION = 2
+CODE_VERSION = 3
 ROWS_FILE = "rows.parquet"
+NETWORK_FILE = "network.npy"  # [U, N] float32: the network's part at the last snapshot
+NETWORK_KEYS_FILE = "network_keys.npy"  # [U] uint64: the input it was computed from
+SCALARS_FILE = "scalars.npy"  # while scoring only: becomes columns of ROWS_FILE
 SUM_TOLERANCE = 1e-4
 PAST_TOLERANCE = 1e-4  # prior of the whole history against the history cut at the snapshot
+PAST_TOLERANCE_FP16 = 0.02  # half precision rounds by the shape of the batch; a leak is far larger
 PAST_SAMPLE = 12  # priors that are checked so
+SHARD_USERS = 32  # users a shard at least
+SHARDS = 2_000  # and shards a run at most, by default
+BLOCK_BYTES = 32 << 20  # of log-probs held at once
+SHARED_BLOCKS = 64  # shards' worth of users with the same prompt that stay together
+CHUNK_ROWS = 16_384
 
 
 def score(
@@ -39,24 +61,53 @@ def score(
     *,
     device: str = "auto",
     threads: int | None = None,
-    shard_users: int = 32,
+    shard_users: int | None = None,
+    top_k: int | None = None,
+    last: int | None = None,
+    since: Path | None = None,
+    keep_network: bool | None = None,
     force: bool = False,
 ) -> bool:
     """Write priors of all users at all snapshots of the time plan; True when it ran, False when reused.
 
     The output holds ``log_probs.npy`` [rows, N] float32, ``rows.parquet`` (user_id, snapshot, prior_row,
-    entropy, top1_index, top1_log_prob) and the catalog.
+    entropy, top1_index, top1_log_prob) and the catalog. Top-K priors have [rows, K] there, best first, and
+    ``top_index.npy``, ``tail_log_mass.npy`` beside (see `advprior.topk`).
+
+    Parameters
+    ----------
+    run, tables, out : Path
+    device : {"auto", "cpu", "cuda"}
+    threads : int, optional
+        Of ONNX Runtime; real cores by default.
+    shard_users : int, optional
+        Users a shard, what an interrupt may cost; by default 32, more where that would make over 2,000 shards.
+    top_k : int, optional
+        Keep the K likeliest advertisers only; by default 100 for catalogs above 10,000.
+    last : int, optional
+        Only the newest so many snapshots.
+    since : Path, optional
+        Earlier priors by the same predictor. Only the snapshots after theirs are scored (the newest one, if there
+        is none), and only users whose input changed since are forwarded; the result equals scoring everyone.
+    keep_network : bool, optional
+        Keep what a later ``since`` needs: N numbers a user. By default yes for whole rows, no for top-K.
+    force : bool
+        Score again even when nothing changed.
 
     Raises
     ------
     AdvpriorError
         ``PRI002`` when the catalog changed since fine-tuning, ``PRI008`` when a prior is no distribution,
-        ``PRI011`` when a prior depends on what came after its snapshot.
+        ``PRI009`` when rows are missing, ``PRI011`` when a prior depends on what came after its snapshot,
+        ``PRI012`` when ``since`` was scored by another model or kept no network part.
     """
     fitted = read_manifest(run, step="finetune", fix="advprior finetune --tables TABLES --out RUN")
-    read_manifest(run / "onnx", step="export", fix=f"advprior export {run}")
+    exported = read_manifest(run / "onnx", step="export", fix=f"advprior export {run}")
     read_manifest(tables, step="data", fix=TABLES_FIX)
-    config = {"predictor": fitted["facts"]["predictor"], "shard_users": shard_users}
+    config = {
+        "predictor": fitted["facts"]["predictor"], "shard_users": shard_users, "top_k": top_k, "last": last,
+        "keep_network": keep_network,
+    }  # fmt: skip
     if config["predictor"] not in KINDS:
         raise AdvpriorError("PRI003", f"no predictor named {config['predictor']!r}", expected=", ".join(KINDS))
     inputs = {
@@ -64,55 +115,172 @@ def score(
         "onnx": manifest_digest(run / "onnx"),
         "tables": manifest_digest(tables),
     }
+    model = digest([inputs["run"], inputs["onnx"]])
+    if since is not None:
+        earlier = read_manifest(since, step=STEP, fix="advprior score RUN --tables EARLIER --out PRIORS")
+        inputs["since"] = manifest_digest(since)
+        if earlier["facts"].get("model") != model:
+            raise AdvpriorError(
+                "PRI012", "the earlier priors are another model's", where=str(since),
+                found=f"model {earlier['facts'].get('model')}", expected=f"model {model}, in {run}",
+                fix="score without --since once",
+            )  # fmt: skip
     key = run_key(STEP, config, inputs, CODE_VERSION)
     if not force and is_current(out, key):
         return False
 
     import numpy as np
 
-    from advprior.catalog import Catalog
-    from advprior.histories import build_histories, micros
+    from advprior import topk
+    from advprior.histories import micros
+    from advprior.interest_scores import score_interests
+    from advprior.predictors.base import NetworkScorer
+    from advprior.reading import load_histories
 
     predictor = load_predictor(run)
-    loaded = load_tables(tables, USERS, ADVERTISERS, EVENTS)
-    catalog = Catalog.from_table(loaded[ADVERTISERS])
+    histories, catalog = load_histories(tables)
     predictor.catalog.require_same(
         catalog, where=f"{tables}/advertisers.parquet against {run}/{CATALOG_FILE}",
         fix=f"advprior finetune --tables {tables} --predictor {config['predictor']} --out {run}",
     )  # fmt: skip
     plan = load_time_plan(tables)
-    snapshots = plan.snapshots()
+    snapshots = plan.snapshots()[-last:] if last else plan.snapshots()
+    if since is not None:
+        snapshots = [s for s in snapshots if s.isoformat() > earlier["facts"]["last_snapshot"]] or snapshots[-1:]
     cutoffs = np.asarray([micros(s) for s in snapshots], np.int64)
-    histories = build_histories(loaded[USERS], loaded[EVENTS], catalog)
+    size, k = len(catalog), topk.kept(len(catalog), top_k)
     with new_run(out, STEP, config=config, inputs=inputs, key=key, resume=not force) as work:
-        shards = work.path / "shards"
-        shards.mkdir(exist_ok=True)
         scorer = predictor.scorer(run / "onnx", device, threads)
-        worst = _score_shards(scorer, histories, cutoffs, shards, shard_users, len(catalog))
-        facts = _join_shards(work.path, shards, histories, snapshots, len(catalog))
-        past = check_past_only(scorer, histories, cutoffs, work.path / MATRIX_FILE)
+        network = scorer if isinstance(scorer, NetworkScorer) else None
+        keep = (k is None) if keep_network is None else keep_network
+        files = _Files(work.path, len(histories), len(cutoffs), size, k, keep and network is not None)
+        carried = _Carried.open(since, network, histories, cutoffs, model) if since is not None and network else None
+        counted = _score_shards(scorer, histories, cutoffs, files, carried, shard_users)
+        facts = _finish(work.path, files, histories, snapshots)
+        if files.network is not None:
+            from advprior.inputs import input_keys
+
+            np.save(work.path / NETWORK_KEYS_FILE, input_keys(histories, int(cutoffs[-1]), model))
+        files.close()
+        tolerance = PAST_TOLERANCE_FP16 if exported["facts"].get("precision") == "fp16" else PAST_TOLERANCE
+        past = check_past_only(scorer, histories, cutoffs, work.path / MATRIX_FILE, tolerance)
         catalog.save(work.path / CATALOG_FILE)
+        interests = predictor.interest_scorer(run / "onnx", device, threads)
+        if interests is not None:
+            work.facts.update(score_interests(interests, histories, cutoffs, work.path))
         work.facts.update(
             facts,
             predictor=config["predictor"],
             provider=scorer.provider,
             catalog_version=catalog.version,
+            model=model,
             model_cutoff=fitted["facts"]["model_cutoff"],
             lag_s=plan.lag.total_seconds(),
             users=len(histories),
             snapshots=len(snapshots),
-            max_sum_error=max(worst, facts["max_sum_error"]),
+            last_snapshot=snapshots[-1].isoformat(),
+            top_k=k,
+            catalog_size=size,
+            **counted,
             max_past_error=past,
         )
     return True
 
 
-def _check(log_probs: npt.NDArray[np.float32], where: str) -> float:
+class _Files:
+    """The arrays of a run in progress."""
+
+    def __init__(self, folder: Path, users: int, snapshots: int, size: int, k: int | None, network: bool) -> None:
+        import numpy as np
+
+        from advprior.rowfiles import JOURNAL, Journal, RowFile
+
+        rows = users * snapshots
+        self.users, self.snapshots, self.size, self.k = users, snapshots, size, k
+        self.log_probs = RowFile(folder / MATRIX_FILE, (rows, k or size), np.float32)
+        self.index = RowFile(folder / TOP_INDEX_FILE, (rows, k), np.int32) if k else None
+        self.tail = RowFile(folder / TAIL_FILE, (rows,), np.float32) if k else None
+        self.network = RowFile(folder / NETWORK_FILE, (users, size), np.float32) if network else None
+        self.scalars = RowFile(folder / SCALARS_FILE, (rows,), [("entropy", "<f4"), ("top1", "<i4"), ("best", "<f4")])
+        self.journal = Journal(folder / JOURNAL)
+
+    @property
+    def all(self) -> list[RowFile]:
+        return [f for f in (self.log_probs, self.index, self.tail, self.network, self.scalars) if f is not None]
+
+    def write(self, users: Int, log_probs: Float) -> float:
+        """Write priors [n, S, N] of ``users``; the largest distance of a sum of probabilities from one."""
+        import numpy as np
+
+        from advprior.topk import top_k
+
+        rows = (users[:, None] * self.snapshots + np.arange(self.snapshots)).ravel()
+        flat = log_probs.reshape(len(rows), self.size)
+        worst = _check(flat, f"users {users[0]} to {users[-1]}")
+        scalars = np.empty(len(rows), [("entropy", "<f4"), ("top1", "<i4"), ("best", "<f4")])
+        scalars["entropy"] = -(np.exp(flat) * flat).sum(1)
+        scalars["top1"] = flat.argmax(1)
+        scalars["best"] = flat.max(1)
+        if self.k is None or self.index is None or self.tail is None:
+            self.log_probs.write(rows, flat)
+        else:
+            index, best, tail = top_k(flat, self.k)
+            self.log_probs.write(rows, best)
+            self.index.write(rows, index)
+            self.tail.write(rows, tail)
+        self.scalars.write(rows, scalars)
+        return worst
+
+    def close(self) -> None:
+        for file in self.all:
+            file.close()
+
+
+@dataclass(frozen=True)
+class _Carried:
+    """The network's part of earlier priors, for users whose input did not change.
+
+    Attributes
+    ----------
+    network : float32 [U0, N], memory-mapped
+    rows : int64 [U, S]
+        Which of its rows each user and cut-off may take; −1: none.
+    """
+
+    network: Float
+    rows: Int
+
+    @classmethod
+    def open(cls, since: Path, scorer: NetworkScorer, histories: Histories, cutoffs: Int, model: str) -> _Carried:
+        import numpy as np
+
+        from advprior.inputs import input_keys
+
+        if not (since / NETWORK_KEYS_FILE).is_file():
+            raise AdvpriorError(
+                "PRI012", "the earlier priors kept no network part", where=str(since), found=f"no {NETWORK_FILE}",
+                expected="priors scored with --keep-network (the default for whole rows, not for top-K)",
+                fix="advprior score RUN --tables TABLES --out PRIORS --keep-network",
+            )  # fmt: skip
+        known = np.load(since / NETWORK_KEYS_FILE)
+        order = np.argsort(known)
+        rows = np.full((len(histories), len(cutoffs)), -1, np.int64)
+        for column, cutoff in enumerate(cutoffs):
+            wanted = input_keys(histories, int(cutoff), model)
+            at = np.minimum(np.searchsorted(known, wanted, sorter=order), max(len(known) - 1, 0))
+            if len(known):
+                found = order[at]
+                rows[:, column] = np.where(known[found] == wanted, found, -1)
+        return cls(np.load(since / NETWORK_FILE, mmap_mode="r"), rows)
+
+
+def _check(log_probs: npt.NDArray[np.float32], where: str, tail: npt.NDArray[np.float32] | None = None) -> float:
     """Largest distance of a row's sum of probabilities from one."""
     import numpy as np
 
     flat = log_probs.reshape(-1, log_probs.shape[-1])
-    error = float(np.abs(np.exp(flat, dtype=np.float64).sum(1) - 1).max()) if len(flat) else 0.0
+    sums = np.exp(flat).sum(1, dtype=np.float64) + (0.0 if tail is None else np.exp(tail, dtype=np.float64))
+    error = float(np.abs(sums - 1).max()) if len(flat) else 0.0
     if not error <= SUM_TOLERANCE:  # a NaN fails too
         raise AdvpriorError(
             "PRI008", "a prior is no distribution over the catalog", where=where,
@@ -122,7 +290,9 @@ def _check(log_probs: npt.NDArray[np.float32], where: str) -> float:
     return error
 
 
-def check_past_only(scorer: Scorer, histories: Histories, cutoffs: Int, matrix: Path) -> float:
+def check_past_only(
+    scorer: Scorer, histories: Histories, cutoffs: Int, matrix: Path, tolerance: float = PAST_TOLERANCE
+) -> float:
     """Largest difference between priors as scored and scored again from histories cut at their snapshot.
 
     The backfill gives all snapshots of a user from one long forward; this takes a sample of them one by one,
@@ -131,92 +301,163 @@ def check_past_only(scorer: Scorer, histories: Histories, cutoffs: Int, matrix: 
     Raises
     ------
     AdvpriorError
-        ``PRI011`` above 1e-4 in log-prob.
+        ``PRI011`` above the tolerance in log-prob.
     """
     import numpy as np
 
     if not len(histories) or not len(cutoffs):
         return 0.0
     priors = np.load(matrix, mmap_mode="r")
+    beside = matrix.with_name(TOP_INDEX_FILE)
+    top = np.load(beside, mmap_mode="r") if beside.is_file() else None
     rng = np.random.default_rng(0)
     worst = 0.0
     for column in rng.choice(len(cutoffs), min(3, len(cutoffs)), replace=False):
         past = histories.before(int(cutoffs[column]))
         users = np.sort(rng.choice(len(histories), min(PAST_SAMPLE // 3, len(histories)), replace=False))
         again = scorer.score(past, users.astype(np.int64), cutoffs[column : column + 1])[:, 0]
-        worst = max(worst, float(np.abs(again - priors[users * len(cutoffs) + column]).max()))
-    if not worst <= PAST_TOLERANCE:
+        rows = users * len(cutoffs) + column
+        if top is not None:
+            again = np.take_along_axis(again, top[rows].astype(np.int64), axis=1)
+        worst = max(worst, float(np.abs(again - priors[rows]).max()))
+    if not worst <= tolerance:
         raise AdvpriorError(
             "PRI011", "a prior depends on what came after its snapshot", where=str(matrix),
             found=f"{worst:.1e} in log-prob against the history cut at the snapshot",
-            expected=f"at most {PAST_TOLERANCE:.0e}", fix="advprior export RUN --force, then score again",
+            expected=f"at most {tolerance:.0e}", fix="advprior export RUN --force, then score again",
         )  # fmt: skip
     return worst
+
+
+def plan_shards(alike: npt.NDArray[np.uint64], shard_users: int) -> list[Int]:
+    """Users of each shard: those that may share a prompt together, else in order.
+
+    Whole groups of like users make a shard, so that what they share is forwarded once whatever happens between
+    shards; only a group of more than `SHARED_BLOCKS` shards is cut.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> [shard.tolist() for shard in plan_shards(np.asarray([7, 3, 5, 7, 7, 1], np.uint64), 2)]
+    [[0, 3, 4], [1, 2], [5]]
+    """
+    import numpy as np
+
+    _, first, inverse = np.unique(alike, return_index=True, return_inverse=True)
+    group = first[inverse]
+    order = np.argsort(group, kind="stable")
+    shards, start = [], 0
+    while start < len(order):
+        stop = min(start + shard_users, len(order))
+        # up to the end of the group that the shard would cut
+        end = int(np.searchsorted(group[order], group[order[stop - 1]], side="right"))
+        stop = min(max(stop, end), start + SHARED_BLOCKS * shard_users)
+        shards.append(np.sort(order[start:stop]).astype(np.int64))
+        start = stop
+    return shards
 
 
 def _score_shards(
-    scorer: Scorer, histories: Histories, cutoffs: Int, shards: Path, shard_users: int, size: int
-) -> float:
+    scorer: Scorer, histories: Histories, cutoffs: Int, files: _Files, carried: _Carried | None, shard_users: int | None
+) -> dict[str, Any]:
+    """Score what the journal does not name yet; what was counted on the way."""
     import numpy as np
     from tqdm.auto import tqdm
 
-    starts = range(0, len(histories), shard_users)
-    worst = 0.0
-    for stale in shards.glob("*.tmp"):
-        stale.unlink()
-    for start in tqdm(starts, desc=f"score on {scorer.provider}", unit="shard", disable=None):
-        path = shards / f"{start:09d}.npy"
-        if path.is_file():
+    from advprior.predictors.base import NetworkScorer
+
+    network = scorer if isinstance(scorer, NetworkScorer) else None
+    users = len(histories)
+    alike = network.alike(histories, int(cutoffs[-1])) if network else np.arange(users, dtype=np.uint64)
+    shards = plan_shards(alike, shard_users or max(SHARD_USERS, -(-users // SHARDS)))
+    step = max(1, BLOCK_BYTES // (4 * len(cutoffs) * files.size))
+    journal = files.journal
+    for number, shard in enumerate(tqdm(shards, desc=f"score on {scorer.provider}", unit="shard", disable=None)):
+        if number in journal.done:
             continue
-        users = np.arange(start, min(start + shard_users, len(histories)), dtype=np.int64)
-        log_probs = scorer.score(histories, users, cutoffs)
-        worst = max(worst, _check(log_probs, f"users {start} to {users[-1]}"))
-        beside = path.with_suffix(".tmp")
-        with beside.open("wb") as handle:
-            np.save(handle, log_probs.reshape(-1, size))
-            handle.flush()
-            os.fsync(handle.fileno())
-        beside.replace(path)
-    return worst
-
-
-def _join_shards(
-    out: Path,
-    shards: Path,
-    histories: Histories,
-    snapshots: list[datetime],
-    size: int,
-) -> dict[str, float]:
-    """One matrix and one table of rows from the shards, streamed; then the shards go."""
-    import numpy as np
-    import pandas as pd
-
-    rows = len(histories) * len(snapshots)
-    matrix = np.lib.format.open_memmap(out / MATRIX_FILE, mode="w+", dtype=np.float32, shape=(rows, size))
-    entropy, top1, best = np.empty(rows, np.float32), np.empty(rows, np.int64), np.empty(rows, np.float32)
-    at, worst = 0, 0.0
-    for path in sorted(shards.glob("*.npy")):
-        part = np.load(path)
-        worst = max(worst, _check(part, str(path)))
-        end = at + len(part)
-        matrix[at:end] = part
-        entropy[at:end] = -(np.exp(part) * part).sum(1)
-        top1[at:end] = part.argmax(1)
-        best[at:end] = part.max(1)
-        at = end
-    if at != rows:
+        worst, facts = 0.0, {"prompts": 0, "forwarded": 0, "carried": 0}
+        if network is None:
+            for start in range(0, len(shard), step):
+                block = shard[start : start + step]
+                worst = max(worst, files.write(block, scorer.score(histories, block, cutoffs)))
+        else:
+            worst, facts = _score_network(network, histories, shard, cutoffs, files, carried, step)
+        for file in files.all:
+            file.sync()
+        journal.add(number, {"max_sum_error": worst, **facts})
+    if sorted(journal.done) != list(range(len(shards))):
         raise AdvpriorError(
-            "PRI009", "shards do not add up", where=str(shards), found=f"{at} rows", expected=f"{rows} rows",
+            "PRI009", "shards do not add up", found=f"{len(journal.done)} shards", expected=f"{len(shards)} shards",
             fix="advprior score … --force",
         )  # fmt: skip
-    matrix.flush()
-    del matrix
-    table = pd.DataFrame({
-        USER_ID: np.repeat(np.asarray(histories.users, object), len(snapshots)),
-        SNAPSHOT: pd.to_datetime(list(snapshots) * len(histories), utc=True).astype("datetime64[us, UTC]"),
-        PRIOR_ROW: np.arange(rows, dtype=np.int64),
-        "entropy": entropy, "top1_index": top1, "top1_log_prob": best,
-    })  # fmt: skip
-    write_parquet(table, out / ROWS_FILE)
-    shutil.rmtree(shards)
-    return {"rows": rows, "max_sum_error": worst, "mean_entropy": float(entropy.mean()) if rows else 0.0}
+    done = list(journal.done.values())
+    total: dict[str, Any] = {n: sum(int(d[n]) for d in done) for n in ("prompts", "forwarded", "carried")}
+    return total | {"max_sum_error": max((d["max_sum_error"] for d in done), default=0.0)}
+
+
+def _score_network(
+    scorer: NetworkScorer, histories: Histories, shard: Int, cutoffs: Int, files: _Files, carried: _Carried | None,
+    step: int,
+) -> tuple[float, dict[str, int]]:  # fmt: skip
+    """One shard: forward what must be, carry over the rest, add what changes with time."""
+    import numpy as np
+
+    from advprior.predictors.base import add_offset
+
+    old: npt.NDArray[np.bool_] = np.zeros(len(shard), np.bool_)
+    if carried is not None:
+        old = np.asarray((carried.rows[shard] >= 0).all(axis=1))
+    before = (scorer.prompts, scorer.forwarded)
+    part: NetworkPart | None = scorer.network(histories, shard[~old], cutoffs) if not old.all() else None
+    place = np.cumsum(~old) - 1  # row of a forwarded user in ``part.index``
+    worst = 0.0
+    for start in range(0, len(shard), step):
+        block, kept, at = shard[start : start + step], old[start : start + step], place[start : start + step]
+        network = np.empty((len(block), len(cutoffs), files.size), np.float32)
+        if part is not None:
+            network[~kept] = part.log_probs[part.index[at[~kept]]]
+        if carried is not None:
+            network[kept] = carried.network[carried.rows[block[kept]]]
+        if files.network is not None:
+            files.network.write(block, network[:, -1])
+        worst = max(worst, files.write(block, add_offset(network, scorer.offset(histories, block, cutoffs))))
+    counted = {"prompts": scorer.prompts - before[0], "forwarded": scorer.forwarded - before[1]}
+    return worst, counted | {"carried": int(old.sum())}
+
+
+def _finish(out: Path, files: _Files, histories: Histories, snapshots: list[datetime]) -> dict[str, float]:
+    """The table of rows, streamed, while everything written is read once more; then the scaffolding goes."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from advprior.rowfiles import JOURNAL
+
+    moment = pa.timestamp("us", tz="UTC")
+    chunk = max(1, CHUNK_ROWS // len(snapshots)) * len(snapshots)  # whole users
+    tails = files.tail.blocks(chunk) if files.tail is not None else None
+    columns = [
+        (USER_ID, pa.string()), (SNAPSHOT, moment), (PRIOR_ROW, pa.int64()), ("entropy", pa.float32()),
+        ("top1_index", pa.int64()), ("top1_log_prob", pa.float32()),
+        *([(TAIL_LOG_MASS, pa.float32())] if tails is not None else []),
+    ]  # fmt: skip
+    worst, entropy, rows = 0.0, 0.0, 0
+    with pq.ParquetWriter(out / ROWS_FILE, pa.schema(columns)) as writer:
+        for log_probs, scalars in zip(files.log_probs.blocks(chunk), files.scalars.blocks(chunk), strict=True):
+            tail = next(tails) if tails is not None else None
+            worst = max(worst, _check(log_probs, f"{out / MATRIX_FILE} from row {rows}", tail))
+            first, stop = rows // len(snapshots), (rows + len(log_probs)) // len(snapshots)
+            users = [user for user in histories.users[first:stop] for _ in snapshots]
+            values = [
+                pa.array(users, pa.string()), pa.array(list(snapshots) * (stop - first), moment),
+                pa.array(np.arange(rows, rows + len(log_probs))), pa.array(np.ascontiguousarray(scalars["entropy"])),
+                pa.array(scalars["top1"].astype(np.int64)), pa.array(np.ascontiguousarray(scalars["best"])),
+                *([pa.array(tail)] if tail is not None else []),
+            ]  # fmt: skip
+            writer.write_table(pa.table(dict(zip([name for name, _ in columns], values, strict=True))))
+            entropy += float(scalars["entropy"].sum(dtype=np.float64))
+            rows += len(log_probs)
+    # the journal first: without it all is scored again, with it but without the scalars they would be zeros
+    (out / JOURNAL).unlink()
+    (out / SCALARS_FILE).unlink()
+    return {"rows": rows, "max_sum_error": worst, "mean_entropy": entropy / rows if rows else 0.0}

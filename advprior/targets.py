@@ -8,7 +8,7 @@ import numpy.typing as npt
 from advprior.histories import Histories, Int
 
 
-def next_advertisers(histories: Histories, user: Int, after: Int, horizon: int) -> tuple[Int, Int]:
+def next_advertisers(histories: Histories, user: Int, after: Int, horizon: int | Int) -> tuple[Int, Int]:
     """Distinct advertisers with ``after < time <= after + horizon``, for P (user, time) points.
 
     Parameters
@@ -18,8 +18,8 @@ def next_advertisers(histories: Histories, user: Int, after: Int, horizon: int) 
         User index of each point.
     after : int64 [P]
         Microseconds; events at that very time are history, not target.
-    horizon : int
-        Microseconds.
+    horizon : int, or int64 [P]
+        Microseconds; see also `first_occasion`.
 
     Returns
     -------
@@ -27,17 +27,8 @@ def next_advertisers(histories: Histories, user: Int, after: Int, horizon: int) 
     advertiser : int64 [offsets[-1]]
         Targets of point p are ``advertiser[offsets[p]:offsets[p + 1]]``.
     """
-    # one sorted key over (user, time) answers all points with two binary searches
-    if len(histories.time):
-        origin, span = int(histories.time.min()), int(np.ptp(histories.time)) + 1
-    else:
-        origin, span = 0, 1
-    keys = histories.user_of_row * span + (histories.time - origin)
-    low = np.searchsorted(keys, user * span + np.clip(after - origin, -1, span - 1), side="right")
-    high = np.searchsorted(keys, user * span + np.clip(after + horizon - origin, -1, span - 1), side="right")
-    low = np.maximum(low, histories.offsets[user])
-    high = np.minimum(np.maximum(high, low), histories.offsets[user + 1])
-    high = np.maximum(high, low)
+    low = histories.seek(user, after + 1)
+    high = np.maximum(histories.seek(user, after + horizon + 1), low)
     counts = high - low
     point = np.repeat(np.arange(len(user)), counts)
     row = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts) + np.repeat(low, counts)
@@ -45,6 +36,25 @@ def next_advertisers(histories: Histories, user: Int, after: Int, horizon: int) 
     pairs = np.unique(point * size + histories.advertiser[row])
     offsets = np.concatenate([[0], np.cumsum(np.bincount(pairs // size, minlength=len(user)))])
     return offsets.astype(np.int64), (pairs % size).astype(np.int64)
+
+
+def first_occasion(histories: Histories, user: Int, after: Int, horizon: int) -> Int:
+    """Horizon [P] that ends with the first occasion after each point, ``horizon`` where none lies within it.
+
+    Targets within it are the paper's: the first advertiser, or several where they were turned to at the very same time.
+
+    >>> h = Histories(("u",), ("",), np.array([0, 3]), np.array([5, 5, 9]), np.array([0, 2, 1]))
+    >>> first_occasion(h, np.array([0, 0, 0]), np.array([1, 5, 9]), 7).tolist()
+    [4, 4, 7]
+    """
+    if not len(histories.time):
+        return np.full(len(user), horizon, np.int64)
+    # one sorted key of user and the time's rank: microseconds times many users would overflow 64 bits
+    times, rank = np.unique(histories.time, return_inverse=True)
+    keys = histories.user_of_row * (len(times) + 1) + rank
+    row = np.searchsorted(keys, user * (len(times) + 1) + np.searchsorted(times, after, side="right"))
+    distance = histories.time[np.minimum(row, len(keys) - 1)] - after
+    return np.where((row < histories.offsets[user + 1]) & (distance <= horizon), distance, horizon).astype(np.int64)
 
 
 def dense(offsets: Int, advertiser: Int, size: int) -> npt.NDArray[np.float32]:

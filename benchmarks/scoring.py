@@ -1,6 +1,6 @@
-"""How fast the LLM scores: against this machine's matmul peak, and all snapshots of a user against one.
+"""How fast the LLM scores: against this machine's matmul peak, snapshots against one, a refresh against everyone.
 
-    python -m benchmarks.scoring [--repeats 5]
+    python -m benchmarks.scoring [--repeats 5] [--users 120]
 
 The peak is a large float32 matrix product, measured in turn with the scoring runs, so that both sides see the
 same machine. Floating-point operations count real tokens only, so padding and everything that is no matrix
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,9 +25,15 @@ from advprior.llm.engine import Engine, open_session, real_cores, token_budget_b
 N = 664  # advertisers, as in the demo
 LAYERS = 10
 SNAPSHOTS = 40
+DAY = 86_400_000_000  # microseconds
 
 
-def build(folder: Path) -> tuple[Engine, dict[str, int]]:
+CHANGED = 0.05  # of the users, in the refresh
+NAMES, NAMES_TIMED = 100, 10  # each costs the same: a tenth is timed
+NAME_TOKENS, PROMPT_TOKENS = 4, 256
+
+
+def build(folder: Path) -> tuple[Engine, dict[str, int], Any]:
     """The demo's network with an untuned head, exported; speed does not depend on what it learned."""
     import torch
 
@@ -44,7 +51,7 @@ def build(folder: Path) -> tuple[Engine, dict[str, int]]:
     )  # fmt: skip
     torch.nn.init.normal_(model.head.weight, std=0.02)
     export_onnx(model, folder)
-    return open_session(folder / "model.onnx", device="cpu"), {**shape, "vocabulary": vocabulary}
+    return open_session(folder / "model.onnx", device="cpu"), {**shape, "vocabulary": vocabulary}, model.eval()
 
 
 def operations(shape: dict[str, int], tokens: int, points: int) -> float:
@@ -65,6 +72,96 @@ def score(engine: Engine, shape: dict[str, int], lengths: np.ndarray, points: in
         engine.run(ids, mask, positions, np.zeros((len(batch), points, N), np.float32))
 
 
+def refresh(folder: Path, vocabulary: int, users: int) -> Callable[[], float]:
+    """A measurement: time of scoring when 5 % of the users bought something, against scoring all of them.
+
+    Both sides hash inputs, write prompts, forward, add habit and drift, and write rows to disk; opening the graph
+    and reading tables, the same for both, are left out.
+    """
+    from advprior.histories import Histories
+    from advprior.inputs import input_keys
+    from advprior.predictors.habit import Habit
+    from advprior.predictors.llm import LLMScorer
+    from advprior.prompts import PromptEncoder, PromptStyle
+    from advprior.scoring import NETWORK_KEYS_FILE, _Carried, _Files, _score_shards
+
+    rng = np.random.default_rng(2)
+    counts = rng.poisson(60, users) + 1
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    time_ = np.concatenate([np.sort(rng.integers(1, 300 * DAY, n)) for n in counts])
+    ids = tuple(f"u{i:05d}" for i in range(users))
+    histories = Histories(ids, ("",) * users, offsets, time_, rng.integers(0, N, len(time_)))
+    later = histories.time.copy()
+    changed = rng.choice(users, round(CHANGED * users), replace=False)
+    later[histories.offsets[changed + 1] - 1] = 303 * DAY  # between the two snapshots
+    after = Histories(ids, histories.profiles, offsets, later, histories.advertiser)
+    encoder = PromptEncoder(PromptStyle(), lambda text: [ord(c) % 256 for c in text], vocabulary, ["x"] * N)
+    scorer = LLMScorer(encoder, Habit(30.0, (60.0, 14.0), (0.5, 1.0, 1.0)), N, folder, "cpu")
+
+    def run(name: str, data: Histories, day: int, since: Path | None) -> float:
+        out = folder / name
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir()
+        cutoffs = np.asarray([day * DAY], np.int64)
+        started = time.perf_counter()
+        files = _Files(out, users, 1, N, None, True)
+        carried = None if since is None else _Carried.open(since, scorer, data, cutoffs, "m")
+        _score_shards(scorer, data, cutoffs, files, carried, None)
+        np.save(out / NETWORK_KEYS_FILE, input_keys(data, int(cutoffs[0]), "m"))
+        files.close()
+        return time.perf_counter() - started
+
+    run("before", histories, 301, None)
+
+    def measure() -> float:
+        everyone = run("everyone", after, 308, None)
+        some = run("some", after, 308, folder / "before")
+        difference = np.abs(np.load(folder / "everyone/log_probs.npy") - np.load(folder / "some/log_probs.npy")).max()
+        assert difference <= 1e-4, f"a refresh differs from scoring everyone by {difference:.1e}"
+        return some / everyone
+
+    return measure
+
+
+def naive(model: Any, engine: Engine, vocabulary: int) -> float:
+    """Time of log P(name | prompt) by one forward a name in torch, against one forward for the whole catalog."""
+    import torch
+
+    rng = np.random.default_rng(3)
+    prompt = rng.integers(0, vocabulary, PROMPT_TOKENS)
+    table = model.lower.get_input_embeddings().weight[:vocabulary]
+
+    def by_name() -> None:
+        for _ in range(NAMES_TIMED):
+            ids = torch.from_numpy(np.concatenate([prompt, rng.integers(0, vocabulary, NAME_TOKENS)]))[None]
+            with torch.inference_mode():
+                mask = torch.ones_like(ids)
+                states = model.upper_states(model.lower_states(ids, mask), ids, mask)
+                # vocabulary logits at the name's tokens only, not at all positions: the cheaper way
+                torch.log_softmax(states[:, -NAME_TOKENS - 1 : -1] @ table.T, -1)
+
+    torch.set_num_threads(engine.threads)
+    ids = prompt[None].astype(np.int64)
+    inputs = (ids, np.ones_like(ids), np.asarray([[PROMPT_TOKENS - 1]]), np.zeros((1, 1, N), np.float32))
+    one = min(seconds(lambda: engine.run(*inputs)) for _ in range(3))
+    return seconds(by_name) * NAMES / NAMES_TIMED / one
+
+
+def alone_against_batch(engine: Engine, vocabulary: int) -> float:
+    """Largest difference in log-prob between prompts scored one by one and in one padded batch."""
+    rng = np.random.default_rng(4)
+    lengths = np.asarray([200, 150, 90, 17])
+    mask = (np.arange(200) < lengths[:, None]).astype(np.int64)
+    ids, last = rng.integers(0, vocabulary, mask.shape) * mask, lengths[:, None] - 1
+    offset = np.zeros((4, 1, N), np.float32)
+    batch = engine.run(ids, mask, last, offset)
+    worst = 0.0
+    for i, n in enumerate(lengths):
+        one = engine.run(ids[i : i + 1, :n], mask[i : i + 1, :n], last[i : i + 1], offset[:1])
+        worst = max(worst, float(np.abs(one[0] - batch[i]).max()))
+    return worst
+
+
 def seconds(work: Callable[[], Any]) -> float:
     started = time.perf_counter()
     work()
@@ -78,16 +175,20 @@ def line(name: str, values: list[float], bar: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--users", type=int, default=120, help="in the refresh")
+    arguments = parser.parse_args()
+    repeats = arguments.repeats
     rng = np.random.default_rng(1)
     side = 2048
     left, right = (rng.normal(size=(side, side)).astype(np.float32) for _ in range(2))
     with tempfile.TemporaryDirectory() as folder:
-        engine, shape = build(Path(folder))
+        engine, shape, model = build(Path(folder))
+        vocabulary = shape["vocabulary"]
         uniform = np.full(8, 256)
         mixed = np.clip(rng.lognormal(5.9, 0.6, 24), 60, 1024).astype(np.int64)  # as long as the demo's prompts
         score(engine, shape, uniform, 1, 1024)  # warm up
-        peaks, same, real, backfill = [], [], [], []
+        peaks, same, real, backfill, names, refreshed = [], [], [], [], [], []
+        again = refresh(Path(folder), vocabulary, arguments.users)
         for _ in range(repeats):
             peaks.append(max(2.0 * side**3 / seconds(lambda: left @ right) for _ in range(3)))
             took = seconds(lambda: score(engine, shape, uniform, 1, 1024))
@@ -95,6 +196,12 @@ def main() -> None:
             one = seconds(lambda: score(engine, shape, mixed, 1, 1024))
             real.append(sum(operations(shape, int(n), 1) for n in mixed) / one / peaks[-1])
             backfill.append(seconds(lambda: score(engine, shape, mixed, SNAPSHOTS, 1024)) / one)
+            names.append(naive(model, engine, vocabulary))
+            refreshed.append(again())
+        from advprior.llm.export import parity, parity_cases
+
+        alone = alone_against_batch(engine, vocabulary)
+        torch_difference = parity(model, Path(folder) / "model.onnx", parity_cases(model)[:5])["max_abs_difference"]
     print(
         f"{real_cores()} cores, load {os.getloadavg()[0]:.1f}, float32 matmul peak {np.median(peaks) / 1e9:.0f} GFLOP/s"
     )
@@ -102,6 +209,10 @@ def main() -> None:
     line("scoring rate / matmul peak, prompts of 256 tokens", same, ">= 0.85")
     line("scoring rate / matmul peak, mixed lengths", real, ">= 0.75")
     line(f"time of {SNAPSHOTS} snapshots / time of one, same users", backfill, "<= 1.50")
+    line(f"a forward for each of {NAMES} names / one for the catalog", names, ">= 120")
+    line(f"refresh, {CHANGED:.0%} of users changed / scoring everyone", refreshed, "<= 0.08")
+    print(f"{'batched against one by one, largest log-prob difference':<58} {alone:.1e}   aim <= 1e-4")
+    print(f"{'ORT against torch, largest log-prob difference':<58} {torch_difference:.1e}   aim <= 1e-4")
 
 
 if __name__ == "__main__":

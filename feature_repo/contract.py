@@ -52,7 +52,11 @@ PRIOR_VIEW_PREFIX = "prior_"
 
 HISTORY_ROW = "history_row"  # pointer into the published history file, gathered after the join
 PRIOR_ROW = "prior_row"  # pointer into the published log-prob matrix, gathered after the join
-LOG_PROBS = "log_probs"  # [N] float32, the vector as served online
+LOG_PROBS = "log_probs"  # float32, the vector as served online: [N] in catalog order, or [K] where TOP_INDEX is there
+# Above a catalog size only the K likeliest advertisers of a row are kept, best first. The other N - K share the rest
+# of the probability evenly: log P = TAIL_LOG_MASS - log(N - K).
+TOP_INDEX = "top_index"  # [K] int64: whose log-probabilities LOG_PROBS holds
+TAIL_LOG_MASS = "tail_log_mass"  # float32: log of the probability that the K do not have
 PRIOR_SCALARS = ("entropy", "top1_index", "top1_log_prob")
 
 #: Whose priors the store holds. ``placebo`` is the LLM's, shuffled between the users of a snapshot.
@@ -82,8 +86,16 @@ def prior_service(predictor: str) -> str:
 
 # -- files of a published view: ``<repo>/data/<view>/`` (a link to the current version) --------------
 TABLE_FILE = "table.parquet"
-MATRIX_FILE = "log_probs.npy"  # [rows, N] float32, row i = the table's ``prior_row`` i
+MATRIX_FILE = "log_probs.npy"  # [rows, N] float32, row i = the table's ``prior_row`` i; [rows, K] of top-K priors
+TOP_INDEX_FILE = "top_index.npy"  # [rows, K] int32; there for top-K priors only
+TAIL_FILE = "tail_log_mass.npy"  # [rows] float32; likewise
 CATALOG_FILE = "catalog.json"  # {"version": …, "advertisers": [{"advertiser_id", "name"}, …]} in index order
+# Interests stand beside the priors of a predictor that has them: same rows, same pointer, categories for advertisers.
+INTERESTS_FILE = "interests.json"  # as CATALOG_FILE; a category is its own id and name
+INTEREST_MATRIX_FILE = "interest_log_probs.npy"  # [rows, C] float32
+INTEREST_LOG_PROBS = "interest_log_probs"  # [C] float32: log P(category | history)
+INTEREST_TOP_INDEX = "interest_top5_index"  # [5] int64, likeliest first
+INTEREST_TOP_LOG_PROBS = "interest_top5_log_probs"  # [5] float32
 
 
 @dataclass(frozen=True)

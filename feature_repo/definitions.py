@@ -22,6 +22,9 @@ from feature_repo.contract import (
     CATALOG_VERSION,
     CREATED_TIMESTAMP,
     EVENT_TIMESTAMP,
+    INTEREST_LOG_PROBS,
+    INTEREST_TOP_INDEX,
+    INTEREST_TOP_LOG_PROBS,
     LLM,
     LOG_PROBS,
     MODEL_CUTOFF,
@@ -31,6 +34,8 @@ from feature_repo.contract import (
     PRIOR_ROW,
     SNAPSHOT,
     TABLE_FILE,
+    TAIL_LOG_MASS,
+    TOP_INDEX,
     USER_HISTORY_VIEW,
     USER_ID,
     USER_PROFILE_VIEW,
@@ -110,7 +115,25 @@ def _prior(predictor: str) -> Any:
         Field(name=MODEL_CUTOFF, dtype=UnixTimestamp, description="no later label trained the model"),
         Field(name=CATALOG_VERSION, dtype=String, description="a vector without its catalog means nothing"),
     ]
+    schema += _interests(prior_view(predictor))
+    name = prior_view(predictor)
+    if _published(name) and TOP_INDEX in pq.read_schema(DATA / name / TABLE_FILE).names:
+        schema += [
+            Field(name=TOP_INDEX, dtype=Array(Int64), description="whose log-probabilities the vector holds"),
+            Field(name=TAIL_LOG_MASS, dtype=Float32, description="log of the share of all others, spread evenly"),
+        ]
     return _view(prior_view(predictor), user, WEEKLY_TTL, f"Advertiser priors by `{predictor}`", schema)
+
+
+def _interests(name: str) -> list[Field]:
+    """Interests beside priors, where the predictor behind the view has them."""
+    if not _published(name) or INTEREST_LOG_PROBS not in pq.read_schema(DATA / name / TABLE_FILE).names:
+        return []
+    return [
+        Field(name=INTEREST_LOG_PROBS, dtype=Array(Float32), description="log P(category | history), in their order"),
+        Field(name=INTEREST_TOP_INDEX, dtype=Array(Int64), description="the five likeliest categories, best first"),
+        Field(name=INTEREST_TOP_LOG_PROBS, dtype=Array(Float32), description="their log-probabilities"),
+    ]
 
 
 def _service(name: str, views: list[Any], description: str) -> Any:

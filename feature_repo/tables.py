@@ -19,8 +19,10 @@ TABLES_FIX = (
 )
 
 
-def read_parquet(path: Path, *, columns: Sequence[str] | None = None, fix: str | None = None) -> pd.DataFrame:
-    """Read one Parquet file.
+def read_parquet(
+    path: Path, *, columns: Sequence[str] | None = None, coded: Sequence[str] = (), fix: str | None = None
+) -> pd.DataFrame:
+    """Read one Parquet file; text columns in ``coded`` come as categories: a code a row, not an object.
 
     Raises
     ------
@@ -34,7 +36,8 @@ def read_parquet(path: Path, *, columns: Sequence[str] | None = None, fix: str |
     if not path.exists():
         raise AdvpriorError("DAT001", "a file is missing", where=str(path), expected="a Parquet file", fix=fix)
     try:
-        return pd.read_parquet(path, columns=None if columns is None else list(columns))
+        options: dict[str, Any] = {"read_dictionary": list(coded)} if coded else {}
+        return pd.read_parquet(path, "pyarrow", None if columns is None else list(columns), **options)
     except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
         raise AdvpriorError(
             "DAT002", "a Parquet file cannot be read", where=str(path),

@@ -51,7 +51,15 @@ from feature_repo.runs import manifest_digest, read_manifest
 from feature_repo.tables import load_tables, load_time_plan
 from ranking import checks
 from ranking.counts import DAY_US, CountsBefore, Ints, compact, micros, moment_us
-from ranking.gather import HISTORY_VALUES, TOP, PriorFiles, gather_history, gather_priors, mean_probability
+from ranking.gather import (
+    HISTORY_VALUES,
+    TOP,
+    PriorFiles,
+    gather_history,
+    gather_interests,
+    gather_priors,
+    mean_probability,
+)
 from ranking.history import LEVELS, history_files, load_history_ids
 from ranking.preflight import BASELINE_VIEWS, preflight, view_folder
 
@@ -296,7 +304,13 @@ def history_columns(repo: Path, rows: Ints, ads: pd.Series[Any], impression: npt
 
 
 def prior_columns(
-    repo: Path, predictor: str, rows: Ints, snapshot: npt.NDArray[Any], advertisers: pd.Series[Any], impression: Any
+    repo: Path,
+    predictor: str,
+    rows: Ints,
+    snapshot: npt.NDArray[Any],
+    advertisers: pd.Series[Any],
+    impression: Any,
+    categories: pd.Series[Any],
 ) -> tuple[dict[str, Any], list[checks.Finding | None]]:
     """A predictor's features, and what the checks say of its rows."""
     from feature_repo.tables import read_parquet
@@ -325,6 +339,9 @@ def prior_columns(
         f"{view}_age_days": np.where(rows >= 0, age, np.nan).astype(np.float32),
         f"{view}_missing": (~here).astype(np.float32),
     }
+    of_category = gather_interests(folder, rows, categories)
+    if of_category is not None:
+        columns[f"{view}_interest_log_prob"] = of_category
     found = [
         checks.check_available_after_snapshot(view, table_snapshot.view("datetime64[us]"), available),
         checks.check_not_newer(view, _take_times(available, rows), impression),
@@ -441,7 +458,8 @@ def build_frame(tables: Path, repo: Path, predictors: Sequence[str], *, service:
         rows, snapshot = _pointer(joined.pop(f"{view}__{PRIOR_ROW}")), _times(joined.pop(f"{view}__{SNAPSHOT}"))
         found.append(checks.check_model_cutoff(predictor, _times(joined.pop(f"{view}__{MODEL_CUTOFF}")), impression))
         found.append(checks.check_not_newer(view, snapshot, impression))
-        mine, judged = prior_columns(repo, predictor, rows, snapshot, impressions[ADVERTISER_ID], impression)
+        of_ad = impressions[AD_ID].map(category)
+        mine, judged = prior_columns(repo, predictor, rows, snapshot, impressions[ADVERTISER_ID], impression, of_ad)
         columns |= mine
         found += judged
     del joined

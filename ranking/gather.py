@@ -8,13 +8,23 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from feature_repo.contract import CATALOG_FILE, MATRIX_FILE
+from feature_repo.contract import (
+    CATALOG_FILE,
+    INTEREST_MATRIX_FILE,
+    INTERESTS_FILE,
+    MATRIX_FILE,
+    TAIL_FILE,
+    TOP_INDEX_FILE,
+)
 from ranking.counts import Ints
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Floats = npt.NDArray[np.float32]
 HISTORY_VALUES = ("1w", "4w", "12w", "all", "recency_days")
@@ -63,25 +73,55 @@ class PriorFiles:
 
     Attributes
     ----------
-    log_probs : float32 [rows, N], memory-mapped
+    log_probs : float32 [rows, N] or [rows, K], memory-mapped
     advertisers : list of advertiser ids, in index order
     version : str
+    top_index : int32 [rows, K], memory-mapped, optional
+        Whose log-probabilities a row holds, best first; None where it holds all N.
+    tail : float32 [rows], memory-mapped, optional
+        Log of what all others share evenly.
     """
 
     log_probs: Floats
     advertisers: list[str]
     version: str
+    top_index: npt.NDArray[np.int32] | None = None
+    tail: Floats | None = None
 
     @classmethod
     def open(cls, folder: Path) -> PriorFiles:
         """Open a published prior folder."""
-        catalog: dict[str, Any] = json.loads((Path(folder) / CATALOG_FILE).read_text())
-        matrix = np.load(Path(folder) / MATRIX_FILE, mmap_mode="r")
-        return cls(matrix, [entry["advertiser_id"] for entry in catalog["advertisers"]], str(catalog["version"]))
+        folder = Path(folder)
+        catalog: dict[str, Any] = json.loads((folder / CATALOG_FILE).read_text())
+        matrix = np.load(folder / MATRIX_FILE, mmap_mode="r")
+        top = tail = None
+        if (folder / TOP_INDEX_FILE).is_file():
+            top = np.load(folder / TOP_INDEX_FILE, mmap_mode="r")
+            tail = np.load(folder / TAIL_FILE, mmap_mode="r")
+        ids = [entry["advertiser_id"] for entry in catalog["advertisers"]]
+        return cls(matrix, ids, str(catalog["version"]), top, tail)
+
+    @property
+    def size(self) -> int:
+        """N, the advertisers of the catalog."""
+        return len(self.advertisers) if self.top_index is not None else int(self.log_probs.shape[1])
+
+    def row(self, pointer: int) -> Floats:
+        """Log-probabilities [N] of one row, the tail's share for those that a top-K row does not name."""
+        kept = np.asarray(self.log_probs[pointer])
+        if self.top_index is None or self.tail is None:
+            return kept
+        # 50,000 floats a row are quick to fill, and make one path of both forms
+        full = np.full(self.size, self.tail[pointer] - np.log(self.size - len(kept)), np.float32)
+        # what is kept is never below what is spread evenly, but for rounding: ranks must not swap over that
+        full[self.top_index[pointer]] = np.maximum(kept, np.nextafter(full[0], np.float32(np.inf)))
+        return full
 
 
 def gather_priors(files: PriorFiles, rows: Ints, advertisers: Ints) -> tuple[Floats, Floats]:
     """Log-probability of the ad's advertiser, and its rank among all (1 = best; ties share the better rank).
+
+    In top-K priors every advertiser outside the K has its even share of the tail, and rank K + 1.
 
     Parameters
     ----------
@@ -100,15 +140,45 @@ def gather_priors(files: PriorFiles, rows: Ints, advertisers: Ints) -> tuple[Flo
     asked = np.flatnonzero((rows >= 0) & (advertisers >= 0))
     order = asked[np.argsort(rows[asked], kind="stable")]
     pointers, starts = np.unique(rows[order], return_index=True)
-    n = files.log_probs.shape[1]
+    n = files.size
     # one pass over the file in row order; each row is sorted once for all its impressions
-    for pointer, start, stop in zip(pointers, starts, np.append(starts[1:], len(order)), strict=True):
+    for pointer, start, stop in zip(pointers, starts, np.append(starts, len(order))[1:], strict=True):
         here = order[start:stop]
-        row = np.asarray(files.log_probs[pointer])
+        row = files.row(int(pointer))
         mine = row[advertisers[here]]
         log_prob[here] = mine
         rank[here] = n - np.searchsorted(np.sort(row), mine, side="right") + 1
     return log_prob, rank
+
+
+def gather_interests(folder: Path, rows: Ints, categories: pd.Series[Any]) -> Floats | None:
+    """Log-probability of each impression's product category, where the published priors have interests.
+
+    Parameters
+    ----------
+    folder : Path
+        Published priors.
+    rows : int array [impressions]
+        ``prior_row``, −1 where there is no prior.
+    categories : Series of str [impressions]
+
+    Returns
+    -------
+    float32 [impressions] or None
+        NaN where there is no row, or the category was not seen before the model's cut-off.
+    """
+    import pandas as pd
+
+    if not (folder / INTEREST_MATRIX_FILE).is_file():
+        return None
+    names = [entry["advertiser_id"] for entry in json.loads((folder / INTERESTS_FILE).read_text())["advertisers"]]
+    matrix = np.load(folder / INTEREST_MATRIX_FILE, mmap_mode="r")
+    index = pd.Index(names).get_indexer(pd.Index(categories.astype(object)))
+    found = np.full(len(rows), np.nan, dtype=np.float32)
+    asked = np.flatnonzero((rows >= 0) & (index >= 0))
+    order = asked[np.argsort(rows[asked], kind="stable")]  # one walk through the file
+    found[order] = matrix[rows[order], index[order]]
+    return found
 
 
 def mean_probability(files: PriorFiles, rows: Ints, snapshots: Ints) -> tuple[Ints, npt.NDArray[np.float64]]:
@@ -125,10 +195,18 @@ def mean_probability(files: PriorFiles, rows: Ints, snapshots: Ints) -> tuple[In
         The snapshots, ascending, and the means.
     """
     found, index = np.unique(snapshots, return_inverse=True)
-    means = np.zeros((len(found), files.log_probs.shape[1]))
+    means = np.zeros((len(found), files.size))
     for i in range(len(found)):
         mine = np.sort(rows[index == i])
         for block in np.array_split(mine, max(1, len(mine) // 4096)):
-            means[i] += np.exp(files.log_probs[block].astype(np.float64)).sum(axis=0)
+            kept = np.exp(files.log_probs[block].astype(np.float64))
+            if files.top_index is None or files.tail is None:
+                means[i] += kept.sum(axis=0)
+                continue
+            # everyone gets the share of the tail, and those named what they have beyond it
+            share = np.exp(files.tail[block].astype(np.float64)) / (files.size - kept.shape[1])
+            means[i] += share.sum()
+            beyond = (kept - share[:, None]).ravel()
+            means[i] += np.bincount(files.top_index[block].ravel(), weights=beyond, minlength=files.size)
         means[i] /= len(mine)
     return found, means

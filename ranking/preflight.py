@@ -23,6 +23,8 @@ from feature_repo.contract import (
     PRIOR_ROW,
     PRIOR_VIEW_PREFIX,
     TABLE_FILE,
+    TAIL_FILE,
+    TOP_INDEX_FILE,
     USER_HISTORY_VIEW,
     USER_PROFILE_VIEW,
     prior_view,
@@ -126,7 +128,12 @@ def check_prior(repo: Path, predictor: str) -> None:
     versions = [str(v) for v in table[CATALOG_VERSION].unique().to_pylist()]
     if versions != [version]:
         raise refuse(f"rows of catalog {', '.join(versions) or '(none)'}", f"catalog {version}, as in {CATALOG_FILE}")
-    if matrix.ndim != 2 or matrix.shape != (len(table), size):
+    top = folder / TOP_INDEX_FILE
+    if top.is_file():
+        shapes = [np.load(folder / name, mmap_mode="r").shape for name in (TOP_INDEX_FILE, TAIL_FILE)]
+        if matrix.ndim != 2 or matrix.shape[1] >= size or [matrix.shape, (len(table),)] != shapes:
+            raise refuse(f"arrays of shapes {[matrix.shape, *shapes]}", f"({len(table)}, K) twice and ({len(table)},)")
+    elif matrix.ndim != 2 or matrix.shape != (len(table), size):
         raise refuse(f"a matrix of shape {matrix.shape}", f"({len(table)}, {size}): rows × advertisers")
     rows = np.sort(table[PRIOR_ROW].to_numpy())
     if not np.array_equal(rows, np.arange(len(rows))):

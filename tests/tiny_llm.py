@@ -37,34 +37,50 @@ def tiny_tokenizer():
     return tokenizer
 
 
-def write_tiny_llm(folder: Path, *, layers: int = 3, hidden: int = 32, heads: int = 2, seed: int = 0) -> Path:
-    """Write a random Llama as a Hugging Face folder that ``load_base`` reads."""
+def write_tiny_llm(
+    folder: Path, *, layers: int = 3, hidden: int = 32, heads: int = 2, seed: int = 0, architecture: str = "llama"
+) -> Path:
+    """Write a random causal LM as a Hugging Face folder that ``load_base`` reads.
+
+    ``llama`` as the default base model; ``gpt2`` for all that may differ: learned positions, other names of layers,
+    norms and settings, biases, transposed weights; ``gpt_neox`` for rotary positions under yet other names; ``bloom``
+    normalises whatever is fed to it once more, so that it cannot be cut.
+    """
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    config = LlamaConfig(
+    special = {
+        "llama": {
+            "intermediate_size": 2 * hidden, "num_key_value_heads": 1, "rope_theta": 10_000.0, "rms_norm_eps": 1e-5,
+            "max_position_embeddings": 2048,
+        },
+        "gpt2": {"max_position_embeddings": 2048},
+        "gpt_neox": {"intermediate_size": 2 * hidden, "max_position_embeddings": 2048},
+        "bloom": {},
+    }[architecture]  # fmt: skip
+    config = AutoConfig.for_model(
+        architecture,
         vocab_size=VOCABULARY,
         hidden_size=hidden,
-        intermediate_size=2 * hidden,
         num_hidden_layers=layers,
         num_attention_heads=heads,
-        num_key_value_heads=1,
-        max_position_embeddings=2048,
-        rope_theta=10_000.0,
-        rms_norm_eps=1e-5,
         tie_word_embeddings=True,
         # large enough that attention is far from uniform: a wrong mask must show in a test
         initializer_range=0.2,
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=2,
+        **special,
     )
     state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     try:
-        model = LlamaForCausalLM(config).eval()
+        model = AutoModelForCausalLM.from_config(config).eval()
+        if architecture == "gpt2":
+            with torch.no_grad():  # random positions as large as tokens would drown them
+                model.transformer.wpe.weight *= 0.2
     finally:
         torch.random.set_rng_state(state)
     model.save_pretrained(folder, safe_serialization=True)

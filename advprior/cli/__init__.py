@@ -25,6 +25,9 @@ _COMMANDS = {
     "score": ("advprior.cli.score:score", "Write priors for every user and snapshot."),
     "publish": ("advprior.cli.publish:publish", "Put priors into the feature repository, atomically."),
     "evaluate": ("advprior.cli.evaluate:evaluate", "Who names the next advertiser best: the ladder of predictors."),
+    "card": ("advprior.cli.card:card", "Write the model card of a fitted predictor."),
+    "cold": ("advprior.cli.cold:cold", "Who ranks advertisers best that nobody has bought from yet?"),
+    "catalog": ("advprior.cli.catalog:catalog", "Show, compare and extend the list of advertisers."),
     "demo": ("advprior.cli.demo:demo", "The whole chain on real data, from tables to verdict."),
     "init": ("advprior.cli.init:init", "Make a project folder of your own."),
 }

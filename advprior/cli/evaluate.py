@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from advprior.evaluation.show import FORMATS
+
 
 class Moment(click.ParamType):  # type: ignore[type-arg]
     """An ISO date or time, UTC where it names no zone."""
@@ -48,59 +50,41 @@ class Span(click.ParamType):  # type: ignore[type-arg]
     metavar="RUN",
     help="Once for each RUN: the same predictor, fitted before the labels that weigh it in the blend.",
 )
+@click.option("--seeds", type=click.Choice(["together", "apart"]), default="together", show_default=True,
+              help="Whether RUNs whose fits differ in nothing but their seed are one arm.")  # fmt: skip
+@click.option("--profile-only", type=click.IntRange(0), default=4000, show_default=True, metavar="USERS",
+              help="Most users without an event before the cut-off to ask about, apart from all others.")  # fmt: skip
 @click.option("--replicates", type=click.IntRange(10), default=1000, show_default=True, help="Of the bootstrap.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the bootstrap and of ALS.")
+@click.option("--users", type=click.IntRange(1), help="Ask about so many users only, drawn by --seed: for costly arms.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
               help="auto: CUDA where a session really gets it, else the CPU.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), help="Threads of ONNX Runtime; default: real cores.")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True,
+              help="What is printed: text, or Markdown tables.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Evaluate again even when nothing changed.")
 def evaluate(
     runs: tuple[Path, ...], tables: Path, cutoff: datetime, horizon: timedelta, out: Path | None,
-    earlier: tuple[Path, ...], replicates: int, seed: int, device: str, threads: int | None, force: bool,
+    earlier: tuple[Path, ...], seeds: str, profile_only: int, replicates: int, seed: int, users: int | None,
+    device: str, threads: int | None, form: str, force: bool,
 ) -> None:  # fmt: skip
     """Who names a user's next advertiser best? Each exported RUN against the controls that need none.
 
-    Asks about every user of TABLES with an event before the cut-off and one within the horizon after it. Intervals are
-    paired bootstraps by user.
+    Asks about every user of TABLES with an event before the cut-off and one within the horizon after it. RUNs without
+    an LLM join the blend of all controls; each with one is compared with it, and with the best control, alone and as an
+    addition. Intervals are paired bootstraps by user, and by seed where an arm has several.
     """
     from advprior.evaluation.ladder import evaluate as work
+    from advprior.evaluation.show import render
 
     result, fresh = work(
-        runs, tables, cutoff, horizon=horizon, earlier=earlier, out=out, replicates=replicates, seed=seed,
-        device=device, threads=threads, force=force,
+        runs, tables, cutoff, horizon=horizon, earlier=earlier, out=out, group_seeds=seeds == "together",
+        profile_only=profile_only, replicates=replicates, seed=seed, users=users, device=device, threads=threads,
+        force=force,
     )  # fmt: skip
     if not fresh:
         click.echo(f"evaluate: unchanged, reused {out}")
-    for line in lines(result):
+    for line in render(result, form):
         click.echo(line)
     if out is not None and fresh:
         click.echo(f"evaluate: {result['about']['seconds']:.0f} s -> {out}")
-
-
-def lines(result: dict[str, Any]) -> list[str]:
-    """The tables of arms and of overall Recall@5 differences, as text."""
-    about = result["about"]
-    width = max(len(row["name"]) for row in result["arms"])
-    found = [
-        f"{about['users']} users, {about['advertisers']} advertisers, "
-        f"labels from {about['config']['cutoff']}; settings and blends fitted at {about['fitted_at']}",
-        f"{'arm':<{width}}  recall@1  recall@5  recall@20     mrr     nll",
-    ]
-    found += [
-        f"{r['name']:<{width}}  {r['recall@1']:8.4f}  {r['recall@5']:8.4f}  {r['recall@20']:9.4f}"
-        f"  {r['mrr']:6.4f}  {r['nll']:6.3f}"
-        for r in result["arms"]
-    ]
-    found.append("recall@5, arm - baseline [95 %]")
-    for c in result["comparisons"]:
-        if c["metric"] == "recall@5" and c["segment"] == "overall":
-            relative = "" if c["relative"] is None else f"  ({c['relative']:+.1%})"
-            found.append(
-                f"  {c['arm']} - {c['baseline']}: {c['difference']:+.4f} [{c['low']:+.4f}, {c['high']:+.4f}]{relative}"
-            )
-    found += [f"left out: {arm} ({why})" for arm, why in about["left_out"].items()]
-    found += [
-        f"note: {name} saw the labels that weigh it in the blend, which overstates it there; --earlier mends that"
-        for name in about["saw_the_blend_labels"]
-    ]
-    return found

@@ -11,13 +11,18 @@ CODE_VERSION = 1
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True,
+              help="Smaller numbers (fp16 for GPUs) pass a quality gate first: it needs --tables.")  # fmt: skip
+@click.option("--tables", type=click.Path(path_type=Path), help="Canonical tables to measure the damage on.")
 @click.option("--force", is_flag=True, help="Export again even when nothing changed.")
-def export(run: Path, force: bool) -> None:
+def export(run: Path, precision: str, tables: Path | None, force: bool) -> None:
     """Export the predictor in RUN (written by `advprior finetune`) to RUN/onnx.
 
     Runs the graph beside the model on batches from one token to about a thousand, padded ones too, and
-    refuses it when any log-probability differs by more than 1e-4.
+    refuses it when any log-probability differs by more than 1e-4. fp16 and int8 graphs are refused when they
+    change the priors of real users by too much; the graph in fp32 is the better one then.
     """
+    from feature_repo.errors import AdvpriorError
     from feature_repo.runs import is_current, manifest_digest, new_run, read_manifest, run_key
 
     manifest = read_manifest(run, step="finetune", fix="advprior finetune --tables TABLES --out RUN")
@@ -25,6 +30,15 @@ def export(run: Path, force: bool) -> None:
     out = run / "onnx"
     config = {"predictor": predictor}
     inputs = {"model": manifest_digest(run)}
+    if precision != "fp32":
+        if tables is None:
+            raise AdvpriorError(
+                "PRI016", f"what {precision} damages is measured on real histories", where="--tables",
+                found="nothing", expected="canonical tables",
+                fix=f"advprior export {run} --precision {precision} --tables TABLES",
+            )  # fmt: skip
+        config["precision"] = precision
+        inputs["tables"] = manifest_digest(tables)
     key = run_key("export", config, inputs, CODE_VERSION)
     if not force and is_current(out, key):
         click.echo(f"export: unchanged, reused {out}")
@@ -34,10 +48,22 @@ def export(run: Path, force: bool) -> None:
 
     with new_run(out, "export", config=config, inputs=inputs, key=key) as work:
         facts = load_predictor(run).export(work.path)
-        work.facts.update(facts, predictor=predictor)
+        work.facts.update(facts, predictor=predictor, precision=precision)
+        if precision != "fp32" and tables is not None:
+            from advprior.llm.reduced import reduce_export
+
+            said = reduce_export(run, work.path, tables, precision)  # type: ignore[arg-type]
+            # size and digest are the reduced graph's: the manifest lists them
+            work.facts.update(said | {"bytes": None, "sha256": None})
         size = sum(file.stat().st_size for file in work.path.rglob("*.onnx*"))
     click.echo(
         f"export {predictor}: {size / 1e6:.1f} MB, largest difference from the model {facts['parity']:.1e} "
         f"in log-prob over {facts['cases']} batches -> {out}"
     )
+    if precision != "fp32":
+        lost = work.facts["damage"]
+        click.echo(
+            f"  {precision}: log-probs off by {lost['mean_difference']:.1e} on average, {lost['max_difference']:.1e} "
+            f"at most; {lost['top10_overlap']:.1%} of the ten likeliest kept; NLL {lost['nll_change']:+.4f}"
+        )
     click.echo(f"  next: advprior score {run} --tables TABLES --out PRIORS")

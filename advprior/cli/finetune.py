@@ -8,7 +8,7 @@ import click
 
 from feature_repo.contract import LLM, NEIGHBOURS, POPULARITY
 
-PREDICTORS = (LLM, POPULARITY, NEIGHBOURS)
+PREDICTORS = (LLM, POPULARITY, NEIGHBOURS, "text", "zero_shot")
 
 
 @click.command()
@@ -16,17 +16,28 @@ PREDICTORS = (LLM, POPULARITY, NEIGHBOURS)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder to write.")
 @click.option("--predictor", type=click.Choice(PREDICTORS), default="llm", show_default=True, help="Who predicts.")
 @click.option("--config", type=click.Path(path_type=Path), help="Settings (YAML); defaults without one.")
+@click.option(
+    "--withhold",
+    metavar="SHARE|FILE",
+    help="Advertisers whose events are kept from fitting: a share of them (0.2), or a file of ids, one a line.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Which share is withheld.")
 @click.option("--force", is_flag=True, help="Fit again even when nothing changed.")
-def finetune(tables: Path, out: Path, predictor: str, config: Path | None, force: bool) -> None:
+def finetune(
+    tables: Path, out: Path, predictor: str, config: Path | None, withhold: str | None, seed: int, force: bool
+) -> None:
     """Fit a predictor: the LLM, or a control that takes the same path.
 
-    Labels end at the time plan's finetune_end. An interrupted fit goes on after its last whole epoch.
+    Labels end at the time plan's finetune_end. An interrupted fit goes on after its last whole epoch. With --withhold,
+    some advertisers are known by name and text only, as new ones are: `advprior cold` tells how well they are ranked.
     """
     from advprior.fitting import finetune as run
     from advprior.fitting import read_settings
+    from advprior.withheld import choose_withheld
     from feature_repo.runs import read_manifest
 
-    if not run(tables, out, predictor, read_settings(predictor, config), force=force):
+    withheld = choose_withheld(tables, withhold, seed) if withhold is not None else ()
+    if not run(tables, out, predictor, read_settings(predictor, config), force=force, withheld=withheld):
         click.echo(f"finetune {predictor}: unchanged, reused {out}")
         return
     manifest = read_manifest(out)

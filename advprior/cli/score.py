@@ -14,18 +14,32 @@ import click
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
               help="auto: CUDA where a session really gets it, else the CPU.")  # fmt: skip
 @click.option("--threads", type=click.IntRange(1), help="Threads of ONNX Runtime; default: real cores.")
-@click.option("--shard-users", type=click.IntRange(1), default=32, show_default=True,
-              help="Users a shard: what an interrupt may cost.")  # fmt: skip
+@click.option("--shard-users", type=click.IntRange(1),
+              help="Users a shard, what an interrupt may cost; default: 32, more for very many users.")  # fmt: skip
+@click.option("--last", type=click.IntRange(1), help="Only the newest so many snapshots.")
+@click.option("--since", type=click.Path(path_type=Path),
+              help="Earlier priors: score later snapshots only, forward only users whose input changed.")  # fmt: skip
+@click.option("--top-k", type=click.IntRange(1),
+              help="Keep the K likeliest advertisers only; default: 100 for catalogs above 10,000.")  # fmt: skip
+@click.option("--keep-network/--no-keep-network", default=None,
+              help="Keep what a later --since needs; default: for whole rows, not for top-K.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Score again even when nothing changed.")
-def score(run: Path, tables: Path, out: Path, device: str, threads: int | None, shard_users: int, force: bool) -> None:
+def score(
+    run: Path, tables: Path, out: Path, device: str, threads: int | None, shard_users: int | None, last: int | None,
+    since: Path | None, top_k: int | None, keep_network: bool | None, force: bool,
+) -> None:  # fmt: skip
     """Score every user of TABLES at every snapshot with the exported predictor in RUN.
 
-    An interrupted run goes on: finished shards are kept.
+    An interrupted run goes on: finished shards are kept. With --since, OUT holds the new snapshots only, and
+    the same priors as if everyone had been scored again.
     """
     from advprior.scoring import score as work
     from feature_repo.runs import read_manifest
 
-    if not work(run, tables, out, device=device, threads=threads, shard_users=shard_users, force=force):
+    if not work(
+        run, tables, out, device=device, threads=threads, shard_users=shard_users, top_k=top_k, last=last, since=since,
+        keep_network=keep_network, force=force,
+    ):  # fmt: skip
         click.echo(f"score: unchanged, reused {out}")
         return
     manifest = read_manifest(out)
@@ -38,4 +52,11 @@ def score(run: Path, tables: Path, out: Path, device: str, threads: int | None, 
         f"  probabilities sum to 1 within {facts['max_sum_error']:.1e}; "
         f"priors equal those of histories cut at the snapshot within {facts['max_past_error']:.1e}"
     )
+    if facts["prompts"] or facts["carried"]:
+        click.echo(
+            f"  {facts['forwarded']} distinct prompts forwarded of {facts['prompts']}, "
+            f"{facts['carried']} users carried over"
+        )
+    if facts["top_k"]:
+        click.echo(f"  the {facts['top_k']} likeliest of {facts['catalog_size']} advertisers a row, the rest as one")
     click.echo(f"  next: advprior publish {out} --repo FEATURE_REPO")

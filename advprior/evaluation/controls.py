@@ -1,137 +1,115 @@
 """The arms that need no run: what an LLM has to beat, computed from data before the cut-off alone.
 
-What is chosen (half-life, back-off, weights) is chosen on the labels of an earlier cut-off, which lie before T;
-counts, similarities and factors are then taken anew from everything before T.
+Each is a conditional logit over terms (`advprior.evaluation.terms`), the drift of popularity among them, so that none
+is a straw man. Weights come from labels of earlier cut-offs, which lie before T; counts, similarities and factors are
+then taken anew from everything before T.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from importlib.util import find_spec
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from advprior.evaluation.protocol import YEAR, Labels
-from advprior.histories import Histories, Int
-from advprior.predictors import counts
-from advprior.predictors.base import Float, log_softmax
-from advprior.predictors.habit import SMOOTHING, fit_weights
-from advprior.predictors.neighbours import neighbour_term, similarity
-from feature_repo.contract import NEIGHBOURS, POPULARITY
+from advprior.evaluation.logit import fit_logit, logit
+from advprior.evaluation.protocol import Labels
+from advprior.evaluation.terms import ARMS, LOGIT, Terms
+from advprior.histories import Int
+from advprior.predictors.base import Float
+from feature_repo.contract import POPULARITY
 
-RECENCY, ALS, BLEND = "recency", "als", "blend"
-HALF_LIVES = (30.0, 90.0, 365.0, 1460.0)  # days
-BACK_OFFS = (0.1, 0.3, 1.0, 3.0, 10.0)  # events that popularity counts for
-ALS_FLOOR = 0.02  # of a factor score, so that its log stays finite
+BLEND, BEST = "blend", "best control"
+HAND_RIDGE, RUN_RIDGE = 100.0, 10.0  # nats by which a blend's weights are held
+CHUNK_CELLS = 4_000_000  # of one term held at once
 
 
-def als_installed() -> bool:
-    """Whether the optional package `implicit` is there."""
-    return find_spec("implicit") is not None
+@dataclass
+class Window:
+    """Labels of one earlier cut-off, and the terms as of then."""
 
-
-def popularity(past: Histories, cutoff: int, size: int) -> Float:
-    """Log-shares of the last 365 days [size]."""
-    recent = past.time >= cutoff - YEAR
-    events = np.bincount(past.advertiser[recent], minlength=size)
-    return log_softmax(np.log(events + SMOOTHING))
-
-
-def recency(own: Float, log_popularity: Float, back_off: float) -> Float:
-    """``log((own + back_off·popularity) / (Σ own + back_off))`` of decayed own purchases [P, size]."""
-    mixed = own.astype(np.float64) + back_off * np.exp(log_popularity, dtype=np.float64)
-    result: Float = np.log(mixed / mixed.sum(1, keepdims=True)).astype(np.float32)
-    return result
-
-
-def als_term(past: Histories, users: Int, size: int, seed: int) -> Float:
-    """Log of what matrix factors by alternating least squares give ``users`` [P, size]."""
-    from implicit.als import AlternatingLeastSquares
-    from scipy.sparse import csr_matrix
-    from threadpoolctl import threadpool_limits
-
-    shape = (len(past), size)
-    bought = csr_matrix((np.ones(len(past.time), np.float32), (past.user_of_row, past.advertiser)), shape=shape)
-    bought.data = np.log1p(bought.data)
-    with threadpool_limits(1, "blas"):  # its own threads and those of BLAS would fight
-        model = AlternatingLeastSquares(
-            factors=min(32, size), regularization=0.05, alpha=5.0, iterations=15, random_state=seed, num_threads=1
-        )
-        model.fit(bought, show_progress=False)
-    scores = model.user_factors[users] @ model.item_factors.T
-    term: Float = np.log(np.clip(scores, 0.0, None) + ALS_FLOOR)
-    return term
+    terms: Terms
+    labels: Labels
 
 
 @dataclass
 class Controls:
-    """The controls' settings, fitted on labels before T by `fit_controls`.
+    """The controls' weights by arm and term, fitted by `fit_controls`."""
 
-    Attributes
-    ----------
-    half_life, back_off : float
-        Days and events, of own purchases.
-    weights : dict of str to list of float
-        For ``neighbours`` and ``als``: of log-popularity and of the arm's own term.
-    """
+    weights: dict[str, dict[str, float]]
 
-    half_life: float
-    back_off: float
-    weights: dict[str, list[float]]
-    seed: int
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Names of all controls."""
+        return POPULARITY, *self.weights
 
     def to_json(self) -> dict[str, Any]:
         """JSON form, for the provenance."""
-        return asdict(self)
+        return self.weights
 
-    def log_probs(self, past: Histories, users: Int, cutoff: int, size: int) -> dict[str, Float]:
-        """Log-probs [len(users), size] of every control, from ``past`` (events before ``cutoff``)."""
-        common, own = popularity(past, cutoff, size), _own(past, users, cutoff, self.half_life, size)
-        wide: Float = np.broadcast_to(common, (len(users), size))
-        found = {POPULARITY: wide, RECENCY: recency(own, common, self.back_off)}
-        for name, weights in self.weights.items():
-            term = _term(name, past, users, own, size, self.seed)
-            found[name] = log_softmax(weights[0] * common + weights[1] * term)
+    def log_probs(self, terms: Terms, users: Int, size: int) -> dict[str, Float]:
+        """Log-probs [len(users), size] of every control."""
+        found = {name: np.empty((len(users), size), np.float32) for name in self.arms}
+        for part in _chunks(len(users), size):
+            found[POPULARITY][part] = terms.popularity(users[part])
+            known = terms(users[part])
+            for name, weights in self.weights.items():
+                found[name][part] = logit([known[term] for term in weights], list(weights.values()))
         return found
 
 
-def fit_controls(past: Histories, labels: Labels, cutoff: int, size: int, *, seed: int) -> Controls:
-    """Choose the controls' settings on ``labels`` of an earlier ``cutoff``, from ``past`` before that cut-off."""
-    common, truth = popularity(past, cutoff, size), labels.truth(size)
-    best = (np.inf, HALF_LIVES[0], BACK_OFFS[0])
-    for half_life in HALF_LIVES:
-        own = _own(past, labels.user, cutoff, half_life, size)
-        for back_off in BACK_OFFS:
-            nll = -float((recency(own, common, back_off) * truth).sum())
-            best = min(best, (nll, half_life, back_off))
-    _, half_life, back_off = best
-    own = _own(past, labels.user, cutoff, half_life, size)
-    wide = np.broadcast_to(common, own.shape)
+def fit_controls(windows: Sequence[Window], size: int, *, seed: int) -> tuple[Controls, dict[str, Float]]:
+    """Weights of every control on the labels of all windows, and what they say of the first window's users.
+
+    Returns
+    -------
+    controls : Controls
+    first : dict of str to float32 [P, N]
+        Log-probs of the first window's users by weights that did not see the label of the user (fitted on the other
+        half of the users): what a blend is fitted on, so that controls look no better there than they are.
+    """
+    known = [window.terms(window.labels.user) for window in windows]
+    truth = np.concatenate([window.labels.truth(size) for window in windows])
+    user = np.concatenate([window.labels.user for window in windows])
+    half = np.random.default_rng(seed).permutation(int(user.max()) + 1)[user] % 2 == 0
+    mine = half[: len(windows[0].labels)]
+    first: dict[str, Float] = {POPULARITY: np.array(windows[0].terms.popularity(windows[0].labels.user))}
     weights = {}
-    for name in (NEIGHBOURS, *([ALS] if als_installed() else [])):
-        term = _term(name, past, labels.user, own, size, seed)
-        weights[name] = [float(w) for w in fit_weights(np.stack([wide, term]), truth, [1.0, 0.0])[0]]
-    return Controls(half_life, back_off, weights, seed)
+    for name, wanted in ARMS.items():
+        names = [term for term in wanted if all(term in k for k in known)]
+        if name in wanted and name not in names:  # ALS without its package
+            continue
+        terms = np.stack([np.concatenate([k[term] for k in known]) for term in names])
+        fitted = fit_logit(terms, truth)
+        weights[name] = dict(zip(names, map(float, fitted), strict=True))
+        out: Float = np.empty((len(mine), size), np.float32)
+        for side in (True, False):
+            other = fit_logit(terms[:, half != side], truth[half != side], start=fitted)
+            out[mine == side] = logit(list(terms[:, : len(mine)][:, mine == side]), other)
+        first[name] = out
+    return Controls(weights), first
 
 
-def fit_blend(arms: dict[str, Float], labels: Labels) -> dict[str, float]:
-    """Weights of a conditional logit over the arms' log-probs, by likelihood of ``labels``."""
+def fit_blend(arms: Mapping[str, Float], labels: Labels) -> dict[str, float]:
+    """Weights of a conditional logit over the arms' log-probs, by likelihood of ``labels``.
+
+    It starts from `logit` alone, which holds what the other controls weigh: those are kept close to nothing, and a run
+    comes in where the labels say so.
+    """
     terms = np.stack(list(arms.values()))
-    weights, _ = fit_weights(terms, labels.truth(terms.shape[-1]), np.full(len(terms), 1.0 / len(terms)))
+    centre = [float(name == LOGIT) for name in arms]
+    ridge = [HAND_RIDGE if name in (POPULARITY, *ARMS) else RUN_RIDGE for name in arms]
+    weights = fit_logit(terms, labels.truth(terms.shape[-1]), ridge=ridge, centre=centre)
     return dict(zip(arms, map(float, weights), strict=True))
 
 
-def blend(arms: dict[str, Float], weights: dict[str, float]) -> Float:
+def blend(arms: Mapping[str, Float], weights: Mapping[str, float]) -> Float:
     """Log-probs [P, N] of the logit with ``weights``."""
-    terms = np.stack([arms[name] for name in weights]).astype(np.float64)
-    total = np.tensordot(np.asarray(list(weights.values())), terms, 1)
-    return log_softmax(total)
+    return logit([arms[name] for name in weights], list(weights.values()))
 
 
-def _own(past: Histories, users: Int, cutoff: int, half_life: float, size: int) -> Float:
-    return counts.own_points(past, users, np.full(len(users), cutoff, np.int64), half_life, size)
-
-
-def _term(name: str, past: Histories, users: Int, own: Float, size: int, seed: int) -> Float:
-    return als_term(past, users, size, seed) if name == ALS else neighbour_term(own, similarity(past, size))
+def _chunks(users: int, size: int) -> Iterator[slice]:
+    step = max(CHUNK_CELLS // max(size, 1), 1)
+    for start in range(0, users, step):
+        yield slice(start, start + step)

@@ -1,56 +1,61 @@
-"""Paired intervals: two arms on the same users, users drawn again with replacement.
+"""Paired intervals: all arms on the same users, users (and seeds) drawn again with replacement.
 
 Written here because `ranking`, which has its own for slates, is never imported by this side.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 CHUNK = 4_000_000  # drawn users held at once
+LEVELS = (2.5, 97.5)  # percent
 
 
-def paired_bootstrap(
-    differences: Array, weights: Array, of: npt.NDArray[np.int64], *, replicates: int, seed: int
-) -> tuple[Array, Array, Array]:
-    """Mean difference and its 95 % interval for K ratios of sums over users.
-
-    Parameters
-    ----------
-    differences : float64 [U, K]
-        Weighted differences of each user.
-    weights : float64 [U, S]
-        Each user's weight in S segments.
-    of : int64 [K]
-        Segment of every column of ``differences``.
-    replicates, seed : int
-
-    Returns
-    -------
-    difference, low, high : float64 [K]
-        NaN where a segment is empty.
+def resample(sums: Sequence[Array], *, replicates: int, seed: int) -> list[Array]:
+    """Sums over users drawn with replacement, the same users for all arrays: [U, K] -> [replicates, K] each.
 
     Examples
     --------
-    >>> found = paired_bootstrap(np.ones((5, 1)), np.ones((5, 1)), np.array([0]), replicates=20, seed=0)
-    >>> [float(x[0]) for x in found]
-    [1.0, 1.0, 1.0]
+    >>> ones, twos = resample([np.ones((5, 1)), np.full((5, 1), 2.0)], replicates=3, seed=0)
+    >>> ones.ravel().tolist(), twos.ravel().tolist()
+    ([5.0, 5.0, 5.0], [10.0, 10.0, 10.0])
     """
     rng = np.random.default_rng(seed)
-    users = len(differences)
-    drawn = np.full((replicates, len(of)), np.nan)
+    users = len(sums[0])
+    drawn = [np.zeros((replicates, s.shape[1])) for s in sums]
     step = max(CHUNK // max(users, 1), 1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = differences.sum(0) / weights.sum(0)[of]
-        for start in range(0, replicates if users else 0, step):
-            size = min(step, replicates - start)
-            cell = rng.integers(users, size=(size, users)) + np.arange(size)[:, None] * users
-            times = np.bincount(cell.ravel(), minlength=size * users).reshape(size, users).astype(np.float64)
-            drawn[start : start + size] = (times @ differences) / (times @ weights)[:, of]
-    low, high = np.full(len(of), np.nan), np.full(len(of), np.nan)
+    for start in range(0, replicates if users else 0, step):
+        size = min(step, replicates - start)
+        cell = rng.integers(users, size=(size, users)) + np.arange(size)[:, None] * users
+        times = np.bincount(cell.ravel(), minlength=size * users).reshape(size, users).astype(np.float64)
+        for out, s in zip(drawn, sums, strict=True):
+            out[start : start + size] = times @ s
+    return drawn
+
+
+def seed_shares(seeds: int, *, replicates: int, seed: int) -> Array:
+    """How much each of an arm's seeds counts in each replicate [replicates, seeds]: drawn with replacement too.
+
+    Arms of equally many seeds are drawn the same ones, so that a blend stays paired with the run inside it.
+    """
+    if seeds == 1:
+        return np.ones((replicates, 1))
+    picked = np.random.default_rng([seed, seeds]).integers(seeds, size=(replicates, seeds))
+    cell = picked + np.arange(replicates)[:, None] * seeds
+    shares: Array = np.bincount(cell.ravel(), minlength=replicates * seeds).reshape(replicates, seeds) / seeds
+    return shares
+
+
+def interval(drawn: Array) -> tuple[Array, Array]:
+    """95 % interval of replicates [replicates, K]: low and high [K], NaN where a column has no number."""
+    low, high = np.full(drawn.shape[1], np.nan), np.full(drawn.shape[1], np.nan)
     some = ~np.isnan(drawn).all(axis=0)
     if some.any():
-        low[some], high[some] = np.nanpercentile(drawn[:, some], [2.5, 97.5], axis=0)
-    return mean, low, high
+        # a segment may have nobody in a few of the draws; only then is the slow way needed
+        percentile = np.nanpercentile if np.isnan(drawn[:, some]).any() else np.percentile
+        low[some], high[some] = percentile(drawn[:, some], LEVELS, axis=0)
+    return low, high

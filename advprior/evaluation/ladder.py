@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from feature_repo.contract import ADVERTISERS, EVENTS, LLM, POPULARITY, USERS
+from feature_repo.contract import ADVERTISERS, EVENTS, LLM, NEIGHBOURS, POPULARITY, USERS
 from feature_repo.errors import AdvpriorError
 from feature_repo.runs import manifest_digest, peak_memory_mb, read_manifest, run_key, versions, write_json
 from feature_repo.tables import TABLES_FIX, load_tables
@@ -17,14 +18,16 @@ from feature_repo.tables import TABLES_FIX, load_tables
 if TYPE_CHECKING:
     from advprior.catalog import Catalog
     from advprior.evaluation.protocol import Labels
+    from advprior.evaluation.seeds import Group
     from advprior.histories import Histories, Int
     from advprior.predictors.base import Float, Scorer
 
 STEP = "evaluate"
-CODE_VERSION = 1
-MOST_FITTED = 20_000  # users on whose earlier labels the controls and blends are fitted
+CODE_VERSION = 2
 SHARD = 256  # users scored at once
 DAY = timedelta(days=1)
+#: Names that no run's arm may have
+TAKEN = (POPULARITY, "drift", "recency", NEIGHBOURS, "als", "logit", "blend", "best control")
 
 
 def evaluate(
@@ -35,8 +38,11 @@ def evaluate(
     horizon: timedelta = 365 * DAY,
     earlier: Sequence[Path] = (),
     out: Path | None = None,
+    group_seeds: bool = True,
+    profile_only: int = 4000,
     replicates: int = 1000,
     seed: int = 0,
+    users: int | None = None,
     device: str = "auto",
     threads: int | None = None,
     force: bool = False,
@@ -46,7 +52,8 @@ def evaluate(
     Parameters
     ----------
     runs : sequence of Path
-        Fitted and exported predictors; each becomes an arm of its folder's name, and ``blend + <name>``.
+        Fitted and exported predictors; each becomes an arm of its folder's name. Those without an LLM take part in
+        ``blend``, the blend of all controls; those with one get ``blend + <name>`` beside it.
     tables : Path
         Only users, advertisers and events are read.
     cutoff, horizon : datetime, timedelta
@@ -54,8 +61,15 @@ def evaluate(
     earlier : sequence of Path
         None, or one for each of ``runs``: the same predictor fitted on less, whose scores weigh it in the blend. A run
         that saw the blend's labels looks better on them than it is.
+    users : int, optional
+        Ask about no more than so many, drawn by ``seed``, the same for every arm: for arms that cost too much for all.
     out : Path, optional
         JSON file; written whole or not at all.
+    group_seeds : bool
+        Runs whose fits differ in nothing but their seed are one arm (`advprior.evaluation.seeds`).
+    profile_only : int
+        At most this many users without an event before the cut-off are asked about too, drawn by lot: the segment
+        ``profile only``, apart from all others.
 
     Raises
     ------
@@ -65,30 +79,37 @@ def evaluate(
     """
     started = time.time()
     for run in (*runs, *earlier):
-        _require_past(run, cutoff)
+        require_past(run, cutoff)
     if earlier and len(earlier) != len(runs):
         raise AdvpriorError(
             "PRI042", "each run needs its own earlier run", found=f"{len(earlier)} for {len(runs)} runs",
             expected="--earlier once for each RUN, in the same order, or not at all",
         )  # fmt: skip
     read_manifest(tables, fix=TABLES_FIX)
-    names = arm_names(runs)
+    from advprior.evaluation.seeds import group_runs
+
+    groups = group_runs(runs, TAKEN, together=group_seeds)
     config = {"cutoff": cutoff.isoformat(), "horizon_s": horizon.total_seconds(), "replicates": replicates,
-              "seed": seed, "runs": names}  # fmt: skip
+              "seed": seed, "profile_only": profile_only,
+              "runs": {group.name: [runs[i].resolve().name for i in group.members] for group in groups}}  # fmt: skip
+    if users is not None:
+        config["asked"] = users
     inputs = {"tables": manifest_digest(tables)}
     for label, some in (("run", runs), ("earlier", earlier)):
-        for name, run in zip(names, some, strict=False):
-            inputs[f"{label}:{name}"] = manifest_digest(run)
-            inputs[f"{label}:{name}:onnx"] = manifest_digest(run / "onnx")
+        for i, run in enumerate(some):
+            inputs[f"{label}:{i}"] = manifest_digest(run)
+            inputs[f"{label}:{i}:onnx"] = manifest_digest(run / "onnx")
 
-    from advprior.evaluation.controls import als_installed
+    from advprior.evaluation.terms import als_installed
 
     key = run_key(STEP, {**config, "als": als_installed()}, inputs, CODE_VERSION)
     kept = _read(out)
     if not force and kept is not None and kept["about"]["key"] == key:
         return kept, False
 
-    result = _measure(runs, earlier, names, tables, cutoff, horizon, replicates, seed, device, threads)
+    result = _measure(
+        runs, earlier, groups, tables, cutoff, horizon, profile_only, replicates, seed, users, device, threads
+    )  # fmt: skip
     result["about"] = {
         "step": STEP, "key": key, "config": config, "inputs": inputs, **result["about"], "versions": versions(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(time.time() - started, 2),
@@ -100,29 +121,8 @@ def evaluate(
     return result, True
 
 
-def arm_names(runs: Sequence[Path]) -> list[str]:
-    """Names of the runs' arms: their folders', told apart from each other and from the controls.
-
-    >>> arm_names([Path("a/llm"), Path("b/llm"), Path("popularity")])
-    ['llm', 'llm (2)', 'popularity (2)']
-    """
-    from advprior.evaluation.controls import ALS, BLEND, RECENCY
-    from feature_repo.contract import NEIGHBOURS
-
-    taken = {POPULARITY, RECENCY, NEIGHBOURS, ALS, BLEND}
-    names = []
-    for run in runs:
-        base = name = run.resolve().name
-        number = 1
-        while name in taken:
-            number += 1
-            name = f"{base} ({number})"
-        taken.add(name)
-        names.append(name)
-    return names
-
-
-def _require_past(run: Path, cutoff: datetime) -> None:
+def require_past(run: Path, cutoff: datetime) -> None:
+    """Refuse (``PRI040``) a run that saw labels from the cut-off on."""
     fitted = read_manifest(run, step="finetune", fix="advprior finetune --tables TABLES --out RUN")
     read_manifest(run / "onnx", step="export", fix=f"advprior export {run}")
     if datetime.fromisoformat(fitted["facts"]["model_cutoff"]) > cutoff:
@@ -153,81 +153,115 @@ def _read(out: Path | None) -> dict[str, Any] | None:
 def _measure(
     runs: Sequence[Path],
     earlier: Sequence[Path],
-    names: list[str],
+    groups: Sequence[Group],
     tables: Path,
     cutoff: datetime,
     horizon: timedelta,
+    profile_only: int,
     replicates: int,
     seed: int,
+    users: int | None,
     device: str,
     threads: int | None,
 ) -> dict[str, Any]:
+    import numpy as np
+
     from advprior.catalog import Catalog
-    from advprior.evaluation import controls
-    from advprior.evaluation.protocol import first_labels, segments
+    from advprior.evaluation.compare import compare, overall
+    from advprior.evaluation.controls import BLEND
+    from advprior.evaluation.population import add_blends, ask, fitted_facts, pairs
+    from advprior.evaluation.protocol import PROFILE_ONLY, segments
+    from advprior.evaluation.terms import ALS, Terms, als_installed
     from advprior.histories import build_histories, micros
 
     loaded = load_tables(tables, USERS, ADVERTISERS, EVENTS)
     catalog = Catalog.from_table(loaded[ADVERTISERS])
-    histories, size = build_histories(loaded[USERS], loaded[EVENTS], catalog), len(catalog)
+    histories = build_histories(loaded[USERS], loaded[EVENTS], catalog)
     del loaded
-    now, ahead = micros(cutoff), round(horizon.total_seconds() * 1_000_000)
+    now, ahead, size = micros(cutoff), round(horizon.total_seconds() * 1_000_000), len(catalog)
     past = histories.before(now)  # all that anything below is fitted on or scored from
-    labels = first_labels(histories, now, ahead)
-    if not len(labels):
-        raise AdvpriorError(
-            "PRI041", "no user has an event both before and after the cut-off", where=f"{tables}/events.parquet",
-            found="0 users", expected=f"events before and from {cutoff.isoformat()} on", fix="another --cutoff",
-        )  # fmt: skip
     # labels to fit on end at T; where the data before T is shorter than two horizons, half of it is history
-    then = now - min(ahead, int(now - past.time.min()) // 2)
-    early = first_labels(past, then, now - then)
-    if not len(early):
+    back = min(ahead, int(now - past.time.min()) // 2) if len(past.time) else 1
+    then = now - back
+    before = histories.before(then)
+
+    @cache
+    def terms_at(moment: int) -> Terms:
+        return Terms(histories.before(moment), moment, size, seed)
+
+    main = ask(histories, now, ahead, back, terms_at, size, seed, users=users)
+    if main is None:
         raise AdvpriorError(
-            "PRI041", "no user's label before the cut-off can be fitted on", where=f"{tables}/events.parquet",
-            found="0 users with two occasions", expected="some before the cut-off", fix="a later --cutoff",
+            "PRI041", "nobody can be asked, or fitted on", where=f"{tables}/events.parquet",
+            found="no user with an event before the cut-off and one within the horizon, there or one horizon earlier",
+            expected=f"events before and from {cutoff.isoformat()} on", fix="another --cutoff or --horizon",
         )  # fmt: skip
-    early, before = early.sample(MOST_FITTED, seed), histories.before(then)
+    beside = None
+    if profile_only:
+        beside = ask(histories, now, ahead, back, terms_at, size, seed, profile_only=profile_only, users=users)
+    people = [main] if beside is None else [main, beside]
 
-    fitted = controls.fit_controls(before, early, then, size, seed=seed)
-    first = fitted.log_probs(before, early.user, then, size)
-    arms = fitted.log_probs(past, labels.user, now, size)
-    plain = list(arms)
-    weights = {controls.BLEND: controls.fit_blend(first, early)}
-    arms[controls.BLEND] = controls.blend(arms, weights[controls.BLEND])
-    uses_llm = dict.fromkeys(arms, False)
-    about_runs, optimistic = {}, []
-    for i, (name, run) in enumerate(zip(names, runs, strict=True)):
-        scorer, facts = _open(run, catalog, tables, device, threads)
-        arms[name] = _score(scorer, past, labels, now, name)
-        weigher, seen = scorer, facts
-        if earlier:
-            weigher, seen = _open(earlier[i], catalog, tables, device, threads)
-        if micros(datetime.fromisoformat(seen["model_cutoff"])) > then:
-            optimistic.append(name)
-        both = f"{controls.BLEND} + {name}"
-        seen_first = {**{c: first[c] for c in plain}, name: _score(weigher, before, early, then, name)}
-        weights[both] = controls.fit_blend(seen_first, early)
-        arms[both] = controls.blend(arms, weights[both])
-        uses_llm[name] = uses_llm[both] = facts["uses_llm"]
-        about_runs[name] = {**facts, "provider": scorer.provider}
+    about_runs: dict[str, Any] = {}
+    optimistic, with_llm = [], set()
+    for group in groups:
+        about_runs[group.name] = []
+        for i in group.members:
+            scorer, facts = open_run(runs[i], catalog, tables, device, threads)
+            weigher, seen = open_run(earlier[i], catalog, tables, device, threads) if earlier else (scorer, facts)
+            for asked in people:
+                asked.arms.setdefault(group.name, []).append(score_labels(scorer, past, asked.labels, now, group.name))
+                asked.first.setdefault(group.name, []).append(
+                    score_labels(weigher, before, asked.early, then, group.name)
+                )
+            if micros(datetime.fromisoformat(seen["model_cutoff"])) > then and group.name not in optimistic:
+                optimistic.append(group.name)
+            if facts["uses_llm"]:
+                with_llm.add(group.name)
+            about_runs[group.name].append(
+                {
+                    "run": runs[i].resolve().name,
+                    "digest": manifest_digest(runs[i]),
+                    **facts,
+                    "provider": scorer.provider,
+                }
+            )
 
-    inside = segments(labels, histories, now, size)
-    result = _compare(arms, labels, inside, _pairs(plain, names), replicates, seed)
-    for row in result["arms"]:
-        row["uses_llm"] = uses_llm[row["name"]]
-    result["about"] = {
-        "users": len(labels), "labels": len(labels.advertiser), "labels_shared": int((labels.credit < 1).sum()),
+    names = [group.name for group in groups]
+    for asked in people:
+        add_blends(asked, names, with_llm, optimistic)
+    inside = segments(main.labels, histories, now, size)
+    rows, comparisons = compare(
+        main.arms, main.labels, inside, pairs(main, names, with_llm), replicates=replicates, seed=seed
+    )
+    if beside is not None:
+        everyone = {PROFILE_ONLY: np.ones(len(beside.labels.advertiser), np.bool_)}
+        more = compare(
+            beside.arms, beside.labels, everyone, pairs(beside, names, with_llm), replicates=replicates, seed=seed
+        )
+        rows, comparisons = rows + more[0], comparisons + more[1]
+    for row in rows:
+        row["uses_llm"] = row["arm"].removeprefix(f"{BLEND} + ") in with_llm
+    about = {
+        "users": len(main.labels), "labels": len(main.labels.advertiser),
+        "labels_shared": int((main.labels.credit < 1).sum()),
         "advertisers": size, "catalog_version": catalog.version,
-        "fitted_at": datetime.fromtimestamp(then / 1e6, UTC).isoformat(), "fitted_users": len(early),
-        "controls": fitted.to_json(), "blend_weights": weights, "runs": about_runs,
-        "left_out": {} if controls.als_installed() else {controls.ALS: "package implicit is not installed"},
+        "fitted_at": datetime.fromtimestamp(then / 1e6, UTC).isoformat(),
+        "runs": about_runs, "left_out": {} if als_installed() else {ALS: "package implicit is not installed"},
         "saw_the_blend_labels": optimistic,
+        **fitted_facts(main),
     }  # fmt: skip
-    return result
+    if beside is not None:
+        about[PROFILE_ONLY] = {
+            "users": len(beside.labels), **fitted_facts(beside),
+            "note": "users without an event before the cut-off; the profile is the users table's, whenever it was told",
+        }  # fmt: skip
+    return {"arms": overall(rows), "comparisons": comparisons, "segments": rows, "about": about}
 
 
-def _open(run: Path, catalog: Catalog, tables: Path, device: str, threads: int | None) -> tuple[Scorer, dict[str, Any]]:
+def open_run(
+    run: Path, catalog: Catalog, tables: Path, device: str, threads: int | None
+) -> tuple[Scorer, dict[str, Any]]:
+    """An exported run's scorer, and what the provenance says of it; ``PRI002`` when its catalog is another."""
     from advprior.predictors.base import load_predictor
 
     predictor = load_predictor(run)
@@ -244,95 +278,23 @@ def _open(run: Path, catalog: Catalog, tables: Path, device: str, threads: int |
     return predictor.scorer(run / "onnx", device, threads), facts
 
 
-def _score(scorer: Scorer, past: Histories, labels: Labels, cutoff: int, name: str) -> Float:
+def score_labels(scorer: Scorer, past: Histories, labels: Labels, cutoff: int, name: str) -> Float:
     """Log-probs [P, N] of the labels' users; the scorer is given the past only."""
     import numpy as np
     from tqdm.auto import tqdm
 
     moment: Int = np.asarray([cutoff], np.int64)
-    shards = tqdm(range(0, len(labels), SHARD), desc=f"{name} on {scorer.provider}", unit="shard", disable=None)
-    parts = [scorer.score(past, labels.user[start : start + SHARD], moment)[:, 0] for start in shards]
-    log_probs: Float = np.concatenate(parts)
+    # of users without a past the profile is all there is: one forward answers for all who told the same
+    length = np.diff(past.offsets)[labels.user]
+    same = [past.profiles[u] if not n else u for u, n in zip(labels.user.tolist(), length.tolist(), strict=True)]
+    first = {key: i for i, key in reversed(list(enumerate(same)))}
+    asked = np.asarray(sorted(first.values()), np.int64)
+    shards = tqdm(range(0, len(asked), SHARD), desc=f"{name} on {scorer.provider}", unit="shard", disable=None)
+    parts = [scorer.score(past, labels.user[asked[start : start + SHARD]], moment)[:, 0] for start in shards]
+    log_probs: Float = np.concatenate(parts)[np.searchsorted(asked, [first[key] for key in same])]
     if not np.abs(np.exp(log_probs, dtype=np.float64).sum(1) - 1).max() <= 1e-4:  # a NaN fails too
         raise AdvpriorError(
             "PRI008", "a prior is no distribution over the catalog", where=name, expected="sums within 1e-4 of one",
             fix="advprior export RUN --force, then evaluate again",
         )  # fmt: skip
     return log_probs
-
-
-def _pairs(plain: list[str], names: list[str]) -> Iterator[tuple[str, str]]:
-    """(arm, baseline): controls against popularity; each run against every control; blends against blends."""
-    from advprior.evaluation.controls import BLEND
-
-    for arm in (*plain, BLEND):
-        if arm != POPULARITY:
-            yield arm, POPULARITY
-    for name in names:
-        for baseline in (*plain, BLEND, *(n for n in names if n != name)):
-            yield name, baseline
-        yield f"{BLEND} + {name}", BLEND
-        yield f"{BLEND} + {name}", name
-        for other in names:
-            if other != name:
-                yield f"{BLEND} + {name}", f"{BLEND} + {other}"
-
-
-def _compare(
-    arms: dict[str, Float], labels: Labels, inside: dict[str, Any], pairs: Iterator[tuple[str, str]],
-    replicates: int, seed: int,
-) -> dict[str, Any]:  # fmt: skip
-    """Every metric of every arm, overall and by segment, and the pairs' differences with their intervals."""
-    import numpy as np
-
-    from advprior.evaluation.intervals import paired_bootstrap
-    from advprior.evaluation.protocol import METRICS, marks
-
-    row, credit, users = labels.row, labels.credit, len(labels)
-    weight: Any = np.stack([np.bincount(row, credit * kept, minlength=users) for kept in inside.values()], axis=1)
-    total = weight.sum(0)
-    # sums per user [users, metrics, segments]: enough for means and for every interval
-    sums: dict[str, Any] = {}
-    for name, log_probs in arms.items():
-        found = marks(log_probs, labels)
-        sums[name] = np.stack(
-            [
-                np.stack([np.bincount(row, found[m] * credit * kept, minlength=users) for m in METRICS], axis=1)
-                for kept in inside.values()
-            ],
-            axis=2,
-        )
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = {name: s.sum(0) / total for name, s in sums.items()}
-    by_segment = [
-        {"arm": name, "segment": segment, "users": int((weight[:, j] > 0).sum()),
-         **{m: _number(means[name][i, j]) for i, m in enumerate(METRICS)}}
-        for name in arms for j, segment in enumerate(inside)
-    ]  # fmt: skip
-    table = [
-        {"name": r["arm"], **{k: v for k, v in r.items() if k not in ("arm", "segment")}}
-        for r in by_segment if r["segment"] == "overall"
-    ]  # fmt: skip
-    of = np.tile(np.arange(len(inside)), len(METRICS))
-    comparisons = []
-    for arm, baseline in pairs:
-        columns = (sums[arm] - sums[baseline]).reshape(users, -1)
-        # the same seed for every pair: all are drawn the same users
-        found_, low, high = (
-            x.reshape(len(METRICS), -1) for x in paired_bootstrap(columns, weight, of, replicates=replicates, seed=seed)
-        )
-        for i, metric in enumerate(METRICS):
-            for j, segment in enumerate(inside):
-                base = means[baseline][i, j]
-                comparisons.append({
-                    "arm": arm, "baseline": baseline, "metric": metric, "segment": segment,
-                    "difference": _number(found_[i, j]),
-                    "relative": _number(found_[i, j] / base) if base else None,
-                    "low": _number(low[i, j]), "high": _number(high[i, j]),
-                })  # fmt: skip
-    return {"arms": table, "comparisons": comparisons, "segments": by_segment}
-
-
-def _number(value: Any) -> float | None:
-    """A JSON number; nothing where a segment is empty."""
-    return float(value) if value == value else None

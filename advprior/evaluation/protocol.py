@@ -21,6 +21,7 @@ Array = npt.NDArray[np.float64]
 
 METRICS = ("recall@1", "recall@5", "recall@20", "mrr", "nll")
 SEGMENTS = ("overall", "history 1", "history 2-4", "history 5+", "head", "tail", "never-before")
+PROFILE_ONLY = "profile only"  # users of their own, beside those of `SEGMENTS`
 HEAD_SHARE = 0.5  # of last year's events: the fewest advertisers that hold it are the head
 YEAR = 365 * counts.DAY
 
@@ -32,7 +33,7 @@ class Labels:
     Attributes
     ----------
     user : int64 [P]
-        User indices, ascending; each has an event before the cut-off and one within the horizon.
+        User indices, ascending; each has an event within the horizon.
     offsets : int64 [P + 1]
         Labels of ``user[p]`` are ``advertiser[offsets[p]:offsets[p + 1]]``.
     advertiser : int64 [L]
@@ -66,14 +67,21 @@ class Labels:
         """At most ``most`` of the users, drawn without replacement."""
         if len(self) <= most:
             return self
-        kept = np.sort(np.random.default_rng(seed).choice(len(self), most, replace=False))
-        lengths = np.diff(self.offsets)[kept]
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        return Labels(self.user[kept], offsets, self.advertiser[np.isin(self.row, kept)])
+        kept = np.zeros(len(self), np.bool_)
+        kept[np.random.default_rng(seed).choice(len(self), most, replace=False)] = True
+        return self.keep(kept)
+
+    def keep(self, users: npt.NDArray[np.bool_]) -> Labels:
+        """The labels of those users only [P]."""
+        offsets = np.concatenate([[0], np.cumsum(np.diff(self.offsets)[users])]).astype(np.int64)
+        return Labels(self.user[users], offsets, self.advertiser[users[self.row]])
 
 
-def first_labels(histories: Histories, cutoff: int, horizon: int) -> Labels:
+def first_labels(histories: Histories, cutoff: int, horizon: int, *, profile_only: bool = False) -> Labels:
     """First occasion in ``[cutoff, cutoff + horizon)`` of every user with an event before ``cutoff`` (microseconds).
+
+    With ``profile_only``, of every user without one of whom a profile is told instead. The users table does not say
+    since when: that it holds what was known at the cut-off is up to who made it.
 
     >>> h = Histories(("u", "v"), ("", ""), np.array([0, 3, 4]), np.array([1, 5, 5, 6]), np.array([0, 1, 2, 0]))
     >>> labels = first_labels(h, 5, 10)
@@ -81,8 +89,10 @@ def first_labels(histories: Histories, cutoff: int, horizon: int) -> Labels:
     ([0], [1, 2], [0.5, 0.5])
     """
     user, time = histories.user_of_row, histories.time
-    known = np.bincount(user[time < cutoff], minlength=len(histories)) > 0
-    inside = (time >= cutoff) & (time < cutoff + horizon) & known[user]
+    asked = np.bincount(user[time < cutoff], minlength=len(histories)) > 0
+    if profile_only:
+        asked = ~asked & np.asarray([bool(profile) for profile in histories.profiles], np.bool_)
+    inside = (time >= cutoff) & (time < cutoff + horizon) & asked[user]
     user, time, advertiser = user[inside], time[inside], histories.advertiser[inside]
     found, at, index = np.unique(user, return_index=True, return_inverse=True)
     first = time == time[at][index]  # rows are sorted by user and time

@@ -8,6 +8,7 @@ two give different numbers.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import sys
@@ -142,7 +143,7 @@ def load_base(source: str, *, layers: int | None = None, cache_dir: Path | None 
     ------
     AdvpriorError
         ``PRI020``, ``PRI021`` as `find_base`; ``PRI022`` when ``layers`` is more than there are or the model
-        is not a decoder with a list of layers; ``PRI023``, ``PRI024`` when a GGUF file cannot be converted.
+        is no causal decoder; ``PRI023``, ``PRI024`` when a GGUF file cannot be converted.
     """
     found = find_base(source)
     origin: dict[str, Any] = {"source": source, "kind": found.kind, "file": found.path.name}
@@ -169,13 +170,15 @@ def load_base(source: str, *, layers: int | None = None, cache_dir: Path | None 
             found=f"{type(error).__name__}: {first}",
             expected="a whole Hugging Face folder of a causal LM", fix="fetch or convert the folder again",
         ) from error  # fmt: skip
-    return Base(model, tokenizer, {**origin, "layers": len(model.layers), "of_layers": there})
+    return Base(model, tokenizer, {**origin, "layers": int(model.config.num_hidden_layers), "of_layers": there})
 
 
 def _decoder(folder: Path, source: str, layers: int | None) -> tuple[Any, int]:
     """The decoder with its first ``layers`` layers, and how many there were."""
     import torch
     from transformers import AutoConfig, AutoModel
+
+    from advprior.llm.anatomy import sliced
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     there = getattr(config, "num_hidden_layers", 0)
@@ -185,21 +188,13 @@ def _decoder(folder: Path, source: str, layers: int | None) -> tuple[Any, int]:
             "PRI022", "cannot keep that many layers", where=source, found=f"layers: {kept}", expected=f"1 to {there}",
             fix="change `layers` in the configuration",
         )  # fmt: skip
-    config.num_hidden_layers = kept
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:kept]
+    config = sliced(config, 0, kept)
     config.use_cache = False
-    # sdpa needs 0.93 (tuning, 512 tokens) to 0.48 (1,000 tokens, no gradient) of eager's CPU time; same numbers
+    # sdpa, where the architecture has it, needs 0.93 (tuning, 512 tokens) to 0.48 (1,000 tokens, no gradient) of
+    # eager's CPU time; same numbers
     model, report = AutoModel.from_pretrained(
-        folder, config=config, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True,
-        output_loading_info=True,
-    )  # fmt: skip
-    if not hasattr(model, "layers") or not hasattr(model, "norm"):
-        raise AdvpriorError(
-            "PRI022", "this model is no decoder of the Llama kind", where=source, found=type(model).__name__,
-            expected="a causal decoder with `layers` and a final `norm` (Llama, Mistral, Qwen, Gemma …)",
-            fix=f"set `base` to another model, or leave it at {DEFAULT_BASE}",
-        )  # fmt: skip
+        folder, config=config, dtype=torch.float32, local_files_only=True, output_loading_info=True
+    )
     missing = ", ".join(sorted(report["missing_keys"])[:4])
     if missing:
         # transformers would fill them with random numbers and go on
@@ -207,7 +202,29 @@ def _decoder(folder: Path, source: str, layers: int | None) -> tuple[Any, int]:
             "PRI023", "the base model lacks weights", where=str(folder), found=missing,
             expected="every weight of the kept layers", fix="fetch or convert the folder again",
         )  # fmt: skip
-    return model.eval(), there
+    model = model.eval()
+    if not _causal(model):
+        raise AdvpriorError(
+            "PRI022", "this model is no causal decoder", where=source, found=type(model).__name__,
+            expected="a causal LM: a token's state depends on no later token (Llama, Mistral, Qwen, Gemma, GPT …)",
+            fix=f"set `base` to another model, or leave it at {DEFAULT_BASE}",
+        )  # fmt: skip
+    return model, there
+
+
+def _causal(model: Any) -> bool:
+    """Whether a later token leaves earlier states alone, tried out; priors of the past depend on it."""
+    import torch
+
+    table = model.get_input_embeddings()
+    if table is None or "inputs_embeds" not in inspect.signature(model.forward).parameters:
+        return False
+    one = torch.arange(8)[None] % table.weight.shape[0]
+    two = one.clone()
+    two[0, -1] = 0
+    with torch.no_grad():
+        first, second = (model(input_ids=ids).last_hidden_state[0, :-1] for ids in (one, two))
+    return torch.allclose(first, second, atol=1e-4 * float(first.abs().max()))
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -60,24 +60,28 @@ class Engine:
         )
 
     def run_inputs(self, inputs: dict[str, Any]) -> Float:
-        """The graph's only output, for inputs by name."""
-        if self.provider == _CUDA:
-            return self._run_bound(inputs, "cuda")
-        output: Float = self.session.run(None, inputs)[0]
-        return output
+        """The graph's first output, for inputs by name."""
+        return next(iter(self.run_all(inputs).values()))
 
-    def _run_bound(self, inputs: dict[str, Any], device: str) -> Float:
-        """Run with inputs and output bound to the device: one copy each way, and none between nodes."""
+    def run_all(self, inputs: dict[str, Any]) -> dict[str, Float]:
+        """Every output of the graph by name, in order, for inputs by name."""
+        names = [output.name for output in self.session.get_outputs()]
+        values = self._run_bound(inputs, "cuda") if self.provider == _CUDA else self.session.run(None, inputs)
+        return dict(zip(names, values, strict=True))
+
+    def _run_bound(self, inputs: dict[str, Any], device: str) -> list[Float]:
+        """Run with inputs and outputs bound to the device: one copy each way, and none between nodes."""
         import onnxruntime as ort
 
         binding = self.session.io_binding()
         for name, value in inputs.items():
             binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value), device, 0))
-        # the shape depends on the inputs: the session allocates it
-        binding.bind_output(self.session.get_outputs()[0].name, device, 0)
+        # shapes depend on the inputs: the session allocates them
+        for output in self.session.get_outputs():
+            binding.bind_output(output.name, device, 0)
         self.session.run_with_iobinding(binding)
-        output: Float = binding.copy_outputs_to_cpu()[0]
-        return output
+        outputs: list[Float] = binding.copy_outputs_to_cpu()
+        return outputs
 
 
 def open_session(path: Path, device: str = "auto", threads: int | None = None) -> Engine:
@@ -86,7 +90,7 @@ def open_session(path: Path, device: str = "auto", threads: int | None = None) -
     Parameters
     ----------
     path : Path
-        A ``.onnx`` file with one output.
+        A ``.onnx`` file.
     device : {"auto", "cpu", "cuda"}
         ``auto`` takes CUDA where a session really gets it, else the CPU.
     threads : int, optional

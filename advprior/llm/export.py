@@ -32,6 +32,7 @@ Case = tuple[Int, Int, Int, npt.NDArray[np.float32]]
 
 MODEL_FILE = "model.onnx"
 _TASK = "feature-extraction"
+_INPUTS = ("input_ids", "attention_mask", "positions", "offset")
 _SHAPES = ((1, 1, 1), (1, 2, 1), (2, 7, 3), (5, 33, 2), (3, 96, 9), (2, 257, 4), (1, 1000, 12))
 
 _register = TasksManager.create_register("onnx", overwrite_existing=True)
@@ -54,12 +55,12 @@ class AdvertiserOnnxConfig(OnnxConfig):  # type: ignore[misc]
 
     @property
     def outputs(self) -> dict[str, dict[int, str]]:
-        return {"log_probs": {0: "batch", 1: "points"}}
+        names = ["log_probs", *(["interest_log_probs"] if self._config.interests else [])]
+        return {name: {0: "batch", 1: "points"} for name in names}
 
     def generate_dummy_inputs(self, framework: str = "pt", **_: Any) -> dict[str, Any]:
         """A padded batch with all sizes different and none of them 1, so that no axis is taken for another."""
-        names = ("input_ids", "attention_mask", "positions", "offset")
-        case = dict(zip(names, _case(np.random.default_rng(0), 3, 17, 5, self._config), strict=True))
+        case = dict(zip(_INPUTS, _case(np.random.default_rng(0), 3, 17, 5, self._config), strict=True))
         return {name: torch.from_numpy(value) if framework == "pt" else value for name, value in case.items()}
 
 
@@ -69,7 +70,8 @@ def export_onnx(model: Any, out: Path) -> dict[str, Any]:
     Parameters
     ----------
     model : AdvertiserModel
-        ``forward(input_ids, attention_mask, positions, offset) -> {"log_probs"}``; moved to the CPU in float32.
+        ``forward(input_ids, attention_mask, positions, offset) -> {"log_probs"}``, and ``"interest_log_probs"`` where
+        it has interests; moved to the CPU in float32.
     out : Path
         Folder.
 
@@ -88,7 +90,7 @@ def export_onnx(model: Any, out: Path) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     path = out / MODEL_FILE
     constructor = TasksManager.get_exporter_config_constructor(
-        "onnx", model_type="advprior", task=_TASK, library_name="transformers"
+        "onnx", model_type=model.config.model_type, task=_TASK, library_name="transformers"
     )
     config = constructor(model.config)
     model = model.to("cpu", torch.float32).eval()
@@ -143,17 +145,20 @@ def parity(model: Any, path: Path, cases: Sequence[Case]) -> dict[str, Any]:
     shapes, sums = [], 0.0
     for case in cases:
         with torch.inference_mode():
-            ours = model(*(torch.from_numpy(array) for array in case))["log_probs"].numpy()
-        theirs = engine.run(*case)
-        if theirs.shape != ours.shape:
+            ours = {name: value.numpy() for name, value in model(*(torch.from_numpy(array) for array in case)).items()}
+        theirs = engine.run_all(dict(zip(_INPUTS, case, strict=True)))
+        found, expected = ({name: v.shape for name, v in side.items()} for side in (theirs, ours))
+        if found != expected:
             raise AdvpriorError(
                 "PRI004", "the exported graph differs from the model", where=str(path),
-                found=f"output of shape {theirs.shape}", expected=f"{ours.shape}",
+                found=f"outputs {found}", expected=f"{expected}",
                 fix="advprior export RUN --force, with the locked versions",
             )  # fmt: skip
-        # not max() over floats: it would lose a NaN
-        difference = float(np.abs(ours - theirs).max())
-        sums = float(np.fmax(sums, np.abs(np.exp(theirs.astype(np.float64)).sum(-1) - 1).max()))
+        difference = 0.0
+        for name, mine in ours.items():
+            # max() would lose a NaN
+            difference = max(difference, float(np.nan_to_num(np.abs(mine - theirs[name]).max(), nan=np.inf)))
+            sums = float(np.fmax(sums, np.abs(np.exp(theirs[name].astype(np.float64)).sum(-1) - 1).max()))
         (batch, sequence), points = case[0].shape, case[2].shape[1]
         shapes.append({"batch": batch, "sequence": sequence, "points": points, "difference": difference})
         require_parity(difference, f"{path} at batch {batch}, sequence {sequence}, points {points}")
@@ -169,7 +174,7 @@ def parity(model: Any, path: Path, cases: Sequence[Case]) -> dict[str, Any]:
 def parity_cases(model: Any, shapes: Sequence[tuple[int, int, int]] = _SHAPES, seed: int = 0) -> list[Case]:
     """Random right-padded batches of several (batch, sequence, points), from one token to about a thousand."""
     rng = np.random.default_rng(seed)
-    longest = int(model.config.backbone.get("max_position_embeddings") or max(s[1] for s in shapes))
+    longest = model.config.longest() or max(s[1] for s in shapes)
     return [_case(rng, batch, min(sequence, longest), points, model.config) for batch, sequence, points in shapes]
 
 

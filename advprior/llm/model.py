@@ -2,8 +2,9 @@
 
 One forward over a prompt gives log P(advertiser | history so far) at any of its positions, already
 normalised over the catalog; no vocabulary logits are computed. Lower and upper part are whole base
-models of the same architecture that pass hidden states through ``inputs_embeds``, so any decoder
-that takes them works, and lower states can be computed once and cached while the upper part trains.
+models of the same architecture that pass hidden states through ``inputs_embeds``, so lower states can
+be computed once and cached while the upper part trains. Without frozen layers the lower part is the token
+table alone, and any decoder that takes ``inputs_embeds`` will do.
 """
 
 from __future__ import annotations
@@ -14,6 +15,11 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
+from advprior.llm.anatomy import NoPositions, norm_name, part_state, positions_name, sliced, table_name
+from feature_repo.errors import AdvpriorError
+
+CUT_TOLERANCE = 1e-4  # of the final states' largest value: the cut network against the base model
+
 
 class AdvertiserConfig(PretrainedConfig):  # type: ignore[misc]
     """Configuration of `AdvertiserModel`.
@@ -21,13 +27,15 @@ class AdvertiserConfig(PretrainedConfig):  # type: ignore[misc]
     Parameters
     ----------
     backbone : dict
-        The base model's configuration (``PretrainedConfig.to_dict()``), with ``num_hidden_layers`` kept layers.
+        The base model's configuration (``PretrainedConfig.to_dict()``), of the kept layers.
     catalog_size : int
         N, the number of advertisers.
     frozen_layers : int
         How many of the kept layers are never tuned.
     text_vocab_size : int
         Token ids below are text; id ``text_vocab_size + a`` is advertiser a.
+    interests : int
+        C, the number of product categories that a second head answers for; 0: no such head.
     """
 
     model_type = "advprior"
@@ -38,33 +46,43 @@ class AdvertiserConfig(PretrainedConfig):  # type: ignore[misc]
         catalog_size: int = 0,
         frozen_layers: int = 0,
         text_vocab_size: int = 0,
+        interests: int = 0,
         **kwargs: Any,
     ) -> None:
         self.backbone = backbone or {}
         self.catalog_size = catalog_size
         self.frozen_layers = frozen_layers
         self.text_vocab_size = text_vocab_size
+        self.interests = interests
         super().__init__(**kwargs)
 
-    def part(self, layers: int, *, vocabulary: bool) -> PretrainedConfig:
-        """Configuration of one part: ``layers`` decoder layers, with or without the token table."""
+    def decoder(self) -> PretrainedConfig:
+        """The base model's own configuration: names such as ``hidden_size`` whatever the architecture calls them."""
         settings = {k: v for k, v in self.backbone.items() if k not in ("model_type", "transformers_version")}
-        settings["num_hidden_layers"] = layers
-        if settings.get("layer_types"):
-            settings["layer_types"] = settings["layer_types"][:layers]
-        # the upper part is fed hidden states: one row keeps its unused table from costing memory
-        settings["vocab_size"] = self.text_vocab_size + self.catalog_size if vocabulary else 1
-        settings["pad_token_id"] = None
-        settings["use_cache"] = False
         return AutoConfig.for_model(self.backbone["model_type"], **settings)
+
+    def longest(self) -> int | None:
+        """Tokens that the base model has positions for, None where it sets no limit."""
+        limit = getattr(self.decoder(), "max_position_embeddings", None)
+        return None if limit is None else int(limit)
+
+    def part(self, first: int, stop: int, *, vocabulary: bool) -> PretrainedConfig:
+        """Configuration of the layers ``first`` to ``stop``, with or without the token table."""
+        config = sliced(self.decoder(), first, stop)
+        # the upper part is fed hidden states: one row keeps its unused table from costing memory
+        config.vocab_size = self.text_vocab_size + self.catalog_size if vocabulary else 1
+        config.pad_token_id = None
+        config.use_cache = False
+        return config
 
 
 class AdvertiserModel(PreTrainedModel):  # type: ignore[misc]
     """Log-probability of every advertiser at given positions of a prompt.
 
     ``forward(input_ids [B, T], attention_mask [B, T], positions [B, P], offset [B, P, N])`` gives
-    ``{"log_probs": [B, P, N]}``; prompts are padded on the right, and a position sees tokens at or before it
-    only. The offset (habit and drift as of each snapshot) changes with time, so it is an input, no weight.
+    ``{"log_probs": [B, P, N]}``, and ``"interest_log_probs": [B, P, C]`` where it has interests; prompts are
+    padded on the right, and a position sees tokens at or before it only. The offset (habit and drift as of each
+    snapshot) changes with time, so it is an input, no weight.
     """
 
     config_class = AdvertiserConfig
@@ -73,29 +91,39 @@ class AdvertiserModel(PreTrainedModel):  # type: ignore[misc]
 
     def __init__(self, config: AdvertiserConfig) -> None:
         super().__init__(config)
-        kept = int(config.backbone["num_hidden_layers"])
-        attention = config._attn_implementation or "sdpa"
-        self.lower = AutoModel.from_config(
-            config.part(config.frozen_layers, vocabulary=True), attn_implementation=attention
-        )
-        # the base's last norm belongs after the last kept layer, not between the two parts
-        self.lower.norm = nn.Identity()
-        self.upper = AutoModel.from_config(
-            config.part(kept - config.frozen_layers, vocabulary=False), attn_implementation=attention
-        )
-        hidden = int(config.backbone["hidden_size"])
+        decoder = config.decoder()
+        kept, cut = int(decoder.num_hidden_layers), config.frozen_layers
+        # attention is the fastest kind that the architecture has: transformers' own choice
+        if cut:
+            self.lower = AutoModel.from_config(config.part(0, cut, vocabulary=True))
+            # the base's last norm belongs after the last kept layer, not between the two parts
+            setattr(self.lower, norm_name(self.lower) or "norm", nn.Identity())
+        else:
+            # the architecture's own table: some scale what they look up
+            self.lower = AutoModel.from_config(config.part(0, 1, vocabulary=True)).get_input_embeddings()
+        self.upper = AutoModel.from_config(config.part(cut, kept, vocabulary=False))
+        if cut and (positions := positions_name(self.upper)) is not None:
+            setattr(self.upper, positions, NoPositions())  # the lower part has added them
+        hidden = int(decoder.hidden_size)
         # what tuning adds to an advertiser token where the tuned layers begin (row 0: text tokens, always zero)
         self.adapter = nn.Embedding(config.catalog_size + 1, hidden, padding_idx=0)
         nn.init.zeros_(self.adapter.weight)
-        self.head = nn.Linear(hidden, config.catalog_size)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.head = _silent(hidden, config.catalog_size)
+        self.interest_head = _silent(hidden, config.interests) if config.interests else None
 
     def _init_weights(self, module: nn.Module) -> None:
         """Nothing to do: parts are filled from the base model or start at zero."""
 
+    def token_table(self) -> nn.Embedding:
+        """Input embeddings: text tokens, then one row an advertiser."""
+        table: nn.Embedding = self.lower.get_input_embeddings() if self.config.frozen_layers else self.lower
+        return table
+
     def lower_states(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Hidden states [B, T, H] after the frozen layers."""
+        if not self.config.frozen_layers:
+            embeddings: torch.Tensor = self.lower(input_ids)
+            return embeddings
         states: torch.Tensor = self.lower(
             input_ids=input_ids, attention_mask=attention_mask, use_cache=False
         ).last_hidden_state
@@ -119,37 +147,88 @@ class AdvertiserModel(PreTrainedModel):  # type: ignore[misc]
         states = self.upper_states(lower, input_ids, attention_mask)
         index = positions.unsqueeze(-1).expand(-1, -1, states.shape[-1])
         picked = torch.gather(states, 1, index)
-        return {"log_probs": torch.log_softmax((self.head(picked) + offset).float(), dim=-1)}
+        found = {"log_probs": torch.log_softmax((self.head(picked) + offset).float(), dim=-1)}
+        if self.interest_head is not None:
+            found["interest_log_probs"] = torch.log_softmax(self.interest_head(picked).float(), dim=-1)
+        return found
+
+
+def _silent(hidden: int, size: int) -> nn.Linear:
+    head = nn.Linear(hidden, size)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
 
 
 def from_base(
-    base: Any, *, catalog_size: int, text_vocab_size: int, frozen_layers: int, advertiser_embeddings: torch.Tensor
-) -> AdvertiserModel:
-    """An `AdvertiserModel` with a base model's weights and a head that still says nothing.
+    base: Any, *, catalog_size: int, text_vocab_size: int, frozen_layers: int, advertiser_embeddings: torch.Tensor,
+    interests: int = 0,
+) -> AdvertiserModel:  # fmt: skip
+    """An `AdvertiserModel` with a base model's weights and heads that still say nothing.
 
     Parameters
     ----------
     base : PreTrainedModel
         Base decoder with as many layers as are to be kept.
-    catalog_size, text_vocab_size, frozen_layers : int
+    catalog_size, text_vocab_size, frozen_layers, interests : int
         See `AdvertiserConfig`.
     advertiser_embeddings : Tensor [N, H]
         Input embeddings of the advertiser tokens.
+
+    Raises
+    ------
+    AdvpriorError
+        ``PRI050`` when the network is not the base model any more, as for an architecture that does more to its
+        input than `advprior.llm.anatomy` knows of.
     """
     config = AdvertiserConfig(
         backbone=base.config.to_dict(),
         catalog_size=catalog_size,
         frozen_layers=frozen_layers,
         text_vocab_size=text_vocab_size,
+        interests=interests,
     )
-    model: AdvertiserModel = AdvertiserModel(config).eval()
-    with torch.no_grad():
-        table = model.lower.get_input_embeddings().weight
-        table[:text_vocab_size] = base.get_input_embeddings().weight[:text_vocab_size]
-        table[text_vocab_size:] = advertiser_embeddings
-        for index, layer in enumerate(model.lower.layers):
-            layer.load_state_dict(base.layers[index].state_dict())
-        for index, layer in enumerate(model.upper.layers):
-            layer.load_state_dict(base.layers[frozen_layers + index].state_dict())
-        model.upper.norm.load_state_dict(base.norm.state_dict())
+    kept = int(base.config.num_hidden_layers)
+    try:
+        model: AdvertiserModel = AdvertiserModel(config).eval()
+        with torch.no_grad():
+            table = model.token_table().weight
+            table[:text_vocab_size] = base.get_input_embeddings().weight[:text_vocab_size]
+            table[text_vocab_size:] = advertiser_embeddings
+        if frozen_layers:
+            _fill(model.lower, part_state(base, 0, frozen_layers))
+        _fill(model.upper, part_state(base, frozen_layers, kept))
+        difference = _difference(model, base)
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise _no_cut(base, frozen_layers, f"{type(error).__name__}: {str(error).splitlines()[0][:120]}") from error
+    if not difference <= CUT_TOLERANCE:
+        raise _no_cut(base, frozen_layers, f"states off by {difference:.1e} of their size")
     return model
+
+
+def _fill(part: Any, state: dict[str, torch.Tensor]) -> None:
+    """Load what the part has; only its token table may be left as it is."""
+    missing, _ = part.load_state_dict(state, strict=False)
+    if set(missing) - {table_name(part)}:
+        raise KeyError(f"no weights for {', '.join(sorted(missing)[:3])}")
+
+
+def _difference(model: AdvertiserModel, base: Any) -> float:
+    """Largest difference of final states between the network and its base on a text, relative to their size."""
+    vocabulary = model.config.text_vocab_size
+    ids = torch.randint(0, vocabulary, (2, 12), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    with torch.no_grad():
+        ours = model.upper_states(model.lower_states(ids, mask), ids, mask)
+        theirs = base(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    return float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-6))
+
+
+def _no_cut(base: Any, frozen_layers: int, found: str) -> AdvpriorError:
+    return AdvpriorError(
+        "PRI050", f"the base model cannot be cut after layer {frozen_layers}" if frozen_layers
+        else "the base model cannot be fed embeddings", where=type(base).__name__, found=found,
+        expected="the same final states as the base model's",
+        fix="set `mode: full` or `mode: lora`, which cut nothing, or `base` to another model" if frozen_layers
+        else "set `base` to another model",
+    )  # fmt: skip

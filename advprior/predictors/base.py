@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from advprior.catalog import Catalog
 from advprior.histories import Histories, Int
+from advprior.interests import Interests
 from feature_repo.contract import CATALOG_FILE, LLM, NEIGHBOURS, POPULARITY
 from feature_repo.errors import AdvpriorError
 from feature_repo.runs import read_manifest
@@ -28,6 +29,8 @@ KINDS = {
     LLM: "advprior.predictors.llm:LLMPredictor",
     POPULARITY: "advprior.predictors.popularity:PopularityPredictor",
     NEIGHBOURS: "advprior.predictors.neighbours:NeighbourPredictor",
+    "text": "advprior.predictors.text:TextPredictor",
+    "zero_shot": "advprior.predictors.zero_shot:ZeroShotPredictor",
 }
 PARITY_TOLERANCE = 1e-4  # torch or numpy against ONNX, in log-prob
 
@@ -45,6 +48,8 @@ class FitData:
         Microseconds; no label at or after ``cutoff``.
     snapshot_every : int
         Microseconds between snapshots.
+    interests : Interests, optional
+        What the same users were interested in before ``cutoff``; None where the tables have no categories.
     """
 
     histories: Histories
@@ -52,6 +57,7 @@ class FitData:
     start: int
     cutoff: int
     snapshot_every: int
+    interests: Interests | None = None
 
 
 class Scorer(ABC):
@@ -65,6 +71,77 @@ class Scorer(ABC):
 
         ``histories`` holds every user: aggregates over all of them are taken as of each cut-off too.
         """
+
+
+class InterestScorer(ABC):
+    """A predictor ready to score interests: product categories, in the order of its own list.
+
+    Attributes
+    ----------
+    catalog : Catalog
+        C categories.
+    """
+
+    catalog: Catalog
+
+    @abstractmethod
+    def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
+        """Log P(category | history) [len(users), len(cutoffs), C], strictly before each cut-off."""
+
+
+@dataclass(frozen=True)
+class NetworkPart:
+    """What a network says of users before habit and drift are added: it changes with a user's input only.
+
+    Attributes
+    ----------
+    log_probs : float32 [D, N]
+        Network's own log-probabilities of D distinct prompts and positions.
+    index : int64 [U, S]
+        Which of them each user and cut-off takes.
+    """
+
+    log_probs: Float
+    index: Int
+
+
+class NetworkScorer(Scorer):
+    """A scorer whose logits are a network's, plus an offset that changes with time for everyone.
+
+    The two are separable: ``log_softmax(network + offset) = log_softmax(log_softmax(network) + offset)``. So a
+    refresh forwards only users whose input changed, and a prompt that many users share is forwarded once.
+    """
+
+    def __init__(self) -> None:
+        self.prompts = 0  # that were asked for
+        self.forwarded = 0  # that were distinct
+
+    @abstractmethod
+    def network(self, histories: Histories, users: Int, cutoffs: Int) -> NetworkPart:
+        """The expensive part; identical prompts within the call are forwarded once."""
+
+    @abstractmethod
+    def offset(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
+        """The cheap part [len(users), len(cutoffs), N], as of each cut-off."""
+
+    def alike(self, histories: Histories, cutoff: int) -> npt.NDArray[np.uint64]:
+        """A number for each user: where it differs so do their prompts up to the cut-off.
+
+        Where it does not, they may differ still.
+        """
+        return np.arange(len(histories), dtype=np.uint64)
+
+    def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
+        part = self.network(histories, users, cutoffs)
+        return add_offset(part.log_probs[part.index], self.offset(histories, users, cutoffs))
+
+
+def add_offset(network: Float, offset: Float) -> Float:
+    """``log_softmax(network + offset)`` over the last axis, in place where it can: the arrays are large."""
+    logits = network + offset
+    logits -= logits.max(axis=-1, keepdims=True)
+    logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True, dtype=np.float64)).astype(np.float32)
+    return logits
 
 
 class Predictor(ABC):
@@ -99,6 +176,10 @@ class Predictor(ABC):
     @abstractmethod
     def scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> Scorer:
         """Open the exported model."""
+
+    def interest_scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> InterestScorer | None:
+        """The same for interests; None where the predictor has none."""
+        return None
 
 
 def predictor_class(kind: str) -> type[Predictor]:

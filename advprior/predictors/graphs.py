@@ -12,7 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 
-def _save(path: Path, nodes: list[Any], inputs: dict[str, int], size: int, constants: dict[str, Any]) -> None:
+def _save(
+    path: Path, nodes: list[Any], inputs: dict[str, int], size: int, constants: dict[str, Any],
+    integers: dict[str, list[int]] | None = None,
+) -> None:  # fmt: skip
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -21,7 +24,8 @@ def _save(path: Path, nodes: list[Any], inputs: dict[str, int], size: int, const
         "advprior",
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width]) for name, width in inputs.items()],
         [helper.make_tensor_value_info("log_probs", TensorProto.FLOAT, ["batch", size])],
-        [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in constants.items()],
+        [numpy_helper.from_array(np.asarray(value, np.float32), name) for name, value in constants.items()]
+        + [numpy_helper.from_array(np.asarray(value, np.int64), name) for name, value in (integers or {}).items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.checker.check_model(model)
@@ -70,6 +74,24 @@ def save_neighbours(
     constants = {"one": 1.0, "smoothing": smoothing, "floor": floor, "similarity": similarity}
     constants |= {f"w{k}": weight for k, weight in enumerate(weights)}
     _save(path, nodes, {"popularity": size, **{f"own{k}": size for k in range(habits)}}, size, constants)
+
+
+def save_text(path: Path, features: npt.NDArray[Any], right: npt.NDArray[Any], back_off: float) -> None:
+    """``log_softmax(own·F / (Σ own + back_off) · R + offset)`` with features F [N, K] and R [K, N]."""
+    from onnx import helper
+
+    nodes = [
+        helper.make_node("MatMul", ["own", "features"], ["bought"]),
+        helper.make_node("ReduceSum", ["own", "axes"], ["total"], keepdims=1),
+        helper.make_node("Add", ["total", "back_off"], ["norm"]),
+        helper.make_node("Div", ["bought", "norm"], ["taste"]),
+        helper.make_node("MatMul", ["taste", "right"], ["personal"]),
+        helper.make_node("Add", ["personal", "offset"], ["logits"]),
+        helper.make_node("LogSoftmax", ["logits"], ["log_probs"], axis=-1),
+    ]
+    size = len(features)
+    constants = {"features": features, "right": right, "back_off": back_off}
+    _save(path, nodes, {"own": size, "offset": size}, size, constants, {"axes": [1]})
 
 
 def run(path: Path, inputs: dict[str, Any]) -> npt.NDArray[np.float32]:

@@ -13,13 +13,25 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from advprior.catalog import Catalog
 from advprior.histories import Histories, Int
-from advprior.predictors.base import FitData, Float, Predictor, Scorer, require_parity
+from advprior.inputs import hash64, seen_before
+from advprior.predictors.base import (
+    FitData,
+    Float,
+    InterestScorer,
+    NetworkPart,
+    NetworkScorer,
+    Predictor,
+    Scorer,
+    require_parity,
+)
 from advprior.predictors.habit import Habit, log_popularity
-from advprior.prompts import Prompt, PromptEncoder, PromptStyle, occasions_before
-from feature_repo.contract import LLM
+from advprior.prompts import DAY, Detail, Prompt, PromptEncoder, PromptStyle, occasions_before
+from feature_repo.contract import INTERESTS_FILE, LLM
 from feature_repo.errors import AdvpriorError
 
 
@@ -35,6 +47,15 @@ class PromptSettings(_Strict):
     max_gap: int = Field(default=30, ge=1)
     context: int = Field(default=1024, ge=32)
     names: bool = False
+    detail: Detail = "none"
+    detail_tokens: int = Field(default=24, ge=1)
+    advertisers: bool = True
+
+    @model_validator(mode="after")
+    def _something_is_written(self) -> PromptSettings:
+        if not self.advertisers and self.detail == "none":
+            raise ValueError("advertisers: false needs a detail to be written in their place")
+        return self
 
 
 class HabitSettings(_Strict):
@@ -44,8 +65,34 @@ class HabitSettings(_Strict):
     half_lives_days: tuple[float, ...] = (60.0, 14.0)
 
 
+class LoraSettings(_Strict):
+    """Low-rank adapters of ``mode: lora``, on every projection of attention and MLP in all kept layers."""
+
+    rank: int = Field(default=8, ge=1)
+    alpha: int = Field(default=16, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class InterestSettings(_Strict):
+    """The second head, over product categories."""
+
+    weight: float = Field(default=0.0, ge=0)
+    most: int = Field(default=500, ge=1)
+
+
+class RankingSettings(_Strict):
+    """The ranking stage after tuning (see `advprior.llm.grpo`)."""
+
+    epochs: int = Field(default=0, ge=0)
+    group: int = Field(default=8, ge=2)
+    lr: float = Field(default=5e-5, gt=0)
+    clip: float = Field(default=0.2, gt=0, lt=1)
+    kl: float = Field(default=0.02, ge=0)
+    inner_steps: int = Field(default=2, ge=1)
+
+
 class TrainingSettings(_Strict):
-    """How the upper layers and the head are tuned."""
+    """How the network and its heads are tuned."""
 
     epochs: int = Field(default=4, ge=1)
     patience: int = Field(default=2, ge=1)
@@ -68,12 +115,16 @@ class LLMSettings(_Strict):
     base: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
     twin: bool = False
     layers: int = Field(default=10, ge=1)
+    mode: Literal["cached", "lora", "full"] = "cached"
     tuned_layers: int = Field(default=2, ge=1)
     horizon_days: float = Field(default=7.0, gt=0)
-    target: Literal["all"] = "all"
+    target: Literal["all", "first"] = "all"
     prompt: PromptSettings = PromptSettings()
     habit: HabitSettings = HabitSettings()
+    lora: LoraSettings = LoraSettings()
+    interests: InterestSettings = InterestSettings()
     training: TrainingSettings = TrainingSettings()
+    ranking: RankingSettings = RankingSettings()
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -139,19 +190,25 @@ class LLMPredictor(Predictor):
         habit = Habit.from_json(json.loads((self.run / "habit.json").read_text()))
         return LLMScorer(self.encoder(), habit, len(self.catalog), onnx, device, threads)
 
+    def interest_scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> InterestScorer | None:
+        if not (self.run / INTERESTS_FILE).is_file():
+            return None
+        from advprior.interest_scores import LLMInterestScorer
 
-@dataclass(frozen=True)
+        interests = Catalog.load(self.run / INTERESTS_FILE)
+        return LLMInterestScorer(self.encoder(), interests, len(self.catalog), onnx, device, threads)
+
+
+@dataclass
 class Job:
-    """One forward of one user: token ids [T], and for each snapshot answered its position, column and offset."""
+    """One forward: token ids [T], the positions that answer, and the rows of the network's part that they fill."""
 
-    user: int
     ids: Int
     positions: Int
-    columns: Int
-    offset: Float
+    rows: Int
 
 
-class LLMScorer(Scorer):
+class LLMScorer(NetworkScorer):
     """Scores histories with the exported graph: all snapshots of a user from as few forwards as the context allows.
 
     Parameters
@@ -175,41 +232,79 @@ class LLMScorer(Scorer):
     ) -> None:  # fmt: skip
         from advprior.llm.engine import open_session
 
+        super().__init__()
         self._engine = open_session(onnx / "model.onnx", device=device, threads=threads)
         self.provider = self._engine.provider
         self._encoder = encoder
         self._habit = habit
         self._size = size
         self._budget = token_budget
+        self._popular: tuple[Histories, bytes, Float] | None = None
 
-    def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
+    def network(self, histories: Histories, users: Int, cutoffs: Int) -> NetworkPart:
         from advprior.llm.engine import token_budget_batches
 
-        # the same for every user: once a shard
-        popular = log_popularity(histories, cutoffs, self._habit.popularity_half_life, self._size)
-        jobs = [job for i, user in enumerate(users) for job in self._jobs(histories, i, int(user), cutoffs, popular)]
-        out = np.empty((len(users), len(cutoffs), self._size), np.float32)
+        jobs, index = self._jobs(histories, users, cutoffs)
+        out = np.empty((sum(len(job.rows) for job in jobs), self._size), np.float32)
         for batch in token_budget_batches([len(job.ids) for job in jobs], self._budget):
             part = [jobs[b] for b in batch]
             ids, mask, positions = pad_windows([(job.ids, job.positions) for job in part])
-            offset = np.zeros((*positions.shape, self._size), np.float32)
+            # the offset is left out of the graph: it changes with time where the network's part does not
+            log_probs = self._engine.run(ids, mask, positions, np.zeros((*positions.shape, self._size), np.float32))
             for row, job in enumerate(part):
-                offset[row, : len(job.positions)] = job.offset
-            log_probs = self._engine.run(ids, mask, positions, offset)
-            for row, job in enumerate(part):
-                out[job.user, job.columns] = log_probs[row, : len(job.positions)]
+                out[job.rows] = log_probs[row, : len(job.positions)]
+        self.forwarded += len(jobs)
+        return NetworkPart(out, index)
+
+    def offset(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
+        user, cutoff = np.repeat(users, len(cutoffs)), np.tile(cutoffs, len(users))
+        popular = np.tile(self._log_popularity(histories, cutoffs), (len(users), 1))
+        logits = self._habit.logits(histories, user, cutoff, self._size, popular)
+        return logits.reshape(len(users), len(cutoffs), self._size)
+
+    def alike(self, histories: Histories, cutoff: int) -> npt.NDArray[np.uint64]:
+        """By profile, and by what the prompt says of each purchase: the advertiser, and the days since the last."""
+        style = self._encoder.style
+        first = np.zeros(len(histories.time), bool)
+        first[histories.offsets[:-1][np.diff(histories.offsets) > 0]] = True
+        since = np.diff(histories.time, prepend=histories.time[:1])
+        gap = np.where(first, 0, np.minimum(since // DAY, style.max_gap) if style.gaps else 0)
+        same = (since == 0) & ~first  # of one occasion with the row before
+        code = (histories.advertiser * 2 + same) * (style.max_gap + 1) + gap
+        stops = seen_before(histories, cutoff)
+        out = np.empty(len(histories), np.uint64)
+        for user, (start, stop) in enumerate(zip(histories.offsets[:-1], stops, strict=True)):
+            profile = histories.profiles[user].encode() if style.profile else b""
+            out[user] = hash64(profile, code[start:stop].tobytes())
         return out
 
-    def _jobs(self, histories: Histories, row: int, user: int, cutoffs: Int, popular: Float) -> list[Job]:
-        prompt: Prompt = self._encoder.prompt(histories, user)
-        seen = occasions_before(prompt, cutoffs)
-        offset = self._habit.logits(histories, np.full(len(cutoffs), user), cutoffs, self._size, popular)
-        jobs = []
-        for window in self._encoder.windows(prompt, seen):
-            columns = np.flatnonzero(np.isin(seen, window.occasions))
-            positions = window.positions[np.searchsorted(window.occasions, seen[columns])]
-            jobs.append(Job(row, window.ids, positions, columns, offset[columns]))
-        return jobs
+    def _log_popularity(self, histories: Histories, cutoffs: Int) -> Float:
+        """The same for all users of a run."""
+        key = cutoffs.tobytes()
+        if self._popular is None or self._popular[0] is not histories or self._popular[1] != key:
+            fresh = log_popularity(histories, cutoffs, self._habit.popularity_half_life, self._size)
+            self._popular = (histories, key, fresh)
+        return self._popular[2]
+
+    def _jobs(self, histories: Histories, users: Int, cutoffs: Int) -> tuple[list[Job], Int]:
+        """Distinct forwards, and the row of their output for every user and cut-off."""
+        jobs: dict[int, Job] = {}
+        index = np.empty((len(users), len(cutoffs)), np.int64)
+        rows = 0
+        for i, user in enumerate(users):
+            prompt: Prompt = self._encoder.prompt(histories, int(user))
+            seen = occasions_before(prompt, cutoffs)
+            for window in self._encoder.windows(prompt, seen):
+                self.prompts += 1
+                key = hash64(window.ids.tobytes(), window.positions.tobytes())
+                job = jobs.get(key)
+                if job is None:
+                    job = Job(window.ids, window.positions, np.arange(rows, rows + len(window.positions)))
+                    jobs[key] = job
+                    rows += len(window.positions)
+                columns = np.flatnonzero(np.isin(seen, window.occasions))
+                index[i, columns] = job.rows[np.searchsorted(window.occasions, seen[columns])]
+        return list(jobs.values()), index
 
 
 def pad_windows(windows: Sequence[tuple[Int, Int]]) -> tuple[Int, Int, Int]:

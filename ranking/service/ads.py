@@ -27,7 +27,7 @@ class AdTable:
 
     Attributes
     ----------
-    ids, advertisers : per ad
+    ids, advertisers, categories : per ad
     index : ad id to row
     values : dict of column to array [ads + 1]
         float64 (NaN: not there) or object (text, None).
@@ -37,6 +37,7 @@ class AdTable:
 
     ids: list[str]
     advertisers: list[str | None]
+    categories: list[str | None]
     index: dict[str, int]
     values: dict[str, npt.NDArray[Any]]
     view_of: dict[str, str]
@@ -60,7 +61,7 @@ class AdTable:
                 view_of[column] = name
         available = {name: np.full(n + 1, -1, dtype=np.int64) for name in reader.ad_views}
         index = {ad: i for i, ad in enumerate(catalog.ads)}
-        return cls(catalog.ads, catalog.advertisers, index, values, view_of, available, -1)
+        return cls(catalog.ads, catalog.advertisers, catalog.categories, index, values, view_of, available, -1)
 
     def rows(self, ad_ids: Sequence[str]) -> Ints:
         """Row of each ad, −1 where it is not known."""
@@ -85,10 +86,16 @@ class AdTable:
 
     def advertiser_index(self, version: str, advertisers: list[str]) -> Ints:
         """Place of each ad's advertiser in a prior's catalog, int64 [ads + 1]."""
-        key = (version, "advertisers")
+        return self._places((version, "advertisers"), self.advertisers, advertisers)
+
+    def category_index(self, version: str, categories: list[str]) -> Ints:
+        """Place of each ad's category among a prior's interests, int64 [ads + 1]."""
+        return self._places((version, f"interests {len(categories)}"), self.categories, categories)
+
+    def _places(self, key: tuple[str, str], of_ads: list[str | None], names: list[str]) -> Ints:
         if key not in self._by_catalog:
-            place = {name: i for i, name in enumerate(advertisers)}
-            found = [-1 if name is None else place.get(name, -1) for name in self.advertisers]
+            place = {name: i for i, name in enumerate(names)}
+            found = [-1 if name is None else place.get(name, -1) for name in of_ads]
             self._by_catalog[key] = np.array([*found, -1], dtype=np.int64)
         index: Ints = self._by_catalog[key]
         return index

@@ -18,7 +18,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from feature_repo.contract import AD_ID, CATALOG_FILE, PRIOR_ROW, SNAPSHOT, TABLE_FILE, USER_HISTORY_VIEW
+from feature_repo.contract import (
+    AD_ID,
+    CATALOG_FILE,
+    INTERESTS_FILE,
+    PRIOR_ROW,
+    SNAPSHOT,
+    TABLE_FILE,
+    USER_HISTORY_VIEW,
+)
 from feature_repo.runs import MANIFEST
 from ranking.counts import Ints, micros
 from ranking.gather import PriorFiles, mean_probability
@@ -38,13 +46,14 @@ class HistoryCatalog:
     Attributes
     ----------
     ads : list of ad ids
-    advertisers : list of str or None, per ad
+    advertisers, categories : lists of str or None, per ad
     ids : dict of level to int64 [ads], −1 where the ad has none
     """
 
     version: str
     ads: list[str]
     advertisers: list[str | None]
+    categories: list[str | None]
     ids: dict[str, Ints]
 
     @classmethod
@@ -53,16 +62,21 @@ class HistoryCatalog:
         about: dict[str, Any] = json.loads((folder / HISTORY_IDS).read_text())
         of_ad, names = about["ads"], about["advertisers"]
         advertisers = [names[i] if i >= 0 else None for i in of_ad["advertiser"]]
+        categories = [about["categories"][i] if i >= 0 else None for i in of_ad["category"]]
         ids = {level: np.array(of_ad[level], dtype=np.int64) for level in LEVELS}
-        return cls(str(about.get("version", "")), list(of_ad[AD_ID]), advertisers, ids)
+        return cls(str(about.get("version", "")), list(of_ad[AD_ID]), advertisers, categories, ids)
 
 
 @dataclass
 class PriorCatalog:
-    """A catalog of advertisers, and the mean probability of each over the users of a snapshot."""
+    """A catalog of advertisers, and the mean probability of each over the users of a snapshot.
+
+    ``interests`` are the categories of the vector of interests, where the predictor has one.
+    """
 
     version: str
     advertisers: list[str]
+    interests: list[str] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
     means: dict[int, Doubles] = field(default_factory=dict)
 
@@ -137,6 +151,7 @@ class Catalogs:
             found: PriorCatalog | None = self._once(folder, _read_prior)
             if found is not None:
                 mine = by_version.setdefault(found.version, PriorCatalog(found.version, found.advertisers))
+                mine.interests = found.interests  # the newest publication's
                 mine.folders.append(folder)
         for version, new in by_version.items():
             old = self.priors[view].get(version)
@@ -169,7 +184,11 @@ class Catalogs:
 
 def _read_prior(folder: Path) -> PriorCatalog:
     about: dict[str, Any] = json.loads((folder / CATALOG_FILE).read_text())
-    return PriorCatalog(str(about["version"]), [entry["advertiser_id"] for entry in about["advertisers"]])
+    interests: list[str] = []
+    if (folder / INTERESTS_FILE).is_file():
+        listed = json.loads((folder / INTERESTS_FILE).read_text())["advertisers"]
+        interests = [entry["advertiser_id"] for entry in listed]
+    return PriorCatalog(str(about["version"]), [one["advertiser_id"] for one in about["advertisers"]], interests)
 
 
 def _work_out(known: PriorCatalog, snapshot_us: int) -> None:

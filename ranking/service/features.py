@@ -8,13 +8,23 @@ TTL, is no row.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from feature_repo.contract import CATALOG_VERSION, CONTEXT_PREFIX, LOG_PROBS, PRIOR_VIEW_PREFIX, SNAPSHOT, prior_view
+from feature_repo.contract import (
+    CATALOG_VERSION,
+    CONTEXT_PREFIX,
+    INTEREST_LOG_PROBS,
+    LOG_PROBS,
+    PRIOR_VIEW_PREFIX,
+    SNAPSHOT,
+    TAIL_LOG_MASS,
+    TOP_INDEX,
+    prior_view,
+)
 from feature_repo.errors import AdvpriorError
 from ranking.counts import DAY_US, Ints
 from ranking.frame import clock_columns
@@ -26,7 +36,7 @@ from ranking.service.catalogs import Catalogs, HistoryCatalog
 from ranking.service.reader import Broken, OnlineReader, Row, ServedView, ViewRow, in_time
 
 Matrix = npt.NDArray[np.float32]
-_DERIVED = ("log_prob", "log_ratio", "rank", "top20", "age_days", "missing")
+_DERIVED = ("log_prob", "log_ratio", "rank", "top20", "age_days", "interest_log_prob", "missing")
 _TINY = np.finfo(np.float64).tiny
 
 
@@ -47,6 +57,8 @@ class Prior:
     snapshot_us: int
     means: npt.NDArray[np.float64]
     advertisers: list[str]
+    interests: Matrix | None = None
+    categories: list[str] = field(default_factory=list)
 
     def age_days(self, now_us: int) -> float:
         """Days since the newest event it may have seen."""
@@ -76,15 +88,38 @@ def decode_prior(row: Row, view: ServedView, catalogs: Catalogs, now_us: int) ->
     means = catalogs.mean(view.name, version, snapshot)
     if catalog is None or means is None:
         return "prior_catalog_unknown"
-    log_probs = floats(vector.float_list_val)
+    kept, size = floats(vector.float_list_val), len(catalog.advertisers)
+    log_probs = whole(row, kept, size)
     # exp and a sum of the whole vector: microseconds, against serving noise with conviction
-    if len(log_probs) != len(catalog.advertisers) or not abs(float(np.exp(log_probs).sum()) - 1.0) < 1e-3:
+    if log_probs is None or len(log_probs) != size or not abs(float(np.exp(log_probs).sum()) - 1.0) < 1e-3:
         return "prior_corrupt"
-    return Prior(view.name, log_probs, version, snapshot, means, catalog.advertisers)
+    interests = None
+    found = row.values.get(INTEREST_LOG_PROBS)
+    if found is not None and found.WhichOneof("val") == "float_list_val":
+        interests = floats(found.float_list_val)
+        if len(interests) != len(catalog.interests):
+            return "prior_corrupt"
+    return Prior(view.name, log_probs, version, snapshot, means, catalog.advertisers, interests, catalog.interests)
 
 
-def prior_columns(prior: Prior, advertisers: Ints, now_us: int) -> dict[str, Matrix]:
-    """The derived features of `ranking.frame.prior_columns` for candidates, by their advertiser's place (−1: none)."""
+def whole(row: ViewRow, kept: Matrix, size: int) -> Matrix | None:
+    """The whole vector of a row that may hold only its likeliest advertisers (`ranking.gather.PriorFiles.row`).
+
+    None when the two parts do not fit each other.
+    """
+    top, tail = row.values.get(TOP_INDEX), row.number(TAIL_LOG_MASS)
+    if top is None:
+        return kept
+    places = np.array(top.int64_list_val.val, dtype=np.int64)
+    if tail is None or len(places) != len(kept) or len(kept) >= size or places.min() < 0 or places.max() >= size:
+        return None
+    full = np.full(size, np.float32(tail) - np.log(size - len(kept)), np.float32)
+    full[places] = np.maximum(kept, np.nextafter(full[0], np.float32(np.inf)))
+    return full
+
+
+def prior_columns(prior: Prior, advertisers: Ints, categories: Ints, now_us: int) -> dict[str, Matrix]:
+    """The derived features of `ranking.frame.prior_columns`, by advertiser's and category's place (−1: none)."""
     here = advertisers >= 0
     at = np.where(here, advertisers, 0)
     mine = prior.log_probs[at]
@@ -96,9 +131,17 @@ def prior_columns(prior: Prior, advertisers: Ints, now_us: int) -> dict[str, Mat
         "log_ratio": np.where(here, log_ratio, nan),
         "rank": np.where(here, rank, nan),
         "top20": np.where(here, (rank <= TOP).astype(np.float32), nan),
+        "interest_log_prob": _at(prior.interests, categories),
         "age_days": np.full(len(at), prior.age_days(now_us), dtype=np.float32),
         "missing": (~here).astype(np.float32),
     }
+
+
+def _at(values: Matrix | None, places: Ints) -> Matrix:
+    """``values[places]``, NaN for −1 and where there are no values."""
+    if values is None or not len(values):
+        return np.full(len(places), np.nan, dtype=np.float32)
+    return np.where(places >= 0, values[np.maximum(places, 0)], np.float32(np.nan))
 
 
 def no_prior_columns(count: int) -> dict[str, Matrix]:
@@ -232,7 +275,7 @@ def _predictor_of(column: str) -> str:
     ('llm', 'sas_rec')
     """
     rest = column.removeprefix(PRIOR_VIEW_PREFIX)
-    for name in (*_DERIVED, "entropy"):
+    for name in ("interest_log_prob", *_DERIVED, "entropy", TAIL_LOG_MASS):
         if rest.endswith(f"_{name}"):
             return rest.removesuffix(f"_{name}")
     return ""
@@ -311,7 +354,8 @@ def matrix(
             columns = no_prior_columns(count)
         else:
             index = table.advertiser_index(prior.version, prior.advertisers)[request.ads]
-            columns = prior_columns(prior, index, now_us)
+            interests = table.category_index(prior.version, prior.categories)[request.ads]
+            columns = prior_columns(prior, index, interests, now_us)
         for place, name in wanted_names:
             out[:, place] = columns[name]
     if request.contexts is not None:

@@ -18,7 +18,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from feature_repo.contract import AD_ID, PRIOR_VIEW_PREFIX, SNAPSHOT, USER_ID
+from feature_repo.contract import (
+    AD_ID,
+    INTEREST_TOP_INDEX,
+    INTEREST_TOP_LOG_PROBS,
+    PRIOR_VIEW_PREFIX,
+    SNAPSHOT,
+    USER_ID,
+)
 from feature_repo.errors import AdvpriorError
 from ranking.counts import moment_us
 from ranking.frame import _NOT_JOINED, _POINTERS, column_name, open_store, scalar_refs
@@ -27,6 +34,10 @@ from ranking.frame import _NOT_JOINED, _POINTERS, column_name, open_store, scala
 READ_TIMEOUT_S = 0.25
 #: A machine's clock may be behind the one that wrote a row by so much.
 SKEW_US = 300 * 1_000_000
+
+
+#: In the row for others to read: the ranker has the whole vector.
+_UNREAD = (INTEREST_TOP_INDEX, INTEREST_TOP_LOG_PROBS)
 
 
 @dataclass(frozen=True)
@@ -163,7 +174,7 @@ class OnlineReader:
             )  # fmt: skip
         kinds = {field.name: str(field.dtype) for field in view.features}
         # a pointer into files means nothing online; catalog versions and snapshots do
-        features = tuple(n for n in kinds if n not in _POINTERS and n not in _NOT_JOINED) + tuple(
+        features = tuple(n for n in kinds if n not in (*_POINTERS, *_NOT_JOINED, *_UNREAD)) + tuple(
             n for n in kinds if n in (SNAPSHOT, *_NOT_JOINED) and not n.startswith("top1_")
         )
         ttl_us = 0 if view.ttl is None else int(view.ttl.total_seconds() * 1e6)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advprior.catalog import Catalog
-from advprior.histories import Histories, build_histories, profile_text
-from advprior.targets import dense, next_advertisers, quality
+from advprior.histories import Histories, build_histories, profile_text, recode
+from advprior.targets import dense, first_occasion, next_advertisers, quality
 from feature_repo.errors import AdvpriorError
 from tests.tiny import tiny_tables
 
@@ -38,9 +40,35 @@ def test_targets_equal_a_loop(events: list, horizon: int, points: list) -> None:
     user = np.asarray([u % len(events) for u, _ in points], np.int64)
     after = np.asarray([t for _, t in points], np.int64)
     offsets, advertiser = next_advertisers(histories, user, after, horizon)
+    first_offsets, first = next_advertisers(histories, user, after, first_occasion(histories, user, after, horizon))
     for p in range(len(points)):
-        expected = sorted({a for t, a in events[user[p]] if after[p] < t <= after[p] + horizon})
-        assert advertiser[offsets[p] : offsets[p + 1]].tolist() == expected
+        within = [(t, a) for t, a in events[user[p]] if after[p] < t <= after[p] + horizon]
+        assert advertiser[offsets[p] : offsets[p + 1]].tolist() == sorted({a for _, a in within})
+        expected = sorted({a for t, a in within if t == min(within)[0]})
+        assert first[first_offsets[p] : first_offsets[p + 1]].tolist() == expected
+
+
+def test_first_targets_by_hand() -> None:
+    """Two at the same first time share; what comes later in the horizon does not count; nothing is nothing."""
+    histories = histories_of([[(1, 0), (5, 3), (5, 1), (6, 2)]])
+    user = np.zeros(4, np.int64)
+    after = np.asarray([1, 5, 6, 0])
+    offsets, first = next_advertisers(histories, user, after, first_occasion(histories, user, after, 7))
+    assert [first[a:b].tolist() for a, b in pairwise(offsets)] == [[1, 3], [2], [], [0]]
+
+
+def test_many_users_over_many_years() -> None:
+    """User and time in one 64-bit key of microseconds overflow from some 20,000 users over 14 years."""
+    year, users = 365 * 86_400_000_000, 60_000
+    offsets = np.arange(users + 1, dtype=np.int64) * 2
+    time = np.tile(np.asarray([0, 14 * year], np.int64), users)
+    histories = Histories(("",) * users, ("",) * users, offsets, time, np.tile(np.asarray([0, 1], np.int64), users))
+    user = np.arange(users, dtype=np.int64)
+    offsets, advertiser = next_advertisers(histories, user, np.zeros(users, np.int64), 15 * year)
+    assert np.diff(offsets).tolist() == [1] * users
+    assert (advertiser == 1).all()
+    offsets, _ = next_advertisers(histories, user, np.zeros(users, np.int64), 13 * year)
+    assert (offsets == 0).all()
 
 
 @settings(max_examples=50, deadline=None)
@@ -92,3 +120,71 @@ def test_catalog_names_what_changed() -> None:
     assert "1 added (c)" in str(caught.value.found)
     assert "1 removed (b)" in str(caught.value.found)
     assert "1 renamed (a)" in str(caught.value.found)
+
+
+DETAILED = pd.DataFrame(
+    [
+        ("u", 1, "a", "Tea", 2.0, "Green tea"),
+        ("u", 1, "a", "Bread", 3.0, "Bun"),
+        ("u", 1, "a", "Tea", 2.0, "Green tea"),
+        ("u", 2, "b", None, 1.0, None),
+        ("v", 1, "b", "Tea", 4.0, " "),
+        ("v", 3, "a", "Soap", 0.5, "Bar"),
+    ],
+    columns=["user_id", "day", "advertiser_id", "category", "value", "text"],
+)
+
+
+def detailed(events: pd.DataFrame) -> Histories:
+    events = events.assign(timestamp=pd.to_datetime(events["day"], unit="D", utc=True))
+    users = pd.DataFrame({"user_id": ["v", "u"], "profile_skin": ["oily", "dry"], "profile_eye": [None, "blue"]})
+    return build_histories(users, events, Catalog(("a", "b"), ("Tea house", "Bakery")))
+
+
+def test_what_is_known_of_a_row_by_hand() -> None:
+    histories = detailed(DETAILED)
+    assert histories.advertiser.tolist() == [0, 1, 1, 0]
+    said = [histories.texts[code] if code >= 0 else None for code in histories.text]
+    assert said == ["Bun; Green tea", None, None, "Bar"]
+    assert histories.texts == ("Bar", "Bun; Green tea")  # what no row holds alone is not kept
+    assert [histories.categories[c] if c >= 0 else None for c in histories.category] == ["Bread", None, "Tea", "Soap"]
+    assert histories.value.tolist() == [7.0, 1.0, 4.0, 0.5]
+    assert histories.value.dtype == np.float32
+    assert histories.text.dtype == histories.category.dtype == np.int32
+    assert histories.profile_fields == ("skin", "eye")
+    assert histories.profile_levels == (("dry", "oily"), ("blue",))
+    assert histories.profile_codes.tolist() == [[0, 0], [1, -1]]
+
+
+def test_the_order_of_the_tables_does_not_matter() -> None:
+    here = detailed(DETAILED)
+    for seed in range(5):
+        there = detailed(DETAILED.sample(frac=1, random_state=seed))
+        for name in ("offsets", "time", "advertiser", "text", "category", "value", "profile_codes"):
+            np.testing.assert_array_equal(getattr(here, name), getattr(there, name))
+        assert (here.texts, here.categories) == (there.texts, there.categories)
+
+
+def test_before_keeps_what_is_known_of_the_rows_it_keeps() -> None:
+    day = 86_400_000_000
+    cut = detailed(DETAILED).before(2 * day)
+    assert cut.advertiser.tolist() == [0, 1]
+    assert [cut.texts[c] if c >= 0 else None for c in cut.text] == ["Bun; Green tea", None]
+    assert cut.value.tolist() == [7.0, 4.0]
+    assert cut.profile_codes.tolist() == [[0, 0], [1, -1]]
+
+
+def test_tables_without_detail_give_none() -> None:
+    histories = detailed(DETAILED[["user_id", "day", "advertiser_id"]])
+    assert len(histories.time) == 4
+    assert len(histories.text) == len(histories.category) == len(histories.value) == 0
+    assert (histories.texts, histories.categories) == ((), ())
+    assert len(histories.before(0).text) == 0
+    nobody = detailed(DETAILED.iloc[:0])
+    assert len(nobody.time) == 0
+    assert nobody.offsets.tolist() == [0, 0, 0]
+
+
+def test_codes_of_other_levels() -> None:
+    codes = np.asarray([[0], [1], [-1]], np.int32)
+    assert recode(codes, ("x", "y"), ("y", "z")).tolist() == [[-1], [0], [-1]]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advprior.histories import Histories
+from advprior.predictors.llm import PromptSettings
 from advprior.prompts import DAY, PromptEncoder, PromptStyle, occasions_before
+from feature_repo.errors import AdvpriorError
 from tests.advprior.test_histories import histories_of
 
 VOCAB = 300
@@ -21,6 +25,67 @@ def encoder(**style: object) -> PromptEncoder:
 def history(days: list[tuple[int, int]], profile: str = "Age: 45") -> Histories:
     base = histories_of([[(d * DAY, a) for d, a in days]])
     return Histories(base.users, (profile,), base.offsets, base.time, base.advertiser)
+
+
+TEXTS, CATEGORIES = ("Clay Mask", "Night; Day Oil"), ("masks", "oils")
+
+
+def detailed(days: list[tuple[int, int]], profile: str = "Age: 45") -> Histories:
+    """Purchases with a text, category and value that follow from their row."""
+    base = history(days, profile)
+    rows = np.arange(len(base.time), dtype=np.int32)
+    return replace(
+        base, text=rows % 3 - 1, category=(rows + 1) % 3 - 1, value=(rows * 7.25 + 5).astype(np.float32),
+        texts=TEXTS, categories=CATEGORIES,
+    )  # fmt: skip
+
+
+def written(histories: Histories, **style: object) -> str:
+    body = encoder(gaps=False, **style).prompt(histories, 0).body
+    return "".join(chr(token) if token < VOCAB else f"<{token - VOCAB}>" for token in body)
+
+
+def test_details_as_written() -> None:
+    # (text, category, value) of the rows: (-, masks, 5), (Clay Mask, oils, 12.25), (Night; Day Oil, -, 19.5)
+    histories = detailed([(0, 2), (0, 3), (4, 1)])
+    assert written(histories, detail="category") == "<2> masks<3> oils;<1>;"
+    assert written(histories, detail="product") == "<2><3> Clay Mask;<1> Night, Day Oil;"
+    assert written(histories, detail="full") == "<2> masks, 5<3> Clay Mask, oils, 12;<1> Night, Day Oil, 20;"
+    assert written(histories, detail="product", advertisers=False) == "<2> + Clay Mask; Night, Day Oil;"
+    assert written(histories, detail="category", names=True) == " Soap, masks Jam, oils; Bread,;"
+
+
+def test_a_text_is_cut_before_category_and_price() -> None:
+    histories = detailed([(0, 2), (1, 3)])
+    assert written(histories, detail="full", detail_tokens=14) == "<2> masks, 5;<3> Cla, oils, 12;"
+    assert written(histories, detail="full", detail_tokens=3) == "<2> ma;<3>, o;"
+
+
+def test_a_day_of_many_purchases_leaves_half_the_room() -> None:
+    histories = detailed([(0, a) for a in range(4)] + [(1, a) for a in range(4)])
+    write = encoder(detail="full", detail_tokens=100, context=100)
+    prompt = write.prompt(histories, 0)
+    room = 100 - len(prompt.head)
+    assert np.diff(np.concatenate([[-1], prompt.ends])).max() <= room // 2
+    (window,) = write.windows(prompt, np.asarray([2]))
+    assert len(window.ids) > len(prompt.head) + 8  # the last day is in sight
+
+
+def test_detail_that_no_event_has_is_refused() -> None:
+    for detail in ("category", "product", "full"):
+        with pytest.raises(AdvpriorError) as caught:
+            encoder(detail=detail).prompt(history([(0, 1)]), 0)
+        assert caught.value.code == "PRI013"
+        assert len(encoder(detail=detail).prompt(history([]), 0).body) == 0
+    with pytest.raises(ValueError, match="needs a detail"):
+        PromptSettings(advertisers=False)
+
+
+def test_a_style_without_detail_reads_as_before() -> None:
+    """What was saved before details were written still says the same."""
+    old = {"profile": True, "gaps": True, "max_gap": 30, "context": 1024, "names": False, "version": 1}
+    assert PromptStyle(**old) == PromptStyle()
+    assert written(detailed([(0, 2), (3, 1)])) == written(history([(0, 2), (3, 1)]))
 
 
 def test_a_prompt_as_written() -> None:
@@ -47,10 +112,14 @@ def test_a_tie_with_the_snapshot_is_not_seen() -> None:
     st.lists(st.tuples(st.integers(0, 60), st.integers(0, 3)), max_size=60),
     st.integers(60, 200),
     st.lists(st.integers(0, 61), min_size=1, max_size=10),
+    st.sampled_from([{}, {"detail": "category"}, {"detail": "full"}, {"detail": "product", "advertisers": False}]),
+    st.integers(1, 30),
 )
-def test_long_windows_hold_exactly_the_truncated_prompt(days: list, context: int, cutoffs: list) -> None:
-    write = encoder(context=context)
-    whole = history(days)
+def test_long_windows_hold_exactly_the_truncated_prompt(
+    days: list, context: int, cutoffs: list, style: dict, detail_tokens: int
+) -> None:
+    write = encoder(context=context, detail_tokens=detail_tokens, **style)
+    whole = detailed(days)
     prompt = write.prompt(whole, 0)
     moments = np.asarray(cutoffs, np.int64) * DAY
     seen = occasions_before(prompt, moments)

@@ -9,18 +9,26 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from advprior.topk import top_k
 from feature_repo.contract import (
     BASELINE_SERVICE,
     LLM,
     LOG_PROBS,
+    MATRIX_FILE,
     NEIGHBOURS,
     PLACEBO,
     POPULARITY,
+    TABLE_FILE,
+    TAIL_FILE,
+    TAIL_LOG_MASS,
+    TOP_INDEX,
+    TOP_INDEX_FILE,
     prior_service,
     prior_view,
 )
+from ranking.gather import PriorFiles
 from ranking.history import publish_features
-from ranking.preflight import view_folder
+from ranking.preflight import check_prior, view_folder
 from tests.ranking.stores import SHIPPED, apply, copy_repo, publish_priors
 from tests.tiny import PLAN, write_tiny
 
@@ -84,6 +92,42 @@ def test_apply_materialize_and_read_online(tmp_path: Path) -> None:
         assert answer["user_history__history_row"] == [history.history_row[user]]
         assert answer["user_history__activity_occasions_all"][0] == history.activity_occasions_all[user]
         assert answer["ad_stats__ad_category"][0] is not None
+
+
+def test_top_k_priors_are_served_with_their_ids_and_tail(tmp_path: Path) -> None:
+    """What a service needs to rebuild a row comes back in one read; a dense prior has none of it."""
+    tables = write_tiny(tmp_path / "tables", users=4)
+    repo = copy_repo(tmp_path / "feature_repo")
+    publish_features(tables, repo)
+    dense = publish_priors(repo, tables, NEIGHBOURS)
+    log_probs = np.load(dense / MATRIX_FILE)
+    index, best, tail = top_k(log_probs, 3)
+    table = pd.read_parquet(dense / "table.parquet")
+    rows = table.prior_row.to_numpy()
+    table = table.assign(
+        log_probs=list(best[rows]), top_index=list(index[rows].astype(np.int64)), tail_log_mass=tail[rows]
+    )
+    publish_priors(
+        repo, tables, LLM, **{TABLE_FILE: table, MATRIX_FILE: best, TOP_INDEX_FILE: index, TAIL_FILE: tail}
+    )  # fmt: skip
+    check_prior(repo, LLM)
+    store = apply(repo)
+    fields = {view.name: {f.name for f in view.schema} for view in store.list_feature_views()}
+    assert {TOP_INDEX, TAIL_LOG_MASS} <= fields["prior_llm"]
+    assert not {TOP_INDEX, TAIL_LOG_MASS} & fields["prior_neighbours"]
+    store.materialize(PLAN.start, PLAN.end)
+    latest = table.sort_values("event_timestamp").groupby("user_id").last()
+    whole = PriorFiles.open(repo / "data/prior_llm")
+    for user in latest.index:
+        answer = store.get_online_features(
+            features=[f"prior_llm:{name}" for name in (LOG_PROBS, TOP_INDEX, TAIL_LOG_MASS)],
+            entity_rows=[{"user_id": user}],
+        ).to_dict()
+        served = np.full(whole.size, answer[TAIL_LOG_MASS][0] - np.log(whole.size - 3))
+        served[answer[TOP_INDEX][0]] = answer[LOG_PROBS][0]
+        np.testing.assert_allclose(served, whole.row(latest.prior_row[user]), atol=1e-5)
+        row = log_probs[latest.prior_row[user]]
+        assert set(answer[TOP_INDEX][0]) == set(np.argsort(row)[-3:])
 
 
 def test_applying_again_adds_what_was_published_since(tmp_path: Path) -> None:

@@ -112,7 +112,8 @@ def chain(tmp_path_factory) -> Chain:
     lay_out(workspace)
     mapping = write_raw(folder / "raw")
     base = write_tiny_llm(folder / "base")
-    edit_config(workspace, "llm.yaml", base=str(base), layers=3, tuned_layers=1, training={"epochs": 1, "rank": 4})
+    edit_config(workspace, "llm.yaml", base=str(base), layers=3, tuned_layers=1, training={"epochs": 1, "rank": 4},
+                interests={"weight": 0.2})  # fmt: skip
     edit_config(workspace, "arms.yaml", ranker={"max_rounds": 20, "patience": 5, "min_data_in_leaf": 5, "threads": 1})
     build = ("data", "check", "--mapping", str(mapping), "--out", str(workspace / "tables"))
     return Chain(workspace, build, run_demo(workspace, "40", 0, build=build))
@@ -147,6 +148,18 @@ def test_frame_has_every_impression_after_the_cutoff_once(chain):
     shown = pd.read_parquet(chain.workspace / "tables" / "impressions.parquet")
     expected = shown.loc[shown["timestamp"] >= PLAN.finetune_end, "impression_id"]
     assert sorted(frame["impression_id"]) == sorted(expected)
+
+
+def test_interests_reach_the_ranker(chain):
+    """Of the LLM and its placebo alone, and different for the two."""
+    frame = pd.read_parquet(chain.workspace / "frame" / "frame.parquet")
+    assert {c for c in frame if "interest" in c} == {
+        "prior_llm_interest_log_prob", "prior_placebo_interest_log_prob"
+    }  # fmt: skip
+    there = frame.prior_llm_interest_log_prob.notna()
+    assert (there == frame.prior_llm_log_prob.notna()).all()
+    assert (frame.prior_llm_interest_log_prob[there] < 0).all()
+    assert (frame.prior_llm_interest_log_prob != frame.prior_placebo_interest_log_prob).mean() > 0.5
 
 
 def test_second_run_reuses_everything(chain):

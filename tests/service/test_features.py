@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ranking.history import LEVELS
 from ranking.service.engine import Engine
-from tests.service.workspaces import NOW, SNAPSHOT, FixedClock, Project
+from tests.service.workspaces import NOW, SNAPSHOT, FixedClock, Project, build_project
 from tests.tiny import PLAN
 
 
@@ -21,10 +22,21 @@ def engine_at(project: Project, moment=NOW, **options) -> Engine:  # type: ignor
 
 def test_online_matrix_equals_the_frame(served: Project) -> None:
     """Every impression in the reach of the newest snapshot, every feature, bit by bit."""
+    equal_to_the_frame(served)
+
+
+def test_so_does_that_of_top_k_priors_with_interests(tmp_path: Path) -> None:
+    few = build_project(tmp_path / "few", users=25, top_k=True)
+    features = equal_to_the_frame(few, least=50)
+    assert {"prior_llm_interest_log_prob", "prior_llm_log_prob", "prior_llm_rank"} <= set(features)
+
+
+def equal_to_the_frame(served: Project, least: int = 100) -> list[str]:
+    """Assert it; the features that were compared."""
     frame = served.frame
     low, high = SNAPSHOT + PLAN.lag, SNAPSHOT + PLAN.lag + timedelta(days=7)
     rows = frame[(frame.timestamp >= low) & (frame.timestamp < high)]
-    assert len(rows) > 100
+    assert len(rows) > least
     engine = engine_at(served)
     seen = dict.fromkeys(LEVELS, 0)
     for (user, moment), slate in rows.groupby(["user_id", "timestamp"], observed=True):
@@ -41,6 +53,7 @@ def test_online_matrix_equals_the_frame(served: Project) -> None:
         scores = ready.ranker.predictor.scores(ready.matrix)
         np.testing.assert_allclose(scores, plan.ranker.predict(slate), atol=1e-9)
     assert min(seen.values()) > 5  # there was history to get wrong
+    return list(plan.features)
 
 
 def test_a_row_past_its_ttl_is_no_row(served: Project) -> None:

@@ -20,9 +20,18 @@ import pandas as pd
 from feature_repo.contract import (
     BASELINE_SERVICE,
     CATALOG_FILE,
+    INTEREST_LOG_PROBS,
+    INTEREST_MATRIX_FILE,
+    INTEREST_TOP_INDEX,
+    INTEREST_TOP_LOG_PROBS,
+    INTERESTS_FILE,
     LLM,
     MATRIX_FILE,
     TABLE_FILE,
+    TAIL_FILE,
+    TAIL_LOG_MASS,
+    TOP_INDEX,
+    TOP_INDEX_FILE,
     prior_service,
     prior_view,
 )
@@ -101,6 +110,25 @@ def knowing_priors(tables: Path, seed: int = 0) -> dict[str, Any]:
     return {TABLE_FILE: table, MATRIX_FILE: log_probs, CATALOG_FILE: files[CATALOG_FILE]}
 
 
+def with_top_k_and_interests(files: dict[str, Any], k: int = 4) -> dict[str, Any]:
+    """The same priors as the `k` likeliest advertisers and a tail, with interests in three categories beside them."""
+    full, table = files[MATRIX_FILE], files[TABLE_FILE].copy()
+    top = np.argsort(-full, axis=1, kind="stable")[:, :k].astype(np.int32)
+    kept = np.take_along_axis(full, top, axis=1)
+    tail = np.log1p(-np.exp(kept.astype(np.float64)).sum(axis=1)).astype(np.float32)
+    logits = np.random.default_rng(1).normal(size=(len(full), 3))
+    interests = (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))).astype(np.float32)
+    rows = table.prior_row.to_numpy()
+    table["log_probs"], table[TOP_INDEX] = list(kept[rows]), list(top[rows].astype(np.int64))
+    table[TAIL_LOG_MASS], table[INTEREST_LOG_PROBS] = tail[rows], list(interests[rows])
+    best = np.argsort(-interests, axis=1)[:, :2]
+    table[INTEREST_TOP_INDEX] = list(best[rows])
+    table[INTEREST_TOP_LOG_PROBS] = list(np.take_along_axis(interests, best, axis=1)[rows])
+    named = {"version": "i1", "advertisers": [{"advertiser_id": c, "name": c} for c in ("Tea", "Soap", "Bread")]}
+    arrays = {MATRIX_FILE: kept, TOP_INDEX_FILE: top, TAIL_FILE: tail, INTEREST_MATRIX_FILE: interests}
+    return {**files, **arrays, TABLE_FILE: table, INTERESTS_FILE: named}
+
+
 def materialize(repo: Path, until: datetime, views: list[str] | None = None) -> None:
     from feast import FeatureStore
 
@@ -109,13 +137,14 @@ def materialize(repo: Path, until: datetime, views: list[str] | None = None) -> 
         FeatureStore(repo_path=str(repo)).materialize(START, until, feature_views=views)
 
 
-def build_project(root: Path, users: int = 40) -> Project:
+def build_project(root: Path, users: int = 40, *, top_k: bool = False) -> Project:
     """Everything offline, and the sqlite online store as of `SNAPSHOT`."""
     project = Project(root)
     write_tiny(project.tables, users=users)
     copy_repo(project.repo)
     publish_features(project.tables, project.repo)
-    publish(project.repo, prior_view(LLM), knowing_priors(project.tables))
+    priors = knowing_priors(project.tables)
+    publish(project.repo, prior_view(LLM), with_top_k_and_interests(priors) if top_k else priors)
     apply(project.repo)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -11,15 +11,18 @@ import pytest
 
 from advprior.cli import main
 from advprior.evaluation import controls
-from advprior.evaluation.ladder import evaluate
-from advprior.evaluation.protocol import METRICS, SEGMENTS, first_labels
+from advprior.evaluation.ladder import TAKEN, evaluate
+from advprior.evaluation.protocol import METRICS, PROFILE_ONLY, SEGMENTS, first_labels
+from advprior.evaluation.show import frame, markdown
+from advprior.evaluation.terms import ARMS, als_factors, als_installed
 from advprior.fitting import finetune
 from advprior.predictors.base import predictor_class
 from feature_repo.errors import AdvpriorError
 from feature_repo.tables import load_tables
-from tests.advprior.predictors.conftest import export
+from tests.advprior.predictors.conftest import export, llm_settings
 from tests.advprior.test_histories import histories_of
-from tests.tiny import PLAN, write_tiny
+from tests.tiny import PLAN, tiny_tables, write_tiny
+from tests.tiny_llm import write_tiny_llm
 
 WEEKS = timedelta(days=28)
 CUTOFF = PLAN.finetune_end
@@ -45,11 +48,13 @@ def result(folder: Path) -> dict:
 
 def test_every_arm_and_comparison_is_there(result: dict) -> None:
     names = [row["name"] for row in result["arms"]]
-    plain = ["popularity", "recency", "neighbours", *(["als"] if controls.als_installed() else [])]
-    runs = ["popularity (2)", "blend + popularity (2)", "neighbours (2)", "blend + neighbours (2)"]
-    assert names == [*plain, "blend", *runs]
+    plain = ["popularity", "drift", "recency", "neighbours", *(["als"] if als_installed() else []), "logit"]
+    runs = ["popularity (2)", "neighbours (2)"]
+    assert names == [*plain, *runs, "blend"]
+    (weights,) = result["about"]["blend_weights"]["blend"]
+    assert list(weights) == [*plain, *runs]  # whoever has no LLM is in the blend of all controls
     for row in result["arms"]:
-        assert set(row) == {"name", "uses_llm", "users", *METRICS}
+        assert set(row) == {"name", "uses_llm", "users", "seeds", *METRICS}
         assert row["uses_llm"] is False
         assert 0 <= row["recall@1"] <= row["recall@5"] <= row["recall@20"] <= 1
         assert row["recall@1"] <= row["mrr"] <= 1
@@ -57,7 +62,7 @@ def test_every_arm_and_comparison_is_there(result: dict) -> None:
         assert set(row) == {"arm", "baseline", "metric", "segment", "difference", "relative", "low", "high"}
     kinds = {(row["metric"], row["segment"]) for row in result["comparisons"]}
     assert kinds == {(metric, segment) for metric in METRICS for segment in SEGMENTS}
-    assert ("als" in result["about"]["left_out"]) != controls.als_installed()
+    assert ("als" in result["about"]["left_out"]) != als_installed()
 
 
 def test_differences_are_those_of_the_arms(result: dict) -> None:
@@ -129,7 +134,7 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
         assert left.value.code == 0
         printed = capsys.readouterr()
         assert expected in printed.out
-        assert "blend + popularity (2) - blend" in printed.out
+        assert "popularity (2) - blend" in printed.out
         assert printed.err == ""  # no bar without a terminal
     written = json.loads(out.read_text())
     assert {"inputs", "versions", "seconds", "config", "key"} <= set(written["about"])
@@ -153,13 +158,19 @@ def test_wrong_options_exit_with_two(folder: Path, capsys: pytest.CaptureFixture
         assert value in capsys.readouterr().err
 
 
+def test_no_run_can_take_the_name_of_a_control() -> None:
+    assert set(TAKEN) == {"popularity", *ARMS, controls.BLEND, controls.BEST}
+
+
 def test_als_finds_the_other_half_of_a_taste() -> None:
     """Two camps of advertisers: who bought one of a camp is given the others of it."""
     pytest.importorskip("implicit")
     rng = np.random.default_rng(0)
     rows = [[(t, int(3 * (u % 2) + a)) for t, a in enumerate(rng.choice(3, 2, replace=False))] for u in range(60)]
-    term = controls.als_term(histories_of([*rows, [(0, 0)]]), np.asarray([60]), 6, 0)[0]
-    assert term[1:3].min() > term[3:].max()
+    users, advertisers = als_factors(histories_of([*rows, [(0, 0)], []]), 6, 0)
+    scores = users @ advertisers.T
+    assert scores[60, 1:3].min() > scores[60, 3:].max()
+    assert (scores[61] == 0).all()
 
 
 def test_a_blend_leans_on_the_arm_that_knows() -> None:
@@ -170,3 +181,122 @@ def test_a_blend_leans_on_the_arm_that_knows() -> None:
     noise = rng.permutation(good)
     weights = controls.fit_blend({"good": good, "noise": noise}, labels)
     assert weights["good"] > 5 * abs(weights["noise"])
+
+
+@pytest.fixture(scope="module")
+def llms(folder: Path) -> list[Path]:
+    """The same tiny LLM fitted with two seeds."""
+    base = write_tiny_llm(folder / "base")
+    runs = []
+    for seed in (0, 1):
+        runs.append(folder / f"llm-seed{seed}")
+        settings = llm_settings(base, epochs=1, seed=seed)
+        finetune(folder / "tables", runs[-1], "llm", predictor_class("llm").settings(settings))
+        export(runs[-1])
+    return runs
+
+
+@pytest.fixture(scope="module")
+def seeded(folder: Path, llms: list[Path]) -> dict:
+    runs = [llms[0], folder / "neighbours", llms[1]]
+    return evaluate(runs, folder / "tables", CUTOFF, horizon=WEEKS, replicates=100, device="cpu")[0]
+
+
+def test_runs_that_differ_in_their_seed_are_one_arm(folder: Path, llms: list[Path], seeded: dict) -> None:
+    arms = {row["name"]: row for row in seeded["arms"]}
+    assert arms["llm"]["seeds"] == arms["blend + llm"]["seeds"] == 2
+    assert [run["run"] for run in seeded["about"]["runs"]["llm"]] == ["llm-seed0", "llm-seed1"]
+    apart, _ = evaluate(
+        llms, folder / "tables", CUTOFF, horizon=WEEKS, replicates=10, device="cpu", group_seeds=False
+    )  # fmt: skip
+    alone = {row["name"]: row for row in apart["arms"]}
+    for metric in METRICS:
+        values = arms["llm"]["by_seed"][metric]
+        assert values == pytest.approx([alone["llm-seed0"][metric], alone["llm-seed1"][metric]])
+        assert arms["llm"][metric] == pytest.approx(np.mean(values))
+    assert arms["llm"]["by_seed"]["nll"][0] != arms["llm"]["by_seed"]["nll"][1]
+    assert any("seeds" in line for line in markdown(seeded))
+
+
+def test_each_seed_is_weighed_by_its_own_earlier_run(folder: Path, llms: list[Path], seeded: dict) -> None:
+    """Asked about later labels, the same runs are early enough; the order of the seeds is that of the runs."""
+    assert seeded["about"]["saw_the_blend_labels"] == ["llm", "neighbours (2)"]
+    later = CUTOFF + 2 * WEEKS
+    options = {"horizon": WEEKS, "replicates": 10, "device": "cpu"}
+    found, _ = evaluate(llms, folder / "tables", later, earlier=llms, **options)
+    assert found["about"]["saw_the_blend_labels"] == []
+    mine = found["about"]["blend_weights"]["blend + llm"]
+    swapped, _ = evaluate(llms[::-1], folder / "tables", later, earlier=llms[::-1], **options)
+    assert swapped["about"]["blend_weights"]["blend + llm"] == mine[::-1]
+    crossed, _ = evaluate(llms, folder / "tables", later, earlier=llms[::-1], **options)
+    assert crossed["about"]["blend_weights"]["blend + llm"] == mine[::-1]
+    assert mine[0] != mine[1]
+
+
+def test_an_llm_is_held_against_the_best_control_and_added_to_all_of_them(seeded: dict) -> None:
+    arms = {row["name"]: row for row in seeded["arms"]}
+    assert {name for name, row in arms.items() if row["uses_llm"]} == {"llm", "blend + llm"}
+    for weights in seeded["about"]["blend_weights"]["blend + llm"]:
+        assert {"logit", "neighbours (2)", "llm"} <= set(weights)
+    (weights,) = seeded["about"]["blend_weights"]["blend"]
+    assert "llm" not in weights
+    best = seeded["about"]["best_control"]
+    judged = best["recall@5 on the earlier labels"]
+    assert judged[best["name"]] == max(judged.values())
+    assert "neighbours (2)" not in judged  # it saw those labels
+    rows = {(c["arm"], c["baseline"]): c for c in seeded["comparisons"]
+            if (c["metric"], c["segment"]) == ("recall@5", "overall")}  # fmt: skip
+    for arm in ("llm", "blend + llm"):
+        row = rows[arm, "best control"]
+        assert row["difference"] == pytest.approx(arms[arm]["recall@5"] - arms[best["name"]]["recall@5"])
+    assert ("blend + llm", "blend") in rows
+
+
+def write_newcomers(folder: Path) -> Path:
+    """The tiny tables with ten users who come before the cut-off only and ten who come after it only."""
+    write_tiny(folder)
+    events = tiny_tables()["events"]
+    users = events.user_id.str[1:].astype(int)
+    late = (users < 10) & (events.timestamp < CUTOFF)
+    later = (users >= 10) & (users < 20) & (events.timestamp < CUTOFF - WEEKS)
+    events[~late & ~later].to_parquet(folder / "events.parquet")
+    return folder
+
+
+def test_users_known_by_their_profile_alone_are_a_row_apart(folder: Path, llms: list[Path], tmp_path: Path) -> None:
+    tables = write_newcomers(tmp_path / "tables")
+    options = {"horizon": WEEKS, "replicates": 20, "device": "cpu"}
+    found, _ = evaluate(llms[:1], tables, CUTOFF, **options)
+    alone = [row for row in found["segments"] if row["segment"] == PROFILE_ONLY]
+    assert [row["arm"] for row in alone] == [row["name"] for row in found["arms"]]
+    assert {row["users"] for row in alone} == {10}
+    assert found["about"][PROFILE_ONLY]["fitted_users"] == 10
+    pairs = {(c["arm"], c["baseline"]) for c in found["comparisons"] if c["segment"] == PROFILE_ONLY}
+    assert {("llm-seed0", "best control"), ("blend + llm-seed0", "blend")} <= pairs
+    assert any(PROFILE_ONLY in line for line in markdown(found))
+    main, _ = evaluate(llms[:1], tables, CUTOFF, **options, profile_only=0)
+    assert main["arms"] == found["arms"]
+    assert main["comparisons"] == [c for c in found["comparisons"] if c["segment"] != PROFILE_ONLY]
+    some, _ = evaluate(llms[:1], tables, CUTOFF, **options, profile_only=4)
+    assert {row["users"] for row in some["segments"] if row["segment"] == PROFILE_ONLY} == {4}
+
+
+def test_a_result_reads_as_markdown_and_as_frames(result: dict) -> None:
+    text = markdown(result)
+    arms = [row["name"] for row in result["arms"]]
+    assert [line.split(" | ")[0] for line in text if line.startswith("| ")][1 : len(arms) + 1] == [
+        f"| {a}" for a in arms
+    ]
+    for line in text:
+        if line.startswith("|"):
+            assert line.endswith("|")
+    assert frame(result)["name"].tolist() == arms
+    assert len(frame(result, "comparisons")) == len(result["comparisons"])
+
+
+def test_a_sample_of_users_is_the_same_for_every_arm(folder: Path, result: dict) -> None:
+    runs = [folder / "popularity"]
+    small, _ = evaluate(runs, folder / "tables", CUTOFF, horizon=WEEKS, replicates=20, users=7, device="cpu")
+    assert {row["users"] for row in small["arms"]} == {7}
+    assert small["about"]["config"]["asked"] == 7
+    assert result["arms"][0]["users"] > 7

@@ -144,7 +144,7 @@ def test_a_twin_has_forgotten_its_pretraining_and_nothing_else(fitted: Fitted, t
 
 def test_old_targets_weigh_less_where_asked(fitted: Fitted) -> None:
     """Points' weights halve with age, and habit follows the recent ones."""
-    from advprior.llm.train import fit_habit, training_points
+    from advprior.llm.points import fit_habit, training_points
     from advprior.predictors.base import FitData
 
     day = counts.DAY
@@ -167,29 +167,6 @@ def test_old_targets_weigh_less_where_asked(fitted: Fitted) -> None:
     assert sum(found[30.0][1:]) < sum(found[None][1:])
 
 
-def test_an_interrupted_fit_goes_on(fitted: Fitted, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed after its first epoch, the fit ends where the uninterrupted one does."""
-    import advprior.llm.train as train
-
-    settings = predictor_class("llm").settings(llm_settings(fitted.folder / "base"))
-    save, saved = train._save_checkpoint, []
-
-    def save_and_stop(*arguments):
-        save(*arguments)
-        saved.append(1)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(train, "_save_checkpoint", save_and_stop)
-    with pytest.raises(KeyboardInterrupt):
-        finetune(fitted.tables, tmp_path / "llm", "llm", settings)
-    assert not (tmp_path / "llm").exists()
-    monkeypatch.setattr(train, "_save_checkpoint", save)
-    finetune(fitted.tables, tmp_path / "llm", "llm", settings)
-    ours, theirs = (read_manifest(run)["facts"]["curve"] for run in (tmp_path / "llm", fitted.model("llm")))
-    assert [r["epoch"] for r in ours] == [1, 2, 3]
-    assert [r["valid_nll"] for r in ours] == pytest.approx([r["valid_nll"] for r in theirs], abs=1e-5)
-
-
 def test_decayed_counts_equal_a_loop() -> None:
     day = counts.DAY
     histories = histories_of([[(0, 1), (10 * day, 1), (20 * day, 0)], [(5 * day, 2)]])
@@ -197,6 +174,22 @@ def test_decayed_counts_equal_a_loop() -> None:
     own = counts.own_points(histories, np.asarray([0, 0]), cutoff, 10.0, 3)
     np.testing.assert_allclose(own, [[0, 0.5, 0], [1, 0.75, 0]], atol=1e-6)
     np.testing.assert_allclose(counts.popularity(histories, cutoff, 10.0, 3)[0], [0, 0.5, 0.5**0.5], atol=1e-9)
+
+
+def test_popularity_in_one_pass_equals_each_cutoff_on_its_own() -> None:
+    """The formula itself, cut-off by cut-off, over two years of events and cut-offs in no order."""
+    rng = np.random.default_rng(0)
+    users = [sorted((int(t), int(a)) for t, a in zip(rng.integers(0, 730 * counts.DAY, 20), rng.integers(0, 6, 20),
+                                                     strict=True)) for _ in range(30)]  # fmt: skip
+    histories = histories_of(users)
+    cutoffs = rng.permutation(np.concatenate([histories.time[::3], histories.time[::7] + 1, [0, 800 * counts.DAY]]))
+    for half_life in (14.0, 365.0):
+        expected = np.zeros((len(cutoffs), 7))
+        for row, cutoff in enumerate(cutoffs):
+            before = histories.time < cutoff
+            weight = 0.5 ** ((cutoff - histories.time[before]) / (half_life * counts.DAY))
+            np.add.at(expected[row], histories.advertiser[before], weight)
+        np.testing.assert_allclose(counts.popularity(histories, cutoffs, half_life, 7), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_fitted_weights_find_the_truth() -> None:
@@ -244,3 +237,10 @@ def test_too_little_history_is_said(tmp_path) -> None:
             finetune(tables, tmp_path / kind, kind, predictor_class(kind).settings({}))
         assert caught.value.code == "PRI006"
         assert list(tmp_path.glob(f"*{kind}*")) == []
+
+
+def test_the_template_says_the_defaults() -> None:
+    from importlib.resources import files
+
+    template = files("advprior").joinpath("templates/llm.yaml")
+    assert read_settings("llm", template) == predictor_class("llm").settings({})

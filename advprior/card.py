@@ -1,0 +1,195 @@
+"""The model card of a fitted predictor: what it is, how good it is, where it ends, and code that runs.
+
+Every figure comes from the run's own manifests and, when given, from an evaluation of this very run: a card is never
+written by hand, so that it cannot say more than was measured.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from advprior.evaluation.show import comparison_table, ladder_table, notes, segment_table
+from feature_repo.errors import AdvpriorError
+from feature_repo.runs import manifest_digest, read_manifest
+
+#: Licences of base models that are known to us; others are named by their own cards.
+LICENCES = {"HuggingFaceTB/SmolLM2": "apache-2.0"}
+MARK = "library_name: advprior"
+METRICS = ("recall@1", "recall@5", "recall@20", "mrr", "nll")
+
+SNIPPET = """\
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+
+from advprior.histories import build_histories, micros
+from advprior.predictors.base import load_predictor
+from feature_repo.tables import load_tables
+
+RUN, TABLES = Path({run}), Path("tables")  # this model, and canonical tables (advprior data)
+
+predictor = load_predictor(RUN)
+tables = load_tables(TABLES, "users", "advertisers", "events")
+histories = build_histories(tables["users"], tables["events"], predictor.catalog)
+snapshot = micros(datetime.fromisoformat({cutoff}))  # only events before it are seen
+
+priors = predictor.scorer(RUN / "onnx", device="cpu").score(histories, np.array([0]), np.array([snapshot]))
+print("user", histories.users[0])
+for advertiser in np.argsort(-priors[0, 0])[:5]:
+    print(f"{{np.exp(priors[0, 0, advertiser]):.3f}}", predictor.catalog.names[advertiser])"""
+
+
+def write_card(run: Path, out: Path, *, evaluation: Path | None = None) -> None:
+    """Write `card` to ``out``; a file that is no card of ours is kept.
+
+    Raises
+    ------
+    AdvpriorError
+        What `card` raises, and ``PRI047`` when ``out`` holds something else.
+    """
+    text = card(run, evaluation=evaluation)
+    if out.exists() and MARK not in _head(out):
+        raise AdvpriorError(
+            "PRI047", "the card would replace something that is no model card", where=str(out),
+            expected=f"a new file, or a card with `{MARK}`", fix="choose another --out",
+        )  # fmt: skip
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text)
+
+
+def card(run: Path, *, evaluation: Path | None = None) -> str:
+    """The model card of an exported run, in Hugging Face form.
+
+    Parameters
+    ----------
+    run : Path
+        Fitted (``advprior finetune``) and exported (``advprior export``).
+    evaluation : Path, optional
+        What ``advprior evaluate --out`` wrote, with ``run`` among its runs.
+
+    Raises
+    ------
+    AdvpriorError
+        ``RUN001`` for a run that is not fitted or not exported, ``CFG001`` for a file that is no evaluation,
+        ``PRI046`` for an evaluation of other runs.
+    """
+    import yaml
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    from advprior.predictors.base import PARITY_TOLERANCE, load_predictor
+
+    fitted = read_manifest(run, step="finetune", fix="advprior finetune --tables TABLES --out RUN")
+    export = read_manifest(run / "onnx", step="export", fix=f"advprior export {run}")
+    facts, settings = fitted["facts"], _portable(fitted["config"]["settings"])
+    predictor = load_predictor(run)
+    kind = predictor.kind
+    base = _base(facts.get("base"))
+    measured = None if evaluation is None else _measured(evaluation, run)
+    environment = Environment(
+        loader=PackageLoader("advprior", "templates"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        keep_trailing_newline=True, autoescape=False,
+    )  # fmt: skip
+
+    def as_yaml(value: Any) -> str:
+        return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True)).rstrip()
+
+    return environment.get_template("card.md.j2").render(
+        name=run.resolve().name,
+        predictor=kind,
+        summary=_first_line(type(predictor).__doc__),
+        uses_llm=bool(getattr(predictor, "uses_llm", base is not None)),
+        twin=bool(isinstance(settings, dict) and settings.get("twin")),
+        base=base,
+        licence=base and base["licence"],
+        facts={"history_start": None, **facts},
+        tables=fitted["inputs"].get("tables", ""),
+        export=export["facts"],
+        tolerance=PARITY_TOLERANCE,
+        versions=", ".join(f"{name} {version}" for name, version in fitted["versions"].items()),
+        evaluation=measured,
+        metrics=measured["metrics"] if measured else {},
+        valid=as_yaml(_portable(facts.get("valid", {}))),
+        snippet=SNIPPET.format(
+            run=json.dumps(run.name if run.is_absolute() else run.as_posix()), cutoff=json.dumps(facts["model_cutoff"])
+        ),
+        settings=as_yaml(settings),
+        reads_profile=_profile(settings, base is not None),
+    )
+
+
+def _base(origin: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What is known of the base; a path of the machine it was fitted on is cut to its last part."""
+    if origin is None:
+        return None
+    source = str(origin["source"])
+    hub = source.count("/") == 1 and not source.startswith((".", "/", "~")) and origin["kind"] not in ("folder", "gguf")
+    licence = next((licence for prefix, licence in LICENCES.items() if hub and source.startswith(prefix)), None)
+    return {
+        "revision": None, **origin, "source": source if hub else Path(source).name, "hub_id": source if hub else None,
+        "licence": licence,
+    }  # fmt: skip
+
+
+def _profile(settings: Any, reads_text: bool) -> str:
+    """In words, whether the predictor reads the profile."""
+    if not reads_text:
+        return ""
+    prompt = settings.get("prompt", {}) if isinstance(settings, dict) else {}
+    return "one line of the `profile_*` columns in the prompt" if prompt.get("profile", True) else ""
+
+
+def _measured(path: Path, run: Path) -> dict[str, Any]:
+    """What an evaluation says of this run: its arm, the ladder, differences and segments as Markdown."""
+    try:
+        result = json.loads(path.read_text())
+        about = result["about"]
+        known = {one["digest"]: name for name, members in about["runs"].items() for one in members}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AdvpriorError(
+            "CFG001", "the evaluation cannot be read", where=str(path), found=f"{type(error).__name__}: {error}",
+            expected="what advprior evaluate --out wrote", fix="advprior evaluate RUN … --out FILE.json",
+        ) from error  # fmt: skip
+    arm = known.get(manifest_digest(run))
+    if arm is None:
+        raise AdvpriorError(
+            "PRI046", "the evaluation is of other runs", where=str(path), found=", ".join(about["runs"]) or "no run",
+            expected=f"{run} as it is now", fix=f"advprior evaluate {run} --tables TABLES --cutoff T --out FILE.json",
+        )  # fmt: skip
+    (row,) = (row for row in result["arms"] if row["name"] == arm)
+    mine = {arm, f"blend + {arm}"}
+    return {
+        "arm": arm,
+        "seeds": row["seeds"],
+        "users": about["users"],
+        "cutoff": about["config"]["cutoff"],
+        "tables": about["inputs"]["tables"],
+        "metrics": {metric: round(row[metric], 6) for metric in METRICS},
+        "ladder": "\n".join(ladder_table(result)),
+        "against": "\n".join(comparison_table(result, mine)),
+        "segments": "\n".join(segment_table(result)),
+        "notes": notes(result),
+    }
+
+
+def _portable(value: Any) -> Any:
+    """The same without paths of the machine: of each its last part."""
+    if isinstance(value, dict):
+        return {key: _portable(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_portable(one) for one in value]
+    return Path(value).name if isinstance(value, str) and value.startswith(("/", "~", "./", "../")) else value
+
+
+def _first_line(doc: str | None) -> str:
+    line = (doc or "A predictor.").strip().splitlines()[0].rstrip(".") + "."
+    return line[0].upper() + line[1:]
+
+
+def _head(path: Path) -> str:
+    try:
+        return path.read_text()[:2000]
+    except (OSError, UnicodeDecodeError):
+        return ""

@@ -1,0 +1,132 @@
+"""``advprior catalog``: the list of advertisers that priors are normalised over, its versions, and new entries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from advprior.catalog import Catalog
+
+CODE_VERSION = 1
+
+
+@click.group()
+def catalog() -> None:
+    """Show, compare and extend the list of advertisers."""
+
+
+@catalog.command()
+@click.argument("path", metavar="RUN|TABLES", type=click.Path(path_type=Path))
+@click.option("--all", "everyone", is_flag=True, help="List every advertiser.")
+def show(path: Path, everyone: bool) -> None:
+    """Version and contents of the catalog of a run, of published priors, or of tables."""
+    found = read(path)
+    told = sum(bool(text) for text in found.texts)
+    click.echo(f"catalog {found.version}: {len(found)} advertisers, {told} with a text")
+    texts = found.texts or ("",) * len(found)
+    shown = len(found) if everyone else min(len(found), 5)
+    for advertiser, name, text in list(zip(found.ids, found.names, texts, strict=True))[:shown]:
+        click.echo(f"  {advertiser}  {name}{'  | ' + text[:60] if text else ''}")
+    if shown < len(found):
+        click.echo(f"  … {len(found) - shown} more (--all)")
+
+
+@catalog.command()
+@click.argument("old", type=click.Path(path_type=Path))
+@click.argument("new", type=click.Path(path_type=Path))
+def diff(old: Path, new: Path) -> None:
+    """What NEW adds, removes, renames and describes otherwise than OLD (runs or tables)."""
+    before, after = read(old), read(new)
+    click.echo(f"{before.version} -> {after.version}{': the same' if before.version == after.version else ''}")
+    for what, ids in changes(before, after).items():
+        if ids:
+            click.echo(f"  {len(ids)} {what}: {', '.join(ids[:8])}{', …' if len(ids) > 8 else ''}")
+
+
+@catalog.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--tables", required=True, type=click.Path(path_type=Path), help="Tables with the new advertisers.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder to write.")
+@click.option("--force", is_flag=True, help="Extend again even when nothing changed.")
+def extend(run: Path, tables: Path, out: Path, force: bool) -> None:
+    """Give a fitted RUN the new advertisers of TABLES, from their names and texts, without retraining."""
+    from feature_repo.contract import CATALOG_FILE
+    from feature_repo.errors import AdvpriorError
+    from feature_repo.runs import is_current, manifest_digest, new_run, read_manifest, run_key
+
+    manifest = read_manifest(run, step="finetune", fix="advprior finetune --tables TABLES --out RUN")
+    kind, settings = manifest["facts"]["predictor"], manifest["config"]["settings"]
+    config = {**manifest["config"], "extended_with": manifest_digest(tables)}
+    inputs = {"run": manifest_digest(run), "tables": manifest_digest(tables)}
+    key = run_key("extend", config, inputs, CODE_VERSION)
+    if not force and is_current(out, key):
+        click.echo(f"extend: unchanged, reused {out}")
+        return
+    ours, wanted = read(run), read(tables)
+    gone = changes(ours, wanted)
+    if gone["removed"] or gone["renamed"] or not gone["added"]:
+        raise AdvpriorError(
+            "PRI065", "these tables do not extend the run's catalog", where=f"{tables} against {run / CATALOG_FILE}",
+            found=f"{len(gone['added'])} added, {len(gone['removed'])} removed, {len(gone['renamed'])} renamed",
+            expected="every advertiser of the run under its name, and new ones beside them",
+            fix=f"advprior catalog diff {run} {tables}",
+        )  # fmt: skip
+    if kind not in ("llm", "text"):
+        raise AdvpriorError(
+            "PRI066", f"predictor {kind} cannot be extended", where=str(run), expected="llm or text",
+            fix=f"advprior finetune --predictor {kind} --tables {tables}, which is quick",
+        )  # fmt: skip
+
+    from advprior.llm import extend as work
+
+    with new_run(out, "finetune", config=config, inputs=inputs, key=key) as made:
+        if kind == "llm":
+            facts: dict[str, Any] = work.extend_llm(run, wanted, settings, made.path)
+        else:
+            facts = work.extend_text(run, wanted, made.path)
+        made.facts.update(manifest["facts"])
+        made.facts.update(facts, catalog_version=wanted.version, advertisers=len(wanted), extended_from=ours.version)
+    click.echo(f"extend {kind}: {len(facts['new_advertisers'])} new advertisers, catalog {wanted.version} -> {out}")
+    click.echo(f"  next: advprior export {out}")
+
+
+def read(path: Path) -> Catalog:
+    """The catalog of a run or of published priors (``catalog.json``), or of tables (``advertisers.parquet``).
+
+    Raises
+    ------
+    AdvpriorError
+        ``PRI067`` when the folder holds neither.
+    """
+    from advprior.catalog import Catalog
+    from feature_repo.contract import ADVERTISERS, CATALOG_FILE
+    from feature_repo.errors import AdvpriorError
+    from feature_repo.tables import read_parquet
+
+    if (path / CATALOG_FILE).is_file():
+        return Catalog.load(path / CATALOG_FILE)
+    table = path / f"{ADVERTISERS}.parquet"
+    if table.is_file():
+        return Catalog.from_table(read_parquet(table))
+    raise AdvpriorError(
+        "PRI067", "no catalog here", where=str(path), found=f"neither {CATALOG_FILE} nor {ADVERTISERS}.parquet",
+        expected="a finetune run, published priors, or tables",
+    )  # fmt: skip
+
+
+def changes(before: Catalog, after: Catalog) -> dict[str, list[str]]:
+    """Ids that were added, removed, renamed, or whose text differs; sorted."""
+    old = dict(zip(before.ids, before.names, strict=True))
+    new = dict(zip(after.ids, after.names, strict=True))
+    both = set(old) & set(new)
+    old_text = dict(zip(before.ids, before.texts, strict=False))
+    new_text = dict(zip(after.ids, after.texts, strict=False))
+    return {
+        "added": sorted(set(new) - set(old)),
+        "removed": sorted(set(old) - set(new)),
+        "renamed": sorted(a for a in both if old[a] != new[a]),
+        "described otherwise": sorted(a for a in both if old_text.get(a, "") != new_text.get(a, "")),
+    }

@@ -1,0 +1,77 @@
+"""``advprior cold``: how well runs rank advertisers that they were fitted without."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import click
+
+from advprior.cli.evaluate import Moment, Span
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
+@click.option("--tables", required=True, type=click.Path(path_type=Path), help="Canonical tables (advprior data).")
+@click.option("--cutoff", required=True, type=Moment(), help="History lies before, labels from here on: 2022-01-01.")
+@click.option("--horizon", type=Span(), default="365d", show_default=True, help="How far labels are looked for.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.json", help="Where to write.")
+@click.option("--replicates", type=click.IntRange(10), default=1000, show_default=True, help="Of the bootstrap.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the bootstrap.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--threads", type=click.IntRange(1), help="Threads of ONNX Runtime; default: real cores.")
+def cold(
+    runs: tuple[Path, ...], tables: Path, cutoff: datetime, horizon: timedelta, out: Path | None, replicates: int,
+    seed: int, device: str, threads: int | None,
+) -> None:  # fmt: skip
+    """Who ranks advertisers best that nobody has bought from yet?
+
+    RUNs are exported fits with the same advertisers withheld (`advprior finetune --withhold 0.2 --seed S`). Their
+    events are hidden from every arm, their users' later labels are kept; all advertisers of TABLES are ranked.
+    """
+    from advprior.evaluation.cold import evaluate_cold
+    from feature_repo.runs import write_json
+
+    result = evaluate_cold(
+        runs, tables, cutoff, horizon=horizon, replicates=replicates, seed=seed, device=device, threads=threads
+    )
+    for line in lines(result):
+        click.echo(line)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_json(out, result)
+        click.echo(f"cold: -> {out}")
+
+
+def lines(result: dict[str, Any]) -> list[str]:
+    """Recall by segment and the differences on withheld advertisers, as text."""
+    about = result["about"]
+    by = {(r["arm"], r["segment"]): r for r in result["segments"]}
+    width = max(len(row["name"]) for row in result["arms"])
+    found = [
+        f"{len(about['withheld'])} of {about['advertisers']} advertisers withheld; {about['withheld_labels']} of "
+        f"{about['labels']} labels from {about['cutoff']} are theirs, {about['users']} users",
+        f"{'arm':<{width}}  withheld: r@5    r@20    nll | name only: r@5 | others: r@5 | all: r@5     nll",
+    ]
+
+    def number(arm: str, segment: str, metric: str, digits: int = 4) -> str:
+        value = by[arm, segment][metric]
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    for row in result["arms"]:
+        arm = row["name"]
+        found.append(
+            f"{arm:<{width}}  {number(arm, 'withheld', 'recall@5'):>13}  {number(arm, 'withheld', 'recall@20'):>6} "
+            f"{number(arm, 'withheld', 'nll', 3):>6} | {number(arm, 'withheld, name only', 'recall@5'):>14} | "
+            f"{number(arm, 'others', 'recall@5'):>11} | {number(arm, 'overall', 'recall@5'):>8} "
+            f"{number(arm, 'overall', 'nll', 3):>7}"
+        )
+    found.append("recall@5 of withheld advertisers, arm - baseline [95 %]")
+    for c in result["comparisons"]:
+        if c["metric"] == "recall@5" and c["segment"] == "withheld":
+            times = "" if c["relative"] is None else f"  ({c['relative'] + 1:.2f}×)"
+            found.append(
+                f"  {c['arm']} - {c['baseline']}: {c['difference']:+.4f} [{c['low']:+.4f}, {c['high']:+.4f}]{times}"
+            )
+    return found + [f"left out: {arm} ({why})" for arm, why in about["left_out"].items()]

@@ -1,0 +1,111 @@
+"""From log-probs to the tables of a ladder: every metric of every arm by segment, and paired differences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from advprior.evaluation.intervals import Array, interval, resample, seed_shares
+from advprior.evaluation.protocol import METRICS, Labels, marks
+from advprior.predictors.base import Float
+
+Segments = Mapping[str, npt.NDArray[np.bool_]]
+
+
+def mean_marks(members: Sequence[Float], labels: Labels) -> dict[str, float]:
+    """Each metric, mean over users and seeds."""
+    found = [marks(log_probs, labels) for log_probs in members]
+    return {m: float(np.mean([(f[m] * labels.credit).sum() / len(labels) for f in found])) for m in METRICS}
+
+
+def compare(
+    arms: Mapping[str, Sequence[Float]],
+    labels: Labels,
+    inside: Segments,
+    pairs: Iterable[tuple[str, str, str]],
+    *,
+    replicates: int,
+    seed: int,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of arms by segment, and of (arm, baseline) differences with their intervals.
+
+    Parameters
+    ----------
+    arms : mapping of str to sequence of float32 [P, N]
+        Log-probs of each of an arm's seeds.
+    labels : Labels
+    inside : mapping of str to bool [L]
+        Which labels count in each segment.
+    pairs : iterable of (arm, baseline, name)
+        ``name`` is what the baseline is called in the row.
+    replicates, seed : int
+        Of the bootstrap. Users are drawn again with replacement, the same ones for all arms, and so are the seeds of
+        every arm of several: the interval is that of another draw of both.
+    """
+    row, credit, users = labels.row, labels.credit, len(labels)
+    weight: Array = np.stack([np.bincount(row, credit * kept, minlength=users) for kept in inside.values()], axis=1)
+    total = np.tile(weight.sum(0), len(METRICS))
+    drawn_weight = np.tile(resample([weight], replicates=replicates, seed=seed)[0], len(METRICS))
+    people = (weight > 0).sum(0)
+    means: dict[str, Array] = {}
+    by_seed: dict[str, Array] = {}
+    drawn: dict[str, Array] = {}
+    for name, members in arms.items():
+        # sums per user [U, metrics · segments]: enough for means and for every interval
+        sums = [_sums(log_probs, labels, inside) for log_probs in members]
+        again = resample(sums, replicates=replicates, seed=seed)
+        shares = seed_shares(len(members), replicates=replicates, seed=seed)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            by_seed[name] = np.stack([s.sum(0) / total for s in sums])
+            drawn[name] = sum(share[:, None] * a for share, a in zip(shares.T, again, strict=True)) / drawn_weight
+        means[name] = by_seed[name].mean(0)
+    rows = []
+    for name in arms:
+        for j, segment in enumerate(inside):
+            at = {m: i * len(inside) + j for i, m in enumerate(METRICS)}
+            one: dict[str, Any] = {"arm": name, "segment": segment, "users": int(people[j])}
+            one |= {m: _number(means[name][k]) for m, k in at.items()}
+            one["seeds"] = len(arms[name])
+            if len(arms[name]) > 1:
+                one["by_seed"] = {m: [_number(v) for v in by_seed[name][:, k]] for m, k in at.items()}
+            rows.append(one)
+    comparisons = []
+    for arm, baseline, called in pairs:
+        low, high = interval(drawn[arm] - drawn[baseline])
+        for i, metric in enumerate(METRICS):
+            for j, segment in enumerate(inside):
+                k = i * len(inside) + j
+                base, difference = means[baseline][k], means[arm][k] - means[baseline][k]
+                comparisons.append({
+                    "arm": arm, "baseline": called, "metric": metric, "segment": segment,
+                    "difference": _number(difference), "relative": _number(difference / base) if base else None,
+                    "low": _number(low[k]), "high": _number(high[k]),
+                })  # fmt: skip
+    return rows, comparisons
+
+
+def overall(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The table of arms: the rows of the segment ``overall``, under ``name``."""
+    return [
+        {"name": row["arm"], **{k: v for k, v in row.items() if k not in ("arm", "segment")}}
+        for row in rows
+        if row["segment"] == "overall"
+    ]
+
+
+def _sums(log_probs: Float, labels: Labels, inside: Segments) -> Array:
+    found = marks(log_probs, labels)
+    columns = [
+        np.bincount(labels.row, found[m] * labels.credit * kept, minlength=len(labels))
+        for m in METRICS
+        for kept in inside.values()
+    ]
+    return np.stack(columns, axis=1)
+
+
+def _number(value: Any) -> float | None:
+    """A JSON number; nothing where a segment is empty."""
+    return float(value) if value == value else None

@@ -1,0 +1,77 @@
+"""Runs that differ in nothing but their seed are one arm: one draw of luck is no figure of a method."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from feature_repo.runs import digest, read_manifest
+
+SEED = "seed"
+
+
+@dataclass(frozen=True)
+class Group:
+    """One arm: a name and the positions of its runs in the order they were given."""
+
+    name: str
+    members: tuple[int, ...]
+
+
+def group_runs(runs: Sequence[Path], taken: Sequence[str], *, together: bool = True) -> list[Group]:
+    """Arms of ``runs``, named apart from each other and from ``taken``.
+
+    Runs belong together when their fits had the same step, inputs and settings but for settings named ``seed``, which
+    must differ: the same fit twice is no second draw. With ``together`` false every run is its own arm.
+    """
+    keys: dict[str, list[int]] = {}
+    seen: set[tuple[str, str]] = set()
+    for position, run in enumerate(runs):
+        manifest = read_manifest(run, step="finetune")
+        key = digest([_without_seed(manifest["config"]), manifest["inputs"]])
+        if not together or (key, digest(manifest["config"])) in seen:
+            key = f"{key} {position}"
+        seen.add((key, digest(manifest["config"])))
+        keys.setdefault(key, []).append(position)
+    names = unique_names([common_name([runs[i].resolve().name for i in members]) for members in keys.values()], taken)
+    return [Group(name, tuple(members)) for name, members in zip(names, keys.values(), strict=True)]
+
+
+def common_name(names: Sequence[str]) -> str:
+    """What the folder names of one arm share, without the count that tells them apart.
+
+    >>> common_name(["llm-seed0", "llm-seed1"]), common_name(["llm_0", "llm_1"]), common_name(["llm7"])
+    ('llm', 'llm', 'llm7')
+    """
+    if len(names) == 1:
+        return names[0]
+    shared = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    prefix = "".join(letters[0] for letters in shared)
+    return re.sub(r"[-_. ]*(seed|s)?[-_. ]*\d*$", "", prefix) or names[0]
+
+
+def unique_names(names: Sequence[str], taken: Sequence[str]) -> list[str]:
+    """``names`` told apart from each other and from ``taken``.
+
+    >>> unique_names(["llm", "llm", "popularity"], ["popularity"])
+    ['llm', 'llm (2)', 'popularity (2)']
+    """
+    used, found = set(taken), []
+    for base in names:
+        name, number = base, 1
+        while name in used:
+            number += 1
+            name = f"{base} ({number})"
+        used.add(name)
+        found.append(name)
+    return found
+
+
+def _without_seed(config: Any) -> Any:
+    if isinstance(config, dict):
+        return {key: _without_seed(value) for key, value in config.items() if key != SEED}
+    return [_without_seed(value) for value in config] if isinstance(config, list) else config

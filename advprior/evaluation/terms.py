@@ -1,0 +1,256 @@
+"""What can be said by hand of a user and an advertiser: the terms that the controls weigh.
+
+Each term is a matrix [P, N] of P users and all advertisers, from events before a cut-off alone. They are meant to leave
+no cheap signal out, so that a network that beats their logit has found something that counts and co-occurrence do not
+say: drift at several half-lives, habit, sequence, co-purchase, factors, profile, category and price.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from importlib.util import find_spec
+
+import numpy as np
+import numpy.typing as npt
+
+from advprior.histories import Histories, Int
+from advprior.predictors import counts
+from advprior.predictors.base import Float, log_softmax
+from advprior.predictors.habit import SMOOTHING
+from advprior.predictors.neighbours import neighbour_term, similarity
+from feature_repo.contract import NEIGHBOURS
+
+Array = npt.NDArray[np.float64]
+RECENCY, ALS, DRIFT, LOGIT = "recency", "als", "drift", "logit"
+YEAR = 365.0
+POPULAR = (30.0, 90.0, 365.0)  # half-lives of everyone's purchases, days
+OWN = (30.0, 180.0, 730.0)  # half-lives of the user's own
+MIXED = (30.0, 90.0, 365.0, 4 * YEAR)  # likewise, mixed with popularity into one distribution
+EVER = 1e6  # a half-life that forgets nothing
+BACK_OFF = 1.0  # purchases that popularity counts for beside a user's own
+PROFILE_PRIOR = 100.0  # purchases that a profile value's advertisers are smoothed by
+SEQUENCE_PRIOR = 20.0  # purchases that what follows an advertiser is smoothed by
+ALS_FLOOR = 0.02  # of a factor score, so that its log stays finite
+SHARE_FLOOR = 0.02  # of a share of categories
+
+POPULAR_TERMS = tuple(f"popularity {h:.0f} d" for h in POPULAR)
+RETURNING_TERMS = tuple(f"returning {h:.0f} d" for h in POPULAR[1:])
+OWN_TERMS = (*(f"own {h:.0f} d" for h in OWN), "own", "bought before", "last")
+MIXED_TERMS = tuple(f"mixed {h:.0f} d" for h in MIXED)
+NEAR_TERMS = tuple(f"near {h:.0f} d" for h in OWN[1:])
+#: What each control weighs: every one has the drift, and from `recency` on the habit. `logit` has all there is.
+ARMS: dict[str, tuple[str, ...]] = {
+    DRIFT: (*POPULAR_TERMS, *RETURNING_TERMS),
+    RECENCY: (*POPULAR_TERMS, *MIXED_TERMS),
+    NEIGHBOURS: (*POPULAR_TERMS, *MIXED_TERMS, *NEAR_TERMS),
+    ALS: (*POPULAR_TERMS, *MIXED_TERMS, ALS),
+    LOGIT: (*POPULAR_TERMS, *RETURNING_TERMS, *OWN_TERMS, *NEAR_TERMS, "sequence", ALS, "profile", "category", "price"),
+}
+
+
+def als_installed() -> bool:
+    """Whether the optional package `implicit` is there."""
+    return find_spec("implicit") is not None
+
+
+class Terms:
+    """Aggregates of everyone's events before a cut-off, ready to say their terms for any users.
+
+    Parameters
+    ----------
+    past : Histories
+        Events before ``cutoff`` only.
+    cutoff : int
+        Microseconds.
+    size : int
+        N.
+    seed : int
+        Of ALS.
+    """
+
+    def __init__(self, past: Histories, cutoff: int, size: int, seed: int) -> None:
+        self._past, self._cutoff, self._size, self._seed = past, cutoff, size, seed
+
+    def popularity(self, users: Int) -> Float:
+        """Log-shares of the last 365 days [P, N]: the plain arm that the protocol names."""
+        return self._wide(popularity(self._past, self._cutoff, self._size), users)
+
+    def __call__(self, users: Int) -> dict[str, Float]:
+        """Every term [P, N] that the data and the installed packages allow, by name."""
+        past, size = self._past, self._size
+        found = {name: self._wide(row, users) for name, row in self._drift.items()}
+        own = {h: self._own(users, h) for h in {*OWN, *MIXED, EVER}}
+        found |= {name: np.log1p(own[h]) for name, h in zip(OWN_TERMS, (*OWN, EVER), strict=False)}
+        found["bought before"] = (own[EVER] > 0).astype(np.float32)
+        found["last"] = last_advertisers(past, users, size)
+        share = np.exp(self._drift[POPULAR_TERMS[1]])
+        for name, h in zip(MIXED_TERMS, MIXED, strict=True):
+            mixed = own[h] + BACK_OFF * share
+            found[name] = np.log(mixed / mixed.sum(1, keepdims=True))
+        found |= {name: neighbour_term(own[h], self._similarity) for name, h in zip(NEAR_TERMS, OWN[1:], strict=True)}
+        found["sequence"] = (found["last"] @ self._sequence).astype(np.float32)
+        if als_installed():
+            scores = self._factors[0][users] @ self._factors[1].T
+            found[ALS] = np.log(np.clip(scores, 0.0, None) + ALS_FLOOR)
+        if past.profile_levels:
+            found["profile"] = profile_term(past, users, size)
+        if past.categories:
+            found["category"] = category_term(past, users, size)
+        if len(past.value):
+            found["price"] = price_term(past, users, size)
+        return found
+
+    def _own(self, users: Int, half_life: float) -> Float:
+        return counts.own_points(self._past, users, np.full(len(users), self._cutoff, np.int64), half_life, self._size)
+
+    def _wide(self, row: Float, users: Int) -> Float:
+        wide: Float = np.broadcast_to(row, (len(users), self._size))
+        return wide
+
+    @cached_property
+    def _drift(self) -> dict[str, Float]:
+        """Log-popularity at each half-life, of all purchases and of those that were not their user's first."""
+        past, size = self._past, self._size
+        began = np.full(len(past), np.iinfo(np.int64).max)
+        some = np.diff(past.offsets) > 0
+        began[some] = past.time[past.offsets[:-1][some]]
+        back = past.time > began[past.user_of_row]
+        age = (self._cutoff - past.time) / counts.DAY
+        found = {}
+        for names, half_lives, kept in (
+            (POPULAR_TERMS, POPULAR, np.ones_like(back)), (RETURNING_TERMS, POPULAR[1:], back),
+        ):  # fmt: skip
+            for name, h in zip(names, half_lives, strict=True):
+                weight = np.bincount(past.advertiser[kept], weights=0.5 ** (age[kept] / h), minlength=size)
+                found[name] = log_softmax(np.log(weight + SMOOTHING))
+        return found
+
+    @cached_property
+    def _similarity(self) -> Float:
+        return similarity(self._past, self._size)
+
+    @cached_property
+    def _sequence(self) -> Array:
+        return sequence_odds(self._past, self._size)
+
+    @cached_property
+    def _factors(self) -> tuple[Float, Float]:
+        return als_factors(self._past, self._size, self._seed)
+
+
+def popularity(past: Histories, cutoff: int, size: int) -> Float:
+    """Log-shares of the last 365 days [size]."""
+    recent = past.time >= cutoff - int(YEAR * counts.DAY)
+    events = np.bincount(past.advertiser[recent], minlength=size)
+    return log_softmax(np.log(events + SMOOTHING))
+
+
+def last_advertisers(past: Histories, users: Int, size: int) -> Float:
+    """Shares of the advertisers of each user's last occasion [P, N]; zero without one."""
+    point, row = _rows(past, users)
+    last = np.full(len(users), np.iinfo(np.int64).min)
+    np.maximum.at(last, point, past.time[row])
+    kept = past.time[row] == last[point]
+    out = np.zeros((len(users), size), np.float32)
+    out[point[kept], past.advertiser[row[kept]]] = 1.0
+    shares: Float = out / np.maximum(out.sum(1, keepdims=True), 1.0)
+    return shares
+
+
+def sequence_odds(past: Histories, size: int) -> Array:
+    """Log-odds [N, N] of the second advertiser in the occasion after one with the first, against after any, smoothed.
+
+    >>> h = Histories(("u",), ("",), np.array([0, 3]), np.array([1, 2, 3]), np.array([0, 1, 0]))
+    >>> sequence_odds(h, 2).round(2).tolist()
+    [[-0.05, 0.05], [0.05, -0.05]]
+    """
+    user, time = past.user_of_row, past.time
+    if not len(time):
+        return np.zeros((size, size))
+    new = np.concatenate([[True], (np.diff(user) != 0) | (np.diff(time) != 0)])
+    begin, occasion = np.flatnonzero(new), np.cumsum(new) - 1
+    length = np.diff(np.append(begin, len(time)))
+    follows = np.append(user[begin[1:]] == user[begin[:-1]], False)
+    # each row with each row of its user's next occasion
+    source = np.flatnonzero(follows[occasion])
+    target = occasion[source] + 1
+    reach = length[target]
+    left = np.repeat(source, reach)
+    right = np.arange(reach.sum()) - np.repeat(np.cumsum(reach) - reach, reach) + np.repeat(begin[target], reach)
+    cells = past.advertiser[left] * size + past.advertiser[right]
+    pairs = np.bincount(cells, minlength=size * size).reshape(size, size).astype(np.float64)
+    share = (pairs.sum(0) + SMOOTHING) / (pairs.sum() + SMOOTHING * size)
+    odds: Array = np.log((pairs + SEQUENCE_PRIOR * share) / (pairs.sum(1, keepdims=True) + SEQUENCE_PRIOR) / share)
+    return odds
+
+
+def als_factors(past: Histories, size: int, seed: int) -> tuple[Float, Float]:
+    """Factors of users and of advertisers by alternating least squares on log1p of purchases."""
+    from implicit.als import AlternatingLeastSquares
+    from scipy.sparse import csr_matrix
+    from threadpoolctl import threadpool_limits
+
+    # users without an event would be solved for again and again to no end: their factors are zero
+    active = np.flatnonzero(np.diff(past.offsets))
+    row = np.searchsorted(active, past.user_of_row)
+    bought = csr_matrix((np.ones(len(row), np.float32), (row, past.advertiser)), shape=(len(active), size))
+    bought.data = np.log1p(bought.data)
+    with threadpool_limits(1, "blas"):  # its own threads and those of BLAS would fight
+        model = AlternatingLeastSquares(
+            factors=min(32, size), regularization=0.05, alpha=5.0, iterations=15, random_state=seed, num_threads=1
+        )
+        model.fit(bought, show_progress=False)
+    users = np.zeros((len(past), model.user_factors.shape[1]), np.float32)
+    users[active] = model.user_factors
+    return users, model.item_factors
+
+
+def profile_term(past: Histories, users: Int, size: int) -> Float:
+    """Summed log-odds of an advertiser among those who told the same of themselves (naive Bayes), smoothed."""
+    total = np.bincount(past.advertiser, minlength=size) + SMOOTHING
+    share = total / total.sum()
+    out = np.zeros((len(users), size))
+    for f, levels in enumerate(past.profile_levels):
+        code = past.profile_codes[past.user_of_row, f]
+        told = code >= 0
+        cells = code[told].astype(np.int64) * size + past.advertiser[told]
+        bought = np.bincount(cells, minlength=len(levels) * size).reshape(-1, size)
+        odds = np.log((bought + PROFILE_PRIOR * share) / (bought.sum(1, keepdims=True) + PROFILE_PRIOR) / share)
+        out += np.concatenate([odds, np.zeros((1, size))])[past.profile_codes[users, f]]  # the last: not told
+    return out.astype(np.float32)
+
+
+def category_term(past: Histories, users: Int, size: int) -> Float:
+    """Log of the share of an advertiser's purchases that lies in the user's categories."""
+    kinds = len(past.categories)
+    told = past.category >= 0
+    sold = np.bincount(past.advertiser[told] * kinds + past.category[told], minlength=size * kinds)
+    point, row = _rows(past, users)
+    kept = past.category[row] >= 0
+    mine = np.bincount(point[kept] * kinds + past.category[row[kept]], minlength=len(users) * kinds)
+    term: Float = np.log(_shares(mine, kinds) @ _shares(sold, kinds).T + SHARE_FLOOR).astype(np.float32)
+    return term
+
+
+def price_term(past: Histories, users: Int, size: int) -> Float:
+    """Minus the distance of an advertiser's mean log-value to the user's; zero for who bought nothing."""
+    value = np.log1p(np.clip(np.nan_to_num(past.value.astype(np.float64)), 0.0, None))
+    bought = np.bincount(past.advertiser, minlength=size)
+    mean = value.mean() if len(value) else 0.0
+    theirs = (np.bincount(past.advertiser, weights=value, minlength=size) + mean) / (bought + 1)
+    point, row = _rows(past, users)
+    mine = np.bincount(point, minlength=len(users))
+    level = np.bincount(point, weights=value[row], minlength=len(users)) / np.maximum(mine, 1)
+    distance = np.abs(level[:, None] - theirs)
+    distance[mine == 0] = 0.0
+    return -distance.astype(np.float32)
+
+
+def _rows(past: Histories, users: Int) -> tuple[Int, Int]:
+    return counts.past_rows(past, users, np.full(len(users), np.iinfo(np.int64).max))
+
+
+def _shares(cells: npt.NDArray[np.int64], kinds: int) -> Array:
+    table = cells.reshape(-1, kinds).astype(np.float64)
+    shares: Array = table / np.maximum(table.sum(1, keepdims=True), 1.0)
+    return shares

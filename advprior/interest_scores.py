@@ -1,0 +1,129 @@
+"""Interests of every user at every snapshot, from the second output of an exported graph: no torch.
+
+They are written in the order of the advertiser priors' rows, so that one pointer serves both. The file only grows:
+after a kill the same call goes on after the last user that is whole in it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from advprior.catalog import Catalog
+from advprior.histories import Histories, Int
+from advprior.predictors.base import Float, InterestScorer
+from feature_repo.contract import INTEREST_MATRIX_FILE, INTERESTS_FILE
+from feature_repo.errors import AdvpriorError
+
+SUM_TOLERANCE = 1e-4
+_SHARD_USERS = 32
+
+
+def score_interests(scorer: InterestScorer, histories: Histories, cutoffs: Int, out: Path) -> dict[str, Any]:
+    """Write ``interest_log_probs.npy`` [users × snapshots, C] and the list of categories; facts for the manifest.
+
+    Raises
+    ------
+    AdvpriorError
+        ``PRI008`` when a row is no distribution.
+    """
+    from tqdm.auto import tqdm
+
+    size, path = len(scorer.catalog), out / INTEREST_MATRIX_FILE
+    facts = {"interests": size, "interests_version": scorer.catalog.version}
+    if path.is_file():  # only ever there whole
+        return facts
+    rows_per_user = len(cutoffs)
+    shape = (len(histories) * rows_per_user, size)
+    growing = path.with_suffix(".part")
+    header = _header(shape)
+    width = rows_per_user * size * 4  # bytes of one user
+    there = growing.stat().st_size if growing.is_file() else 0
+    first = max(there - len(header), 0) // width if width and there >= len(header) else 0
+    with growing.open("r+b" if there else "wb") as handle:
+        handle.truncate(0 if first == 0 else len(header) + first * width)
+        handle.seek(0, 2)
+        if first == 0:
+            handle.write(header)
+        for start in tqdm(range(first, len(histories), _SHARD_USERS), desc="interests", unit="shard", disable=None):
+            users = np.arange(start, min(start + _SHARD_USERS, len(histories)), dtype=np.int64)
+            log_probs = scorer.score(histories, users, cutoffs)
+            _require_distribution(log_probs, f"users {start} to {users[-1]}")
+            handle.write(np.ascontiguousarray(log_probs, np.float32).tobytes())
+            handle.flush()
+    scorer.catalog.save(out / INTERESTS_FILE)
+    growing.replace(path)
+    return facts
+
+
+def _header(shape: tuple[int, int]) -> bytes:
+    """Start of a ``.npy`` file of float32."""
+    import io
+
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
+
+
+def _require_distribution(log_probs: npt.NDArray[np.float32], where: str) -> None:
+    error = float(np.abs(np.exp(log_probs, dtype=np.float64).sum(-1) - 1).max()) if log_probs.size else 0.0
+    if not error <= SUM_TOLERANCE:  # a NaN fails too
+        raise AdvpriorError(
+            "PRI008", "a prior is no distribution over the interests", where=where,
+            found=f"sum of probabilities off by {error}", expected=f"at most {SUM_TOLERANCE}",
+            fix="advprior export RUN --force, then score again",
+        )  # fmt: skip
+
+
+class LLMInterestScorer(InterestScorer):
+    """Interests from the LLM's graph.
+
+    Parameters
+    ----------
+    encoder : PromptEncoder
+    catalog : Catalog
+        C categories.
+    size : int
+        N, the advertisers, whose offset the graph asks for and interests do not depend on.
+    onnx : Path
+    device, threads
+        See `advprior.llm.engine.open_session`.
+    token_budget : int
+    """
+
+    def __init__(
+        self, encoder: Any, catalog: Catalog, size: int, onnx: Path, device: str = "auto", threads: int | None = None,
+        token_budget: int = 1024,
+    ) -> None:  # fmt: skip
+        from advprior.llm.engine import open_session
+
+        self.catalog = catalog
+        self._encoder, self._size, self._budget = encoder, size, token_budget
+        self._engine = open_session(onnx / "model.onnx", device=device, threads=threads)
+
+    def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
+        from advprior.llm.engine import token_budget_batches
+        from advprior.predictors.llm import pad_windows
+        from advprior.prompts import occasions_before
+
+        jobs: list[tuple[int, Any, Int, Int]] = []  # row, window, positions and columns of the snapshots it answers
+        for row, user in enumerate(users):
+            prompt = self._encoder.prompt(histories, int(user))
+            seen = occasions_before(prompt, cutoffs)
+            for window in self._encoder.windows(prompt, seen):
+                columns = np.flatnonzero(np.isin(seen, window.occasions))
+                positions = window.positions[np.searchsorted(window.occasions, seen[columns])]
+                jobs.append((row, window, positions, columns))
+        out = np.empty((len(users), len(cutoffs), len(self.catalog)), np.float32)
+        for batch in token_budget_batches([len(window.ids) for _, window, _, _ in jobs], self._budget):
+            part = [jobs[b] for b in batch]
+            ids, mask, at = pad_windows([(window.ids, positions) for _, window, positions, _ in part])
+            inputs = {"input_ids": ids, "attention_mask": mask, "positions": at}
+            inputs["offset"] = np.zeros((*at.shape, self._size), np.float32)
+            found = self._engine.run_all(inputs)["interest_log_probs"]
+            for log_probs, (row, _, positions, columns) in zip(found, part, strict=True):
+                out[row, columns] = log_probs[: len(positions)]
+        return out

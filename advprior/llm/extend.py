@@ -1,0 +1,136 @@
+"""New advertisers for a fitted predictor, from their names and texts alone: rows without retraining.
+
+An LLM run gives a new advertiser the part of its head that reads names, ``K(E_name)·Q``, without the free part that
+only events could teach; its input token starts, as everyone's did, at the mean of its name's tokens. Its bias
+is the mean of the fitted ones: a bias says how much more an advertiser is bought than habit and drift tell, and of a
+new one nothing of the kind is known. A text run encodes the new names and texts and keeps its weights.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from advprior.catalog import Catalog
+from advprior.llm.base import load_base
+from advprior.llm.encode import encode_texts
+from advprior.llm.model import AdvertiserConfig, AdvertiserModel
+from advprior.predictors.base import Float
+from feature_repo.contract import CATALOG_FILE
+from feature_repo.errors import AdvpriorError
+from feature_repo.runs import MANIFEST
+
+NAME_HEAD = "name_head.npz"
+FITTED_CATALOG = "fitted_catalog.json"  # of an extended run: the catalog that standardises the names
+_WHOLE_NAME = 512  # tokens
+
+
+def save_name_head(out: Path, head: nn.Module) -> None:
+    """Keep what gives a new advertiser its row: K [rank, E], Q [rank, H], and the fitted names' encodings [N, E]."""
+    state = head.state_dict()
+    parts = {"key": "key.weight", "query": "query.weight", "names": "names"}
+    np.savez(out / NAME_HEAD, **{part: state[name].numpy() for part, name in parts.items()})
+
+
+def extend_llm(run: Path, catalog: Catalog, settings: dict[str, Any], out: Path) -> dict[str, Any]:
+    """Write the LLM run with rows for ``catalog``, which holds all of the run's advertisers, into ``out``.
+
+    Raises
+    ------
+    AdvpriorError
+        ``PRI064`` when the run cannot give rows from names: a twin, one fitted before that was kept, or another base.
+    """
+    if settings.get("twin") or not (run / NAME_HEAD).is_file():
+        raise AdvpriorError(
+            "PRI064", "this run cannot give a new advertiser a row", where=str(run),
+            found="a twin, which knows no names" if settings.get("twin") else f"no {NAME_HEAD}",
+            expected="an LLM that keeps how it reads names", fix="advprior finetune, with the new advertisers",
+        )  # fmt: skip
+    old = Catalog.load(run / CATALOG_FILE)
+    origin = run / FITTED_CATALOG if (run / FITTED_CATALOG).is_file() else run / CATALOG_FILE
+    fitted = Catalog.load(origin)
+    kept, new = _places(old, catalog)
+    with np.load(run / NAME_HEAD) as saved:
+        key, query, names = saved["key"], saved["query"], saved["names"]
+    new_names = [catalog.names[i] for i in new]
+    found, _ = encode_texts(
+        [*fitted.names, *new_names], settings["base"], layers=int(settings["layers"]), tokens=_WHOLE_NAME
+    )
+    known = torch.from_numpy(found[: len(fitted)])
+    # as `NameHead` standardised them; the same encodings must come out, or the base model is another
+    mean, spread = known.mean(0), known.std(0) + 1e-6
+    standard = ((torch.from_numpy(found) - mean) / spread / found.shape[1] ** 0.5).numpy()
+    drift = float(np.abs(standard[: len(fitted)] - names).max()) if names.shape == known.shape else np.inf
+    if not drift <= 1e-3:
+        raise AdvpriorError(
+            "PRI064", "the base model does not encode the fitted names as it did", where=settings["base"],
+            found=f"a difference of {drift:.1e}", expected="the base model of the run",
+            fix="set up the same base model again",
+        )  # fmt: skip
+    rows: Float = (standard[len(fitted) :] @ key.T @ query).astype(np.float32)
+
+    model = AdvertiserModel.from_pretrained(run / "model").eval()
+    raw = {**model.config.to_dict(), "catalog_size": len(catalog)}
+    wide = AdvertiserModel(AdvertiserConfig.from_dict(raw)).eval()
+    text = int(model.config.text_vocab_size)
+    state = dict(model.state_dict())
+    tokens = _name_embeddings(new_names, settings, state["lower.embed_tokens.weight"])
+    table, adapter = state["lower.embed_tokens.weight"], state["adapter.weight"]
+    state["lower.embed_tokens.weight"] = torch.cat([table[:text], _merge(table[text:], tokens, kept, new)])
+    untuned = torch.zeros(len(new), adapter.shape[1])
+    state["adapter.weight"] = torch.cat([adapter[:1], _merge(adapter[1:], untuned, kept, new)])
+    bias = state["head.bias"]
+    state["head.weight"] = _merge(state["head.weight"], torch.from_numpy(rows), kept, new)
+    state["head.bias"] = _merge(bias, bias.mean().expand(len(new)), kept, new)
+    wide.load_state_dict(state)
+    _copy_beside(run, out)
+    wide.save_pretrained(out / "model")
+    fitted.save(out / FITTED_CATALOG)
+    catalog.save(out / CATALOG_FILE)
+    return {"new_advertisers": [catalog.ids[i] for i in new], "names_drift": drift}
+
+
+def extend_text(run: Path, catalog: Catalog, out: Path) -> dict[str, Any]:
+    """Write the text run with encodings of ``catalog`` into ``out``; weights and space stay."""
+    from advprior.predictors.text import ENCODINGS, PARAMETERS, TextSettings, encode_catalog
+
+    settings = TextSettings(**json.loads((run / PARAMETERS).read_text())["settings"])
+    _, new = _places(Catalog.load(run / CATALOG_FILE), catalog)
+    encodings, _ = encode_catalog(catalog, settings)
+    _copy_beside(run, out)
+    np.save(out / ENCODINGS, encodings)
+    catalog.save(out / CATALOG_FILE)
+    return {"new_advertisers": [catalog.ids[i] for i in new]}
+
+
+def _places(old: Catalog, new: Catalog) -> tuple[list[int], list[int]]:
+    """Where the old advertisers stand in the new catalog, in old order, and where the new ones do."""
+    index = new.index
+    known = set(old.ids)
+    return [index[a] for a in old.ids], [i for i, a in enumerate(new.ids) if a not in known]
+
+
+def _merge(old: torch.Tensor, fresh: torch.Tensor, kept: list[int], new: list[int]) -> torch.Tensor:
+    """Old rows and fresh ones at their places in the new catalog."""
+    out = torch.empty(len(kept) + len(new), *old.shape[1:])
+    out[kept], out[new] = old, fresh
+    return out
+
+
+def _name_embeddings(names: list[str], settings: dict[str, Any], table: torch.Tensor) -> torch.Tensor:
+    """Mean input embedding of each name's tokens."""
+    encode = load_base(settings["base"], layers=1).tokenizer.backend_tokenizer.encode
+    return torch.stack([table[torch.tensor(encode(n, add_special_tokens=False).ids)].mean(0) for n in names])
+
+
+def _copy_beside(run: Path, out: Path) -> None:
+    """Everything of a run that does not depend on the catalog."""
+    for file in sorted(run.iterdir()):
+        if file.is_file() and file.name not in (MANIFEST, CATALOG_FILE):
+            shutil.copy2(file, out / file.name)

@@ -1,0 +1,174 @@
+"""The ranking stage: GRPO on ranked lists from the head, after tuning on likelihood.
+
+For each training point G lists are drawn from the current policy (`advprior.llm.lists`), rewarded by the paper's
+``R = R_match − P_adv_len − P_interest_len``, standardised within the group, and made likelier or less likely by the
+clipped ratio of list probabilities; interests have a head, lists of 5 and rewards of the same form of their own. A
+penalty on the length is the same for all lists of a group (their number is exact, short of a smaller catalog), so it
+moves the reported reward and never the policy.
+
+The stage is kept only if, on the validation points, the best 20 earn more reward, Recall@5 does not fall, and neither
+head's likelihood pays more than 1 % for it: a prior is read as a log-probability, too. Both sides are reported either
+way.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from advprior.llm.batches import Answer, TrainingBatches
+from advprior.llm.lists import ADVERTISERS, INTERESTS, length_penalty, list_log_prob, match_reward, sample_lists
+from advprior.llm.loop import Course, Stage, Update, run_stage
+from advprior.predictors.base import Float
+from advprior.predictors.llm import RankingSettings
+from advprior.targets import quality
+
+NLL_ALLOWANCE = 0.01  # share of the likelihood that a kept stage may cost
+
+
+def advantages(rewards: torch.Tensor) -> torch.Tensor:
+    """Rewards [P, G] standardised within each group; a group whose lists earn the same teaches nothing."""
+    centred = rewards - rewards.mean(1, keepdim=True)
+    spread = centred.square().mean(1, keepdim=True).sqrt()
+    return torch.where(spread > 1e-6, centred / spread.clamp(min=1e-6), torch.zeros_like(centred))
+
+
+def clipped_gain(new: torch.Tensor, old: torch.Tensor, advantage: torch.Tensor, clip: float) -> torch.Tensor:
+    """Mean over the group [P] of ``min(r·A, clip(r, 1 ± clip)·A)``, r = the ratio of list probabilities [P, G]."""
+    ratio = torch.exp((new - old).clamp(-20.0, 20.0))
+    return torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage).mean(1)
+
+
+def divergence(log_probs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """KL(policy ‖ reference) [P], exact: the policy is a softmax over the whole list."""
+    return (log_probs.exp() * (log_probs - reference)).sum(-1)
+
+
+def best_lists(log_probs: Float, length: int) -> torch.Tensor:
+    """The ``length`` likeliest of each point [P, 1, K], the list that the policy would give."""
+    given = torch.from_numpy(log_probs)
+    return given.topk(min(length, given.shape[1]), dim=-1).indices.unsqueeze(1)
+
+
+def mean_reward(log_probs: Float, truth: Float, length: int) -> float:
+    """Mean reward of the likeliest lists, length penalty included, over points with a target."""
+    some = truth.sum(1) > 0
+    if not some.any():
+        return float("nan")
+    lists = best_lists(log_probs[some], length)
+    matched = match_reward(lists, torch.from_numpy(truth[some]), length)
+    return float(matched.mean()) - length_penalty(lists.shape[-1], length)
+
+
+def judge(batches: TrainingBatches, truth: Float, interest_truth: Float) -> dict[str, float]:
+    """Validation figures of both heads: ``valid_nll``, ``valid_recall@5/20``, ``valid_reward``, ``interest_…``."""
+    log_probs, interests = batches.validate()
+    found = quality(log_probs, truth)
+    row = {f"valid_{k}": v for k, v in found.items() if k != "points"}
+    row["valid_reward"] = mean_reward(log_probs, truth, ADVERTISERS)
+    if batches.interest_head is not None:
+        of_interests = quality(interests, interest_truth)
+        row |= {f"interest_{k}": of_interests[k] for k in ("nll", "recall@5")}
+        row["interest_reward"] = mean_reward(interests, interest_truth, INTERESTS)
+        # one list of each: their length penalties add up as in the paper's R
+        row["valid_reward"] -= length_penalty(min(INTERESTS, interests.shape[1]), INTERESTS)
+    return row
+
+
+def policy_step(
+    batches: TrainingBatches, settings: RankingSettings, interest_weight: float, reference: list[Answer | None]
+) -> Any:
+    """The step of a `Stage`: draw, reward, and move the policy a few times; gives the sum of rewards and its weight."""
+
+    def step(batch: int, update: Update) -> tuple[float, float]:
+        with torch.no_grad():
+            before = batches.answer(batch, "train")
+        if before is None:
+            return 0.0, 0.0
+        sides = [("log_probs", "truth", ADVERTISERS, 1.0)]
+        if before.interests.shape[1] and interest_weight:
+            sides.append(("interests", "interest_truth", INTERESTS, interest_weight))
+        drawn, reward_sum = [], 0.0
+        for said, true, length, weight in sides:
+            old, truth = getattr(before, said), getattr(before, true)
+            lists = sample_lists(old, settings.group, length)
+            rewards = match_reward(lists, truth, length) - length_penalty(lists.shape[-1], length)
+            drawn.append((said, lists, list_log_prob(old, lists), advantages(rewards), weight))
+            if said == "log_probs":
+                reward_sum += float((before.weight * rewards.mean(1)).sum())
+            else:  # as in the paper's R: of interests their length alone
+                reward_sum -= float(before.weight.sum()) * length_penalty(lists.shape[-1], length)
+        share = before.weight / before.weight.sum()
+        base = reference[batch]
+        for _ in range(settings.inner_steps):
+            now = batches.answer(batch, "train")
+            assert now is not None
+            loss = torch.zeros(())
+            for said, lists, old, advantage, weight in drawn:
+                log_probs = getattr(now, said)
+                loss -= (
+                    weight
+                    * (share * clipped_gain(list_log_prob(log_probs, lists), old, advantage, settings.clip)).sum()
+                )
+                if settings.kl and base is not None:
+                    loss += weight * settings.kl * (share * divergence(log_probs, getattr(base, said))).sum()
+            update(loss)
+        return reward_sum, float(before.weight.sum())
+
+    return step
+
+
+def ranking_stage(
+    batches: TrainingBatches, tuned: dict[str, nn.Parameter], settings: RankingSettings, *, interest_weight: float,
+    patience: int, weight_decay: float, seed: int, checkpoint: Path,
+) -> tuple[Course, dict[str, Any]]:  # fmt: skip
+    """Run the stage on the tuned parameters and keep it only where validation gains.
+
+    Returns
+    -------
+    Course
+        The curve, and the epoch kept (0: none).
+    dict
+        ``kept``, ``criterion``, ``before`` and ``after`` (validation figures; ``after`` is the kept epoch's, or that
+        of most reward).
+    """
+    truth, interest_truth = batches.valid("truth"), batches.valid("interests")
+    batches.model.eval()  # no dropout: a ratio of probabilities must start at one
+    before = judge(batches, truth, interest_truth)
+    reference: list[Answer | None] = [None] * len(batches)
+    if settings.kl:
+        with torch.no_grad():
+            reference = [batches.answer(b, "train") for b in range(len(batches))]
+
+    def score(row: dict[str, Any]) -> float:
+        gains = row["valid_reward"] > before["valid_reward"] and row["valid_recall@5"] >= before["valid_recall@5"]
+        affordable = all(
+            row[k] <= before[k] * (1 + NLL_ALLOWANCE) for k in ("valid_nll", "interest_nll") if k in before
+        )
+        return -float(row["valid_reward"]) if gains and affordable else float("inf")
+
+    stage = Stage(
+        name="ranking stage",
+        measure="train_reward",
+        step=policy_step(batches, settings, interest_weight, reference),
+        validate=lambda: judge(batches, truth, interest_truth),
+        score=score,
+        epochs=settings.epochs,
+        patience=patience,
+        to_beat=-before["valid_reward"],
+    )
+    optimizer = torch.optim.AdamW(
+        [{"params": list(tuned.values()), "lr": settings.lr, "weight_decay": weight_decay}], betas=(0.9, 0.98)
+    )
+    course = run_stage(stage, optimizer, tuned, len(batches), seed, checkpoint)
+    chosen = course.best_epoch - 1 if course.best_epoch else int(np.argmax([r["valid_reward"] for r in course.curve]))
+    return course, {
+        "kept": course.best_epoch > 0,
+        "criterion": "reward of the best 20 rises, recall@5 does not fall, nll of neither head rises by over 1 %",
+        "before": before,
+        "after": course.curve[chosen],
+    }

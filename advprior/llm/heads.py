@@ -1,0 +1,60 @@
+"""Heads over a list of names: low rank over what the base model makes of the names, plus a free part.
+
+``W = K(E_names)·Q + F``: rows of alike names share strength, and a rare name has a row before it has an event.
+It collapses to one matrix for export.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class NameHead(nn.Module):
+    """Weights [N, H] as ``K(E)·Q + F`` over standardised name encodings E [N, E_dim]."""
+
+    def __init__(self, names: torch.Tensor, hidden: int, rank: int) -> None:
+        super().__init__()
+        standard = (
+            (names - names.mean(0)) / (names.std(0, correction=min(1, len(names) - 1)) + 1e-6) / names.shape[1] ** 0.5
+        )
+        self.register_buffer("names", standard)
+        self.key = nn.Linear(names.shape[1], rank, bias=False)
+        self.query = nn.Linear(hidden, rank, bias=False)
+        nn.init.zeros_(self.query.weight)  # logits start as the offset alone
+        self.free = nn.Parameter(torch.zeros(names.shape[0], hidden))
+        self.bias = nn.Parameter(torch.zeros(names.shape[0]))
+
+    def weight(self) -> torch.Tensor:
+        """The collapsed matrix [N, H]."""
+        matrix: torch.Tensor = self.key(self.names) @ self.query.weight + self.free
+        return matrix
+
+    def forward(self, states: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities [..., N]."""
+        return torch.log_softmax(states @ self.weight().T + self.bias + offset, dim=-1)
+
+    def write(self, linear: nn.Linear) -> None:
+        """Collapse into a linear layer."""
+        with torch.no_grad():
+            linear.weight.copy_(self.weight())
+            linear.bias.copy_(self.bias)
+
+
+def encode_names(model: Any, name_tokens: list[list[int]]) -> torch.Tensor:
+    """Mean final state of each name's tokens [N, H]: what the base model makes of the name."""
+    rows = []
+    with torch.no_grad():
+        for start in range(0, len(name_tokens), 64):
+            part = name_tokens[start : start + 64]
+            length = max(map(len, part))
+            ids = torch.zeros(len(part), length, dtype=torch.long)
+            mask = torch.zeros(len(part), length, dtype=torch.long)
+            for row, tokens in enumerate(part):
+                ids[row, : len(tokens)] = torch.tensor(tokens)
+                mask[row, : len(tokens)] = 1
+            states = model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+            rows.append((states * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True))
+    return torch.cat(rows)

@@ -1,0 +1,169 @@
+"""One loop for every stage of tuning: epochs over shuffled batches, the best one kept, resumable after each.
+
+A stage says what a step is and how validation is scored; the learning-rate schedule, early stopping, the
+checkpoint and the curve are the same for all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+Update = Callable[[torch.Tensor], None]
+WARM_UP = 0.05  # share of all steps
+FLOOR = 0.05  # of the peak learning rate, at the end
+
+
+@dataclass
+class Stage:
+    """What a stage of tuning is.
+
+    Attributes
+    ----------
+    name : str
+        For the progress bar.
+    measure : str
+        What a step returns, as named in the curve: ``train_nll``, ``train_reward``.
+    step : callable
+        ``step(batch, update) -> (sum over points, weight of points)``; calls ``update(loss)`` as often as it likes.
+    validate : callable
+        A row of figures on the validation points.
+    score : callable
+        Figure of such a row by which the best epoch is chosen: the least.
+    epochs, patience : int
+        ``patience`` epochs without a better score end the stage.
+    max_minutes : float, optional
+    to_beat : float
+        Score of the weights that the stage starts from: unless an epoch beats it, they come back.
+    """
+
+    name: str
+    measure: str
+    step: Callable[[int, Update], tuple[float, float]]
+    validate: Callable[[], dict[str, float]]
+    score: Callable[[dict[str, Any]], float]
+    epochs: int
+    patience: int
+    max_minutes: float | None = None
+    to_beat: float = float("inf")
+
+
+@dataclass
+class Course:
+    """How a stage went.
+
+    Attributes
+    ----------
+    curve : list of dict
+        One row an epoch.
+    best_epoch : int
+        The epoch whose weights were kept; 0: none beat what was there before.
+    """
+
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = 0
+
+
+def run_stage(
+    stage: Stage, optimizer: torch.optim.Optimizer, tuned: dict[str, nn.Parameter], batches: int, seed: int,
+    checkpoint: Path,
+) -> Course:  # fmt: skip
+    """Run a stage, or go on with it after the last whole epoch in ``checkpoint``; leaves the best weights in ``tuned``.
+
+    Parameters
+    ----------
+    stage : Stage
+    optimizer : Optimizer
+        Over ``tuned``; its learning rates are the peaks of the schedule.
+    tuned : dict of parameters
+    batches : int
+        Number of batches in an epoch.
+    seed : int
+    checkpoint : Path
+        File that is written after each epoch and stays when the stage is over: the caller removes it.
+    """
+    rng = np.random.default_rng(seed)
+    torch.manual_seed(seed)
+    peaks = [float(group["lr"]) for group in optimizer.param_groups]
+    course, best, kept = Course(), stage.to_beat, _copy(tuned)
+    if checkpoint.is_file():
+        saved = torch.load(checkpoint, weights_only=False)
+        _restore(tuned, saved["state"])
+        optimizer.load_state_dict(saved["optimizer"])
+        course, best, kept = Course(saved["curve"], saved["best_epoch"]), saved["best"], saved["kept"]
+        rng.bit_generator.state = saved["rng"]
+        torch.set_rng_state(saved["torch_rng"])
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def update(loss: torch.Tensor) -> None:
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+
+    total = stage.epochs * batches
+    first = len(course.curve)
+    started = time.monotonic() - sum(row["seconds"] for row in course.curve)
+    bar = tqdm(total=total, initial=first * batches, desc=stage.name, unit="batch", disable=None)
+    for epoch in range(first, stage.epochs):
+        late = stage.max_minutes is not None and time.monotonic() - started > stage.max_minutes * 60
+        if epoch and (late or epoch - course.best_epoch >= stage.patience):
+            break
+        clock, measured, weight_sum = time.monotonic(), 0.0, 0.0
+        for step, batch in enumerate(rng.permutation(batches)):
+            scale = _scale((epoch * batches + step + 1) / total)
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * scale
+            value, weight = stage.step(int(batch), update)
+            bar.update()
+            measured += value
+            weight_sum += weight
+        row: dict[str, Any] = {"epoch": epoch + 1, stage.measure: measured / max(weight_sum, 1e-9), **stage.validate()}
+        row["seconds"] = round(time.monotonic() - clock, 1)
+        course.curve.append(row)
+        score = stage.score(row)
+        bar.set_postfix({k: f"{v:.3f}" for k, v in row.items() if k in (stage.measure, "valid_nll")})
+        if score < best:
+            best, kept, course.best_epoch = score, _copy(tuned), epoch + 1
+        save_checkpoint(checkpoint, {
+            "state": _copy(tuned), "optimizer": optimizer.state_dict(), "curve": course.curve, "best": best,
+            "best_epoch": course.best_epoch, "kept": kept, "rng": rng.bit_generator.state,
+            "torch_rng": torch.get_rng_state(),
+        })  # fmt: skip
+    bar.close()
+    _restore(tuned, kept)
+    return course
+
+
+def _scale(progress: float) -> float:
+    """Warm-up, then a cosine down to the floor; ``progress`` counts the step that is being made.
+
+    >>> [round(_scale(p), 2) for p in (0.01, 0.05, 0.5, 1.0)]
+    [0.2, 0.99, 0.53, 0.05]
+    """
+    return float(min(progress / WARM_UP, 1.0) * (0.5 * (1 + np.cos(np.pi * progress)) * (1 - FLOOR) + FLOOR))
+
+
+def _copy(tuned: dict[str, nn.Parameter]) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in tuned.items()}
+
+
+def _restore(tuned: dict[str, nn.Parameter], state: dict[str, torch.Tensor]) -> None:
+    with torch.no_grad():
+        for name, parameter in tuned.items():
+            parameter.copy_(state[name])
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write whole or not at all."""
+    beside = path.with_suffix(".tmp")
+    torch.save(content, beside)
+    beside.replace(path)

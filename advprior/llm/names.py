@@ -1,0 +1,242 @@
+"""Name scoring: log P(name | prompt) of every advertiser by the untuned LLM, all names in one forward.
+
+The names lie behind the prompt as a token trie; a tree attention mask lets each node see the prompt and what leads
+to it, and positions count by depth, so that the forward says of each name what its own forward would. Then
+
+    score(a) = Σ log P(token | prompt, tokens before)  over the name's tokens and its end marker
+    prior(a) = softmax over the catalog of score(a) + offset(a)
+
+A sum, not a mean: with the end marker it is the log-likelihood that the name is what follows. Long names are
+less likely before any prompt; `advprior.predictors.zero_shot` can take that out by the offset.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from optimum.exporters.onnx import OnnxConfig
+from optimum.exporters.tasks import TasksManager
+from optimum.utils.normalized_config import NormalizedTextConfig
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from advprior.histories import Int
+from advprior.llm.base import Base, find_base
+from advprior.name_trie import NameTrie
+from advprior.predictors.base import Float, log_softmax
+from feature_repo.errors import AdvpriorError
+
+#: input_ids [B, T], attention_mask [B, T], offset [B, N]
+NameCase = tuple[Int, Int, Float]
+
+_MASKED = float(torch.finfo(torch.float32).min)
+_TASK = "feature-extraction"
+# no prompt is shorter than its introduction; behind a token or two alone, 30 layers of single precision differ by 2e-3
+_SHORTEST = 6
+_SHAPES = ((1, 6), (3, 9), (5, 33), (2, 130))
+_register = TasksManager.create_register("onnx", overwrite_existing=True)
+
+
+class NameConfig(PretrainedConfig):  # type: ignore[misc]
+    """Configuration of `NameModel`: the base model's own and the names' tokens.
+
+    Parameters
+    ----------
+    backbone : dict
+        ``PretrainedConfig.to_dict()`` of the base decoder.
+    names : list of list of int
+        Token sequences with end marker, in catalog order.
+    """
+
+    model_type = "advprior_names"
+
+    def __init__(self, backbone: dict[str, Any] | None = None, names: list[list[int]] | None = None, **kwargs: Any):
+        self.backbone = backbone or {}
+        self.names = names or []
+        super().__init__(**kwargs)
+
+
+class NameModel(PreTrainedModel):  # type: ignore[misc]
+    """``forward(input_ids [B, T], attention_mask [B, T], offset [B, N]) -> {"log_probs": [B, N]}``; right padding.
+
+    Parameters
+    ----------
+    config : NameConfig
+    decoder : PreTrainedModel
+        Without a vocabulary head.
+    vocabulary : Tensor [V, H]
+        The vocabulary head's weights.
+    """
+
+    config_class = NameConfig
+    _supports_sdpa = True
+
+    def __init__(self, config: NameConfig, decoder: Any, vocabulary: torch.Tensor) -> None:
+        super().__init__(config)
+        trie = NameTrie.build(config.names)
+        self.decoder = decoder
+        self.vocabulary = nn.Parameter(vocabulary, requires_grad=False)
+        for name in ("tokens", "depths", "ancestors", "edge_parents", "edge_tokens", "paths"):
+            self.register_buffer(name, torch.from_numpy(getattr(trie, name)), persistent=False)
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, offset: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Log-probabilities [B, N] after each whole prompt, with ``offset`` [B, N] added to the names' scores."""
+        return {"log_probs": torch.log_softmax(self.scores(input_ids, attention_mask) + offset, dim=-1)}
+
+    def scores(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Log-likelihood [B, N] of each name and its end marker after each prompt."""
+        batch, length = input_ids.shape
+        nodes = self.tokens.shape[0]
+        real = attention_mask.sum(-1)
+        ids = torch.cat([input_ids, self.tokens.expand(batch, nodes)], dim=1)
+        before = torch.arange(length, device=ids.device)
+        positions = torch.cat([before.expand(batch, length), real[:, None] + self.depths], dim=1)
+        padded = (attention_mask > 0)[:, None, :]
+        # four blocks: prompt sees prompt before it, never names; names see the prompt and what leads to them. Padding
+        # sees the first token, so that no row is empty
+        prompt = (before[:, None] >= before)[None] & padded
+        nothing = torch.zeros(batch, length, nodes, dtype=torch.bool, device=ids.device)
+        top = torch.cat([prompt, nothing], dim=2)
+        bottom = torch.cat([padded.expand(batch, nodes, length), self.ancestors.expand(batch, nodes, nodes)], dim=2)
+        seen = torch.cat([top, bottom], dim=1)[:, None]
+        mask = torch.zeros(seen.shape, dtype=torch.float32, device=ids.device).masked_fill(~seen, _MASKED)
+        states = self.decoder(
+            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
+        ).last_hidden_state
+        last = torch.gather(states, 1, (real - 1)[:, None, None].expand(batch, 1, states.shape[-1]))
+        logits = (torch.cat([last, states[:, length:]], dim=1) @ self.vocabulary.T).float()
+        # log_softmax, not logsumexp: with a vocabulary of 49,000 the latter's graph was off by 1e-3 in a name's score
+        log_probs = torch.log_softmax(logits, dim=-1)
+        # one pick per edge: flattened, since a pair of indices would become one more full gather
+        index = self.edge_parents * logits.shape[-1] + self.edge_tokens
+        edges = log_probs.flatten(1).index_select(1, index)
+        edges = torch.cat([edges, torch.zeros_like(edges[:, :1])], dim=1)
+        return edges.index_select(1, self.paths.flatten()).view(batch, *self.paths.shape).sum(-1)
+
+
+def name_model(base: Base, names: list[list[int]]) -> NameModel:
+    """A `NameModel` on a loaded base.
+
+    Raises
+    ------
+    AdvpriorError
+        ``PRI063`` when the base model has no vocabulary head to be found.
+    """
+    config = NameConfig(backbone=base.model.config.to_dict(), names=names)
+    model: NameModel = NameModel(config, base.model, _vocabulary(base)).eval()
+    return model
+
+
+def naive_scores(model: NameModel, prompt: list[int]) -> Float:
+    """The oracle: log-likelihood [N] of each name after one prompt, each by a plain causal forward of its own."""
+    found = []
+    with torch.inference_mode():
+        for name in model.config.names:
+            ids = torch.tensor([prompt + name[:-1]])
+            states = model.decoder(input_ids=ids, use_cache=False).last_hidden_state[0, len(prompt) - 1 :]
+            log_probs = torch.log_softmax((states @ model.vocabulary.T).float(), dim=-1)
+            found.append(float(log_probs[torch.arange(len(name)), torch.tensor(name)].sum()))
+    return np.asarray(found, np.float32)
+
+
+def naive_log_probs(model: NameModel, prompt: list[int]) -> Float:
+    """Priors [N] by `naive_scores`."""
+    return log_softmax(naive_scores(model, prompt))
+
+
+def empty_scores(model: NameModel, prompt: Int) -> Float:
+    """Log-likelihood [N] of each name behind one prompt, in one forward."""
+    ids = torch.from_numpy(prompt)[None]
+    with torch.inference_mode():
+        found: Float = model.scores(ids, torch.ones_like(ids))[0].numpy()
+    return found
+
+
+def _vocabulary(base: Base) -> torch.Tensor:
+    """Weights [V, H] that turn a state into logits: the token table where they are tied, else the saved head."""
+    if getattr(base.model.config, "tie_word_embeddings", False):
+        table: torch.Tensor = base.model.get_input_embeddings().weight.detach()
+        return table
+    from safetensors import safe_open
+
+    folder = find_base(base.origin["source"]).path
+    for file in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
+        with safe_open(file, framework="pt") as handle:
+            if "lm_head.weight" in handle.keys():  # noqa: SIM118, it is no dict
+                head: torch.Tensor = handle.get_tensor("lm_head.weight").float()
+                return head
+    raise AdvpriorError(
+        "PRI063", "the base model has no vocabulary head: it cannot say how likely a name is",
+        where=str(folder), found="embeddings that are not tied, and no lm_head.weight", expected="a causal LM",
+        fix="set `base` to a causal LM with its head",
+    )  # fmt: skip
+
+
+@_register("advprior_names", _TASK)
+class NameOnnxConfig(OnnxConfig):  # type: ignore[misc]
+    """Inputs, outputs and free axes of the exported graph; the catalog's trie is part of it."""
+
+    NORMALIZED_CONFIG_CLASS = NormalizedTextConfig
+
+    @property
+    def inputs(self) -> dict[str, dict[int, str]]:
+        return {
+            "input_ids": {0: "batch", 1: "sequence"},
+            "attention_mask": {0: "batch", 1: "sequence"},
+            "offset": {0: "batch"},
+        }
+
+    @property
+    def outputs(self) -> dict[str, dict[int, str]]:
+        return {"log_probs": {0: "batch"}}
+
+    def generate_dummy_inputs(self, framework: str = "pt", **_: Any) -> dict[str, Any]:
+        """A padded batch with all sizes different and none of them 1, so that no axis is taken for another."""
+        case = dict(zip(self.inputs, _case(np.random.default_rng(0), 3, 17, self._config), strict=True))
+        return {name: torch.from_numpy(value) if framework == "pt" else value for name, value in case.items()}
+
+
+def export_names(model: NameModel, out: Path) -> dict[str, Any]:
+    """Write ``out/model.onnx`` and run it beside torch; see `advprior.llm.export`.
+
+    Raises
+    ------
+    AdvpriorError
+        ``PRI004`` when the graph computes something else.
+    """
+    from advprior.llm.engine import open_session
+    from advprior.llm.export import export_onnx
+    from advprior.predictors.base import require_parity
+
+    facts = export_onnx(model, out)
+    engine = open_session(Path(out) / "model.onnx", device="cpu")
+    worst = 0.0
+    cases = name_cases(model)
+    for case in cases:
+        with torch.inference_mode():
+            ours = model(*map(torch.from_numpy, case))["log_probs"].numpy()
+        theirs = engine.run_inputs(dict(zip(("input_ids", "attention_mask", "offset"), case, strict=True)))
+        difference = float(np.abs(ours - theirs).max())
+        require_parity(difference, f"{out} at batch {case[0].shape[0]}, sequence {case[0].shape[1]}")
+        worst = max(worst, difference)
+    return {**facts, "parity": worst, "cases": len(cases)}
+
+
+def name_cases(model: NameModel, seed: int = 0) -> list[NameCase]:
+    """Random right-padded batches of several sizes."""
+    rng = np.random.default_rng(seed)
+    return [_case(rng, batch, sequence, model.config) for batch, sequence in _SHAPES]
+
+
+def _case(rng: np.random.Generator, batch: int, sequence: int, config: Any) -> NameCase:
+    lengths = rng.integers(min(_SHORTEST, sequence), sequence + 1, batch)
+    lengths[0] = sequence
+    mask = (np.arange(sequence) < lengths[:, None]).astype(np.int64)
+    ids = rng.integers(0, int(config.backbone["vocab_size"]), (batch, sequence)) * mask
+    offset = rng.normal(0.0, 2.0, (batch, len(config.names))).astype(np.float32)
+    return ids.astype(np.int64), mask, offset

@@ -1,0 +1,167 @@
+"""Training points: every occasion of a history and every snapshot within it, with what the user turned to next.
+
+One causal forward serves all points of a user. Everything here is as of its time: a point sees events before it,
+and its targets end by the cut-off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from advprior.histories import Histories, Int
+from advprior.predictors.base import FitData, Float
+from advprior.predictors.counts import DAY, own_points
+from advprior.predictors.habit import Habit, fit_weights, habit_terms
+from advprior.predictors.llm import LLMSettings
+from advprior.prompts import PromptEncoder, Window, occasions_before
+from advprior.targets import dense, first_occasion, next_advertisers
+
+CHUNK_USERS = 1000
+CHUNK_POINTS = 20_000
+
+
+@dataclass
+class Points:
+    """Training points of one window of one user.
+
+    Attributes
+    ----------
+    window : Window
+    user : int
+    positions, moments : int64 [P]
+        Position in the window; the point sees events before this moment (microseconds).
+    weight : float32 [P]
+        Of the point in the loss: 1, or less for old ones.
+    train, valid : bool [P]
+    truth, offset : float32 [P, N]
+        Multi-hot targets; what the logits start from (filled in once habit is fitted).
+    interests : float32 [P, C]
+        Multi-hot product categories turned to; C = 0 where interests are not asked for.
+    """
+
+    window: Window
+    user: int
+    positions: Any
+    moments: Any
+    weight: Any
+    train: Any
+    valid: Any
+    truth: Float
+    offset: Float
+    interests: Float
+
+
+def training_points(data: FitData, encoder: PromptEncoder, settings: LLMSettings) -> list[Points]:
+    """Points whose whole target window ends by the cut-off, split in time.
+
+    Training points are all occasions (just after each) and weekly snapshots with targets that end before
+    ``cutoff - valid_days``; validation points are the weekly snapshots after that, the way priors are used.
+    """
+    horizon = int(settings.horizon_days * DAY)
+    border = data.cutoff - int(settings.training.valid_days * DAY)
+    half_life = settings.training.recency_half_life_days
+    first = settings.target == "first"
+    interests = data.interests if settings.interests.weight else None
+    weeks = np.arange(data.cutoff - horizon, data.start, -data.snapshot_every, dtype=np.int64)[::-1]
+    found = []
+    # many users at once: looking targets up costs a pass over everyone's events
+    for start in range(0, len(data.histories), CHUNK_USERS):
+        users = range(start, min(start + CHUNK_USERS, len(data.histories)))
+        prompts = [(user, prompt) for user in users if len((prompt := encoder.prompt(data.histories, user)).times)]
+        if not prompts:
+            continue
+        parts = [np.concatenate([p.times + 1, weeks[weeks > p.times[0]]]) for _, p in prompts]
+        moments = np.concatenate(parts)
+        who = np.repeat([user for user, _ in prompts], [len(part) for part in parts])
+        wanted = _Targets(data.histories, who, moments, horizon, len(data.catalog), only_first=first)
+        of_interests = None
+        if interests is not None:
+            size = len(interests.catalog)
+            of_interests = _Targets(interests.histories, who, moments, horizon, size, only_first=first)
+        stop = 0
+        for (user, prompt), part in zip(prompts, parts, strict=True):
+            begin, stop = stop, stop + len(part)
+            weekly = np.arange(len(part)) >= len(prompt.times)
+            train, valid = part + horizon <= border, (part >= border) & weekly
+            keep = (wanted.counts[begin:stop] > 0) & (train | valid)
+            if not keep.any():
+                continue
+            rows = begin + np.flatnonzero(keep)
+            truth = wanted.dense(rows)
+            categories = of_interests.dense(rows) if of_interests else np.zeros((len(rows), 0), np.float32)
+            age = np.maximum(data.cutoff - part[keep], 0) / DAY
+            weight = (np.ones(len(age)) if half_life is None else 0.5 ** (age / half_life)).astype(np.float32)
+            seen = occasions_before(prompt, part[keep])
+            for window in encoder.windows(prompt, seen):
+                here = np.isin(seen, window.occasions)
+                found.append(
+                    Points(
+                        window=window,
+                        user=user,
+                        positions=window.positions[np.searchsorted(window.occasions, seen[here])],
+                        moments=part[keep][here],
+                        weight=weight[here],
+                        train=train[keep][here],
+                        valid=valid[keep][here],
+                        truth=truth[here],
+                        offset=np.zeros((0, len(data.catalog)), np.float32),
+                        interests=categories[here],
+                    )
+                )
+    return found
+
+
+class _Targets:
+    """Targets of many points, made dense for some of them at a time."""
+
+    def __init__(
+        self, histories: Histories, user: Int, moment: Int, horizon: int, size: int, *, only_first: bool
+    ) -> None:
+        # a point sees events before its moment: what happens at that very time is target
+        until = first_occasion(histories, user, moment - 1, horizon) if only_first else horizon
+        self._offsets, self._index = next_advertisers(histories, user, moment - 1, until)
+        self._size = size
+        self.counts = np.diff(self._offsets)
+
+    def dense(self, points: Int) -> Float:
+        """Multi-hot [len(points), size]."""
+        counts = self.counts[points]
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        at = np.arange(offsets[-1]) + np.repeat(self._offsets[points] - offsets[:-1], counts)
+        return dense(offsets, self._index[at], self._size)
+
+
+def fit_habit(data: FitData, points: list[Points], settings: LLMSettings, limit: int = 6000) -> Habit:
+    """Habit and drift weights on (a sample of) the training points; fills in every point's offset."""
+    user = np.concatenate([np.full(len(p.moments), p.user) for p in points])
+    moment = np.concatenate([p.moments for p in points])
+    train = np.flatnonzero(np.concatenate([p.train for p in points]))
+    if len(train) > limit:
+        train = np.random.default_rng(settings.training.seed).choice(train, limit, replace=False)
+    starts = np.concatenate([[0], np.cumsum([len(p.moments) for p in points])])
+    owner = np.searchsorted(starts, train, side="right") - 1
+    # a point's whole truth scaled is a weight of the point in the likelihood
+    chosen = [(points[i], row - starts[i]) for i, row in zip(owner, train, strict=True)]
+    truth = np.stack([p.truth[row] * p.weight[row] for p, row in chosen])
+    half_life, half_lives = settings.habit.popularity_half_life_days, settings.habit.half_lives_days
+    size = len(data.catalog)
+    # popularity hardly moves within a day
+    terms = habit_terms(data.histories, user[train], moment[train] // DAY * DAY, half_life, (), size)
+    own = [own_points(data.histories, user[train], moment[train], h, size) for h in half_lives]
+    weights, _ = fit_weights(
+        np.concatenate([terms, np.log1p(own).reshape(-1, len(train), size)]), truth, [1.0, *[0.0] * len(own)]
+    )
+    habit = Habit(half_life, tuple(half_lives), tuple(map(float, weights)))
+    # many points a pass over everyone's events, but not all: a row of logits each is the most memory of a fit
+    first = 0
+    while first < len(points):
+        last = max(int(np.searchsorted(starts, starts[first] + CHUNK_POINTS, side="right")) - 1, first + 1)
+        rows = slice(starts[first], starts[last])
+        offset = habit.logits(data.histories, user[rows], moment[rows], size)
+        for p, part in zip(points[first:last], np.split(offset, starts[first + 1 : last] - starts[first]), strict=True):
+            p.offset = part
+        first = last
+    return habit

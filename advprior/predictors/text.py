@@ -1,0 +1,234 @@
+"""The text prior: advertisers known by what is written of them, so that one without a single event has a score.
+
+A frozen LLM encodes each advertiser's name and catalog text once; a conditional logit over the principal components
+(see `advprior.predictors.text_logit`) reads the user's history through the same texts. Known advertisers keep their
+popularity and their habit; the LLM's cost falls on the catalog, not on the users, and scoring needs no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from advprior.catalog import Catalog
+from advprior.histories import Histories, Int
+from advprior.predictors import counts
+from advprior.predictors.base import FitData, Float, Predictor, Scorer, log_softmax, require_parity
+from advprior.predictors.text_logit import (
+    OWN_BACK_OFF,
+    OWN_HALF_LIFE,
+    Points,
+    Space,
+    Weights,
+    fit,
+    known_terms,
+    popularity_at,
+    taste,
+)  # fmt: skip
+from feature_repo.contract import CATALOG_FILE
+from feature_repo.errors import AdvpriorError
+from feature_repo.runs import write_json
+
+KIND = "text"
+CELLS = 40_000_000  # of one points × advertisers matrix: fewer points where the catalog is large
+ENCODINGS, SPACE, PARAMETERS = "encodings.npy", "space.npz", "parameters.json"
+
+
+class TextSettings(BaseModel):
+    """Settings of the text prior.
+
+    ``known: false`` ranks every advertiser from its texts alone. ``new_boost`` (nats) is added to an advertiser without
+    events: at 0 the prior is calibrated and best over all labels, but then one estimate for all that look alike hardly
+    ever reaches the first places; about 1 gives new advertisers their share there, at a cost for the others.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    base: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    layers: int = Field(default=10, ge=1)
+    tokens: int = Field(default=160, ge=1)
+    components: int = Field(default=8, ge=1)
+    known: bool = True
+    new_boost: float = 0.0
+    withheld_share: float = Field(default=0.2, gt=0, lt=1)
+    popularity_half_lives_days: tuple[float, ...] = (60.0, 365.0)
+    recency_half_life_days: float = Field(default=500.0, gt=0)
+    penalty: float = Field(default=3.0, ge=0)
+    personal_penalty: float = Field(default=1.0, ge=0)
+    points: int = Field(default=5000, ge=1)
+    seed: int = 0
+
+
+def catalog_texts(catalog: Catalog) -> list[str]:
+    """Name and text of every advertiser; the name alone where no more is known.
+
+    >>> catalog_texts(Catalog(("a", "b"), ("Tea house", "Bakery"), ("Green tea", "")))
+    ['Tea house. Green tea', 'Bakery']
+    """
+    texts = catalog.texts or ("",) * len(catalog)
+    return [f"{name}. {text}" if text else name for name, text in zip(catalog.names, texts, strict=True)]
+
+
+def encode_catalog(catalog: Catalog, settings: TextSettings) -> tuple[Float, dict[str, Any]]:
+    """What the LLM makes of each name, and beside it of each text, NaN where there is none [N, 2·H]."""
+    from advprior.llm.encode import encode_texts
+
+    texts = catalog.texts or ("",) * len(catalog)
+    told = np.asarray([bool(text) for text in texts])
+    found, origin = encode_texts(
+        [*catalog.names, *(t for t in texts if t)], settings.base, layers=settings.layers, tokens=settings.tokens
+    )
+    names, rest = found[: len(catalog)], found[len(catalog) :]
+    beside = np.full_like(names, np.nan)
+    beside[told] = rest
+    return np.concatenate([names, beside], axis=1), origin
+
+
+class TextPredictor(Predictor):
+    """A conditional logit over what an LLM makes of the catalog."""
+
+    kind = KIND
+    uses_llm = True
+
+    def __init__(self, run: Path) -> None:
+        super().__init__(run)
+        self.parameters: dict[str, Any] = json.loads((self.run / PARAMETERS).read_text())
+        with np.load(self.run / SPACE) as saved:
+            self.space = Space(saved["mean"], saved["spread"], saved["directions"])
+        self.features: Float = self.space.features(np.load(self.run / ENCODINGS))
+        raw = self.parameters["weights"]
+        self.weights = Weights(**{name: np.asarray(value, np.float64) for name, value in raw.items()})
+
+    @classmethod
+    def settings(cls, raw: dict[str, Any]) -> TextSettings:
+        return TextSettings(**raw)
+
+    @classmethod
+    def fit(cls, data: FitData, settings: TextSettings, out: Path) -> dict[str, Any]:
+        encodings, origin = encode_catalog(data.catalog, settings)
+        space = Space.of(encodings, settings.components)
+        features = space.features(encodings)
+        points = training_points(data, features, settings)
+        weights = fit(points, features, settings.penalty, settings.personal_penalty)
+        np.save(out / ENCODINGS, encodings)
+        np.savez(out / SPACE, mean=space.mean, spread=space.spread, directions=space.directions)
+        write_json(out / PARAMETERS, {
+            "settings": settings.model_dump(mode="json"),
+            "weights": {name: value.tolist() for name, value in vars(weights).items()},
+        })  # fmt: skip
+        data.catalog.save(out / CATALOG_FILE)
+        return {
+            "base": origin, "points": len(points.weight), "advertisers_with_events": int(points.candidate.sum()),
+            "valid": {},
+        }  # fmt: skip
+
+    def export(self, out: Path) -> dict[str, Any]:
+        from advprior.predictors import graphs
+
+        right = (self.weights.personal @ self.features.T).astype(np.float32)
+        graphs.save_text(out / "model.onnx", self.features, right, OWN_BACK_OFF)
+        rng = np.random.default_rng(0)
+        size = len(self.catalog)
+        own = (rng.gamma(1.0, 2.0, (6, size)) * (rng.random((6, size)) < 0.1)).astype(np.float32)
+        own[0] = 0
+        offset = rng.normal(0.0, 2.0, (6, size)).astype(np.float32)
+        ours = log_softmax(taste(own, self.features) @ right + offset)
+        theirs = graphs.run(out / "model.onnx", {"own": own, "offset": offset})
+        difference = float(np.abs(ours - theirs).max())
+        require_parity(difference, str(out))
+        return {"parity": difference, "cases": len(own)}
+
+    def scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> Scorer:
+        return _TextScorer(self, onnx, device, threads)
+
+
+def training_points(data: FitData, features: Float, settings: TextSettings) -> Points:
+    """Occasions with a history, recent ones more likely, each with advertisers withheld by lot.
+
+    Raises
+    ------
+    AdvpriorError
+        ``PRI006`` when no user has two occasions.
+    """
+    histories, size = data.histories, len(data.catalog)
+    rng = np.random.default_rng(settings.seed)
+    who, time = histories.user_of_row, histories.time
+    begins = np.r_[True, (who[1:] != who[:-1]) | (time[1:] != time[:-1])]
+    later = begins & np.r_[False, who[1:] == who[:-1]]
+    user, moment = who[later], time[later]
+    row, ends = np.flatnonzero(later), np.r_[np.flatnonzero(begins)[1:], len(who)][later[begins]]
+    if not len(user):
+        raise AdvpriorError(
+            "PRI006", "the histories hold too little to fit on", where="events before finetune_end",
+            found="no user with two occasions", expected="at least one",
+            fix="move finetune_end later, or add events",
+        )  # fmt: skip
+    age = (data.cutoff - moment) / counts.DAY
+    chance = 0.5 ** ((age - age.min()) / settings.recency_half_life_days)
+    limit = min(settings.points, max(CELLS // size, 1), int((chance > 0).sum()))
+    chosen = np.sort(rng.choice(len(user), limit, replace=False, p=chance / chance.sum()))
+    user, moment, row, ends = user[chosen], moment[chosen], row[chosen], ends[chosen]
+
+    first = np.full(size, np.iinfo(np.int64).max)
+    np.minimum.at(first, histories.advertiser, time)
+    seen = first < data.cutoff
+    new = (first >= moment[:, None]) | ~seen
+    own = counts.own_points(histories, user, moment, OWN_HALF_LIFE, size)
+    if settings.known:
+        new |= _withheld(rng, len(user), seen, settings.withheld_share)
+        own = own * ~new  # the purchases of who is withheld are withheld too
+    else:
+        new[:] = True
+    popular = popularity_at(histories, moment, settings.popularity_half_lives_days, size)
+    truth = np.zeros((len(user), size), np.float32)
+    lengths = ends - row
+    occasion = np.repeat(row - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
+    truth[np.repeat(np.arange(len(user)), lengths), histories.advertiser[occasion]] = 1.0
+    truth /= truth.sum(1, keepdims=True)
+    weight = np.full(len(user), 1.0 / len(user))
+    return Points(
+        known_terms(popular, own * ~new, new), taste(own, features), new, truth, weight,
+        seen,
+    )  # fmt: skip
+
+
+def _withheld(rng: np.random.Generator, points: int, seen: Any, share: float) -> Any:
+    """A mask [points, N]: each seen advertiser is withheld in a ``share`` of the points, whole folds at a time."""
+    known = np.flatnonzero(seen)
+    folds = max(round(1 / share), 2)
+    masks = np.zeros((2 * folds, len(seen)), np.bool_)
+    for start in (0, folds):
+        order = rng.permutation(known)
+        for fold in range(folds):
+            masks[start + fold, order[fold::folds]] = True
+    return masks[rng.integers(len(masks), size=points)]
+
+
+class _TextScorer(Scorer):
+    def __init__(self, predictor: TextPredictor, onnx: Path, device: str, threads: int | None) -> None:
+        from advprior.llm.engine import open_session
+
+        self._session = open_session(onnx / "model.onnx", device=device, threads=threads)
+        self.provider = self._session.provider
+        self._features, self._weights = predictor.features, predictor.weights
+        settings = TextSettings(**predictor.parameters["settings"])
+        self._known, self._boost = settings.known, settings.new_boost
+        self._size = len(predictor.catalog)
+        self._popularity = [counts.PopularityCache(h, self._size) for h in settings.popularity_half_lives_days]
+
+    def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
+        popular = np.stack([cache(histories, cutoffs) for cache in self._popularity])
+        out = np.empty((len(users), len(cutoffs), self._size), np.float32)
+        for column, cutoff in enumerate(cutoffs):
+            own = counts.own_points(histories, users, np.full(len(users), cutoff), OWN_HALF_LIFE, self._size)
+            unseen = popular[:, column].max(0) <= 0  # nobody ever bought from them, as of this snapshot
+            new: Any = np.broadcast_to(unseen if self._known else np.ones(self._size, np.bool_), own.shape)
+            everyone = np.broadcast_to(popular[:, column, None], (len(popular), *own.shape))
+            offset = self._weights.offset(known_terms(everyone, own * ~new, new), self._features, new)
+            if self._known:
+                offset = offset + np.float32(self._boost) * unseen
+            out[:, column] = self._session.run_inputs({"own": own, "offset": offset.astype(np.float32)})
+        return out

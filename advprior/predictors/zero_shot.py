@@ -1,0 +1,171 @@
+"""The zero-shot prior: the untuned LLM, asked how likely each advertiser's name is to come next.
+
+Nothing is fitted: the history is written with names, and every name of the catalog is scored behind it by the base
+model with all its layers (`advprior.llm.names`). ``calibration`` subtracts that share of what each name scores behind
+an empty history, so that a name is not preferred for being short or common. It costs a forward of the whole base
+model over prompt and catalog: 10 to 140 times a tuned head. It tells what tuning earns.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from advprior.histories import Histories, Int
+from advprior.name_trie import NameTrie, name_tokens
+from advprior.predictors.base import FitData, Float, Predictor, Scorer
+from advprior.predictors.llm import load_tokenizer, pad_windows
+from advprior.prompts import PromptEncoder, PromptStyle, occasions_before
+from feature_repo.contract import CATALOG_FILE
+from feature_repo.errors import AdvpriorError
+from feature_repo.runs import write_json
+
+KIND = "zero_shot"
+NAMES, EMPTY, PROMPT = "names.json", "empty.npy", "prompt.json"
+
+
+class ZeroShotSettings(BaseModel):
+    """Settings of the zero-shot prior; ``layers`` none keeps them all."""
+
+    model_config = ConfigDict(extra="forbid")
+    base: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    layers: int | None = Field(default=None, ge=1)
+    profile: bool = True
+    context: int = Field(default=256, ge=32)
+    calibration: float = Field(default=1.0, ge=0, le=1)
+
+
+class ZeroShotPredictor(Predictor):
+    """A base LLM, the catalog's names as tokens, and what they score behind an empty history."""
+
+    kind = KIND
+    uses_llm = True
+
+    @classmethod
+    def settings(cls, raw: dict[str, Any]) -> ZeroShotSettings:
+        return ZeroShotSettings(**raw)
+
+    @classmethod
+    def fit(cls, data: FitData, settings: ZeroShotSettings, out: Path) -> dict[str, Any]:
+        from advprior.llm.base import load_base
+        from advprior.llm.names import empty_scores, name_model
+
+        base = load_base(settings.base, layers=settings.layers)
+        tokenizer = base.tokenizer.backend_tokenizer
+
+        def encode(text: str) -> list[int]:
+            return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+        names = name_tokens(data.catalog.names, encode)
+        style = PromptStyle(profile=settings.profile, gaps=False, context=settings.context, names=True)
+        vocabulary = int(base.model.config.vocab_size)
+        encoder = PromptEncoder(style, encode, vocabulary, data.catalog.names)
+        nobody = Histories(("",), ("",), np.zeros(2, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64))
+        empty = empty_scores(name_model(base, names), encoder.prompt(nobody, 0).head)
+        np.save(out / EMPTY, empty)
+        write_json(out / NAMES, names)
+        write_json(out / PROMPT, {
+            "style": style.to_json(), "text_vocab_size": vocabulary, "calibration": settings.calibration,
+            "base": settings.base, "layers": settings.layers, "sha256": base.origin["sha256"],
+        })  # fmt: skip
+        tokenizer.save(str(out / "tokenizer.json"))
+        data.catalog.save(out / CATALOG_FILE)
+        trie = NameTrie.build(names)
+        return {
+            "base": base.origin, "valid": {}, "name_tokens": sum(map(len, names)), "trie_nodes": len(trie.tokens),
+        }  # fmt: skip
+
+    def _saved(self) -> dict[str, Any]:
+        saved: dict[str, Any] = json.loads((self.run / PROMPT).read_text())
+        return saved
+
+    def _names(self) -> list[list[int]]:
+        names: list[list[int]] = json.loads((self.run / NAMES).read_text())
+        return names
+
+    def export(self, out: Path) -> dict[str, Any]:
+        from advprior.llm.base import load_base
+        from advprior.llm.names import export_names, name_model
+
+        saved = self._saved()
+        base = load_base(saved["base"], layers=saved["layers"])
+        if base.origin["sha256"] != saved["sha256"]:
+            raise AdvpriorError(
+                "PRI062", "the base model is not the one that was fitted", where=saved["base"],
+                found=f"weights {base.origin['sha256'][:12]}", expected=saved["sha256"][:12],
+                fix="advprior finetune --predictor zero_shot, again",
+            )  # fmt: skip
+        return export_names(name_model(base, self._names()), out)
+
+    def scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> Scorer:
+        saved = self._saved()
+        style = PromptStyle(**saved["style"])
+        if style.version != PromptStyle.version:
+            raise AdvpriorError(
+                "PRI005", "the prompt style is of another version", where=str(self.run / PROMPT),
+                found=str(style.version), expected=str(PromptStyle.version), fix="advprior finetune, again",
+            )  # fmt: skip
+        tokenizer = load_tokenizer(self.run)
+        encoder = PromptEncoder(
+            style, lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids),
+            int(saved["text_vocab_size"]), self.catalog.names,
+        )  # fmt: skip
+        offset: Float = (-float(saved["calibration"]) * np.load(self.run / EMPTY)).astype(np.float32)
+        return ZeroShotScorer(encoder, offset, len(NameTrie.build(self._names()).tokens), onnx, device, threads)
+
+
+class ZeroShotScorer(Scorer):
+    """Scores histories with the exported graph: one forward for each distinct prompt.
+
+    Parameters
+    ----------
+    encoder : PromptEncoder
+    offset : float32 [N]
+        Added to each name's score.
+    nodes : int
+        Of the trie, which lies behind every prompt.
+    onnx : Path
+        Folder with ``model.onnx``.
+    device : {"auto", "cpu", "cuda"}
+    threads : int, optional
+    token_budget : int
+        Padded tokens in one batch, the trie's included.
+    """
+
+    def __init__(
+        self, encoder: PromptEncoder, offset: Float, nodes: int, onnx: Path, device: str = "auto",
+        threads: int | None = None, token_budget: int = 2048,
+    ) -> None:  # fmt: skip
+        from advprior.llm.engine import open_session
+
+        self._engine = open_session(onnx / "model.onnx", device=device, threads=threads)
+        self.provider = self._engine.provider
+        self._encoder = encoder
+        self._offset = offset
+        self._nodes = nodes
+        self._budget = token_budget
+
+    def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
+        from advprior.llm.engine import token_budget_batches
+
+        prompts: dict[bytes, tuple[Int, list[tuple[int, int]]]] = {}
+        for row, user in enumerate(users):
+            prompt = self._encoder.prompt(histories, int(user))
+            for column, seen in enumerate(occasions_before(prompt, cutoffs)):
+                window = self._encoder.windows(prompt, np.asarray([seen]))[0]
+                prompts.setdefault(window.ids.tobytes(), (window.ids, []))[1].append((row, column))
+        jobs = list(prompts.values())
+        out = np.empty((len(users), len(cutoffs), len(self._offset)), np.float32)
+        for batch in token_budget_batches([len(ids) + self._nodes for ids, _ in jobs], self._budget):
+            part = [jobs[b] for b in batch]
+            ids, mask, _ = pad_windows([(ids, np.zeros(1, np.int64)) for ids, _ in part])
+            offset = np.broadcast_to(self._offset, (len(part), len(self._offset))).copy()
+            found = self._engine.run_inputs({"input_ids": ids, "attention_mask": mask, "offset": offset})
+            for log_probs, (_, cells) in zip(found, part, strict=True):
+                for row, column in cells:
+                    out[row, column] = log_probs
+        return out

@@ -1,0 +1,58 @@
+"""Histories straight from canonical tables, with little more memory than they need themselves.
+
+Only the columns that histories hold are read, and ids arrive as codes: a string object for each of many million
+events would take more than all the rest.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from advprior.catalog import Catalog
+from advprior.histories import Histories, build_histories
+from feature_repo.contract import (
+    ADVERTISER_ID,
+    ADVERTISERS,
+    CATEGORY,
+    EVENTS,
+    TEXT,
+    TIMESTAMP,
+    USER_ID,
+    USERS,
+    VALUE,
+)
+from feature_repo.tables import TABLES_FIX, load_tables, read_parquet
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: What histories are made of; other columns of events stay on disk.
+_COLUMNS = (USER_ID, TIMESTAMP, ADVERTISER_ID, CATEGORY, TEXT, VALUE)
+_CODED = (USER_ID, ADVERTISER_ID, CATEGORY, TEXT)
+
+
+def load_histories(tables: Path) -> tuple[Histories, Catalog]:
+    """Histories and catalog of finished canonical tables.
+
+    Raises
+    ------
+    AdvpriorError
+        As `feature_repo.tables.load_tables`.
+    """
+    loaded = load_tables(tables, USERS, ADVERTISERS)
+    catalog = Catalog.from_table(loaded[ADVERTISERS])
+    return build_histories(loaded[USERS], _events(tables / f"{EVENTS}.parquet"), catalog), catalog
+
+
+def _events(path: Path) -> pd.DataFrame:
+    """Events with ids, categories and texts as pandas categories."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        there = set(pq.read_schema(path).names)
+    except (OSError, pa.ArrowException):
+        there = set(_COLUMNS)  # let the reader say what is wrong
+    columns = [name for name in _COLUMNS if name in there]
+    return read_parquet(path, columns=columns, coded=[c for c in columns if c in _CODED], fix=TABLES_FIX)

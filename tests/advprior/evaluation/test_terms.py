@@ -1,0 +1,130 @@
+"""Terms by hand arithmetic, and the logit against a general optimiser."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from advprior.evaluation.controls import Window, fit_controls
+from advprior.evaluation.logit import fit_logit
+from advprior.evaluation.protocol import first_labels
+from advprior.evaluation.seeds import group_runs
+from advprior.evaluation.terms import (
+    ARMS,
+    PROFILE_PRIOR,
+    Terms,
+    category_term,
+    last_advertisers,
+    price_term,
+    profile_term,
+    sequence_odds,
+)
+from advprior.histories import Histories
+from advprior.predictors.counts import DAY
+from advprior.predictors.habit import fit_weights
+from feature_repo.runs import new_run
+from tests.advprior.test_histories import histories_of
+
+ROWS = [[(0, 0), (5, 1), (5, 2)], [(2, 1)], []]
+EVERYONE = np.arange(3)
+
+
+def detailed() -> Histories:
+    return replace(
+        histories_of(ROWS), category=np.asarray([0, 1, 1, 0], np.int32), categories=("Tea", "Soap"),
+        value=np.asarray([1.0, 3.0, 3.0, 7.0], np.float32), profile_fields=("age",), profile_levels=(("old", "young"),),
+        profile_codes=np.asarray([[0], [1], [-1]], np.int32),
+    )  # fmt: skip
+
+
+def test_the_last_occasion_by_hand() -> None:
+    assert last_advertisers(histories_of(ROWS), EVERYONE, 3).tolist() == [[0, 0.5, 0.5], [0, 1, 0], [0, 0, 0]]
+
+
+def test_what_follows_is_counted_within_a_user() -> None:
+    """0 is followed by 1 and by 2, once each; nothing follows anything else."""
+    odds = sequence_odds(histories_of(ROWS), 3)
+    share = np.asarray([0.5, 1.5, 1.5]) / 3.5
+    np.testing.assert_allclose(odds[0], np.log((np.asarray([0, 1, 1]) + 20 * share) / 22 / share))
+    np.testing.assert_allclose(odds[1:], np.zeros((2, 3)), atol=1e-12)
+
+
+def test_category_price_and_profile_by_hand() -> None:
+    histories = detailed()
+    # advertiser 0 sells Tea, 1 both, 2 Soap; user 0 bought one of Tea and two of Soap, user 1 Tea
+    shares = [[1 / 3, 1 / 2, 2 / 3], [1, 1 / 2, 0], [0, 0, 0]]
+    np.testing.assert_allclose(np.exp(category_term(histories, EVERYONE, 3)), np.asarray(shares) + 0.02, rtol=1e-5)
+    value = np.log1p([1.0, 3.0, 3.0, 7.0])
+    theirs = np.asarray([value[0], value[1] + value[3], value[2]]) + value.mean()
+    theirs /= [2, 3, 2]
+    expected = [-np.abs(value[:3].mean() - theirs), -np.abs(value[3] - theirs), np.zeros(3)]
+    np.testing.assert_allclose(price_term(histories, EVERYONE, 3), expected, atol=1e-6)
+    share = np.asarray([1.5, 2.5, 1.5]) / 5.5
+    old = np.log((1 + PROFILE_PRIOR * share) / (3 + PROFILE_PRIOR) / share)
+    term = profile_term(histories, EVERYONE, 3)
+    np.testing.assert_allclose(term[0], old, atol=1e-6)
+    assert (term[2] == 0).all()  # told nothing of themselves
+
+
+def test_terms_follow_what_the_tables_hold() -> None:
+    plain = Terms(histories_of(ROWS), 10 * DAY, 3, 0)(EVERYONE)
+    full = Terms(detailed(), 10 * DAY, 3, 0)(EVERYONE)
+    assert set(full) - set(plain) == {"profile", "category", "price"}
+    for term in full.values():
+        assert term.shape == (3, 3)
+        assert np.isfinite(term).all()
+    assert set(full) <= {term for terms in ARMS.values() for term in terms}
+
+
+def test_newton_finds_what_a_general_optimiser_finds() -> None:
+    rng = np.random.default_rng(0)
+    terms = rng.normal(size=(3, 400, 7)).astype(np.float32)
+    chosen = (np.tensordot(np.asarray([1.5, -0.5, 0.0]), terms, 1) + rng.gumbel(size=(400, 7))).argmax(1)
+    truth = np.eye(7, dtype=np.float32)[chosen]
+    truth[:50] *= 0.5
+    expected, _ = fit_weights(terms, truth, np.zeros(3))
+    np.testing.assert_allclose(fit_logit(terms, truth, ridge=1e-6), expected, atol=2e-3)
+    assert np.abs(fit_logit(terms, truth, ridge=1e6, centre=0.25) - 0.25).max() < 0.01
+
+
+def test_what_a_blend_is_fitted_on_did_not_see_the_users_own_label() -> None:
+    """Another label of one user changes what is said of users of the other half only, never of that user's half."""
+    rng = np.random.default_rng(0)
+    histories = histories_of([[(0, int(rng.integers(4))), (5 * DAY, int(rng.integers(4)))] for _ in range(40)])
+    terms = Terms(histories.before(3 * DAY), 3 * DAY, 4, 0)
+    labels = first_labels(histories, 3 * DAY, 9 * DAY)
+    changed = labels.advertiser.copy()
+    changed[7] = (changed[7] + 1) % 4
+    _, first = fit_controls([Window(terms, labels)], 4, seed=0)
+    _, other = fit_controls([Window(terms, replace(labels, advertiser=changed))], 4, seed=0)
+    moved = np.abs(first["recency"] - other["recency"]).max(axis=1)
+    half = moved < 1e-4  # the fit starts from one on all users, and ends at the same optimum within its tolerance
+    assert half[7]
+    assert 10 < half.sum() < 30
+    assert moved[~half].min() > 1e-3
+    assert (first["popularity"] == other["popularity"]).all()
+
+
+def test_nothing_to_fit_on_leaves_the_centre() -> None:
+    empty = np.zeros((2, 0, 3), np.float32)
+    assert fit_logit(empty, empty[0], centre=0.5).tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_grouping(tmp_path, together: bool) -> None:
+    """Seeds of one method are one arm; another setting, another input or the very same fit is none of it."""
+    runs = []
+    for name, seed, layers, tables in (
+        ("a-0", 0, 3, "x"), ("a-1", 1, 3, "x"), ("b", 2, 4, "x"), ("c", 2, 3, "y"), ("a-0-again", 0, 3, "x"),
+    ):  # fmt: skip
+        config = {"predictor": "llm", "settings": {"layers": layers, "training": {"seed": seed}}}
+        with new_run(tmp_path / name, "finetune", config=config, inputs={"tables": tables}, key=name):
+            pass
+        runs.append(tmp_path / name)
+    found = {group.name: group.members for group in group_runs(runs, ["b"], together=together)}
+    if together:
+        assert found == {"a": (0, 1), "b (2)": (2,), "c": (3,), "a-0-again": (4,)}
+    else:
+        assert found == {"a-0": (0,), "a-1": (1,), "b (2)": (2,), "c": (3,), "a-0-again": (4,)}

@@ -1,0 +1,119 @@
+"""Smaller numbers pass only where the priors stay what they were."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+from advprior.cli import main
+from advprior.llm import reduced
+from advprior.llm.reduced import damage, write_reduced
+from advprior.predictors.base import log_softmax
+from feature_repo.runs import read_manifest
+from tests.advprior.predictors.conftest import Fitted, fitted  # noqa: F401
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+
+
+def _run(*arguments: object) -> int:
+    try:
+        main([str(a) for a in arguments])
+    except SystemExit as left:
+        return int(left.code or 0)
+    return 0
+
+
+@pytest.fixture
+def run(fitted: Fitted, tmp_path: Path) -> Path:  # noqa: F811
+    return shutil.copytree(fitted.model("llm"), tmp_path / "llm")
+
+
+def test_a_reduced_graph_passes_the_gate_and_scores(
+    fitted: Fitted, run: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+) -> None:  # fmt: skip
+    precision = "fp16"
+    assert _run("export", run, "--precision", precision, "--tables", fitted.tables) == 0, capsys.readouterr()
+    assert f"{precision}: log-probs off by" in capsys.readouterr().out
+    facts = read_manifest(run / "onnx")["facts"]
+    assert facts["precision"] == precision
+    assert 0 < facts["damage"]["mean_difference"] <= reduced.LIMITS["mean_difference"]
+    assert np.isfinite(facts["damage"]["nll_change"])
+    graph = onnx.load(str(run / "onnx/model.onnx")).graph
+    assert sum(w.data_type == TensorProto.FLOAT16 and len(w.dims) == 2 for w in graph.initializer) >= 6
+    assert _run("score", run, "--tables", fitted.tables, "--out", run.parent / "priors", "--last", 1) == 0
+    # the same command again reuses it, and fp32 is another export
+    assert _run("export", run, "--precision", precision, "--tables", fitted.tables) == 0
+    assert "unchanged" in capsys.readouterr().out
+    assert _run("export", run) == 0
+    assert read_manifest(run / "onnx")["facts"]["precision"] == "fp32"
+
+
+def test_int8_that_hangs_on_its_batch_is_refused_and_the_old_export_stays(
+    fitted: Fitted, run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch  # noqa: F811
+) -> None:  # fmt: skip
+    before = (run / "onnx/model.onnx").read_bytes()
+    assert _run("export", run, "--precision", "int8", "--tables", fitted.tables) == 2
+    said = capsys.readouterr().err
+    assert "PRI015" in said
+    assert "in a batch differ by" in said
+    assert (run / "onnx/model.onnx").read_bytes() == before
+    # the other limits fire as well, and by themselves
+    monkeypatch.setitem(reduced.LIMITS, "mean_difference", 1e-9)
+    assert _run("export", run, "--precision", "fp16", "--tables", fitted.tables) == 2
+    assert "mean_difference" in capsys.readouterr().err
+
+
+def test_int8_weights_are_in_the_graph(run: Path, tmp_path: Path) -> None:
+    write_reduced(run / "onnx/model.onnx", tmp_path / "small.onnx", "int8")
+    graph = onnx.load(str(tmp_path / "small.onnx")).graph
+    assert sum(w.data_type == TensorProto.INT8 and len(w.dims) == 2 for w in graph.initializer) >= 6
+
+
+def test_the_gate_needs_tables_and_a_network(
+    fitted: Fitted, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
+) -> None:  # fmt: skip
+    assert _run("export", run, "--precision", "int8") == 2
+    assert "PRI016" in capsys.readouterr().err
+    control = shutil.copytree(fitted.model("popularity"), tmp_path / "popularity")
+    assert _run("export", control, "--precision", "fp16", "--tables", fitted.tables) == 2
+    assert "PRI014" in capsys.readouterr().err
+
+
+def test_fp16_keeps_the_end_of_the_graph_in_fp32(run: Path, tmp_path: Path) -> None:
+    write_reduced(run / "onnx/model.onnx", tmp_path / "half.onnx", "fp16")
+    graph = onnx.load(str(tmp_path / "half.onnx")).graph
+    kinds = {w.name: w.data_type for w in graph.initializer}
+    assert TensorProto.FLOAT16 in kinds.values()
+    assert graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
+    made = {name: node for node in graph.node for name in node.output}
+    # back from the output: fp32 all the way to the log-softmax and the head, without a stop in fp16
+    last, between = made[graph.output[0].name], []
+    while last.op_type == "Cast":
+        between.append(last.attribute[0].i)
+        last = made[last.input[0]]
+    assert last.op_type == "LogSoftmax"
+    assert TensorProto.FLOAT16 not in between
+    add = made[last.input[0]]
+    while add.op_type == "Cast":
+        assert add.attribute[0].i == TensorProto.FLOAT
+        add = made[add.input[0]]
+    assert add.op_type == "Add"
+    before = [made[name].input[0] if made[name].op_type == "Cast" else name for name in add.input]
+    assert "offset" in before  # as it came
+
+
+def test_damage_by_hand() -> None:
+    full = log_softmax(np.asarray([[3.0, *range(-20, 0)], [0.0] * 21]))
+    same = damage(full, full)
+    assert (same.mean_difference, same.max_difference, same.top10_overlap) == (0.0, 0.0, 1.0)
+    assert np.isnan(same.nll_change)
+    assert same.exceeded() == []
+    turned = damage(full, full[:, ::-1].copy())
+    assert turned.exceeded()[0].startswith("mean_difference")
+    assert any(said.startswith("top10_overlap") for said in turned.exceeded())
+    assert damage(full, np.full_like(full, np.nan)).exceeded()

@@ -1,0 +1,187 @@
+"""Interests as priors: as of their time, resumable, published beside the advertisers' and found by the ranker."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from advprior.catalog import Catalog
+from advprior.fitting import finetune
+from advprior.histories import build_histories, micros
+from advprior.interest_scores import score_interests
+from advprior.interests import build_interests
+from advprior.llm.model import AdvertiserModel
+from advprior.predictors.base import load_predictor, predictor_class
+from advprior.publishing import publish, shuffled_rows
+from advprior.scoring import score
+from feature_repo.contract import INTEREST_MATRIX_FILE, INTERESTS_FILE
+from feature_repo.errors import AdvpriorError
+from feature_repo.runs import read_manifest
+from feature_repo.tables import load_tables
+from ranking.gather import gather_interests
+from tests.advprior.predictors.conftest import Fitted, export, llm_settings
+from tests.ranking.stores import copy_repo, definitions
+from tests.tiny import CATEGORIES, PLAN, tiny_tables
+
+SNAPSHOTS = np.asarray([micros(s) for s in PLAN.snapshots()], np.int64)
+OBSERVED = sorted([*CATEGORIES, "Produce"])  # the last is nobody's in the catalog, and an interest all the same
+
+
+@pytest.fixture(scope="module")
+def run(fitted: Fitted, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("interests") / "llm"
+    raw = {**llm_settings(fitted.folder / "base", epochs=2), "interests": {"weight": 0.5}}
+    assert finetune(fitted.tables, out, "llm", predictor_class("llm").settings(raw))
+    export(out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def priors(fitted: Fitted, run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("scored") / "llm"
+    assert score(run, fitted.tables, out)
+    return out
+
+
+def histories(fitted: Fitted):
+    loaded = load_tables(fitted.tables, "users", "advertisers", "events")
+    return build_histories(loaded["users"], loaded["events"], Catalog.from_table(loaded["advertisers"]))
+
+
+def test_interests_are_what_was_seen_before_the_cutoff() -> None:
+    tables = tiny_tables(users=6)
+    cutoff = micros(PLAN.finetune_end)
+    found = build_interests(tables["users"], tables["events"], cutoff)
+    assert found is not None
+    before = tables["events"][tables["events"].timestamp < PLAN.finetune_end]
+    assert list(found.catalog.ids) == sorted(before.category.unique())
+    assert found.histories.time.max() < cutoff
+    rows = before[["user_id", "timestamp", "category"]].drop_duplicates()
+    assert len(found.histories.time) == len(rows)
+    # a category of the future changes nothing
+    late = tables["events"].iloc[[0]].assign(timestamp=pd.Timestamp(PLAN.finetune_end), category="Later")
+    again = build_interests(tables["users"], pd.concat([tables["events"], late]), cutoff)
+    assert again is not None
+    assert again.catalog.version == found.catalog.version
+    few = found.most_frequent(2)
+    assert list(few.catalog.ids) == sorted(few.catalog.ids)
+    assert int(rows.category.isin(few.catalog.ids).sum()) == int(rows.category.value_counts().iloc[:2].sum())
+    assert len(few.histories.time) == int(rows.category.isin(few.catalog.ids).sum())
+    assert build_interests(tables["users"], tables["events"].drop(columns="category"), cutoff) is None
+
+
+def test_scored_as_the_torch_model_and_from_the_past_only(fitted: Fitted, run: Path, priors: Path) -> None:
+    whole, predictor = histories(fitted), load_predictor(run)
+    matrix = np.load(priors / INTEREST_MATRIX_FILE).reshape(len(whole), len(SNAPSHOTS), -1)
+    assert list(Catalog.load(priors / INTERESTS_FILE).ids) == OBSERVED
+    assert matrix.shape[2] == len(OBSERVED)
+    np.testing.assert_allclose(np.exp(matrix.astype(np.float64)).sum(-1), 1, atol=1e-4)
+    assert read_manifest(priors)["facts"]["interests"] == len(OBSERVED)
+    scorer = predictor.interest_scorer(run / "onnx", "cpu")
+    assert scorer is not None
+    for column in (0, 6):
+        cut = whole.before(int(SNAPSHOTS[column]))
+        alone = scorer.score(cut, np.arange(9), SNAPSHOTS[column : column + 1])
+        np.testing.assert_allclose(alone[:, 0], matrix[:9, column], atol=1e-4)
+    model = AdvertiserModel.from_pretrained(run / "model").eval()
+    prompt = predictor.encoder().prompt(whole.before(int(SNAPSHOTS[-1])), 3)
+    (window,) = predictor.encoder().windows(prompt, np.asarray([len(prompt.ends)]))
+    ids = torch.from_numpy(window.ids)[None]
+    with torch.no_grad():
+        at = torch.from_numpy(window.positions)[None]
+        expected = model(ids, torch.ones_like(ids), at, torch.zeros(1, 1, 12))["interest_log_probs"]
+    np.testing.assert_allclose(matrix[3, -1], expected[0, 0].numpy(), atol=1e-4)
+    assert np.abs(matrix[:, 0] - matrix[:, -1]).max() > 1e-3
+
+
+def test_goes_on_after_the_last_whole_user(fitted: Fitted, run: Path, priors: Path, tmp_path: Path) -> None:
+    """A kill leaves a torn row; what is whole before it is not scored again."""
+    whole = histories(fitted)
+    expected = (priors / INTEREST_MATRIX_FILE).read_bytes()
+    part = tmp_path / "interest_log_probs.part"
+    scorer = load_predictor(run).interest_scorer(run / "onnx", "cpu")
+    assert scorer is not None
+    asked: list[int] = []
+    real = scorer.score
+
+    def counted(histories, users, cutoffs):
+        asked.extend(users.tolist())
+        return real(histories, users, cutoffs)
+
+    scorer.score = counted  # type: ignore[method-assign]
+    header = len(expected) - len(whole) * len(SNAPSHOTS) * len(OBSERVED) * 4
+    for kept, first in ((header + 17 * len(SNAPSHOTS) * len(OBSERVED) * 4 + 9, 17), (header - 5, 0)):
+        asked.clear()
+        part.write_bytes(expected[:kept])
+        score_interests(scorer, whole, SNAPSHOTS, tmp_path)
+        assert asked == list(range(first, len(whole)))
+        ours, theirs = np.load(tmp_path / INTEREST_MATRIX_FILE), np.load(priors / INTEREST_MATRIX_FILE)
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+        (tmp_path / INTEREST_MATRIX_FILE).unlink()
+
+
+@pytest.fixture(scope="module")
+def repo(priors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    repo = copy_repo(tmp_path_factory.mktemp("store") / "repo")
+    for name in ("llm", "placebo"):
+        publish(priors, repo, name=name)
+    return repo
+
+
+def test_published_beside_the_priors(priors: Path, repo: Path) -> None:
+    folder = repo / "data" / "prior_llm"
+    table = pq.read_table(folder / "table.parquet").to_pandas()
+    matrix = np.load(priors / INTEREST_MATRIX_FILE)
+    np.testing.assert_array_equal(np.load(folder / INTEREST_MATRIX_FILE), matrix)
+    np.testing.assert_array_equal(np.stack(table.interest_log_probs), matrix[table.prior_row])
+    best = np.stack(table.interest_top5_index)
+    assert best.shape[1] == 5
+    assert (best[:, 0] == matrix.argmax(1)).all()
+    np.testing.assert_array_equal(np.stack(table.interest_top5_log_probs), np.take_along_axis(matrix, best, 1))
+    assert np.stack(table.log_probs).shape == (len(table), 12)  # what was there is there still
+    rows = pd.read_parquet(priors / "rows.parquet")
+    placebo = np.load(repo / "data" / "prior_placebo" / INTEREST_MATRIX_FILE)
+    np.testing.assert_array_equal(placebo, matrix[shuffled_rows(rows, 0)])
+
+
+def test_feast_knows_them_where_they_are(fitted: Fitted, repo: Path, tmp_path: Path) -> None:
+    fields = {f.name for o in definitions(repo) if getattr(o, "name", "") == "prior_llm" for f in o.schema}
+    assert {"interest_log_probs", "interest_top5_index", "interest_top5_log_probs"} <= fields
+    without = copy_repo(tmp_path / "repo")
+    assert score(fitted.model("popularity"), fitted.tables, tmp_path / "popularity")
+    publish(tmp_path / "popularity", without)
+    assert not (tmp_path / "popularity" / INTEREST_MATRIX_FILE).exists()
+    plain = {f.name for o in definitions(without) if getattr(o, "name", "") == "prior_popularity" for f in o.schema}
+    assert plain
+    assert not any(name.startswith("interest") for name in plain)
+
+
+def test_the_ranker_finds_the_category_of_an_ad(repo: Path, priors: Path, tmp_path: Path) -> None:
+    matrix = np.load(priors / INTEREST_MATRIX_FILE)
+    rows = np.asarray([5, -1, 2, 2, 0])
+    asked = pd.Series(["Tea", "Tea", "Soap", "Unknown", None])
+    found = gather_interests(repo / "data" / "prior_llm", rows, asked)
+    assert found is not None
+    expected = [matrix[5, OBSERVED.index("Tea")], np.nan, matrix[2, OBSERVED.index("Soap")], np.nan, np.nan]
+    np.testing.assert_array_equal(found, np.asarray(expected, np.float32))
+    assert gather_interests(tmp_path, rows, asked) is None
+
+
+def test_a_broken_matrix_is_not_published(priors: Path, tmp_path: Path) -> None:
+    import shutil
+
+    broken = shutil.copytree(priors, tmp_path / "priors")
+    matrix = np.load(broken / INTEREST_MATRIX_FILE)
+    matrix[3] = 0.0
+    np.save(broken / INTEREST_MATRIX_FILE, matrix)
+    repo = copy_repo(tmp_path / "repo")
+    with pytest.raises(AdvpriorError, match="PRI010"):
+        publish(broken, repo)
+    assert not (repo / "data" / "prior_llm").exists()
+    assert json.loads((broken / INTERESTS_FILE).read_text())["version"]

@@ -1,0 +1,78 @@
+"""The zero-shot prior through the whole path: finetune, export, score, equal to the naive oracle."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from advprior.fitting import finetune
+from advprior.histories import build_histories, micros
+from advprior.llm.base import load_base
+from advprior.llm.names import naive_scores, name_model
+from advprior.predictors.base import load_predictor, predictor_class
+from advprior.prompts import occasions_before
+from feature_repo.errors import AdvpriorError
+from feature_repo.tables import load_tables
+from tests.advprior.predictors.conftest import export
+from tests.tiny import PLAN, WEEK, write_tiny
+from tests.tiny_llm import write_tiny_llm
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("zero")
+    write_tiny(folder / "tables")
+    write_tiny_llm(folder / "base")
+    settings = predictor_class("zero_shot").settings({"base": str(folder / "base"), "context": 120})
+    assert finetune(folder / "tables", folder / "run", "zero_shot", settings)
+    export(folder / "run")
+    return folder
+
+
+def test_scores_are_the_naive_ones_less_the_empty_prompt(run) -> None:
+    predictor = load_predictor(run / "run")
+    tables = load_tables(run / "tables")
+    histories = build_histories(tables["users"], tables["events"], predictor.catalog)
+    scorer = predictor.scorer(run / "run" / "onnx", device="cpu", threads=1)
+    users = np.arange(6)
+    cutoffs = np.asarray([micros(PLAN.finetune_end + k * WEEK) for k in (-10, 0, 1)], np.int64)  # -10: nothing yet
+    priors = scorer.score(histories, users, cutoffs)
+    assert priors.shape == (6, 3, len(predictor.catalog))
+    np.testing.assert_allclose(np.exp(priors).sum(-1), 1, atol=1e-5)
+
+    base = load_base(str(run / "base"))
+    model = name_model(base, predictor._names())
+    encoder = scorer._encoder
+    empty = np.load(run / "run" / "empty.npy")
+    for user in (0, 5):
+        prompt = encoder.prompt(histories, user)
+        for column, seen in enumerate(occasions_before(prompt, cutoffs)):
+            ids = encoder.windows(prompt, np.asarray([seen]))[0].ids
+            wanted = naive_scores(model, ids.tolist()) - empty
+            np.testing.assert_allclose(priors[user, column], wanted - np.logaddexp.reduce(wanted), atol=2e-4)
+    assert np.abs(priors[:, 1] - priors[:, 0]).max() > 0.05, "the history says nothing"
+
+
+def test_later_events_change_nothing(run) -> None:
+    predictor = load_predictor(run / "run")
+    tables = load_tables(run / "tables")
+    histories = build_histories(tables["users"], tables["events"], predictor.catalog)
+    scorer = predictor.scorer(run / "run" / "onnx", device="cpu", threads=1)
+    moment = micros(PLAN.finetune_end)
+    cutoffs = np.asarray([moment], np.int64)
+    whole = scorer.score(histories, np.arange(4), cutoffs)
+    np.testing.assert_allclose(scorer.score(histories.before(moment), np.arange(4), cutoffs), whole, atol=1e-5)
+
+
+def test_another_base_is_refused(run, tmp_path) -> None:
+    predictor = load_predictor(run / "run")
+    file = run / "base" / "model.safetensors"
+    kept = file.read_bytes()
+    write_tiny_llm(run / "base", seed=1)
+    try:
+        with pytest.raises(AdvpriorError, match="PRI062"):
+            predictor.export(tmp_path)
+    finally:
+        file.write_bytes(kept)
+    assert torch.__version__
