@@ -134,7 +134,8 @@ class OnlineReader:
     Raises
     ------
     AdvpriorError
-        ``STO005`` when a service is not applied, ``SRV001`` when a view is of neither users nor ads.
+        ``STO005`` when a service is not applied, ``SRV001`` when a view is of neither users nor ads, ``SRV006`` when
+        the store's client is not installed, ``SRV008`` when its address cannot be read.
     """
 
     def __init__(self, repo: Path, services: Sequence[str]) -> None:
@@ -158,7 +159,7 @@ class OnlineReader:
         self.user_views = [view.name for view in self.views.values() if view.key == USER_ID]
         self.ad_views = [view.name for view in self.views.values() if view.key == AD_ID]
         self._config = self._store.config
-        self._online = self._store._get_provider().online_store
+        self._online = _online_store(self._store, repo)
         self._redis = _RedisReader(self._online, self._config, self._tables) if _is_redis(self._online) else None
         if self._redis is None:
             self._tame_sqlite()
@@ -254,6 +255,19 @@ class OnlineReader:
         self.read_user("")
 
 
+def _online_store(store: Any, repo: Path) -> Any:
+    """The store's online side; Feast imports its client here."""
+    from feast.errors import FeastExtrasDependencyImportError
+
+    try:
+        return store._get_provider().online_store
+    except FeastExtrasDependencyImportError as error:
+        raise AdvpriorError(
+            "SRV006", "the online store's client is not installed", where=str(repo), found=str(error).splitlines()[0],
+            expected="the extra of that store", fix="pip install 'advprior[redis]' for Redis",
+        ) from error  # fmt: skip
+
+
 def _is_redis(online: Any) -> bool:
     """Whether it is Feast's plain Redis store, by redis-py."""
     if type(online).__name__ != "RedisOnlineStore":
@@ -295,7 +309,16 @@ class _RedisReader:
                 found=f"redis_type {settings.redis_type}, client {settings.client}", expected="redis, redis-py",
                 fix="put a proxy in front of a cluster, or leave redis_type and client out",
             )  # fmt: skip
-        self._client = online._get_client(settings)
+        try:
+            self._client = online._get_client(settings)
+        except (KeyError, IndexError, ValueError, TypeError) as error:
+            # the address may hold a password: it is not repeated
+            unset = "a variable that is not set" if "${" in settings.connection_string else type(error).__name__
+            raise AdvpriorError(
+                "SRV008", "the address of Redis cannot be read", where="connection_string in feature_store.yaml",
+                found=unset, expected="host:port, as in localhost:6379",
+                fix="export REDIS_URL=host:port",
+            ) from error  # fmt: skip
         # a dead Redis must cost milliseconds, not redis-py's patient retries; what the user set stays
         given = self._client.connection_pool.connection_kwargs
         from redis.backoff import NoBackoff

@@ -19,9 +19,10 @@ from ranking.service.commands import check as check_command
 from ranking.service.logs import JsonFormatter
 from ranking.service.messages import ErrorResponse, RankResponse
 from ranking.service.settings import KEY_VARIABLE
+from tests.ranking.stores import apply
 from tests.service.contract import ROOMY, check_contract
 from tests.service.live import TestClient, settings_of
-from tests.service.workspaces import NOW, FixedClock, Project, train
+from tests.service.workspaces import NOW, FixedClock, Project, copy_project, train
 
 ADS = ["a00/Tea", "a03/Soap", "a05/Tea"]
 
@@ -183,6 +184,18 @@ def test_a_service_that_differs_from_its_ranker_is_refused(project: Project, tmp
         make_engine(settings_of(project, ranker=project.plain))
     with pytest.raises(AdvpriorError, match="RUN001"):
         make_engine(settings_of(project, ranker=tmp_path))
+
+
+@pytest.mark.parametrize("address", ["${REDIS_NOT_SET}", "redis-host"])
+def test_an_address_that_cannot_be_read_is_named(project: Project, tmp_path: Path, address: str) -> None:
+    pytest.importorskip("redis")
+    copied = copy_project(project, tmp_path / "copied")
+    apply(copied.repo)
+    path = copied.repo / "feature_store.yaml"
+    path.write_text(path.read_text().replace("type: sqlite", "type: redis").replace(
+        "path: data/online_store.db", f"connection_string: {address}"))  # fmt: skip
+    with pytest.raises(AdvpriorError, match="SRV008"):
+        make_engine(settings_of(copied))
 
 
 def test_the_preflight_says_what_is_there_and_what_is_not(project: Project, tmp_path: Path) -> None:
