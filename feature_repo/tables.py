@@ -47,11 +47,24 @@ def read_parquet(
 
 
 def write_parquet(frame: pd.DataFrame, path: Path, **options: Any) -> None:
-    """Write beside ``path``, then rename. Times are kept in microseconds, UTC."""
+    """Write beside ``path``, then rename. Times are kept in microseconds, UTC.
+
+    A column of lists in Arrow's own dtype is written without pandas' metadata, whose name for it pandas itself
+    cannot read back.
+    """
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    frame.to_parquet(beside, index=False, coerce_timestamps="us", allow_truncated_timestamps=True, **options)
+    times: dict[str, Any] = {"coerce_timestamps": "us", "allow_truncated_timestamps": True}
+    if any(isinstance(dtype, pd.ArrowDtype) for dtype in frame.dtypes):
+        table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+        pq.write_table(table, beside, **times, **options)
+    else:
+        frame.to_parquet(beside, index=False, **times, **options)
     os.replace(beside, path)
 
 

@@ -3,7 +3,8 @@
 Everything is computed strictly before a snapshot and available a stated lag later. A user's own counts
 (per advertiser, category and ad) are sparse and large, so they stay out of the point-in-time join: the table
 carries a pointer (``history_row``), and the counts lie beside it as sorted arrays that training maps into
-memory and searches (`ranking.gather`).
+memory and searches (`ranking.gather`). For serving the same counts stand in the user's row as lists, which the
+join leaves out and materializing takes along (`ranking.service.features`).
 
 An *occasion* is one (user, time): the rows of one basket count once. "Ad" in a history means the ad's
 advertiser × category, which is what an event can be matched to.
@@ -25,6 +26,7 @@ import pandas as pd
 from feature_repo.contract import (
     AD_ID,
     ADVERTISER_ID,
+    CATALOG_VERSION,
     CATEGORY,
     CREATED_TIMESTAMP,
     EVENT_TIMESTAMP,
@@ -40,7 +42,7 @@ from feature_repo.contract import (
     VALUE,
     TimePlan,
 )
-from feature_repo.runs import manifest_digest, new_run, publish_version, write_json
+from feature_repo.runs import digest, manifest_digest, new_run, publish_version, write_json
 from feature_repo.tables import load_tables, load_time_plan, write_parquet
 from ranking.counts import DAY_US, CountsBefore, Ints, compact, micros, moment_us
 from ranking.preflight import BASELINE_VIEWS, features_run_key, view_folder
@@ -57,6 +59,11 @@ Frame = pd.DataFrame
 def history_files(level: str) -> tuple[str, str]:
     """Names of a level's sorted keys (int64) and values (float32 [n, 5]: counts 1w, 4w, 12w, all; recency in days)."""
     return f"history_{level}_keys.npy", f"history_{level}_values.npy"
+
+
+def online_columns(level: str) -> tuple[str, str]:
+    """List columns of a level in a user's row: ids (int32 [n], ascending), values (float32 [5n], id by id)."""
+    return f"history_{level}_ids", f"history_{level}_values"
 
 
 def snapshots_to_keep(plan: TimePlan) -> list[datetime]:
@@ -119,14 +126,15 @@ class HistoryIds:
         return {"advertiser": a, "category": c, "ad": self.pair_codes(a, c)}
 
     def to_json(self) -> dict[str, Any]:
-        """What lies beside the arrays, so that a reader needs nothing else."""
-        return {
+        """What lies beside the arrays, so that a reader needs nothing else; ``version`` is the digest of the rest."""
+        about = {
             "sizes": self.sizes,
             "advertisers": self.advertisers,
             "categories": self.categories,
             "ads": {AD_ID: self.ads.index.tolist(), **{level: self.ads[level].tolist() for level in LEVELS}},
             "values": [*WINDOWS, "all", "recency_days"],
         }
+        return {"version": digest(about), **about}
 
 
 def windowed(counts: CountsBefore, moment: int) -> dict[str, Ints]:
@@ -152,6 +160,25 @@ def user_level_counts(
         ever = np.bincount(owner[seen], minlength=n_users)
         recent = np.bincount(owner[found["4w"] > 0], minlength=n_users)
         yield groups[seen], values, ever, recent
+
+
+def list_column(parts: Sequence[tuple[Ints, npt.NDArray[Any]]], kind: Any) -> pd.Series[Any]:
+    """A column of lists from (length of each row's list, all their values) parts.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> column = list_column([(np.array([2, 0]), np.array([5, 7])), (np.array([1]), np.array([9]))], pa.int32())
+    >>> pa.array(column).to_pylist()
+    [[5, 7], [], [9]]
+    """
+    import pyarrow as pa
+
+    lengths = np.concatenate([length for length, _ in parts])
+    values = np.concatenate([value for _, value in parts])
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)  # int32 ends at 2 billion counts
+    lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values, kind))
+    return pd.Series(lists, dtype=pd.ArrowDtype(lists.type))
 
 
 def own_rates(
@@ -189,14 +216,17 @@ def own_rates(
 def user_history(
     users: Frame, ids: HistoryIds, events: Frame, snapshots: Sequence[datetime], lag: timedelta, folder: Path
 ) -> Frame:
-    """Write each level's keys and values into ``folder`` and return the table of scalars and pointers.
+    """Write each level's keys and values into ``folder`` and return the table of scalars, pointers and lists.
 
     Rows are snapshot-major: ``history_row`` = snapshot index · users + user index.
     """
+    import pyarrow as pa
+
     n = len(users)
     moments = [moment_us(s) for s in snapshots]
     owner, times = _codes(events[USER_ID], users[USER_ID]), micros(events[TIMESTAMP])
     scalars: dict[str, list[npt.NDArray[Any]]] = {}
+    lists: dict[str, pd.Series[Any]] = {}
 
     def add(name: str, values: npt.NDArray[Any]) -> None:
         scalars.setdefault(name, []).append(values.astype(np.float32))
@@ -216,23 +246,34 @@ def user_history(
     for level, codes in ids.event_codes(events).items():
         size = ids.sizes[level]
         keys, values_of = [], []
+        own_ids: list[tuple[Ints, npt.NDArray[Any]]] = []
+        own_values: list[tuple[Ints, npt.NDArray[Any]]] = []
         walk = user_level_counts(owner, times, codes, n, size, moments)
         for index, (key, values, ever, recent) in enumerate(walk):
             keys.append(key + index * n * size)
             values_of.append(values)
+            lengths = np.bincount(key // size, minlength=n)
+            own_ids.append((lengths, key % size))
+            own_values.append((lengths * values.shape[1], values.ravel()))
             add(f"activity_distinct_{_PLURAL[level]}_all", ever)
             add(f"activity_distinct_{_PLURAL[level]}_4w", recent)
         keys_file, values_file = history_files(level)
         np.save(folder / keys_file, np.concatenate(keys))
         np.save(folder / values_file, np.concatenate(values_of))
-        del keys, values_of
-    write_json(folder / HISTORY_IDS, ids.to_json())
+        ids_column, values_column = online_columns(level)
+        lists[ids_column] = list_column(own_ids, pa.int32())
+        lists[values_column] = list_column(own_values, pa.float32())
+        del keys, values_of, own_ids, own_values
+    catalog = ids.to_json()
+    write_json(folder / HISTORY_IDS, catalog)
     return pd.DataFrame(
         {
             USER_ID: np.tile(users[USER_ID].to_numpy(), len(snapshots)),
             **_stamps(snapshots, lag, n),
             HISTORY_ROW: np.arange(n * len(snapshots), dtype=np.int64),
+            CATALOG_VERSION: catalog["version"],
             **{name: np.concatenate(parts) for name, parts in scalars.items()},
+            **lists,
         }
     )
 

@@ -1,0 +1,108 @@
+"""Who is in which arm: a salted hash of the user, so that no table has to be kept and no two services disagree."""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from feature_repo.errors import AdvpriorError
+
+
+class ServedArm(BaseModel):
+    """One arm of an online experiment.
+
+    Parameters
+    ----------
+    name : str
+    share : float
+        Of users; shares are normalised.
+    priors : bool
+        Whether its users are ranked with priors.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    share: float = Field(gt=0)
+    priors: bool
+
+
+class Experiment(BaseModel):
+    """An experiment: arms and the salt that deals users to them.
+
+    A new salt deals anew; the same salt keeps every user where they are, as long as the shares stay.
+
+    Examples
+    --------
+    >>> half = Experiment(name="try", salt="s1", arms=(ServedArm(name="control", share=1, priors=False),
+    ...                                                ServedArm(name="treatment", share=1, priors=True)))
+    >>> half.arm_of("u1").name == half.arm_of("u1").name
+    True
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ignored_types=(cached_property,))
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    salt: str = Field(min_length=1)
+    arms: tuple[ServedArm, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Experiment:
+        names = [arm.name for arm in self.arms]
+        if len(set(names)) != len(names):
+            raise ValueError("arm names must be unique")
+        return self
+
+    @cached_property
+    def shares(self) -> dict[str, float]:
+        """Expected share of users by arm; sums to 1."""
+        total = sum(arm.share for arm in self.arms)
+        return {arm.name: arm.share / total for arm in self.arms}
+
+    @cached_property
+    def _edges(self) -> list[float]:
+        return list(accumulate(self.shares.values()))[:-1]
+
+    def arm_of(self, user_id: str) -> ServedArm:
+        """The arm of a user: by the first 8 bytes of SHA-256 of experiment, salt and user."""
+        text = f"{self.name}\x1f{self.salt}\x1f{user_id}"
+        place = int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2.0**64
+        return self.arms[bisect_right(self._edges, place)]
+
+
+#: Without an experiment everybody is ranked with priors.
+EVERYBODY = Experiment(name="none", salt="none", arms=(ServedArm(name="all", share=1, priors=True),))
+
+
+def load_experiment(path: Path | None) -> Experiment:
+    """Read an experiment's YAML; `EVERYBODY` without one.
+
+    Raises
+    ------
+    AdvpriorError
+        ``CFG001`` when it is missing, no YAML, or not valid.
+    """
+    if path is None:
+        return EVERYBODY
+    fix = (
+        "name, salt and arms: [{name: control, share: 0.5, priors: false}, {name: treatment, share: 0.5, priors: true}]"
+    )
+    try:
+        return Experiment.model_validate(yaml.safe_load(path.read_text()))
+    except OSError as error:
+        raise AdvpriorError(
+            "CFG001", "the experiment cannot be read", where=str(path), found=str(error), fix=fix
+        ) from error
+    except yaml.YAMLError as error:
+        raise AdvpriorError(
+            "CFG001", "the experiment is not YAML", where=str(path), found=str(error).replace("\n", " "), fix=fix
+        ) from error
+    except ValidationError as error:
+        found = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+        raise AdvpriorError("CFG001", "the experiment is not valid", where=str(path), found=found, fix=fix) from error

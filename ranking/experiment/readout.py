@@ -1,0 +1,264 @@
+"""What an experiment says: lift over the control per user, its interval, and whether it may be trusted.
+
+The unit is the user, because users are what is dealt to arms. A user's outcome is what followed their first exposure;
+an interval treats users as independent, requests not. CUPED takes out what a user's own behaviour before the experiment
+explains (Deng et al., 2013, "Improving the sensitivity of online controlled experiments by utilizing pre-experiment
+data"): the effect is the same, the interval shorter. A sample ratio that chance does not explain means that users are
+missing from an arm, and then no figure here means anything (Fabijan et al., 2019).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from feature_repo.contract import TIMESTAMP, USER_ID, VALUE
+from feature_repo.errors import AdvpriorError
+from ranking.experiment.assignment import Experiment
+
+#: Below it a sample ratio is no chance: strict, since it is looked at again and again.
+SRM_ALPHA = 0.0005
+Doubles = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One arm against the control, per user.
+
+    Attributes
+    ----------
+    lift, low, high : float
+        Relative: 0.05 is five percent more. NaN where the control's mean is not positive.
+    difference, difference_low, difference_high : float
+        In the outcome's unit.
+    p_value : float
+        Of no difference, two-sided.
+    """
+
+    lift: float
+    low: float
+    high: float
+    difference: float
+    difference_low: float
+    difference_high: float
+    p_value: float
+
+
+@dataclass
+class Readout:
+    """An experiment's result.
+
+    Attributes
+    ----------
+    effects : dict of arm to its effect, plain
+    adjusted : the same with CUPED, empty without a pre-period
+    variance_kept : float or None
+        Share of the variance that CUPED leaves.
+    sample_ratio_p : float
+        Probability of a ratio this far from the shares, by chance.
+    """
+
+    experiment: str
+    control: str
+    users: dict[str, int]
+    mean: dict[str, float]
+    exposures: dict[str, int]
+    degraded: dict[str, float]
+    effects: dict[str, Effect]
+    adjusted: dict[str, Effect]
+    variance_kept: float | None
+    sample_ratio_p: float
+    crossed_users: int
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the sample ratio is as dealt."""
+        return self.sample_ratio_p >= SRM_ALPHA
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "trusted": self.trusted}
+
+    def text(self) -> str:
+        """A few lines to read."""
+        lines = [f"experiment {self.experiment}, control {self.control}"]
+        for arm, count in self.users.items():
+            lines.append(
+                f"  {arm}: {count:,} users, {self.exposures[arm]:,} exposures ({self.degraded[arm]:.1%} degraded), "
+                f"mean {self.mean[arm]:.4g}"
+            )
+        for name, effects in (("plain", self.effects), ("CUPED", self.adjusted)):
+            for arm, e in effects.items():
+                lines.append(
+                    f"  {arm} against {self.control}, {name}: {e.lift:+.2%} [{e.low:+.2%}, {e.high:+.2%}], "
+                    f"p = {e.p_value:.3g}"
+                )
+        if self.variance_kept is not None:
+            lines.append(f"  CUPED leaves {self.variance_kept:.0%} of the variance")
+        verdict = "as dealt" if self.trusted else "NOT AS DEALT: do not trust any figure above"
+        lines.append(f"  sample ratio: p = {self.sample_ratio_p:.3g}, {verdict}")
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+
+def sample_ratio(users: Mapping[str, int], shares: Mapping[str, float]) -> float:
+    """Chi-square p-value of users per arm against their shares.
+
+    Examples
+    --------
+    >>> even = {"control": 0.5, "treatment": 0.5}
+    >>> sample_ratio({"control": 5010, "treatment": 4990}, even) > 0.5
+    True
+    >>> sample_ratio({"control": 5300, "treatment": 4700}, even) < 1e-8
+    True
+    """
+    from scipy.stats import chisquare
+
+    total = sum(users.values())
+    if len(shares) < 2 or not total:
+        return 1.0
+    found = [users.get(arm, 0) for arm in shares]
+    return float(chisquare(found, [share * total for share in shares.values()]).pvalue)
+
+
+def effect(treated: Doubles, control: Doubles, level: float = 0.95) -> Effect:
+    """Difference of means (Welch) and their ratio (delta method on its logarithm)."""
+    from scipy.stats import norm
+
+    z = float(norm.ppf(0.5 + level / 2))
+    means = float(treated.mean()), float(control.mean())
+    variances = treated.var(ddof=1) / len(treated), control.var(ddof=1) / len(control)
+    difference, error = means[0] - means[1], float(np.sqrt(sum(variances)))
+    p_value = 1.0 if error == 0 else float(2 * norm.sf(abs(difference) / error))
+    lift = low = high = float("nan")
+    if min(means) > 0:
+        ratio = np.log(means[0] / means[1])
+        spread = z * float(np.sqrt(variances[0] / means[0] ** 2 + variances[1] / means[1] ** 2))
+        lift, low, high = (float(np.expm1(x)) for x in (ratio, ratio - spread, ratio + spread))
+    return Effect(lift, low, high, difference, difference - z * error, difference + z * error, p_value)
+
+
+def cuped(outcome: Doubles, before: Doubles, arm: npt.NDArray[Any]) -> Doubles:
+    """Outcome less what behaviour before explains; its slope is taken within arms, so that no effect goes into it.
+
+    Examples
+    --------
+    >>> before = np.array([1.0, 2.0, 3.0, 1.0, 2.0, 3.0])
+    >>> cuped(before * 2 + np.array([0, 0, 0, 1, 1, 1]), before, np.array([0, 0, 0, 1, 1, 1])).tolist()
+    [4.0, 4.0, 4.0, 5.0, 5.0, 5.0]
+    """
+    covariance = variance = 0.0
+    for one in np.unique(arm):
+        mine = arm == one
+        x = before[mine] - before[mine].mean()
+        covariance += float(x @ outcome[mine])
+        variance += float(x @ x)
+    slope = covariance / variance if variance else 0.0
+    clean: Doubles = outcome - slope * (before - before.mean())
+    return clean
+
+
+def read_out(
+    exposures: Iterable[Mapping[str, Any]],
+    outcomes: pd.DataFrame,
+    experiment: Experiment,
+    *,
+    control: str | None = None,
+    pre_days: float = 0.0,
+    until: datetime | None = None,
+) -> Readout:
+    """Compare the arms of an experiment.
+
+    Parameters
+    ----------
+    exposures : records of the exposure log
+        Those of other experiments are passed over.
+    outcomes : pandas.DataFrame
+        user_id, timestamp and, where outcomes differ in worth, value. Those before the first exposure of all count as
+        the pre-period.
+    control : str, optional
+        Default: the first arm without priors, else the first.
+    pre_days : float
+        Length of the pre-period for CUPED; 0: none.
+    until : datetime, optional
+        Outcomes from then on are not counted.
+
+    Raises
+    ------
+    AdvpriorError
+        ``EXP001`` when there is nothing to compare, ``EXP002`` when outcomes lack a column.
+    """
+    lacking = [name for name in (USER_ID, TIMESTAMP) if name not in outcomes]
+    if lacking:
+        raise AdvpriorError(
+            "EXP002", "the outcomes lack a column", found=", ".join(map(str, outcomes.columns)),
+            expected=f"{USER_ID}, {TIMESTAMP} and perhaps {VALUE}", fix=f"add {', '.join(lacking)}",
+        )  # fmt: skip
+    shown = pd.DataFrame(
+        [
+            (e["user_id"], e["arm"], e["time"], bool(e["degraded"]))
+            for e in exposures
+            if e["experiment"] == experiment.name
+        ],
+        columns=[USER_ID, "arm", "time", "degraded"],
+    )
+    names = [arm.name for arm in experiment.arms]
+    control = control or next((arm.name for arm in experiment.arms if not arm.priors), names[0])
+    shown["time"] = pd.to_datetime(shown["time"], utc=True, format="ISO8601")
+    per_user = shown.groupby(USER_ID).agg(arm=("arm", "first"), arms=("arm", "nunique"), first=("time", "min"))
+    crossed = per_user["arms"] > 1
+    kept = per_user[~crossed & per_user["arm"].isin(names)]
+    counts = {name: int((kept["arm"] == name).sum()) for name in names}
+    if control not in names or min(counts.values(), default=0) < 2 or len(names) < 2:
+        raise AdvpriorError(
+            "EXP001", "there is nothing to compare", where=f"experiment {experiment.name}",
+            found=", ".join(f"{name}: {count} users" for name, count in counts.items()) or "no arm",
+            expected=f"two users or more in each arm, and a control ({control})",
+            fix="let it run longer, or name the experiment that was served",
+        )  # fmt: skip
+    begin = kept["first"].min()
+    when = outcomes[TIMESTAMP].dt.tz_convert("UTC")
+    worth = outcomes[VALUE].astype(np.float64) if VALUE in outcomes else pd.Series(1.0, index=outcomes.index)
+    first = outcomes[USER_ID].map(kept["first"])
+    after = when >= first  # False for users who were not exposed
+    if until is not None:
+        after &= when < pd.Timestamp(until)
+    outcome = worth[after].groupby(outcomes[USER_ID][after]).sum().reindex(kept.index, fill_value=0.0).to_numpy()
+    arm = kept["arm"].to_numpy()
+    effects = {name: effect(outcome[arm == name], outcome[arm == control]) for name in names if name != control}
+    adjusted: dict[str, Effect] = {}
+    variance_kept = None
+    notes = []
+    if pre_days > 0:
+        early = (when < begin) & (when >= begin - timedelta(days=pre_days))
+        before = worth[early].groupby(outcomes[USER_ID][early]).sum().reindex(kept.index, fill_value=0.0).to_numpy()
+        if before.std() > 0:
+            clean = cuped(outcome, before, arm)
+            adjusted = {name: effect(clean[arm == name], clean[arm == control]) for name in effects}
+            spread = sum(outcome[arm == name].var() * counts[name] for name in names)
+            left = sum(clean[arm == name].var() * counts[name] for name in names)
+            variance_kept = float(left / spread) if spread else None
+        else:
+            notes.append(f"no outcome in the {pre_days:g} days before {begin}: no CUPED")
+    if crossed.any():
+        notes.append(f"{int(crossed.sum())} users seen in more than one arm are left out: did the salt change?")
+    mine = shown[shown[USER_ID].isin(kept.index)]
+    return Readout(
+        experiment=experiment.name,
+        control=control,
+        users=counts,
+        mean={name: float(outcome[arm == name].mean()) for name in names},
+        exposures={name: int((mine["arm"] == name).sum()) for name in names},
+        degraded={name: float(mine.loc[mine["arm"] == name, "degraded"].mean()) for name in names},
+        effects=effects,
+        adjusted=adjusted,
+        variance_kept=variance_kept,
+        sample_ratio_p=sample_ratio(counts, experiment.shares),
+        crossed_users=int(crossed.sum()),
+        notes=notes,
+    )

@@ -1,0 +1,197 @@
+"""`advprior rank serve`, `check`, `rollback` and `readout`: options in, heavy imports inside."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from feature_repo.errors import AdvpriorError
+
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+class Moment(click.ParamType):  # type: ignore[type-arg]
+    """A time with a zone, ISO 8601."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        try:
+            found = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+        except ValueError:
+            self.fail(f"{value!r} is no ISO 8601 time", param, ctx)
+        if found.tzinfo is None:
+            self.fail(f"{value!r} has no zone: add Z or +00:00", param, ctx)
+        return found
+
+
+_OPTIONS = [
+    click.option("--repo", type=_FOLDER, required=True, help="Feature repository, published and applied."),
+    click.option("--ranker", type=_FOLDER, required=True, help="Ranker with priors (`rank train`)."),
+    click.option("--fallback", type=_FOLDER, required=True, help="Ranker without priors, for when there are none."),
+    click.option("--experiment", type=_FILE, help="Experiment YAML: name, salt, arms. Default: priors for everybody."),
+    click.option("--exposures", type=_FOLDER, help="Where exposures are logged. Default: nowhere."),
+    click.option("--fsync", type=click.Choice(["always", "interval", "never"]), default="interval", show_default=True,
+                 help="When exposures are forced to the disk. A killed process loses none either way."),
+    click.option("--no-api-key", "api_key", is_flag=True, flag_value=False, default=True,
+                 help="Serve without the key that ADVPRIOR_API_KEY holds."),
+    click.option("--max-prior-age-days", type=float, help="Older priors are not used. Default: the view's TTL."),
+    click.option("--max-candidates", type=click.IntRange(1), default=1000, show_default=True),
+    click.option("--max-body", type=click.IntRange(1024), default=262_144, show_default=True, help="Bytes."),
+    click.option("--refresh-s", type=float, default=60.0, show_default=True,
+                 help="How often ads, catalogs and rankers are looked at."),
+    click.option("--threads", type=click.IntRange(1), default=1, show_default=True,
+                 help="Requests that one worker ranks at a time."),
+    click.option("--no-compile", "compile", is_flag=True, flag_value=False, default=True,
+                 help="Score with LightGBM itself."),
+    click.option("--clock-start", type=Moment(), help="Start the service's clock there: to replay a past day."),
+]  # fmt: skip
+
+
+def _served(command: Any) -> Any:
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def _settings(values: dict[str, Any]) -> Any:
+    try:
+        from ranking.service.settings import ServeSettings
+
+        return ServeSettings(**values)
+    except ImportError as error:
+        raise _lacking(error) from error
+
+
+def _lacking(error: ImportError) -> AdvpriorError:
+    return AdvpriorError(
+        "SRV006", "the service's packages are not installed", found=str(error), expected="the extra [serve]",
+        fix="pip install 'advprior[serve]' (and 'advprior[redis]' for Redis)",
+    )  # fmt: skip
+
+
+@click.command()
+@_served
+@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 for every interface.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
+@click.option("--drain-s", type=click.IntRange(1), default=10, show_default=True, help="To finish requests in.")
+def serve(host: str, port: int, workers: int, log_level: str, drain_s: int, **values: Any) -> None:
+    """Serve POST /rank over HTTP.
+
+    Refuses to start when a feature service differs from what its ranker was trained on. SIGTERM stops it once
+    running requests are answered.
+    """
+    import tempfile
+
+    settings = _settings(values)
+    try:
+        if workers > 1:  # before anything imports prometheus_client
+            os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="advprior-metrics-"))
+        import uvicorn
+
+        from ranking.service.app import create_app, make_engine, required_key
+        from ranking.service.logs import log_config
+        from ranking.service.settings import SETTINGS_VARIABLE
+    except ImportError as error:
+        raise _lacking(error) from error
+    options: dict[str, Any] = {
+        "host": host, "port": port, "log_config": log_config(log_level), "access_log": False, "server_header": False,
+        "timeout_graceful_shutdown": drain_s, "backlog": 2048,
+    }  # fmt: skip
+    click.echo(
+        f"rank serve: http://{host}:{port}, openapi at /openapi.json, API key {'on' if values['api_key'] else 'OFF'}"
+    )
+    if workers == 1:
+        uvicorn.run(create_app(settings), **options)
+        return
+    required_key(settings)
+    make_engine(settings)  # refused here, once, and the trees compiled for all
+    os.environ[SETTINGS_VARIABLE] = settings.model_dump_json()
+    uvicorn.run("ranking.service.app:app_from_environment", factory=True, workers=workers, **options)
+
+
+@click.command()
+@_served
+def check(**values: Any) -> None:
+    """Preflight of `rank serve`: what would refuse to start, or serve badly. Exit code 2 on a problem."""
+    settings = _settings(values)
+    try:
+        from ranking.service.check import run_checks
+    except ImportError as error:
+        raise _lacking(error) from error
+    failed = False
+    for note in run_checks(settings):
+        mark = {True: "ok     ", None: "warning", False: "PROBLEM"}[note.ok]
+        click.echo(f"{mark} {note.text}" + (f"\n        fix: {note.fix}" if note.fix and not note.ok else ""))
+        failed = failed or note.ok is False
+    if failed:
+        raise click.exceptions.Exit(2)
+    click.echo("rank check: ready to serve")
+
+
+@click.command()
+@click.option("--exposures", type=_FOLDER, required=True, help="What `rank serve --exposures` wrote.")
+@click.option("--outcomes", type=_FILE, required=True, help="Parquet: user_id, timestamp, and perhaps value.")
+@click.option("--experiment", type=_FILE, required=True, help="The experiment that was served.")
+@click.option("--control", help="Arm to compare with. Default: the first without priors.")
+@click.option(
+    "--pre-days",
+    type=click.FloatRange(0),
+    default=28.0,
+    show_default=True,
+    help="Days of outcomes before the first exposure, for CUPED; 0: without.",
+)
+@click.option("--until", type=Moment(), help="Count outcomes before it only.")
+@click.option("--json", "json_file", type=_FILE, help="Write the figures there too.")
+def readout(
+    exposures: Path, outcomes: Path, experiment: Path, control: str | None, pre_days: float, until: datetime | None,
+    json_file: Path | None,
+) -> None:  # fmt: skip
+    """Lift of each arm over the control, with interval, CUPED and a sample-ratio check.
+
+    Exit code 3 when the sample ratio is not as dealt: then the figures must not be trusted.
+    """
+    from feature_repo.runs import write_json
+    from feature_repo.tables import read_parquet
+    from ranking.experiment.assignment import load_experiment
+    from ranking.experiment.exposures import read_exposures
+    from ranking.experiment.readout import read_out
+
+    found = read_out(
+        read_exposures(exposures), read_parquet(outcomes), load_experiment(experiment), control=control,
+        pre_days=pre_days, until=until,
+    )  # fmt: skip
+    if json_file is not None:
+        write_json(json_file, found.to_json())
+    click.echo(found.text())
+    if not found.trusted:
+        raise click.exceptions.Exit(3)
+
+
+@click.command()
+@click.option("--repo", type=_FOLDER, required=True, help="Feature repository.")
+@click.option("--view", "views", multiple=True, required=True, help="View to take back, such as prior_llm. Repeatable.")
+@click.option("--snapshot", type=Moment(), help="Of the current publication. Default: what was published before it.")
+@click.option("--now", type=Moment(), help="Leave out what becomes available later. Default: the time it is.")
+def rollback(repo: Path, views: tuple[str, ...], snapshot: datetime | None, now: datetime | None) -> None:
+    """Serve the previous publication's newest rows again, without an outage.
+
+    The next publish and materialize go on from there.
+    """
+    from datetime import UTC
+
+    from ranking.preflight import check_store
+    from ranking.service.rollback import roll_back
+
+    check_store(repo)
+    for view in views:
+        done = roll_back(repo, view, now or datetime.now(UTC), snapshot)
+        where = f"{done.version}, now current" if done.swapped else done.version
+        click.echo(f"rank rollback: {view} serves {done.rows:,} rows of {done.snapshot.isoformat()} ({where})")

@@ -1,0 +1,444 @@
+"""Ranks one user's candidates, and never fails for want of a feature.
+
+Two rankers are loaded: with priors and without. A prior that is missing, stale or corrupt, or a store that does not
+answer, means the ranker without priors; the answer says so. What a request sees (rankers, ads, catalogs) is taken once
+at its start, so that nothing that is swapped meanwhile mixes into it.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from feature_repo.contract import PRIOR_VIEW_PREFIX, USER_HISTORY_VIEW, USER_PROFILE_VIEW, prior_view
+from feature_repo.errors import AdvpriorError
+from feature_repo.runs import manifest_digest, read_manifest
+from ranking.counts import DAY_US, Ints
+from ranking.experiment.assignment import EVERYBODY, Experiment, ServedArm
+from ranking.ranker import Ranker
+from ranking.service.ads import AdTable, read_ads
+from ranking.service.candidates import CandidateSource, MostShown
+from ranking.service.catalogs import Catalogs
+from ranking.service.clock import Clock
+from ranking.service.features import (
+    Matrix,
+    Plan,
+    Prior,
+    Request,
+    decode_prior,
+    history_catalog,
+    matrix,
+)
+from ranking.service.predictor import Predictor
+from ranking.service.reader import OnlineReader, Row, ViewRow, in_time
+
+log = logging.getLogger("advprior.service")
+
+TRAIN_FIX = "advprior rank train --frame FRAME --service SERVICE --out RANKER"
+#: After a failed read the store is left alone for so long: a dead store must not cost every request its timeout.
+_RETRY_S = 0.2
+#: Rest between batches of ads, so that reading them does not hold up requests.
+_PAUSE_S = 0.005
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A ranker, ready to rank."""
+
+    plan: Plan
+    predictor: Predictor
+    digest: str
+
+    @property
+    def service(self) -> str:
+        return self.plan.ranker.service
+
+
+@dataclass(frozen=True)
+class Rankers:
+    """Both rankers; swapped together."""
+
+    priors: Loaded
+    plain: Loaded
+
+
+@dataclass
+class Slate:
+    """What `Engine.rank` found.
+
+    Attributes
+    ----------
+    ads : list of (ad id, advertiser id or None)
+        In ranked order.
+    scores : list of float
+        Calibrated probabilities.
+    degraded : list of str
+        Why the answer is less than it could be; empty when it is not.
+    timings : dict of stage to seconds
+    """
+
+    arm: ServedArm
+    ranker: Loaded
+    ads: list[tuple[str, str | None]]
+    scores: list[float]
+    candidates: int
+    unknown_ads: list[str]
+    degraded: list[str]
+    user_known: bool
+    prior: Prior | None = None
+    prior_age_days: float | None = None
+    contributions: list[dict[str, Any]] | None = None
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request up to its matrix."""
+
+    arm: ServedArm
+    ranker: Loaded
+    table: AdTable
+    ads: Ints
+    matrix: Matrix
+    rows: Mapping[str, Row]
+    priors: dict[str, Prior]
+    degraded: list[str]
+    now_us: int
+    read_s: float
+
+
+class Engine:
+    """Ranks.
+
+    Parameters
+    ----------
+    repo : Path
+        Feature repository, published, applied and materialized.
+    with_priors, plain : Path
+        Ranker folders, of a service with priors and of one without.
+    cache : Path, optional
+        Of compiled trees.
+    max_prior_age_days : float, optional
+        A prior of an older snapshot is stale. Default: only its view's TTL counts.
+    refresh_s : float
+        How often ads, catalogs and ranker folders are looked at.
+
+    Raises
+    ------
+    AdvpriorError
+        ``SRV003`` when a service differs from its ranker's manifest, ``SRV004`` when the rankers are the wrong way
+        round, and whatever reading them raises.
+    """
+
+    def __init__(
+        self,
+        repo: Path,
+        with_priors: Path,
+        plain: Path,
+        *,
+        experiment: Experiment = EVERYBODY,
+        clock: Clock | None = None,
+        cache: Path | None = None,
+        candidates: CandidateSource | None = None,
+        max_prior_age_days: float | None = None,
+        refresh_s: float = 60.0,
+        default_candidates: int = 500,
+    ) -> None:
+        self.clock = clock or Clock()
+        self.experiment = experiment
+        self._folders = (Path(with_priors), Path(plain))
+        self._cache = cache
+        self._source = candidates or MostShown()
+        self._max_age_us = None if max_prior_age_days is None else int(max_prior_age_days * DAY_US)
+        self._refresh_s = refresh_s
+        self._default_candidates = default_candidates
+        loaded = [_read_ranker(folder) for folder in self._folders]
+        self.reader = OnlineReader(repo, list(dict.fromkeys(ranker.service for ranker, _ in loaded)))
+        self.rankers = self._rankers(loaded)
+        self.catalogs = Catalogs(repo, self.reader.prior_views())
+        self.catalogs.refresh(self.clock.now_us())
+        if self.catalogs.newest is None:
+            raise AdvpriorError(
+                "STO003", "views are not published", where=str(repo), found=f"no {USER_HISTORY_VIEW}",
+                fix=f"advprior rank features --tables TABLES --repo {repo} ; feast -c {repo} apply",
+            )  # fmt: skip
+        self.table = AdTable.unread(self.reader, self.catalogs.newest)
+        self.reloads: dict[str, int] = {"done": 0, "refused": 0}
+        self._refused: tuple[str, str] | None = None
+        self._dead_until = 0.0
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Read the ads, warm up, and keep both fresh in the background."""
+        self._refresh_ads(pause_s=0.0)
+        self.warm_up()
+        self._thread = threading.Thread(target=self._keep_fresh, name="advprior-refresh", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the background work."""
+        self._stop.set()
+        self.catalogs.wanted.set()
+        if self._thread is not None:
+            self._thread.join(timeout=10)
+
+    def warm_up(self) -> None:
+        """Rank a few times, then take what is in memory out of the garbage collector's way."""
+        for loaded in (self.rankers.priors, self.rankers.plain):
+            block = np.full((self._default_candidates, len(loaded.plan.features)), np.nan, dtype=np.float32)
+            for _ in range(3):
+                loaded.predictor.scores(block)
+        self.rank("", 10)
+        gc.collect()
+        gc.freeze()
+
+    def not_ready(self) -> list[str]:
+        """Why traffic should not come here; empty when it should. Asks the store."""
+        reasons = [] if self.table.read_us >= 0 else ["ads_unread"]
+        self._read("", reasons)
+        return reasons
+
+    def refresh(self) -> None:
+        """Take in what was published, materialized or trained since. Failures keep what there is."""
+        self._refresh_catalogs()
+        self._refresh_ads(pause_s=_PAUSE_S)
+        self._refresh_rankers()
+
+    def _keep_fresh(self) -> None:
+        due = time.monotonic() + self._refresh_s
+        while not self._stop.is_set():
+            # a row of a catalog that is not known yet is a reason to look at once, but not in a tight loop
+            self.catalogs.wanted.wait(max(0.0, due - time.monotonic()))
+            if self._stop.is_set():
+                return
+            if time.monotonic() >= due:
+                self.refresh()
+                due = time.monotonic() + self._refresh_s
+            else:
+                self._refresh_catalogs()
+            self._stop.wait(min(1.0, self._refresh_s))
+
+    def _refresh_catalogs(self) -> None:
+        try:
+            self.catalogs.refresh(self.clock.now_us())
+        except Exception:
+            log.exception("catalogs cannot be refreshed, the old ones stay")
+
+    def _refresh_ads(self, *, pause_s: float) -> None:
+        catalog = self.catalogs.newest
+        if catalog is None:
+            return
+        try:
+            table = read_ads(self.reader, catalog, self.clock.now_us(), pause_s=pause_s)
+        except Exception as error:
+            log.warning("ads cannot be read, the old ones stay", extra={"error": repr(error)})
+            return
+        for loaded in (self.rankers.priors, self.rankers.plain):
+            loaded.plan.ads(table)  # worked out here, not by the first request
+        self.table = table
+
+    # -- rankers ---------------------------------------------------------------------------------------------------
+
+    def _rankers(self, loaded: Sequence[tuple[Ranker, str]]) -> Rankers:
+        both = []
+        for (ranker, digest), folder in zip(loaded, self._folders, strict=True):
+            both.append(Loaded(Plan(ranker, self.reader), Predictor(ranker, folder, self._cache), digest))
+        for one, wanted in zip(both, (True, False), strict=True):
+            if bool(one.plan.predictors) != wanted:
+                raise AdvpriorError(
+                    "SRV004", "the service needs a ranker with priors and one without", where=one.service,
+                    found="a ranker without priors" if wanted else "a ranker with priors",
+                    expected="--ranker with priors, --fallback without", fix=TRAIN_FIX,
+                )  # fmt: skip
+        return Rankers(*both)
+
+    def _refresh_rankers(self) -> None:
+        """Swap rankers that were trained anew; what cannot be read or does not fit is refused once, and counted."""
+        try:
+            found = tuple(manifest_digest(folder) for folder in self._folders)
+        except (AdvpriorError, OSError) as error:
+            found = (repr(error), "")
+        if found == (self.rankers.priors.digest, self.rankers.plain.digest) or found == self._refused:
+            return
+        try:
+            rankers = self._rankers([_read_ranker(folder) for folder in self._folders])
+            for now, new in ((self.rankers.priors, rankers.priors), (self.rankers.plain, rankers.plain)):
+                if {n for _, n in now.plan.context} != {n for _, n in new.plan.context}:
+                    raise ValueError("the new ranker asks for other context features: start the service anew")
+            for loaded in (rankers.priors, rankers.plain):
+                loaded.plan.ads(self.table)
+            self.rankers = rankers
+            self.reloads["done"] += 1
+            self._refused = None
+            log.info("rankers swapped", extra={"rankers": [rankers.priors.digest, rankers.plain.digest]})
+        except Exception as error:
+            self._refused = (found[0], found[1])
+            self.reloads["refused"] += 1
+            log.warning("a new ranker is refused, the old one stays", extra={"error": str(error)})
+
+    # -- ranking ---------------------------------------------------------------------------------------------------
+
+    def rank(
+        self,
+        user_id: str,
+        slots: int,
+        candidates: Sequence[str] | None = None,
+        *,
+        context: Mapping[str, Any] | None = None,
+        contexts: Sequence[Mapping[str, Any] | None] | None = None,
+        explain: bool = False,
+    ) -> Slate:
+        """The best ``slots`` of the candidates for a user.
+
+        Parameters
+        ----------
+        candidates : sequence of ad ids, optional
+            Default: what the candidate source chooses.
+        context, contexts : features of the request, and per candidate
+        explain : bool
+            Give the contributions of each returned ad.
+        """
+        clock = time.perf_counter
+        begin = clock()
+        ready = self.prepare(user_id, candidates, context=context, contexts=contexts)
+        built = clock()
+        chosen, table, ads = ready.ranker, ready.table, ready.ads
+        scores = chosen.predictor.scores(ready.matrix)
+        order = np.argsort(-scores, kind="stable")[:slots].tolist()
+        scored = clock()
+        named = [table.ids[ads[i]] if candidates is None else candidates[i] for i in order]
+        owners = [table.advertisers[ads[i]] if ads[i] >= 0 else None for i in order]
+        prior = next(iter(ready.priors.values()), None)
+        slate = Slate(
+            arm=ready.arm,
+            ranker=chosen,
+            ads=list(zip(named, owners, strict=True)),
+            scores=[float(scores[i]) for i in order],
+            candidates=len(ads),
+            unknown_ads=[] if candidates is None else [candidates[i] for i in np.flatnonzero(ads < 0).tolist()],
+            degraded=ready.degraded,
+            user_known=any(isinstance(ready.rows.get(v), ViewRow) for v in (USER_PROFILE_VIEW, USER_HISTORY_VIEW)),
+            prior=prior,
+            prior_age_days=None if prior is None else prior.age_days(ready.now_us),
+            timings={"read": ready.read_s, "features": built - begin - ready.read_s, "predict": scored - built},
+        )
+        if explain:
+            slate.contributions = self._explain(chosen, ready.matrix[order])
+            slate.timings["explain"] = clock() - scored
+        slate.timings["total"] = clock() - begin
+        return slate
+
+    def prepare(
+        self,
+        user_id: str,
+        candidates: Sequence[str] | None = None,
+        *,
+        context: Mapping[str, Any] | None = None,
+        contexts: Sequence[Mapping[str, Any] | None] | None = None,
+    ) -> Prepared:
+        """Everything up to the scores: which ranker, and its matrix for the candidates."""
+        begin = time.perf_counter()
+        now_us, rankers, table = self.clock.now_us(), self.rankers, self.table
+        arm = self.experiment.arm_of(user_id)
+        degraded: list[str] = []
+        rows = self._read(user_id, degraded)
+        read_s = time.perf_counter() - begin
+        priors: dict[str, Prior] = {}
+        chosen = rankers.priors if arm.priors else rankers.plain
+        if arm.priors:
+            if not degraded:
+                degraded += self._priors(chosen.plan, rows, now_us, priors)
+            if degraded:
+                chosen = rankers.plain
+        history = self._history(rows, now_us, degraded)
+        if table.read_us < 0:
+            degraded.append("ads_unread")
+        if candidates is None:
+            ads = self._source.choose(table, rows, priors, self._default_candidates)
+        else:
+            ads = table.rows(candidates)
+        request = Request(ads, context or {}, contexts)
+        block = matrix(chosen.plan, request, rows, self.reader.views, history, priors, table, now_us)
+        return Prepared(arm, chosen, table, ads, block, rows, priors, degraded, now_us, read_s)
+
+    def _read(self, user_id: str, degraded: list[str]) -> dict[str, Row]:
+        if time.monotonic() >= self._dead_until:
+            try:
+                rows = self.reader.read_user(user_id)
+                self._dead_until = 0.0
+                return rows
+            except Exception as error:
+                self._dead_until = time.monotonic() + _RETRY_S
+                log.warning("the online store does not answer", extra={"error": repr(error)})
+        degraded.append("store_unavailable")
+        return {}
+
+    def _priors(self, plan: Plan, rows: Mapping[str, Row], now_us: int, out: dict[str, Prior]) -> list[str]:
+        """Fill ``out`` with the priors the ranker takes; reasons where one cannot be used."""
+        reasons = []
+        for predictor in plan.predictors:
+            view = prior_view(predictor)
+            found = decode_prior(rows.get(view), self.reader.views[view], self.catalogs, now_us)
+            if (
+                isinstance(found, Prior)
+                and self._max_age_us is not None
+                and now_us - found.snapshot_us > self._max_age_us
+            ):
+                found = "prior_stale"
+            if isinstance(found, Prior):
+                out[predictor] = found
+            else:
+                reasons.append(found)
+        if reasons:
+            out.clear()
+        return list(dict.fromkeys(reasons))
+
+    def _history(self, rows: Mapping[str, Row], now_us: int, degraded: list[str]) -> Any:
+        row = rows.get(USER_HISTORY_VIEW)
+        if not isinstance(row, ViewRow):
+            return None
+        if (late := in_time(row.available_us, self.reader.views[USER_HISTORY_VIEW], now_us)) is not None:
+            degraded.append(f"history_{late}")
+            return None
+        catalog = history_catalog(row, self.catalogs)
+        if catalog is None:
+            self.catalogs.wanted.set()
+            degraded.append("history_catalog_unknown")
+            return None
+        return row, catalog
+
+    @staticmethod
+    def _explain(loaded: Loaded, block: Matrix) -> list[dict[str, Any]]:
+        """Contributions of each row, largest first, in log-odds before calibration."""
+        found = loaded.predictor.contributions(block)
+        names = loaded.plan.features
+        of_prior = np.array([name.startswith(PRIOR_VIEW_PREFIX) for name in names])
+        out = []
+        for row in found:
+            own, size = row[:-1], np.abs(row[:-1])
+            total = float(size.sum())
+            out.append({
+                "base": float(row[-1]),
+                "raw_score": float(row.sum()),
+                "prior": float(own[of_prior].sum()),
+                "prior_share": float(size[of_prior].sum()) / total if total else 0.0,
+                "features": {names[i]: float(own[i]) for i in np.argsort(-size, kind="stable") if own[i]},
+            })  # fmt: skip
+        return out
+
+
+def _read_ranker(folder: Path) -> tuple[Ranker, str]:
+    """A finished ranker folder and its digest."""
+    read_manifest(folder, step="rank train", fix=TRAIN_FIX)
+    return Ranker.load(folder), manifest_digest(folder)

@@ -1,0 +1,177 @@
+"""What the service is asked and what it answers: the models that validate requests and make the OpenAPI."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+
+from ranking.service.features import Plan
+
+UserId = Annotated[str, Field(min_length=1, max_length=256, description="Whose slate it is.", examples=["h7"])]
+AdId = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+def _whole(value: Any) -> Any:
+    """To JSON Schema 98.0 is an integer, too."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_Number = Annotated[float, Field(ge=-1e12, le=1e12, allow_inf_nan=False)]
+_Text = Annotated[str, Field(max_length=256)]
+
+
+def context_model(plans: list[Plan]) -> type[BaseModel]:
+    """The context features that the rankers know: text or a number each, all optional, nothing else."""
+    fields: dict[str, Any] = {}
+    for plan in plans:
+        assert plan.ranker.encoder is not None
+        for _, name in plan.context:
+            kind = _Text if name in plan.ranker.encoder.categories else _Number
+            fields[name] = (kind | None, Field(default=None))
+    model: type[BaseModel] = create_model(
+        "Context", __config__=ConfigDict(extra="forbid", strict=True), __doc__="What is known of the request.", **fields
+    )
+    return model
+
+
+def request_model(plans: list[Plan], max_candidates: int, max_slots: int) -> type[BaseModel]:
+    """``POST /rank``'s body, within the service's limits."""
+    context = context_model(plans)
+    own: dict[str, Any] = {
+        "ad_id": (AdId, Field(examples=["m1002/SOUP"])),
+        "context": (context | None, Field(default=None)),
+    }
+    candidate = create_model(
+        "Candidate",
+        __config__=ConfigDict(extra="forbid", strict=True),
+        __doc__="One ad, with a context of its own where it differs from the request's.",
+        **own,
+    )
+    some = Annotated[list[AdId | candidate], Field(min_length=1, max_length=max_candidates)]  # type: ignore[valid-type]
+    whole = Field(ge=1, le=max_slots, description="How many ads come back.")
+    slots = Annotated[int, whole, BeforeValidator(_whole)]  # in this order, or the schema loses the limits
+    fields: dict[str, Any] = {
+        "user_id": (UserId, ...),
+        "slots": (slots, 10),
+        "candidates": (
+            some | None,
+            Field(default=None, description="Ads to rank, ids or {ad_id, context}. Default: the service's own choice."),
+        ),
+        "context": (context | None, Field(default=None, description="Features of the request as a whole.")),
+    }
+    model: type[BaseModel] = create_model(
+        "RankRequest",
+        __config__=ConfigDict(
+            extra="forbid",
+            strict=True,
+            json_schema_extra={"examples": [{"user_id": "h7", "slots": 5}]},
+        ),
+        __doc__="Rank ads for a user.",
+        **fields,
+    )
+    return model
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Contributions(_Answer):
+    """Exact TreeSHAP of one ad's score, in log-odds before calibration: base + features = raw_score."""
+
+    base: float
+    raw_score: float
+    prior: float = Field(description="Sum over the prior's features.")
+    prior_share: float = Field(ge=0, le=1, description="Of all contributions, by size.")
+    features: dict[str, float] = Field(description="Largest first; those of zero are left out.")
+
+
+class Slot(_Answer):
+    """One ranked ad."""
+
+    position: int = Field(ge=1)
+    ad_id: str
+    advertiser_id: str | None = Field(description="None: the ad is not known here.")
+    score: float = Field(ge=0, le=1, description="Calibrated probability.")
+    contributions: Contributions | None = Field(default=None, description="With ?explain=true.")
+
+
+class PriorUsed(_Answer):
+    """The prior behind the answer."""
+
+    predictor: str
+    snapshot: str
+    age_days: float
+    catalog_version: str
+
+
+class Exposure(_Answer):
+    """Whether the slate is in the exposure log: only then does it count in the experiment."""
+
+    id: str
+    logged: bool
+
+
+class RankResponse(_Answer):
+    """A slate, best first."""
+
+    request_id: str
+    user_id: str
+    user_known: bool
+    experiment: str
+    arm: str
+    service: str = Field(description="Feature service of the ranker that ranked.")
+    ranker: str = Field(description="Digest of that ranker.")
+    degraded: list[str] = Field(
+        description="Why the answer is less than it could be, such as prior_missing, prior_stale, prior_corrupt, "
+        "prior_catalog_unknown, store_unavailable, history_stale, exposure_not_logged. Empty: nothing was missing."
+    )
+    prior: PriorUsed | None = Field(description="None where the arm has no priors, or none could be used.")
+    candidates: int = Field(ge=0)
+    unknown_ads: list[str] = Field(description="Candidates that the service does not know; ranked all the same.")
+    slots: list[Slot]
+    exposure: Exposure | None = Field(description="None: exposures are not logged.")
+
+
+class Problem(_Answer):
+    """What is wrong with a request."""
+
+    code: str
+    what: str
+    where: str | None = None
+    found: str | None = None
+    expected: str | None = None
+
+
+class ErrorResponse(_Answer):
+    """Every error has this form."""
+
+    request_id: str
+    problems: list[Problem]
+
+
+class Health(_Answer):
+    """The process answers."""
+
+    status: str
+
+
+class Ready(_Answer):
+    """Whether traffic should come here, and what is loaded."""
+
+    ready: bool
+    degraded: list[str]
+    rankers: dict[str, str]
+    experiment: str
+    scores_by: str = Field(description="lleaves (compiled trees) or lightgbm.")
+    ads: int
+
+
+#: What 4xx answers look like in the OpenAPI.
+ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorResponse, "description": "The body is no text."},
+    401: {"model": ErrorResponse, "description": "No API key, or another one."},
+    413: {"model": ErrorResponse, "description": "The body is too large."},
+    422: {"model": ErrorResponse, "description": "The body is not what was expected."},
+}

@@ -1,0 +1,128 @@
+"""Scores of a numpy block on one thread: trees compiled to machine code where lleaves is installed, LightGBM elsewhere.
+
+Compiling takes seconds, so it is done once a model and machine and kept; its scores are held to LightGBM's before they
+are trusted. Contributions always come from LightGBM, which has exact TreeSHAP.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from feature_repo.runs import digest, sha256_file
+from ranking.ranker import MODEL_FILE, Ranker, _apply_calibration
+from ranking.service.features import Matrix
+
+log = logging.getLogger("advprior.service")
+Doubles = npt.NDArray[np.float64]
+#: Largest difference of a compiled score from LightGBM's, in log-odds.
+PARITY = 1e-6
+_PROBES = 256
+
+
+class Predictor:
+    """A ranker's probabilities and contributions.
+
+    Parameters
+    ----------
+    ranker : Ranker
+        Loaded from ``folder``.
+    folder : Path
+    cache : Path, optional
+        Where compiled trees are kept; without one they are not compiled.
+
+    Attributes
+    ----------
+    kind : str
+        ``lleaves`` or ``lightgbm``: what scores.
+    """
+
+    def __init__(self, ranker: Ranker, folder: Path, cache: Path | None = None) -> None:
+        self.ranker = ranker
+        self.kind = "lightgbm"
+        self._raw: Callable[[Matrix], Doubles] = self._by_lightgbm
+        if cache is not None:
+            self._compile(folder, cache)
+
+    def scores(self, matrix: Matrix) -> Doubles:
+        """Calibrated probability of each row."""
+        return _apply_calibration(self.ranker.calibration, self._raw(matrix))
+
+    def contributions(self, matrix: Matrix) -> Doubles:
+        """Exact TreeSHAP, float64 [rows, features + 1]: log-odds by feature, then the base.
+
+        A row sums to the raw score.
+        """
+        booster, _ = self.ranker._fitted()
+        found = booster.predict(matrix, pred_contrib=True, num_iteration=self.ranker.rounds, num_threads=1)
+        return np.asarray(found, dtype=np.float64)
+
+    def _by_lightgbm(self, matrix: Matrix) -> Doubles:
+        booster, _ = self.ranker._fitted()
+        found = booster.predict(matrix, raw_score=True, num_iteration=self.ranker.rounds, num_threads=1)
+        return np.asarray(found, dtype=np.float64)
+
+    def _compile(self, folder: Path, cache: Path) -> None:
+        try:
+            import lleaves
+        except ImportError:
+            return
+        path = folder / MODEL_FILE
+        about = {"model": sha256_file(path), "lleaves": version("lleaves"), "cpu": _cpu(), "format": 1}
+        kept = cache / f"trees-{digest(about)}.o"
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            model = lleaves.Model(model_file=str(path))
+            if kept.is_file():
+                model.compile(cache=str(kept), raw_score=True)
+            else:
+                beside = kept.with_suffix(f".{os.getpid()}.tmp")
+                model.compile(cache=str(beside), raw_score=True)
+                os.replace(beside, kept)  # two workers that compile at once leave one whole file
+        except Exception as error:  # compiling is an optimisation: whatever fails in it must not stop the service
+            log.warning("the trees cannot be compiled, LightGBM scores", extra={"error": str(error)})
+            return
+
+        def compiled(matrix: Matrix) -> Doubles:
+            return np.asarray(model.predict(np.ascontiguousarray(matrix, dtype=np.float64), n_jobs=1))
+
+        worst = parity(compiled, self._by_lightgbm, self.ranker)
+        if worst > PARITY:
+            log.warning("compiled trees disagree with LightGBM, which scores instead", extra={"worst": worst})
+            return
+        self._raw, self.kind = compiled, "lleaves"
+
+
+def parity(one: Callable[[Matrix], Doubles], other: Callable[[Matrix], Doubles], ranker: Ranker) -> float:
+    """Largest difference of two scorers on random rows with gaps, made to fall on both sides of many splits."""
+    _, encoder = ranker._fitted()
+    rng = np.random.default_rng(0)
+    rows = rng.standard_cauchy((_PROBES, len(encoder.features))).astype(np.float32)
+    for i in encoder.categorical:
+        rows[:, i] = rng.integers(0, len(encoder.categories[encoder.features[i]]) + 1, _PROBES)
+    rows[rng.random(rows.shape) < 0.1] = np.nan
+    return float(np.abs(one(rows) - other(rows)).max())
+
+
+def _cpu() -> str:
+    """What machine code is made for."""
+    try:
+        import llvmlite.binding as llvm
+
+        return f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
+    except Exception:
+        return platform.processor() or platform.machine()
+
+
+def default_cache() -> Path:
+    """The user's cache folder."""
+    root: Any = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "advprior"

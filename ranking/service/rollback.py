@@ -1,0 +1,118 @@
+"""Back to what was served before, by one command: the previous publication's newest rows, over the newer ones.
+
+`feast materialize` cannot do it: Redis keeps a row against an older one, and sqlite would mix. Here rows are written
+as they are; each carries its own snapshot and catalog version, so a request in the middle sees one or the other.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from feature_repo.contract import CREATED_TIMESTAMP, EVENT_TIMESTAMP, SNAPSHOT, TABLE_FILE
+from feature_repo.errors import AdvpriorError
+from feature_repo.runs import MANIFEST
+from ranking.frame import open_store
+from ranking.preflight import check_published, view_folder
+
+_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class RolledBack:
+    """What is served now."""
+
+    view: str
+    rows: int
+    snapshot: datetime
+    version: str
+    swapped: bool
+
+
+def previous_version(repo: Path, view: str) -> Path | None:
+    """The publication before the current one, if it is still kept."""
+    link = view_folder(repo, view)
+    current = link.resolve()
+    kept = [p for p in link.parent.glob(f".versions/{view}-*") if p.resolve() != current and (p / MANIFEST).is_file()]
+    return max(kept, key=lambda p: p.stat().st_mtime, default=None)
+
+
+def roll_back(repo: Path, view: str, now: datetime, snapshot: datetime | None = None) -> RolledBack:
+    """Serve a view's earlier rows again.
+
+    Parameters
+    ----------
+    now : datetime
+        Rows that become available later are left out.
+    snapshot : datetime, optional
+        Of the current publication. Default: the newest of the previous publication; without one, the newest but one
+        of the current.
+
+    Raises
+    ------
+    AdvpriorError
+        ``STO003`` when the view is not published, ``SRV007`` when there is nothing to go back to.
+    """
+    check_published(repo, [view])
+    link = view_folder(repo, view)
+    folder = None if snapshot is not None else previous_version(repo, view)
+    source = folder or link.resolve()
+    table = pd.read_parquet(source / TABLE_FILE, columns=[EVENT_TIMESTAMP, *_snapshot_column(source)])
+    moments = table[SNAPSHOT] if SNAPSHOT in table else table[EVENT_TIMESTAMP]
+    known = sorted(moments[table[EVENT_TIMESTAMP] <= pd.Timestamp(now)].unique())
+    if snapshot is not None:
+        wanted = pd.Timestamp(snapshot) if pd.Timestamp(snapshot) in known else None
+    else:
+        wanted = (known[-1:] if folder else known[-2:-1] or [None])[0] if known else None
+    if wanted is None:
+        raise AdvpriorError(
+            "SRV007", "there is nothing to go back to", where=str(source), found=f"{len(known)} snapshots until {now}",
+            expected=f"snapshot {snapshot}" if snapshot else "an earlier publication or snapshot",
+            fix="name one of its snapshots with --snapshot, or publish the earlier priors again",
+        )  # fmt: skip
+    if folder is not None:
+        _point(link, folder)
+    rows = _write(repo, view, source, pd.Timestamp(wanted))
+    return RolledBack(view, rows, pd.Timestamp(wanted).to_pydatetime(), source.name, folder is not None)
+
+
+def _snapshot_column(folder: Path) -> list[str]:
+    import pyarrow.parquet as pq
+
+    return [SNAPSHOT] if SNAPSHOT in pq.read_schema(folder / TABLE_FILE).names else []
+
+
+def _point(link: Path, folder: Path) -> None:
+    """Make a kept version the current one, as publishing does: by one rename."""
+    beside = link.with_name(f".{link.name}.{os.getpid()}.link")
+    beside.unlink(missing_ok=True)
+    beside.symlink_to(Path(".versions") / folder.name)
+    os.replace(beside, link)
+    os.utime(folder)
+
+
+def _write(repo: Path, view: str, folder: Path, moment: pd.Timestamp) -> int:
+    """Write one snapshot's rows into the online store, whatever is there."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+    from feast.utils import _convert_arrow_to_proto
+    from tqdm.auto import tqdm
+
+    store = open_store(repo)
+    config, table = store.config, store.get_feature_view(view)
+    if "skip_dedup" in type(config.online_store).model_fields:
+        config.online_store.skip_dedup = True  # Redis: do not hold a row against an older one
+    online = store._get_provider().online_store
+    column = SNAPSHOT if _snapshot_column(folder) else EVENT_TIMESTAMP
+    keys = {key.name: key.dtype.to_value_type() for key in table.entity_columns}
+    names = [*keys, *(field.name for field in table.features), EVENT_TIMESTAMP, CREATED_TIMESTAMP]
+    data: Any = pq.read_table(folder / TABLE_FILE, columns=list(dict.fromkeys([*names, column])))
+    data = data.filter(pc.equal(data[column], moment.to_pydatetime())).select(names)
+    for batch in tqdm(data.to_batches(_BATCH), desc=f"roll back {view}", unit="batch", disable=None):
+        online.online_write_batch(config, table, _convert_arrow_to_proto(batch, table, keys), None)
+    return int(data.num_rows)

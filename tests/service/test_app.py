@@ -1,0 +1,239 @@
+"""The service over HTTP: answers, limits, keys, metrics, and an OpenAPI that it keeps to."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from feature_repo.contract import BASELINE_SERVICE
+from feature_repo.errors import AdvpriorError
+from feature_repo.runs import read_manifest
+from ranking.service.app import create_app, make_engine
+from ranking.service.commands import check as check_command
+from ranking.service.logs import JsonFormatter
+from ranking.service.messages import ErrorResponse, RankResponse
+from ranking.service.settings import KEY_VARIABLE
+from tests.ranking.stores import apply
+from tests.service.contract import ROOMY, check_contract
+from tests.service.live import TestClient, settings_of
+from tests.service.workspaces import NOW, FixedClock, Project, copy_project, train
+
+ADS = ["a00/Tea", "a03/Soap", "a05/Tea"]
+
+
+@pytest.fixture(scope="module")
+def client(project: Project) -> Iterator[TestClient]:
+    own = settings_of(project, max_candidates=50, max_slots=20, max_body=4096)
+    with TestClient(create_app(own, make_engine(own, FixedClock(NOW)))) as found:
+        yield found
+
+
+def test_an_answer_is_as_described(client: TestClient) -> None:
+    response = client.post("/rank", json={"user_id": "u004", "slots": 2, "candidates": ADS})
+    assert response.status_code == 200
+    answer = RankResponse.model_validate_json(response.content, strict=True)
+    assert [slot.position for slot in answer.slots] == [1, 2]
+    assert answer.slots[0].score >= answer.slots[1].score
+    assert {slot.ad_id for slot in answer.slots} < set(ADS)
+    assert answer.user_known
+    assert answer.degraded == []
+    assert answer.prior is not None
+    assert answer.prior.age_days == 2.0
+    assert answer.request_id == response.headers["x-request-id"]
+
+
+def test_the_context_of_a_candidate_is_its_own(client: TestClient) -> None:
+    """Doubles count once; an ad's own context goes over the request's."""
+
+    def scores(body: dict[str, object]) -> dict[str, float]:
+        answer = client.post("/rank", json={"user_id": "u004", "slots": 20, **body}).json()
+        return {slot["ad_id"]: slot["score"] for slot in answer["slots"]}
+
+    front = scores({"candidates": [*ADS, *ADS], "context": {"context_placement": "front"}})
+    back = scores({"candidates": ADS, "context": {"context_placement": "back"}})
+    one = {"ad_id": ADS[0], "context": {"context_placement": "back"}}
+    mixed = scores({"candidates": [one, *ADS[1:]], "context": {"context_placement": "front"}})
+    assert set(front) == set(ADS)
+    assert mixed == {ADS[0]: back[ADS[0]], ADS[1]: front[ADS[1]], ADS[2]: front[ADS[2]]}
+
+
+def test_without_candidates_the_service_chooses(client: TestClient) -> None:
+    answer = client.post("/rank", json={"user_id": "u004"}).json()
+    assert answer["candidates"] == 24
+    assert len(answer["slots"]) == 10
+
+
+def test_explanations_come_for_what_is_returned(client: TestClient) -> None:
+    answer = client.post("/rank?explain=true", json={"user_id": "u004", "slots": 3}).json()
+    for slot in answer["slots"]:
+        found = slot["contributions"]
+        assert found["raw_score"] == pytest.approx(found["base"] + sum(found["features"].values()), abs=1e-9)
+    assert any(slot["contributions"]["prior_share"] > 0 for slot in answer["slots"])
+
+
+@pytest.mark.parametrize(
+    ("body", "where"),
+    [
+        ({}, "body.user_id"),
+        ({"user_id": 7}, "body.user_id"),
+        ({"user_id": ""}, "body.user_id"),
+        ({"user_id": "u", "slots": 0}, "body.slots"),
+        ({"user_id": "u", "slots": 21}, "body.slots"),
+        ({"user_id": "u", "candidates": []}, "body.candidates"),
+        ({"user_id": "u", "candidates": ["a"] * 51}, "body.candidates"),
+        ({"user_id": "u", "context": {"context_placment": "front"}}, "body.context.context_placment"),
+        ({"user_id": "u", "no_such": 1}, "body.no_such"),
+        ([1], "body"),
+    ],
+)
+def test_bad_input_is_named(client: TestClient, body: object, where: str) -> None:
+    response = client.post("/rank", json=body)
+    assert response.status_code == 422
+    problem = ErrorResponse.model_validate_json(response.content).problems[0]
+    assert problem.where == where
+    assert problem.found
+    assert problem.expected
+
+
+def test_oversize_is_refused_whether_or_not_it_is_declared(client: TestClient) -> None:
+    big = json.dumps({"user_id": "u", "candidates": ["a" * 200] * 50}).encode()
+    assert client.post("/rank", content=big).status_code == 413
+    streamed = client.post("/rank", content=iter([big[:3000], big[3000:]]))
+    assert streamed.status_code == 413
+    assert ErrorResponse.model_validate_json(streamed.content).problems[0].what.endswith("at most 4096 bytes")
+
+
+def test_errors_have_one_form_and_ids_go_through(client: TestClient) -> None:
+    missing = client.get("/no/such", headers={"x-request-id": "mine-1"})
+    assert missing.status_code == 404
+    assert missing.json()["request_id"] == missing.headers["x-request-id"] == "mine-1"
+    assert client.get("/health", headers={"x-request-id": "no spaces allowed"}).headers["x-request-id"] != "no spaces"
+    assert client.get("/rank").status_code == 405
+    assert client.post("/rank", content=b"{").status_code == 422
+
+
+def test_metrics_count_what_happened(client: TestClient) -> None:
+    def value(name: str) -> float:
+        lines = [line for line in client.get("/metrics").text.splitlines() if line.startswith(name)]
+        return float(lines[0].rsplit(" ", 1)[1]) if lines else 0.0
+
+    names = {
+        'advprior_degradations_total{reason="prior_missing"}': 1,
+        'advprior_prior_requests_total{prior="used"}': 2,
+        'advprior_prior_requests_total{prior="missing"}': 1,
+        'advprior_arm_requests_total{arm="all"}': 3,
+        'advprior_rank_seconds_count{stage="predict"}': 3,
+        'advprior_requests_total{path="/rank",status="422"}': 1,
+    }
+    before = {name: value(name) for name in names}
+    for user in ("u001", "u002", "nobody"):
+        client.post("/rank", json={"user_id": user})
+    client.post("/rank", json={})
+    assert {name: value(name) - before[name] for name in names} == names
+    assert client.get("/ready").json()["ready"]
+
+
+def test_the_key_is_asked_for(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = settings_of(project, api_key=True)
+    monkeypatch.delenv(KEY_VARIABLE, raising=False)
+    with pytest.raises(AdvpriorError, match="SRV005"):
+        create_app(own)
+    monkeypatch.setenv(KEY_VARIABLE, "s3cret")
+    with TestClient(create_app(own, make_engine(own, FixedClock(NOW)))) as guarded:
+        body = {"user_id": "u001"}
+        assert guarded.post("/rank", json=body).status_code == 401
+        assert guarded.post("/rank", json=body, headers={"x-api-key": "s3cres"}).status_code == 401
+        assert guarded.post("/rank", json=body, headers={"x-api-key": "s3cret"}).status_code == 200
+        assert guarded.get("/health").status_code == 200
+
+
+def test_logs_are_json(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="advprior.access"):
+        client.post("/rank", json={"user_id": "nobody"}, headers={"x-request-id": "r-7"})
+    line = json.loads(JsonFormatter().format(caplog.records[-1]))
+    assert line["request_id"] == "r-7"
+    assert line["degraded"] == ["prior_missing"]
+    assert line["status"] == 200
+    assert "nobody" not in json.dumps(line)
+
+
+# -- starting ------------------------------------------------------------------------------------------------------
+
+
+def test_a_service_that_differs_from_its_ranker_is_refused(project: Project, tmp_path: Path) -> None:
+    """The ranker lacks a feature that its service gives, or asks for one that it does not give."""
+    for change in ("drop", "add"):
+        folder = tmp_path / change
+        shutil.copytree(project.ranker, folder)
+        about = json.loads((folder / "ranker.json").read_text())
+        name = "activity_occasions_4w"
+        # the model's width stays, so that only the names differ
+        about["features"] = [("history_other" if change == "add" else "context_other") if f == name else f
+                             for f in about["features"]]  # fmt: skip
+        (folder / "ranker.json").write_text(json.dumps(about))
+        with pytest.raises(AdvpriorError, match="SRV003") as caught:
+            make_engine(settings_of(project, ranker=folder))
+        assert name in str(caught.value)
+    with pytest.raises(AdvpriorError, match="SRV004"):
+        make_engine(settings_of(project, ranker=project.plain))
+    with pytest.raises(AdvpriorError, match="RUN001"):
+        make_engine(settings_of(project, ranker=tmp_path))
+
+
+@pytest.mark.parametrize("address", ["${REDIS_NOT_SET}", "redis-host"])
+def test_an_address_that_cannot_be_read_is_named(project: Project, tmp_path: Path, address: str) -> None:
+    pytest.importorskip("redis")
+    copied = copy_project(project, tmp_path / "copied")
+    apply(copied.repo)
+    path = copied.repo / "feature_store.yaml"
+    path.write_text(path.read_text().replace("type: sqlite", "type: redis").replace(
+        "path: data/online_store.db", f"connection_string: {address}"))  # fmt: skip
+    with pytest.raises(AdvpriorError, match="SRV008"):
+        make_engine(settings_of(copied))
+
+
+def test_the_preflight_says_what_is_there_and_what_is_not(project: Project, tmp_path: Path) -> None:
+    options = ["--repo", str(project.repo), "--ranker", str(project.ranker), "--fallback", str(project.plain),
+               "--no-api-key", "--no-compile"]  # fmt: skip
+    good = CliRunner().invoke(check_command, [*options, "--clock-start", NOW.isoformat()])
+    assert good.exit_code == 0, good.output
+    assert "priors of 50 of 50 users, 2.0 to 2.0 days old" in good.output
+    late = CliRunner().invoke(check_command, [*options, "--clock-start", "2025-06-01T00:00:00Z"])
+    assert late.exit_code == 2
+    assert "prior_stale: 50 of 50 users" in late.output
+    other = CliRunner().invoke(check_command, [*options, "--fallback", str(project.ranker)])
+    assert isinstance(other.exception, AdvpriorError)
+
+
+def test_compiled_trees_score_as_lightgbm_does(project: Project, tmp_path: Path) -> None:
+    pytest.importorskip("lleaves")
+    from ranking.ranker import Ranker
+    from ranking.service.predictor import PARITY, Predictor
+
+    ranker = Ranker.load(project.ranker)
+    compiled = Predictor(ranker, project.ranker, tmp_path)
+    assert compiled.kind == "lleaves"
+    matrix = ranker.encoder.encode(project.frame.tail(500))
+    assert abs(compiled.scores(matrix) - Predictor(ranker, project.ranker).scores(matrix)).max() <= PARITY
+    kept = list(tmp_path.glob("*.o"))
+    again = Predictor(ranker, project.ranker, tmp_path)
+    assert again.kind == "lleaves"
+    assert list(tmp_path.glob("*")) == kept
+    train(project, tmp_path / "other", BASELINE_SERVICE, seed=3)
+    assert read_manifest(tmp_path / "other")["facts"]["service"] == BASELINE_SERVICE
+
+
+# -- the contract --------------------------------------------------------------------------------------------------
+
+
+def test_the_openapi_is_kept_to(project: Project) -> None:
+    own = settings_of(project, max_body=ROOMY)
+    app = create_app(own, make_engine(own, FixedClock(NOW)))
+    with TestClient(app):
+        assert check_contract(app, 30) > 30

@@ -1,0 +1,106 @@
+"""Offline and online give the same value for the same key and time, on both stores."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ranking.history import LEVELS
+from ranking.service.engine import Engine
+from tests.service.workspaces import NOW, SNAPSHOT, FixedClock, Project, build_project
+from tests.tiny import PLAN
+
+
+def engine_at(project: Project, moment=NOW, **options) -> Engine:  # type: ignore[no-untyped-def]
+    engine = Engine(project.repo, project.ranker, project.plain, clock=FixedClock(moment), **options)
+    engine._refresh_ads(pause_s=0)
+    return engine
+
+
+def test_online_matrix_equals_the_frame(served: Project) -> None:
+    """Every impression in the reach of the newest snapshot, every feature, bit by bit."""
+    equal_to_the_frame(served)
+
+
+def test_so_does_that_of_top_k_priors_with_interests(tmp_path: Path) -> None:
+    few = build_project(tmp_path / "few", users=25, top_k=True)
+    features = equal_to_the_frame(few, least=50)
+    assert {"prior_llm_interest_log_prob", "prior_llm_log_prob", "prior_llm_rank"} <= set(features)
+
+
+def equal_to_the_frame(served: Project, least: int = 100) -> list[str]:
+    """Assert it; the features that were compared."""
+    frame = served.frame
+    low, high = SNAPSHOT + PLAN.lag, SNAPSHOT + PLAN.lag + timedelta(days=7)
+    rows = frame[(frame.timestamp >= low) & (frame.timestamp < high)]
+    assert len(rows) > least
+    engine = engine_at(served)
+    seen = dict.fromkeys(LEVELS, 0)
+    for (user, moment), slate in rows.groupby(["user_id", "timestamp"], observed=True):
+        engine.clock = FixedClock(moment.to_pydatetime())
+        contexts = [{"context_placement": placement} for placement in slate.context_placement]
+        ready = engine.prepare(str(user), slate.ad_id.astype(str).tolist(), contexts=contexts)
+        assert ready.degraded == []
+        plan = ready.ranker.plan
+        expected = plan.ranker.encoder.encode(slate)
+        for i, name in enumerate(plan.features):
+            np.testing.assert_array_equal(ready.matrix[:, i], expected[:, i], err_msg=f"{name} of {user} at {moment}")
+        for level in LEVELS:
+            seen[level] += int((slate[f"history_{level}_all"] > 0).sum())
+        scores = ready.ranker.predictor.scores(ready.matrix)
+        np.testing.assert_allclose(scores, plan.ranker.predict(slate), atol=1e-9)
+    assert min(seen.values()) > 5  # there was history to get wrong
+    return list(plan.features)
+
+
+def test_a_row_past_its_ttl_is_no_row(served: Project) -> None:
+    """As in the join: two weeks after it became available, history and prior are gone; the profile stays."""
+    edge = SNAPSHOT + PLAN.lag + timedelta(days=14)
+    engine = engine_at(served, edge)
+    # two newer snapshots are published by then, so that this one's mean was not worked out ahead: said, then mended
+    assert engine.prepare("u001", ["a00/Tea"]).degraded == ["prior_catalog_unknown"]
+    engine.catalogs.refresh(engine.clock.now_us())
+    assert engine.prepare("u001", ["a00/Tea"]).degraded == []
+    after = engine_at(served, edge + timedelta(seconds=1)).prepare("u001", ["a00/Tea"])
+    assert after.degraded == ["prior_stale", "history_stale"]
+    named = dict(zip(after.ranker.plan.features, after.matrix[0], strict=True))
+    assert np.isnan([named["history_advertiser_all"], named["activity_occasions_4w"], named["ad_rate_4w"]]).all()
+    assert not np.isnan(named["profile_age"])
+
+
+def test_unknown_user_and_unknown_ad(served: Project) -> None:
+    slate = engine_at(served).rank("nobody", 3, ["a00/Tea", "no/such", "a01/Coffee"])
+    assert not slate.user_known
+    assert slate.degraded == ["prior_missing"]
+    assert slate.unknown_ads == ["no/such"]
+    assert {ad for ad, _ in slate.ads} == {"a00/Tea", "no/such", "a01/Coffee"}
+    assert slate.ranker.service == "ranker_baseline_v1"
+
+
+def test_one_round_trip_equals_feasts_own_reads(redis_project: Project) -> None:
+    engine = engine_at(redis_project)
+    reader = engine.reader
+    fast = reader.read_user("u003")
+    direct, reader._redis = reader._redis, None
+    try:
+        slow = reader.read_user("u003")
+    finally:
+        reader._redis = direct
+    assert fast == slow
+    assert set(fast) == {"user_profile", "user_history", "prior_llm"}
+
+
+def test_explanations_add_up(project: Project) -> None:
+    engine = engine_at(project)
+    slate = engine.rank("u002", 4, explain=True)
+    assert slate.contributions is not None
+    ready = engine.prepare("u002", [ad for ad, _ in slate.ads])
+    raw = ready.ranker.plan.ranker.raw(ready.matrix)
+    for found, expected in zip(slate.contributions, raw, strict=True):
+        assert found["base"] + sum(found["features"].values()) == pytest.approx(expected, abs=1e-9)
+        assert 0 <= found["prior_share"] <= 1
+        of_prior = sum(v for k, v in found["features"].items() if k.startswith("prior_"))
+        assert found["prior"] == pytest.approx(of_prior)
