@@ -7,7 +7,7 @@ LOCK    := requirements.lock
 STAMP   := $(VENV)/.installed
 # which ONNX Runtime: cpu, or gpu for CUDA; the last choice is remembered
 RUNTIME ?= $(or $(shell cat $(VENV)/.runtime 2>/dev/null),cpu)
-EXTRAS  ?= $(RUNTIME),train,demo,evaluate,serve,dev
+EXTRAS  ?= $(RUNTIME),train,demo,evaluate,serve,redis,dev
 # an interpreter that runs, not only one that is on the path
 PYTHON  ?= $(shell python3.11 -c 0 2>/dev/null && echo python3.11 || echo python3)
 PIP      = $(BIN)/python -m pip --disable-pip-version-check
@@ -21,10 +21,10 @@ UNWANTED    = $(filter-out $(WANTED),$(RUNTIME_cpu) $(RUNTIME_gpu))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test bench lint clean lock FORCE
+.PHONY: help install demo test bench bench-serve lint clean lock FORCE
 
 help:  ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  variables: RUNTIME=cpu|gpu  EXTRAS=$(EXTRAS)  PYTHON=$(PYTHON)  ARGS='options of demo or test'"
 
 install: $(STAMP)  ## make .venv from the lock (RUNTIME=gpu for CUDA)
@@ -40,6 +40,9 @@ bench: $(STAMP)  ## ratios measured in one run: scoring, memory, validity of int
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.validity
 	if test -f runs/demo/demo.json; then $(BIN)/python -m benchmarks.evidence --workspace runs/demo; fi
+
+bench-serve: $(STAMP)  ## the service under load, against the plain ways (after make demo)
+	$(BIN)/python -m benchmarks.serve --workspace runs/demo $(ARGS)
 
 lint: $(STAMP)  ## ruff, import contracts, mypy
 	$(BIN)/ruff check .

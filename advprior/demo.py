@@ -26,6 +26,7 @@ import click
 
 from advprior.project import RECORD as INIT_RECORD
 from feature_repo.contract import (
+    BASELINE_SERVICE,
     LLM,
     NEIGHBOURS,
     PLACEBO,
@@ -142,6 +143,8 @@ def steps(
                  "--towers", towers, "--out", str(w / "two_by_two"), out=w / "two_by_two"),
         advprior("rank train", "rank", "train", "--frame", frame, "--service", prior_service(LLM), *arms, *seeded,
                  "--out", str(w / "ranker"), out=w / "ranker"),
+        advprior("rank train baseline", "rank", "train", "--frame", frame, "--service", BASELINE_SERVICE, *arms,
+                 *seeded, "--out", str(w / "ranker_baseline"), out=w / "ranker_baseline"),
         advprior("rank report", "rank", "report", ablation, *provenance, *retrieval, "--out", str(w / "report"),
                  out=w / "report"),
         lambda: _materialize(w),
