@@ -22,7 +22,7 @@ from feature_repo.contract import CATALOG_FILE, HYBRID, SASREC
 
 ENCODINGS, PARAMETERS = "encodings.npy", "parameters.json"
 BATCH_TOKENS = 4096
-CELLS = 40_000_000  # of points × advertisers: fewer points at once where the catalog is large
+CELLS = 8_000_000  # of points × advertisers: fewer points at once where the catalog is large
 
 
 class SASRecPredictor(Predictor):

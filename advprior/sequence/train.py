@@ -30,6 +30,7 @@ from feature_repo.errors import AdvpriorError
 from feature_repo.runs import write_json
 
 WEIGHTS, PARAMETERS = "network.pt", "parameters.json"
+CELLS = 8_000_000  # of points × advertisers that anything dense may have: fewer points where the catalog is large
 LEAST_SHARE = 0.05  # of the peak learning rate, at the end
 
 
@@ -106,14 +107,17 @@ def fit_sequence(
 
 
 def snapshots(data: FitData, border: int, horizon: int, settings: SequenceSettings) -> tuple[Int, Int, Float]:
-    """Points (user, moment) from ``border`` on whose whole horizon is known, as priors are used, and their targets."""
+    """Points (user, moment) from ``border`` on whose whole horizon is known, as priors are used, and their targets.
+
+    A sample of them where their targets would not fit into memory.
+    """
     histories, size = data.histories, len(data.catalog)
     last = data.cutoff - horizon
     grid = np.arange(min(border, last), last + 1, data.snapshot_every, dtype=np.int64)
     known = np.diff(histories.offsets) > 0
     began = np.full(len(histories), np.iinfo(np.int64).max)
     began[known] = histories.time[histories.offsets[:-1][known]]
-    users, moments, targets = [], [], []
+    users, moments, ends = [], [], []
     for moment in grid:
         user = np.flatnonzero(began < moment)
         at = np.full(len(user), moment, np.int64)
@@ -123,8 +127,13 @@ def snapshots(data: FitData, border: int, horizon: int, settings: SequenceSettin
         user, at, end = user[some], at[some], end[some]
         users.append(user)
         moments.append(at)
-        targets.append(truth(histories, user, at, end, horizon, size, first=settings.target == "first"))
-    return np.concatenate(users), np.concatenate(moments), np.concatenate(targets)
+        ends.append(end)
+    asked, when, until = np.concatenate(users), np.concatenate(moments), np.concatenate(ends)
+    most = max(CELLS // size, 1000)
+    if len(asked) > most:
+        some = np.sort(np.random.default_rng(settings.training.seed).choice(len(asked), most, replace=False))
+        asked, when, until = asked[some], when[some], until[some]
+    return asked, when, truth(histories, asked, when, until, horizon, size, first=settings.target == "first")
 
 
 def offset_terms(histories: Histories, user: Int, moment: Int, settings: SequenceSettings, size: int) -> Float:
@@ -257,7 +266,7 @@ def _start(
     past: Histories, found: Waits, moment: Int, settings: SequenceSettings, around: Around | None, size: int
 ) -> list[float]:
     """Weights of the drift around a label (or so far) and of habit, on a sample of the points, before any network."""
-    some = np.random.default_rng(0).choice(len(found), min(len(found), 6000), replace=False)
+    some = np.random.default_rng(0).choice(len(found), min(len(found), 6000, max(CELLS // size, 500)), replace=False)
     user, at, end = found.user[some], moment[some], found.end[some]
     popular = around(end)[None] if around else popular_terms(past, at // DAY * DAY, settings.offset.popular, size)
     terms = np.concatenate([popular, own_terms(past, user, at, settings.offset.own, size)])
