@@ -255,7 +255,8 @@ def test_a_changed_config_redoes_what_depends_on_it_only(chain):
     edit_config(chain.workspace, "arms.yaml", ranker={"max_rounds": 15})
     record = chain.again()
     redone = {step["name"] for step in record["steps"] if not step["reused"]}
-    assert {"rank ablate", "rank report"} <= redone <= {"rank ablate", "rank two-by-two", "rank report", "rank train"}
+    always, perhaps = {"rank ablate", "rank report"}, {"rank two-by-two", "rank train", "rank train baseline"}
+    assert always <= redone <= always | perhaps
 
 
 def test_tables_came_through_the_mapping_unchanged(chain):
