@@ -20,6 +20,7 @@ _COMMANDS = {
     "origin": ("ranking.commands:origin", "The same tables at a later cut-off, for a rolling origin."),
     "pool": ("ranking.commands:pool", "One answer from the ablations of several cut-offs."),
     "report": ("ranking.commands:report", "One HTML file: verdict, arms, segments, provenance."),
+    "drift": ("ranking.monitor.commands:drift", "Drift of features and priors since training, as JSON and a page."),
     "serve": ("ranking.service.commands:serve", "Serve POST /rank: a user's slate in milliseconds."),
     "check": ("ranking.service.commands:check", "Preflight of `serve`."),
     "rollback": ("ranking.service.commands:rollback", "Serve the previous snapshot again."),

@@ -29,6 +29,7 @@ from ranking.service.engine import Engine, Slate
 from ranking.service.messages import ERRORS, Health, RankResponse, Ready, request_model
 from ranking.service.metrics import Metrics
 from ranking.service.middleware import Around
+from ranking.service.page import Page
 from ranking.service.predictor import default_cache
 from ranking.service.settings import KEY_VARIABLE, SETTINGS_VARIABLE, ServeSettings
 
@@ -89,6 +90,7 @@ def create_app(settings: ServeSettings, engine: Engine | None = None) -> FastAPI
     metrics = Metrics()
     exposures = None if settings.exposures is None else ExposureLog(settings.exposures, fsync=settings.fsync)
     pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="advprior-rank")
+    page = Page(engine, settings.repo) if settings.page else None
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
@@ -97,6 +99,8 @@ def create_app(settings: ServeSettings, engine: Engine | None = None) -> FastAPI
         yield
         engine.stop()
         pool.shutdown()
+        if page is not None:
+            page.close()
         if exposures is not None:
             exposures.close()
         log.info("stopped")
@@ -181,9 +185,11 @@ def create_app(settings: ServeSettings, engine: Engine | None = None) -> FastAPI
             metrics.reloads.labels(result).set(count)
         if engine.table.read_us >= 0:
             metrics.ads_age.set((engine.clock.now_us() - engine.table.read_us) / 1e6)
-        page, kind = metrics.page()
-        return Response(page, media_type=kind)
+        text, kind = metrics.page()
+        return Response(text, media_type=kind)
 
+    if page is not None:
+        page.add_to(app, key)
     return app
 
 

@@ -47,6 +47,8 @@ _OPTIONS = [
                  help="How often ads, catalogs and rankers are looked at."),
     click.option("--threads", type=click.IntRange(1), default=1, show_default=True,
                  help="Requests that one worker ranks at a time."),
+    click.option("--page", is_flag=True,
+                 help="Show at / what is known of a user and both slates. Browsers give the API key as password."),
     click.option("--no-compile", "compile", is_flag=True, flag_value=False, default=True,
                  help="Score with LightGBM itself."),
     click.option("--clock-start", type=Moment(), help="Start the service's clock there: to replay a past day."),
@@ -108,6 +110,8 @@ def serve(host: str, port: int, workers: int, log_level: str, drain_s: int, **va
     click.echo(
         f"rank serve: http://{host}:{port}, openapi at /openapi.json, API key {'on' if values['api_key'] else 'OFF'}"
     )
+    if values["page"]:
+        click.echo(f"rank serve: to look at a user, open http://{host}:{port}/")
     if workers == 1:
         uvicorn.run(create_app(settings), **options)
         return

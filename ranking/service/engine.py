@@ -298,6 +298,7 @@ class Engine:
         context: Mapping[str, Any] | None = None,
         contexts: Sequence[Mapping[str, Any] | None] | None = None,
         explain: bool = False,
+        arm: ServedArm | None = None,
     ) -> Slate:
         """The best ``slots`` of the candidates for a user.
 
@@ -308,10 +309,12 @@ class Engine:
         context, contexts : features of the request, and per candidate
         explain : bool
             Give the contributions of each returned ad.
+        arm : ServedArm, optional
+            To look at another arm. Default: the one that the experiment deals the user to.
         """
         clock = time.perf_counter
         begin = clock()
-        ready = self.prepare(user_id, candidates, context=context, contexts=contexts)
+        ready = self.prepare(user_id, candidates, context=context, contexts=contexts, arm=arm)
         built = clock()
         chosen, table, ads = ready.ranker, ready.table, ready.ads
         scores = chosen.predictor.scores(ready.matrix)
@@ -346,11 +349,12 @@ class Engine:
         *,
         context: Mapping[str, Any] | None = None,
         contexts: Sequence[Mapping[str, Any] | None] | None = None,
+        arm: ServedArm | None = None,
     ) -> Prepared:
         """Everything up to the scores: which ranker, and its matrix for the candidates."""
         begin = time.perf_counter()
         now_us, rankers, table = self.clock.now_us(), self.rankers, self.table
-        arm = self.experiment.arm_of(user_id)
+        arm = arm or self.experiment.arm_of(user_id)
         degraded: list[str] = []
         rows = self._read(user_id, degraded)
         read_s = time.perf_counter() - begin

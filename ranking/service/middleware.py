@@ -22,7 +22,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 log = logging.getLogger("advprior.access")
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 #: Paths that are counted by name; others are counted together, so that a scanner cannot grow the metrics.
-_PATHS = frozenset({"/rank", "/health", "/ready", "/metrics", "/openapi.json"})
+_PATHS = frozenset({"/", "/rank", "/health", "/ready", "/metrics", "/openapi.json"})
 
 
 class _TooLarge(HTTPException):

@@ -23,6 +23,8 @@ class ServeSettings(BaseModel):
         Whether ``/rank`` asks for the key in ``ADVPRIOR_API_KEY``.
     clock_start : datetime, optional
         What the clock shows at the start, to replay a past day.
+    page : bool
+        Whether ``/`` is a page to look at one user's slates.
     threads : int
         Requests of one worker that are ranked at a time.
     """
@@ -44,4 +46,5 @@ class ServeSettings(BaseModel):
     refresh_s: float = Field(default=60.0, gt=0)
     threads: int = Field(default=1, ge=1)
     compile: bool = True
+    page: bool = False
     clock_start: datetime | None = None

@@ -1,0 +1,236 @@
+"""Drift of features and priors: training rows against later ones, old snapshots against the newest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from feature_repo.contract import EVENT_TIMESTAMP, SNAPSHOT, TABLE_FILE, TIMESTAMP, USER_ID, prior_view
+from feature_repo.errors import AdvpriorError
+from feature_repo.runs import read_manifest
+from feature_repo.tables import read_parquet
+from ranking.ablate import FRAME_FIX, load_frame
+from ranking.arms import feature_columns
+from ranking.monitor.psi import Bins, noise, psi
+from ranking.monitor.severity import ORDER, Severity, severity_of
+from ranking.preflight import published_predictors, view_folder
+from ranking.ranker import Ranker
+
+#: What a published prior says of itself, whatever ad is asked for.
+SCALARS = ("entropy", "top1_log_prob")
+
+
+@dataclass(frozen=True)
+class Drift:
+    """One feature's move.
+
+    Attributes
+    ----------
+    kind : str
+        ``feature`` of shown ads, or ``prior`` of a snapshot's users.
+    noise : float
+        The index that chance gives two samples of as many users.
+    gain : float or None
+        The feature's share of the ranker's gain.
+    reference, current : list of int
+        Counts by bin.
+    """
+
+    name: str
+    kind: Literal["feature", "prior"]
+    psi: float
+    severity: Severity
+    noise: float
+    gain: float | None
+    labels: list[str]
+    reference: list[int]
+    current: list[int]
+
+
+@dataclass(frozen=True)
+class DriftReport:
+    """All moves, largest first, and which rows they were measured on."""
+
+    drifts: list[Drift]
+    about: dict[str, Any]
+
+    def worst(self) -> Severity:
+        """The severest of them."""
+        return max((one.severity for one in self.drifts), key=ORDER.index, default="stable")
+
+    def of(self, severity: Severity) -> list[Drift]:
+        """Those of one severity."""
+        return [one for one in self.drifts if one.severity == severity]
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``drift.json``."""
+        return {"worst": self.worst(), "about": self.about, "drifts": [asdict(one) for one in self.drifts]}
+
+
+def drift_of(
+    name: str, kind: Literal["feature", "prior"], reference: pd.Series[Any], current: pd.Series[Any],
+    users: tuple[int, int], gain: float | None = None,
+) -> Drift:  # fmt: skip
+    """How far one column moved.
+
+    Parameters
+    ----------
+    reference, current : the column on either side
+        Numbers, booleans or text; missing values are a bin of their own.
+    users : (int, int)
+        Distinct users on either side: rows of one user are alike, so that they, not rows, say what chance does.
+    """
+    if _is_text(reference):
+        old, new = _texts(reference), _texts(current)
+        bins = Bins.of_text(old)
+        counts = bins.count(old), bins.count(new)
+    else:
+        numbers = _numbers(reference)
+        bins = Bins.of_numbers(numbers)
+        counts = bins.count(numbers), bins.count(_numbers(current))
+    value = psi(*counts)
+    filled = int(np.count_nonzero(counts[0] + counts[1]))
+    return Drift(
+        name, kind, round(value, 6), severity_of(value), round(noise(filled, *users), 6), gain, bins.labels(),
+        counts[0].tolist(), counts[1].tolist(),
+    )  # fmt: skip
+
+
+def frame_drifts(
+    reference: pd.DataFrame, current: pd.DataFrame, features: Sequence[str], gain: Mapping[str, float]
+) -> list[Drift]:
+    """Drift of each feature of shown ads between two frames."""
+    users = reference[USER_ID].nunique(), current[USER_ID].nunique()
+    return [drift_of(name, "feature", reference[name], current[name], users, gain.get(name)) for name in features]
+
+
+def prior_drifts(table: pd.DataFrame, predictor: str, until: pd.Timestamp) -> tuple[list[Drift], dict[str, Any]]:
+    """Drift of a published prior's scalars: snapshots that training could join, against the newest one.
+
+    Parameters
+    ----------
+    table : the view's published table
+    until : the moment of the last training row
+    """
+    newest = table[SNAPSHOT].max()
+    known = table[(table[EVENT_TIMESTAMP] <= until).to_numpy() & (table[SNAPSHOT] < newest).to_numpy()]
+    last = table[(table[SNAPSHOT] == newest).to_numpy()]
+    if not len(known):
+        return [], {"newest": newest.isoformat(), "reference_snapshots": 0}
+    users = known[USER_ID].nunique(), last[USER_ID].nunique()
+    drifts = [
+        drift_of(f"{prior_view(predictor)}_{name}", "prior", known[name], last[name], users) for name in SCALARS
+        if name in table.columns
+    ]  # fmt: skip
+    return drifts, {"newest": newest.isoformat(), "reference_snapshots": int(known[SNAPSHOT].nunique())}
+
+
+def measure(
+    frame_folder: Path, *, recent: Path | None = None, days: float | None = None, ranker: Path | None = None,
+    repo: Path | None = None,
+) -> DriftReport:  # fmt: skip
+    """Measure the drift since a ranker's training.
+
+    Parameters
+    ----------
+    frame_folder : Path
+        The frame that the ranker was trained on; its train rows are the reference.
+    recent : Path, optional
+        A newer frame, whose rows after the reference's last are the current side. Default: the test rows.
+    days : float, optional
+        Only the last so many days of the current side.
+    ranker : Path, optional
+        Only this ranker's features, with their share of its gain.
+    repo : Path, optional
+        Feature repository, whose published priors are compared by snapshot.
+
+    Raises
+    ------
+    AdvpriorError
+        ``RNK035`` when no row is left on the current side, ``RNK036`` when the ranker was trained on another frame,
+        ``RNK023`` when a side lacks a feature, and what reading raises.
+    """
+    whole = load_frame(frame_folder)
+    reference = whole[(whole["split"] == "train").to_numpy()]
+    until = reference[TIMESTAMP].max()
+    current = _current(whole, until, recent, days)
+    features, gain = feature_columns([str(c) for c in reference.columns]), dict[str, float]()
+    if ranker is not None:
+        loaded = _ranker_of(ranker, frame_folder)
+        features, gain = list(loaded.features), loaded.importance()
+    lacking = [name for name in features if name not in reference.columns or name not in current.columns]
+    if lacking:
+        raise AdvpriorError(
+            "RNK023", "a frame lacks features", where=str(recent or frame_folder), found=", ".join(lacking[:5]),
+            expected="the features of the training frame", fix="build both frames from the same definitions",
+        )  # fmt: skip
+    drifts = frame_drifts(reference, current, features, gain)
+    about: dict[str, Any] = {
+        "reference": _side(reference, "train rows"),
+        "current": _side(current, "test rows" if recent is None else "rows after training"),
+        "priors": {},
+    }
+    if repo is not None:
+        for predictor in published_predictors(repo, []):
+            table = read_parquet(view_folder(repo, prior_view(predictor)) / TABLE_FILE, fix="advprior publish")
+            found, about["priors"][predictor] = prior_drifts(table, predictor, until)
+            drifts += found
+    return DriftReport(sorted(drifts, key=lambda one: -one.psi), about)
+
+
+def _current(whole: pd.DataFrame, until: pd.Timestamp, recent: Path | None, days: float | None) -> pd.DataFrame:
+    if recent is None:
+        found = whole[(whole["split"] == "test").to_numpy()]
+    else:
+        found = load_frame(recent)
+        found = found[(found[TIMESTAMP] > until).to_numpy()]
+    if days is not None and len(found):
+        found = found[(found[TIMESTAMP] > found[TIMESTAMP].max() - timedelta(days=days)).to_numpy()]
+    if not len(found):
+        raise AdvpriorError(
+            "RNK035", "there is nothing to compare the training rows with", where=str(recent),
+            found=f"no row after {until.isoformat()}", expected="a frame with newer impressions",
+            fix="build the tables and the frame again with newer events",
+        )  # fmt: skip
+    return found
+
+
+def _ranker_of(folder: Path, frame_folder: Path) -> Ranker:
+    read_manifest(folder, step="rank train", fix="advprior rank train --frame FRAME --service SERVICE --out RANKER")
+    loaded = Ranker.load(folder)
+    mine, its = read_manifest(frame_folder, step="rank frame", fix=FRAME_FIX).get("key"), loaded.facts.get("frame")
+    if its is not None and its != mine:
+        raise AdvpriorError(
+            "RNK036", "the ranker was trained on another frame", where=str(folder), found=f"frame {its}",
+            expected=f"frame {mine}, of {frame_folder}",
+            fix="give the frame that it was trained on as --frame, and a newer one as --recent",
+        )  # fmt: skip
+    return loaded
+
+
+def _side(frame: pd.DataFrame, what: str) -> dict[str, Any]:
+    times = frame[TIMESTAMP]
+    return {
+        "what": what, "rows": len(frame), "users": int(frame[USER_ID].nunique()), "from": times.min().isoformat(),
+        "to": times.max().isoformat(),
+    }  # fmt: skip
+
+
+def _is_text(values: pd.Series[Any]) -> bool:
+    return isinstance(values.dtype, pd.CategoricalDtype) or not (
+        pd.api.types.is_numeric_dtype(values.dtype) or pd.api.types.is_bool_dtype(values.dtype)
+    )
+
+
+def _texts(values: pd.Series[Any]) -> list[str | None]:
+    return [None if missing else str(v) for v, missing in zip(values, values.isna(), strict=True)]
+
+
+def _numbers(values: pd.Series[Any]) -> Any:
+    return values.to_numpy(dtype=np.float64, na_value=np.nan)
