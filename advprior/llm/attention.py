@@ -65,7 +65,7 @@ def traceable(model: torch.nn.Module) -> Iterator[None]:
     Sdpa is never traced: its guards against NaN cost 15-21 % of a forward at 512-1,000 tokens. A decoder that runs on
     sdpa here has plain scaled dot products, which is what blocks compute.
     """
-    parts = [m for m in model.modules() if hasattr(m, "config")]
+    parts: list[Any] = [m for m in model.modules() if hasattr(m, "config")]
     before = {id(m.config): (m.config, m.config._attn_implementation) for m in parts}
     fit = {
         id(m.config) for m in parts
