@@ -91,18 +91,20 @@ class LLMInterestScorer(InterestScorer):
     onnx : Path
     device, threads
         See `advprior.llm.engine.open_session`.
-    token_budget : int
+    token_budget : int, optional
+        The engine's own by default.
     """
 
     def __init__(
         self, encoder: Any, catalog: Catalog, size: int, onnx: Path, device: str = "auto", threads: int | None = None,
-        token_budget: int = 1024,
+        token_budget: int | None = None,
     ) -> None:  # fmt: skip
         from advprior.llm.engine import open_session
 
         self.catalog = catalog
-        self._encoder, self._size, self._budget = encoder, size, token_budget
+        self._encoder, self._size = encoder, size
         self._engine = open_session(onnx / "model.onnx", device=device, threads=threads)
+        self._budget = token_budget or self._engine.token_budget
 
     def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
         from advprior.llm.engine import token_budget_batches

@@ -61,10 +61,10 @@ def operations(shape: dict[str, int], tokens: int, points: int) -> float:
     return 2.0 * (LAYERS * layer + points * h * N)
 
 
-def score(engine: Engine, shape: dict[str, int], lengths: np.ndarray, points: int, budget: int) -> None:
+def score(engine: Engine, shape: dict[str, int], lengths: np.ndarray, points: int) -> None:
     """Score prompts of random tokens, ``points`` snapshots each."""
     rng = np.random.default_rng(0)
-    for batch in token_budget_batches(lengths, budget):
+    for batch in token_budget_batches(lengths, engine.token_budget):
         longest = int(lengths[batch].max())
         mask = (np.arange(longest) < lengths[batch][:, None]).astype(np.int64)
         ids = rng.integers(0, shape["vocabulary"], mask.shape) * mask
@@ -186,16 +186,16 @@ def main() -> None:
         vocabulary = shape["vocabulary"]
         uniform = np.full(8, 256)
         mixed = np.clip(rng.lognormal(5.9, 0.6, 24), 60, 1024).astype(np.int64)  # as long as the demo's prompts
-        score(engine, shape, uniform, 1, 1024)  # warm up
+        score(engine, shape, uniform, 1)  # warm up
         peaks, same, real, backfill, names, refreshed = [], [], [], [], [], []
         again = refresh(Path(folder), vocabulary, arguments.users)
         for _ in range(repeats):
             peaks.append(max(2.0 * side**3 / seconds(lambda: left @ right) for _ in range(3)))
-            took = seconds(lambda: score(engine, shape, uniform, 1, 1024))
+            took = seconds(lambda: score(engine, shape, uniform, 1))
             same.append(sum(operations(shape, int(n), 1) for n in uniform) / took / peaks[-1])
-            one = seconds(lambda: score(engine, shape, mixed, 1, 1024))
+            one = seconds(lambda: score(engine, shape, mixed, 1))
             real.append(sum(operations(shape, int(n), 1) for n in mixed) / one / peaks[-1])
-            backfill.append(seconds(lambda: score(engine, shape, mixed, SNAPSHOTS, 1024)) / one)
+            backfill.append(seconds(lambda: score(engine, shape, mixed, SNAPSHOTS)) / one)
             names.append(naive(model, engine, vocabulary))
             refreshed.append(again())
         from advprior.llm.export import parity, parity_cases

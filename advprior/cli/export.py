@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 
 
 @click.command()

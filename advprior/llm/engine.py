@@ -55,6 +55,11 @@ class Engine:
         """Names of the graph's inputs: the exporter leaves out what the graph does not read."""
         return tuple(found.name for found in self.session.get_inputs())
 
+    @property
+    def token_budget(self) -> int:
+        """Padded tokens in one batch: what a core's cache holds on a CPU; less padding with mixed lengths, too."""
+        return 1024 if self.provider == _CUDA else 512
+
     def run(self, input_ids: Int, attention_mask: Int, positions: Int, offset: Float) -> Float:
         """Log-probabilities [B, P, N] at ``positions`` [B, P] of right-padded ``input_ids`` [B, T].
 

@@ -22,6 +22,7 @@ from optimum.exporters.onnx import OnnxConfig, export, validate_model_outputs
 from optimum.exporters.tasks import TasksManager
 from optimum.utils.normalized_config import NormalizedTextConfig
 
+from advprior.llm.attention import traceable
 from advprior.predictors.base import PARITY_TOLERANCE, require_parity
 from feature_repo.errors import AdvpriorError
 from feature_repo.runs import sha256_file
@@ -71,7 +72,7 @@ def export_onnx(model: Any, out: Path) -> dict[str, Any]:
     ----------
     model : AdvertiserModel
         ``forward(input_ids, attention_mask, positions, offset) -> {"log_probs"}``, and ``"interest_log_probs"`` where
-        it has interests; moved to the CPU in float32.
+        it has interests; moved to the CPU in float32. No token may see a later one: see `advprior.llm.attention`.
     out : Path
         Folder.
 
@@ -94,7 +95,7 @@ def export_onnx(model: Any, out: Path) -> dict[str, Any]:
     )
     config = constructor(model.config)
     model = model.to("cpu", torch.float32).eval()
-    with quiet(), _eager(model):
+    with quiet(), traceable(model):
         inputs, outputs = export(model, config, path)
         try:
             # in this process: a child would import everything again, and hangs where the caller has no main guard
@@ -189,20 +190,6 @@ def _case(rng: np.random.Generator, batch: int, sequence: int, points: int, conf
     positions[:, -1] = lengths - 1
     offset = rng.normal(0.0, 2.0, (batch, points, config.catalog_size)).astype(np.float32)
     return ids.astype(np.int64), mask, positions.astype(np.int64), offset
-
-
-@contextmanager
-def _eager(model: Any) -> Iterator[None]:
-    """Trace plain attention: sdpa's guards against NaN cost 15-21 % of a forward at 512-1,000 tokens."""
-    configs = {id(m.config): m.config for m in model.modules() if hasattr(m, "config")}.values()
-    before = [config._attn_implementation for config in configs]
-    for config in configs:
-        config._attn_implementation = "eager"
-    try:
-        yield
-    finally:
-        for config, attention in zip(configs, before, strict=True):
-            config._attn_implementation = attention
 
 
 @contextmanager

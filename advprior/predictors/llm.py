@@ -222,13 +222,13 @@ class LLMScorer(NetworkScorer):
         Folder with ``model.onnx``.
     device : {"auto", "cpu", "cuda"}
     threads : int, optional
-    token_budget : int
-        Padded tokens in one batch.
+    token_budget : int, optional
+        Padded tokens in one batch; the engine's own by default.
     """
 
     def __init__(
         self, encoder: PromptEncoder, habit: Habit, size: int, onnx: Path, device: str = "auto",
-        threads: int | None = None, token_budget: int = 1024,
+        threads: int | None = None, token_budget: int | None = None,
     ) -> None:  # fmt: skip
         from advprior.llm.engine import open_session
 
@@ -238,7 +238,7 @@ class LLMScorer(NetworkScorer):
         self._encoder = encoder
         self._habit = habit
         self._size = size
-        self._budget = token_budget
+        self._budget = token_budget or self._engine.token_budget
         self._popular: tuple[Histories, bytes, Float] | None = None
 
     def network(self, histories: Histories, users: Int, cutoffs: Int) -> NetworkPart:
