@@ -9,6 +9,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,22 @@ def fit_sequence(
     AdvpriorError
         ``PRI006`` when there is nothing to fit on or to choose with.
     """
+    with _one_thread():
+        return _fit_sequence(data, settings, out, encodings)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Products this small gain nothing from a second thread, and wait for it where the machine is shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _fit_sequence(data: FitData, settings: SequenceSettings, out: Path, encodings: Float | None) -> dict[str, Any]:
     training, horizon = settings.training, int(settings.horizon_days * DAY)
     size, border = len(data.catalog), data.cutoff - int(settings.valid_days * DAY)
     early = data.histories.before(border)
