@@ -45,7 +45,8 @@ from feature_repo.contract import (
 )
 
 # Absolute, because Feast's duckdb store resolves a relative path against the working directory, and only
-# `apply` changes into the repository. After moving the folder, apply again.
+# `apply` changes into the repository. After moving the folder, apply again; of a *copy*, delete data/registry.db
+# first: it still names the original's online store, and `apply` would drop that one's tables.
 DATA = Path(__file__).resolve().parent / "data"
 
 # The cost of the point-in-time join grows with the snapshots inside the TTL. Two weeks hold the newest weekly
