@@ -233,7 +233,7 @@ class LLMScorer(NetworkScorer):
         from advprior.llm.engine import open_session
 
         super().__init__()
-        self._engine = open_session(onnx / "model.onnx", device=device, threads=threads)
+        self._engine = open_session(onnx / "model.onnx", device=device, threads=threads, many=True)
         self.provider = self._engine.provider
         self._encoder = encoder
         self._habit = habit
@@ -246,13 +246,16 @@ class LLMScorer(NetworkScorer):
 
         jobs, index = self._jobs(histories, users, cutoffs)
         out = np.empty((sum(len(job.rows) for job in jobs), self._size), np.float32)
-        for batch in token_budget_batches([len(job.ids) for job in jobs], self._budget):
-            part = [jobs[b] for b in batch]
-            ids, mask, positions = pad_windows([(job.ids, job.positions) for job in part])
+
+        def forward(batch: Int) -> Float:
+            ids, mask, positions = pad_windows([(jobs[b].ids, jobs[b].positions) for b in batch])
             # the offset is left out of the graph: it changes with time where the network's part does not
-            log_probs = self._engine.run(ids, mask, positions, np.zeros((*positions.shape, self._size), np.float32))
-            for row, job in enumerate(part):
-                out[job.rows] = log_probs[row, : len(job.positions)]
+            return self._engine.run(ids, mask, positions, np.zeros((*positions.shape, self._size), np.float32))
+
+        batches = token_budget_batches([len(job.ids) for job in jobs], self._budget)
+        for batch, log_probs in self._engine.each(batches, forward):
+            for row, b in enumerate(batch):
+                out[jobs[b].rows] = log_probs[row, : len(jobs[b].positions)]
         self.forwarded += len(jobs)
         return NetworkPart(out, index)
 

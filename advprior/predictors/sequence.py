@@ -7,6 +7,7 @@ their ids alone, and stands in every table as the control that an LLM has to bea
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ class _SequenceScorer(Scorer):
     def __init__(self, predictor: SASRecPredictor, onnx: Path, device: str, threads: int | None) -> None:
         from advprior.llm.engine import open_session
 
-        self._session = open_session(onnx / "model.onnx", device=device, threads=threads)
+        self._session = open_session(onnx / "model.onnx", device=device, threads=threads, many=True)
         self.provider = self._session.provider
         self._vocabulary, self._offset = predictor.vocabulary, predictor.offset
         self._context = predictor.fitted.network.context
@@ -145,20 +146,17 @@ class _SequenceScorer(Scorer):
         out = np.empty((len(user), self._size), np.float32)
         found = list(windows(histories, user, moment, self._context))
         found.sort(key=lambda w: w.rows.stop - w.rows.start)
-        start = 0
-        while start < len(found):
-            stop = start + 1
-            while stop < len(found) and _tokens(found[stop]) * (stop + 1 - start) <= BATCH_TOKENS:
-                stop += 1
-            part = found[start:stop]
+
+        def forward(part: list[Any]) -> Float:
             batch: dict[str, Any] = dict(tokens.batch(part, moment))
             batch["offset"] = np.zeros((*batch["positions"].shape, self._size), np.float32)
             for row, window in enumerate(part):
                 batch["offset"][row, : len(window.points)] = offset[window.points]
-            log_probs = self._session.run_inputs({name: batch[name] for name in self._session.inputs})
+            return self._session.run_inputs({name: batch[name] for name in self._session.inputs})
+
+        for part, log_probs in self._session.each(_batches(found), forward):
             for row, window in enumerate(part):
                 out[window.points] = log_probs[row, : len(window.points)]
-            start = stop
         return out
 
     def _popular(self, histories: Histories, cutoffs: Int) -> Float:
@@ -167,6 +165,17 @@ class _SequenceScorer(Scorer):
         if self._drift is None or self._drift[0] is not histories or self._drift[1] != key:
             self._drift = (histories, key, popular_terms(histories, cutoffs, self._offset.popular, self._size))
         return self._drift[2]
+
+
+def _batches(found: list[Any]) -> Iterator[list[Any]]:
+    """Windows of like length, no more than a budget of padded tokens together; the shortest come first."""
+    start = 0
+    while start < len(found):
+        stop = start + 1
+        while stop < len(found) and _tokens(found[stop]) * (stop + 1 - start) <= BATCH_TOKENS:
+            stop += 1
+        yield found[start:stop]
+        start = stop
 
 
 def _tokens(window: Any) -> int:
