@@ -21,7 +21,7 @@ from advprior.llm.base import Base, load_base
 from advprior.llm.batches import TrainingBatches, share_loss
 from advprior.llm.curve import write_curve
 from advprior.llm.drift import Drift
-from advprior.llm.extend import save_name_head
+from advprior.llm.extend import TEXT_TOKENS, save_name_head
 from advprior.llm.grpo import judge, ranking_stage
 from advprior.llm.heads import NameHead, encode_names
 from advprior.llm.loop import Course, Stage, Update, copy_of, restore, run_stage
@@ -208,7 +208,8 @@ def _network(
     tokens = [encode(name) for name in data.catalog.names]
     embeddings = torch.stack([table[torch.tensor(ids)].mean(0) for ids in tokens])
     hidden, rank = int(base.model.config.hidden_size), settings.training.rank
-    head = NameHead(encode_names(base.model, tokens), hidden, rank)
+    said = [encode(text)[:TEXT_TOKENS] for text in data.catalog.descriptions()] if settings.texts else tokens
+    head = NameHead(encode_names(base.model, said), hidden, rank)
     interest_head = None
     if data.interests is not None:
         names = encode_names(base.model, [encode(name) for name in data.interests.catalog.names])

@@ -136,6 +136,7 @@ class LLMSettings(_Strict):
     tuned_layers: int = Field(default=2, ge=1)
     horizon_days: float = Field(default=7.0, gt=0)
     target: Literal["all", "first"] = "all"
+    texts: bool = False
     prompt: PromptSettings = PromptSettings()
     habit: HabitSettings = HabitSettings()
     drift: DriftSettings = DriftSettings()

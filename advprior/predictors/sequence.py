@@ -102,10 +102,12 @@ def encode_catalog(catalog: Catalog, settings: EncoderSettings, seed: int) -> tu
     """Whitened principal components [N, D] of what the LLM makes of each name and text, and which base it was."""
     from advprior.llm.encode import encode_texts
 
-    texts = catalog.texts or ("",) * len(catalog)
-    said = [f"{name}: {text}" if text else name for name, text in zip(catalog.names, texts, strict=True)]
     found, origin = encode_texts(
-        said, settings.base, layers=settings.layers, tokens=settings.tokens, twin_seed=seed if settings.twin else None
+        catalog.descriptions(),
+        settings.base,
+        layers=settings.layers,
+        tokens=settings.tokens,
+        twin_seed=seed if settings.twin else None,
     )
     centred = found - found.mean(0)
     left, spread, _ = np.linalg.svd(centred, full_matrices=False)
