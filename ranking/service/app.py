@@ -137,7 +137,7 @@ def create_app(settings: ServeSettings, engine: Engine | None = None) -> FastAPI
         """
         candidates, contexts = _candidates(body.candidates)
         context = {} if body.context is None else body.context.model_dump(exclude_none=True)
-        now_us = _time_of(request) if settings.clock == "request" else None
+        now_us = _time_of(request) if settings.clock_source == "request" else None
 
         def work() -> tuple[Slate, dict[str, Any] | None]:
             slate = engine.rank(
@@ -181,7 +181,7 @@ def create_app(settings: ServeSettings, engine: Engine | None = None) -> FastAPI
             scores_by=engine.rankers.priors.predictor.kind,
             ads=len(engine.table.ids),
             candidates=engine.source.about(),
-            clock=settings.clock,
+            clock=settings.clock_source,
             exposures=exposures is not None,
         )
 

@@ -60,8 +60,8 @@ _OPTIONS = [
                  help="Ads ranked for a request that brings none. Default: what the quota was chosen for; else 500."),
     click.option("--exact-up-to", type=click.IntRange(0), default=50_000, show_default=True,
                  help="Ads up to which retrieval is exact; an index beyond it (faiss)."),
-    click.option("--clock", type=click.Choice(["system", "request"]), default="system", show_default=True,
-                 help="request: `rank replay` says as of when each request is ranked. On loopback only."),
+    click.option("--clock", "clock_source", type=click.Choice(["system", "request"]), default="system",
+                 show_default=True, help="request: `rank replay` says as of when each request is ranked. On loopback only."),
     click.option("--clock-start", type=Moment(), help="Start the service's clock there: to replay a past day."),
 ]  # fmt: skip
 
@@ -109,7 +109,7 @@ def serve(host: str, port: int, workers: int, log_level: str, drain_s: int, **va
     import tempfile
 
     settings = _settings(values)
-    if values["clock"] == "request" and not _loopback(host):
+    if values["clock_source"] == "request" and not _loopback(host):
         raise AdvpriorError(
             "SRV013", "requests may set the clock on this machine only", where="--clock request",
             found=f"--host {host}", expected="a loopback address, as 127.0.0.1",

@@ -26,7 +26,7 @@ class ServeSettings(BaseModel):
         Whether ``/rank`` asks for the key in ``ADVPRIOR_API_KEY``.
     clock_start : datetime, optional
         What the clock shows at the start, to replay a past day.
-    clock : {'system', 'request'}
+    clock_source : {'system', 'request'}
         ``request``: a request may say as of when it is ranked, in the header ``X-Advprior-Time``. For a replay only.
     default_candidates : int, optional
         Ads ranked where a request names none. Default: what the quota was chosen for; 500 without one.
@@ -62,4 +62,4 @@ class ServeSettings(BaseModel):
     compile: bool = True
     page: bool = False
     clock_start: datetime | None = None
-    clock: Literal["system", "request"] = "system"
+    clock_source: Literal["system", "request"] = "system"
