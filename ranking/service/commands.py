@@ -61,7 +61,8 @@ _OPTIONS = [
     click.option("--exact-up-to", type=click.IntRange(0), default=50_000, show_default=True,
                  help="Ads up to which retrieval is exact; an index beyond it (faiss)."),
     click.option("--clock", "clock_source", type=click.Choice(["system", "request"]), default="system",
-                 show_default=True, help="request: `rank replay` says as of when each request is ranked. On loopback only."),
+                 show_default=True,
+                 help="request: `rank replay` says as of when each request is ranked. On loopback only."),
     click.option("--clock-start", type=Moment(), help="Start the service's clock there: to replay a past day."),
 ]  # fmt: skip
 
