@@ -175,7 +175,7 @@ class TowerSource:
             self._columns_of(catalog)
         if self.quota is not None:
             for known in list(self._catalogs.priors.get(f"prior_{self.quota.predictor}", {}).values()):
-                self._ads_by_advertiser(table, known.version, known.advertisers)
+                self._ads_by_advertiser(table, nearest, known.version, known.advertisers)
 
     def _index_of(self, table: AdTable) -> Nearest:
         vectors, bias = self._towers.ads(_frame(table.ids, table.advertisers, table.categories))
@@ -219,16 +219,17 @@ class TowerSource:
             self._columns[catalog.version] = found
         return self._columns[catalog.version]
 
-    @staticmethod
-    def _ads_by_advertiser(table: AdTable, version: str, advertisers: list[str]) -> tuple[Ints, Ints]:
-        """Rows of ads by advertiser of a prior's catalog, and where each advertiser's begin."""
+    def _ads_by_advertiser(
+        self, table: AdTable, nearest: Nearest, version: str, advertisers: list[str]
+    ) -> tuple[Ints, Ints, Floats32]:
+        """Rows of ads by advertiser of a prior's catalog, where each advertiser's begin, and their vectors in a row."""
 
-        def make() -> tuple[Ints, Ints]:
+        def make() -> tuple[Ints, Ints, Floats32]:
             place = table.advertiser_index(version, advertisers)[:-1]
-            order = np.argsort(place, kind="stable")
-            return order.astype(np.int64), np.searchsorted(place[order], np.arange(len(advertisers) + 1))
+            order = np.argsort(place, kind="stable").astype(np.int64)
+            return order, np.searchsorted(place[order], np.arange(len(advertisers) + 1)), nearest.vectors[order]
 
-        found: tuple[Ints, Ints] = table.kept(("ads by advertiser", version), make)
+        found: tuple[Ints, Ints, Floats32] = table.kept((self, version), make)
         return found
 
     # -- in a request ----------------------------------------------------------------------------------------------
@@ -256,14 +257,15 @@ class TowerSource:
         self, table: AdTable, prior: Prior, nearest: Nearest, vector: Floats32, head: Ints, slots: int, top: int
     ) -> Ints:
         """The best ads of the likeliest advertisers, those in ``head`` left out."""
-        order, starts = self._ads_by_advertiser(table, prior.version, prior.advertisers)
+        order, starts, vectors = self._ads_by_advertiser(table, nearest, prior.version, prior.advertisers)
         size = len(prior.log_probs)
         # rank <= top, ties sharing the better rank: as `ranking.gather.gather_priors` has it
         edge = np.partition(prior.log_probs, size - top)[size - top] if top < size else -np.inf
-        likely = np.flatnonzero(prior.log_probs >= edge)
-        rows = np.sort(np.concatenate([order[starts[i] : starts[i + 1]] for i in likely.tolist()]))
-        rows = rows[~np.isin(rows, head)]
-        return rows[best(nearest.vectors[rows] @ vector, slots)]
+        likely = np.flatnonzero(prior.log_probs >= edge).tolist()
+        score = np.concatenate([vectors[starts[i] : starts[i + 1]] @ vector for i in likely])
+        at = best(score, slots + len(head))  # enough, whichever of them are in the head
+        rows = np.concatenate([order[starts[i] : starts[i + 1]] for i in likely])[at]
+        return rows[~np.isin(rows, head)][:slots]
 
     def user_vector(self, rows: Mapping[str, Row]) -> tuple[Floats32, bool]:
         """A user's vector, one longer than the towers' for the ads' bias; False where the row held less than it should.
