@@ -24,6 +24,7 @@ _COMMANDS = {
     "serve": ("ranking.service.commands:serve", "Serve POST /rank: a user's slate in milliseconds."),
     "check": ("ranking.service.commands:check", "Preflight of `serve`."),
     "rollback": ("ranking.service.commands:rollback", "Serve the previous snapshot again."),
+    "replay": ("ranking.experiment.commands:replay", "A past day's impressions through the running service."),
     "readout": (
         "ranking.service.commands:readout",
         "An online experiment's lift, its interval, its sample ratio.",

@@ -45,6 +45,7 @@ from feature_repo.contract import (
 from feature_repo.runs import digest, manifest_digest, new_run, publish_version, write_json
 from feature_repo.tables import load_tables, load_time_plan, write_parquet
 from ranking.counts import DAY_US, CountsBefore, Ints, compact, micros, moment_us
+from ranking.fading import fading
 from ranking.preflight import BASELINE_VIEWS, features_run_key, view_folder
 
 WINDOWS = {"1w": 7, "4w": 28, "12w": 84}  # days; "all" is the fourth
@@ -64,6 +65,11 @@ def history_files(level: str) -> tuple[str, str]:
 def online_columns(level: str) -> tuple[str, str]:
     """List columns of a level in a user's row: ids (int32 [n], ascending), values (float32 [5n], id by id)."""
     return f"history_{level}_ids", f"history_{level}_values"
+
+
+def token_column(level: str) -> str:
+    """List column of a level in a user's row: what the towers read of each id, float32 [2n], see `ranking.fading`."""
+    return f"history_{level}_tokens"
 
 
 def snapshots_to_keep(plan: TimePlan) -> list[datetime]:
@@ -248,6 +254,9 @@ def user_history(
         keys, values_of = [], []
         own_ids: list[tuple[Ints, npt.NDArray[Any]]] = []
         own_values: list[tuple[Ints, npt.NDArray[Any]]] = []
+        own_tokens: list[tuple[Ints, npt.NDArray[Any]]] = []
+        known = codes >= 0
+        groups, place = compact((owner[known], n), (codes[known], size))
         walk = user_level_counts(owner, times, codes, n, size, moments)
         for index, (key, values, ever, recent) in enumerate(walk):
             keys.append(key + index * n * size)
@@ -255,6 +264,9 @@ def user_history(
             lengths = np.bincount(key // size, minlength=n)
             own_ids.append((lengths, key % size))
             own_values.append((lengths * values.shape[1], values.ravel()))
+            tokens = fading((moments[index] - times[known]) / DAY_US, place, len(groups))
+            tokens = tokens[np.searchsorted(groups, key)]
+            own_tokens.append((lengths * tokens.shape[1], tokens.ravel()))
             add(f"activity_distinct_{_PLURAL[level]}_all", ever)
             add(f"activity_distinct_{_PLURAL[level]}_4w", recent)
         keys_file, values_file = history_files(level)
@@ -263,7 +275,8 @@ def user_history(
         ids_column, values_column = online_columns(level)
         lists[ids_column] = list_column(own_ids, pa.int32())
         lists[values_column] = list_column(own_values, pa.float32())
-        del keys, values_of, own_ids, own_values
+        lists[token_column(level)] = list_column(own_tokens, pa.float32())
+        del keys, values_of, own_ids, own_values, own_tokens
     catalog = ids.to_json()
     write_json(folder / HISTORY_IDS, catalog)
     return pd.DataFrame(

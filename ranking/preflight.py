@@ -36,7 +36,7 @@ BASELINE_VIEWS = (USER_PROFILE_VIEW, USER_HISTORY_VIEW, AD_STATS_VIEW)
 _REFUSED = ("file", "dask")  # two names of one store
 
 
-FEATURES_VERSION = 3  # of what `ranking.history` computes: raise it when the same tables give other features
+FEATURES_VERSION = 4  # of what `ranking.history` computes: raise it when the same tables give other features
 
 
 def features_run_key(tables: Path, view: str) -> str:

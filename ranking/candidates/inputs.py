@@ -26,13 +26,12 @@ from feature_repo.contract import (
     TimePlan,
 )
 from ranking.counts import DAY_US, Ints, compact, micros, moment_us
+from ranking.fading import FADES, fading
 
 if TYPE_CHECKING:
     import pandas as pd
 
 LEVELS = ("advertiser", "category", "pair")
-FADES = (28.0, None)  # half-lives in days; None fades never
-_FAINT = 0.05  # a faded count below it is left out: it would cost memory and say nothing
 
 
 @dataclass(frozen=True)
@@ -140,22 +139,18 @@ class Pasts:
         self._profile = sparse.csr_matrix((np.ones(len(at[0]), np.float32), at), shape=shape)
 
     def at(self, moment: int) -> Any:
-        """Sparse float32 [users, tokens] of what was known strictly before ``moment`` (microseconds); rows of length 1.
+        """Sparse float32 [users, tokens] of what was known strictly before ``moment`` (microseconds).
 
-        A count n enters as log(1 + n): the tenth purchase says less than the first.
+        Rows are of length 1.
         """
         blocks = []
         age = (moment - self._times) / DAY_US
         for size, rows, cells, place in self._levels:
-            before = age[rows] > 0
-            for half_life in FADES:
-                fade = 1.0 if half_life is None else 0.5 ** (age[rows][before] / half_life)
-                weights = np.broadcast_to(fade, int(before.sum()))
-                count = np.bincount(place[before], weights=weights, minlength=len(cells))
-                kept = count > _FAINT
+            found = fading(age[rows], place, len(cells))
+            for value in found.T:
+                kept = value > 0
                 at = (cells[kept] // max(size, 1), cells[kept] % max(size, 1))
-                value = np.log1p(count[kept]).astype(np.float32)
-                blocks.append(sparse.csr_matrix((value, at), shape=(len(self.ids), size)))
+                blocks.append(sparse.csr_matrix((value[kept], at), shape=(len(self.ids), size)))
         matrix = sparse.hstack([*blocks, self._profile], format="csr", dtype=np.float32)
         length = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
         return sparse.diags_array(1 / np.maximum(length, 1e-6)).astype(np.float32) @ matrix

@@ -6,7 +6,7 @@ Reading a hundred ads a request would cost more than ranking them. What a reques
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,6 +91,12 @@ class AdTable:
     def category_index(self, version: str, categories: list[str]) -> Ints:
         """Place of each ad's category among a prior's interests, int64 [ads + 1]."""
         return self._places((version, f"interests {len(categories)}"), self.categories, categories)
+
+    def kept(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What was worked out from these ads before, or is now."""
+        if key not in self._encoded:
+            self._encoded[key] = make()
+        return self._encoded[key]
 
     def _places(self, key: tuple[str, str], of_ads: list[str | None], names: list[str]) -> Ints:
         if key not in self._by_catalog:

@@ -22,6 +22,7 @@ from starlette.requests import HTTPConnection
 
 from feature_repo.errors import AdvpriorError
 from feature_repo.runs import versions
+from ranking.counts import moment_us
 from ranking.experiment.assignment import load_experiment
 from ranking.experiment.exposures import ExposureLog
 from ranking.service.clock import Clock
@@ -31,7 +32,7 @@ from ranking.service.metrics import Metrics
 from ranking.service.middleware import Around
 from ranking.service.page import Page
 from ranking.service.predictor import default_cache
-from ranking.service.settings import KEY_VARIABLE, SETTINGS_VARIABLE, ServeSettings
+from ranking.service.settings import KEY_VARIABLE, SETTINGS_VARIABLE, TIME_HEADER, ServeSettings
 
 log = logging.getLogger("advprior.service")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -54,6 +55,9 @@ def make_engine(settings: ServeSettings, clock: Clock | None = None) -> Engine:
         cache=default_cache() if settings.compile else None,
         max_prior_age_days=settings.max_prior_age_days,
         refresh_s=settings.refresh_s,
+        towers=settings.towers,
+        quota=settings.candidates,
+        exact_up_to=settings.exact_up_to,
         default_candidates=settings.default_candidates,
     )
 
@@ -133,10 +137,11 @@ def create_app(settings: ServeSettings, engine: Engine | None = None) -> FastAPI
         """
         candidates, contexts = _candidates(body.candidates)
         context = {} if body.context is None else body.context.model_dump(exclude_none=True)
+        now_us = _time_of(request) if settings.clock_source == "request" else None
 
         def work() -> tuple[Slate, dict[str, Any] | None]:
             slate = engine.rank(
-                body.user_id, body.slots, candidates, context=context, contexts=contexts, explain=explain
+                body.user_id, body.slots, candidates, context=context, contexts=contexts, explain=explain, now_us=now_us
             )  # fmt: skip
             logged = None
             if exposures is not None:
@@ -175,6 +180,9 @@ def create_app(settings: ServeSettings, engine: Engine | None = None) -> FastAPI
             experiment=engine.experiment.name,
             scores_by=engine.rankers.priors.predictor.kind,
             ads=len(engine.table.ids),
+            candidates=engine.source.about(),
+            clock=settings.clock_source,
+            exposures=exposures is not None,
         )
 
     @app.get("/metrics", response_class=Response, tags=["service"],
@@ -217,6 +225,21 @@ class _KeyHeader(APIKeyHeader):
         return given
 
 
+def _time_of(request: Request) -> int | None:
+    """As of when a replayed request is to be ranked; None where it does not say."""
+    given = request.headers.get(TIME_HEADER)
+    if given is None:
+        return None
+    try:
+        found = datetime.fromisoformat(given)
+        if found.tzinfo is None:
+            raise ValueError("no zone")
+        return moment_us(found)
+    except (ValueError, OverflowError) as error:
+        problem = {"type": "value_error", "loc": ("header", TIME_HEADER), "input": given, "msg": "ISO 8601 with a zone"}
+        raise RequestValidationError([problem]) from error
+
+
 def _candidates(given: list[Any] | None) -> tuple[list[str] | None, list[dict[str, Any] | None] | None]:
     """Ad ids without doubles, and the contexts of those that brought one."""
     if given is None:
@@ -237,7 +260,7 @@ def _log_exposure(log_: ExposureLog, engine: Engine, slate: Slate, user_id: str,
     record = {
         "exposure_id": uuid.uuid4().hex,
         "request_id": request_id,
-        "time": moment(engine.clock.now_us()),
+        "time": moment(slate.now_us),
         "experiment": engine.experiment.name,
         "arm": slate.arm.name,
         "user_id": user_id,
@@ -272,6 +295,7 @@ def _answer(
         slot = {"position": i + 1, "ad_id": ad, "advertiser_id": advertiser, "score": score}
         if slate.contributions is not None:
             slot["contributions"] = slate.contributions[i]
+            slot["origin"] = slate.origins[i]
         slots.append(slot)
     return {
         "request_id": request_id,
@@ -287,6 +311,11 @@ def _answer(
         "unknown_ads": slate.unknown_ads,
         "slots": slots,
         "exposure": exposure,
+        **(
+            {"as_of": {view: [moment(us) for us in found] for view, found in slate.as_of.items()}}
+            if slate.as_of
+            else {}
+        ),
     }
 
 

@@ -3,42 +3,88 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from ranking.counts import Ints
 from ranking.service.ads import AdTable
 from ranking.service.features import Prior
 from ranking.service.reader import Row
 
+#: Where a candidate came from, in the order of `Choice.origin`.
+GIVEN, MOST_SHOWN, TOWERS, PREDICTED = ORIGINS = ("given", "most_shown", "towers", "predicted_advertiser")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Candidates of one request.
+
+    Attributes
+    ----------
+    ads : int64 [candidates]
+        Rows of the ads' table.
+    origin : int8 [candidates]
+        Place in `ORIGINS`.
+    degraded : list of str
+        Why they are less than they could be.
+    """
+
+    ads: Ints
+    origin: npt.NDArray[np.int8]
+    degraded: list[str] = field(default_factory=list)
+
+    @classmethod
+    def all_from(cls, ads: Ints, origin: str) -> Choice:
+        """Candidates of one origin."""
+        return cls(ads, np.full(len(ads), ORIGINS.index(origin), dtype=np.int8))
+
 
 class CandidateSource(Protocol):
     """Chooses candidates for one user."""
 
-    def choose(self, table: AdTable, rows: Mapping[str, Row], priors: Mapping[str, Prior], limit: int) -> Ints:
-        """Rows of the ads' table, at most ``limit``.
+    def prepare(self, table: AdTable) -> None:
+        """Work out what does not change from request to request. Called when ads are read, never in a request."""
+        ...
+
+    def choose(self, table: AdTable, rows: Mapping[str, Row], priors: Mapping[str, Prior], limit: int) -> Choice:
+        """At most ``limit`` rows of the ads' table.
 
         Parameters
         ----------
-        rows : the user's rows by view
+        rows : the user's rows by view; None for one that is not there or not in time
         priors : by predictor; empty where there is none that can be used, or the arm has none
         """
+        ...
+
+    def about(self) -> dict[str, Any]:
+        """What chooses, for people."""
         ...
 
 
 class MostShown:
     """Every ad there is; above the limit, those shown most often in the last four weeks."""
 
-    def __init__(self) -> None:
-        self._order: tuple[int, Ints] | None = None
+    def prepare(self, table: AdTable) -> None:
+        self._order(table)
 
-    def choose(self, table: AdTable, rows: Mapping[str, Row], priors: Mapping[str, Prior], limit: int) -> Ints:
-        if self._order is None or self._order[0] != id(table):
+    def choose(self, table: AdTable, rows: Mapping[str, Row], priors: Mapping[str, Prior], limit: int) -> Choice:
+        return Choice.all_from(self._order(table)[:limit], MOST_SHOWN)
+
+    def about(self) -> dict[str, Any]:
+        return {"source": MOST_SHOWN}
+
+    @staticmethod
+    def _order(table: AdTable) -> Ints:
+        def make() -> Ints:
             known = np.arange(len(table.ids))
             shown = table.values.get("ad_impressions_4w")
             if shown is not None:
                 counts = np.nan_to_num(shown[:-1].astype(np.float64), nan=-1.0)
                 known = np.argsort(-counts, kind="stable")
-            self._order = (id(table), known.astype(np.int64))
-        return self._order[1][:limit]
+            return known.astype(np.int64)
+
+        found: Ints = table.kept("most shown", make)
+        return found

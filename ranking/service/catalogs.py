@@ -48,6 +48,7 @@ class HistoryCatalog:
     ads : list of ad ids
     advertisers, categories : lists of str or None, per ad
     ids : dict of level to int64 [ads], −1 where the ad has none
+    names : dict of level to the name of each id; of an ad's level ``advertiser|category``
     """
 
     version: str
@@ -55,6 +56,7 @@ class HistoryCatalog:
     advertisers: list[str | None]
     categories: list[str | None]
     ids: dict[str, Ints]
+    names: dict[str, list[str]]
 
     @classmethod
     def read(cls, folder: Path) -> HistoryCatalog:
@@ -64,7 +66,12 @@ class HistoryCatalog:
         advertisers = [names[i] if i >= 0 else None for i in of_ad["advertiser"]]
         categories = [about["categories"][i] if i >= 0 else None for i in of_ad["category"]]
         ids = {level: np.array(of_ad[level], dtype=np.int64) for level in LEVELS}
-        return cls(str(about.get("version", "")), list(of_ad[AD_ID]), advertisers, categories, ids)
+        pairs = [""] * int(about["sizes"]["ad"])
+        for i, advertiser, category in zip(ids["ad"].tolist(), advertisers, categories, strict=True):
+            if i >= 0:
+                pairs[i] = f"{advertiser}|{category}"
+        both = {"advertiser": list(names), "category": list(about["categories"]), "ad": pairs}
+        return cls(str(about.get("version", "")), list(of_ad[AD_ID]), advertisers, categories, ids, both)
 
 
 @dataclass

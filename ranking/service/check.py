@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from feature_repo.contract import TABLE_FILE, USER_HISTORY_VIEW, USER_ID
 from ranking.preflight import check_prior, check_store, view_folder
 from ranking.service.app import make_engine, required_key
+from ranking.service.engine import Engine
 from ranking.service.features import Prior, decode_prior, history_catalog
 from ranking.service.reader import Row, ViewRow
 from ranking.service.settings import ServeSettings
@@ -48,6 +50,10 @@ def run_checks(settings: ServeSettings) -> Iterator[Note]:
     slow = Note(None, "LightGBM scores: trees are not compiled", "pip install 'advprior[serve]'")
     yield Note(True, "trees are compiled, equal to LightGBM within 1e-6") if kind == "lleaves" else slow
 
+    about = engine.source.about()
+    if settings.towers is not None:
+        yield Note(True, f"towers fit: {about['ads_known']:.0%} of the ads were there when they were fitted")
+        yield from _retrieval(engine, about)
     refresh = f"feast -c {settings.repo} materialize-incremental NOW"
     try:
         engine.reader.ping()
@@ -84,3 +90,18 @@ def run_checks(settings: ServeSettings) -> Iterator[Note]:
         yield Note(False if count == len(sample) else None, f"{reason}: {count} of {len(sample)} users", refresh)
     if ages:
         yield Note(True, f"priors of {len(ages)} of {len(sample)} users, {min(ages):.1f} to {max(ages):.1f} days old")
+
+
+def _retrieval(engine: Engine, about: dict[str, Any]) -> Iterator[Note]:
+    """How candidates will be found."""
+    count, limit = len(engine.table.ids), engine.default_candidates
+    if about["search"] == "index":
+        yield Note(True, f"candidates: an index over {count:,} ads, recall {about['recall']:.3f} of exact")
+    elif count > engine.exact_up_to:
+        yield Note(None, f"candidates: {count:,} ads searched one by one", "pip install 'advprior[retrieval]'")
+    if "quota" not in about:
+        yield Note(None, "candidates: towers alone, no slots for predicted advertisers", "--candidates CANDIDATES")
+    elif engine.quota is not None:
+        text = f"candidates: {limit} a request, {about['quota']:.0%} for advertisers predicted by {about['predictor']}"
+        fits = limit == engine.quota.k
+        yield Note(True if fits else None, text, "" if fits else f"the quota was chosen for {engine.quota.k}")

@@ -42,6 +42,7 @@ _OPTIONS = [
                  help="Serve without the key that ADVPRIOR_API_KEY holds."),
     click.option("--max-prior-age-days", type=float, help="Older priors are not used. Default: the view's TTL."),
     click.option("--max-candidates", type=click.IntRange(1), default=1000, show_default=True),
+    click.option("--max-slots", type=click.IntRange(1), default=100, show_default=True),
     click.option("--max-body", type=click.IntRange(1024), default=262_144, show_default=True, help="Bytes."),
     click.option("--refresh-s", type=float, default=60.0, show_default=True,
                  help="How often ads, catalogs and rankers are looked at."),
@@ -51,6 +52,17 @@ _OPTIONS = [
                  help="Show at / what is known of a user and both slates. Browsers give the API key as password."),
     click.option("--no-compile", "compile", is_flag=True, flag_value=False, default=True,
                  help="Score with LightGBM itself."),
+    click.option("--towers", type=_FOLDER, help="`rank towers` run: retrieves for requests that bring no candidates. "
+                 "Default: the ads shown most often."),
+    click.option("--candidates", type=_FOLDER,
+                 help="`rank candidates` run on these towers: its quota of slots goes to predicted advertisers' ads."),
+    click.option("--default-candidates", type=click.IntRange(1),
+                 help="Ads ranked for a request that brings none. Default: what the quota was chosen for; else 500."),
+    click.option("--exact-up-to", type=click.IntRange(0), default=50_000, show_default=True,
+                 help="Ads up to which retrieval is exact; an index beyond it (faiss)."),
+    click.option("--clock", "clock_source", type=click.Choice(["system", "request"]), default="system",
+                 show_default=True,
+                 help="request: `rank replay` says as of when each request is ranked. On loopback only."),
     click.option("--clock-start", type=Moment(), help="Start the service's clock there: to replay a past day."),
 ]  # fmt: skip
 
@@ -62,6 +74,11 @@ def _served(command: Any) -> Any:
 
 
 def _settings(values: dict[str, Any]) -> Any:
+    if values["candidates"] is not None and values["towers"] is None:
+        raise AdvpriorError(
+            "CFG001", "a quota of slots needs towers that fill the rest", where="--candidates", found="no --towers",
+            expected="the towers that `rank candidates` was run on", fix="add --towers TOWERS",
+        )  # fmt: skip
     try:
         from ranking.service.settings import ServeSettings
 
@@ -93,6 +110,12 @@ def serve(host: str, port: int, workers: int, log_level: str, drain_s: int, **va
     import tempfile
 
     settings = _settings(values)
+    if values["clock_source"] == "request" and not _loopback(host):
+        raise AdvpriorError(
+            "SRV013", "requests may set the clock on this machine only", where="--clock request",
+            found=f"--host {host}", expected="a loopback address, as 127.0.0.1",
+            fix="leave --clock out, or replay on this machine",
+        )  # fmt: skip
     try:
         if workers > 1:  # before anything imports prometheus_client
             os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="advprior-metrics-"))
@@ -119,6 +142,20 @@ def serve(host: str, port: int, workers: int, log_level: str, drain_s: int, **va
     make_engine(settings)  # refused here, once, and the trees compiled for all
     os.environ[SETTINGS_VARIABLE] = settings.model_dump_json()
     uvicorn.run("ranking.service.app:app_from_environment", factory=True, workers=workers, **options)
+
+
+def _loopback(host: str) -> bool:
+    """Whether an address is reached from this machine only.
+
+    >>> [_loopback(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "10.0.0.1", "example.org")]
+    [True, True, True, False, False, False]
+    """
+    from ipaddress import ip_address
+
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 @click.command()

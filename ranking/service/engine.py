@@ -21,11 +21,12 @@ import numpy as np
 from feature_repo.contract import PRIOR_VIEW_PREFIX, USER_HISTORY_VIEW, USER_PROFILE_VIEW, prior_view
 from feature_repo.errors import AdvpriorError
 from feature_repo.runs import manifest_digest, read_manifest
+from ranking.candidates.nearest import EXACT_UP_TO
 from ranking.counts import DAY_US, Ints
 from ranking.experiment.assignment import EVERYBODY, Experiment, ServedArm
 from ranking.ranker import Ranker
 from ranking.service.ads import AdTable, read_ads
-from ranking.service.candidates import CandidateSource, MostShown
+from ranking.service.candidates import GIVEN, ORIGINS, CandidateSource, Choice, MostShown
 from ranking.service.catalogs import Catalogs
 from ranking.service.clock import Clock
 from ranking.service.features import (
@@ -39,6 +40,7 @@ from ranking.service.features import (
 )
 from ranking.service.predictor import Predictor
 from ranking.service.reader import OnlineReader, Row, ViewRow, in_time
+from ranking.service.towers import TowerSource, load_towers, read_quota
 
 log = logging.getLogger("advprior.service")
 
@@ -47,6 +49,8 @@ TRAIN_FIX = "advprior rank train --frame FRAME --service SERVICE --out RANKER"
 _RETRY_S = 0.2
 #: Rest between batches of ads, so that reading them does not hold up requests.
 _PAUSE_S = 0.005
+#: Candidates of a request that names none.
+_CANDIDATES = 500
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,11 @@ class Slate:
     degraded : list of str
         Why the answer is less than it could be; empty when it is not.
     timings : dict of stage to seconds
+    origins : list of str
+        Where each of the ads came from, see `ranking.service.candidates.ORIGINS`.
+    as_of : dict of view to list of int
+        When the rows behind the answer became available, microseconds; empty for a view without a row in time. Filled
+        with explanations and for a request with a time of its own.
     """
 
     arm: ServedArm
@@ -97,6 +106,9 @@ class Slate:
     prior_age_days: float | None = None
     contributions: list[dict[str, Any]] | None = None
     timings: dict[str, float] = field(default_factory=dict)
+    origins: list[str] = field(default_factory=list)
+    as_of: dict[str, list[int]] = field(default_factory=dict)
+    now_us: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,13 +118,18 @@ class Prepared:
     arm: ServedArm
     ranker: Loaded
     table: AdTable
-    ads: Ints
+    choice: Choice
     matrix: Matrix
     rows: Mapping[str, Row]
     priors: dict[str, Prior]
     degraded: list[str]
     now_us: int
-    read_s: float
+    timings: dict[str, float]
+
+    @property
+    def ads(self) -> Ints:
+        """Candidates, as rows of the ads' table."""
+        return self.choice.ads
 
 
 class Engine:
@@ -130,12 +147,20 @@ class Engine:
         A prior of an older snapshot is stale. Default: only its view's TTL counts.
     refresh_s : float
         How often ads, catalogs and ranker folders are looked at.
+    towers : Path, optional
+        ``rank towers`` run that retrieves where a request names no candidates. Default: the ads shown most often.
+    quota : Path, optional
+        ``rank candidates`` run on these towers, whose quota of slots goes to ads of predicted advertisers.
+    exact_up_to : int
+        Ads up to which retrieval is exact.
+    default_candidates : int, optional
+        Ads ranked where a request names none. Default: what the quota was chosen for; 500 without one.
 
     Raises
     ------
     AdvpriorError
         ``SRV003`` when a service differs from its ranker's manifest, ``SRV004`` when the rankers are the wrong way
-        round, and whatever reading them raises.
+        round, ``SRV010`` to ``SRV012`` when the towers do not fit, and whatever reading them raises.
     """
 
     def __init__(
@@ -147,21 +172,23 @@ class Engine:
         experiment: Experiment = EVERYBODY,
         clock: Clock | None = None,
         cache: Path | None = None,
-        candidates: CandidateSource | None = None,
         max_prior_age_days: float | None = None,
         refresh_s: float = 60.0,
-        default_candidates: int = 500,
+        towers: Path | None = None,
+        quota: Path | None = None,
+        exact_up_to: int = EXACT_UP_TO,
+        default_candidates: int | None = None,
     ) -> None:
         self.clock = clock or Clock()
         self.experiment = experiment
         self._folders = (Path(with_priors), Path(plain))
         self._cache = cache
-        self._source = candidates or MostShown()
         self._max_age_us = None if max_prior_age_days is None else int(max_prior_age_days * DAY_US)
         self._refresh_s = refresh_s
-        self._default_candidates = default_candidates
         loaded = [_read_ranker(folder) for folder in self._folders]
-        self.reader = OnlineReader(repo, list(dict.fromkeys(ranker.service for ranker, _ in loaded)))
+        self.reader = OnlineReader(
+            repo, list(dict.fromkeys(ranker.service for ranker, _ in loaded)), tokens=bool(towers)
+        )
         self.rankers = self._rankers(loaded)
         self.catalogs = Catalogs(repo, self.reader.prior_views())
         self.catalogs.refresh(self.clock.now_us())
@@ -170,7 +197,20 @@ class Engine:
                 "STO003", "views are not published", where=str(repo), found=f"no {USER_HISTORY_VIEW}",
                 fix=f"advprior rank features --tables TABLES --repo {repo} ; feast -c {repo} apply",
             )  # fmt: skip
+        found = (
+            None if towers is None or quota is None else read_quota(quota, towers, self.rankers.priors.plan.predictors)
+        )
+        self.default_candidates = default_candidates or (_CANDIDATES if found is None else found.k)
+        self.source: CandidateSource = MostShown()
+        self.quota = found
+        self.exact_up_to = exact_up_to
+        if towers is not None:
+            self.source = TowerSource(
+                load_towers(towers), found, self.reader, self.catalogs, limit=self.default_candidates,
+                exact_up_to=exact_up_to,
+            )  # fmt: skip
         self.table = AdTable.unread(self.reader, self.catalogs.newest)
+        self.source.prepare(self.table)
         self.reloads: dict[str, int] = {"done": 0, "refused": 0}
         self._refused: tuple[str, str] | None = None
         self._dead_until = 0.0
@@ -196,7 +236,7 @@ class Engine:
     def warm_up(self) -> None:
         """Rank a few times, then take what is in memory out of the garbage collector's way."""
         for loaded in (self.rankers.priors, self.rankers.plain):
-            block = np.full((self._default_candidates, len(loaded.plan.features)), np.nan, dtype=np.float32)
+            block = np.full((self.default_candidates, len(loaded.plan.features)), np.nan, dtype=np.float32)
             for _ in range(3):
                 loaded.predictor.scores(block)
         self.rank("", 10)
@@ -246,6 +286,11 @@ class Engine:
             return
         for loaded in (self.rankers.priors, self.rankers.plain):
             loaded.plan.ads(table)  # worked out here, not by the first request
+        try:
+            self.source.prepare(table)
+        except Exception:
+            log.exception("candidates cannot be prepared, the old ads stay")
+            return
         self.table = table
 
     # -- rankers ---------------------------------------------------------------------------------------------------
@@ -299,6 +344,7 @@ class Engine:
         contexts: Sequence[Mapping[str, Any] | None] | None = None,
         explain: bool = False,
         arm: ServedArm | None = None,
+        now_us: int | None = None,
     ) -> Slate:
         """The best ``slots`` of the candidates for a user.
 
@@ -311,10 +357,12 @@ class Engine:
             Give the contributions of each returned ad.
         arm : ServedArm, optional
             To look at another arm. Default: the one that the experiment deals the user to.
+        now_us : int, optional
+            Rank as of then. Default: the clock's now.
         """
         clock = time.perf_counter
         begin = clock()
-        ready = self.prepare(user_id, candidates, context=context, contexts=contexts, arm=arm)
+        ready = self.prepare(user_id, candidates, context=context, contexts=contexts, arm=arm, now_us=now_us)
         built = clock()
         chosen, table, ads = ready.ranker, ready.table, ready.ads
         scores = chosen.predictor.scores(ready.matrix)
@@ -334,8 +382,16 @@ class Engine:
             user_known=any(isinstance(ready.rows.get(v), ViewRow) for v in (USER_PROFILE_VIEW, USER_HISTORY_VIEW)),
             prior=prior,
             prior_age_days=None if prior is None else prior.age_days(ready.now_us),
-            timings={"read": ready.read_s, "features": built - begin - ready.read_s, "predict": scored - built},
+            timings={
+                **ready.timings,
+                "features": built - begin - sum(ready.timings.values()),
+                "predict": scored - built,
+            },
+            origins=[ORIGINS[ready.choice.origin[i]] for i in order],
+            now_us=ready.now_us,
         )
+        if explain or now_us is not None:
+            slate.as_of = self._as_of(ready)
         if explain:
             slate.contributions = self._explain(chosen, ready.matrix[order])
             slate.timings["explain"] = clock() - scored
@@ -350,14 +406,16 @@ class Engine:
         context: Mapping[str, Any] | None = None,
         contexts: Sequence[Mapping[str, Any] | None] | None = None,
         arm: ServedArm | None = None,
+        now_us: int | None = None,
     ) -> Prepared:
         """Everything up to the scores: which ranker, and its matrix for the candidates."""
         begin = time.perf_counter()
-        now_us, rankers, table = self.clock.now_us(), self.rankers, self.table
+        now_us = self.clock.now_us() if now_us is None else now_us
+        rankers, table = self.rankers, self.table
         arm = arm or self.experiment.arm_of(user_id)
         degraded: list[str] = []
         rows = self._read(user_id, degraded)
-        read_s = time.perf_counter() - begin
+        timings = {"read": time.perf_counter() - begin}
         priors: dict[str, Prior] = {}
         chosen = rankers.priors if arm.priors else rankers.plain
         if arm.priors:
@@ -369,12 +427,44 @@ class Engine:
         if table.read_us < 0:
             degraded.append("ads_unread")
         if candidates is None:
-            ads = self._source.choose(table, rows, priors, self._default_candidates)
+            begin = time.perf_counter()
+            choice = self._choose(table, rows, priors, arm, now_us, degraded)
+            timings["candidates"] = time.perf_counter() - begin
         else:
-            ads = table.rows(candidates)
-        request = Request(ads, context or {}, contexts)
+            choice = Choice.all_from(table.rows(candidates), GIVEN)
+        request = Request(choice.ads, context or {}, contexts)
         block = matrix(chosen.plan, request, rows, self.reader.views, history, priors, table, now_us)
-        return Prepared(arm, chosen, table, ads, block, rows, priors, degraded, now_us, read_s)
+        return Prepared(arm, chosen, table, choice, block, rows, priors, degraded, now_us, timings)
+
+    def _choose(
+        self, table: AdTable, rows: Mapping[str, Row], priors: Mapping[str, Prior], arm: ServedArm, now_us: int,
+        degraded: list[str],
+    ) -> Choice:  # fmt: skip
+        """Candidates of a request that names none, from what is in time; ``degraded`` says what they lack."""
+        choice = self.source.choose(table, self._in_time(rows, now_us), priors, self.default_candidates)
+        degraded += choice.degraded
+        if arm.priors and self.quota is not None and self.quota.share and self.quota.predictor not in priors:
+            degraded.append("candidates_without_priors")
+        return choice
+
+    def _in_time(self, rows: Mapping[str, Row], now_us: int) -> dict[str, Row]:
+        """Rows as the join would take them: None for one that is too early or too old."""
+        views = self.reader.views
+        return {
+            name: row if isinstance(row, ViewRow) and in_time(row.available_us, views[name], now_us) is None else None
+            for name, row in rows.items()
+        }
+
+    def _as_of(self, ready: Prepared) -> dict[str, list[int]]:
+        """When the rows behind a request became available, by view."""
+        found: dict[str, list[int]] = {}
+        for name, row in self._in_time(ready.rows, ready.now_us).items():
+            found[name] = [row.available_us] if isinstance(row, ViewRow) else []
+        for name, available in ready.table.available_us.items():
+            moments = np.unique(available[ready.ads]).tolist()
+            view = self.reader.views[name]
+            found[name] = [m for m in moments if m >= 0 and in_time(m, view, ready.now_us) is None]
+        return found
 
     def _read(self, user_id: str, degraded: list[str]) -> dict[str, Row]:
         if time.monotonic() >= self._dead_until:

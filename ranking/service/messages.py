@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
@@ -95,6 +95,9 @@ class Slot(_Answer):
     advertiser_id: str | None = Field(description="None: the ad is not known here.")
     score: float = Field(ge=0, le=1, description="Calibrated probability.")
     contributions: Contributions | None = Field(default=None, description="With ?explain=true.")
+    origin: Literal["given", "most_shown", "towers", "predicted_advertiser"] | None = Field(
+        default=None, description="With ?explain=true: where the candidate came from."
+    )
 
 
 class PriorUsed(_Answer):
@@ -125,13 +128,19 @@ class RankResponse(_Answer):
     ranker: str = Field(description="Digest of that ranker.")
     degraded: list[str] = Field(
         description="Why the answer is less than it could be, such as prior_missing, prior_stale, prior_corrupt, "
-        "prior_catalog_unknown, store_unavailable, history_stale, exposure_not_logged. Empty: nothing was missing."
+        "prior_catalog_unknown, store_unavailable, history_stale, candidates_without_priors, exposure_not_logged. "
+        "Empty: nothing was missing."
     )
     prior: PriorUsed | None = Field(description="None where the arm has no priors, or none could be used.")
     candidates: int = Field(ge=0)
     unknown_ads: list[str] = Field(description="Candidates that the service does not know; ranked all the same.")
     slots: list[Slot]
     exposure: Exposure | None = Field(description="None: exposures are not logged.")
+    as_of: dict[str, list[str]] | None = Field(
+        default=None,
+        description="With ?explain=true, or for a replayed request: when the rows behind the answer became available, "
+        "by view; empty where none was in time.",
+    )
 
 
 class Problem(_Answer):
@@ -166,6 +175,9 @@ class Ready(_Answer):
     experiment: str
     scores_by: str = Field(description="lleaves (compiled trees) or lightgbm.")
     ads: int
+    candidates: dict[str, str | float | int] = Field(description="What chooses ads for a request that names none.")
+    clock: Literal["system", "request"] = Field(description="request: a replay may say as of when it is ranked.")
+    exposures: bool = Field(description="Whether exposures are logged.")
 
 
 #: What 4xx answers look like in the OpenAPI.

@@ -26,6 +26,7 @@ from feature_repo.contract import PRIOR_VIEW_PREFIX, TABLE_FILE, USER_HISTORY_VI
 from ranking.experiment.assignment import ServedArm
 from ranking.gather import HISTORY_VALUES
 from ranking.history import online_columns
+from ranking.service.candidates import PREDICTED, TOWERS
 from ranking.service.engine import Engine, Slate
 from ranking.service.features import Prior, floats, history_catalog
 from ranking.service.reader import Row, ViewRow
@@ -34,6 +35,8 @@ _WITH = ServedArm(name="with_priors", share=1, priors=True)
 _WITHOUT = ServedArm(name="without_priors", share=1, priors=False)
 _TOP, _CONTRIBUTIONS, _EXAMPLES = 10, 8, 40
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+#: Where a candidate came from, where that is worth a word.
+_SAID = {TOWERS: "retrieved by the towers", PREDICTED: "retrieved for its predicted advertiser"}
 #: No script, nothing from elsewhere, in nobody's frame; not kept by anything between, for it is about a person.
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'; "
@@ -199,7 +202,8 @@ def _slate(title: str, slate: Slate, elsewhere: dict[str, int]) -> dict[str, Any
         largest = max((abs(value) for _, value in shown), default=1.0)
         other = elsewhere.get(ad)
         slots.append({
-            "place": i + 1, "ad": ad, "advertiser": advertiser or "–", "percent": f"{100 * score:.2f}",
+            "place": i + 1, "origin": _SAID.get(slate.origins[i], ""),
+            "ad": ad, "advertiser": advertiser or "–", "percent": f"{100 * score:.2f}",
             "moved": "new" if other is None else "=" if other == i else f"{'▲' if other > i else '▼'}{abs(other - i)}",
             "said": "not in the other slate" if other is None else f"place {other + 1} in the other slate",
             "prior_share": f"{100 * why.get('prior_share', 0.0):.0f}",

@@ -29,6 +29,7 @@ from feature_repo.contract import (
 from feature_repo.errors import AdvpriorError
 from ranking.counts import moment_us
 from ranking.frame import _NOT_JOINED, _POINTERS, column_name, open_store, scalar_refs
+from ranking.history import LEVELS, token_column
 
 #: Seconds that a read may take before the store counts as dead.
 READ_TIMEOUT_S = 0.25
@@ -130,6 +131,8 @@ class OnlineReader:
         Feature repository, applied.
     services : sequence of str
         Feature services; a view that several share is read once.
+    tokens : bool
+        Read what two towers know a user by, too.
 
     Raises
     ------
@@ -138,8 +141,9 @@ class OnlineReader:
         the store's client is not installed, ``SRV008`` when its address cannot be read.
     """
 
-    def __init__(self, repo: Path, services: Sequence[str]) -> None:
+    def __init__(self, repo: Path, services: Sequence[str], *, tokens: bool = False) -> None:
         self._store = open_store(repo)
+        self._unread = _UNREAD if tokens else (*_UNREAD, *map(token_column, LEVELS))
         self.services = list(services)
         self.columns_of: dict[str, list[str]] = {}
         self.views: dict[str, ServedView] = {}
@@ -175,7 +179,7 @@ class OnlineReader:
             )  # fmt: skip
         kinds = {field.name: str(field.dtype) for field in view.features}
         # a pointer into files means nothing online; catalog versions and snapshots do
-        features = tuple(n for n in kinds if n not in (*_POINTERS, *_NOT_JOINED, *_UNREAD)) + tuple(
+        features = tuple(n for n in kinds if n not in (*_POINTERS, *_NOT_JOINED, *self._unread)) + tuple(
             n for n in kinds if n in (SNAPSHOT, *_NOT_JOINED) and not n.startswith("top1_")
         )
         ttl_us = 0 if view.ttl is None else int(view.ttl.total_seconds() * 1e6)

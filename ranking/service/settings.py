@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ranking.candidates.nearest import EXACT_UP_TO
 from ranking.experiment.exposures import Fsync
 
 #: Where workers find their settings, and where the API key comes from: never on a command line.
+TIME_HEADER = "X-Advprior-Time"
 SETTINGS_VARIABLE = "ADVPRIOR_SERVE_SETTINGS"
 KEY_VARIABLE = "ADVPRIOR_API_KEY"
 
@@ -23,6 +26,14 @@ class ServeSettings(BaseModel):
         Whether ``/rank`` asks for the key in ``ADVPRIOR_API_KEY``.
     clock_start : datetime, optional
         What the clock shows at the start, to replay a past day.
+    clock_source : {'system', 'request'}
+        ``request``: a request may say as of when it is ranked, in the header ``X-Advprior-Time``. For a replay only.
+    default_candidates : int, optional
+        Ads ranked where a request names none. Default: what the quota was chosen for; 500 without one.
+    towers, candidates : Path, optional
+        Runs of ``rank towers`` and of ``rank candidates`` on them, to retrieve with.
+    exact_up_to : int
+        Ads up to which retrieval is exact.
     page : bool
         Whether ``/`` is a page to look at one user's slates.
     threads : int
@@ -41,10 +52,14 @@ class ServeSettings(BaseModel):
     max_body: int = Field(default=262_144, ge=1024)
     max_candidates: int = Field(default=1000, ge=1)
     max_slots: int = Field(default=100, ge=1)
-    default_candidates: int = Field(default=500, ge=1)
+    default_candidates: int | None = Field(default=None, ge=1)
+    towers: Path | None = None
+    candidates: Path | None = None
+    exact_up_to: int = Field(default=EXACT_UP_TO, ge=0)
     max_prior_age_days: float | None = Field(default=None, gt=0)
     refresh_s: float = Field(default=60.0, gt=0)
     threads: int = Field(default=1, ge=1)
     compile: bool = True
     page: bool = False
     clock_start: datetime | None = None
+    clock_source: Literal["system", "request"] = "system"

@@ -1,0 +1,82 @@
+"""`advprior rank replay`: options in, one folder out."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from feature_repo.errors import AdvpriorError
+from feature_repo.runs import digest, manifest_digest, new_run, read_manifest, run_key
+from feature_repo.tables import require_impressions
+from ranking.commands import _FOLDER, _FRAME_FIX, _TABLES_FIX, tables_option
+from ranking.service.commands import Moment
+
+REPLAY_VERSION = 1
+
+
+@click.command()
+@tables_option
+@click.option("--out", type=_FOLDER, required=True, help="Where the figures go.")
+@click.option(
+    "--url", default="http://127.0.0.1:8000", show_default=True, help="The service. ADVPRIOR_API_KEY is sent."
+)
+@click.option("--day", type=click.DateTime(["%Y-%m-%d"]), help="Day of UTC. Default: the last one with impressions.")
+@click.option("--from", "start", type=Moment(), help="In place of a day: from here.")
+@click.option("--to", "end", type=Moment(), help="Up to here, not with it.")
+@click.option("--limit", type=click.IntRange(1), default=10_000, show_default=True, help="Requests at most.")
+@click.option("--rate", type=click.FloatRange(0, min_open=True, max=10_000), help="Requests a second.")
+@click.option("--speed", type=click.FloatRange(0, min_open=True), help="So many times as fast as it happened.")
+@click.option("--connections", type=click.IntRange(1, 64), default=4, show_default=True, help="Requests at a time.")
+@click.option("--minutes", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True, help="At most.")
+@click.option("--timeout-s", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True)
+@click.option("--frame", "frame_folder", type=_FOLDER, help="`rank frame` run: compare with offline scores.")
+@click.option(
+    "--ranker", "rankers", type=_FOLDER, multiple=True, help="Ranker folders served, for offline scores. Repeatable."
+)
+@click.option("--log-exposures", is_flag=True, help="Replay though the service logs exposures: its log is for this.")
+def replay(
+    tables: Path, out: Path, url: str, day: datetime | None, start: datetime | None, end: datetime | None, limit: int,
+    rate: float | None, speed: float | None, connections: int, minutes: float, timeout_s: float,
+    frame_folder: Path | None, rankers: tuple[Path, ...], log_exposures: bool,
+) -> None:  # fmt: skip
+    """Send a past day's impressions through the running service, slate by slate.
+
+    Reports errors, degraded answers, latency, AUC and NDCG of the served scores, and how far they are from offline
+    ones. Start the service with --clock request, so that each slate is ranked as of its own time. A replay measures
+    something that runs: it is never reused.
+    """
+    if (rate and speed) or (day and (start or end)):
+        raise AdvpriorError(
+            "CFG001", "two options say the same", where="--rate, --speed" if rate and speed else "--day, --from, --to",
+            found="both", expected="one of them",
+        )  # fmt: skip
+    read_manifest(tables, fix=_TABLES_FIX)
+    require_impressions(tables)
+    inputs = {"tables": manifest_digest(tables)}
+    if frame_folder is not None:
+        read_manifest(frame_folder, step="rank frame", fix=_FRAME_FIX)
+        inputs["frame"] = manifest_digest(frame_folder)
+    inputs |= {f"ranker {i}": manifest_digest(folder) for i, folder in enumerate(rankers)}
+    config = {
+        "url": url, "day": day and f"{day:%Y-%m-%d}", "from": start, "to": end, "limit": limit, "rate": rate,
+        "speed": speed, "connections": connections, "minutes": minutes,
+    }  # fmt: skip
+    from ranking.experiment.client import Service
+    from ranking.experiment.replay import STEP, Pace
+    from ranking.experiment.replay import replay as send
+    from ranking.service.settings import KEY_VARIABLE
+
+    key = run_key(STEP, digest(config), inputs, REPLAY_VERSION)
+    with new_run(out, STEP, config=config, inputs=inputs, key=key) as run:
+        found = send(
+            tables, Service(url, os.environ.get(KEY_VARIABLE), timeout_s), day=day and day.replace(tzinfo=UTC),
+            start=start, end=end, limit=limit, pace=Pace(rate, speed, connections, minutes, timeout_s),
+            frame=frame_folder, rankers=rankers, log_exposures=log_exposures,
+        )  # fmt: skip
+        found.save(run.path)
+        run.facts.update(found.about)
+    click.echo(f"rank replay: {found.text()}")
+    click.echo(f"rank replay: in {out}")
