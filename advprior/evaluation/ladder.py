@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from advprior.predictors.base import Float, Scorer
 
 STEP = "evaluate"
-CODE_VERSION = 2
+CODE_VERSION = 3
 SHARD = 256  # users scored at once
 DAY = timedelta(days=1)
 #: Names that no run's arm may have
-TAKEN = (POPULARITY, "drift", "recency", NEIGHBOURS, "als", "logit", "blend", "best control")
+TAKEN = (POPULARITY, "drift", "recency", NEIGHBOURS, "als", "logit", "blend", "best control", "all LLMs")
 
 
 def evaluate(
@@ -53,7 +53,8 @@ def evaluate(
     ----------
     runs : sequence of Path
         Fitted and exported predictors; each becomes an arm of its folder's name. Those without an LLM take part in
-        ``blend``, the blend of all controls; those with one get ``blend + <name>`` beside it.
+        ``blend``, the blend of all controls; those with one get ``blend + <name>`` beside it, and all of them together
+        ``blend + all LLMs``.
     tables : Path
         Only users, advertisers and events are read.
     cutoff, horizon : datetime, timedelta
@@ -169,7 +170,7 @@ def _measure(
     from advprior.catalog import Catalog
     from advprior.evaluation.compare import compare, overall
     from advprior.evaluation.controls import BLEND
-    from advprior.evaluation.population import add_blends, ask, fitted_facts, pairs
+    from advprior.evaluation.population import ALL, add_blends, ask, fitted_facts, pairs
     from advprior.evaluation.protocol import PROFILE_ONLY, segments
     from advprior.evaluation.terms import ALS, Terms, als_installed
     from advprior.histories import build_histories, micros
@@ -240,7 +241,7 @@ def _measure(
         )
         rows, comparisons = rows + more[0], comparisons + more[1]
     for row in rows:
-        row["uses_llm"] = row["arm"].removeprefix(f"{BLEND} + ") in with_llm
+        row["uses_llm"] = row["arm"].removeprefix(f"{BLEND} + ") in {*with_llm, ALL}
     about = {
         "users": len(main.labels), "labels": len(main.labels.advertiser),
         "labels_shared": int((main.labels.credit < 1).sum()),

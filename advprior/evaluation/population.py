@@ -18,6 +18,7 @@ from advprior.histories import Histories
 from advprior.predictors.base import Float
 from feature_repo.contract import POPULARITY
 
+ALL = "all LLMs"
 MOST_FITTED = 20_000  # users on whose labels of one earlier cut-off the controls and blends are fitted
 MOST_CELLS = 1_500_000  # of one term, likewise
 #: Earlier cut-offs of the controls' labels, in horizons before the cut-off; a later one knows the drift better
@@ -106,15 +107,14 @@ def ask(
 
 
 def add_blends(asked: Population, names: Sequence[str], with_llm: set[str], optimistic: Sequence[str]) -> None:
-    """Adds the blend of all controls, and of those with each LLM arm; chooses the best control.
+    """Adds the blend of all controls, of those with each LLM arm and with all of them; chooses the best control.
 
     With several seeds, blend s holds the s-th seed of every arm in it.
     """
 
     plain = [name for name in asked.arms if name not in with_llm]
-    for extra in (None, *(name for name in names if name in with_llm)):
-        inside = plain if extra is None else [*plain, extra]
-        called = BLEND if extra is None else f"{BLEND} + {extra}"
+    for called, extra in blends(names, with_llm).items():
+        inside = [*plain, *extra]
         asked.arms[called], asked.first[called], asked.blend_weights[called] = [], [], []
         for s in range(max(len(asked.arms[name]) for name in inside)):
             first = {name: asked.first[name][s % len(asked.first[name])] for name in inside}
@@ -130,12 +130,22 @@ def add_blends(asked: Population, names: Sequence[str], with_llm: set[str], opti
     asked.best = {"name": max(judged, key=lambda name: judged[name]), "recall@5 on the earlier labels": judged}
 
 
+def blends(names: Sequence[str], with_llm: set[str]) -> dict[str, list[str]]:
+    """What each blend has beside the controls: nothing, one LLM arm, and, where there are several, all of them."""
+    llms = [name for name in names if name in with_llm]
+    found: dict[str, list[str]] = {BLEND: []} | {f"{BLEND} + {name}": [name] for name in llms}
+    return found | ({f"{BLEND} + {ALL}": llms} if len(llms) > 1 else {})
+
+
 def pairs(asked: Population, names: Sequence[str], with_llm: set[str]) -> Iterator[tuple[str, str, str]]:
     """(arm, baseline, the baseline's name): controls against popularity, runs and blends against all they must beat."""
     plain = [name for name in asked.controls.arms if name in asked.arms]
     for arm in (*plain, BLEND):
         if arm != POPULARITY:
             yield arm, POPULARITY, POPULARITY
+    if f"{BLEND} + {ALL}" in asked.arms:
+        yield f"{BLEND} + {ALL}", BLEND, BLEND
+        yield f"{BLEND} + {ALL}", asked.best["name"], BEST
     for name in names:
         for baseline in (*plain, BLEND, *(n for n in names if n != name)):
             yield name, baseline, baseline
@@ -146,6 +156,8 @@ def pairs(asked: Population, names: Sequence[str], with_llm: set[str]) -> Iterat
         yield both, asked.best["name"], BEST
         yield both, BLEND, BLEND
         yield both, name, name
+        if f"{BLEND} + {ALL}" in asked.arms:
+            yield f"{BLEND} + {ALL}", both, both
         for other in names:
             if other != name and other in with_llm:
                 yield both, f"{BLEND} + {other}", f"{BLEND} + {other}"

@@ -12,6 +12,7 @@ import pytest
 from advprior.cli import main
 from advprior.evaluation import controls
 from advprior.evaluation.ladder import TAKEN, evaluate
+from advprior.evaluation.population import ALL
 from advprior.evaluation.protocol import METRICS, PROFILE_ONLY, SEGMENTS, first_labels
 from advprior.evaluation.show import frame, markdown
 from advprior.evaluation.terms import ARMS, als_factors, als_installed
@@ -159,7 +160,7 @@ def test_wrong_options_exit_with_two(folder: Path, capsys: pytest.CaptureFixture
 
 
 def test_no_run_can_take_the_name_of_a_control() -> None:
-    assert set(TAKEN) == {"popularity", *ARMS, controls.BLEND, controls.BEST}
+    assert set(TAKEN) == {"popularity", *ARMS, controls.BLEND, controls.BEST, ALL}
 
 
 def test_als_finds_the_other_half_of_a_taste() -> None:
@@ -300,3 +301,15 @@ def test_a_sample_of_users_is_the_same_for_every_arm(folder: Path, result: dict)
     assert {row["users"] for row in small["arms"]} == {7}
     assert small["about"]["config"]["asked"] == 7
     assert result["arms"][0]["users"] > 7
+
+
+def test_several_llm_arms_are_blended_together_too(folder: Path, llms: list[Path], result: dict) -> None:
+    options = {"horizon": WEEKS, "replicates": 20, "device": "cpu", "profile_only": 0}
+    both, _ = evaluate(llms[:2], folder / "tables", CUTOFF, **options, group_seeds=False)
+    arms = {row["name"]: row for row in both["arms"]}
+    assert arms["blend + all LLMs"]["uses_llm"]
+    (weights,) = both["about"]["blend_weights"]["blend + all LLMs"]
+    assert {"llm-seed0", "llm-seed1"} < set(weights)
+    pairs = {(c["arm"], c["baseline"]) for c in both["comparisons"]}
+    assert {("blend + all LLMs", "blend"), ("blend + all LLMs", "best control")} <= pairs
+    assert not any("all LLMs" in row["name"] for row in result["arms"])  # nothing to add where there is one
