@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,3 +50,10 @@ def use_spark(repo: Path, conf: dict[str, str] = CONF) -> Path:
     assert "  type: duckdb\n" in text
     path.write_text(text.replace("  type: duckdb\n", spark_block(conf)))
     return repo
+
+
+def open_session() -> Any:
+    """The process's one session, as both the joins and the scoring would open it."""
+    from pyspark.sql import SparkSession
+
+    return SparkSession.builder.config(map=CONF).getOrCreate()
