@@ -1,8 +1,8 @@
 """A Spark session to score on: opened by configuration, the model sent to its workers, jobs in waves.
 
 Shards are those of one machine, and results come back to the driver, which writes them as it would its own: same
-files, same journal, so that either may go on where the other was stopped. A wave holds a few jobs for every core, two
-waves are under way at a time, and the driver holds no more than those.
+files, same journal, so that either may go on where the other was stopped. A wave holds as many jobs as take some
+seconds, two waves are under way at a time, and the driver holds no more than those.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import time
 import zipfile
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -27,10 +28,18 @@ from advprior.spark.executor import OUT_SCHEMA, Setup, assembled, compute, packe
 from feature_repo.errors import AdvpriorError
 from feature_repo.offline import INSTALL_SPARK, missing_for_spark
 
-WAVE_JOBS = 2  # for every core
+WAVE_SECONDS = 10.0  # aimed at: a wave costs some tenths of its own, and an interrupt may cost two
+WAVE_TASKS = 2  # for every core
 WAVE_BYTES = 256 << 20  # of results
 WAVES = 2  # under way at a time
-DEFAULTS = {"spark.app.name": "advprior score", "spark.log.level": "ERROR", "spark.ui.showConsoleProgress": "false"}
+DEFAULTS = {
+    "spark.app.name": "advprior score",
+    "spark.log.level": "ERROR",
+    "spark.ui.showConsoleProgress": "false",
+    # Java only hands bytes on here: compiling it further costs more than it saves
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1",
+}
 _NOT_SENT = {".safetensors", ".pt", ".bin", ".svg"}  # weights to train on and pictures: nothing that scores reads them
 
 
@@ -105,21 +114,29 @@ class Cluster:
         """
         setup = Setup(self._archive, what, cutoffs, crowd, self._device, self._threads)
         bytes_a_user = 4 * len(cutoffs) * size
-        most = WAVE_JOBS * int(self._session.sparkContext.defaultParallelism)
+        tasks = WAVE_TASKS * int(self._session.sparkContext.defaultParallelism)
 
         def run(jobs: Iterable[Job]) -> Iterator[tuple[Job, Forwarded | None]]:
             shared = self._session.sparkContext.broadcast(setup)
             tag = f"advprior-{id(shared)}"
             pool = ThreadPoolExecutor(WAVES)
-            under_way: deque[tuple[list[Job], Future[dict[int, Forwarded]]]] = deque()
-            done = False
+            under_way: deque[tuple[list[Job], Future[tuple[dict[int, Forwarded], float]]]] = deque()
+            done, pace = False, Pace(tasks)
+
+            def oldest() -> Iterator[tuple[Job, Forwarded | None]]:
+                wave, future = under_way.popleft()
+                found, seconds = future.result()
+                pace.note(len(wave), seconds)
+                for place, job in enumerate(wave):
+                    yield job, found.pop(place) if len(job.fresh) else None
+
             try:
-                for wave in waves(jobs, most, bytes_a_user):
-                    under_way.append((wave, pool.submit(self._wave, tag, shared, histories, wave)))
+                for wave in waves(jobs, pace, bytes_a_user):
+                    under_way.append((wave, pool.submit(self._wave, tag, shared, histories, wave, tasks)))
                     if len(under_way) == WAVES:
-                        yield from _results(*under_way.popleft())
+                        yield from oldest()
                 while under_way:
-                    yield from _results(*under_way.popleft())
+                    yield from oldest()
                 done = True
             finally:
                 if not done:  # stopped half-way: nobody waits for the rest
@@ -129,27 +146,30 @@ class Cluster:
 
         return run
 
-    def _wave(self, tag: str, shared: Any, histories: Histories, jobs: list[Job]) -> dict[int, Forwarded]:
-        """Results of a wave by place in it."""
+    def _wave(
+        self, tag: str, shared: Any, histories: Histories, jobs: list[Job], tasks: int
+    ) -> tuple[dict[int, Forwarded], float]:
+        """Results of a wave by place in it, and the seconds that it took."""
         import pyarrow as pa
         from py4j.protocol import Py4JError
         from pyspark.errors import PySparkException
 
-        # one chunk a job: Spark makes a task of each
-        schema = pa.schema([("job", pa.int64()), ("histories", pa.binary())])
-        rows = [
-            pa.record_batch(
-                [pa.array([i], pa.int64()), pa.array([packed(part_of(histories, job.fresh))])], schema=schema
-            )
-            for i, job in enumerate(jobs)
-            if len(job.fresh)
-        ]
-        if not rows:
-            return {}
+        started = time.monotonic()
+        places = [place for place, job in enumerate(jobs) if len(job.fresh)]
+        if not places:
+            return {}, 0.0
+        step = -(-len(places) // tasks)  # Spark makes a task of each chunk
+        chunks = [
+            pa.table({
+                "job": pa.array(some, pa.int64()),
+                "histories": pa.array([packed(part_of(histories, jobs[place].fresh)) for place in some], pa.binary()),
+            })
+            for some in (places[start : start + step] for start in range(0, len(places), step))
+        ]  # fmt: skip
         pieces: dict[int, dict[int, bytes]] = {}
         try:
             self._session.addTag(tag)
-            asked = self._session.createDataFrame(pa.Table.from_batches(rows))
+            asked = self._session.createDataFrame(pa.concat_tables(chunks))
             answered = asked.mapInArrow(partial(compute, shared), OUT_SCHEMA).toArrow()
         except (PySparkException, Py4JError, OSError) as error:
             raise AdvpriorError(
@@ -171,34 +191,49 @@ class Cluster:
                     found=told["version"], expected=advprior.__version__,
                     fix="install the same version on every worker (or ship the environment: spark.archives)",
                 )  # fmt: skip
-        return found
+        return found, time.monotonic() - started
 
 
-def waves(jobs: Iterable[Job], most: int, bytes_a_user: int) -> Iterator[list[Job]]:
-    """Jobs in groups of at most ``most`` whose results take at most `WAVE_BYTES`, one job at least.
+class Pace:
+    """How many jobs make a wave: from one a task on, what takes `WAVE_SECONDS`; it at most quadruples at a time.
+
+    >>> pace = Pace(4)
+    >>> pace.note(4, 1.0)
+    >>> pace.jobs
+    16
+    >>> pace.note(16, 20.0)
+    >>> pace.jobs
+    8
+    """
+
+    def __init__(self, tasks: int) -> None:
+        self.jobs = self._least = tasks
+
+    def note(self, jobs: int, seconds: float) -> None:
+        """A wave of so many jobs took so long."""
+        fits = int(jobs * WAVE_SECONDS / seconds) if seconds > 0 else 4 * self.jobs
+        self.jobs = max(self._least, min(fits, 4 * self.jobs))
+
+
+def waves(jobs: Iterable[Job], pace: Pace, bytes_a_user: int) -> Iterator[list[Job]]:
+    """Jobs in groups as large as the pace says by then, whose results take at most `WAVE_BYTES`; one job at least.
 
     >>> import numpy as np
     >>> jobs = [Job(i, np.arange(3), np.arange(3)) for i in range(5)]
-    >>> [len(wave) for wave in waves(jobs, 2, 8)], [len(wave) for wave in waves(jobs, 9, WAVE_BYTES // 6)]
+    >>> [len(wave) for wave in waves(jobs, Pace(2), 8)], [len(wave) for wave in waves(jobs, Pace(9), WAVE_BYTES // 6)]
     ([2, 2, 1], [2, 2, 1])
     """
     wave: list[Job] = []
     held = 0
     for job in jobs:
         cost = len(job.fresh) * bytes_a_user
-        if wave and (len(wave) == most or held + cost > WAVE_BYTES):
+        if wave and (len(wave) >= pace.jobs or held + cost > WAVE_BYTES):
             yield wave
             wave, held = [], 0
         wave.append(job)
         held += cost
     if wave:
         yield wave
-
-
-def _results(wave: list[Job], done: Future[dict[int, Forwarded]]) -> Iterator[tuple[Job, Forwarded | None]]:
-    found = done.result()
-    for place, job in enumerate(wave):
-        yield job, found.pop(place) if len(job.fresh) else None
 
 
 def _last(error: BaseException) -> str:

@@ -131,6 +131,6 @@ def test_spark_without_java_is_refused(repo: Path, tmp_path: Path, monkeypatch: 
 
 
 def test_definitions_refuse_what_the_preflight_refuses(repo: Path) -> None:
-    """`feast apply` and `feast materialize` run no preflight: a shifted materialization must not pass."""
+    """`feast apply` runs no preflight, and what it lets pass would be materialized hours off."""
     with pytest.raises(AdvpriorError, match="STO021"):
         definitions(use_spark(repo, {"spark.master": "local[2]"}))
