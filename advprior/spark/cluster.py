@@ -15,7 +15,7 @@ import zipfile
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -139,10 +139,11 @@ class Cluster:
                     yield from oldest()
                 done = True
             finally:
-                if not done:  # stopped half-way: nobody waits for the rest
-                    self._session.interruptTag(tag)
+                with suppress(Exception):  # Java itself may be what is gone
+                    if not done:  # stopped half-way: nobody waits for the rest
+                        self._session.interruptTag(tag)
+                    shared.unpersist()
                 pool.shutdown(wait=True, cancel_futures=True)
-                shared.destroy()
 
         return run
 
