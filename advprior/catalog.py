@@ -52,6 +52,15 @@ class Catalog:
         """Advertiser id -> index."""
         return {advertiser: i for i, advertiser in enumerate(self.ids)}
 
+    def descriptions(self) -> tuple[str, ...]:
+        """``name: text`` of each advertiser, or its name alone where there is no text.
+
+        >>> Catalog(("a1", "a2"), ("Tea house", "Bakery"), ("green tea, cups", "")).descriptions()
+        ('Tea house: green tea, cups', 'Bakery')
+        """
+        texts = self.texts or ("",) * len(self)
+        return tuple(f"{name}: {text}" if text else name for name, text in zip(self.names, texts, strict=True))
+
     def save(self, path: Path) -> None:
         """Write ``{"version", "advertisers": [{"advertiser_id", "name", "text"}, ...]}``, text where there is one."""
         advertisers = [{ADVERTISER_ID: i, NAME: n} for i, n in zip(self.ids, self.names, strict=True)]

@@ -118,7 +118,7 @@ class LLMInterestScorer(InterestScorer):
 
         self.catalog = catalog
         self._encoder, self._size = encoder, size
-        self._engine = open_session(onnx / "model.onnx", device=device, threads=threads)
+        self._engine = open_session(onnx / "model.onnx", device=device, threads=threads, many=True)
         self._budget = token_budget or self._engine.token_budget
 
     def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
@@ -135,12 +135,16 @@ class LLMInterestScorer(InterestScorer):
                 positions = window.positions[np.searchsorted(window.occasions, seen[columns])]
                 jobs.append((row, window, positions, columns))
         out = np.empty((len(users), len(cutoffs), len(self.catalog)), np.float32)
-        for batch in token_budget_batches([len(window.ids) for _, window, _, _ in jobs], self._budget):
-            part = [jobs[b] for b in batch]
-            ids, mask, at = pad_windows([(window.ids, positions) for _, window, positions, _ in part])
+
+        def forward(batch: Int) -> Float:
+            ids, mask, at = pad_windows([(jobs[b][1].ids, jobs[b][2]) for b in batch])
             inputs = {"input_ids": ids, "attention_mask": mask, "positions": at}
             inputs["offset"] = np.zeros((*at.shape, self._size), np.float32)
-            found = self._engine.run_all(inputs)["interest_log_probs"]
-            for log_probs, (row, _, positions, columns) in zip(found, part, strict=True):
+            return self._engine.run_all(inputs)["interest_log_probs"]
+
+        batches = token_budget_batches([len(window.ids) for _, window, _, _ in jobs], self._budget)
+        for batch, found in self._engine.each(batches, forward):
+            for log_probs, b in zip(found, batch, strict=True):
+                row, _, positions, columns = jobs[b]
                 out[row, columns] = log_probs[: len(positions)]
         return out

@@ -52,6 +52,11 @@ class TrainingBatches:
     points : list of Points
     budget : int
         Padded tokens in one batch (one window at least).
+
+    Attributes
+    ----------
+    order : list of int
+        Points as the batches take them.
     """
 
     def __init__(
@@ -60,7 +65,7 @@ class TrainingBatches:
         self.model, self.head, self.interest_head = model, head, interest_head
         self._points = points
         self._batches = _batches([len(p.window.ids) for p in points], budget)
-        order = [i for batch in self._batches for i in batch]
+        self.order = order = [i for batch in self._batches for i in batch]
         # without frozen layers the lower part is a table: nothing to keep
         self._states = _LowerStates(
             model, [points[i].window for i in order], order, keep=model.config.frozen_layers > 0
@@ -106,7 +111,7 @@ class TrainingBatches:
 
     def valid(self, what: str) -> Float:
         """Validation points' truth, offset or interests, in the order of `validate`."""
-        points = [self._points[i] for batch in self._batches for i in batch]
+        points = [self._points[i] for i in self.order]
         found: Float = np.concatenate([getattr(p, what)[p.valid] for p in points])
         return found
 

@@ -9,9 +9,13 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +29,8 @@ Device = Literal["auto", "cpu", "cuda"]
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 log = logging.getLogger(__name__)
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass
@@ -39,13 +45,16 @@ class Engine:
     reason : str
         Why this one.
     threads : int
-        Intra-op threads.
+        Threads that one run shares.
+    lanes : int
+        Runs that :meth:`each` has going at once.
     """
 
     session: Any
     provider: str
     reason: str
     threads: int
+    lanes: int = 1
 
     def __str__(self) -> str:
         return f"{self.provider.removesuffix('ExecutionProvider')} ({self.reason})"
@@ -59,9 +68,35 @@ class Engine:
     def token_budget(self) -> int:
         """Padded tokens in one batch: on a CPU what the caches hold, and enough for its threads to share.
 
-        Measured: 512 is best on one thread, 768 on two (256 to 2,048 tried).
+        Measured: 512 is best on one thread, also where each of two has a batch of its own, 768 on two that share one
+        (256 to 2,048 tried).
         """
         return 1024 if self.provider == _CUDA else min(256 * (1 + self.threads), 2048)
+
+    def each(self, batches: Iterable[T], run: Callable[[T], R]) -> Iterator[tuple[T, R]]:
+        """``(batch, run(batch))`` in order, :attr:`lanes` at a time; ``run`` makes the inputs and calls this engine.
+
+        One thread for each of several batches keeps cores busier than several threads that share a batch and wait for
+        each other after every product: .85 against .72 of the matmul peak on two cores. No more than twice the lanes
+        are begun ahead, so that memory stays bounded.
+        """
+        if self.lanes == 1:
+            for batch in batches:
+                yield batch, run(batch)
+            return
+        rest = iter(batches)
+        pool = ThreadPoolExecutor(self.lanes, thread_name_prefix="lane")
+        try:
+            begun: deque[tuple[T, Future[R]]] = deque(
+                (batch, pool.submit(run, batch)) for batch in islice(rest, 2 * self.lanes)
+            )
+            while begun:
+                batch, answer = begun.popleft()
+                yield batch, answer.result()
+                for following in islice(rest, 1):
+                    begun.append((following, pool.submit(run, following)))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def run(self, input_ids: Int, attention_mask: Int, positions: Int, offset: Float) -> Float:
         """Log-probabilities [B, P, N] at ``positions`` [B, P] of right-padded ``input_ids`` [B, T].
@@ -97,7 +132,7 @@ class Engine:
         return outputs
 
 
-def open_session(path: Path, device: str = "auto", threads: int | None = None) -> Engine:
+def open_session(path: Path, device: str = "auto", threads: int | None = None, many: bool = False) -> Engine:
     """Open an exported graph.
 
     Parameters
@@ -107,7 +142,9 @@ def open_session(path: Path, device: str = "auto", threads: int | None = None) -
     device : {"auto", "cpu", "cuda"}
         ``auto`` takes CUDA where a session really gets it, else the CPU.
     threads : int, optional
-        Intra-op threads; the real cores of this process by default.
+        The real cores of this process by default.
+    many : bool
+        For many batches by :meth:`Engine.each`: on a CPU each thread takes batches of its own.
 
     Raises
     ------
@@ -125,8 +162,10 @@ def open_session(path: Path, device: str = "auto", threads: int | None = None) -
     if device not in ("auto", "cpu", "cuda"):
         raise AdvpriorError("PRI031", "no such device", found=device, expected="auto, cpu or cuda")
     threads = threads or real_cores()
+    listed = _CUDA in ort.get_available_providers()
+    providers = [_CUDA, _CPU] if listed and device != "cpu" else [_CPU]
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = 1 if many else threads
     options.inter_op_num_threads = 1
     # threads that spin while they wait take the cores of whoever shares the machine
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -135,8 +174,6 @@ def open_session(path: Path, device: str = "auto", threads: int | None = None) -
     options.enable_mem_pattern = False
     options.log_severity_level = 3
 
-    listed = _CUDA in ort.get_available_providers()
-    providers = [_CUDA, _CPU] if listed and device != "cpu" else [_CPU]
     if providers[0] == _CUDA and hasattr(ort, "preload_dlls"):
         try:
             ort.preload_dlls()
@@ -163,6 +200,8 @@ def open_session(path: Path, device: str = "auto", threads: int | None = None) -
             "PRI031", "CUDA cannot be used", found=reason, expected="a session on CUDA",
             fix='pip uninstall -y onnxruntime && pip install "advprior[gpu]", or take --device auto',
         )  # fmt: skip
+    if many:
+        return Engine(session, provider, reason, 1, threads if provider == _CPU else 1)
     return Engine(session, provider, reason, threads)
 
 

@@ -28,6 +28,7 @@ from feature_repo.runs import MANIFEST
 
 NAME_HEAD = "name_head.npz"
 FITTED_CATALOG = "fitted_catalog.json"  # of an extended run: the catalog that standardises the names
+TEXT_TOKENS = 96  # of a name and text together that a head reads
 _WHOLE_NAME = 512  # tokens
 
 
@@ -59,9 +60,12 @@ def extend_llm(run: Path, catalog: Catalog, settings: dict[str, Any], out: Path)
     with np.load(run / NAME_HEAD) as saved:
         key, query, names = saved["key"], saved["query"], saved["names"]
     new_names = [catalog.names[i] for i in new]
+    texts = bool(settings.get("texts"))  # whether the head reads what an advertiser sells, too
+    said, fresh = (c.descriptions() if texts else c.names for c in (fitted, catalog))
     found, _ = encode_texts(
-        [*fitted.names, *new_names], settings["base"], layers=int(settings["layers"]), tokens=_WHOLE_NAME
-    )
+        [*said, *(fresh[i] for i in new)], settings["base"], layers=int(settings["layers"]),
+        tokens=TEXT_TOKENS if texts else _WHOLE_NAME,
+    )  # fmt: skip
     known = torch.from_numpy(found[: len(fitted)])
     # as `NameHead` standardised them; the same encodings must come out, or the base model is another
     mean, spread = known.mean(0), known.std(0) + 1e-6

@@ -36,6 +36,12 @@ class NameHead(nn.Module):
         """Log-probabilities [..., N]."""
         return torch.log_softmax(states @ self.weight().T + self.bias + offset, dim=-1)
 
+    def scale(self, strength: float) -> None:
+        """Multiply what the head adds to the offset."""
+        with torch.no_grad():
+            for parameter in (self.query.weight, self.free, self.bias):
+                parameter.mul_(strength)
+
     def write(self, linear: nn.Linear) -> None:
         """Collapse into a linear layer."""
         with torch.no_grad():

@@ -41,6 +41,8 @@ class Stage:
     epochs, patience : int
         ``patience`` epochs without a better score end the stage.
     max_minutes : float, optional
+    planned : int, optional
+        Epochs that the learning rate falls over, where the stage makes fewer.
     to_beat : float
         Score of the weights that the stage starts from: unless an epoch beats it, they come back.
     """
@@ -53,6 +55,7 @@ class Stage:
     epochs: int
     patience: int
     max_minutes: float | None = None
+    planned: int | None = None
     to_beat: float = float("inf")
 
 
@@ -93,10 +96,10 @@ def run_stage(
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     peaks = [float(group["lr"]) for group in optimizer.param_groups]
-    course, best, kept = Course(), stage.to_beat, _copy(tuned)
+    course, best, kept = Course(), stage.to_beat, copy_of(tuned)
     if checkpoint.is_file():
         saved = torch.load(checkpoint, weights_only=False)
-        _restore(tuned, saved["state"])
+        restore(tuned, saved["state"])
         optimizer.load_state_dict(saved["optimizer"])
         course, best, kept = Course(saved["curve"], saved["best_epoch"]), saved["best"], saved["kept"]
         rng.bit_generator.state = saved["rng"]
@@ -119,7 +122,7 @@ def run_stage(
             break
         clock, measured, weight_sum = time.monotonic(), 0.0, 0.0
         for step, batch in enumerate(rng.permutation(batches)):
-            scale = _scale((epoch * batches + step + 1) / total)
+            scale = _scale((epoch * batches + step + 1) / ((stage.planned or stage.epochs) * batches))
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * scale
             value, weight = stage.step(int(batch), update)
@@ -132,14 +135,14 @@ def run_stage(
         score = stage.score(row)
         bar.set_postfix({k: f"{v:.3f}" for k, v in row.items() if k in (stage.measure, "valid_nll")})
         if score < best:
-            best, kept, course.best_epoch = score, _copy(tuned), epoch + 1
+            best, kept, course.best_epoch = score, copy_of(tuned), epoch + 1
         save_checkpoint(checkpoint, {
-            "state": _copy(tuned), "optimizer": optimizer.state_dict(), "curve": course.curve, "best": best,
+            "state": copy_of(tuned), "optimizer": optimizer.state_dict(), "curve": course.curve, "best": best,
             "best_epoch": course.best_epoch, "kept": kept, "rng": rng.bit_generator.state,
             "torch_rng": torch.get_rng_state(),
         })  # fmt: skip
     bar.close()
-    _restore(tuned, kept)
+    restore(tuned, kept)
     return course
 
 
@@ -152,11 +155,13 @@ def _scale(progress: float) -> float:
     return float(min(progress / WARM_UP, 1.0) * (0.5 * (1 + np.cos(np.pi * progress)) * (1 - FLOOR) + FLOOR))
 
 
-def _copy(tuned: dict[str, nn.Parameter]) -> dict[str, torch.Tensor]:
+def copy_of(tuned: dict[str, nn.Parameter]) -> dict[str, torch.Tensor]:
+    """Values as they are now."""
     return {name: parameter.detach().clone() for name, parameter in tuned.items()}
 
 
-def _restore(tuned: dict[str, nn.Parameter], state: dict[str, torch.Tensor]) -> None:
+def restore(tuned: dict[str, nn.Parameter], state: dict[str, torch.Tensor]) -> None:
+    """Put values back that `copy_of` kept."""
     with torch.no_grad():
         for name, parameter in tuned.items():
             parameter.copy_(state[name])

@@ -36,6 +36,10 @@ class Points:
     weight : float32 [P]
         Of the point in the loss: 1, or less for old ones.
     train, valid : bool [P]
+    again : bool [P]
+        Whether the point is fitted on when the network is fitted again up to the cut-off.
+    ends : int64 [P]
+        When the label comes (microseconds), as far as a point is a wait for one.
     truth, offset : float32 [P, N]
         Multi-hot targets; what the logits start from (filled in once habit is fitted).
     interests : float32 [P, C]
@@ -49,6 +53,8 @@ class Points:
     weight: Any
     train: Any
     valid: Any
+    again: Any
+    ends: Any
     truth: Float
     offset: Float
     interests: Float
@@ -59,7 +65,10 @@ def training_points(data: FitData, encoder: PromptEncoder, settings: LLMSettings
 
     Training points are all occasions (just after each) and weekly snapshots with targets that end before
     ``cutoff - valid_days``; validation points are the weekly snapshots after that, the way priors are used.
+    Where the drift around labels is asked for, each wait for an occasion is one training point instead.
     """
+    drift = settings.drift
+    rng = np.random.default_rng(settings.training.seed)
     horizon = int(settings.horizon_days * DAY)
     border = data.cutoff - int(settings.training.valid_days * DAY)
     half_life = settings.training.recency_half_life_days
@@ -73,7 +82,12 @@ def training_points(data: FitData, encoder: PromptEncoder, settings: LLMSettings
         prompts = [(user, prompt) for user in users if len((prompt := encoder.prompt(data.histories, user)).times)]
         if not prompts:
             continue
-        parts = [np.concatenate([p.times + 1, weeks[weeks > p.times[0]]]) for _, p in prompts]
+        if drift.around_days is None:
+            ends = [p.times for _, p in prompts]
+            parts = [np.concatenate([p.times + 1, weeks[weeks > p.times[0]]]) for _, p in prompts]
+        else:
+            ends = [p.times[1:] for _, p in prompts]
+            parts = [np.concatenate([_within(p.times, horizon, rng), weeks[weeks > p.times[0]]]) for _, p in prompts]
         moments = np.concatenate(parts)
         who = np.repeat([user for user, _ in prompts], [len(part) for part in parts])
         wanted = _Targets(data.histories, who, moments, horizon, len(data.catalog), only_first=first)
@@ -82,18 +96,28 @@ def training_points(data: FitData, encoder: PromptEncoder, settings: LLMSettings
             size = len(interests.catalog)
             of_interests = _Targets(interests.histories, who, moments, horizon, size, only_first=first)
         stop = 0
-        for (user, prompt), part in zip(prompts, parts, strict=True):
+        for (user, prompt), part, end in zip(prompts, parts, ends, strict=True):
             begin, stop = stop, stop + len(part)
-            weekly = np.arange(len(part)) >= len(prompt.times)
-            train, valid = part + horizon <= border, (part >= border) & weekly
-            keep = (wanted.counts[begin:stop] > 0) & (train | valid)
+            weekly = np.arange(len(part)) >= len(end)
+            end = np.concatenate([end, np.zeros(weekly.sum(), np.int64)])
+            valid = (part >= border) & weekly
+            if drift.around_days is None:
+                train, again = part + horizon <= border, np.zeros(len(part), bool)
+            else:
+                known = end if first else part + horizon - 1  # the last event that tells the target
+                train, again = ~weekly & (known < border), ~weekly & (known < data.cutoff)
+            keep = (wanted.counts[begin:stop] > 0) & (train | valid | again)
             if not keep.any():
                 continue
             rows = begin + np.flatnonzero(keep)
             truth = wanted.dense(rows)
             categories = of_interests.dense(rows) if of_interests else np.zeros((len(rows), 0), np.float32)
             age = np.maximum(data.cutoff - part[keep], 0) / DAY
-            weight = (np.ones(len(age)) if half_life is None else 0.5 ** (age / half_life)).astype(np.float32)
+            weight = np.ones(len(age)) if half_life is None else 0.5 ** (age / half_life)
+            if drift.around_days is not None and len(prompt.times) > 1:
+                waits = np.minimum(np.diff(prompt.times), horizon) / horizon
+                weight = weight * np.concatenate([waits**drift.gap_power, np.ones(weekly.sum())])[keep]
+            weight = weight.astype(np.float32)
             seen = occasions_before(prompt, part[keep])
             for window in encoder.windows(prompt, seen):
                 here = np.isin(seen, window.occasions)
@@ -106,12 +130,21 @@ def training_points(data: FitData, encoder: PromptEncoder, settings: LLMSettings
                         weight=weight[here],
                         train=train[keep][here],
                         valid=valid[keep][here],
+                        again=again[keep][here],
+                        ends=end[keep][here],
                         truth=truth[here],
                         offset=np.zeros((0, len(data.catalog)), np.float32),
                         interests=categories[here],
                     )
                 )
     return found
+
+
+def _within(times: Int, horizon: int, rng: np.random.Generator) -> Int:
+    """A moment in each wait for the next of ``times``, no earlier than the horizon before it; it has not come yet."""
+    ends = times[1:]
+    begins = np.maximum(times[:-1] + 1, ends - horizon + 1)
+    return begins + (rng.random(len(ends)) * (ends - begins + 1)).astype(np.int64)
 
 
 class _Targets:

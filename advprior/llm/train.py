@@ -7,6 +7,8 @@ the ranking stage (`advprior.llm.grpo`) comes after, if asked for, and stays onl
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +20,19 @@ from advprior.interests import Interests
 from advprior.llm.base import Base, load_base
 from advprior.llm.batches import TrainingBatches, share_loss
 from advprior.llm.curve import write_curve
-from advprior.llm.extend import save_name_head
+from advprior.llm.drift import Drift
+from advprior.llm.extend import TEXT_TOKENS, save_name_head
 from advprior.llm.grpo import judge, ranking_stage
 from advprior.llm.heads import NameHead, encode_names
-from advprior.llm.loop import Course, Stage, Update, run_stage
+from advprior.llm.loop import Course, Stage, Update, copy_of, restore, run_stage
 from advprior.llm.model import AdvertiserModel, from_base
 from advprior.llm.modes import forget, frozen_layers, merge, optimizer_for, tuned_weights
 from advprior.llm.points import Points, fit_habit, training_points
 from advprior.predictors.base import FitData, log_softmax
+from advprior.predictors.habit import Habit
 from advprior.predictors.llm import LLMSettings
 from advprior.prompts import PromptEncoder, PromptStyle
+from advprior.sequence.offset import Offset
 from advprior.targets import quality
 from feature_repo.contract import CATALOG_FILE, INTERESTS_FILE
 from feature_repo.errors import AdvpriorError
@@ -65,7 +70,10 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
     encoder = PromptEncoder(_style(base, settings), encode, text_vocab_size, data.catalog.names)
     points = training_points(data, encoder, settings)
     counts = _require_points(points)
-    habit = fit_habit(data, points, settings)
+    drift: Drift | None = None
+    habit: Habit | Offset
+    if settings.drift.around_days is None:
+        habit = fit_habit(data, points, settings)
 
     model, head, interest_head = _network(base, data, settings, encode)
     origin = base.origin
@@ -81,19 +89,41 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
     tuned = {name: p for name, p in modules.named_parameters() if p.requires_grad}
     batches = TrainingBatches(model, head, interest_head, points, config.batch_tokens)
 
-    # both stay until all is done: a fit that is interrupted in its second stage keeps the first
-    checkpoint, second = out / "checkpoint.pt", out / "checkpoint-ranking.pt"
+    # all stay until the end: a fit that is interrupted in a later stage keeps the ones before
+    checkpoint, second, third = (out / f"checkpoint{part}.pt" for part in ("", "-ranking", "-again"))
     truth = batches.valid("truth")
-    base_quality = quality(log_softmax(batches.valid("offset")), truth)
-    course = run_stage(_likelihood_stage(batches, settings), optimizer, tuned, len(batches), config.seed, checkpoint)
-    curves = {"sft": course.curve}
     facts: dict[str, Any] = {}
+    start = copy_of(tuned)
+    stage = _likelihood_stage(batches, settings)
+    if settings.drift.around_days is None:
+        alone = batches.valid("offset")
+    else:
+        drift = Drift(data, points, batches.order, settings)
+        alone = drift.alone()
+        stage.validate = partial(drift.judge, batches)
+    base_quality = quality(log_softmax(alone), truth)
+    course = run_stage(stage, optimizer, tuned, len(batches), config.seed, checkpoint)
+    curves = {"sft": course.curve}
+    if drift is not None:
+        habit, facts["strength"] = drift.settle(batches)
+        head.scale(facts["strength"])
     if settings.ranking.epochs:
         ranked, facts["ranking"] = ranking_stage(
             batches, tuned, settings.ranking, interest_weight=settings.interests.weight, patience=config.patience,
             weight_decay=config.weight_decay, seed=config.seed + 1, checkpoint=second,
         )  # fmt: skip
         curves["ranking"] = facts["ranking"]["curve"] = ranked.curve
+    # a ranking stage that pays has no validation labels left to be chosen by once they are fitted on
+    if drift is not None and settings.drift.refit and not facts.get("ranking", {"kept": False})["kept"]:
+        restore(tuned, start)
+        facts["refit"] = {"points": drift.up_to_cutoff()}
+        again = replace(
+            _likelihood_stage(batches, settings), name="fine-tune again", validate=dict,
+            score=lambda row: -float(row["epoch"]), epochs=course.best_epoch, planned=config.epochs, max_minutes=None,
+        )  # fmt: skip
+        optimizer = optimizer_for(model, heads, weights, settings)
+        facts["refit"]["curve"] = run_stage(again, optimizer, tuned, len(batches), config.seed, third).curve
+        head.scale(facts["strength"])
 
     merge(model, settings)
     head.write(model.head)
@@ -112,7 +142,7 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
     if data.interests is not None:
         data.interests.catalog.save(out / INTERESTS_FILE)
     write_curve(out, curves)
-    for file in (checkpoint, second):
+    for file in (checkpoint, second, third):
         file.unlink(missing_ok=True)
     return {
         "base": origin,
@@ -136,8 +166,6 @@ def _best(course: Course) -> dict[str, Any]:
 
 def _with_interests(data: FitData, settings: LLMSettings) -> FitData:
     """The data with the interests that the settings ask for, or with none."""
-    from dataclasses import replace
-
     if not settings.interests.weight:
         return replace(data, interests=None)
     if data.interests is None:
@@ -180,7 +208,8 @@ def _network(
     tokens = [encode(name) for name in data.catalog.names]
     embeddings = torch.stack([table[torch.tensor(ids)].mean(0) for ids in tokens])
     hidden, rank = int(base.model.config.hidden_size), settings.training.rank
-    head = NameHead(encode_names(base.model, tokens), hidden, rank)
+    said = [encode(text)[:TEXT_TOKENS] for text in data.catalog.descriptions()] if settings.texts else tokens
+    head = NameHead(encode_names(base.model, said), hidden, rank)
     interest_head = None
     if data.interests is not None:
         names = encode_names(base.model, [encode(name) for name in data.interests.catalog.names])

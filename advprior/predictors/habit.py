@@ -46,15 +46,25 @@ class Habit:
         """Read what `to_json` wrote."""
         return cls(float(data["popularity_half_life"]), tuple(data["half_lives"]), tuple(data["weights"]))
 
-    def logits(self, histories: Histories, user: Int, cutoff: Int, size: int, popular: Float | None = None) -> Float:
+    def everyone(self, histories: Histories, cutoff: Int, size: int) -> Float:
+        """Popularity's share of the logits [P, N]: the same for all users."""
+        popular: Float = np.float32(self.weights[0]) * log_popularity(
+            histories, cutoff, self.popularity_half_life, size
+        )
+        return popular
+
+    def logits(self, histories: Histories, user: Int, cutoff: Int, size: int, everyone: Float | None = None) -> Float:
         """Logits [P, N] of P (user, cut-off) points, from events strictly before each cut-off.
 
-        ``popular`` [P, N] is `log_popularity` at the cut-offs, where the caller has it for many users.
+        ``everyone`` [P, N] is `everyone` at the cut-offs, where the caller has it for many users.
         """
-        if popular is None:
-            popular = log_popularity(histories, cutoff, self.popularity_half_life, size)
-        terms = np.stack([popular, *own_terms(histories, user, cutoff, self.half_lives, size)])
-        return np.tensordot(np.asarray(self.weights, np.float32), terms, 1)
+        if everyone is None:
+            everyone = self.everyone(histories, cutoff, size)
+        logits = everyone
+        own = own_terms(histories, user, cutoff, self.half_lives, size)
+        for weight, term in zip(self.weights[1:], own, strict=True):
+            logits = logits + np.float32(weight) * term
+        return logits
 
 
 def log_popularity(histories: Histories, cutoff: Int, half_life: float, size: int) -> Float:

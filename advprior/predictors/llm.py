@@ -29,8 +29,9 @@ from advprior.predictors.base import (
     Scorer,
     require_parity,
 )
-from advprior.predictors.habit import Habit, log_popularity
+from advprior.predictors.habit import Habit
 from advprior.prompts import DAY, Detail, Prompt, PromptEncoder, PromptStyle, occasions_before
+from advprior.sequence.offset import Offset
 from feature_repo.contract import INTERESTS_FILE, LLM
 from feature_repo.errors import AdvpriorError
 
@@ -63,6 +64,22 @@ class HabitSettings(_Strict):
 
     popularity_half_life_days: float = Field(default=30.0, gt=0)
     half_lives_days: tuple[float, ...] = (60.0, 14.0)
+
+
+class DriftSettings(_Strict):
+    """What keeps the network from learning fashions instead of users, where labels reach over months.
+
+    With ``around_days`` the logits start, while fitting, from everyone's purchases around the label's own day, both
+    sides, decaying by this half-life. Weights of what is known at a snapshot (popularity at ``popular`` half-lives,
+    own purchases at those of ``habit``) and the strength of the network beside it are fitted on the validation labels;
+    then the network is fitted again on all labels up to the cut-off (``refit``). Each wait for a label is one training
+    point, from a moment drawn within it, and counts for ``(wait / horizon) ** gap_power``.
+    """
+
+    around_days: float | None = Field(default=None, gt=0)
+    popular: tuple[float, ...] = Field(default=(30.0, 90.0, 365.0), min_length=1)
+    gap_power: float = Field(default=0.5, ge=0)
+    refit: bool = True
 
 
 class LoraSettings(_Strict):
@@ -119,8 +136,10 @@ class LLMSettings(_Strict):
     tuned_layers: int = Field(default=2, ge=1)
     horizon_days: float = Field(default=7.0, gt=0)
     target: Literal["all", "first"] = "all"
+    texts: bool = False
     prompt: PromptSettings = PromptSettings()
     habit: HabitSettings = HabitSettings()
+    drift: DriftSettings = DriftSettings()
     lora: LoraSettings = LoraSettings()
     interests: InterestSettings = InterestSettings()
     training: TrainingSettings = TrainingSettings()
@@ -187,7 +206,8 @@ class LLMPredictor(Predictor):
         }
 
     def scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> Scorer:
-        habit = Habit.from_json(json.loads((self.run / "habit.json").read_text()))
+        saved = json.loads((self.run / "habit.json").read_text())
+        habit: Habit | Offset = Offset.from_json(saved) if "popular" in saved else Habit.from_json(saved)
         return LLMScorer(self.encoder(), habit, len(self.catalog), onnx, device, threads)
 
     def interest_scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> InterestScorer | None:
@@ -214,7 +234,7 @@ class LLMScorer(NetworkScorer):
     Parameters
     ----------
     encoder : PromptEncoder
-    habit : Habit
+    habit : Habit or Offset
         What the logits start from, as of each snapshot.
     size : int
         N.
@@ -227,13 +247,13 @@ class LLMScorer(NetworkScorer):
     """
 
     def __init__(
-        self, encoder: PromptEncoder, habit: Habit, size: int, onnx: Path, device: str = "auto",
+        self, encoder: PromptEncoder, habit: Habit | Offset, size: int, onnx: Path, device: str = "auto",
         threads: int | None = None, token_budget: int | None = None,
     ) -> None:  # fmt: skip
         from advprior.llm.engine import open_session
 
         super().__init__()
-        self._engine = open_session(onnx / "model.onnx", device=device, threads=threads)
+        self._engine = open_session(onnx / "model.onnx", device=device, threads=threads, many=True)
         self.provider = self._engine.provider
         self._encoder = encoder
         self._habit = habit
@@ -246,20 +266,23 @@ class LLMScorer(NetworkScorer):
 
         jobs, index = self._jobs(histories, users, cutoffs)
         out = np.empty((sum(len(job.rows) for job in jobs), self._size), np.float32)
-        for batch in token_budget_batches([len(job.ids) for job in jobs], self._budget):
-            part = [jobs[b] for b in batch]
-            ids, mask, positions = pad_windows([(job.ids, job.positions) for job in part])
+
+        def forward(batch: Int) -> Float:
+            ids, mask, positions = pad_windows([(jobs[b].ids, jobs[b].positions) for b in batch])
             # the offset is left out of the graph: it changes with time where the network's part does not
-            log_probs = self._engine.run(ids, mask, positions, np.zeros((*positions.shape, self._size), np.float32))
-            for row, job in enumerate(part):
-                out[job.rows] = log_probs[row, : len(job.positions)]
+            return self._engine.run(ids, mask, positions, np.zeros((*positions.shape, self._size), np.float32))
+
+        batches = token_budget_batches([len(job.ids) for job in jobs], self._budget)
+        for batch, log_probs in self._engine.each(batches, forward):
+            for row, b in enumerate(batch):
+                out[jobs[b].rows] = log_probs[row, : len(jobs[b].positions)]
         self.forwarded += len(jobs)
         return NetworkPart(out, index)
 
     def offset(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
         user, cutoff = np.repeat(users, len(cutoffs)), np.tile(cutoffs, len(users))
-        popular = np.tile(self._log_popularity(histories, cutoffs), (len(users), 1))
-        logits = self._habit.logits(histories, user, cutoff, self._size, popular)
+        everyone = np.tile(self._everyone(histories, cutoffs), (len(users), 1))
+        logits = self._habit.logits(histories, user, cutoff, self._size, everyone)
         return logits.reshape(len(users), len(cutoffs), self._size)
 
     def alike(self, histories: Histories, cutoff: int) -> npt.NDArray[np.uint64]:
@@ -278,11 +301,11 @@ class LLMScorer(NetworkScorer):
             out[user] = hash64(profile, code[start:stop].tobytes())
         return out
 
-    def _log_popularity(self, histories: Histories, cutoffs: Int) -> Float:
+    def _everyone(self, histories: Histories, cutoffs: Int) -> Float:
         """The same for all users of a run."""
         key = cutoffs.tobytes()
         if self._popular is None or self._popular[0] is not histories or self._popular[1] != key:
-            fresh = log_popularity(histories, cutoffs, self._habit.popularity_half_life, self._size)
+            fresh = self._habit.everyone(histories, cutoffs, self._size)
             self._popular = (histories, key, fresh)
         return self._popular[2]
 

@@ -7,6 +7,7 @@ their ids alone, and stands in every table as the control that an LLM has to bea
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +102,12 @@ def encode_catalog(catalog: Catalog, settings: EncoderSettings, seed: int) -> tu
     """Whitened principal components [N, D] of what the LLM makes of each name and text, and which base it was."""
     from advprior.llm.encode import encode_texts
 
-    texts = catalog.texts or ("",) * len(catalog)
-    said = [f"{name}: {text}" if text else name for name, text in zip(catalog.names, texts, strict=True)]
     found, origin = encode_texts(
-        said, settings.base, layers=settings.layers, tokens=settings.tokens, twin_seed=seed if settings.twin else None
+        catalog.descriptions(),
+        settings.base,
+        layers=settings.layers,
+        tokens=settings.tokens,
+        twin_seed=seed if settings.twin else None,
     )
     centred = found - found.mean(0)
     left, spread, _ = np.linalg.svd(centred, full_matrices=False)
@@ -117,7 +120,7 @@ class _SequenceScorer(Scorer):
     def __init__(self, predictor: SASRecPredictor, onnx: Path, device: str, threads: int | None) -> None:
         from advprior.llm.engine import open_session
 
-        self._session = open_session(onnx / "model.onnx", device=device, threads=threads)
+        self._session = open_session(onnx / "model.onnx", device=device, threads=threads, many=True)
         self.provider = self._session.provider
         self._vocabulary, self._offset = predictor.vocabulary, predictor.offset
         self.half_lives = self._offset.popular
@@ -146,20 +149,17 @@ class _SequenceScorer(Scorer):
         out = np.empty((len(user), self._size), np.float32)
         found = list(windows(histories, user, moment, self._context))
         found.sort(key=lambda w: w.rows.stop - w.rows.start)
-        start = 0
-        while start < len(found):
-            stop = start + 1
-            while stop < len(found) and _tokens(found[stop]) * (stop + 1 - start) <= BATCH_TOKENS:
-                stop += 1
-            part = found[start:stop]
+
+        def forward(part: list[Any]) -> Float:
             batch: dict[str, Any] = dict(tokens.batch(part, moment))
             batch["offset"] = np.zeros((*batch["positions"].shape, self._size), np.float32)
             for row, window in enumerate(part):
                 batch["offset"][row, : len(window.points)] = offset[window.points]
-            log_probs = self._session.run_inputs({name: batch[name] for name in self._session.inputs})
+            return self._session.run_inputs({name: batch[name] for name in self._session.inputs})
+
+        for part, log_probs in self._session.each(_batches(found), forward):
             for row, window in enumerate(part):
                 out[window.points] = log_probs[row, : len(window.points)]
-            start = stop
         return out
 
     def _popular(self, histories: Histories, cutoffs: Int) -> Float:
@@ -168,6 +168,17 @@ class _SequenceScorer(Scorer):
         if self._drift is None or self._drift[0] is not histories or self._drift[1] != key:
             self._drift = (histories, key, popular_terms(histories, cutoffs, self._offset.popular, self._size))
         return self._drift[2]
+
+
+def _batches(found: list[Any]) -> Iterator[list[Any]]:
+    """Windows of like length, no more than a budget of padded tokens together; the shortest come first."""
+    start = 0
+    while start < len(found):
+        stop = start + 1
+        while stop < len(found) and _tokens(found[stop]) * (stop + 1 - start) <= BATCH_TOKENS:
+            stop += 1
+        yield found[start:stop]
+        start = stop
 
 
 def _tokens(window: Any) -> int:

@@ -142,7 +142,7 @@ class ZeroShotScorer(Scorer):
     ) -> None:  # fmt: skip
         from advprior.llm.engine import open_session
 
-        self._engine = open_session(onnx / "model.onnx", device=device, threads=threads)
+        self._engine = open_session(onnx / "model.onnx", device=device, threads=threads, many=True)
         self.provider = self._engine.provider
         self._encoder = encoder
         self._offset = offset
@@ -160,12 +160,15 @@ class ZeroShotScorer(Scorer):
                 prompts.setdefault(window.ids.tobytes(), (window.ids, []))[1].append((row, column))
         jobs = list(prompts.values())
         out = np.empty((len(users), len(cutoffs), len(self._offset)), np.float32)
-        for batch in token_budget_batches([len(ids) + self._nodes for ids, _ in jobs], self._budget):
-            part = [jobs[b] for b in batch]
-            ids, mask, _ = pad_windows([(ids, np.zeros(1, np.int64)) for ids, _ in part])
-            offset = np.broadcast_to(self._offset, (len(part), len(self._offset))).copy()
-            found = self._engine.run_inputs({"input_ids": ids, "attention_mask": mask, "offset": offset})
-            for log_probs, (_, cells) in zip(found, part, strict=True):
-                for row, column in cells:
+
+        def forward(batch: Int) -> Float:
+            ids, mask, _ = pad_windows([(jobs[b][0], np.zeros(1, np.int64)) for b in batch])
+            offset = np.broadcast_to(self._offset, (len(batch), len(self._offset))).copy()
+            return self._engine.run_inputs({"input_ids": ids, "attention_mask": mask, "offset": offset})
+
+        batches = token_budget_batches([len(ids) + self._nodes for ids, _ in jobs], self._budget)
+        for batch, found in self._engine.each(batches, forward):
+            for log_probs, b in zip(found, batch, strict=True):
+                for row, column in jobs[b][1]:
                     out[row, column] = log_probs
         return out

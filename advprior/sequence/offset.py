@@ -16,6 +16,7 @@ import numpy.typing as npt
 from advprior.histories import Histories, Int
 from advprior.predictors import counts
 from advprior.predictors.base import Float
+from advprior.predictors.habit import fit_weights
 
 Array = npt.NDArray[np.float64]
 MONTH = 30.0  # days: popularity is purchases a month, whatever the half-life
@@ -52,6 +53,20 @@ class Offset:
         logits: Float = np.tensordot(np.asarray(self.weights, np.float32), terms, 1)
         return logits
 
+    def everyone(self, histories: Histories, cutoff: Int, size: int) -> Float:
+        """Drift's share of the logits [P, N]: the same for all users."""
+        terms = popular_terms(histories, cutoff, self.popular, size)
+        found: Float = np.tensordot(np.asarray(self.weights[: len(self.popular)], np.float32), terms, 1)
+        return found
+
+    def logits(self, histories: Histories, user: Int, cutoff: Int, size: int, everyone: Float | None = None) -> Float:
+        """Logits [P, N] of P (user, cut-off) points; ``everyone`` [P, N] where the caller has it for many users."""
+        if everyone is None:
+            everyone = self.everyone(histories, cutoff, size)
+        own = np.asarray(self.weights[len(self.popular) :], np.float32)
+        found: Float = everyone + np.tensordot(own, own_terms(histories, user, cutoff, self.own, size), 1)
+        return found
+
 
 def popular_terms(histories: Histories, cutoff: Int, half_lives: tuple[float, ...], size: int) -> Float:
     """Log of everyone's purchases a month [len(half_lives), P, N] before each cut-off (microseconds)."""
@@ -63,13 +78,25 @@ def popular_terms(histories: Histories, cutoff: Int, half_lives: tuple[float, ..
 
 def own_terms(histories: Histories, user: Int, cutoff: Int, half_lives: tuple[float, ...], size: int) -> Float:
     """log1p of own decayed purchases [len(half_lives), P, N]."""
-    return np.stack([np.log1p(counts.own_points(histories, user, cutoff, h, size)) for h in half_lives])
+    found = [np.log1p(counts.own_points(histories, user, cutoff, h, size)) for h in half_lives]
+    return np.stack(found) if found else np.zeros((0, len(user), size), np.float32)
 
 
 def _log_rate(decayed: Array, half_life: float) -> Float:
     # a steady rate r gives r · half_life / ln 2 decayed purchases
     rate: Float = np.log(decayed * (MONTH * np.log(2) / half_life) + FLOOR).astype(np.float32)
     return rate
+
+
+def weigh(terms: Float, target: Float, deviation: Float | None = None) -> tuple[tuple[float, ...], float]:
+    """Weights of the offset's terms [K, P, N] by likelihood, and the strength of a deviation [P, N] beside them."""
+    start = np.full(len(terms), 1.0 / len(terms))
+    if deviation is not None:
+        found, _ = fit_weights(np.concatenate([terms, deviation[None]]), target, np.append(start, 0.5))
+        if found[-1] > 0:
+            return tuple(map(float, found[:-1])), float(found[-1])
+    # a deviation that does not help is left out, not turned round
+    return tuple(map(float, fit_weights(terms, target, start)[0])), 0.0
 
 
 class Around:

@@ -23,7 +23,7 @@ from advprior.predictors.base import FitData, Float, log_softmax
 from advprior.predictors.counts import DAY
 from advprior.predictors.habit import fit_weights
 from advprior.sequence.network import SequenceNetwork, as_tensors
-from advprior.sequence.offset import Around, Offset, own_terms, popular_terms
+from advprior.sequence.offset import Around, Offset, own_terms, popular_terms, weigh
 from advprior.sequence.points import Waits, draw, truth, waits
 from advprior.sequence.settings import SequenceSettings
 from advprior.sequence.tokens import Tokens, Vocabulary, windows
@@ -97,7 +97,7 @@ def _fit_sequence(data: FitData, settings: SequenceSettings, out: Path, encoding
     terms = offset_terms(data.histories, user, moment, settings, size)
     weights, strength = states[best]
     offset = Offset(settings.offset.popular, settings.offset.own, weights)
-    alone = quality(log_softmax(np.tensordot(np.asarray(_weigh(terms, target)[0], np.float32), terms, 1)), target)
+    alone = quality(log_softmax(np.tensordot(np.asarray(weigh(terms, target)[0], np.float32), terms, 1)), target)
     valid = {name.removeprefix("valid_"): value for name, value in curve[best].items() if name.startswith("valid_")}
     count = len(found)
     if training.refit:
@@ -160,17 +160,6 @@ def offset_terms(histories: Histories, user: Int, moment: Int, settings: Sequenc
         popular_terms(histories, moment, settings.offset.popular, size),
         own_terms(histories, user, moment, settings.offset.own, size),
     ])  # fmt: skip
-
-
-def _weigh(terms: Float, target: Float, deviation: Float | None = None) -> tuple[tuple[float, ...], float]:
-    """Weights of the offset's terms [K, P, N] by likelihood, and the strength of a deviation [P, N] beside them."""
-    start = np.full(len(terms), 1.0 / len(terms))
-    if deviation is not None:
-        found, _ = fit_weights(np.concatenate([terms, deviation[None]]), target, np.append(start, 0.5))
-        if found[-1] > 0:
-            return tuple(map(float, found[:-1])), float(found[-1])
-    # a deviation that does not help is left out, not turned round
-    return tuple(map(float, fit_weights(terms, target, start)[0])), 0.0
 
 
 def deviations(
@@ -268,7 +257,7 @@ def _train(
         line: dict[str, Any] = {"epoch": epoch + 1, "train_nll": loss_sum / weight_sum}
         if asked is not None and terms is not None:
             away = deviations(network, data.histories, vocabulary, asked[0], asked[1], size)
-            weights, strength = _weigh(terms, asked[2], away)
+            weights, strength = weigh(terms, asked[2], away)
             logits = np.tensordot(np.asarray(weights, np.float32), terms, 1) + strength * away
             now = quality(log_softmax(logits), asked[2])
             line |= {f"valid_{name}": now[name] for name in ("nll", "recall@5", "recall@20")} | {"strength": strength}

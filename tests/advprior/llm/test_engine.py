@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from itertools import pairwise
 
 import numpy as np
@@ -42,6 +43,44 @@ def test_auto_takes_what_the_session_has_and_says_why(graph):
     assert engine.reason
     assert engine.reason != "asked for"
     assert engine.threads == real_cores()
+
+
+def test_batches_of_many_lanes_come_in_order_and_are_not_begun_far_ahead(graph):
+    """More than one lane runs at once, the answers are those of one, and a reader that stops stops the rest."""
+    from threading import Lock, get_ident
+
+    engine = open_session(graph, device="cpu", threads=2, many=True)
+    assert (engine.threads, engine.lanes) == (1, 2)
+    begun, threads, lock = [], set(), Lock()
+
+    def run(batch):
+        with lock:
+            begun.append(batch)
+            threads.add(get_ident())
+        time.sleep(0.01)
+        return engine.run_inputs({"popularity": INPUTS["popularity"] + batch})
+
+    alone = open_session(graph, device="cpu", threads=1)
+    answers = engine.each(range(9), run)
+    first, _ = next(answers)
+    assert first == 0
+    assert len(begun) <= 4
+    rest = list(answers)
+    assert [batch for batch, _ in rest] == list(range(1, 9))
+    assert len(threads) == 2
+    for batch, answer in rest:
+        np.testing.assert_array_equal(answer, alone.run_inputs({"popularity": INPUTS["popularity"] + batch}))
+
+    begun.clear()
+    for _ in engine.each(range(100), run):
+        break
+    assert len(begun) <= 5
+
+
+def test_an_error_in_a_lane_reaches_the_reader(graph):
+    engine = open_session(graph, device="cpu", threads=2, many=True)
+    with pytest.raises(ZeroDivisionError):
+        list(engine.each([1, 0, 2], lambda batch: 1 / batch))
 
 
 def test_bound_inputs_give_the_same_numbers(graph):

@@ -39,11 +39,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory):
         "base": base, "layers": 3, "tuned_layers": 2, "prompt": {"context": 160},
         "training": {"epochs": 5, "rank": 8, "batch_tokens": 1024, "head_lr": 0.02},
     }  # fmt: skip
-    for kind, raw in {"llm": llm, "text": {"base": base, "layers": 2, "components": 4}}.items():
-        assert finetune(made / "before", made / kind, kind, predictor_class(kind).settings(raw))
-        export(made / kind)
-        assert command("catalog", "extend", made / kind, "--tables", made / "after", "--out", made / f"{kind}2") == 0
-        export(made / f"{kind}2")
+    reading_texts = {**llm, "texts": True, "training": {**llm["training"], "epochs": 1}}
+    text = {"base": base, "layers": 2, "components": 4}
+    for run, raw in {"llm": llm, "llm_texts": reading_texts, "text": text}.items():
+        kind = run.partition("_")[0]
+        assert finetune(made / "before", made / run, kind, predictor_class(kind).settings(raw))
+        export(made / run)
+        assert command("catalog", "extend", made / run, "--tables", made / "after", "--out", made / f"{run}2") == 0
+        export(made / f"{run}2")
     return made
 
 
@@ -57,7 +60,7 @@ def priors(folder, run: str):
     return predictor.catalog, histories, found
 
 
-@pytest.mark.parametrize("kind", ["llm", "text"])
+@pytest.mark.parametrize("kind", ["llm", "llm_texts", "text"])
 def test_old_advertisers_keep_their_priors(folder, kind) -> None:
     before, _, first = priors(folder, kind)
     after, _, second = priors(folder, f"{kind}2")

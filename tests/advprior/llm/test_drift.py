@@ -1,0 +1,147 @@
+"""Fitting around the drift of each label: what scoring starts from is weighed once, and the last labels count too."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import advprior.llm.loop as loop
+from advprior.histories import Histories
+from advprior.llm.drift import Drift
+from advprior.llm.points import training_points
+from advprior.predictors.counts import DAY
+from advprior.predictors.llm import LLMPredictor
+from advprior.prompts import PromptEncoder, PromptStyle
+from advprior.targets import quality
+from feature_repo.errors import AdvpriorError
+from tests.advprior.llm.cycles import NAMES, SIZE, cycle_data, cycle_settings
+from tests.tiny_llm import write_tiny_llm
+
+WEEK = 7 * DAY
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return write_tiny_llm(tmp_path_factory.mktemp("base"))
+
+
+def settings_of(base, **changes):
+    raw = {"target": "first", "habit": {"half_lives_days": [14.0]}, **changes}
+    return cycle_settings(base, drift={"around_days": 10.0, **raw.pop("drift", {})}, **raw)
+
+
+def points_of(data, settings):
+    encoder = PromptEncoder(PromptStyle(context=128, gaps=False), lambda text: [1], 50, list(NAMES))
+    return training_points(data, encoder, settings)
+
+
+def test_each_wait_is_one_point_and_none_reaches_past_the_border() -> None:
+    data, settings = cycle_data(users=6), settings_of("x")
+    border = data.cutoff - 21 * DAY
+    points = points_of(data, settings)
+    for p in points:
+        events = data.histories.time[data.histories.offsets[p.user] : data.histories.offsets[p.user + 1]]
+        fitted = p.again
+        assert not (p.train & p.valid).any()
+        assert (p.ends[p.train] < border).all()
+        assert (p.moments[fitted] <= p.ends[fitted]).all()
+        # one point for each event but the first, in the week before it
+        assert p.ends[fitted].tolist() == events[1:].tolist()
+        assert (p.moments[fitted] > events[:-1]).all()
+        assert (p.moments[p.valid] >= border).all()
+        assert p.weight[fitted] == pytest.approx(np.ones(fitted.sum()))  # a week of a horizon of a week
+    assert sum(p.again.sum() for p in points) > sum(p.train.sum() for p in points)
+
+
+def test_a_shorter_wait_counts_for_less() -> None:
+    data, settings = cycle_data(users=6), settings_of("x", horizon_days=28.0)
+    for p in points_of(data, settings):
+        assert p.weight[p.again] == pytest.approx(np.full(p.again.sum(), 0.5))  # (1/4) ** .5
+        assert p.weight[p.valid] == pytest.approx(np.ones(p.valid.sum()))
+
+
+def test_offsets_know_the_fashion_of_the_label_and_not_of_the_validation_labels(base) -> None:
+    """Everybody turns to advertiser 5 in the last three weeks: the first pass must not know, the second must."""
+    data = cycle_data(users=30)
+    late = data.histories.time >= data.cutoff - 21 * DAY
+    histories = dataclasses.replace(data.histories, advertiser=np.where(late, 5, data.histories.advertiser))
+    data = dataclasses.replace(data, histories=histories)
+    settings = settings_of(base)
+    points = points_of(data, settings)
+    drift = Drift(data, points, list(range(len(points))), settings)
+    before = np.concatenate([p.offset[p.train] for p in points]).mean(0)
+    assert before[5] == pytest.approx(np.delete(before, 5).mean(), abs=0.5)
+    for p in points:
+        assert not p.offset[p.valid].any()
+    assert drift.up_to_cutoff() == sum(p.again.sum() for p in points)
+    new = np.concatenate([p.offset[p.train & (p.ends >= data.cutoff - 21 * DAY)] for p in points]).mean(0)
+    assert new.argmax() == 5
+    assert new[5] - np.delete(new, 5).max() > 1
+
+
+def test_what_is_scored_is_what_validation_measured(base, tmp_path) -> None:
+    """Without a second pass, the exported scorer's priors earn the curve's figures."""
+    data = cycle_data()
+    settings = settings_of(base, drift={"refit": False})
+    facts = LLMPredictor.fit(data, settings, tmp_path)
+    best = facts["curve"][facts["best_epoch"] - 1]
+    assert best["strength"] == pytest.approx(facts["strength"])
+    assert best["valid_nll"] < 0.5 * facts["valid"]["habit"]["nll"]  # it reads
+    predictor = LLMPredictor(tmp_path)
+    assert predictor.export(tmp_path / "onnx")["parity"] <= 1e-4
+    scorer = predictor.scorer(tmp_path / "onnx", "cpu", 1)
+    points = [p for p in points_of(data, settings) if p.valid.any()]
+    priors, truth = [], []
+    for p in points:
+        scores = scorer.score(data.histories, np.asarray([p.user]), p.moments[p.valid])[0]
+        priors.append(scores)
+        truth.append(p.truth[p.valid])
+    found = quality(np.concatenate(priors), np.concatenate(truth))
+    assert found["nll"] == pytest.approx(best["valid_nll"], abs=2e-3)
+    assert found["recall@5"] == pytest.approx(best["valid_recall@5"])
+
+
+def test_the_second_pass_starts_anew_and_resumes(base, tmp_path, monkeypatch) -> None:
+    data, settings = cycle_data(), settings_of(base, training={"epochs": 2})
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    facts = LLMPredictor.fit(data, settings, whole)
+    again = facts["refit"]
+    assert again["points"] > facts["points"]["train"]
+    assert len(again["curve"]) == facts["best_epoch"]
+    assert again["curve"][0]["train_nll"] > facts["curve"][-1]["train_nll"]
+
+    save, written = loop.save_checkpoint, []
+
+    def save_and_stop(path, content):
+        save(path, content)
+        written.append(path.name)
+        if path.name == "checkpoint-again.pt":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "save_checkpoint", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        LLMPredictor.fit(data, settings, killed)
+    monkeypatch.setattr(loop, "save_checkpoint", save)
+    LLMPredictor.fit(data, settings, killed)
+    assert not list(killed.glob("checkpoint*"))
+    first, second = ((folder / "model" / "model.safetensors").read_bytes() for folder in (whole, killed))
+    assert first == second
+
+
+def test_a_ranking_stage_has_the_weighed_validation_points(base, tmp_path) -> None:
+    data, settings = cycle_data(), settings_of(base, training={"epochs": 2}, ranking={"epochs": 1, "group": 4})
+    facts = LLMPredictor.fit(data, settings, tmp_path)
+    best = facts["curve"][facts["best_epoch"] - 1]
+    assert facts["ranking"]["before"]["valid_nll"] == pytest.approx(best["valid_nll"], abs=2e-3)
+    assert ("refit" in facts) == (not facts["ranking"]["kept"])
+
+
+def test_nothing_to_fit_around_is_said(base, tmp_path) -> None:
+    data = cycle_data(users=4)
+    one = Histories(tuple("abcd"), ("",) * 4, np.arange(5), np.full(4, 3 * WEEK), np.arange(4) % SIZE)
+    with pytest.raises(AdvpriorError, match="PRI006"):
+        LLMPredictor.fit(dataclasses.replace(data, histories=one), settings_of(base), tmp_path)
