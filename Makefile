@@ -7,7 +7,7 @@ LOCK    := requirements.lock
 STAMP   := $(VENV)/.installed
 # which ONNX Runtime: cpu, or gpu for CUDA; the last choice is remembered
 RUNTIME ?= $(or $(shell cat $(VENV)/.runtime 2>/dev/null),cpu)
-EXTRAS  ?= $(RUNTIME),train,demo,evaluate,serve,retrieval,redis,dev
+EXTRAS  ?= $(RUNTIME),train,demo,evaluate,serve,retrieval,redis,spark,dev
 # an interpreter that runs, not only one that is on the path
 PYTHON  ?= $(shell python3.11 -c 0 2>/dev/null && echo python3.11 || echo python3)
 PIP      = $(BIN)/python -m pip --disable-pip-version-check

@@ -6,6 +6,7 @@ after a kill the same call goes on after the last user that is whole in it.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from advprior.catalog import Catalog
+from advprior.forwarding import Forwarder, Job, here
 from advprior.histories import Histories, Int
 from advprior.predictors.base import Float, InterestScorer
 from feature_repo.contract import INTEREST_MATRIX_FILE, INTERESTS_FILE
@@ -22,8 +24,12 @@ SUM_TOLERANCE = 1e-4
 _SHARD_USERS = 32
 
 
-def score_interests(scorer: InterestScorer, histories: Histories, cutoffs: Int, out: Path) -> dict[str, Any]:
+def score_interests(
+    scorer: InterestScorer, histories: Histories, cutoffs: Int, out: Path, forwarder: Forwarder | None = None
+) -> dict[str, Any]:
     """Write ``interest_log_probs.npy`` [users × snapshots, C] and the list of categories; facts for the manifest.
+
+    ``forwarder`` runs the forwards; without one they run here.
 
     Raises
     ------
@@ -48,15 +54,24 @@ def score_interests(scorer: InterestScorer, histories: Histories, cutoffs: Int, 
         handle.seek(0, 2)
         if first == 0:
             handle.write(header)
-        for start in tqdm(range(first, len(histories), _SHARD_USERS), desc="interests", unit="shard", disable=None):
-            users = np.arange(start, min(start + _SHARD_USERS, len(histories)), dtype=np.int64)
-            log_probs = scorer.score(histories, users, cutoffs)
-            _require_distribution(log_probs, f"users {start} to {users[-1]}")
+        starts = range(first, len(histories), _SHARD_USERS)
+        jobs = _jobs(starts, len(histories))
+        done = (forwarder or here(scorer, histories, cutoffs))(jobs)
+        for job, found in tqdm(done, total=len(starts), desc="interests", unit="shard", disable=None):
+            assert found is not None
+            log_probs = found.log_probs[found.index]
+            _require_distribution(log_probs, f"users {job.users[0]} to {job.users[-1]}")
             handle.write(np.ascontiguousarray(log_probs, np.float32).tobytes())
             handle.flush()
     scorer.catalog.save(out / INTERESTS_FILE)
     growing.replace(path)
     return facts
+
+
+def _jobs(starts: Iterable[int], users: int) -> Iterator[Job]:
+    for start in starts:
+        block = np.arange(start, min(start + _SHARD_USERS, users), dtype=np.int64)
+        yield Job(start // _SHARD_USERS, block, block)
 
 
 def _header(shape: tuple[int, int]) -> bytes:

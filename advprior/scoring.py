@@ -9,6 +9,8 @@ priors only users whose input changed are forwarded: what changes for everyone (
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -33,9 +35,11 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from advprior.forwarding import Forwarded, Forwarder, Job
     from advprior.histories import Histories, Int
-    from advprior.predictors.base import Float, NetworkPart, NetworkScorer
+    from advprior.predictors.base import Float, NetworkScorer
     from advprior.rowfiles import RowFile
+    from advprior.spark.cluster import Cluster
 
 STEP = "score"
 CODE_VERSION = 3
@@ -66,6 +70,7 @@ def score(
     last: int | None = None,
     since: Path | None = None,
     keep_network: bool | None = None,
+    spark: str | None = None,
     force: bool = False,
 ) -> bool:
     """Write priors of all users at all snapshots of the time plan; True when it ran, False when reused.
@@ -91,6 +96,9 @@ def score(
         is none), and only users whose input changed since are forwarded; the result equals scoring everyone.
     keep_network : bool, optional
         Keep what a later ``since`` needs: N numbers a user. By default yes for whole rows, no for top-K.
+    spark : str, optional
+        Forward on Spark: a master such as ``local[4]`` or ``yarn``, or a YAML file with ``spark_conf``. The output
+        is the same, so that either way goes on where the other was stopped.
     force : bool
         Score again even when nothing changed.
 
@@ -99,7 +107,8 @@ def score(
     AdvpriorError
         ``PRI002`` when the catalog changed since fine-tuning, ``PRI008`` when a prior is no distribution,
         ``PRI009`` when rows are missing, ``PRI011`` when a prior depends on what came after its snapshot,
-        ``PRI012`` when ``since`` was scored by another model or kept no network part.
+        ``PRI012`` when ``since`` was scored by another model or kept no network part, ``PRI07x`` what `advprior.spark`
+        has to say.
     """
     fitted = read_manifest(run, step="finetune", fix="advprior finetune --tables TABLES --out RUN")
     exported = read_manifest(run / "onnx", step="export", fix=f"advprior export {run}")
@@ -132,8 +141,10 @@ def score(
     import numpy as np
 
     from advprior import topk
+    from advprior.forwarding import here
     from advprior.histories import micros
     from advprior.interest_scores import score_interests
+    from advprior.parts import Crowd
     from advprior.predictors.base import NetworkScorer
     from advprior.reading import load_histories
 
@@ -149,13 +160,20 @@ def score(
         snapshots = [s for s in snapshots if s.isoformat() > earlier["facts"]["last_snapshot"]] or snapshots[-1:]
     cutoffs = np.asarray([micros(s) for s in snapshots], np.int64)
     size, k = len(catalog), topk.kept(len(catalog), top_k)
-    with new_run(out, STEP, config=config, inputs=inputs, key=key, resume=not force) as work:
+    with (
+        new_run(out, STEP, config=config, inputs=inputs, key=key, resume=not force) as work,
+        _cluster(spark, run, device, threads) as cluster,
+    ):
         scorer = predictor.scorer(run / "onnx", device, threads)
         network = scorer if isinstance(scorer, NetworkScorer) else None
         keep = (k is None) if keep_network is None else keep_network
         files = _Files(work.path, len(histories), len(cutoffs), size, k, keep and network is not None)
         carried = _Carried.open(since, network, histories, cutoffs, model) if since is not None and network else None
-        counted = _score_shards(scorer, histories, cutoffs, files, carried, shard_users)
+        forwarder = here(scorer, histories, cutoffs)
+        if cluster is not None:
+            crowd = Crowd.of(histories, cutoffs, scorer.half_lives, size)
+            forwarder = cluster.forwarder("priors", histories, cutoffs, crowd, size)
+        counted = _score_shards(scorer, histories, cutoffs, files, carried, shard_users, forwarder)
         facts = _finish(work.path, files, histories, snapshots)
         if files.network is not None:
             from advprior.inputs import input_keys
@@ -167,7 +185,12 @@ def score(
         catalog.save(work.path / CATALOG_FILE)
         interests = predictor.interest_scorer(run / "onnx", device, threads)
         if interests is not None:
-            work.facts.update(score_interests(interests, histories, cutoffs, work.path))
+            remote = None
+            if cluster is not None:
+                remote = cluster.forwarder("interests", histories, cutoffs, Crowd(), len(interests.catalog))
+            work.facts.update(score_interests(interests, histories, cutoffs, work.path, remote))
+        if cluster is not None:
+            work.facts["spark"] = cluster.facts
         work.facts.update(
             facts,
             predictor=config["predictor"],
@@ -185,6 +208,15 @@ def score(
             max_past_error=past,
         )
     return True
+
+
+def _cluster(spark: str | None, run: Path, device: str, threads: int | None) -> AbstractContextManager[Cluster | None]:
+    """A cluster where one is asked for; pyspark is imported for no one else."""
+    if spark is None:
+        return nullcontext()
+    from advprior.spark.cluster import open_cluster
+
+    return open_cluster(spark, run, device, threads)
 
 
 class _Files:
@@ -358,7 +390,13 @@ def plan_shards(alike: npt.NDArray[np.uint64], shard_users: int) -> list[Int]:
 
 
 def _score_shards(
-    scorer: Scorer, histories: Histories, cutoffs: Int, files: _Files, carried: _Carried | None, shard_users: int | None
+    scorer: Scorer,
+    histories: Histories,
+    cutoffs: Int,
+    files: _Files,
+    carried: _Carried | None,
+    shard_users: int | None,
+    forwarder: Forwarder,
 ) -> dict[str, Any]:
     """Score what the journal does not name yet; what was counted on the way."""
     import numpy as np
@@ -372,19 +410,31 @@ def _score_shards(
     shards = plan_shards(alike, shard_users or max(SHARD_USERS, -(-users // SHARDS)))
     step = max(1, BLOCK_BYTES // (4 * len(cutoffs) * files.size))
     journal = files.journal
-    for number, shard in enumerate(tqdm(shards, desc=f"score on {scorer.provider}", unit="shard", disable=None)):
-        if number in journal.done:
-            continue
-        worst, facts = 0.0, {"prompts": 0, "forwarded": 0, "carried": 0}
-        if network is None:
-            for start in range(0, len(shard), step):
-                block = shard[start : start + step]
-                worst = max(worst, files.write(block, scorer.score(histories, block, cutoffs)))
-        else:
-            worst, facts = _score_network(network, histories, shard, cutoffs, files, carried, step)
-        for file in files.all:
-            file.sync()
-        journal.add(number, {"max_sum_error": worst, **facts})
+    # what the network says of a shard is forwarded once for all who share it; else a block at a time
+    jobs = _jobs(shards, set(journal.done), carried, None if network else step)
+    facts: dict[str, float] = {}
+    with tqdm(
+        total=len(shards), initial=len(journal.done), desc=f"score on {scorer.provider}", unit="shard", disable=None
+    ) as progress:
+        for job, found in forwarder(jobs):
+            facts = facts or {"max_sum_error": 0.0, "prompts": 0, "forwarded": 0, "carried": 0}
+            if network is None:
+                assert found is not None
+                worst = files.write(job.users, found.log_probs.reshape(len(job.users), len(cutoffs), files.size))
+            else:
+                worst = _write_network(network, histories, job, found, cutoffs, files, carried, step)
+                facts["carried"] += len(job.users) - len(job.fresh)
+            facts["max_sum_error"] = max(facts["max_sum_error"], worst)
+            if found is not None:
+                facts["prompts"] += found.prompts
+                facts["forwarded"] += found.forwarded
+            if job.last:
+                for file in files.all:
+                    file.sync()
+                journal.add(job.shard, facts)
+                facts = {}
+                progress.update()
+            found = None  # let go of before the next one is computed
     if sorted(journal.done) != list(range(len(shards))):
         raise AdvpriorError(
             "PRI009", "shards do not add up", found=f"{len(journal.done)} shards", expected=f"{len(shards)} shards",
@@ -395,34 +445,46 @@ def _score_shards(
     return total | {"max_sum_error": max((d["max_sum_error"] for d in done), default=0.0)}
 
 
-def _score_network(
-    scorer: NetworkScorer, histories: Histories, shard: Int, cutoffs: Int, files: _Files, carried: _Carried | None,
-    step: int,
-) -> tuple[float, dict[str, int]]:  # fmt: skip
-    """One shard: forward what must be, carry over the rest, add what changes with time."""
+def _jobs(shards: list[Int], done: set[int], carried: _Carried | None, step: int | None) -> Iterator[Job]:
+    """What is left to score: a shard a job, or blocks of ``step`` users of it."""
+    from advprior.forwarding import Job
+
+    for number, shard in enumerate(shards):
+        if number in done:
+            continue
+        if step is None:
+            fresh = shard if carried is None else shard[~(carried.rows[shard] >= 0).all(axis=1)]
+            yield Job(number, shard, fresh)
+        else:
+            for start in range(0, len(shard), step):
+                block = shard[start : start + step]
+                yield Job(number, block, block, last=start + step >= len(shard))
+
+
+def _write_network(
+    scorer: NetworkScorer, histories: Histories, job: Job, found: Forwarded | None, cutoffs: Int, files: _Files,
+    carried: _Carried | None, step: int,
+) -> float:  # fmt: skip
+    """Write one shard: what was forwarded, what is carried over, and what changes with time on top of both."""
     import numpy as np
 
     from advprior.predictors.base import add_offset
 
-    old: npt.NDArray[np.bool_] = np.zeros(len(shard), np.bool_)
-    if carried is not None:
-        old = np.asarray((carried.rows[shard] >= 0).all(axis=1))
-    before = (scorer.prompts, scorer.forwarded)
-    part: NetworkPart | None = scorer.network(histories, shard[~old], cutoffs) if not old.all() else None
-    place = np.cumsum(~old) - 1  # row of a forwarded user in ``part.index``
+    shard = job.users
+    old = ~np.isin(shard, job.fresh)
+    place = np.cumsum(~old) - 1  # row of a forwarded user in ``found.index``
     worst = 0.0
     for start in range(0, len(shard), step):
         block, kept, at = shard[start : start + step], old[start : start + step], place[start : start + step]
         network = np.empty((len(block), len(cutoffs), files.size), np.float32)
-        if part is not None:
-            network[~kept] = part.log_probs[part.index[at[~kept]]]
+        if found is not None:
+            network[~kept] = found.log_probs[found.index[at[~kept]]]
         if carried is not None:
             network[kept] = carried.network[carried.rows[block[kept]]]
         if files.network is not None:
             files.network.write(block, network[:, -1])
         worst = max(worst, files.write(block, add_offset(network, scorer.offset(histories, block, cutoffs))))
-    counted = {"prompts": scorer.prompts - before[0], "forwarded": scorer.forwarded - before[1]}
-    return worst, counted | {"carried": int(old.sum())}
+    return worst
 
 
 def _finish(out: Path, files: _Files, histories: Histories, snapshots: list[datetime]) -> dict[str, float]:

@@ -6,6 +6,7 @@ view. Nothing here knows a data set: columns come from the published files.
 """
 
 import sys
+import warnings
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -43,11 +44,17 @@ from feature_repo.contract import (
     prior_service,
     prior_view,
 )
+from feature_repo.offline import SPARK, STORE_FILE, check_spark, offline_kind, store_config
 
 # Absolute, because Feast's duckdb store resolves a relative path against the working directory, and only
 # `apply` changes into the repository. After moving the folder, apply again; of a *copy*, delete data/registry.db
 # first: it still names the original's online store, and `apply` would drop that one's tables.
 DATA = Path(__file__).resolve().parent / "data"
+
+_STORE = store_config(DATA.parent)
+_ON_SPARK = offline_kind(_STORE) == SPARK
+if _ON_SPARK:
+    check_spark(_STORE, DATA.parent / STORE_FILE)
 
 # The cost of the point-in-time join grows with the snapshots inside the TTL. Two weeks hold the newest weekly
 # snapshot and one before it, so that a single missed refresh costs freshness, not coverage.
@@ -83,13 +90,18 @@ def _published(name: str) -> bool:
     return (DATA / name / TABLE_FILE).is_file()
 
 
-def _source(name: str) -> FileSource:
-    return FileSource(
-        name=f"{name}_table",
-        path=str(DATA / name / TABLE_FILE),
-        timestamp_field=EVENT_TIMESTAMP,
-        created_timestamp_column=CREATED_TIMESTAMP,
-    )
+def _source(name: str) -> Any:
+    """A published table, as the offline store of feature_store.yaml reads it."""
+    path = str(DATA / name / TABLE_FILE)
+    told = {"timestamp_field": EVENT_TIMESTAMP, "created_timestamp_column": CREATED_TIMESTAMP}
+    if not _ON_SPARK:
+        return FileSource(name=f"{name}_table", path=path, **told)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # Feast calls the source experimental, once a view
+        from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
+
+        # with its scheme: a cluster's default file system is another one
+        return SparkSource(name=f"{name}_table", path=f"file://{path}", file_format="parquet", **told)
 
 
 def _view(name: str, entity: Entity, ttl: timedelta, description: str, schema: list[Field] | None = None) -> Any:

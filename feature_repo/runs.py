@@ -28,7 +28,7 @@ from feature_repo.errors import AdvpriorError
 MANIFEST = "manifest.json"
 _REPORTED = (
     "advprior", "feast", "lightgbm", "torch", "transformers", "optimum", "onnxruntime",
-    "onnxruntime-gpu", "pandas", "numpy", "duckdb",
+    "onnxruntime-gpu", "pandas", "numpy", "duckdb", "pyspark",
 )  # fmt: skip
 
 

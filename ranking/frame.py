@@ -47,6 +47,7 @@ from feature_repo.contract import (
     prior_view,
 )
 from feature_repo.errors import AdvpriorError
+from feature_repo.offline import SPARK
 from feature_repo.runs import manifest_digest, read_manifest
 from feature_repo.tables import load_tables, load_time_plan
 from ranking import checks
@@ -143,7 +144,30 @@ def open_store(repo: Path) -> Any:
     """Feast's store. Importing it takes seconds: hence here."""
     from feast import FeatureStore
 
-    return FeatureStore(repo_path=str(repo))
+    store = FeatureStore(repo_path=str(repo))
+    if store.config.offline_store.type == SPARK:  # said at every step of every view; docs/production.md says it once
+        warnings.filterwarnings(
+            "ignore", "The spark (offline store|data source API) is an experimental", RuntimeWarning
+        )
+    return store
+
+
+def require_sources(store: Any, views: Sequence[Any], repo: Path) -> None:
+    """Refuse views that were applied for another offline store than the one that would now join them.
+
+    Raises
+    ------
+    AdvpriorError
+        ``STO022``.
+    """
+    kind = store.config.offline_store.type
+    strangers = [v.name for v in views if (type(v.batch_source).__name__ == "SparkSource") != (kind == SPARK)]
+    if strangers:
+        raise AdvpriorError(
+            "STO022", "views were applied for another offline store than feature_store.yaml names",
+            where=str(repo), found=f"sources of {', '.join(strangers)}", expected=f"sources for {kind}",
+            fix=f"feast -c {repo} apply",
+        )  # fmt: skip
 
 
 def scalar_refs(store: Any, services: Sequence[str], repo: Path) -> tuple[dict[str, str], list[str]]:
@@ -161,13 +185,14 @@ def scalar_refs(store: Any, services: Sequence[str], repo: Path) -> tuple[dict[s
     Raises
     ------
     AdvpriorError
-        ``STO005`` when a service is not applied.
+        ``STO005`` when a service is not applied, ``STO022`` when its views are for another offline store.
     """
     from feast.errors import FeastObjectNotFoundException
     from feast.types import PrimitiveFeastType
 
     refs: dict[str, str] = {}
     keys: dict[str, None] = {}
+    views: dict[str, Any] = {}
     for name in services:
         try:
             service = store.get_feature_service(name)
@@ -182,11 +207,13 @@ def scalar_refs(store: Any, services: Sequence[str], repo: Path) -> tuple[dict[s
                 if isinstance(feature.dtype, PrimitiveFeastType) and feature.name not in _NOT_JOINED:
                     refs[f"{view}:{feature.name}"] = f"{view}__{feature.name}"
             try:
-                columns = store.get_feature_view(projection.name).entity_columns
+                source = store.get_feature_view(projection.name)
             except FeastObjectNotFoundException:  # an on-demand view has no keys of its own
                 continue
-            for column in columns:
+            views[source.name] = source
+            for column in source.entity_columns:
                 keys[projection.join_key_map.get(column.name, column.name)] = None
+    require_sources(store, list(views.values()), repo)
     return refs, list(keys)
 
 
@@ -240,7 +267,8 @@ def join_features(store: Any, refs: Sequence[str], entities: pd.DataFrame) -> Jo
     """
     import pyarrow as pa
 
-    _duckdb_for_joins()
+    if store.config.offline_store.type == "duckdb":
+        _duckdb_for_joins()
     found = Joined()
     found.add(pa.table({IMPRESSION_ID: entities[IMPRESSION_ID].to_numpy()}), np.arange(len(entities)))
     for keys, mine in _by_keys(store, refs).items():

@@ -6,11 +6,9 @@ Runs without importing Feast.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from feature_repo.contract import (
     AD_STATS_VIEW,
@@ -30,6 +28,7 @@ from feature_repo.contract import (
     prior_view,
 )
 from feature_repo.errors import AdvpriorError
+from feature_repo.offline import SPARK, STORE_FILE, check_spark, offline_kind, store_config
 from feature_repo.runs import MANIFEST, manifest_digest, run_key
 
 BASELINE_VIEWS = (USER_PROFILE_VIEW, USER_HISTORY_VIEW, AD_STATS_VIEW)
@@ -72,22 +71,14 @@ def check_store(repo: Path) -> None:
     Raises
     ------
     AdvpriorError
-        ``STO001`` no readable feature_store.yaml, ``STO002`` the file (dask) offline store.
+        ``STO001`` no readable feature_store.yaml, ``STO002`` the file (dask) offline store, ``STO020`` Spark without
+        pyspark or Java, ``STO021`` Spark in another time zone than UTC.
     """
-    import yaml
-
-    path = Path(repo) / "feature_store.yaml"
-    try:
-        config: Any = yaml.safe_load(os.path.expandvars(path.read_text()))
-    except (OSError, yaml.YAMLError) as error:
-        config = error
-    if not isinstance(config, dict):
-        raise AdvpriorError(
-            "STO001", "not a feature repository", where=str(path), found=str(config).splitlines()[0],
-            expected="a feature_store.yaml", fix="advprior init DIR",
-        )  # fmt: skip
-    store = config.get("offline_store", "file")  # Feast's own default
-    kind = store.get("type", "file") if isinstance(store, dict) else store
+    path = Path(repo) / STORE_FILE
+    config = store_config(repo)
+    kind = offline_kind(config)
+    if kind == SPARK:
+        check_spark(config, path)
     if kind in _REFUSED:
         raise AdvpriorError(
             "STO002", "Feast's file (dask) offline store loses entity rows and mixes up ties in created_timestamp",

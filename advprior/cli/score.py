@@ -13,7 +13,8 @@ import click
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the priors.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
               help="auto: CUDA where a session really gets it, else the CPU.")  # fmt: skip
-@click.option("--threads", type=click.IntRange(1), help="Threads of ONNX Runtime; default: real cores.")
+@click.option("--threads", type=click.IntRange(1),
+              help="Threads of ONNX Runtime; default: real cores, on Spark 1 for each of its cores.")  # fmt: skip
 @click.option("--shard-users", type=click.IntRange(1),
               help="Users a shard, what an interrupt may cost; default: 32, more for very many users.")  # fmt: skip
 @click.option("--last", type=click.IntRange(1), help="Only the newest so many snapshots.")
@@ -23,10 +24,12 @@ import click
               help="Keep the K likeliest advertisers only; default: 100 for catalogs above 10,000.")  # fmt: skip
 @click.option("--keep-network/--no-keep-network", default=None,
               help="Keep what a later --since needs; default: for whole rows, not for top-K.")  # fmt: skip
+@click.option("--spark", envvar="ADVPRIOR_SPARK", show_envvar=True, metavar="MASTER|YAML",
+              help="Forward on Spark: a master (local[4], yarn, …), or a YAML file with spark_conf.")  # fmt: skip
 @click.option("--force", is_flag=True, help="Score again even when nothing changed.")
 def score(
     run: Path, tables: Path, out: Path, device: str, threads: int | None, shard_users: int | None, last: int | None,
-    since: Path | None, top_k: int | None, keep_network: bool | None, force: bool,
+    since: Path | None, top_k: int | None, keep_network: bool | None, spark: str | None, force: bool,
 ) -> None:  # fmt: skip
     """Score every user of TABLES at every snapshot with the exported predictor in RUN.
 
@@ -38,14 +41,17 @@ def score(
 
     if not work(
         run, tables, out, device=device, threads=threads, shard_users=shard_users, top_k=top_k, last=last, since=since,
-        keep_network=keep_network, force=force,
+        keep_network=keep_network, spark=spark, force=force,
     ):  # fmt: skip
         click.echo(f"score: unchanged, reused {out}")
         return
     manifest = read_manifest(out)
     facts = manifest["facts"]
+    where = facts["provider"]
+    if "spark" in facts:
+        where = f"Spark ({facts['spark']['master']}, {facts['spark']['cores']} cores)"
     click.echo(
-        f"score {facts['predictor']} on {facts['provider']}: {facts['users']} users x {facts['snapshots']} snapshots, "
+        f"score {facts['predictor']} on {where}: {facts['users']} users x {facts['snapshots']} snapshots, "
         f"{manifest['seconds']:.0f} s -> {out}"
     )
     click.echo(

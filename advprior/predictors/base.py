@@ -63,9 +63,19 @@ class FitData:
 
 
 class Scorer(ABC):
-    """A predictor ready to score: an open ONNX Runtime session and what it needs around it."""
+    """A predictor ready to score: an open ONNX Runtime session and what it needs around it.
+
+    Attributes
+    ----------
+    provider : str
+        Of ONNX Runtime.
+    half_lives : tuple of float
+        Days: all that `score` (of a `NetworkScorer`: `network`) asks of users other than those it is given is
+        `counts.popularity` at these, so that they can be scored elsewhere.
+    """
 
     provider: str
+    half_lives: tuple[float, ...] = ()
 
     @abstractmethod
     def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from advprior.histories import Histories, Int
+from advprior.parts import Part
 
 DAY = 86_400_000_000  # microseconds
 CELLS = 4_000_000  # of a matrix of counts filled at once
@@ -19,7 +20,10 @@ def popularity(histories: Histories, cutoffs: Int, half_life: float, size: int) 
 
     One pass over events and sorted cut-offs: what counted at one cut-off decays to the next, and only the
     events between the two are added. Exact to rounding; thousands of cut-offs cost no more than a few.
+    A part of the users brings what is known of everyone.
     """
+    if isinstance(histories, Part):
+        return histories.crowd.popularity(cutoffs, half_life)
     order = np.argsort(histories.time, kind="stable")
     time, advertiser = histories.time[order], histories.advertiser[order]
     moments, index = np.unique(cutoffs, return_inverse=True)

@@ -135,7 +135,8 @@ class _NeighbourScorer(Scorer):
         self.provider = self._session.provider
         self._parameters = predictor.parameters
         self._size = len(predictor.catalog)
-        self._popularity = counts.PopularityCache(float(self._parameters["popularity_half_life_days"]), self._size)
+        self.half_lives = (float(self._parameters["popularity_half_life_days"]),)
+        self._popularity = counts.PopularityCache(self.half_lives[0], self._size)
 
     def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
         user, cutoff = np.repeat(users, len(cutoffs)), np.tile(cutoffs, len(users))

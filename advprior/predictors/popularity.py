@@ -81,7 +81,8 @@ class _PopularityScorer(Scorer):
 
         self._session = open_session(onnx / "model.onnx", device=device, threads=threads)
         self.provider = self._session.provider
-        self._popularity = counts.PopularityCache(float(predictor.parameters["half_life_days"]), len(predictor.catalog))
+        self.half_lives = (float(predictor.parameters["half_life_days"]),)
+        self._popularity = counts.PopularityCache(self.half_lives[0], len(predictor.catalog))
 
     def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
         priors = self._session.run_inputs({"popularity": self._popularity(histories, cutoffs)})

@@ -123,6 +123,7 @@ class _SequenceScorer(Scorer):
         self._session = open_session(onnx / "model.onnx", device=device, threads=threads, many=True)
         self.provider = self._session.provider
         self._vocabulary, self._offset = predictor.vocabulary, predictor.offset
+        self.half_lives = self._offset.popular
         self._context = predictor.fitted.network.context
         self._size = len(predictor.catalog)
         self._seen: tuple[Histories, Tokens] | None = None

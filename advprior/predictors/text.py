@@ -217,7 +217,8 @@ class _TextScorer(Scorer):
         settings = TextSettings(**predictor.parameters["settings"])
         self._known, self._boost = settings.known, settings.new_boost
         self._size = len(predictor.catalog)
-        self._popularity = [counts.PopularityCache(h, self._size) for h in settings.popularity_half_lives_days]
+        self.half_lives = tuple(settings.popularity_half_lives_days)
+        self._popularity = [counts.PopularityCache(h, self._size) for h in self.half_lives]
 
     def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
         popular = np.stack([cache(histories, cutoffs) for cache in self._popularity])

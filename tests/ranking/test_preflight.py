@@ -13,7 +13,8 @@ from feature_repo.contract import CATALOG_FILE, LLM, MATRIX_FILE, PLACEBO, TABLE
 from feature_repo.errors import AdvpriorError
 from ranking.history import publish_features
 from ranking.preflight import check_store, preflight, publish_command, view_folder
-from tests.ranking.stores import copy_repo, publish_priors
+from tests.ranking.stores import copy_repo, definitions, publish_priors
+from tests.spark import CONF, use_spark
 from tests.tiny import PLAN, write_tiny
 
 
@@ -115,3 +116,21 @@ def test_preflight_is_cheap_to_import() -> None:
     code = "import sys, ranking.commands, ranking.preflight; print({'feast', 'pandas', 'duckdb'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_spark_in_another_time_zone_is_refused(repo: Path) -> None:
+    use_spark(repo, {**CONF, "spark.sql.session.timeZone": "Europe/Berlin"})
+    assert "Berlin" in str(refused("STO021", repo, []).found)
+
+
+def test_spark_without_java_is_refused(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    error = refused("STO020", use_spark(repo), [])
+    assert "Java" in str(error.found)
+    assert "advprior[spark]" in str(error.fix)
+
+
+def test_definitions_refuse_what_the_preflight_refuses(repo: Path) -> None:
+    """`feast apply` runs no preflight, and what it lets pass would be materialized hours off."""
+    with pytest.raises(AdvpriorError, match="STO021"):
+        definitions(use_spark(repo, {"spark.master": "local[2]"}))

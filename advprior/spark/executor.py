@@ -1,0 +1,141 @@
+"""What runs on Spark's workers: one open model a process, and the scoring code that one machine runs too.
+
+Nothing here imports pyspark but to find the model's folder: a worker that has `advprior` and its runtime is enough.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import advprior
+from advprior.forwarding import Forwarded, forward
+from advprior.histories import Histories, Int
+from advprior.parts import Crowd, Part
+from advprior.predictors.base import InterestScorer, Scorer, load_predictor
+from feature_repo.errors import AdvpriorError
+
+PRIORS, INTERESTS = "priors", "interests"
+IN_SCHEMA = "job bigint, histories binary"
+OUT_SCHEMA = "job bigint, piece int, payload binary"
+FAILED, HEAD = -1, 0  # pieces of a result; from 1 on: rows of log-probs, in order
+PIECE_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all jobs of a run share, sent to every worker once.
+
+    Attributes
+    ----------
+    archive : str
+        Folder of the unpacked model among Spark's files.
+    what : {"priors", "interests"}
+    cutoffs : int64 [S]
+    crowd : Crowd
+    device : str
+    threads : int
+        Of ONNX Runtime, in each worker process.
+    """
+
+    archive: str
+    what: str
+    cutoffs: Int
+    crowd: Crowd
+    device: str
+    threads: int
+
+
+_open: dict[tuple[str, str, str, int], Scorer | InterestScorer] = {}  # at most one: sessions are large
+
+
+def scorer_of(setup: Setup) -> Scorer | InterestScorer:
+    """The open model of this process."""
+    key = (setup.archive, setup.what, setup.device, setup.threads)
+    if key not in _open:
+        from pyspark import SparkFiles
+
+        _open.clear()
+        run = Path(SparkFiles.get(setup.archive))
+        predictor = load_predictor(run)
+        load = predictor.scorer if setup.what == PRIORS else predictor.interest_scorer
+        found = load(run / "onnx", setup.device, setup.threads)
+        assert found is not None
+        _open[key] = found
+    return _open[key]
+
+
+def compute(setup: Any, batches: Iterator[Any]) -> Iterator[Any]:
+    """For ``mapInArrow``: jobs in, pieces of their results out.
+
+    A coded error travels back as a piece, so that the driver can raise it as it was.
+
+    Parameters
+    ----------
+    setup : broadcast `Setup`
+    batches : iterator of pyarrow.RecordBatch
+        ``job`` and ``histories`` (pickled `Histories` of the job's users).
+    """
+    import pyarrow as pa
+
+    def piece(job: int, number: int, payload: bytes) -> Any:
+        columns = [pa.array([job], pa.int64()), pa.array([number], pa.int32()), pa.array([payload], pa.binary())]
+        return pa.RecordBatch.from_arrays(columns, ["job", "piece", "payload"])
+
+    told: Setup = setup.value
+    for batch in batches:
+        for job, raw in zip(batch["job"].to_pylist(), batch["histories"].to_pylist(), strict=True):
+            try:
+                part = Part.join(pickle.loads(raw), told.crowd)
+                scorer = scorer_of(told)
+                found = forward(scorer, part, np.arange(len(part), dtype=np.int64), told.cutoffs)
+            except AdvpriorError as error:
+                said = {name: getattr(error, name) for name in ("code", "what", "where", "found", "expected", "fix")}
+                yield piece(job, FAILED, pickle.dumps(said))
+                return
+            yield piece(job, HEAD, pickle.dumps(head(found, getattr(scorer, "provider", ""))))
+            for number, rows in enumerate(slices(found.log_probs), start=1):
+                yield piece(job, number, rows.tobytes())
+
+
+def head(found: Forwarded, provider: str) -> dict[str, Any]:
+    """All of a result but the log-probabilities, and who says it."""
+    return {
+        "version": advprior.__version__, "provider": provider, "shape": found.log_probs.shape, "index": found.index,
+        "prompts": found.prompts, "forwarded": found.forwarded,
+    }  # fmt: skip
+
+
+def slices(log_probs: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.float32]]:
+    """Rows in blocks that one message can hold."""
+    step = max(1, PIECE_BYTES // max(4 * log_probs.shape[1], 1))
+    for start in range(0, len(log_probs), step):
+        yield np.ascontiguousarray(log_probs[start : start + step], np.float32)
+
+
+def packed(histories: Histories) -> bytes:
+    """Histories as a job carries them."""
+    return pickle.dumps(histories, protocol=pickle.HIGHEST_PROTOCOL)
+
+
+def assembled(pieces: dict[int, bytes]) -> tuple[dict[str, Any], Forwarded]:
+    """Head and result of a job from its pieces.
+
+    Raises
+    ------
+    AdvpriorError
+        Whatever the worker said.
+    """
+    if FAILED in pieces:
+        said = pickle.loads(pieces[FAILED])
+        raise AdvpriorError(said.pop("code"), said.pop("what"), **said)
+    told = pickle.loads(pieces[HEAD])
+    raw = b"".join(pieces[number] for number in sorted(pieces) if number > HEAD)
+    log_probs = np.frombuffer(raw, np.float32).reshape(told["shape"])
+    return told, Forwarded(log_probs, told["index"], told["prompts"], told["forwarded"])
