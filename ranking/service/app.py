@@ -237,12 +237,13 @@ def _log_exposure(log_: ExposureLog, engine: Engine, slate: Slate, user_id: str,
     record = {
         "exposure_id": uuid.uuid4().hex,
         "request_id": request_id,
-        "time": moment(engine.clock.now_us()),
+        "time": moment(slate.now_us),
         "experiment": engine.experiment.name,
         "arm": slate.arm.name,
         "user_id": user_id,
         "service": slate.ranker.service,
         "ranker": slate.ranker.digest,
+        "prior": _prior_used(slate),
         "degraded": slate.degraded,
         "candidates": slate.candidates,
         "slots": [[ad, round(score, 6)] for (ad, _), score in zip(slate.ads, slate.scores, strict=True)],
@@ -256,17 +257,23 @@ def _log_exposure(log_: ExposureLog, engine: Engine, slate: Slate, user_id: str,
     return {"id": record["exposure_id"], "logged": True}
 
 
+def _prior_used(slate: Slate, age_days: float | None = None) -> dict[str, Any] | None:
+    """Whose prior it was, and of which publication; None without one."""
+    prior = slate.prior
+    if prior is None:
+        return None
+    found = {
+        "predictor": prior.view.removeprefix("prior_"),
+        "publication": prior.publication,
+        "snapshot": moment(prior.snapshot_us),
+        "catalog_version": prior.version,
+    }
+    return found if age_days is None else found | {"age_days": age_days}
+
+
 def _answer(
     engine: Engine, slate: Slate, user_id: str, request_id: str, exposure: dict[str, Any] | None
 ) -> dict[str, Any]:
-    prior = None
-    if slate.prior is not None:
-        prior = {
-            "predictor": slate.prior.view.removeprefix("prior_"),
-            "snapshot": moment(slate.prior.snapshot_us),
-            "age_days": slate.prior_age_days,
-            "catalog_version": slate.prior.version,
-        }
     slots = []
     for i, ((ad, advertiser), score) in enumerate(zip(slate.ads, slate.scores, strict=True)):
         slot = {"position": i + 1, "ad_id": ad, "advertiser_id": advertiser, "score": score}
@@ -282,7 +289,7 @@ def _answer(
         "service": slate.ranker.service,
         "ranker": slate.ranker.digest,
         "degraded": slate.degraded,
-        "prior": prior,
+        "prior": _prior_used(slate, slate.prior_age_days),
         "candidates": slate.candidates,
         "unknown_ads": slate.unknown_ads,
         "slots": slots,

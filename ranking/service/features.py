@@ -19,6 +19,7 @@ from feature_repo.contract import (
     CONTEXT_PREFIX,
     INTEREST_LOG_PROBS,
     LOG_PROBS,
+    PRIOR_ROW,
     PRIOR_VIEW_PREFIX,
     SNAPSHOT,
     TAIL_LOG_MASS,
@@ -57,6 +58,7 @@ class Prior:
     snapshot_us: int
     means: npt.NDArray[np.float64]
     advertisers: list[str]
+    publication: str = ""
     interests: Matrix | None = None
     categories: list[str] = field(default_factory=list)
 
@@ -84,11 +86,12 @@ def decode_prior(row: Row, view: ServedView, catalogs: Catalogs, now_us: int) ->
     vector = row.values.get(LOG_PROBS)
     if version is None or snapshot is None or vector is None or vector.WhichOneof("val") != "float_list_val":
         return "prior_corrupt"
+    kept = floats(vector.float_list_val)
     catalog = catalogs.prior(view.name, version)
-    means = catalogs.mean(view.name, version, snapshot)
-    if catalog is None or means is None:
+    published = catalogs.published(view.name, version, snapshot, row.number(PRIOR_ROW), kept)
+    if catalog is None or published is None:
         return "prior_catalog_unknown"
-    kept, size = floats(vector.float_list_val), len(catalog.advertisers)
+    size = len(catalog.advertisers)
     log_probs = whole(row, kept, size)
     # exp and a sum of the whole vector: microseconds, against serving noise with conviction
     if log_probs is None or len(log_probs) != size or not abs(float(np.exp(log_probs).sum()) - 1.0) < 1e-3:
@@ -99,7 +102,10 @@ def decode_prior(row: Row, view: ServedView, catalogs: Catalogs, now_us: int) ->
         interests = floats(found.float_list_val)
         if len(interests) != len(catalog.interests):
             return "prior_corrupt"
-    return Prior(view.name, log_probs, version, snapshot, means, catalog.advertisers, interests, catalog.interests)
+    return Prior(
+        view.name, log_probs, version, snapshot, published.mean, catalog.advertisers, published.publication,
+        interests, catalog.interests,
+    )  # fmt: skip
 
 
 def whole(row: ViewRow, kept: Matrix, size: int) -> Matrix | None:

@@ -101,6 +101,7 @@ class PriorUsed(_Answer):
     """The prior behind the answer."""
 
     predictor: str
+    publication: str = Field(description="Of what `advprior publish` wrote: the end of its folder's name.")
     snapshot: str
     age_days: float
     catalog_version: str
