@@ -35,16 +35,18 @@ from ranking.service.features import (
     Request,
     decode_prior,
     history_catalog,
+    history_fits,
     matrix,
 )
 from ranking.service.predictor import Predictor
-from ranking.service.reader import OnlineReader, Row, ViewRow, in_time
+from ranking.service.reader import Broken, OnlineReader, Row, ViewRow, in_time
 
 log = logging.getLogger("advprior.service")
 
 TRAIN_FIX = "advprior rank train --frame FRAME --service SERVICE --out RANKER"
 #: After a failed read the store is left alone for so long: a dead store must not cost every request its timeout.
 _RETRY_S = 0.2
+_USER_VIEWS = (USER_PROFILE_VIEW, USER_HISTORY_VIEW)
 #: How often the links to what is published are looked at.
 _LOOK_S = 1.0
 #: Rest between batches of ads, so that reading them does not hold up requests.
@@ -428,7 +430,13 @@ class Engine:
 
     def _history(self, rows: Mapping[str, Row], now_us: int, degraded: list[str]) -> Any:
         row = rows.get(USER_HISTORY_VIEW)
+        degraded += [
+            f"{name.removeprefix('user_')}_corrupt" for name in _USER_VIEWS if isinstance(rows.get(name), Broken)
+        ]
         if not isinstance(row, ViewRow):
+            return None
+        if not history_fits(row):
+            degraded.append("history_corrupt")
             return None
         if (late := in_time(row.available_us, self.reader.views[USER_HISTORY_VIEW], now_us)) is not None:
             degraded.append(f"history_{late}")

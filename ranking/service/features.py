@@ -117,7 +117,9 @@ def whole(row: ViewRow, kept: Matrix, size: int) -> Matrix | None:
     if top is None:
         return kept
     places = np.array(top.int64_list_val.val, dtype=np.int64)
-    if tail is None or len(places) != len(kept) or len(kept) >= size or places.min() < 0 or places.max() >= size:
+    if tail is None or len(places) != len(kept) or not 0 < len(kept) < size:
+        return None
+    if places.min() < 0 or places.max() >= size:
         return None
     full = np.full(size, np.float32(tail) - np.log(size - len(kept)), np.float32)
     full[places] = np.maximum(kept, np.nextafter(full[0], np.float32(np.inf)))
@@ -302,6 +304,16 @@ class Request:
     ads: Ints
     context: Mapping[str, Any]
     contexts: Sequence[Mapping[str, Any] | None] | None = None
+
+
+def history_fits(row: ViewRow) -> bool:
+    """Whether each id of a history has its values."""
+    for level in LEVELS:
+        ids, values = (row.values.get(name) for name in online_columns(level))
+        count = 0 if ids is None else len(ids.int32_list_val.val)
+        if count and (values is None or len(values.float_list_val.val) != count * len(HISTORY_VALUES)):
+            return False
+    return True
 
 
 def history_catalog(row: Row, catalogs: Catalogs) -> HistoryCatalog | None:

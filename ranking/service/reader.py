@@ -60,7 +60,8 @@ class ViewRow:
         """A numeric value; None when it is not there."""
         value = self.values.get(name)
         kind = None if value is None else value.WhichOneof("val")
-        return None if kind is None else float(getattr(value, kind))
+        found = None if kind is None else getattr(value, kind)
+        return float(found) if isinstance(found, int | float) else None  # a row may be corrupt
 
     def text(self, name: str) -> str | None:
         """A text value; None when it is not there."""
