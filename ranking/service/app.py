@@ -6,6 +6,7 @@ import hmac
 import json
 import logging
 import os
+import random
 import uuid
 from asyncio import get_running_loop
 from collections.abc import AsyncIterator
@@ -24,6 +25,7 @@ from feature_repo.errors import AdvpriorError
 from feature_repo.runs import versions
 from ranking.experiment.assignment import load_experiment
 from ranking.experiment.exposures import ExposureLog
+from ranking.experiment.shown import FEATURES, to_record
 from ranking.service.clock import Clock
 from ranking.service.engine import Engine, Slate
 from ranking.service.messages import ERRORS, Health, RankResponse, Ready, request_model
@@ -86,6 +88,12 @@ def create_app(settings: ServeSettings, engine: Engine | None = None) -> FastAPI
         One that is made already.
     """
     key = required_key(settings)
+    if settings.log_features and settings.exposures is None:
+        raise AdvpriorError(
+            "SRV020", "features are logged with exposures, and those are not logged", where="--log-features",
+            found="no --exposures", expected="a folder for the exposure log",
+            fix="add --exposures DIR, or leave --log-features out",
+        )  # fmt: skip
     engine = engine or make_engine(settings)
     metrics = Metrics()
     exposures = None if settings.exposures is None else ExposureLog(settings.exposures, fsync=settings.fsync)
@@ -135,8 +143,10 @@ def create_app(settings: ServeSettings, engine: Engine | None = None) -> FastAPI
         context = {} if body.context is None else body.context.model_dump(exclude_none=True)
 
         def work() -> tuple[Slate, dict[str, Any] | None]:
+            # not by user or time: what is sampled must be like all that is shown
+            keep = exposures is not None and random.random() < settings.log_features
             slate = engine.rank(
-                body.user_id, body.slots, candidates, context=context, contexts=contexts, explain=explain
+                body.user_id, body.slots, candidates, context=context, contexts=contexts, explain=explain, keep=keep
             )  # fmt: skip
             logged = None
             if exposures is not None:
@@ -248,6 +258,9 @@ def _log_exposure(log_: ExposureLog, engine: Engine, slate: Slate, user_id: str,
         "candidates": slate.candidates,
         "slots": [[ad, round(score, 6)] for (ad, _), score in zip(slate.ads, slate.scores, strict=True)],
     }
+    if slate.features is not None:
+        plan = slate.ranker.plan
+        record[FEATURES] = to_record(slate.features, plan.features, plan.categories)
     try:
         log_.append(record)
     except OSError as error:

@@ -89,6 +89,8 @@ class Slate:
     now_us : int
         The moment that it was ranked for: with it the features can be worked out again.
     timings : dict of stage to seconds
+    features : float32 [slots, features], optional
+        What the ranker read of the ads, where it was asked to keep it.
     """
 
     arm: ServedArm
@@ -104,6 +106,7 @@ class Slate:
     prior_age_days: float | None = None
     contributions: list[dict[str, Any]] | None = None
     timings: dict[str, float] = field(default_factory=dict)
+    features: Matrix | None = None
 
 
 @dataclass(frozen=True)
@@ -315,6 +318,7 @@ class Engine:
         explain: bool = False,
         arm: ServedArm | None = None,
         found: Found | None = None,
+        keep: bool = False,
     ) -> Slate:
         """The best ``slots`` of the candidates for a user.
 
@@ -329,6 +333,8 @@ class Engine:
             To look at another arm. Default: the one that the experiment deals the user to.
         found : Found, optional
             What `look_up` gave, to rank one user more than once. Default: the store is asked.
+        keep : bool
+            Give the features of each returned ad.
         """
         clock = time.perf_counter
         begin = clock()
@@ -355,6 +361,8 @@ class Engine:
             prior_age_days=None if prior is None else prior.age_days(ready.now_us),
             timings={"read": ready.read_s, "features": built - begin - ready.read_s, "predict": scored - built},
         )
+        if keep:
+            slate.features = ready.matrix[order]
         if explain:
             slate.contributions = self._explain(chosen, ready.matrix[order])
             slate.timings["explain"] = clock() - scored

@@ -199,6 +199,7 @@ class Plan:
         assert ranker.encoder is not None
         self.ranker = ranker
         self.features = list(ranker.encoder.features)
+        self.categories = ranker.encoder.categories
         place = {name: i for i, name in enumerate(self.features)}
         self._codes = {
             name: {text: float(i) for i, text in enumerate(known)} for name, known in ranker.encoder.categories.items()

@@ -23,6 +23,8 @@ class ServeSettings(BaseModel):
         Whether ``/rank`` asks for the key in ``ADVPRIOR_API_KEY``.
     clock_start : datetime, optional
         What the clock shows at the start, to replay a past day.
+    log_features : float
+        Share of exposures that are logged with the features of what was shown.
     page : bool
         Whether ``/`` is a page to look at one user's slates.
     threads : int
@@ -46,5 +48,6 @@ class ServeSettings(BaseModel):
     refresh_s: float = Field(default=60.0, gt=0)
     threads: int = Field(default=1, ge=1)
     compile: bool = True
+    log_features: float = Field(default=0.0, ge=0, le=1)
     page: bool = False
     clock_start: datetime | None = None
