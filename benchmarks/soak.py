@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--rate-of-peak", type=float, default=0.7)
     parser.add_argument("--every", type=int, default=4, help="Check each n-th answer.")
+    parser.add_argument("--nice", type=int, default=10, help="Of the refresh: 0 where it would never get a turn.")
     parser.add_argument("--store", choices=["redis", "sqlite"], default="redis")
     options = parser.parse_args()
     about_machine()
@@ -101,24 +103,30 @@ def accompany(
     options: argparse.Namespace, pid: int, repo: Path, source: Path, users: list[str], witness: Witness
 ) -> tuple[list[float], list[float]]:
     """A refresh a minute while the load runs: the service's memory each minute, and CPU seconds of each refresh."""
-    begin = time.monotonic()
-    os.nice(19)  # looking on must not take the processor from what is looked at
+    begin, end = time.monotonic(), time.monotonic() + 60 * options.minutes
+    os.nice(options.nice)  # looking on must not take the processor from what is looked at
     memory: list[float] = []
+
+    def watch() -> None:
+        for minute in range(1, int(np.ceil(options.minutes)) + 1):
+            time.sleep(max(0.0, min(begin + 60 * minute, end) - time.monotonic()))
+            memory.append(memory_mb(pid))
+
+    watching = threading.Thread(target=watch)
+    watching.start()
     spent: list[float] = []
-    for number in range(1, int(np.ceil(options.minutes)) + 1):
-        start = 60.0 * (number - 1) + 15.0
-        if start + 20 < 60 * options.minutes:
-            time.sleep(max(0.0, begin + start - time.monotonic()))
-            command = [sys.executable, "-m", "benchmarks.soak_refresh", str(repo), str(source), str(number)]
-            refreshing = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            out, err = refreshing.communicate(timeout=300)
-            if refreshing.returncode:
-                raise SystemExit(f"refresh {number} failed: {err[-2000:]}")
-            spent.append(float(out.split()[-1]))
-            witness.add(repo / "data" / prior_view(LLM))
-            witness.look(users)
-        time.sleep(max(0.0, min(begin + 60.0 * number, begin + 60 * options.minutes) - time.monotonic()))
-        memory.append(memory_mb(pid))
+    due = begin + 15
+    while due + 20 < end:
+        time.sleep(max(0.0, due - time.monotonic()))
+        command = [sys.executable, "-m", "benchmarks.soak_refresh", str(repo), str(source), str(len(spent) + 1)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise SystemExit(f"refresh {len(spent) + 1} failed: {done.stderr[-2000:]}")
+        spent.append(float(done.stdout.split()[-1]))
+        witness.add(repo / "data" / prior_view(LLM))
+        witness.look(users)
+        due = max(due + 60, time.monotonic())  # one that took longer, on a busy machine, delays the next
+    watching.join()
     return memory, spent
 
 
@@ -132,7 +140,7 @@ def report(
         print(f"minute {minute:>2}: {one['count']:>6} requests  {times}  memory {held:.0f} MB")
     growth = memory[-1] / memory[0] - 1
     print(f"all: p50 {told['p50']:.2f}  p99 {told['p99']:.2f} ms  {told['rps']:.0f}/s")
-    print(f"refreshes: {len(refreshes)}, niced, {np.mean(refreshes or [0]):.1f} CPU-seconds each")
+    print(f"refreshes: {len(refreshes)}, niced by {options.nice}, {np.mean(refreshes or [0]):.1f} CPU-seconds each")
     logged = {one["exposure_id"]: one for one in read_exposures(root / "exposures")}
     counts = {"whole": 0, "degraded": 0, "mixed": 0}
     lost, first, probes, publications = 0, None, [], dict[str, int]()

@@ -3,13 +3,13 @@
 ``python -m benchmarks.soak_refresh REPO SOURCE NUMBER``: from the last snapshot of the demo's own publications (SOURCE)
 it makes the NUMBER-th new one, a minute later than the one before, with other values in every row of priors, histories
 and ads. Every second refresh has another catalog (its advertisers in the opposite order); the ones between publish the
-snapshot before once more with other values, as a predictor trained anew does. It gives way to everything else (nice).
+snapshot before once more with other values, as a predictor trained anew does. Whoever starts it says how much it gives
+way to everything else (nice).
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import time
@@ -123,7 +123,6 @@ def _publish(repo: Path, view: str, files: dict[str, Any], beside: Path | None, 
 
 
 def main() -> None:
-    os.nice(19)
     begin = time.process_time()
     refresh(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
     print(f"{time.process_time() - begin:.1f}")
