@@ -92,7 +92,7 @@ def soak(options: argparse.Namespace, root: Path, redis_port: int | None) -> int
         loading = subprocess.Popen([sys.executable, *map(str, command)], stdout=subprocess.PIPE, text=True)
         try:
             memory, refreshes = accompany(options, running.pid, repo, source, users, witness)
-            told: dict[str, Any] = json.loads(loading.communicate(timeout=120)[0])
+            told: dict[str, Any] = json.loads(loading.communicate(timeout=900)[0])
         finally:
             loading.kill()
         memory.append(memory_mb(running.pid))
