@@ -1,119 +1,30 @@
 """The ranking service under load, against the plain ways, in one run: ``python -m benchmarks.serve --workspace W``.
 
 ``W`` is a finished demo (tables, feature_repo, frame) with a ranker of each kind. A copy of its feature repository goes
-on a redis-server of its own. Load comes from a second process; every side has the same users, candidates and shape:
-a process that answers HTTP. Ratios are what counts: the machine may be shared.
+on a redis-server of its own, where there is one, and another copy on sqlite. Load comes from a second process; every
+side has the same users, candidates and shape: a process that answers HTTP. Ratios are what counts: the machine may be
+shared.
 """
 
 from __future__ import annotations
 
 import argparse
-import http.client
 import json
-import os
-import platform
-import shutil
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.serve_setup import Load, about_machine, free_port, in_store, memory_mb, process, redis_server
 from ranking.experiment.assignment import Experiment, ServedArm
 
-PACKAGES = ("advprior", "feast", "redis", "hiredis", "lightgbm", "lleaves", "fastapi", "uvicorn", "numpy", "protobuf")
-LOAD = Path(__file__).with_name("serve_load.py")
 PLAIN = Path(__file__).with_name("serve_plain.py")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def process(command: list[str], port: int, ready: str | None, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A server, from when it answers to when it is stopped."""
-    with log.open("wb") as out:
-        running = subprocess.Popen(command, stdout=out, stderr=out)
-        try:
-            for _ in range(1200):
-                if running.poll() is not None:
-                    raise SystemExit(f"{command[:6]} ended: {log.read_text()[-2000:]}")
-                if answers(port, ready):
-                    break
-                time.sleep(0.1)
-            else:
-                raise SystemExit(f"{command[:6]} does not answer: {log.read_text()[-2000:]}")
-            yield running
-        finally:
-            running.terminate()
-            try:
-                running.wait(20)
-            except subprocess.TimeoutExpired:
-                running.kill()
-
-
-def answers(port: int, path: str | None) -> bool:
-    try:
-        if path is None:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return True
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-        connection.request("GET", path)
-        return connection.getresponse().status == 200
-    except OSError:
-        return False
-
-
-class Load:
-    """Requests from another process, on one server."""
-
-    def __init__(self, port: int, seconds: float) -> None:
-        self.port, self.seconds = port, seconds
-
-    def __call__(
-        self, bodies: Path, *, path: str = "/rank", seconds: float = 0.0, rate: float = 0.0, connections: int = 1
-    ) -> dict[str, Any]:
-        """As fast as they are answered, or at a rate, on a schedule that does not wait for answers."""
-        options = [self.port, path, bodies, seconds or self.seconds, connections, rate]
-        done = subprocess.run(
-            [sys.executable, str(LOAD), *map(str, options)], capture_output=True, text=True, check=True
-        )
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
-
-
-def on_redis(source: Path, target: Path, port: int, until: datetime) -> None:
-    """A copy of a feature repository, on Redis.
-
-    Its registry stays behind: applying a copied one drops the original's tables.
-    """
-    shutil.copytree(source, target, symlinks=True, ignore=shutil.ignore_patterns("*.db", "*.db-*"))
-    (target / "feature_store.yaml").write_text(
-        "project: advprior\nprovider: local\nregistry: data/registry.db\nonline_store:\n  type: redis\n"
-        f"  connection_string: localhost:{port}\noffline_store:\n  type: duckdb\nentity_key_serialization_version: 3\n"
-    )
-    feast = [str(Path(sys.executable).with_name("feast")), "-c", str(target)]
-    subprocess.run([*feast, "apply"], check=True, capture_output=True)
-    start = (until - timedelta(days=21)).strftime("%Y-%m-%dT%H:%M:%S")
-    views = [o for v in ("user_history", "ad_stats", "prior_llm") for o in ("--views", v)]
-    subprocess.run(
-        [*feast, "materialize", *views, start, until.strftime("%Y-%m-%dT%H:%M:%S")], check=True, capture_output=True
-    )
-    whole = ["--views", "user_profile", "2000-01-01T00:00:00", until.strftime("%Y-%m-%dT%H:%M:%S")]
-    subprocess.run([*feast, "materialize", *whole], check=True, capture_output=True)
-
-
 MATERIALIZE = """
 import datetime, pathlib, sys
 import feast
@@ -141,28 +52,16 @@ def write_bodies(path: Path, make: Callable[[int], Any], count: int = 200) -> Pa
     return path
 
 
-def row(name: str, found: dict[str, Any], note: str = "") -> None:
+def row(name: str, found: dict[str, Any], note: str = "", **most: float) -> None:
+    """Print a measurement, and whether it is within its bounds (milliseconds, by percentile)."""
     times = f"p50 {found['p50']:7.2f}  p99 {found['p99']:7.2f} ms"
     counts = f"{found['errors']} errors, {found['degraded']} degraded"
-    print(f"{name:<44} {times}  {found['rps']:5.0f}/s  {counts}  {note}", flush=True)
+    wanted = [f"{key} <= {bound:g}: {'yes' if found[key] <= bound else 'MISSED'}" for key, bound in most.items()]
+    print(f"{name:<48} {times}  {found['rps']:5.0f}/s  {counts}  {'  '.join([*wanted, note])}", flush=True)
 
 
-def memory_mb(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS"):
-            return int(line.split()[1]) / 1024
-    return float("nan")
-
-
-def about_machine() -> None:
-    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    name = cpu[0].split(":")[1].strip() if cpu else "unknown"
-    print(f"{platform.platform()}, {os.cpu_count()} cores, {name}, load {os.getloadavg()[0]:.1f}")
-    print(", ".join(f"{package} {version(package)}" for package in PACKAGES), flush=True)
-
-
-def measure(options: argparse.Namespace, root: Path, redis_port: int) -> None:
-    """Every row, on a Redis that runs."""
+def measure(options: argparse.Namespace, root: Path, redis_port: int | None) -> None:
+    """Every row."""
     import pandas as pd
 
     work: Path = options.workspace
@@ -172,7 +71,9 @@ def measure(options: argparse.Namespace, root: Path, redis_port: int) -> None:
     users = pd.read_parquet(work / "tables" / "users.parquet").user_id.tolist()
     ads = pd.read_parquet(work / "tables" / "ads.parquet").ad_id.tolist()
     repo, rng = root / "feature_repo", np.random.default_rng(0)
-    on_redis(work / "feature_repo", repo, redis_port, until + timedelta(hours=1))
+    in_store(work / "feature_repo", repo, until + timedelta(hours=1), redis_port)
+    store = "sqlite" if redis_port is None else "Redis"
+    features = json.loads((ranker / "manifest.json").read_text())["facts"]["features"]
 
     def some(count: int) -> list[str]:
         return [ads[j] for j in rng.choice(len(ads), min(count, len(ads)), replace=False)]
@@ -194,33 +95,46 @@ def measure(options: argparse.Namespace, root: Path, redis_port: int) -> None:
         with process(given, port, ready, root / f"{name}.log") as running:
             yield Load(port, options.seconds), running
 
+    print(f"online store {store}; the ranker reads {features} features", flush=True)
     hundred = write_bodies(root / "100.jsonl", ask(100))
     five = write_bodies(root / "500.jsonl", ask(500))
-    serve = [sys.executable, "-W", "ignore", "-m", "advprior", "rank", "serve", "--repo", str(repo)]
-    serve += ["--ranker", str(ranker), "--fallback", str(fallback), "--no-api-key", "--port", "PORT"]
-    serve += ["--clock-start", (until + timedelta(hours=2)).isoformat(), "--log-level", "warning"]
-    serve += ["--exposures", str(root / "exposures")]
 
-    with serving("service", serve, "/ready") as (load, running):
+    def serve_from(repo: Path) -> list[str]:
+        serve = [sys.executable, "-W", "ignore", "-m", "advprior", "rank", "serve", "--repo", str(repo)]
+        serve += ["--ranker", str(ranker), "--fallback", str(fallback), "--no-api-key", "--port", "PORT"]
+        serve += ["--clock-start", (until + timedelta(hours=2)).isoformat(), "--log-level", "warning"]
+        return [*serve, "--exposures", str(root / "exposures")]
+
+    def half_of_peak(load: Load, store: str) -> float:
+        """The first two rows of a store; its peak."""
         load(hundred, seconds=2, connections=2)
         peak = load(hundred, connections=4)
-        row("service, 100 candidates, peak", peak)
-        half = load(hundred, rate=peak["rps"] / 2)
-        row("service, 100 candidates, half of peak", half, "wanted: p50 <= 4, p99 <= 10")
+        row(f"service on {store}, 100 candidates, peak", peak)
+        row(f"service on {store}, 100, half of peak", load(hundred, rate=peak["rps"] / 2), p50=4, p99=10)
+        most = load(five, connections=4)
+        row(f"service on {store}, 500, half of peak", load(five, rate=most["rps"] / 2), p99=15)
+        return float(peak["rps"])
+
+    serve = serve_from(repo)
+    with serving("service", serve, "/ready") as (load, running):
+        peak = half_of_peak(load, store)
         alone = load(hundred)
-        row("service, 100 candidates, one at a time", alone)
+        row(f"service on {store}, 100, one at a time", alone)
         if wanted("service"):
-            many = load(five, connections=4)
-            row("service, 500 candidates, half of peak", load(five, rate=many["rps"] / 2), "wanted: p99 <= 15")
             explained = load(hundred, path="/rank?explain=true")
-            row("service, explain 10 slots, one at a time", explained, "wanted: <= 150")
+            row("service, explain 10 slots, one at a time", explained, p99=150)
             before = memory_mb(running.pid)
-            busy = load(hundred, rate=0.7 * peak["rps"], seconds=2 * options.seconds)
+            busy = load(hundred, rate=0.7 * peak, seconds=2 * options.seconds)
             growth = memory_mb(running.pid) / before - 1
             row("service, 100 candidates, 70 % of peak", busy, f"memory {before:.0f} MB, {growth:+.1%}")
             with materializing(repo, until):
-                refreshed = load(hundred, rate=0.3 * peak["rps"], seconds=2 * options.seconds)
+                refreshed = load(hundred, rate=0.3 * peak, seconds=2 * options.seconds)
             row("service, while views are materialized, 30 %", refreshed, "wanted: no errors; feast takes a core")
+    if wanted("sqlite") and redis_port is not None:
+        other = root / "sqlite" / "feature_repo"
+        in_store(work / "feature_repo", other, until + timedelta(hours=1), None)
+        with serving("sqlite", serve_from(other), "/ready") as (load, _):
+            half_of_peak(load, "sqlite")
     if wanted("priors"):
         # both arms of one process, in turns: what else the machine does falls on both
         arms = (ServedArm(name="without", share=1, priors=False), ServedArm(name="with", share=1, priors=True))
@@ -270,14 +184,11 @@ def main() -> None:
     parser.add_argument("--ranker", type=Path, help="with priors; default W/ranker")
     parser.add_argument("--fallback", type=Path, help="without; default W/ranker_baseline")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each measurement")
-    parser.add_argument("--only", nargs="*", default=[], help="service, priors, lightgbm, plain, feast")
+    parser.add_argument("--only", nargs="*", default=[], help="service, sqlite, priors, lightgbm, plain, feast")
     options = parser.parse_args()
     about_machine()
-    with tempfile.TemporaryDirectory() as folder:
-        port = free_port()
-        redis = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
-        with process(redis, port, None, Path(folder) / "redis.log"):
-            measure(options, Path(folder), port)
+    with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder)) as port:
+        measure(options, Path(folder), port)
 
 
 if __name__ == "__main__":

@@ -62,6 +62,8 @@ class Readout:
         Share of the variance that CUPED leaves.
     sample_ratio_p : float
         Probability of a ratio this far from the shares, by chance.
+    publications : dict of arm to exposures by publication
+        Which published priors ranked them; ``none`` where no prior did, ``unrecorded`` in logs that did not say.
     """
 
     experiment: str
@@ -75,6 +77,7 @@ class Readout:
     variance_kept: float | None
     sample_ratio_p: float
     crossed_users: int
+    publications: dict[str, dict[str, int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -93,6 +96,9 @@ class Readout:
                 f"  {arm}: {count:,} users, {self.exposures[arm]:,} exposures ({self.degraded[arm]:.1%} degraded), "
                 f"mean {self.mean[arm]:.4g}"
             )
+        for arm, served in self.publications.items():
+            if set(served) - {"none", "unrecorded"}:
+                lines.append(f"  {arm} was ranked with: " + ", ".join(f"{k} ({n:,})" for k, n in served.items()))
         for name, effects in (("plain", self.effects), ("CUPED", self.adjusted)):
             for arm, e in effects.items():
                 lines.append(
@@ -201,11 +207,11 @@ def read_out(
         )  # fmt: skip
     shown = pd.DataFrame(
         [
-            (e["user_id"], e["arm"], e["time"], bool(e["degraded"]))
+            (e["user_id"], e["arm"], e["time"], bool(e["degraded"]), _publication(e))
             for e in exposures
             if e["experiment"] == experiment.name
         ],
-        columns=[USER_ID, "arm", "time", "degraded"],
+        columns=[USER_ID, "arm", "time", "degraded", "publication"],
     )
     names = [arm.name for arm in experiment.arms]
     control = control or next((arm.name for arm in experiment.arms if not arm.priors), names[0])
@@ -260,5 +266,15 @@ def read_out(
         variance_kept=variance_kept,
         sample_ratio_p=sample_ratio(counts, experiment.shares),
         crossed_users=int(crossed.sum()),
+        publications={
+            name: {str(k): int(n) for k, n in mine.loc[mine["arm"] == name, "publication"].value_counts().items()}
+            for name in names
+        },
         notes=notes,
     )
+
+
+def _publication(exposure: Mapping[str, Any]) -> str:
+    """Which publication's prior an exposure was ranked with."""
+    used = exposure.get("prior", "unrecorded")
+    return used if isinstance(used, str) else "none" if used is None else f"{used['predictor']} {used['publication']}"

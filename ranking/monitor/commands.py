@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from feature_repo.runs import is_current, manifest_digest, new_run, read_manifest, run_key, write_json
+from feature_repo.runs import digest, is_current, manifest_digest, new_run, read_manifest, run_key, write_json
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 DRIFT_VERSION = 1
@@ -16,6 +16,8 @@ DRIFT_FILE, PAGE_FILE = "drift.json", "drift.html"
 @click.command()
 @click.option("--frame", "frame_folder", type=_FOLDER, required=True, help="The frame that the ranker was trained on.")
 @click.option("--recent", type=_FOLDER, help="A newer frame; its rows after training count. Default: the test rows.")
+@click.option("--exposures", type=_FOLDER,
+              help="Or what a service logged with --log-features: what --ranker really read online.")  # fmt: skip
 @click.option("--days", type=click.FloatRange(0, min_open=True), help="Only the last so many days of the newer rows.")
 @click.option("--ranker", type=_FOLDER, help="Only this ranker's features, with their share of its gain.")
 @click.option("--repo", type=_FOLDER, help="Feature repository: compare its published priors by snapshot too.")
@@ -24,8 +26,8 @@ DRIFT_FILE, PAGE_FILE = "drift.json", "drift.html"
 @click.option("--out", type=_FOLDER, required=True, help="Where drift.json and drift.html go.")
 @click.option("--force", is_flag=True, help="Run even if nothing changed.")
 def drift(
-    frame_folder: Path, recent: Path | None, days: float | None, ranker: Path | None, repo: Path | None, fail_on: str,
-    out: Path, force: bool,
+    frame_folder: Path, recent: Path | None, exposures: Path | None, days: float | None, ranker: Path | None,
+    repo: Path | None, fail_on: str, out: Path, force: bool,
 ) -> None:  # fmt: skip
     """Drift of features and priors since training: population stability index, JSON and one HTML file.
 
@@ -35,6 +37,8 @@ def drift(
     from ranking.preflight import check_store, published_predictors, view_folder
 
     step = "advprior rank frame --tables TABLES --repo FEATURE_REPO --out FRAME"
+    if exposures is not None and (recent is not None or ranker is None):
+        raise click.UsageError("--exposures takes the place of --recent, and needs the --ranker that served")
     inputs = {}
     for name, folder in (("frame", frame_folder), ("recent", recent)):
         if folder is not None:
@@ -42,6 +46,8 @@ def drift(
             inputs[name] = manifest_digest(folder)
     if ranker is not None:
         inputs["ranker"] = manifest_digest(ranker)
+    if exposures is not None:
+        inputs["exposures"] = digest({file.name: file.stat().st_size for file in sorted(exposures.glob("*.jsonl"))})
     if repo is not None:
         check_store(repo)
         views = [prior_view(name) for name in published_predictors(repo, [])]
@@ -55,7 +61,7 @@ def drift(
         from ranking.monitor.page import render
 
         with new_run(out, "rank drift", config=config, inputs=inputs, key=key) as run:
-            report = measure(frame_folder, recent=recent, days=days, ranker=ranker, repo=repo)
+            report = measure(frame_folder, recent=recent, exposures=exposures, days=days, ranker=ranker, repo=repo)
             write_json(run.path / DRIFT_FILE, report.to_json())
             (run.path / PAGE_FILE).write_text(render(report), encoding="utf-8")
             run.facts.update(

@@ -13,10 +13,12 @@ import pandas as pd
 
 from feature_repo.contract import EVENT_TIMESTAMP, SNAPSHOT, TABLE_FILE, TIMESTAMP, USER_ID, prior_view
 from feature_repo.errors import AdvpriorError
-from feature_repo.runs import read_manifest
+from feature_repo.runs import manifest_digest, read_manifest
 from feature_repo.tables import read_parquet
 from ranking.ablate import FRAME_FIX, load_frame
 from ranking.arms import feature_columns
+from ranking.experiment.exposures import read_exposures
+from ranking.experiment.shown import to_frame
 from ranking.monitor.psi import Bins, noise, psi
 from ranking.monitor.severity import ORDER, Severity, severity_of
 from ranking.preflight import published_predictors, view_folder
@@ -132,8 +134,8 @@ def prior_drifts(table: pd.DataFrame, predictor: str, until: pd.Timestamp) -> tu
 
 
 def measure(
-    frame_folder: Path, *, recent: Path | None = None, days: float | None = None, ranker: Path | None = None,
-    repo: Path | None = None,
+    frame_folder: Path, *, recent: Path | None = None, exposures: Path | None = None, days: float | None = None,
+    ranker: Path | None = None, repo: Path | None = None,
 ) -> DriftReport:  # fmt: skip
     """Measure the drift since a ranker's training.
 
@@ -143,6 +145,8 @@ def measure(
         The frame that the ranker was trained on; its train rows are the reference.
     recent : Path, optional
         A newer frame, whose rows after the reference's last are the current side. Default: the test rows.
+    exposures : Path, optional
+        Exposure log of a service that ranked with ``ranker``: what it read of the ads it showed is the current side.
     days : float, optional
         Only the last so many days of the current side.
     ranker : Path, optional
@@ -159,7 +163,8 @@ def measure(
     whole = load_frame(frame_folder)
     reference = whole[(whole["split"] == "train").to_numpy()]
     until = reference[TIMESTAMP].max()
-    current = _current(whole, until, recent, days)
+    shown = None if exposures is None or ranker is None else _shown(exposures, ranker)
+    current = _current(whole, until, recent, days, shown)
     features, gain = feature_columns([str(c) for c in reference.columns]), dict[str, float]()
     if ranker is not None:
         loaded = _ranker_of(ranker, frame_folder)
@@ -173,7 +178,9 @@ def measure(
     drifts = frame_drifts(reference, current, features, gain)
     about: dict[str, Any] = {
         "reference": _side(reference, "train rows"),
-        "current": _side(current, "test rows" if recent is None else "rows after training"),
+        "current": _side(
+            current, "shown ads" if shown is not None else "test rows" if recent is None else "rows after training"
+        ),
         "priors": {},
     }
     if repo is not None:
@@ -184,8 +191,25 @@ def measure(
     return DriftReport(sorted(drifts, key=lambda one: -one.psi), about)
 
 
-def _current(whole: pd.DataFrame, until: pd.Timestamp, recent: Path | None, days: float | None) -> pd.DataFrame:
-    if recent is None:
+def _shown(exposures: Path, ranker: Path) -> pd.DataFrame:
+    """What a service logged of the ads that a ranker showed."""
+    of = manifest_digest(ranker)
+    shown = to_frame(read_exposures(exposures), of)
+    if not len(shown):
+        raise AdvpriorError(
+            "SRV021", "no exposure says what the ranker read", where=str(exposures),
+            found=f"none with features of ranker {of}", expected="a log of a service that runs with --log-features",
+            fix="advprior rank serve … --exposures DIR --log-features 0.01",
+        )  # fmt: skip
+    return shown
+
+
+def _current(
+    whole: pd.DataFrame, until: pd.Timestamp, recent: Path | None, days: float | None, shown: pd.DataFrame | None
+) -> pd.DataFrame:
+    if shown is not None:
+        found = shown[(shown[TIMESTAMP] > until).to_numpy()]
+    elif recent is None:
         found = whole[(whole["split"] == "test").to_numpy()]
     else:
         found = load_frame(recent)

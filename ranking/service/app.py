@@ -6,6 +6,7 @@ import hmac
 import json
 import logging
 import os
+import random
 import uuid
 from asyncio import get_running_loop
 from collections.abc import AsyncIterator
@@ -25,6 +26,7 @@ from feature_repo.runs import versions
 from ranking.counts import moment_us
 from ranking.experiment.assignment import load_experiment
 from ranking.experiment.exposures import ExposureLog
+from ranking.experiment.shown import FEATURES, to_record
 from ranking.service.clock import Clock
 from ranking.service.engine import Engine, Slate
 from ranking.service.messages import ERRORS, Health, RankResponse, Ready, request_model
@@ -90,6 +92,12 @@ def create_app(settings: ServeSettings, engine: Engine | None = None) -> FastAPI
         One that is made already.
     """
     key = required_key(settings)
+    if settings.log_features and settings.exposures is None:
+        raise AdvpriorError(
+            "SRV020", "features are logged with exposures, and those are not logged", where="--log-features",
+            found="no --exposures", expected="a folder for the exposure log",
+            fix="add --exposures DIR, or leave --log-features out",
+        )  # fmt: skip
     engine = engine or make_engine(settings)
     metrics = Metrics()
     exposures = None if settings.exposures is None else ExposureLog(settings.exposures, fsync=settings.fsync)
@@ -140,8 +148,11 @@ def create_app(settings: ServeSettings, engine: Engine | None = None) -> FastAPI
         now_us = _time_of(request) if settings.clock_source == "request" else None
 
         def work() -> tuple[Slate, dict[str, Any] | None]:
+            # not by user or time: what is sampled must be like all that is shown
+            keep = exposures is not None and random.random() < settings.log_features
             slate = engine.rank(
-                body.user_id, body.slots, candidates, context=context, contexts=contexts, explain=explain, now_us=now_us
+                body.user_id, body.slots, candidates, context=context, contexts=contexts, explain=explain, keep=keep,
+                now_us=now_us,
             )  # fmt: skip
             logged = None
             if exposures is not None:
@@ -266,10 +277,14 @@ def _log_exposure(log_: ExposureLog, engine: Engine, slate: Slate, user_id: str,
         "user_id": user_id,
         "service": slate.ranker.service,
         "ranker": slate.ranker.digest,
+        "prior": _prior_used(slate),
         "degraded": slate.degraded,
         "candidates": slate.candidates,
         "slots": [[ad, round(score, 6)] for (ad, _), score in zip(slate.ads, slate.scores, strict=True)],
     }
+    if slate.features is not None:
+        plan = slate.ranker.plan
+        record[FEATURES] = to_record(slate.features, plan.features, plan.categories)
     try:
         log_.append(record)
     except OSError as error:
@@ -279,17 +294,23 @@ def _log_exposure(log_: ExposureLog, engine: Engine, slate: Slate, user_id: str,
     return {"id": record["exposure_id"], "logged": True}
 
 
+def _prior_used(slate: Slate, age_days: float | None = None) -> dict[str, Any] | None:
+    """Whose prior it was, and of which publication; None without one."""
+    prior = slate.prior
+    if prior is None:
+        return None
+    found = {
+        "predictor": prior.view.removeprefix("prior_"),
+        "publication": prior.publication,
+        "snapshot": moment(prior.snapshot_us),
+        "catalog_version": prior.version,
+    }
+    return found if age_days is None else found | {"age_days": age_days}
+
+
 def _answer(
     engine: Engine, slate: Slate, user_id: str, request_id: str, exposure: dict[str, Any] | None
 ) -> dict[str, Any]:
-    prior = None
-    if slate.prior is not None:
-        prior = {
-            "predictor": slate.prior.view.removeprefix("prior_"),
-            "snapshot": moment(slate.prior.snapshot_us),
-            "age_days": slate.prior_age_days,
-            "catalog_version": slate.prior.version,
-        }
     slots = []
     for i, ((ad, advertiser), score) in enumerate(zip(slate.ads, slate.scores, strict=True)):
         slot = {"position": i + 1, "ad_id": ad, "advertiser_id": advertiser, "score": score}
@@ -306,7 +327,7 @@ def _answer(
         "service": slate.ranker.service,
         "ranker": slate.ranker.digest,
         "degraded": slate.degraded,
-        "prior": prior,
+        "prior": _prior_used(slate, slate.prior_age_days),
         "candidates": slate.candidates,
         "unknown_ads": slate.unknown_ads,
         "slots": slots,

@@ -3,14 +3,18 @@
 A row says by which catalog its ids and its vector are numbered. Rows of two catalogs stand side by side in the store
 while it is being refreshed, so every version that is still published is known here, and a row of an unknown one is not
 used. Published folders never change, so each is read once.
+
+One snapshot may be published twice with other values, when a predictor was trained anew. A row's own vector then tells
+which publication it is of, so that it is never weighed against the mean of another.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +39,9 @@ from ranking.history import HISTORY_IDS, LEVELS
 log = logging.getLogger("advprior.service")
 #: Snapshots whose mean prior is worked out ahead: the newest, and one that a rollback goes to.
 _AHEAD = 2
+#: What is no longer published stays known for the rows that are still in the store: so many catalogs of a view,
+#: snapshots of a catalog, and publications of a snapshot. Without a limit a service would grow with every refresh.
+_KEPT_CATALOGS, _KEPT_SNAPSHOTS, _KEPT_PUBLICATIONS = 6, 16, 4
 
 Doubles = npt.NDArray[np.float64]
 
@@ -74,9 +81,26 @@ class HistoryCatalog:
         return cls(str(about.get("version", "")), list(of_ad[AD_ID]), advertisers, categories, ids, both)
 
 
+@dataclass(frozen=True)
+class Published:
+    """One publication of a snapshot: its mean probability per advertiser, and its rows.
+
+    The files stay mapped, so that they can be asked when they are no longer in the repository.
+    """
+
+    publication: str
+    mean: Doubles
+    files: PriorFiles
+
+    def holds(self, pointer: float | None, vector: npt.NDArray[np.float32]) -> bool:
+        """Whether a row's vector is the one that this publication has at the row's pointer."""
+        rows = self.files.log_probs
+        return pointer is not None and 0 <= pointer < len(rows) and np.array_equal(rows[int(pointer)], vector)
+
+
 @dataclass
 class PriorCatalog:
-    """A catalog of advertisers, and the mean probability of each over the users of a snapshot.
+    """A catalog of advertisers, and what was published of each snapshot: the oldest first.
 
     ``interests`` are the categories of the vector of interests, where the predictor has one.
     """
@@ -85,7 +109,7 @@ class PriorCatalog:
     advertisers: list[str]
     interests: list[str] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
-    means: dict[int, Doubles] = field(default_factory=dict)
+    snapshots: dict[int, list[Published]] = field(default_factory=dict)
 
 
 class Catalogs:
@@ -106,33 +130,61 @@ class Catalogs:
         self.priors: dict[str, dict[str, PriorCatalog]] = {view: {} for view in prior_views}
         self._seen: dict[Path, HistoryCatalog | PriorCatalog] = {}
         self._moments: dict[Path, Ints] = {}
+        self._worked_out: set[tuple[Path, int]] = set()
+        self._links_seen: list[str] = []
         self._wanted: set[tuple[str, str, int]] = set()
         self.wanted = threading.Event()
 
+    def moved(self) -> bool:
+        """Whether something was published since the last refresh: a look at links, no more."""
+        return self._links() != self._links_seen
+
     def refresh(self, now_us: int) -> None:
         """Take in what was published since; a folder that cannot be read is logged and left out."""
-        for folder in self._folders(USER_HISTORY_VIEW):
+        self._links_seen = self._links()
+        there = self._folders(USER_HISTORY_VIEW)
+        histories = dict(self.histories)
+        for folder in there:
             if (history := self._once(folder, HistoryCatalog.read)) is not None:
-                self.histories[history.version] = history
+                histories.pop(history.version, None)  # put in anew: the last ones are those that stay
+                histories[history.version] = history
                 self.newest = history  # the current one comes last
+        self.histories = _newest(histories, _KEPT_CATALOGS)
         for view in self._prior_views:
-            self._refresh_priors(view, now_us)
+            there += self._refresh_priors(view, now_us)
         while self._wanted:
-            self._mean(*self._wanted.pop())
+            self._work_out_wanted(*self._wanted.pop())
+        self._seen = {folder: found for folder, found in self._seen.items() if folder in there}
+        self._moments = {folder: found for folder, found in self._moments.items() if folder in there}
+        self._worked_out = {(folder, at) for folder, at in self._worked_out if folder in there}
         self.wanted.clear()
+
+    def _links(self) -> list[str]:
+        """Where the views' links point to; a view that is no link never moves."""
+        return [os.path.realpath(self._data / view) for view in (USER_HISTORY_VIEW, *self._prior_views)]
 
     def prior(self, view: str, version: str) -> PriorCatalog | None:
         """The catalog that a row's vector is ordered by."""
         return self.priors.get(view, {}).get(version)
 
-    def mean(self, view: str, version: str, snapshot_us: int) -> Doubles | None:
-        """Mean probability per advertiser; None (and worked out soon) when it is not known yet."""
+    def published(
+        self, view: str, version: str, snapshot_us: int, pointer: float | None, vector: npt.NDArray[np.float32]
+    ) -> Published | None:
+        """The publication that a row is of; None (and looked for soon) when it is not known.
+
+        Parameters
+        ----------
+        pointer : the row's ``prior_row``
+        vector : the row's log-probabilities as stored
+        """
         known = self.prior(view, version)
-        if known is None or snapshot_us not in known.means:
+        found = [] if known is None else known.snapshots.get(snapshot_us, [])
+        # files are only looked into where publications differ in what they say of a snapshot
+        one = found[0] if len(found) == 1 else next((one for one in found if one.holds(pointer, vector)), None)
+        if one is None:
             self._wanted.add((view, version, snapshot_us))
             self.wanted.set()
-            return None
-        return known.means[snapshot_us]
+        return one
 
     def _folders(self, view: str) -> list[Path]:
         """Published versions of a view, the current one last."""
@@ -151,42 +203,69 @@ class Catalogs:
                 return None
         return self._seen[folder]
 
-    def _refresh_priors(self, view: str, now_us: int) -> None:
+    def _refresh_priors(self, view: str, now_us: int) -> list[Path]:
         """Take in new publications; each catalog is swapped whole, once its means are worked out."""
         by_version: dict[str, PriorCatalog] = {}
-        for folder in self._folders(view):
+        folders = self._folders(view)
+        for folder in folders:
             found: PriorCatalog | None = self._once(folder, _read_prior)
             if found is not None:
                 mine = by_version.setdefault(found.version, PriorCatalog(found.version, found.advertisers))
                 mine.interests = found.interests  # the newest publication's
                 mine.folders.append(folder)
+        catalogs = dict(self.priors[view])
         for version, new in by_version.items():
-            old = self.priors[view].get(version)
+            old = catalogs.pop(version, None)
             if old is not None and old.folders == new.folders:
                 new = old
-            # rows of older snapshots may still be in the store: what was known of them stays known
-            wanted = {*self._newest_snapshots(new, now_us), *(old.means if old is not None else ())}
-            for snapshot in sorted(wanted - set(new.means)):
-                _work_out(new, snapshot)
-            if old is not None:
-                for snapshot, mean in old.means.items():
-                    new.means.setdefault(snapshot, mean)
-            self.priors[view][version] = new
+            elif old is not None:
+                # rows of older snapshots may still be in the store: what was known of them stays known
+                new.snapshots = dict(old.snapshots)
+            for snapshot in sorted({*self._newest_snapshots(new, now_us), *new.snapshots}):
+                self._work_out(new, snapshot)
+            kept = sorted(new.snapshots)[-_KEPT_SNAPSHOTS:]
+            self._worked_out -= {(f, at) for f in new.folders for at in set(new.snapshots) - set(kept)}
+            new.snapshots = {snapshot: new.snapshots[snapshot] for snapshot in kept}
+            catalogs[version] = new
+        self.priors[view] = _newest(catalogs, _KEPT_CATALOGS)
+        return folders
 
     def _newest_snapshots(self, known: PriorCatalog, now_us: int) -> list[int]:
         newest: set[int] = set()
         for folder in known.folders:
-            if folder not in self._moments:
-                table = pd.read_parquet(folder / TABLE_FILE, columns=[SNAPSHOT])
-                self._moments[folder] = np.unique(micros(table[SNAPSHOT]))
-            moments = self._moments[folder]
+            moments = self._moments_of(folder)
             newest.update(moments[moments <= now_us][-_AHEAD:].tolist())
         return sorted(newest)[-_AHEAD:]
 
-    def _mean(self, view: str, version: str, snapshot_us: int) -> None:
+    def _moments_of(self, folder: Path) -> Ints:
+        """Snapshots of a publication, ascending; none when it cannot be read."""
+        if folder not in self._moments:
+            try:
+                table = pd.read_parquet(folder / TABLE_FILE, columns=[SNAPSHOT])
+            except (OSError, ValueError) as error:
+                log.warning("a published folder cannot be read", extra={"folder": str(folder), "error": str(error)})
+                return np.zeros(0, np.int64)
+            self._moments[folder] = np.unique(micros(table[SNAPSHOT]))
+        return self._moments[folder]
+
+    def _work_out_wanted(self, view: str, version: str, snapshot_us: int) -> None:
         known = self.prior(view, version)
-        if known is not None and snapshot_us not in known.means:
-            _work_out(known, snapshot_us)
+        if known is not None:
+            self._work_out(known, snapshot_us)
+
+    def _work_out(self, known: PriorCatalog, snapshot_us: int) -> None:
+        """Add what publications say of a snapshot, where they differ from those that are known."""
+        found = list(known.snapshots.get(snapshot_us, []))
+        for folder in known.folders:
+            if (folder, snapshot_us) in self._worked_out or snapshot_us not in self._moments_of(folder):
+                continue
+            if (new := _read_snapshot(folder, snapshot_us, known.advertisers)) is None:
+                continue
+            self._worked_out.add((folder, snapshot_us))
+            if not any(np.allclose(new.mean, one.mean, rtol=1e-9, atol=0.0) for one in found):
+                found.append(new)
+        if found:
+            known.snapshots[snapshot_us] = found[-_KEPT_PUBLICATIONS:]
 
 
 def _read_prior(folder: Path) -> PriorCatalog:
@@ -198,16 +277,20 @@ def _read_prior(folder: Path) -> PriorCatalog:
     return PriorCatalog(str(about["version"]), [one["advertiser_id"] for one in about["advertisers"]], interests)
 
 
-def _work_out(known: PriorCatalog, snapshot_us: int) -> None:
-    """The mean prior of a snapshot, from the newest publication that has it."""
-    for folder in reversed(known.folders):
-        try:
-            table = pd.read_parquet(folder / TABLE_FILE, columns=[PRIOR_ROW, SNAPSHOT])
-            moments = micros(table[SNAPSHOT])
-            mine = moments == snapshot_us
-            if mine.any():
-                rows = table[PRIOR_ROW].to_numpy(np.int64)[mine]
-                known.means[snapshot_us] = mean_probability(PriorFiles.open(folder), rows, moments[mine])[1][0]
-                return
-        except (OSError, ValueError) as error:
-            log.warning("a published folder cannot be read", extra={"folder": str(folder), "error": str(error)})
+def _read_snapshot(folder: Path, snapshot_us: int, advertisers: list[str]) -> Published | None:
+    """A publication's own mean of a snapshot."""
+    try:
+        table = pd.read_parquet(folder / TABLE_FILE, columns=[PRIOR_ROW, SNAPSHOT])
+        moments = micros(table[SNAPSHOT])
+        mine = moments == snapshot_us
+        files = replace(PriorFiles.open(folder), advertisers=advertisers)  # one list for all snapshots of a catalog
+        mean = mean_probability(files, table[PRIOR_ROW].to_numpy(np.int64)[mine], moments[mine])[1][0]
+        return Published(folder.name.rpartition("-")[2], mean, files)
+    except (OSError, ValueError, IndexError) as error:
+        log.warning("a published folder cannot be read", extra={"folder": str(folder), "error": str(error)})
+        return None
+
+
+def _newest(known: dict[str, Any], keep: int) -> dict[str, Any]:
+    """What was put in last."""
+    return dict(list(known.items())[-keep:])

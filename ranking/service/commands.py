@@ -38,6 +38,8 @@ _OPTIONS = [
     click.option("--exposures", type=_FOLDER, help="Where exposures are logged. Default: nowhere."),
     click.option("--fsync", type=click.Choice(["always", "interval", "never"]), default="interval", show_default=True,
                  help="When exposures are forced to the disk. A killed process loses none either way."),
+    click.option("--log-features", type=click.FloatRange(0, 1), default=0.0, show_default=True,
+                 help="Share of exposures that are logged with their features, for `rank drift --exposures`."),
     click.option("--no-api-key", "api_key", is_flag=True, flag_value=False, default=True,
                  help="Serve without the key that ADVPRIOR_API_KEY holds."),
     click.option("--max-prior-age-days", type=float, help="Older priors are not used. Default: the view's TTL."),

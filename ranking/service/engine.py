@@ -36,10 +36,11 @@ from ranking.service.features import (
     Request,
     decode_prior,
     history_catalog,
+    history_fits,
     matrix,
 )
 from ranking.service.predictor import Predictor
-from ranking.service.reader import OnlineReader, Row, ViewRow, in_time
+from ranking.service.reader import Broken, OnlineReader, Row, ViewRow, in_time
 from ranking.service.towers import TowerSource, load_towers, read_quota
 
 log = logging.getLogger("advprior.service")
@@ -47,6 +48,9 @@ log = logging.getLogger("advprior.service")
 TRAIN_FIX = "advprior rank train --frame FRAME --service SERVICE --out RANKER"
 #: After a failed read the store is left alone for so long: a dead store must not cost every request its timeout.
 _RETRY_S = 0.2
+_USER_VIEWS = (USER_PROFILE_VIEW, USER_HISTORY_VIEW)
+#: How often the links to what is published are looked at.
+_LOOK_S = 1.0
 #: Rest between batches of ads, so that reading them does not hold up requests.
 _PAUSE_S = 0.005
 #: Candidates of a request that names none.
@@ -86,7 +90,11 @@ class Slate:
         Calibrated probabilities.
     degraded : list of str
         Why the answer is less than it could be; empty when it is not.
+    now_us : int
+        The moment that it was ranked for: with it the features can be worked out again.
     timings : dict of stage to seconds
+    features : float32 [slots, features], optional
+        What the ranker read of the ads, where it was asked to keep it.
     origins : list of str
         Where each of the ads came from, see `ranking.service.candidates.ORIGINS`.
     as_of : dict of view to list of int
@@ -102,13 +110,22 @@ class Slate:
     unknown_ads: list[str]
     degraded: list[str]
     user_known: bool
+    now_us: int
     prior: Prior | None = None
     prior_age_days: float | None = None
     contributions: list[dict[str, Any]] | None = None
     timings: dict[str, float] = field(default_factory=dict)
     origins: list[str] = field(default_factory=list)
     as_of: dict[str, list[int]] = field(default_factory=dict)
-    now_us: int = 0
+    features: Matrix | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the store gave for a user: rows by view, or why there are none."""
+
+    rows: Mapping[str, Row]
+    lacking: list[str]
 
 
 @dataclass(frozen=True)
@@ -245,9 +262,7 @@ class Engine:
 
     def not_ready(self) -> list[str]:
         """Why traffic should not come here; empty when it should. Asks the store."""
-        reasons = [] if self.table.read_us >= 0 else ["ads_unread"]
-        self._read("", reasons)
-        return reasons
+        return ([] if self.table.read_us >= 0 else ["ads_unread"]) + self.look_up("").lacking
 
     def refresh(self) -> None:
         """Take in what was published, materialized or trained since. Failures keep what there is."""
@@ -259,14 +274,16 @@ class Engine:
         due = time.monotonic() + self._refresh_s
         while not self._stop.is_set():
             # a row of a catalog that is not known yet is a reason to look at once, but not in a tight loop
-            self.catalogs.wanted.wait(max(0.0, due - time.monotonic()))
+            asked = self.catalogs.wanted.wait(min(_LOOK_S, max(0.0, due - time.monotonic())))
             if self._stop.is_set():
                 return
             if time.monotonic() >= due:
                 self.refresh()
                 due = time.monotonic() + self._refresh_s
-            else:
+            elif asked or self.catalogs.moved():  # known before the first row of it can be there
                 self._refresh_catalogs()
+            else:
+                continue
             self._stop.wait(min(1.0, self._refresh_s))
 
     def _refresh_catalogs(self) -> None:
@@ -344,6 +361,8 @@ class Engine:
         contexts: Sequence[Mapping[str, Any] | None] | None = None,
         explain: bool = False,
         arm: ServedArm | None = None,
+        found: Found | None = None,
+        keep: bool = False,
         now_us: int | None = None,
     ) -> Slate:
         """The best ``slots`` of the candidates for a user.
@@ -357,12 +376,18 @@ class Engine:
             Give the contributions of each returned ad.
         arm : ServedArm, optional
             To look at another arm. Default: the one that the experiment deals the user to.
+        found : Found, optional
+            What `look_up` gave, to rank one user more than once. Default: the store is asked.
+        keep : bool
+            Give the features of each returned ad.
         now_us : int, optional
             Rank as of then. Default: the clock's now.
         """
         clock = time.perf_counter
         begin = clock()
-        ready = self.prepare(user_id, candidates, context=context, contexts=contexts, arm=arm, now_us=now_us)
+        ready = self.prepare(
+            user_id, candidates, context=context, contexts=contexts, arm=arm, found=found, now_us=now_us
+        )
         built = clock()
         chosen, table, ads = ready.ranker, ready.table, ready.ads
         scores = chosen.predictor.scores(ready.matrix)
@@ -380,6 +405,7 @@ class Engine:
             unknown_ads=[] if candidates is None else [candidates[i] for i in np.flatnonzero(ads < 0).tolist()],
             degraded=ready.degraded,
             user_known=any(isinstance(ready.rows.get(v), ViewRow) for v in (USER_PROFILE_VIEW, USER_HISTORY_VIEW)),
+            now_us=ready.now_us,
             prior=prior,
             prior_age_days=None if prior is None else prior.age_days(ready.now_us),
             timings={
@@ -388,8 +414,9 @@ class Engine:
                 "predict": scored - built,
             },
             origins=[ORIGINS[ready.choice.origin[i]] for i in order],
-            now_us=ready.now_us,
         )
+        if keep:
+            slate.features = ready.matrix[order]
         if explain or now_us is not None:
             slate.as_of = self._as_of(ready)
         if explain:
@@ -406,6 +433,7 @@ class Engine:
         context: Mapping[str, Any] | None = None,
         contexts: Sequence[Mapping[str, Any] | None] | None = None,
         arm: ServedArm | None = None,
+        found: Found | None = None,
         now_us: int | None = None,
     ) -> Prepared:
         """Everything up to the scores: which ranker, and its matrix for the candidates."""
@@ -413,8 +441,8 @@ class Engine:
         now_us = self.clock.now_us() if now_us is None else now_us
         rankers, table = self.rankers, self.table
         arm = arm or self.experiment.arm_of(user_id)
-        degraded: list[str] = []
-        rows = self._read(user_id, degraded)
+        found = found or self.look_up(user_id)
+        rows, degraded = found.rows, list(found.lacking)
         timings = {"read": time.perf_counter() - begin}
         priors: dict[str, Prior] = {}
         chosen = rankers.priors if arm.priors else rankers.plain
@@ -466,17 +494,17 @@ class Engine:
             found[name] = [m for m in moments if m >= 0 and in_time(m, view, ready.now_us) is None]
         return found
 
-    def _read(self, user_id: str, degraded: list[str]) -> dict[str, Row]:
+    def look_up(self, user_id: str) -> Found:
+        """The user's rows of all views."""
         if time.monotonic() >= self._dead_until:
             try:
                 rows = self.reader.read_user(user_id)
                 self._dead_until = 0.0
-                return rows
+                return Found(rows, [])
             except Exception as error:
                 self._dead_until = time.monotonic() + _RETRY_S
                 log.warning("the online store does not answer", extra={"error": repr(error)})
-        degraded.append("store_unavailable")
-        return {}
+        return Found({}, ["store_unavailable"])
 
     def _priors(self, plan: Plan, rows: Mapping[str, Row], now_us: int, out: dict[str, Prior]) -> list[str]:
         """Fill ``out`` with the priors the ranker takes; reasons where one cannot be used."""
@@ -500,7 +528,13 @@ class Engine:
 
     def _history(self, rows: Mapping[str, Row], now_us: int, degraded: list[str]) -> Any:
         row = rows.get(USER_HISTORY_VIEW)
+        degraded += [
+            f"{name.removeprefix('user_')}_corrupt" for name in _USER_VIEWS if isinstance(rows.get(name), Broken)
+        ]
         if not isinstance(row, ViewRow):
+            return None
+        if not history_fits(row):
+            degraded.append("history_corrupt")
             return None
         if (late := in_time(row.available_us, self.reader.views[USER_HISTORY_VIEW], now_us)) is not None:
             degraded.append(f"history_{late}")

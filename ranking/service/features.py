@@ -19,6 +19,7 @@ from feature_repo.contract import (
     CONTEXT_PREFIX,
     INTEREST_LOG_PROBS,
     LOG_PROBS,
+    PRIOR_ROW,
     PRIOR_VIEW_PREFIX,
     SNAPSHOT,
     TAIL_LOG_MASS,
@@ -57,6 +58,7 @@ class Prior:
     snapshot_us: int
     means: npt.NDArray[np.float64]
     advertisers: list[str]
+    publication: str = ""
     interests: Matrix | None = None
     categories: list[str] = field(default_factory=list)
 
@@ -84,11 +86,12 @@ def decode_prior(row: Row, view: ServedView, catalogs: Catalogs, now_us: int) ->
     vector = row.values.get(LOG_PROBS)
     if version is None or snapshot is None or vector is None or vector.WhichOneof("val") != "float_list_val":
         return "prior_corrupt"
+    kept = floats(vector.float_list_val)
     catalog = catalogs.prior(view.name, version)
-    means = catalogs.mean(view.name, version, snapshot)
-    if catalog is None or means is None:
+    published = catalogs.published(view.name, version, snapshot, row.number(PRIOR_ROW), kept)
+    if catalog is None or published is None:
         return "prior_catalog_unknown"
-    kept, size = floats(vector.float_list_val), len(catalog.advertisers)
+    size = len(catalog.advertisers)
     log_probs = whole(row, kept, size)
     # exp and a sum of the whole vector: microseconds, against serving noise with conviction
     if log_probs is None or len(log_probs) != size or not abs(float(np.exp(log_probs).sum()) - 1.0) < 1e-3:
@@ -99,7 +102,10 @@ def decode_prior(row: Row, view: ServedView, catalogs: Catalogs, now_us: int) ->
         interests = floats(found.float_list_val)
         if len(interests) != len(catalog.interests):
             return "prior_corrupt"
-    return Prior(view.name, log_probs, version, snapshot, means, catalog.advertisers, interests, catalog.interests)
+    return Prior(
+        view.name, log_probs, version, snapshot, published.mean, catalog.advertisers, published.publication,
+        interests, catalog.interests,
+    )  # fmt: skip
 
 
 def whole(row: ViewRow, kept: Matrix, size: int) -> Matrix | None:
@@ -111,7 +117,9 @@ def whole(row: ViewRow, kept: Matrix, size: int) -> Matrix | None:
     if top is None:
         return kept
     places = np.array(top.int64_list_val.val, dtype=np.int64)
-    if tail is None or len(places) != len(kept) or len(kept) >= size or places.min() < 0 or places.max() >= size:
+    if tail is None or len(places) != len(kept) or not 0 < len(kept) < size:
+        return None
+    if places.min() < 0 or places.max() >= size:
         return None
     full = np.full(size, np.float32(tail) - np.log(size - len(kept)), np.float32)
     full[places] = np.maximum(kept, np.nextafter(full[0], np.float32(np.inf)))
@@ -191,6 +199,7 @@ class Plan:
         assert ranker.encoder is not None
         self.ranker = ranker
         self.features = list(ranker.encoder.features)
+        self.categories = ranker.encoder.categories
         place = {name: i for i, name in enumerate(self.features)}
         self._codes = {
             name: {text: float(i) for i, text in enumerate(known)} for name, known in ranker.encoder.categories.items()
@@ -296,6 +305,16 @@ class Request:
     ads: Ints
     context: Mapping[str, Any]
     contexts: Sequence[Mapping[str, Any] | None] | None = None
+
+
+def history_fits(row: ViewRow) -> bool:
+    """Whether each id of a history has its values."""
+    for level in LEVELS:
+        ids, values = (row.values.get(name) for name in online_columns(level))
+        count = 0 if ids is None else len(ids.int32_list_val.val)
+        if count and (values is None or len(values.float_list_val.val) != count * len(HISTORY_VALUES)):
+            return False
+    return True
 
 
 def history_catalog(row: Row, catalogs: Catalogs) -> HistoryCatalog | None:

@@ -104,6 +104,7 @@ class PriorUsed(_Answer):
     """The prior behind the answer."""
 
     predictor: str
+    publication: str = Field(description="Of what `advprior publish` wrote: the end of its folder's name.")
     snapshot: str
     age_days: float
     catalog_version: str
@@ -128,8 +129,8 @@ class RankResponse(_Answer):
     ranker: str = Field(description="Digest of that ranker.")
     degraded: list[str] = Field(
         description="Why the answer is less than it could be, such as prior_missing, prior_stale, prior_corrupt, "
-        "prior_catalog_unknown, store_unavailable, history_stale, candidates_without_priors, exposure_not_logged. "
-        "Empty: nothing was missing."
+        "prior_catalog_unknown, store_unavailable, history_stale, history_corrupt, candidates_without_priors, "
+        "exposure_not_logged. Empty: nothing was missing."
     )
     prior: PriorUsed | None = Field(description="None where the arm has no priors, or none could be used.")
     candidates: int = Field(ge=0)

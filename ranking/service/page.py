@@ -97,8 +97,9 @@ class Page:
 
     def _about(self, user: str, slots: int) -> dict[str, Any]:
         engine = self._engine
-        rows = engine.prepare(user, arm=_WITH).rows
-        both = [engine.rank(user, slots, explain=True, arm=arm) for arm in (_WITH, _WITHOUT)]
+        found = engine.look_up(user)  # once: both slates and what is shown of the user are of the same rows
+        rows = found.rows
+        both = [engine.rank(user, slots, explain=True, arm=arm, found=found) for arm in (_WITH, _WITHOUT)]
         first = both[0]
         places = [{ad: i for i, (ad, _) in enumerate(slate.ads)} for slate in both]
         return {

@@ -22,6 +22,7 @@ from feature_repo.contract import (
     AD_ID,
     INTEREST_TOP_INDEX,
     INTEREST_TOP_LOG_PROBS,
+    PRIOR_ROW,
     PRIOR_VIEW_PREFIX,
     SNAPSHOT,
     USER_ID,
@@ -60,7 +61,8 @@ class ViewRow:
         """A numeric value; None when it is not there."""
         value = self.values.get(name)
         kind = None if value is None else value.WhichOneof("val")
-        return None if kind is None else float(getattr(value, kind))
+        found = None if kind is None else getattr(value, kind)
+        return float(found) if isinstance(found, int | float) else None  # a row may be corrupt
 
     def text(self, name: str) -> str | None:
         """A text value; None when it is not there."""
@@ -178,9 +180,9 @@ class OnlineReader:
                 fix="leave the view out of the service, or key it by user or by ad",
             )  # fmt: skip
         kinds = {field.name: str(field.dtype) for field in view.features}
-        # a pointer into files means nothing online; catalog versions and snapshots do
+        # of the pointers into files only a prior's is read: it tells which publication the row is of
         features = tuple(n for n in kinds if n not in (*_POINTERS, *_NOT_JOINED, *self._unread)) + tuple(
-            n for n in kinds if n in (SNAPSHOT, *_NOT_JOINED) and not n.startswith("top1_")
+            n for n in kinds if n in (SNAPSHOT, PRIOR_ROW, *_NOT_JOINED) and not n.startswith("top1_")
         )
         ttl_us = 0 if view.ttl is None else int(view.ttl.total_seconds() * 1e6)
         text = frozenset(n for n, kind in kinds.items() if kind == "String")

@@ -34,6 +34,8 @@ class ServeSettings(BaseModel):
         Runs of ``rank towers`` and of ``rank candidates`` on them, to retrieve with.
     exact_up_to : int
         Ads up to which retrieval is exact.
+    log_features : float
+        Share of exposures that are logged with the features of what was shown.
     page : bool
         Whether ``/`` is a page to look at one user's slates.
     threads : int
@@ -60,6 +62,7 @@ class ServeSettings(BaseModel):
     refresh_s: float = Field(default=60.0, gt=0)
     threads: int = Field(default=1, ge=1)
     compile: bool = True
+    log_features: float = Field(default=0.0, ge=0, le=1)
     page: bool = False
     clock_start: datetime | None = None
     clock_source: Literal["system", "request"] = "system"

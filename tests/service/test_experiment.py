@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import resource
+import shutil
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -247,3 +252,68 @@ def test_the_readout_finds_the_lift_that_the_service_makes(project: Project, tmp
     print(result.output, planted)
     assert adjusted["low"] <= planted <= adjusted["high"]
     assert adjusted["low"] > 0
+
+
+def test_the_readout_says_which_publication_ranked() -> None:
+    users = [f"user {i}" for i in range(200)]
+    used = {"predictor": "llm", "publication": "aa11", "snapshot": T0.isoformat(), "catalog_version": "v1"}
+    later = used | {"publication": "bb22"}
+    shown: list[dict[str, object]] = []
+    for i, record in enumerate(exposed(users)):
+        treated = record["arm"] == "treatment"
+        shown.append(record | {"prior": (later if i % 2 else used) if treated else None})
+    result = read_out(shown, outcomes_of(users, np.ones(200, dtype=int)), HALVES)
+    treated = [u for u in users if HALVES.arm_of(u).name == "treatment"]
+    odd = sum(HALVES.arm_of(u).name == "treatment" for u in users[1::2])
+    assert result.publications["treatment"] == {"llm aa11": len(treated) - odd, "llm bb22": odd}
+    assert result.publications["control"] == {"none": 200 - len(treated)}
+    assert f"llm bb22 ({odd})" in result.text()
+    assert "control was ranked with" not in result.text()
+    old = read_out(exposed(users), outcomes_of(users, np.ones(200, dtype=int)), HALVES)
+    assert set(old.publications["treatment"]) == {"unrecorded"}
+    assert "was ranked with" not in old.text()
+
+
+_FULL_DISK = """
+import json, os, sys
+from pathlib import Path
+from ranking.experiment.exposures import ExposureLog, read_exposures
+disk = Path(sys.argv[1])
+filler = disk / "filler"
+filler.write_bytes(b"x" * 24_000)
+log, acknowledged, refused, errors = ExposureLog(disk / "log", fsync=sys.argv[2]), [], [], set()
+def append(i):
+    try:
+        log.append({"exposure_id": i, "slots": "s" * 200})
+        acknowledged.append(i)
+    except OSError as error:
+        refused.append(i)
+        errors.add(error.errno)
+for i in range(400):
+    append(i)
+full = len(refused)
+filler.unlink()
+for i in range(400, 440):
+    append(i)
+log.close()
+found = sorted(record["exposure_id"] for record in read_exposures(disk / "log"))
+lines = sum(path.read_bytes().count(b"{") for path in (disk / "log").iterdir())
+print(json.dumps([full, len(refused), sorted(errors), found == acknowledged, lines == len(found)]))
+"""
+
+
+@pytest.mark.parametrize("fsync", ["interval", "always"])
+def test_a_disk_that_is_really_full(tmp_path: Path, fsync: str) -> None:
+    """A file system of 64 KiB of its own: what is acknowledged is there, and appending goes on once there is room."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = 'mount -t tmpfs -o size=64k tmpfs "$1" && exec "$2" -c "$3" "$1" "$4"'
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh", str(disk), sys.executable]
+    if shutil.which("unshare") is None or subprocess.run([*command[:4], "true"], capture_output=True).returncode:
+        pytest.skip("no mount of one's own is allowed here")
+    done = subprocess.run([*command, _FULL_DISK, fsync], capture_output=True, text=True, timeout=60, check=True)
+    full, refused, errors, kept, whole = json.loads(done.stdout)
+    assert 0 < full == refused < 400
+    assert errors == [errno.ENOSPC]
+    assert kept
+    assert whole  # no half line either

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+from collections import Counter
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,9 +27,10 @@ from feature_repo.errors import AdvpriorError
 from feature_repo.runs import write_json
 from ranking.experiment.exposures import read_exposures
 from ranking.service.commands import rollback as rollback_command
-from ranking.service.reader import OnlineReader, ViewRow, _entity_key
+from ranking.service.engine import Engine, Found
+from ranking.service.reader import Broken, OnlineReader, ViewRow, _entity_key
 from tests.ranking.stores import publish
-from tests.service.live import get, live, post, traffic, until
+from tests.service.live import Traffic, get, live, traffic, until
 from tests.service.workspaces import (
     NOW,
     SNAPSHOT,
@@ -55,9 +59,25 @@ def own_redis(redis: Redis, project: Project, tmp_path: Path) -> Any:
         yield copied, server
 
 
-def test_redis_dies_and_comes_back(own_redis: Any) -> None:
+def said_counted_and_kept(port: int, found: Traffic, exposures: Path) -> None:
+    """Every request was answered, every reason is in the metrics as often, and no acknowledged exposure is lost."""
+    assert not found.failures
+    answers = list(found.answers)
+    page = get(port, "/metrics")[1]
+    said = Counter(reason for answer in answers for reason in answer["degraded"])
+    for reason, times in said.items():
+        (line,) = re.findall(rf'advprior_degradations_total{{reason="{reason}"}} ([\d.e+]+)', page)
+        assert float(line) >= times > 0
+    logged = {record["exposure_id"] for record in read_exposures(exposures)}
+    acknowledged = {answer["exposure"]["id"] for answer in answers if answer["exposure"]["logged"]}
+    assert len(acknowledged) == len(answers) - said["exposure_not_logged"]
+    assert acknowledged <= logged
+
+
+def test_redis_dies_and_comes_back(own_redis: Any, tmp_path: Path) -> None:
     project, server = own_redis
-    with live(project) as service, traffic(service.port, BODIES) as found:
+    exposures = tmp_path / "exposures"
+    with live(project, exposures=exposures) as service, traffic(service.port, BODIES) as found:
         found.await_answers()
         assert found.reasons() == set()
         server.kill()
@@ -69,13 +89,7 @@ def test_redis_dies_and_comes_back(own_redis: Any) -> None:
         server.start()
         until(lambda: not found.reasons(found.await_answers(20)))  # without a restart
         until(lambda: get(service.port, "/ready")[0] == 200)
-        page = get(service.port, "/metrics")[1]
-        counted = [
-            line for line in page.splitlines() if line.startswith("advprior_degradations_total") and "store" in line
-        ]
-    assert not found.failures
-    said = sum("store_unavailable" in a["degraded"] for a in found.answers)
-    assert float(counted[0].rsplit(" ", 1)[1]) >= said > 0
+        said_counted_and_kept(service.port, found, exposures)
 
 
 def corrupt(project: Project, user: str, value: bytes) -> None:
@@ -97,37 +111,89 @@ def corrupt(project: Project, user: str, value: bytes) -> None:
 
 
 def test_a_corrupt_prior_row_costs_that_user_the_prior(served: Project, tmp_path: Path) -> None:
-    """Bytes that are no message, and a message that is no distribution; the neighbour is served as before."""
+    """Under traffic: bytes that are no message, messages that are no distribution; others are served as before."""
     from feast.protos.feast.types.Value_pb2 import FloatList, Value
 
-    reader = OnlineReader(served.repo, [prior_service(LLM)])
+    def vector(values: list[float]) -> bytes:
+        return Value(float_list_val=FloatList(val=values)).SerializeToString()
+
+    reader, exposures = OnlineReader(served.repo, [prior_service(LLM)]), tmp_path / "exposures"
     row = reader.read_user("u001")["prior_llm"]
     assert isinstance(row, ViewRow)
-    vector = dict(vars(row))["values"]["log_probs"]
-    good, length = vector.SerializeToString(), len(vector.float_list_val.val)
+    stored = vars(row)["values"]["log_probs"]
+    good, kept = stored.SerializeToString(), list(stored.float_list_val.val)
     broken = [
         b"\xff\xff\xff garbage",
-        good[:-7],
-        Value(float_list_val=FloatList(val=[0.5] * length)).SerializeToString(),
+        os.urandom(len(good)),
+        good[:-7],  # cut off
+        vector(kept[:-1]),  # one advertiser short
+        vector([*kept, -1.0]),
+        vector([]),
+        vector([0.5] * len(kept)),  # no distribution
+        vector([float("nan"), *kept[1:]]),
+        Value(string_val="log_probs").SerializeToString(),
     ]
-    broken.append(Value(float_list_val=FloatList(val=[float("nan")] * length)).SerializeToString())
-    try:
-        with live(served) as service:
+    bodies = BODIES[:4]
+    with live(served, exposures=exposures) as service, traffic(service.port, bodies) as found:
+        try:
             for value in broken:
                 corrupt(served, "u001", value)
-                status, answer = post(service.port, {"user_id": "u001"})
-                assert (status, answer["degraded"], answer["service"]) == (200, ["prior_corrupt"], "ranker_baseline_v1")
-                assert post(service.port, {"user_id": "u002"})[1]["degraded"] == []
-    finally:
-        corrupt(served, "u001", good)
-    with live(served) as service:
-        assert post(service.port, {"user_id": "u001"})[1]["degraded"] == []
+                found.await_answers(4)  # those that were under way
+                begin = found.await_answers(12)
+                of_user = {(a["user_id"], *a["degraded"], a["service"]) for a in found.answers[begin:]}
+                assert ("u001", "prior_corrupt", "ranker_baseline_v1") in of_user
+                assert {one for one in of_user if one[0] != "u001"} == {
+                    (f"u{i:03d}", "ranker_with_priors_v1") for i in (0, 2, 3)
+                }
+        finally:
+            corrupt(served, "u001", good)
+        found.await_answers(4)
+        assert found.reasons(found.await_answers(12)) == set()  # without a restart
+        assert found.reasons() == {"prior_corrupt"}
+        said_counted_and_kept(service.port, found, exposures)
+
+
+def test_whatever_a_row_holds_the_request_is_answered(served: Project) -> None:
+    """Every feature of every view of a user, replaced by values of other kinds and sizes."""
+    from feast.protos.feast.types.Value_pb2 import FloatList, Int32List, Int64List, StringList, Value
+
+    odd = [
+        Value(string_val="\x00 no number"),
+        Value(bytes_val=b"\xff"),
+        Value(bool_val=True),
+        Value(int64_val=2**62),
+        Value(int64_val=-1),
+        Value(double_val=float("nan")),
+        Value(float_val=float("inf")),
+        Value(unix_timestamp_val=2**61),
+        Value(float_list_val=FloatList(val=[])),
+        Value(float_list_val=FloatList(val=[float("-inf")] * 7)),
+        Value(int32_list_val=Int32List(val=[5, -1, 2**31 - 1])),
+        Value(int64_list_val=Int64List(val=[2**62])),
+        Value(string_list_val=StringList(val=["a"])),
+    ]
+    engine = Engine(served.repo, served.ranker, served.plain, clock=FixedClock(NOW))
+    engine.refresh()
+    whole = engine.look_up("u001")
+    reasons = set()
+    for view, row in whole.rows.items():
+        assert isinstance(row, ViewRow)
+        for name in engine.reader.views[view].features:
+            for value in odd:
+                rows = {**whole.rows, view: replace(row, values=vars(row)["values"] | {name: value})}
+                slate = engine.rank("u001", 3, found=Found(rows, []))
+                assert len(slate.ads) == 3
+                assert np.isfinite(slate.scores).all()
+                reasons.update(slate.degraded)
+        slate = engine.rank("u001", 3, found=Found({**whole.rows, view: Broken("garbage")}, []))
+        assert slate.degraded == [f"{view.removeprefix('user_').removesuffix('_llm')}_corrupt"]
+    assert reasons == {"prior_corrupt", "prior_catalog_unknown", "history_corrupt", "history_catalog_unknown"}
 
 
 def test_a_ranker_is_swapped_and_a_broken_one_refused(project: Project, tmp_path: Path) -> None:
-    ranker = tmp_path / "ranker"
+    ranker, exposures = tmp_path / "ranker", tmp_path / "exposures"
     shutil.copytree(project.ranker, ranker)
-    with live(project, ranker=ranker) as service, traffic(service.port, BODIES) as found:
+    with live(project, ranker=ranker, exposures=exposures) as service, traffic(service.port, BODIES) as found:
         found.await_answers()
         first = {a["ranker"] for a in found.answers}
         beside = tmp_path / "new"
@@ -146,13 +212,17 @@ def test_a_ranker_is_swapped_and_a_broken_one_refused(project: Project, tmp_path
         last = {a["ranker"] for a in found.answers[found.await_answers() :]}
         assert len(first) == len(last) == 1
         assert first != last
-    assert not found.failures
+        page = get(service.port, "/metrics")[1]
+        assert 'advprior_ranker_reloads{result="done"} 1.0' in page
+        assert 'advprior_ranker_reloads{result="refused"} 1.0' in page
+        said_counted_and_kept(service.port, found, exposures)
     assert found.reasons() == set()
 
 
-def test_a_wrong_clock_is_flagged_and_mends(served: Project) -> None:
-    clock = FixedClock(NOW)
-    with live(served, clock) as service, traffic(service.port, BODIES) as found:
+def test_a_wrong_clock_is_flagged_and_mends(served: Project, tmp_path: Path) -> None:
+    """A clock that runs ahead, and one that steps back, so that rows come from the future."""
+    clock, exposures = FixedClock(NOW), tmp_path / "exposures"
+    with live(served, clock, exposures=exposures) as service, traffic(service.port, BODIES) as found:
         for skew, reasons in (
             (timedelta(minutes=4), set()),
             (-timedelta(days=60), {"prior_early", "history_early"}),
@@ -162,7 +232,7 @@ def test_a_wrong_clock_is_flagged_and_mends(served: Project) -> None:
             clock.moment = NOW + skew
             found.await_answers(4)
             assert found.reasons(found.await_answers()) == reasons
-    assert not found.failures
+        said_counted_and_kept(service.port, found, exposures)
 
 
 def materialize_half_and_die(repo: Path, until_: datetime, go: int) -> None:
@@ -188,12 +258,14 @@ def materialize_half_and_die(repo: Path, until_: datetime, go: int) -> None:
 def test_a_killed_materialization_leaves_the_last_good_rows(own_redis: Any, tmp_path: Path) -> None:
     """Half of the users are on the new snapshot, half on the old: each answer is of one, none fails."""
     project, _ = own_redis
+    exposures = tmp_path / "exposures"
     later = SNAPSHOT + WEEK + PLAN.lag
     hear, say = os.pipe()
     child = os.fork()  # before any thread is started here
     if child == 0:
         materialize_half_and_die(project.repo, later, hear)
-    with live(project, FixedClock(later + timedelta(hours=1))) as service, traffic(service.port, BODIES) as found:
+    now = FixedClock(later + timedelta(hours=1))
+    with live(project, now, exposures=exposures) as service, traffic(service.port, BODIES) as found:
         found.await_answers()
         os.write(say, b"!")
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
@@ -206,7 +278,12 @@ def test_a_killed_materialization_leaves_the_last_good_rows(own_redis: Any, tmp_
 
         with pytest.raises(ValueError, match="MATERIALIZING"):
             FeatureStore(repo_path=str(project.repo)).get_online_features(["prior_llm:entropy"], [{"user_id": "u001"}])
-    assert not found.failures
+        materialize(project.repo, later, ["prior_llm"])  # the next one goes through
+        found.await_answers(4)
+        assert {a["prior"]["snapshot"] for a in found.answers[found.await_answers(60) :]} == {
+            (SNAPSHOT + WEEK).isoformat()
+        }
+        said_counted_and_kept(service.port, found, exposures)
     OnlineReader(project.repo, [prior_service(LLM)]).ping()  # a service that starts now reads as well
 
 

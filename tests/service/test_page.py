@@ -156,3 +156,14 @@ def test_a_browser_draws_the_running_service(project: Project, tmp_path: Path) -
     picture = imread(tmp_path / "page.png")
     assert picture.shape[:2] == (1500, 1200)
     assert len(np.unique((picture[::4, ::4, :3] * 255).astype(np.uint8).reshape(-1, 3), axis=0)) > 50
+
+
+def test_a_view_reads_the_store_once(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both slates and the history shown beside them are of the same rows, whatever is materialized meanwhile."""
+    reader = client.app.state.engine.reader  # type: ignore[attr-defined]
+    read, asked = reader.read_user, []
+    monkeypatch.setattr(reader, "read_user", lambda user: asked.append(user) or read(user))
+    assert client.get("/", params={"user": "u004"}).status_code == 200
+    assert asked == ["u004"]
+    assert client.get("/").status_code == 200  # no user, nothing to read
+    assert asked == ["u004"]

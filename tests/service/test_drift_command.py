@@ -1,0 +1,150 @@
+"""`advprior rank drift` with a ranker and a repository: its features alone, their gain, and priors by snapshot."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+
+from feature_repo.contract import LLM, SNAPSHOT, TABLE_FILE, prior_view
+from feature_repo.errors import AdvpriorError
+from feature_repo.runs import manifest_digest, write_json
+from ranking.experiment.exposures import read_exposures
+from ranking.experiment.shown import FEATURES, to_frame
+from ranking.monitor.commands import DRIFT_FILE, PAGE_FILE
+from ranking.monitor.commands import drift as command
+from ranking.ranker import Ranker
+from ranking.service.app import create_app, make_engine
+from tests.ranking.stores import publish
+from tests.service.live import TestClient, settings_of
+from tests.service.workspaces import NOW, FixedClock, Project, copy_project, knowing_priors
+
+
+def run(project: Project, ranker: Path, out: Path, *more: str) -> Result:
+    options = ["--frame", str(project.root / "frame"), "--ranker", str(ranker), "--repo", str(project.repo)]
+    return CliRunner().invoke(command, [*options, "--out", str(out), *more])
+
+
+def of(out: Path) -> dict[str, Any]:
+    return json.loads((out / DRIFT_FILE).read_text())
+
+
+def test_a_ranker_and_a_repository_choose_what_is_measured(project: Project, tmp_path: Path) -> None:
+    for ranker, features in ((project.ranker, True), (project.plain, False)):
+        out = tmp_path / ranker.name
+        result = run(project, ranker, out, "--fail-on", "never")
+        assert result.exit_code == 0, result.output
+        found = of(out)
+        measured = [one["name"] for one in found["drifts"] if one["kind"] == "feature"]
+        loaded = Ranker.load(ranker)
+        assert sorted(measured) == sorted(loaded.features)
+        assert any(name.startswith("prior_llm_") for name in measured) == features
+        gains = {one["name"]: one["gain"] for one in found["drifts"] if one["kind"] == "feature"}
+        assert {name: gain for name, gain in gains.items() if gain} == {
+            name: gain for name, gain in loaded.importance().items() if gain
+        }
+        # what is published is measured whoever ranks
+        assert {"prior_llm_entropy", "prior_llm_top1_log_prob"} == {
+            one["name"] for one in found["drifts"] if one["kind"] == "prior"
+        }
+        assert found["about"]["priors"]["llm"]["reference_snapshots"] > 1
+        assert (out / PAGE_FILE).stat().st_size > 1000
+        assert f"of {len(found['drifts'])}, " in result.output
+    assert "unchanged, reused" in run(project, project.plain, out, "--fail-on", "never").output
+
+
+def test_a_prior_that_moved_fires_and_its_publication_is_noticed(project: Project, tmp_path: Path) -> None:
+    own, out = copy_project(project, tmp_path / "copied"), tmp_path / "drift"
+    run(own, own.ranker, out, "--fail-on", "never")
+    before = {one["name"]: one["severity"] for one in of(out)["drifts"] if one["kind"] == "prior"}
+    assert before["prior_llm_entropy"] != "major"
+    files = knowing_priors(own.tables)
+    table: pd.DataFrame = files[TABLE_FILE]
+    table.loc[(table[SNAPSHOT] == table[SNAPSHOT].max()).to_numpy(), "entropy"] /= 2  # surer of itself, all at once
+    publish(own.repo, prior_view(LLM), files)
+    result = run(own, own.ranker, out)
+    assert result.exit_code == 3, result.output
+    assert "reused" not in result.output
+    after = {one["name"]: one["severity"] for one in of(out)["drifts"] if one["kind"] == "prior"}
+    assert after["prior_llm_entropy"] == "major"
+    assert run(own, own.ranker, out).exit_code == 3  # reused, and as severe as before
+
+
+def test_a_ranker_of_another_frame_is_refused(project: Project, tmp_path: Path) -> None:
+    own = copy_project(project, tmp_path / "copied")
+    manifest = own.root / "frame" / "manifest.json"
+    write_json(manifest, json.loads(manifest.read_text()) | {"key": "another"})
+    shutil.rmtree(tmp_path / "drift", ignore_errors=True)
+    result = run(own, own.ranker, tmp_path / "drift")
+    assert result.exit_code != 0
+    assert "RNK036" in repr(result.exception) + result.output
+    assert not (tmp_path / "drift" / DRIFT_FILE).exists()
+
+
+# -- from what was shown -------------------------------------------------------------------------------------------
+
+
+def serve_some(project: Project, exposures: Path, share: float, clock: FixedClock) -> list[dict[str, Any]]:
+    """Answers of a service that logs features, a few a user."""
+    own = settings_of(project, exposures=exposures, log_features=share)
+    with TestClient(create_app(own, make_engine(own, clock))) as client:
+        answers = []
+        for i in range(120):
+            body = {"user_id": f"u{i:03d}", "slots": 4, "context": {"context_placement": "front" if i % 2 else "back"}}
+            answers.append(client.post("/rank", json=body).json())
+    return answers
+
+
+def test_what_was_read_online_is_what_is_measured(project: Project, tmp_path: Path) -> None:
+    exposures, now = tmp_path / "exposures", FixedClock(NOW)
+    answers = serve_some(project, exposures, 1.0, now)
+    ranker = manifest_digest(project.ranker)
+    frame = to_frame(read_exposures(exposures), ranker)
+    assert len(frame) == sum(len(a["slots"]) for a in answers if a["ranker"] == ranker)
+    engine = make_engine(settings_of(project), now)
+    engine.refresh()
+    for answer in answers[:5]:
+        ready = engine.prepare(
+            answer["user_id"], [s["ad_id"] for s in answer["slots"]],
+            context={"context_placement": "front" if int(answer["user_id"][1:]) % 2 else "back"},
+        )  # fmt: skip
+        mine = frame[(frame.user_id == answer["user_id"]).to_numpy()]
+        encoded = ready.ranker.plan.ranker.encoder.encode(mine)
+        np.testing.assert_allclose(encoded, ready.matrix, rtol=1e-6)  # as the ranker read it, through the log and back
+    result = run(project, project.ranker, tmp_path / "drift", "--exposures", str(exposures), "--fail-on", "never")
+    assert result.exit_code == 0, result.output
+    found = of(tmp_path / "drift")
+    assert found["about"]["current"]["what"] == "shown ads"
+    assert found["about"]["current"]["rows"] == len(frame)
+    placements = next(one for one in found["drifts"] if one["name"] == "context_placement")
+    shown = {label: n for label, n in zip(placements["labels"], placements["current"], strict=True) if n}
+    assert shown == {"back": 240, "front": 240}
+    later = tmp_path / "later"
+    serve_some(project, later, 1.0, FixedClock(NOW + timedelta(days=9)))
+    run(project, project.ranker, tmp_path / "moved", "--exposures", str(later), "--fail-on", "never")
+    age = [next(d for d in of(tmp_path / n)["drifts"] if d["name"] == "prior_llm_age_days") for n in ("drift", "moved")]
+    assert age[1]["severity"] == "major"
+    assert age[1]["psi"] > age[0]["psi"]
+
+
+def test_features_are_logged_as_often_as_asked(project: Project, tmp_path: Path) -> None:
+    serve_some(project, tmp_path / "some", 0.3, FixedClock(NOW))
+    with_features = [FEATURES in record for record in read_exposures(tmp_path / "some")]
+    assert len(with_features) == 120
+    assert 12 < sum(with_features) < 65  # 36 expected, five standard errors either way
+    serve_some(project, tmp_path / "none", 0.0, FixedClock(NOW))
+    assert not any(FEATURES in record for record in read_exposures(tmp_path / "none"))
+    result = run(project, project.ranker, tmp_path / "drift", "--exposures", str(tmp_path / "none"))
+    assert "SRV021" in repr(result.exception) + result.output
+    with pytest.raises(AdvpriorError, match="SRV020"):
+        create_app(settings_of(project, log_features=0.1))
+    for more in (["--recent", str(project.root / "frame")], []):
+        options = ["--frame", str(project.root / "frame"), "--exposures", str(tmp_path), "--out", str(tmp_path / "no")]
+        assert CliRunner().invoke(command, [*options, *more]).exit_code == 2
