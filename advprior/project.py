@@ -26,6 +26,8 @@ _SOURCES = {
     "configs/hybrid.yaml": ("advprior", "templates/hybrid.yaml"),
     "configs/mapping.yaml": ("advprior", "templates/mapping.yaml"),
     "configs/arms.yaml": ("ranking", "arms.yaml"),
+    "configs/experiment.yaml": ("advprior", "templates/experiment.yaml"),
+    "refresh.sh": ("advprior", "templates/refresh.sh"),
     "feature_repo/feature_store.yaml": ("feature_repo", "feature_store.yaml"),
     "feature_repo/definitions.py": ("feature_repo", "definitions.py"),
     "feature_repo/.feastignore": ("feature_repo", ".feastignore"),

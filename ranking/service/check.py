@@ -54,7 +54,8 @@ def run_checks(settings: ServeSettings) -> Iterator[Note]:
     if settings.towers is not None:
         yield Note(True, f"towers fit: {about['ads_known']:.0%} of the ads were there when they were fitted")
         yield from _retrieval(engine, about)
-    refresh = f"feast -c {settings.repo} materialize-incremental NOW"
+    # not materialize-incremental: it leaves out profiles older than a year and rows that were published anew
+    refresh = f'feast -c {settings.repo} materialize 1970-01-01T00:00:00 "$(date -u +%Y-%m-%dT%H:%M:%S)"'
     try:
         engine.reader.ping()
     except Exception as error:
