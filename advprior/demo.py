@@ -95,7 +95,9 @@ ARMS = {
         Predicted("sasrec_pair", SASREC, pairs=True),
         Predicted("twin_pair", HYBRID, "hybrid.yaml", ("encoder.twin=true",), pairs=True),
         Predicted("hybrid_pair", HYBRID, "hybrid.yaml", pairs=True),
+        Predicted("popularity_pair", POPULARITY, pairs=True),
         Predicted("text_pair", CATALOG_TEXT, pairs=True),
+        Predicted("text_twin_pair", CATALOG_TEXT, None, ("twin=true",), pairs=True),
     ),
 }
 #: The names of the few.
