@@ -27,11 +27,14 @@ import click
 from advprior.project import RECORD as INIT_RECORD
 from feature_repo.contract import (
     BASELINE_SERVICE,
+    CATALOG_TEXT,
+    HYBRID,
     LLM,
     NEIGHBOURS,
     PLACEBO,
     POPULARITY,
     SASREC,
+    TWIN,
     USER_HISTORY_VIEW,
     prior_service,
     prior_view,
@@ -41,8 +44,66 @@ from feature_repo.runs import MANIFEST, digest, manifest_digest, read_manifest, 
 from feature_repo.tables import load_time_plan
 
 RECORD = "demo.json"
-#: Whose priors are compared; the placebo is the LLM's, shuffled.
-PREDICTED = (LLM, SASREC, POPULARITY, NEIGHBOURS)
+LAST, RANKED = "last", "ranked"
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """A prior that the demo makes: who predicts, with which settings.
+
+    Parameters
+    ----------
+    name : str
+        What it is published as, and the arm that reads it.
+    predictor : str
+        Whose settings it takes.
+    config : str, optional
+        File among the project's configs.
+    changes : tuple of str
+        Settings that differ from it, ``key=value``.
+    pairs : bool
+        Of advertiser × category (`advprior.data.pairs`) in place of advertisers.
+    """
+
+    name: str
+    predictor: str
+    config: str | None = None
+    changes: tuple[str, ...] = ()
+    pairs: bool = False
+
+
+_FEW = (
+    Predicted(LLM, LLM, "llm.yaml"),
+    Predicted(SASREC, SASREC),
+    Predicted(POPULARITY, POPULARITY),
+    Predicted(NEIGHBOURS, NEIGHBOURS),
+)
+#: Whose priors are compared, by the name of the choice; the placebo is the LLM's, shuffled. Zero-shot is in neither: it
+#: reads every name behind every prompt, some hundred times the price of the head.
+ARMS = {
+    "few": _FEW,
+    "full": (
+        *_FEW,
+        # habit at a half-life of two days and nothing of what goes with what: whom the user bought from last
+        Predicted(LAST, NEIGHBOURS, changes=("half_lives_days=[2]", "similar=false")),
+        Predicted(HYBRID, HYBRID, "hybrid.yaml"),
+        Predicted(TWIN, HYBRID, "hybrid.yaml", ("encoder.twin=true",)),
+        Predicted(CATALOG_TEXT, CATALOG_TEXT),
+        Predicted(RANKED, LLM, "llm.yaml", ("ranking.epochs=1",)),
+        # as fine as what a label asks: an advertiser's category
+        Predicted("neighbours_pair", NEIGHBOURS, pairs=True),
+        Predicted("sasrec_pair", SASREC, pairs=True),
+        Predicted("twin_pair", HYBRID, "hybrid.yaml", ("encoder.twin=true",), pairs=True),
+        Predicted("hybrid_pair", HYBRID, "hybrid.yaml", pairs=True),
+        Predicted("popularity_pair", POPULARITY, pairs=True),
+        Predicted("text_pair", CATALOG_TEXT, pairs=True),
+        Predicted("text_twin_pair", CATALOG_TEXT, None, ("twin=true",), pairs=True),
+    ),
+}
+#: The names of the few.
+PREDICTED = tuple(prior.name for prior in _FEW)
+#: With all arms: the LLM's priors of so many weeks ago as well.
+STALE = "1,4,12"
 STAMPS = ".feast-steps.json"
 _FEAST_FILES = ("definitions.py", "feature_store.yaml")
 # What Feast says on stderr that no user can act on: a deprecation inside ibis, with its source line.
@@ -83,7 +144,13 @@ class Timing:
 
 
 def steps(
-    workspace: Path, households: str, seed: int, *, force: bool = False, build: tuple[str, ...] | None = None
+    workspace: Path,
+    households: str,
+    seed: int,
+    *,
+    force: bool = False,
+    build: tuple[str, ...] | None = None,
+    arms: str = "few",
 ) -> list[Step | Callable[[], Step]]:
     """The chain, in order. A callable is a step whose arguments are known only once an earlier one is done.
 
@@ -99,6 +166,8 @@ def steps(
         Do every step again.
     build : tuple of str, optional
         Arguments of ``advprior`` that make ``<workspace>/tables``, in place of the public data.
+    arms : str
+        Which of `ARMS`; ``full`` measures optional and stale arms too.
     """
     w = workspace
     tables, repo, frame, ablation = str(w / "tables"), str(w / "feature_repo"), str(w / "frame"), str(w / "ablation")
@@ -115,17 +184,27 @@ def steps(
         advprior("data build", *build, out=w / "tables"),
         Step("init", ("advprior", "init", str(w)), w / INIT_RECORD),
     ]
-    for predictor in PREDICTED:
+    pairs = str(w / "tables_pair")
+    if any(prior.pairs for prior in ARMS[arms]):
+        chain.append(advprior("data pairs", "data", "pairs", "--tables", tables, "--out", pairs, out=w / "tables_pair"))
+    for prior in ARMS[arms]:
+        source = pairs if prior.pairs else tables
+        predictor = prior.name
         model, priors = w / "models" / predictor, w / "priors" / predictor
-        how = ("--config", str(w / "configs" / "llm.yaml")) if predictor == LLM else ("--predictor", predictor)
+        how: tuple[str, ...] = () if prior.predictor == LLM else ("--predictor", prior.predictor)
+        how += ("--config", str(w / "configs" / prior.config)) if prior.config else ()
+        how += tuple(word for change in prior.changes for word in ("--set", change))
+        named = () if prior.name == prior.predictor else ("--as", prior.name)
         chain += [
-            advprior(f"finetune {predictor}", "finetune", "--tables", tables, "--out", str(model), *how, out=model),
+            advprior(f"finetune {predictor}", "finetune", "--tables", source, "--out", str(model), *how, out=model),
             advprior(f"export {predictor}", "export", str(model), out=model / "onnx"),
-            advprior(f"score {predictor}", "score", str(model), "--tables", tables, "--out", str(priors), out=priors),
-            advprior(f"publish {predictor}", "publish", str(priors), "--repo", repo, out=views / prior_view(predictor)),
-        ]
+            advprior(f"score {predictor}", "score", str(model), "--tables", source, "--out", str(priors), out=priors),
+            advprior(f"publish {predictor}", "publish", str(priors), "--repo", repo, *named,
+                     out=views / prior_view(predictor)),
+        ]  # fmt: skip
     llm_priors, placebo, history = str(w / "priors" / LLM), views / prior_view(PLACEBO), views / USER_HISTORY_VIEW
-    arms = ("--arms", str(w / "configs" / "arms.yaml"))
+    arms_file = ("--arms", str(w / "configs" / "arms.yaml"))
+    stale, optional = (("--stale", STALE), ("--optional",)) if arms == "full" else ((), ())
     runs = (w / "models" / LLM, w / "models" / LLM / "onnx", w / "priors" / LLM)
     provenance = [word for run in runs for word in ("--predictor-run", str(run))]
     towers = str(w / "towers")
@@ -134,16 +213,18 @@ def steps(
         advprior("publish placebo", "publish", llm_priors, "--repo", repo, "--as", PLACEBO, out=placebo),
         advprior("rank features", "rank", "features", "--tables", tables, "--repo", repo, out=history),
         Step("feast apply", ("feast", "-c", repo, "apply")),
-        advprior("rank frame", "rank", "frame", "--tables", tables, "--repo", repo, "--out", frame, out=w / "frame"),
-        advprior("rank ablate", "rank", "ablate", "--frame", frame, *arms, "--out", ablation, out=w / "ablation"),
+        advprior("rank frame", "rank", "frame", "--tables", tables, "--repo", repo, "--out", frame, *stale,
+                 out=w / "frame"),
+        advprior("rank ablate", "rank", "ablate", "--frame", frame, *arms_file, "--out", ablation, *optional,
+                 out=w / "ablation"),
         advprior("rank towers", "rank", "towers", "--tables", tables, "--out", towers, *seeded, out=w / "towers"),
         advprior("rank candidates", "rank", "candidates", "--tables", tables, "--repo", repo, "--towers", towers,
                  "--out", str(w / "candidates"), out=w / "candidates"),
         advprior("rank two-by-two", "rank", "two-by-two", "--tables", tables, "--frame", frame, "--ablation", ablation,
                  "--towers", towers, "--out", str(w / "two_by_two"), out=w / "two_by_two"),
-        advprior("rank train", "rank", "train", "--frame", frame, "--service", prior_service(LLM), *arms, *seeded,
+        advprior("rank train", "rank", "train", "--frame", frame, "--service", prior_service(LLM), *arms_file, *seeded,
                  "--out", str(w / "ranker"), out=w / "ranker"),
-        advprior("rank train baseline", "rank", "train", "--frame", frame, "--service", BASELINE_SERVICE, *arms,
+        advprior("rank train baseline", "rank", "train", "--frame", frame, "--service", BASELINE_SERVICE, *arms_file,
                  *seeded, "--out", str(w / "ranker_baseline"), out=w / "ranker_baseline"),
         advprior("rank report", "rank", "report", ablation, *provenance, *retrieval, "--out", str(w / "report"),
                  out=w / "report"),
@@ -153,7 +234,13 @@ def steps(
 
 
 def run_demo(
-    workspace: Path, households: str, seed: int, *, force: bool = False, build: tuple[str, ...] | None = None
+    workspace: Path,
+    households: str,
+    seed: int,
+    *,
+    force: bool = False,
+    build: tuple[str, ...] | None = None,
+    arms: str = "few",
 ) -> dict[str, Any]:
     """Run the chain and write ``demo.json``; stops at the first step that fails.
 
@@ -168,7 +255,7 @@ def run_demo(
         ``RUN010`` when a step fails: with its command, and with its exit code.
     """
     started = time.monotonic()
-    chain = steps(workspace, households, seed, force=force, build=build)
+    chain = steps(workspace, households, seed, force=force, build=build, arms=arms)
     before = _last_record(workspace)
     if _not_on_path("advprior"):
         click.echo(f"The commands below are in {Path(sys.executable).parent}: activate that environment to copy them.")
@@ -201,7 +288,7 @@ def run_demo(
 
 def run_rolling(
     workspace: Path, households: str, seed: int, origins: int, *, force: bool = False,
-    build: tuple[str, ...] | None = None,
+    build: tuple[str, ...] | None = None, arms: str = "few",
 ) -> dict[str, Any]:  # fmt: skip
     """The whole chain at several cut-offs, the predictors refitted at each, then one pooled ablation and report.
 
@@ -224,7 +311,7 @@ def run_rolling(
         shift = ("--number", str(number), "--of", str(origins), "--out", str(folder / "tables"))
         click.echo(click.style(f"\ncut-off {number} of {origins}", bold=True))
         cut = ("rank", "origin", "--tables", str(tables), *shift)
-        records.append(run_demo(folder, households, seed, force=force, build=cut))
+        records.append(run_demo(folder, households, seed, force=force, build=cut, arms=arms))
     ablations = [str(workspace / f"origin_{number}" / "ablation") for number in range(1, origins + 1)]
     for step in (
         Step("rank pool", ("advprior", "rank", "pool", *ablations, "--out", str(pooled), *again), pooled / MANIFEST),

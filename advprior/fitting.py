@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,21 @@ STEP = "finetune"
 CODE_VERSION = 2
 
 
-def read_settings(kind: str, path: Path | None) -> Any:
-    """Checked settings of a predictor from a YAML file (defaults without one).
+def read_settings(kind: str, path: Path | None, changes: Sequence[str] = ()) -> Any:
+    """Checked settings of a predictor from a YAML file (defaults without one), with some of them changed.
+
+    Parameters
+    ----------
+    kind : str
+    path : Path, optional
+    changes : sequence of str
+        ``key=value``, dots between levels, the value as YAML: ``encoder.twin=true``.
 
     Raises
     ------
     AdvpriorError
-        ``CFG001`` when the file is missing or no YAML mapping, ``CFG002`` when a setting is unknown or wrong.
+        ``CFG001`` when the file is missing or no YAML mapping, or a change is no ``key=value``; ``CFG002`` when a
+        setting is unknown or wrong.
     """
     import yaml
     from pydantic import ValidationError
@@ -36,14 +45,37 @@ def read_settings(kind: str, path: Path | None) -> Any:
             raise AdvpriorError("CFG001", "the config cannot be read", where=str(path), found=found) from error
         if not isinstance(raw, dict):
             raise AdvpriorError("CFG001", "the config is no mapping", where=str(path), found=type(raw).__name__)
+    for change in changes:
+        _change(raw, change)
     try:
         return predictor_class(kind).settings(raw)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise AdvpriorError(
-            "CFG002", "the config has settings that do not fit", where=str(path), found=problems,
+            "CFG002", "the config has settings that do not fit", where=str(path or "--set"), found=problems,
             expected=f"the settings of predictor {kind}", fix="advprior init DIR writes a commented config",
         ) from error  # fmt: skip
+
+
+def _change(raw: dict[str, Any], change: str) -> None:
+    """Put ``key=value`` into nested settings, in place."""
+    import yaml
+
+    name, equals, said = change.partition("=")
+    *levels, last = name.strip().split(".")
+    try:
+        value = yaml.safe_load(said)
+    except yaml.YAMLError:
+        equals = ""
+    place: Any = raw
+    for level in levels:
+        place = place.setdefault(level, {}) if isinstance(place, dict) else None
+    if not equals or not last or not isinstance(place, dict):
+        raise AdvpriorError(
+            "CFG001", "a changed setting is no key=value of this config", where="--set", found=change,
+            expected="such as encoder.twin=true",
+        )  # fmt: skip
+    place[last] = value
 
 
 def finetune(

@@ -110,6 +110,7 @@ def publish(priors: Path, repo: Path, *, name: str | None = None, seed: int = 0,
         add_interests(run.path, priors, source)
         run.facts.update({k: v for k, v in scored["facts"].items() if k != "predictor"})
         run.facts.update(predictor=name, source_predictor=scored["facts"]["predictor"], score_seconds=scored["seconds"])
+        run.facts.update(score_cpu_seconds=scored.get("cpu_seconds"))
     publish_version(staged, link)
     return view
 

@@ -77,6 +77,15 @@ BASELINE_SERVICE = "ranker_baseline_v1"
 WITH_PRIORS_SERVICE = "ranker_with_priors_v1"
 
 
+def pair_id(advertiser: str, category: str) -> str:
+    """Id of an advertiser's category where a catalog lists pairs in the place of advertisers.
+
+    >>> pair_id("m1", "Tea")
+    'm1 / Tea'
+    """
+    return f"{advertiser} / {category}"
+
+
 def prior_view(predictor: str) -> str:
     """Name of the feature view that holds one predictor's priors.
 

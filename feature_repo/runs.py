@@ -174,7 +174,7 @@ def new_run(
         shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
     key_file.write_text(key)
-    started = time.time()
+    started, worked = time.time(), cpu_seconds()
     run = Run(partial)
     try:
         yield run
@@ -200,10 +200,17 @@ def new_run(
             "versions": versions(),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(time.time() - started, 2),
+            "cpu_seconds": round(cpu_seconds() - worked, 2),
             "peak_memory_mb": round(peak_memory_mb(), 1),
         },
     )
     replace_folder(partial, out)
+
+
+def cpu_seconds() -> float:
+    """Processor time so far of this process, all its threads, and the children that it waited for."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
 
 
 def replace_folder(new: Path, out: Path) -> None:

@@ -184,7 +184,9 @@ def load_frame(folder: Path) -> pd.DataFrame:
     return frame
 
 
-def usable_arms(arms: Arms, columns: Sequence[str], asked: Sequence[str] = ()) -> tuple[Arms, dict[str, str]]:
+def usable_arms(
+    arms: Arms, columns: Sequence[str], asked: Sequence[str] = (), *, optional: bool = False
+) -> tuple[Arms, dict[str, str]]:
     """The arms that a frame can feed, and what the others lack (`ranking.arms.with_available`).
 
     Raises
@@ -192,7 +194,7 @@ def usable_arms(arms: Arms, columns: Sequence[str], asked: Sequence[str] = ()) -
     AdvpriorError
         ``RNK021``, ``RNK022``; ``RNK028`` when no treatment is left to measure.
     """
-    kept, left_out = with_available(arms, columns, asked)
+    kept, left_out = with_available(arms, columns, asked, optional=optional)
     if not kept.of_role("treatment"):
         raise AdvpriorError(
             "RNK028", "there is no treatment to measure", found=f"arms {', '.join(arm.name for arm in kept.arms)}",
@@ -350,11 +352,18 @@ def ablate(
 
 
 def run_ablation(
-    frame_folder: Path, out: Path, arms: Arms, *, asked: Sequence[str] = (), seeds: int, replicates: int
+    frame_folder: Path,
+    out: Path,
+    arms: Arms,
+    *,
+    asked: Sequence[str] = (),
+    optional: bool = False,
+    seeds: int,
+    replicates: int,
 ) -> tuple[AblationResult, dict[str, str]]:
     """Ablate the frame of a run folder; write ``ablation.json``, ``predictions.parquet`` and ``seeds.parquet``."""
     frame = load_frame(frame_folder)
-    kept, left_out = usable_arms(arms, list(frame.columns), asked)
+    kept, left_out = usable_arms(arms, list(frame.columns), asked, optional=optional)
     manifest = read_manifest(frame_folder)
     result, predictions = ablate(frame, kept, seeds=seeds, replicates=replicates, facts=manifest["facts"])
     result.about["left_out"] = left_out

@@ -25,7 +25,7 @@ FEATURE_PREFIXES = (PROFILE_PREFIX, "activity_", "ad_", CONTEXT_PREFIX, "history
 #: Columns that carry a feature's prefix but are no feature.
 NOT_FEATURES = frozenset({"ad_id"})
 #: What the frame says of one prior: what stands before these is whose it is.
-PRIOR_FEATURES = ("log_prob", "log_ratio", "rank", "top20", "entropy", "age_days", "missing")
+PRIOR_FEATURES = ("interest_log_prob", "log_prob", "log_ratio", "rank", "top20", "entropy", "age_days", "missing")
 
 Objective = Literal["binary", "lambdarank"]
 
@@ -167,6 +167,16 @@ def group_of(column: str) -> str:
     return "_".join(parts[:2])
 
 
+def _adds(pattern: str, column: str) -> bool:
+    """Whether a pattern means a column: ``prior_llm_*`` is not of a predictor ``llm_pair``.
+
+    >>> [_adds("prior_llm_*", column) for column in ("prior_llm_rank", "prior_llm_pair_rank")]
+    [True, False]
+    """
+    whole = pattern.endswith("_*") and len(pattern.split("_")) > 2
+    return fnmatchcase(column, pattern) and (not whole or group_of(column) == group_of(pattern))
+
+
 def arm_features(arm: Arm, columns: Sequence[str]) -> list[str]:
     """Features of one arm, in the frame's order: all but priors, plus what the arm adds.
 
@@ -176,7 +186,7 @@ def arm_features(arm: Arm, columns: Sequence[str]) -> list[str]:
         ``RNK022`` when a pattern of the arm matches no feature of the frame.
     """
     features = feature_columns(columns)
-    unmatched = [p for p in arm.adds if not any(fnmatchcase(c, p) for c in features)]
+    unmatched = [p for p in arm.adds if not any(_adds(p, c) for c in features)]
     if unmatched:
         priors = sorted({group_of(c) for c in features if c.startswith(PRIOR_VIEW_PREFIX)})
         raise AdvpriorError(
@@ -184,10 +194,12 @@ def arm_features(arm: Arm, columns: Sequence[str]) -> list[str]:
             found=f"priors in the frame: {', '.join(priors) or 'none'}",
             fix="publish that predictor's priors and build the frame again, or take the arm out of your arms.yaml",
         )  # fmt: skip
-    return [c for c in features if not c.startswith(PRIOR_VIEW_PREFIX) or any(fnmatchcase(c, p) for p in arm.adds)]
+    return [c for c in features if not c.startswith(PRIOR_VIEW_PREFIX) or any(_adds(p, c) for p in arm.adds)]
 
 
-def with_available(arms: Arms, columns: Sequence[str], asked: Sequence[str] = ()) -> tuple[Arms, dict[str, str]]:
+def with_available(
+    arms: Arms, columns: Sequence[str], asked: Sequence[str] = (), *, optional: bool = False
+) -> tuple[Arms, dict[str, str]]:
     """Arms that the frame can feed, and what the others lack.
 
     Parameters
@@ -197,6 +209,8 @@ def with_available(arms: Arms, columns: Sequence[str], asked: Sequence[str] = ()
         Of the frame.
     asked : sequence of str
         Names of arms that must be measured: these and the baseline, no others. Without any: all but optional ones.
+    optional : bool
+        Without any asked: optional ones too.
 
     Returns
     -------
@@ -215,7 +229,7 @@ def with_available(arms: Arms, columns: Sequence[str], asked: Sequence[str] = ()
     kept: list[Arm] = []
     left_out: dict[str, str] = {}
     for arm in arms.arms:
-        if not arm.is_baseline and (arm.name not in names if names else arm.optional):
+        if not arm.is_baseline and (arm.name not in names if names else arm.optional and not optional):
             continue
         absent = [p for p in arm.adds if p.startswith(PRIOR_VIEW_PREFIX) and group_of(p) not in present]
         if absent and not names:

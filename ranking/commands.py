@@ -173,12 +173,13 @@ def train(frame_folder: Path, service: str, out: Path, arms_file: Path | None, s
 @click.option(
     "--arm", "asked", multiple=True, help="Measure this arm (an optional one too) and the baseline only. Repeatable."
 )
+@click.option("--optional", is_flag=True, help="Measure optional arms too, those whose priors are in the frame.")
 @click.option("--seeds", type=click.IntRange(1), default=2, show_default=True, help="Rankers per arm.")
 @click.option("--replicates", type=click.IntRange(20), default=1000, show_default=True, help="Resamplings of users.")
 @force_option
 def ablate(
-    frame_folder: Path, out: Path, arms_file: Path | None, asked: tuple[str, ...], seeds: int, replicates: int,
-    force: bool,
+    frame_folder: Path, out: Path, arms_file: Path | None, asked: tuple[str, ...], optional: bool, seeds: int,
+    replicates: int, force: bool,
 ) -> None:  # fmt: skip
     """Train every arm on the same rows and measure its lift over the baseline.
 
@@ -194,6 +195,7 @@ def ablate(
         "seeds": seeds,
         "replicates": replicates,
         "asked": sorted(asked),
+        **({"optional": True} if optional else {}),
     }
     inputs = {"frame": manifest_digest(frame_folder)}
     key = run_key("rank ablate", config, inputs, ABLATE_VERSION)
@@ -203,7 +205,9 @@ def ablate(
     from ranking.ablate import run_ablation
 
     with new_run(out, "rank ablate", config=config, inputs=inputs, key=key) as run:
-        result, left_out = run_ablation(frame_folder, run.path, arms, asked=asked, seeds=seeds, replicates=replicates)
+        result, left_out = run_ablation(
+            frame_folder, run.path, arms, asked=asked, optional=optional, seeds=seeds, replicates=replicates
+        )
         worth = result.best_control if result.verdict.kind == "win_not_over_control" else None
         run.facts.update(
             verdict=result.verdict.sentence,

@@ -61,6 +61,7 @@ from ranking.gather import (
     gather_interests,
     gather_priors,
     mean_probability,
+    places,
 )
 from ranking.history import LEVELS, history_files, load_history_ids
 from ranking.preflight import BASELINE_VIEWS, preflight, view_folder
@@ -380,7 +381,7 @@ def prior_columns(
     table = read_parquet(folder / TABLE_FILE, columns=[PRIOR_ROW, SNAPSHOT, EVENT_TIMESTAMP]).sort_values(PRIOR_ROW)
     table_snapshot = micros(table[SNAPSHOT])
     available = micros(table[EVENT_TIMESTAMP]).view("datetime64[us]")
-    index = pd.Index(files.advertisers).get_indexer(pd.Index(advertisers)).astype(np.int64)
+    index = places(files.advertisers, advertisers, categories)
     log_prob, rank = gather_priors(files, rows, index)
     moments, means = mean_probability(files, table[PRIOR_ROW].to_numpy(np.int64), table_snapshot)
     at = np.searchsorted(moments, snapshot.astype("datetime64[us]").astype(np.int64))

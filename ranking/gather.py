@@ -6,6 +6,7 @@ A joined vector would cost 4N bytes an impression; a pointer costs eight, and th
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from feature_repo.contract import (
     MATRIX_FILE,
     TAIL_FILE,
     TOP_INDEX_FILE,
+    pair_id,
 )
 from ranking.counts import Ints
 
@@ -149,6 +151,33 @@ def gather_priors(files: PriorFiles, rows: Ints, advertisers: Ints) -> tuple[Flo
         log_prob[here] = mine
         rank[here] = n - np.searchsorted(np.sort(row), mine, side="right") + 1
     return log_prob, rank
+
+
+def places(catalog: Sequence[str], advertisers: Any, categories: Any) -> Ints:
+    """Place of each ad in a prior's catalog, −1 where it is not there.
+
+    By its advertiser; in a catalog that knows none of them, by advertiser × category (`feature_repo.contract.pair_id`).
+
+    Examples
+    --------
+    >>> places(["a", "b"], ["b", "c"], ["Tea", "Tea"]).tolist()
+    [1, -1]
+    >>> places(["a / Soap", "a / Tea"], ["a", "b"], ["Tea", "Tea"]).tolist()
+    [1, -1]
+    """
+    import pandas as pd
+
+    names = pd.Index(catalog)
+    found: Ints = names.get_indexer(pd.Index(np.asarray(advertisers, object))).astype(np.int64)
+    if (found >= 0).any():
+        return found
+    both = pd.DataFrame({"a": np.asarray(advertisers, object), "c": np.asarray(categories, object)})
+    code = both.groupby(["a", "c"], sort=False, dropna=False).ngroup().to_numpy()
+    of_pair = both.drop_duplicates(ignore_index=True)
+    pairs = [pair_id(a, c) if isinstance(a, str) and isinstance(c, str) else None
+             for a, c in zip(of_pair["a"], of_pair["c"], strict=True)]  # fmt: skip
+    place: Ints = names.get_indexer(pd.Index(pairs, dtype=object)).astype(np.int64)
+    return place[code] if len(code) else found
 
 
 def gather_interests(folder: Path, rows: Ints, categories: pd.Series[Any]) -> Floats | None:

@@ -71,15 +71,22 @@ def value_at_loads(
 
 
 def scoring_price(prior: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> float | None:
-    """Seconds to score a million users once, from what a scoring run took; None where nobody said.
+    """CPU-seconds to score a million users once, from what a scoring run took; None where nobody said.
+
+    Processor time, not time on the clock: it does not depend on how many cores there were or who shared them.
 
     Parameters
     ----------
     prior : mapping
-        Facts of the published prior: ``rows`` (users × snapshots) and, where known, ``score_seconds``.
+        Facts of the published prior: ``rows`` (users × snapshots) and, where known, ``score_cpu_seconds``.
     run : mapping, optional
         Manifest of the scoring run, where it was handed to the report.
+
+    Examples
+    --------
+    >>> scoring_price({"rows": 2000, "score_seconds": 30.0, "score_cpu_seconds": 50.0})
+    25000.0
     """
     facts = dict(run["facts"]) if run else dict(prior)
-    seconds = run.get("seconds") if run else prior.get("score_seconds")
+    seconds = run.get("cpu_seconds") if run else prior.get("score_cpu_seconds")
     return 1e6 * float(seconds) / float(facts["rows"]) if seconds and facts.get("rows") else None

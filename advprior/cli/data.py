@@ -140,6 +140,27 @@ def synthetic(out: Path, users: int, advertisers: int, weeks: int, seed: int, nu
 
 
 @data.command()
+@click.option("--tables", type=click.Path(path_type=Path), required=True, help="Canonical tables.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write.")
+@click.option("--force", is_flag=True, help="Build again even when nothing changed.")
+def pairs(tables: Path, out: Path, force: bool) -> None:
+    """The same tables with advertiser x category in the place of advertisers.
+
+    For priors as fine as what an ad is about: fit and score a predictor on these, publish it under a name of its own,
+    and build the frame on the tables that they come from.
+    """
+    from advprior.data.pairs import build
+    from feature_repo.runs import read_manifest
+
+    if not build(tables, out, force=force):
+        click.echo(f"data: unchanged, reused {out}")
+        return
+    _tell(read_manifest(out)["facts"])
+    click.echo(f"data: wrote {out}")
+    click.echo(f"  next: advprior finetune --tables {out} --predictor neighbours --out RUN")
+
+
+@data.command()
 @click.argument("tables", type=click.Path(path_type=Path), required=False)
 @click.option("--mapping", type=click.Path(path_type=Path), help="YAML that maps your files and columns.")
 @click.option(

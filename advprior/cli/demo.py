@@ -37,8 +37,15 @@ def _count(_context: click.Context, _option: click.Parameter, value: str) -> str
     type=click.IntRange(min=1),
     help="Cut-offs in time: everything is refitted and measured at each, then pooled.",
 )
+@click.option(
+    "--arms",
+    type=click.Choice(["few", "full"]),
+    default="few",
+    show_default=True,
+    help="Priors compared; full: also last advertiser, hybrid, its twin, text, ranking stage, old and partial priors.",
+)
 @click.option("--force", is_flag=True, help="Do every step again, also where nothing changed.")
-def demo(households: str, workspace: Path | None, seed: int, origins: int, force: bool) -> None:  # fmt: skip
+def demo(households: str, workspace: Path | None, seed: int, origins: int, arms: str, force: bool) -> None:  # fmt: skip
     """Run the whole chain on real data: tables, priors, store, rankers, report.
 
     Each step is printed as the command it is, so that you can run it alone. A second run reuses what did
@@ -50,9 +57,9 @@ def demo(households: str, workspace: Path | None, seed: int, origins: int, force
         name = "rolling" if origins > 1 else "demo"
         workspace = Path(f"runs/{name}" if households != "all" else f"runs/{name}-all")
     if origins > 1:
-        done = run_rolling(workspace, households, seed, origins, force=force)
+        done = run_rolling(workspace, households, seed, origins, force=force, arms=arms)
     else:
-        done = run_demo(workspace, households, seed, force=force)
+        done = run_demo(workspace, households, seed, force=force, arms=arms)
     minutes, seconds = divmod(round(done["seconds"]), 60)
     click.echo(click.style("\n" + done["verdict"], bold=True))
     if done["note"]:

@@ -17,6 +17,9 @@ PREDICTORS = (LLM, POPULARITY, NEIGHBOURS, SASREC, HYBRID, CATALOG_TEXT, ZERO_SH
 @click.option("--predictor", type=click.Choice(PREDICTORS), default="llm", show_default=True, help="Who predicts.")
 @click.option("--config", type=click.Path(path_type=Path), help="Settings (YAML); defaults without one.")
 @click.option(
+    "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a setting: encoder.twin=true. Repeatable."
+)
+@click.option(
     "--withhold",
     metavar="SHARE|FILE",
     help="Advertisers whose events are kept from fitting: a share of them (0.2), or a file of ids, one a line.",
@@ -24,7 +27,14 @@ PREDICTORS = (LLM, POPULARITY, NEIGHBOURS, SASREC, HYBRID, CATALOG_TEXT, ZERO_SH
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Which share is withheld.")
 @click.option("--force", is_flag=True, help="Fit again even when nothing changed.")
 def finetune(
-    tables: Path, out: Path, predictor: str, config: Path | None, withhold: str | None, seed: int, force: bool
+    tables: Path,
+    out: Path,
+    predictor: str,
+    config: Path | None,
+    changes: tuple[str, ...],
+    withhold: str | None,
+    seed: int,
+    force: bool,
 ) -> None:
     """Fit a predictor: the LLM, or a control that takes the same path.
 
@@ -37,7 +47,7 @@ def finetune(
     from feature_repo.runs import read_manifest
 
     withheld = choose_withheld(tables, withhold, seed) if withhold is not None else ()
-    if not run(tables, out, predictor, read_settings(predictor, config), force=force, withheld=withheld):
+    if not run(tables, out, predictor, read_settings(predictor, config, changes), force=force, withheld=withheld):
         click.echo(f"finetune {predictor}: unchanged, reused {out}")
         return
     manifest = read_manifest(out)

@@ -27,22 +27,28 @@ FLOOR = 0.1  # of the summed similarity, so that its log stays finite
 
 
 class NeighbourSettings(BaseModel):
-    """Settings of the neighbour prior."""
+    """Settings of the neighbour prior.
+
+    ``similar: false`` leaves out what goes with what: with one short half-life the rest is the *last advertiser*.
+    """
 
     model_config = ConfigDict(extra="forbid")
+    similar: bool = True
     half_lives_days: tuple[float, ...] = (60.0, 14.0)
     popularity_half_life_days: float = 30.0
     horizon_days: float = 7.0
     valid_days: float = 28.0
 
 
-def similarity(histories: Histories, size: int) -> Float:
-    """Cosine between advertisers over who bought from them [N, N], zero on the diagonal.
+def similarity(histories: Histories, size: int, wanted: bool = True) -> Float:
+    """Cosine between advertisers over who bought from them [N, N], zero on the diagonal; all zero where not wanted.
 
     >>> h = Histories(("u", "v"), ("", ""), np.array([0, 2, 3]), np.array([1, 2, 1]), np.array([0, 1, 0]))
     >>> similarity(h, 2).astype(float).round(3).tolist()
     [[0.0, 0.707], [0.707, 0.0]]
     """
+    if not wanted:
+        return np.zeros((size, size), np.float32)
     bought = np.zeros((len(histories), size), np.float32)
     bought[histories.user_of_row, histories.advertiser] = 1.0
     columns = bought / np.sqrt(np.maximum(bought.sum(0), 1.0))
@@ -87,14 +93,14 @@ class NeighbourPredictor(Predictor):
                 data.histories, user, cutoff, settings.popularity_half_life_days, settings.half_lives_days, size
             )
             # similarity from before the labels that its weight is fitted on
-            early = similarity(data.histories.before(first), size)
+            early = similarity(data.histories.before(first), size, settings.similar)
             own = counts.own_points(data.histories, user, cutoff, settings.half_lives_days[0], size)
             near = neighbour_term(own, early)
             terms = np.concatenate([habit, near[None]])
             weights, _ = fit_weights(terms, truth, weights)
             valid = quality(log_softmax(np.tensordot(weights.astype(np.float32), terms, 1)), truth)
         data.catalog.save(out / CATALOG_FILE)
-        np.save(out / "similarity.npy", similarity(data.histories, size))
+        np.save(out / "similarity.npy", similarity(data.histories, size, settings.similar))
         parameters = {
             "weights": [float(w) for w in weights],
             "half_lives_days": list(settings.half_lives_days),

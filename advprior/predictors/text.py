@@ -41,13 +41,15 @@ ENCODINGS, SPACE, PARAMETERS = "encodings.npy", "space.npz", "parameters.json"
 class TextSettings(BaseModel):
     """Settings of the text prior.
 
-    ``known: false`` ranks every advertiser from its texts alone. ``new_boost`` (nats) is added to an advertiser without
+    ``twin`` takes the same network with random weights, to see what pre-training earns. ``known: false`` ranks every
+    advertiser from its texts alone. ``new_boost`` (nats) is added to an advertiser without
     events: at 0 the prior is calibrated and best over all labels, but then one estimate for all that look alike hardly
     ever reaches the first places; about 1 gives new advertisers their share there, at a cost for the others.
     """
 
     model_config = ConfigDict(extra="forbid")
     base: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    twin: bool = False
     layers: int = Field(default=10, ge=1)
     tokens: int = Field(default=160, ge=1)
     components: int = Field(default=8, ge=1)
@@ -79,8 +81,9 @@ def encode_catalog(catalog: Catalog, settings: TextSettings) -> tuple[Float, dic
     texts = catalog.texts or ("",) * len(catalog)
     told = np.asarray([bool(text) for text in texts])
     found, origin = encode_texts(
-        [*catalog.names, *(t for t in texts if t)], settings.base, layers=settings.layers, tokens=settings.tokens
-    )
+        [*catalog.names, *(t for t in texts if t)], settings.base, layers=settings.layers, tokens=settings.tokens,
+        twin_seed=settings.seed if settings.twin else None,
+    )  # fmt: skip
     names, rest = found[: len(catalog)], found[len(catalog) :]
     beside = np.full_like(names, np.nan)
     beside[told] = rest
@@ -91,7 +94,11 @@ class TextPredictor(Predictor):
     """A conditional logit over what an LLM makes of the catalog."""
 
     kind = KIND
-    uses_llm = True
+
+    @property
+    def uses_llm(self) -> bool:
+        """Whether pre-trained weights are behind it: not so for a twin."""
+        return not self.parameters["settings"].get("twin", False)
 
     def __init__(self, run: Path) -> None:
         super().__init__(run)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ranking.counts import Ints
+from ranking.gather import places
 from ranking.service.catalogs import HistoryCatalog
 from ranking.service.reader import OnlineReader, ServedView, ViewRow, in_time
 
@@ -86,7 +87,12 @@ class AdTable:
 
     def advertiser_index(self, version: str, advertisers: list[str]) -> Ints:
         """Place of each ad's advertiser in a prior's catalog, int64 [ads + 1]."""
-        return self._places((version, "advertisers"), self.advertisers, advertisers)
+        key = (version, "advertisers")
+        if key not in self._by_catalog:  # by advertiser, or by advertiser × category where the catalog lists those
+            found = places(advertisers, self.advertisers, self.categories)
+            self._by_catalog[key] = np.append(found, np.int64(-1))
+        index: Ints = self._by_catalog[key]
+        return index
 
     def category_index(self, version: str, categories: list[str]) -> Ints:
         """Place of each ad's category among a prior's interests, int64 [ads + 1]."""

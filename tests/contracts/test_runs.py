@@ -26,6 +26,7 @@ def test_a_finished_run_says_what_made_it(tmp_path: Path) -> None:
     manifest = read_manifest(tmp_path / "out", step="step")
     assert manifest["facts"] == {"length": 5}
     assert manifest["outputs"]["data.txt"]["bytes"] == 5
+    assert 0 <= manifest["cpu_seconds"] < 60
     assert is_current(tmp_path / "out", KEY)
     assert not is_current(tmp_path / "out", run_key("step", {"a": 2}, {}))
     (tmp_path / "out/data.txt").write_text("hell")

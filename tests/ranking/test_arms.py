@@ -91,3 +91,22 @@ def test_what_is_wrong_with_an_arms_file_is_said(tmp_path, text, words):
     assert words in str(error.value)
     with pytest.raises(AdvpriorError, match="CFG001"):
         load_arms(tmp_path / "none.yaml")
+
+
+def test_an_arm_takes_no_column_of_a_predictor_whose_name_goes_on():
+    columns = [
+        "history_all",
+        "prior_neighbours_rank",
+        "prior_neighbours_pair_rank",
+        "prior_neighbours_interest_log_prob",
+    ]
+    arms = load_arms()
+    assert arm_features(arms.find("neighbours"), columns) == [columns[0], columns[1], columns[3]]
+    assert arm_features(arms.find("neighbours_pair"), columns) == [columns[0], columns[2]]
+
+
+def test_optional_arms_are_measured_where_the_frame_can_feed_them():
+    kept, left_out = with_available(load_arms(), [*COLUMNS, "prior_llm_top20"], optional=True)
+    names = [arm.name for arm in kept.arms]
+    assert {"llm_rank", "llm_log_prob", "llm_lambdarank"} <= set(names)
+    assert left_out["llm_stale_1w"] == "prior_stale1w_llm_*"

@@ -68,7 +68,7 @@ def test_report_is_whole_self_contained_and_escaped(workspace, tmp_path):
         run.facts.update(parity=2.5e-5, curve=[{"epoch": 1, "valid": 3.2}], note="<script>")
     with new_run(tmp_path / "priors", "score", config={}, inputs={}, key=run_key("score", {}, {})) as run:
         run.facts.update(predictor="llm", rows=4)
-    manifest = json.loads((tmp_path / "priors" / "manifest.json").read_text()) | {"seconds": 0.02}
+    manifest = json.loads((tmp_path / "priors" / "manifest.json").read_text()) | {"seconds": 9.0, "cpu_seconds": 0.02}
     (tmp_path / "priors" / "manifest.json").write_text(json.dumps(manifest))
     said = invoke("report", root / "ablation", "--out", tmp_path / "r", "--predictor-run", tmp_path / "llm",
                   "--predictor-run", tmp_path / "priors")  # fmt: skip

@@ -148,3 +148,12 @@ def test_sentence_vectors_know_what_is_alike() -> None:
     tea, leaf, soap = sentences.sentence_vectors(["green tea leaves", "black tea", "hand soap"])
     assert tea @ leaf > tea @ soap
     assert float(tea @ tea) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_twin_has_other_encodings_and_is_no_llm(folder) -> None:
+    base = {"base": str(folder / "base"), "layers": 2, "components": 4, "twin": True}
+    assert finetune(folder / "tables", folder / "twin", "text", predictor_class("text").settings(base))
+    own, twin = (np.load(folder / run / "encodings.npy") for run in ("text", "twin"))
+    assert own.shape == twin.shape
+    assert not np.allclose(own, twin, equal_nan=True)
+    assert (load_predictor(folder / "text").uses_llm, load_predictor(folder / "twin").uses_llm) == (True, False)

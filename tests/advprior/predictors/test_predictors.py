@@ -228,6 +228,31 @@ def test_bad_configs(tmp_path, text: str, code: str, part: str) -> None:
     assert caught.value.code == code
 
 
+def test_settings_changed_by_name(tmp_path) -> None:
+    (tmp_path / "config.yaml").write_text("training: {epochs: 3, seed: 1}")
+    changed = read_settings("hybrid", tmp_path / "config.yaml", ["encoder.twin=true", "training.epochs=2"])
+    assert (changed.encoder.twin, changed.training.epochs, changed.training.seed) == (True, 2, 1)
+    for wrong, code in (
+        ("encoder.twin", "CFG001"),
+        ("horizon_days.a=1", "CFG002"),
+        ("encoder.twni=true", "CFG002"),
+        ("a=[", "CFG001"),
+    ):
+        with pytest.raises(AdvpriorError) as caught:
+            read_settings("hybrid", None, [wrong])
+        assert caught.value.code == code
+
+
+def test_the_last_advertiser_is_a_neighbour_prior_without_neighbours(tmp_path) -> None:
+    tables = write_tiny(tmp_path / "tables")
+    settings = read_settings("neighbours", None, ["similar=false", "half_lives_days=[2]"])
+    finetune(tables, tmp_path / "last", "neighbours", settings)
+    assert not np.load(tmp_path / "last" / "similarity.npy").any()
+    other = read_settings("neighbours", None, ["half_lives_days=[2]"])
+    finetune(tables, tmp_path / "near", "neighbours", other)
+    assert np.load(tmp_path / "near" / "similarity.npy").any()
+
+
 def test_too_little_history_is_said(tmp_path) -> None:
     tables = write_tiny(tmp_path / "tables")
     events = load_tables(tables, "events")["events"]
