@@ -135,7 +135,7 @@ def svg_uri(figure: Figure) -> str:
     """Figure as a ``data:`` address, so that several pictures in one page share no identifiers."""
     with mpl.rc_context(_STYLE):
         out = BytesIO()
-        figure.savefig(out, format="svg", metadata={"Date": None})
+        figure.savefig(out, format="svg", bbox_inches="tight", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(out.getvalue()).decode()
 
 
