@@ -43,7 +43,7 @@ bench: $(STAMP)  ## ratios measured in one run: scoring, memory, validity of int
 
 bench-serve: $(STAMP)  ## the service under load, against the plain ways (after make demo)
 	$(BIN)/python -m benchmarks.serve --workspace runs/demo $(ARGS)
-	$(BIN)/python -m benchmarks.candidates --workspace runs/demo --now 2017-12-25T06:00:00+00:00
+	$(BIN)/python -m benchmarks.candidates --workspace runs/demo --now 2018-01-02T06:00:00+00:00
 	$(BIN)/python -m benchmarks.redis_size
 	$(BIN)/python -m benchmarks.soak --workspace runs/demo
 
