@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from advprior.predictors.base import FitData, predictor_class
 from advprior.withheld import without
-from feature_repo.contract import EVENTS, USERS
+from feature_repo.contract import BEFORE, EVENTS, USERS
 from feature_repo.errors import AdvpriorError
-from feature_repo.runs import is_current, manifest_digest, new_run, read_manifest, run_key
+from feature_repo.runs import cpu_seconds, is_current, manifest_digest, new_run, read_manifest, run_key, write_manifest
 from feature_repo.tables import TABLES_FIX, load_tables, load_time_plan
 
 STEP = "finetune"
@@ -115,6 +117,7 @@ def finetune(
         histories, catalog, micros(plan.start), cutoff, round(plan.snapshot_every.total_seconds() * 1_000_000),
         build_interests(loaded[USERS], loaded[EVENTS], cutoff),
     )  # fmt: skip
+    started, worked = time.time(), cpu_seconds()
     with new_run(out, STEP, config=config, inputs=inputs, key=key, resume=True) as run:
         facts = predictor_class(kind).fit(data, settings, run.path)
         run.facts.update(
@@ -127,4 +130,13 @@ def finetune(
             history_start=plan.start.isoformat(),
             model_cutoff=plan.finetune_end.isoformat(),
         )
+        before = run.path / BEFORE
+        if before.is_dir():  # a run of its own, for `advprior export` and `advprior evaluate --earlier`
+            border = plan.finetune_end - timedelta(days=settings.training.valid_days)
+            write_manifest(
+                before, STEP, config={**config, "before": True}, inputs=inputs,
+                key=run_key(STEP, {**config, "before": True}, inputs, CODE_VERSION),
+                facts={**run.facts, "model_cutoff": border.isoformat()},
+                seconds=time.time() - started, cpu=cpu_seconds() - worked,
+            )  # fmt: skip
     return True

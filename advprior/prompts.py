@@ -133,6 +133,7 @@ class PromptEncoder:
         self, style: PromptStyle, encode: Callable[[str], list[int]], text_vocab_size: int, names: Sequence[str]
     ) -> None:
         self.style = style
+        self.text_vocab_size = text_vocab_size
         self._encode = encode
         self._tokens = [
             np.asarray(encode(" " + name + ","), np.int64)

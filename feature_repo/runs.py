@@ -183,28 +183,39 @@ def new_run(
             shutil.rmtree(partial, ignore_errors=True)
         raise
     key_file.unlink()
+    write_manifest(
+        partial, step, config=config, inputs=inputs, key=key, facts=run.facts,
+        seconds=time.time() - started, cpu=cpu_seconds() - worked,
+    )  # fmt: skip
+    replace_folder(partial, out)
+
+
+def write_manifest(
+    folder: Path, step: str, *, config: Any, inputs: Mapping[str, str], key: str, facts: Mapping[str, Any],
+    seconds: float, cpu: float,
+) -> None:  # fmt: skip
+    """Say what made ``folder``, and what lies in it: the last file to be written there."""
     outputs = {
-        str(p.relative_to(partial)): {"bytes": p.stat().st_size, "sha256": sha256_file(p)}
-        for p in sorted(partial.rglob("*"))
+        str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": sha256_file(p)}
+        for p in sorted(folder.rglob("*"))
         if p.is_file()
     }
     write_json(
-        partial / MANIFEST,
+        folder / MANIFEST,
         {
             "step": step,
             "key": key,
             "config": config,
             "inputs": dict(inputs),
             "outputs": outputs,
-            "facts": run.facts,
+            "facts": dict(facts),
             "versions": versions(),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds": round(time.time() - started, 2),
-            "cpu_seconds": round(cpu_seconds() - worked, 2),
+            "seconds": round(seconds, 2),
+            "cpu_seconds": round(cpu, 2),
             "peak_memory_mb": round(peak_memory_mb(), 1),
         },
     )
-    replace_folder(partial, out)
 
 
 def cpu_seconds() -> float:

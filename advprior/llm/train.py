@@ -7,6 +7,7 @@ the ranking stage (`advprior.llm.grpo`) comes after, if asked for, and stays onl
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +35,7 @@ from advprior.predictors.llm import LLMSettings
 from advprior.prompts import PromptEncoder, PromptStyle
 from advprior.sequence.offset import Offset
 from advprior.targets import quality
-from feature_repo.contract import CATALOG_FILE, INTERESTS_FILE
+from feature_repo.contract import BEFORE, CATALOG_FILE, INTERESTS_FILE
 from feature_repo.errors import AdvpriorError
 from feature_repo.runs import write_json
 
@@ -115,6 +116,10 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
         curves["ranking"] = facts["ranking"]["curve"] = ranked.curve
     # a ranking stage that pays has no validation labels left to be chosen by once they are fitted on
     if drift is not None and settings.drift.refit and not facts.get("ranking", {"kept": False})["kept"]:
+        if settings.drift.keep_before:
+            before = out / BEFORE
+            before.mkdir(exist_ok=True)
+            _write(before, *deepcopy((model, head, interest_head)), settings, habit, encoder, tokenizer, data)
         restore(tuned, start)
         facts["refit"] = {"points": drift.up_to_cutoff()}
         again = replace(
@@ -125,22 +130,7 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
         facts["refit"]["curve"] = run_stage(again, optimizer, tuned, len(batches), config.seed, third).curve
         head.scale(facts["strength"])
 
-    merge(model, settings)
-    head.write(model.head)
-    save_name_head(out, head)
-    if interest_head is not None and model.interest_head is not None:
-        interest_head.write(model.interest_head)
-    model.eval()
-    model.save_pretrained(out / "model")
-    tokenizer.save(str(out / "tokenizer.json"))
-    write_json(
-        out / "prompt.json",
-        {"style": encoder.style.to_json(), "text_vocab_size": text_vocab_size, "twin": settings.twin},
-    )
-    write_json(out / "habit.json", habit.to_json())
-    data.catalog.save(out / CATALOG_FILE)
-    if data.interests is not None:
-        data.interests.catalog.save(out / INTERESTS_FILE)
+    _write(out, model, head, interest_head, settings, habit, encoder, tokenizer, data)
     write_curve(out, curves)
     for file in (checkpoint, second, third):
         file.unlink(missing_ok=True)
@@ -158,6 +148,29 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
                        "model": sum(p.numel() for p in model.parameters())},
         **facts,
     }  # fmt: skip
+
+
+def _write(
+    out: Path, model: AdvertiserModel, head: NameHead, interest_head: NameHead | None, settings: LLMSettings,
+    habit: Habit | Offset, encoder: PromptEncoder, tokenizer: Any, data: FitData,
+) -> None:  # fmt: skip
+    """Everything that scoring needs; folds adapters and heads into the network."""
+    merge(model, settings)
+    head.write(model.head)
+    save_name_head(out, head)
+    if interest_head is not None and model.interest_head is not None:
+        interest_head.write(model.interest_head)
+    model.eval()
+    model.save_pretrained(out / "model")
+    tokenizer.save(str(out / "tokenizer.json"))
+    write_json(
+        out / "prompt.json",
+        {"style": encoder.style.to_json(), "text_vocab_size": encoder.text_vocab_size, "twin": settings.twin},
+    )
+    write_json(out / "habit.json", habit.to_json())
+    data.catalog.save(out / CATALOG_FILE)
+    if data.interests is not None:
+        data.interests.catalog.save(out / INTERESTS_FILE)
 
 
 def _best(course: Course) -> dict[str, Any]:

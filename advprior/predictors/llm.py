@@ -72,14 +72,17 @@ class DriftSettings(_Strict):
     With ``around_days`` the logits start, while fitting, from everyone's purchases around the label's own day, both
     sides, decaying by this half-life. Weights of what is known at a snapshot (popularity at ``popular`` half-lives,
     own purchases at those of ``habit``) and the strength of the network beside it are fitted on the validation labels;
-    then the network is fitted again on all labels up to the cut-off (``refit``). Each wait for a label is one training
-    point, from a moment drawn within it, and counts for ``(wait / horizon) ** gap_power``.
+    then the network is fitted again on all labels up to the cut-off (``refit``); with ``keep_before``, what it was
+    before that stays in ``before/`` of the run: those labels chose its epoch and strength, and nothing else in it.
+    Each wait for a label is one training point, from a moment drawn within it, and counts for
+    ``(wait / horizon) ** gap_power``.
     """
 
     around_days: float | None = Field(default=None, gt=0)
     popular: tuple[float, ...] = Field(default=(30.0, 90.0, 365.0), min_length=1)
     gap_power: float = Field(default=0.5, ge=0)
     refit: bool = True
+    keep_before: bool = False
 
 
 class LoraSettings(_Strict):

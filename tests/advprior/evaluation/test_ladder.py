@@ -19,6 +19,7 @@ from advprior.evaluation.terms import ARMS, als_factors, als_installed
 from advprior.fitting import finetune
 from advprior.predictors.base import predictor_class
 from feature_repo.errors import AdvpriorError
+from feature_repo.runs import read_manifest
 from feature_repo.tables import load_tables
 from tests.advprior.predictors.conftest import export, llm_settings
 from tests.advprior.test_histories import histories_of
@@ -232,6 +233,22 @@ def test_each_seed_is_weighed_by_its_own_earlier_run(folder: Path, llms: list[Pa
     crossed, _ = evaluate(llms, folder / "tables", later, earlier=llms[::-1], **options)
     assert crossed["about"]["blend_weights"]["blend + llm"] == mine[::-1]
     assert mine[0] != mine[1]
+
+
+def test_a_fit_that_keeps_what_it_was_is_its_own_earlier_run(folder: Path, llms: list[Path]) -> None:
+    """One fit gives the run, and one that has not been fitted on the last labels to weigh it by."""
+    settings = llm_settings(folder / "base", epochs=1, valid_days=WEEKS / timedelta(days=1))
+    settings |= {"target": "first", "drift": {"around_days": 10.0, "keep_before": True}}
+    run = folder / "llm-kept"
+    finetune(folder / "tables", run, "llm", predictor_class("llm").settings(settings))
+    for each in (run, run / "before"):
+        export(each)
+    options = {"horizon": WEEKS, "replicates": 10, "device": "cpu"}
+    found, _ = evaluate([run], folder / "tables", CUTOFF, earlier=[run / "before"], **options)
+    assert found["about"]["saw_the_blend_labels"] == []
+    alone, _ = evaluate([run], folder / "tables", CUTOFF, **options)
+    assert alone["about"]["saw_the_blend_labels"] == ["llm-kept"]
+    assert read_manifest(run / "before", step="finetune")["facts"]["model_cutoff"] == (CUTOFF - WEEKS).isoformat()
 
 
 def test_an_llm_is_held_against_the_best_control_and_added_to_all_of_them(seeded: dict) -> None:

@@ -132,6 +132,19 @@ def test_the_second_pass_starts_anew_and_resumes(base, tmp_path, monkeypatch) ->
     assert first == second
 
 
+def test_before_the_second_pass_is_kept_where_asked(base, tmp_path) -> None:
+    """It is the run of one pass, weights and all: what weighs a predictor on labels that it was not fitted on."""
+    data = cycle_data()
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder, drift in ((one, {"refit": False}), (two, {"keep_before": True})):
+        folder.mkdir()
+        LLMPredictor.fit(data, settings_of(base, drift=drift, training={"epochs": 2}), folder)
+    for file in ("model/model.safetensors", "habit.json", "prompt.json", "catalog.json"):
+        assert (one / file).read_bytes() == (two / "before" / file).read_bytes(), file
+    assert (two / "model/model.safetensors").read_bytes() != (one / "model/model.safetensors").read_bytes()
+    assert LLMPredictor(two / "before").export(two / "before" / "onnx")["parity"] <= 1e-4
+
+
 def test_a_ranking_stage_has_the_weighed_validation_points(base, tmp_path) -> None:
     data, settings = cycle_data(), settings_of(base, training={"epochs": 2}, ranking={"epochs": 1, "group": 4})
     facts = LLMPredictor.fit(data, settings, tmp_path)
