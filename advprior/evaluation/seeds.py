@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from advprior.predictors.base import predictor_class
+from feature_repo.errors import AdvpriorError
 from feature_repo.runs import digest, read_manifest
 
 SEED = "seed"
+KEPT = "keep_before"  # what is kept beside a fit changes nothing in it
 
 
 @dataclass(frozen=True)
@@ -26,16 +29,18 @@ def group_runs(runs: Sequence[Path], taken: Sequence[str], *, together: bool = T
     """Arms of ``runs``, named apart from each other and from ``taken``.
 
     Runs belong together when their fits had the same step, inputs and settings but for settings named ``seed``, which
-    must differ: the same fit twice is no second draw. With ``together`` false every run is its own arm.
+    must differ: the same fit twice is no second draw. A setting that did not exist yet when a run was fitted counts at
+    its default. With ``together`` false every run is its own arm.
     """
     keys: dict[str, list[int]] = {}
     seen: set[tuple[str, str]] = set()
     for position, run in enumerate(runs):
         manifest = read_manifest(run, step="finetune")
-        key = digest([_without_seed(manifest["config"]), manifest["inputs"]])
-        if not together or (key, digest(manifest["config"])) in seen:
+        config = _filled(manifest["config"])
+        key, fit = digest([_without(config, SEED), manifest["inputs"]]), digest(config)
+        if not together or (key, fit) in seen:
             key = f"{key} {position}"
-        seen.add((key, digest(manifest["config"])))
+        seen.add((key, fit))
         keys.setdefault(key, []).append(position)
     names = unique_names([common_name([runs[i].resolve().name for i in members]) for members in keys.values()], taken)
     return [Group(name, tuple(members)) for name, members in zip(names, keys.values(), strict=True)]
@@ -71,7 +76,16 @@ def unique_names(names: Sequence[str], taken: Sequence[str]) -> list[str]:
     return found
 
 
-def _without_seed(config: Any) -> Any:
+def _filled(config: dict[str, Any]) -> Any:
+    """A fit's configuration with today's defaults where it says nothing, without what changes no weight."""
+    try:
+        settings = predictor_class(config["predictor"]).settings(config["settings"]).model_dump(mode="json")
+    except (KeyError, ValueError, AdvpriorError):  # of a predictor or a setting that is no more
+        return config
+    return _without({**config, "settings": settings}, KEPT)
+
+
+def _without(config: Any, name: str) -> Any:
     if isinstance(config, dict):
-        return {key: _without_seed(value) for key, value in config.items() if key != SEED}
-    return [_without_seed(value) for value in config] if isinstance(config, list) else config
+        return {key: _without(value, name) for key, value in config.items() if key != name}
+    return [_without(value, name) for value in config] if isinstance(config, list) else config

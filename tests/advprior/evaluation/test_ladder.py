@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from datetime import UTC, timedelta
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from advprior.evaluation import controls
 from advprior.evaluation.ladder import TAKEN, evaluate
 from advprior.evaluation.population import ALL
 from advprior.evaluation.protocol import METRICS, PROFILE_ONLY, SEGMENTS, first_labels
+from advprior.evaluation.seeds import group_runs
 from advprior.evaluation.show import frame, markdown
 from advprior.evaluation.terms import ARMS, als_factors, als_installed
 from advprior.fitting import finetune
@@ -218,6 +221,24 @@ def test_runs_that_differ_in_their_seed_are_one_arm(folder: Path, llms: list[Pat
         assert arms["llm"][metric] == pytest.approx(np.mean(values))
     assert arms["llm"]["by_seed"]["nll"][0] != arms["llm"]["by_seed"]["nll"][1]
     assert any("seeds" in line for line in markdown(seeded))
+
+
+def test_a_setting_of_later_versions_does_not_part_seeds(llms: list[Path], tmp_path: Path) -> None:
+    """A run of before ``drift`` existed, and one that keeps more beside it: the same fit but for the seed."""
+    for run in llms:
+        shutil.copytree(run, tmp_path / run.name, ignore=shutil.ignore_patterns("onnx"))
+    runs = [tmp_path / run.name for run in llms]
+
+    def changed(run: Path, change: Callable[[dict], None]) -> None:
+        manifest = json.loads((run / "manifest.json").read_text())
+        change(manifest["config"]["settings"])
+        (run / "manifest.json").write_text(json.dumps(manifest))
+
+    changed(runs[0], lambda settings: settings.pop("drift"))
+    changed(runs[1], lambda settings: settings["drift"].update(keep_before=True))
+    assert [group.members for group in group_runs(runs, [])] == [(0, 1)]
+    changed(runs[1], lambda settings: settings["drift"].update(around_days=10.0))
+    assert [group.members for group in group_runs(runs, [])] == [(0,), (1,)]
 
 
 def test_each_seed_is_weighed_by_its_own_earlier_run(folder: Path, llms: list[Path], seeded: dict) -> None:
