@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from advprior.evaluation.show import FORMATS
+
+if TYPE_CHECKING:
+    from advprior.evaluation.seeds import Seeds
 
 
 class Moment(click.ParamType):  # type: ignore[type-arg]
@@ -50,8 +53,9 @@ class Span(click.ParamType):  # type: ignore[type-arg]
     metavar="RUN",
     help="Once for each RUN: the same predictor, fitted before the labels that weigh it in the blend.",
 )
-@click.option("--seeds", type=click.Choice(["together", "apart"]), default="together", show_default=True,
-              help="Whether RUNs whose fits differ in nothing but their seed are one arm.")  # fmt: skip
+@click.option("--seeds", type=click.Choice(["together", "averaged", "apart"]), default="together", show_default=True,
+              help="RUNs whose fits differ in nothing but their seed: one arm with their mean figures, one that averages "
+              "their answers, or an arm each.")  # fmt: skip
 @click.option("--profile-only", type=click.IntRange(0), default=4000, show_default=True, metavar="USERS",
               help="Most users without an event before the cut-off to ask about, apart from all others.")  # fmt: skip
 @click.option("--replicates", type=click.IntRange(10), default=1000, show_default=True, help="Of the bootstrap.")
@@ -65,7 +69,7 @@ class Span(click.ParamType):  # type: ignore[type-arg]
 @click.option("--force", is_flag=True, help="Evaluate again even when nothing changed.")
 def evaluate(
     runs: tuple[Path, ...], tables: Path, cutoff: datetime, horizon: timedelta, out: Path | None,
-    earlier: tuple[Path, ...], seeds: str, profile_only: int, replicates: int, seed: int, users: int | None,
+    earlier: tuple[Path, ...], seeds: Seeds, profile_only: int, replicates: int, seed: int, users: int | None,
     device: str, threads: int | None, form: str, force: bool,
 ) -> None:  # fmt: skip
     """Who names a user's next advertiser best? Each exported RUN against the controls that need none.
@@ -78,7 +82,7 @@ def evaluate(
     from advprior.evaluation.show import render
 
     result, fresh = work(
-        runs, tables, cutoff, horizon=horizon, earlier=earlier, out=out, group_seeds=seeds == "together",
+        runs, tables, cutoff, horizon=horizon, earlier=earlier, out=out, seeds=seeds,
         profile_only=profile_only, replicates=replicates, seed=seed, users=users, device=device, threads=threads,
         force=force,
     )  # fmt: skip

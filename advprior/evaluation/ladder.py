@@ -18,7 +18,7 @@ from feature_repo.tables import TABLES_FIX, load_tables
 if TYPE_CHECKING:
     from advprior.catalog import Catalog
     from advprior.evaluation.protocol import Labels
-    from advprior.evaluation.seeds import Group
+    from advprior.evaluation.seeds import Group, Seeds
     from advprior.histories import Histories, Int
     from advprior.predictors.base import Float, Scorer
 
@@ -38,7 +38,7 @@ def evaluate(
     horizon: timedelta = 365 * DAY,
     earlier: Sequence[Path] = (),
     out: Path | None = None,
-    group_seeds: bool = True,
+    seeds: Seeds = "together",
     profile_only: int = 4000,
     replicates: int = 1000,
     seed: int = 0,
@@ -66,8 +66,9 @@ def evaluate(
         Ask about no more than so many, drawn by ``seed``, the same for every arm: for arms that cost too much for all.
     out : Path, optional
         JSON file; written whole or not at all.
-    group_seeds : bool
-        Runs whose fits differ in nothing but their seed are one arm (`advprior.evaluation.seeds`).
+    seeds : {"together", "averaged", "apart"}
+        Runs whose fits differ in nothing but their seed (`advprior.evaluation.seeds`) are one arm with their mean
+        figures; one arm that answers with their mean probability; or an arm each.
     profile_only : int
         At most this many users without an event before the cut-off are asked about too, drawn by lot: the segment
         ``profile only``, apart from all others.
@@ -89,7 +90,7 @@ def evaluate(
     read_manifest(tables, fix=TABLES_FIX)
     from advprior.evaluation.seeds import group_runs
 
-    groups = group_runs(runs, TAKEN, together=group_seeds)
+    groups = group_runs(runs, TAKEN, together=seeds != "apart", averaged=seeds == "averaged")
     config = {"cutoff": cutoff.isoformat(), "horizon_s": horizon.total_seconds(), "replicates": replicates,
               "seed": seed, "profile_only": profile_only,
               "runs": {group.name: [runs[i].resolve().name for i in group.members] for group in groups}}  # fmt: skip
@@ -172,6 +173,7 @@ def _measure(
     from advprior.evaluation.controls import BLEND
     from advprior.evaluation.population import ALL, add_blends, ask, fitted_facts, pairs
     from advprior.evaluation.protocol import PROFILE_ONLY, segments
+    from advprior.evaluation.seeds import mean_probability
     from advprior.evaluation.terms import ALS, Terms, als_installed
     from advprior.histories import build_histories, micros
 
@@ -228,6 +230,10 @@ def _measure(
             )
 
     names = [group.name for group in groups]
+    for group in groups:
+        for asked in people if group.averaged else []:
+            asked.arms[group.name] = [mean_probability(asked.arms[group.name])]
+            asked.first[group.name] = [mean_probability(asked.first[group.name])]
     for asked in people:
         add_blends(asked, names, with_llm, optimistic)
     inside = segments(main.labels, histories, now, size)

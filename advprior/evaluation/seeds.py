@@ -7,30 +7,37 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from advprior.predictors.base import predictor_class
+import numpy as np
+
+from advprior.predictors.base import Float, predictor_class
 from feature_repo.errors import AdvpriorError
 from feature_repo.runs import digest, read_manifest
 
+Seeds = Literal["together", "averaged", "apart"]
 SEED = "seed"
+AVERAGED = " averaged"
 KEPT = "keep_before"  # what is kept beside a fit changes nothing in it
 
 
 @dataclass(frozen=True)
 class Group:
-    """One arm: a name and the positions of its runs in the order they were given."""
+    """One arm: a name, the positions of its runs in the order they were given, and whether they answer as one."""
 
     name: str
     members: tuple[int, ...]
+    averaged: bool = False
 
 
-def group_runs(runs: Sequence[Path], taken: Sequence[str], *, together: bool = True) -> list[Group]:
+def group_runs(
+    runs: Sequence[Path], taken: Sequence[str], *, together: bool = True, averaged: bool = False
+) -> list[Group]:
     """Arms of ``runs``, named apart from each other and from ``taken``.
 
     Runs belong together when their fits had the same step, inputs and settings but for settings named ``seed``, which
     must differ: the same fit twice is no second draw. A setting that did not exist yet when a run was fitted counts at
-    its default. With ``together`` false every run is its own arm.
+    its default. With ``together`` false every run is its own arm; with ``averaged`` several are named and marked so.
     """
     keys: dict[str, list[int]] = {}
     seen: set[tuple[str, str]] = set()
@@ -42,8 +49,20 @@ def group_runs(runs: Sequence[Path], taken: Sequence[str], *, together: bool = T
             key = f"{key} {position}"
         seen.add((key, fit))
         keys.setdefault(key, []).append(position)
-    names = unique_names([common_name([runs[i].resolve().name for i in members]) for members in keys.values()], taken)
-    return [Group(name, tuple(members)) for name, members in zip(names, keys.values(), strict=True)]
+    many = [averaged and len(members) > 1 for members in keys.values()]
+    called = [common_name([runs[i].resolve().name for i in members]) for members in keys.values()]
+    names = unique_names([name + AVERAGED * mean for name, mean in zip(called, many, strict=True)], taken)
+    return [Group(name, tuple(members), mean) for name, members, mean in zip(names, keys.values(), many, strict=True)]
+
+
+def mean_probability(log_probs: Sequence[Float]) -> Float:
+    """Log of the mean of several predictors' probabilities [P, N]: an ensemble, whose members weigh the same.
+
+    >>> np.exp(mean_probability([np.log([[.5, .5]]), np.log([[.1, .9]])])).round(3).tolist()
+    [[0.3, 0.7]]
+    """
+    mean: Float = np.logaddexp.reduce(np.stack(log_probs)) - np.float32(np.log(len(log_probs)))
+    return mean
 
 
 def common_name(names: Sequence[str]) -> str:

@@ -212,7 +212,7 @@ def test_runs_that_differ_in_their_seed_are_one_arm(folder: Path, llms: list[Pat
     assert arms["llm"]["seeds"] == arms["blend + llm"]["seeds"] == 2
     assert [run["run"] for run in seeded["about"]["runs"]["llm"]] == ["llm-seed0", "llm-seed1"]
     apart, _ = evaluate(
-        llms, folder / "tables", CUTOFF, horizon=WEEKS, replicates=10, device="cpu", group_seeds=False
+        llms, folder / "tables", CUTOFF, horizon=WEEKS, replicates=10, device="cpu", seeds="apart"
     )  # fmt: skip
     alone = {row["name"]: row for row in apart["arms"]}
     for metric in METRICS:
@@ -221,6 +221,18 @@ def test_runs_that_differ_in_their_seed_are_one_arm(folder: Path, llms: list[Pat
         assert arms["llm"][metric] == pytest.approx(np.mean(values))
     assert arms["llm"]["by_seed"]["nll"][0] != arms["llm"]["by_seed"]["nll"][1]
     assert any("seeds" in line for line in markdown(seeded))
+
+
+def test_seeds_that_answer_as_one_are_better_than_one_of_them(folder: Path, llms: list[Path], seeded: dict) -> None:
+    """The mean of probabilities: its likelihood is at least the mean of theirs (Jensen), user by user."""
+    options = {"horizon": WEEKS, "replicates": 10, "device": "cpu"}
+    found, _ = evaluate(llms, folder / "tables", CUTOFF, seeds="averaged", **options)
+    arms = {row["name"]: row for row in found["arms"]}
+    apart = {row["name"]: row for row in seeded["arms"]}["llm"]["by_seed"]["nll"]
+    assert "llm" not in arms
+    assert arms["llm averaged"]["uses_llm"]
+    assert arms["blend + llm averaged"]["seeds"] == arms["llm averaged"]["seeds"] == 1
+    assert min(apart) - 1e-3 <= arms["llm averaged"]["nll"] < np.mean(apart)
 
 
 def test_a_setting_of_later_versions_does_not_part_seeds(llms: list[Path], tmp_path: Path) -> None:
@@ -343,7 +355,7 @@ def test_a_sample_of_users_is_the_same_for_every_arm(folder: Path, result: dict)
 
 def test_several_llm_arms_are_blended_together_too(folder: Path, llms: list[Path], result: dict) -> None:
     options = {"horizon": WEEKS, "replicates": 20, "device": "cpu", "profile_only": 0}
-    both, _ = evaluate(llms[:2], folder / "tables", CUTOFF, **options, group_seeds=False)
+    both, _ = evaluate(llms[:2], folder / "tables", CUTOFF, **options, seeds="apart")
     arms = {row["name"]: row for row in both["arms"]}
     assert arms["blend + all LLMs"]["uses_llm"]
     (weights,) = both["about"]["blend_weights"]["blend + all LLMs"]
