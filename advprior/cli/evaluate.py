@@ -54,8 +54,8 @@ class Span(click.ParamType):  # type: ignore[type-arg]
     help="Once for each RUN: the same predictor, fitted before the labels that weigh it in the blend.",
 )
 @click.option("--seeds", type=click.Choice(["together", "averaged", "apart"]), default="together", show_default=True,
-              help="RUNs whose fits differ in nothing but their seed: one arm with their mean figures, one that averages "
-              "their answers, or an arm each.")  # fmt: skip
+              help="RUNs whose fits differ in nothing but their seed: one arm with their mean figures, one that "
+              "averages their answers, or an arm each.")  # fmt: skip
 @click.option("--profile-only", type=click.IntRange(0), default=4000, show_default=True, metavar="USERS",
               help="Most users without an event before the cut-off to ask about, apart from all others.")  # fmt: skip
 @click.option("--replicates", type=click.IntRange(10), default=1000, show_default=True, help="Of the bootstrap.")
