@@ -12,7 +12,17 @@ from advprior.predictors.base import FitData, predictor_class
 from advprior.withheld import without
 from feature_repo.contract import BEFORE, EVENTS, USERS
 from feature_repo.errors import AdvpriorError
-from feature_repo.runs import cpu_seconds, is_current, manifest_digest, new_run, read_manifest, run_key, write_manifest
+from feature_repo.runs import (
+    cpu_seconds,
+    digest,
+    is_current,
+    manifest_digest,
+    new_run,
+    read_manifest,
+    run_key,
+    sha256_file,
+    write_manifest,
+)
 from feature_repo.tables import TABLES_FIX, load_tables, load_time_plan
 
 STEP = "finetune"
@@ -91,7 +101,7 @@ def finetune(
     if withheld:
         config["withheld"] = sorted(withheld)
     read_manifest(tables, step="data", fix=TABLES_FIX)
-    inputs = {"tables": manifest_digest(tables)}
+    inputs = {"tables": manifest_digest(tables), **_base_on_disk(config["settings"])}
     key = run_key(STEP, config, inputs, CODE_VERSION)
     if not force and is_current(out, key):
         return False
@@ -140,3 +150,13 @@ def finetune(
                 seconds=time.time() - started, cpu=cpu_seconds() - worked,
             )  # fmt: skip
     return True
+
+
+def _base_on_disk(settings: dict[str, Any]) -> dict[str, str]:
+    """Digest of the weights that ``base`` points to, where that is a path: they can change under the same name."""
+    base = settings.get("base") or settings.get("encoder", {}).get("base") or ""
+    path = Path(base).expanduser()
+    if not base or not path.exists():
+        return {}
+    files = sorted(path.glob("*.safetensors")) + sorted(path.glob("*.json")) if path.is_dir() else [path]
+    return {"base": digest([[file.name, sha256_file(file)] for file in files])}

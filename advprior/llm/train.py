@@ -115,11 +115,12 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
         )  # fmt: skip
         curves["ranking"] = facts["ranking"]["curve"] = ranked.curve
     # a ranking stage that pays has no validation labels left to be chosen by once they are fitted on
-    if drift is not None and settings.drift.refit and not facts.get("ranking", {"kept": False})["kept"]:
-        if settings.drift.keep_before:
-            before = out / BEFORE
-            before.mkdir(exist_ok=True)
-            _write(before, *deepcopy((model, head, interest_head)), settings, habit, encoder, tokenizer, data)
+    again_on_all = drift is not None and settings.drift.refit and not facts.get("ranking", {"kept": False})["kept"]
+    if again_on_all and settings.drift.keep_before:
+        before = out / BEFORE
+        before.mkdir(exist_ok=True)
+        _write(before, *deepcopy((model, head, interest_head)), settings, habit, encoder, tokenizer, data)
+    if drift is not None and again_on_all and facts["strength"] > 0:  # without a say there is nothing to fit
         restore(tuned, start)
         facts["refit"] = {"points": drift.up_to_cutoff()}
         again = replace(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import timedelta
 
 import numpy as np
@@ -23,6 +24,7 @@ from feature_repo.tables import load_tables
 from tests.advprior.predictors.conftest import Fitted, llm_settings
 from tests.advprior.test_histories import histories_of
 from tests.tiny import PLAN, write_tiny
+from tests.tiny_llm import write_tiny_llm
 
 SNAPSHOTS = np.asarray([micros(s) for s in PLAN.snapshots()], np.int64)
 
@@ -124,6 +126,16 @@ def test_no_event_from_the_cutoff_on_reaches_a_fit(fitted: Fitted, tmp_path) -> 
         finetune(source, tmp_path / name, "llm", settings)
     cut, whole = ((tmp_path / name / "model/model.safetensors").read_bytes() for name in ("cut", "whole"))
     assert cut == whole
+
+
+def test_other_weights_in_the_same_folder_are_fitted_on_anew(fitted: Fitted, tmp_path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(fitted.folder / "base", base)
+    settings = predictor_class("text").settings({"base": str(base), "layers": 2, "components": 2})
+    assert finetune(fitted.tables, tmp_path / "text", "text", settings)
+    assert not finetune(fitted.tables, tmp_path / "text", "text", settings)
+    write_tiny_llm(base, seed=1)
+    assert finetune(fitted.tables, tmp_path / "text", "text", settings)
 
 
 def test_a_twin_has_forgotten_its_pretraining_and_nothing_else(fitted: Fitted, tmp_path) -> None:
