@@ -87,6 +87,7 @@ def refresh(folder: Path, vocabulary: int, users: int) -> Callable[[], float]:
     Both sides hash inputs, write prompts, forward, add habit and drift, and write rows to disk; opening the graph
     and reading tables, the same for both, are left out.
     """
+    from advprior.forwarding import here
     from advprior.histories import Histories
     from advprior.inputs import input_keys
     from advprior.predictors.habit import Habit
@@ -115,7 +116,7 @@ def refresh(folder: Path, vocabulary: int, users: int) -> Callable[[], float]:
         started = time.perf_counter()
         files = _Files(out, users, 1, N, None, True)
         carried = None if since is None else _Carried.open(since, scorer, data, cutoffs, "m")
-        _score_shards(scorer, data, cutoffs, files, carried, None)
+        _score_shards(scorer, data, cutoffs, files, carried, None, here(scorer, data, cutoffs))
         np.save(out / NETWORK_KEYS_FILE, input_keys(data, int(cutoffs[0]), "m"))
         files.close()
         return time.perf_counter() - started
