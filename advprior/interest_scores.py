@@ -142,7 +142,7 @@ class LLMInterestScorer(InterestScorer):
             inputs["offset"] = np.zeros((*at.shape, self._size), np.float32)
             return self._engine.run_all(inputs)["interest_log_probs"]
 
-        batches = token_budget_batches([len(window.ids) for _, window, _, _ in jobs], self._budget)
+        batches = token_budget_batches([len(window.ids) for _, window, _, _ in jobs], self._budget, self._engine.lanes)
         for batch, found in self._engine.each(batches, forward):
             for log_probs, b in zip(found, batch, strict=True):
                 row, _, positions, columns = jobs[b]

@@ -77,7 +77,7 @@ def score(engine: Engine, shape: dict[str, int], lengths: np.ndarray, points: in
         positions = np.sort(rng.integers(0, lengths[batch][:, None], (len(batch), points)), axis=1)
         engine.run(ids, mask, positions, np.zeros((len(batch), points, N), np.float32))
 
-    for _ in engine.each(token_budget_batches(lengths, engine.token_budget), forward):
+    for _ in engine.each(token_budget_batches(lengths, engine.token_budget, engine.lanes), forward):
         pass
 
 

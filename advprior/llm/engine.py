@@ -28,6 +28,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
+FEW = 4  # batches a lane: below them, an uneven number leaves lanes idle for long
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
@@ -205,7 +206,7 @@ def open_session(path: Path, device: str = "auto", threads: int | None = None, m
     return Engine(session, provider, reason, threads)
 
 
-def token_budget_batches(lengths: npt.ArrayLike, budget: int) -> list[Int]:
+def token_budget_batches(lengths: npt.ArrayLike, budget: int, lanes: int = 1) -> list[Int]:
     """Group prompts of like length so that no batch is larger than a budget of padded tokens.
 
     Parameters
@@ -214,6 +215,8 @@ def token_budget_batches(lengths: npt.ArrayLike, budget: int) -> list[Int]:
         Tokens of each prompt.
     budget : int
         Largest ``rows × longest`` of a batch; a single prompt above it gets a batch of its own.
+    lanes : int
+        How many batches run at a time: where there are few, smaller ones keep every lane at work to the end.
 
     Returns
     -------
@@ -229,11 +232,19 @@ def token_budget_batches(lengths: npt.ArrayLike, budget: int) -> list[Int]:
         raise ValueError(f"budget must be at least 1, got {budget}")
     sizes = np.maximum(np.asarray(lengths, np.int64), 1)
     order = np.argsort(-sizes, kind="stable")
-    batches, start = [], 0
-    while start < len(order):
-        rows = max(int(budget // sizes[order[start]]), 1)
-        batches.append(order[start : start + rows])
-        start += rows
+
+    def cut(budget: int) -> list[Int]:
+        batches, start = [], 0
+        while start < len(order):
+            rows = max(int(budget // sizes[order[start]]), 1)
+            batches.append(order[start : start + rows])
+            start += rows
+        return batches
+
+    batches = cut(budget)
+    if len(batches) % lanes and len(batches) < FEW * lanes:
+        rounds = -(-len(batches) // lanes)
+        batches = cut(max(int(sizes.sum() // (rounds * lanes)), 1))
     return batches
 
 

@@ -275,7 +275,7 @@ class LLMScorer(NetworkScorer):
             # the offset is left out of the graph: it changes with time where the network's part does not
             return self._engine.run(ids, mask, positions, np.zeros((*positions.shape, self._size), np.float32))
 
-        batches = token_budget_batches([len(job.ids) for job in jobs], self._budget)
+        batches = token_budget_batches([len(job.ids) for job in jobs], self._budget, self._engine.lanes)
         for batch, log_probs in self._engine.each(batches, forward):
             for row, b in enumerate(batch):
                 out[jobs[b].rows] = log_probs[row, : len(jobs[b].positions)]

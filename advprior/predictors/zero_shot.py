@@ -166,7 +166,7 @@ class ZeroShotScorer(Scorer):
             offset = np.broadcast_to(self._offset, (len(batch), len(self._offset))).copy()
             return self._engine.run_inputs({"input_ids": ids, "attention_mask": mask, "offset": offset})
 
-        batches = token_budget_batches([len(ids) + self._nodes for ids, _ in jobs], self._budget)
+        batches = token_budget_batches([len(ids) + self._nodes for ids, _ in jobs], self._budget, self._engine.lanes)
         for batch, found in self._engine.each(batches, forward):
             for log_probs, b in zip(found, batch, strict=True):
                 for row, column in jobs[b][1]:

@@ -144,6 +144,16 @@ def test_budget_by_hand():
     assert [batch.tolist() for batch in token_budget_batches([3, 9, 4, 4, 20], 12)] == [[4], [1], [2, 3, 0]]
 
 
+def test_few_batches_keep_every_lane_at_work():
+    lengths = [190] * 6
+    assert [len(batch) for batch in token_budget_batches(lengths, 512)] == [2, 2, 2]
+    shared = token_budget_batches(lengths, 512, lanes=2)
+    assert [len(batch) for batch in shared] == [1] * 6
+    assert sorted(np.concatenate(shared)) == list(range(6))
+    many = [190] * 600
+    assert len(token_budget_batches(many, 512, lanes=2)) == len(token_budget_batches(many, 512))
+
+
 def test_a_budget_of_nothing():
     with pytest.raises(ValueError, match="budget"):
         token_budget_batches([1], 0)
