@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
 from importlib.metadata import version
@@ -71,7 +71,7 @@ def quantiles(times: list[float]) -> str:
     return f"p50 {p50:7.3f}  p99 {p99:7.3f} ms"
 
 
-def alternately(sides: dict[str, Callable[[int], Any]], count: int, rounds: int = 4) -> dict[str, list[float]]:
+def alternately(sides: Mapping[str, Callable[[int], Any]], count: int, rounds: int = 4) -> dict[str, list[float]]:
     """Times of each side, in turns."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):

@@ -86,7 +86,8 @@ def seconds(work: Callable[[], Any]) -> np.ndarray:
     """Wall and CPU seconds: on a shared machine the second is the steadier."""
     started = np.array([time.perf_counter(), time.process_time()])
     work()
-    return np.array([time.perf_counter(), time.process_time()]) - started
+    spent: np.ndarray = np.array([time.perf_counter(), time.process_time()]) - started
+    return spent
 
 
 def both(name: str, pairs: Sequence[np.ndarray], bar: str) -> None:
@@ -98,7 +99,9 @@ def both(name: str, pairs: Sequence[np.ndarray], bar: str) -> None:
 def frame_rows(tables: Path, repo: Path, repeats: int) -> None:
     """The frame through Feast, against the same frame with polars' join."""
     predictors = published_predictors(repo, PREDICTORS)
-    join, asked, spent = frames.join_features, [], []
+    join = frames.join_features
+    asked: list[tuple[list[str], pd.DataFrame]] = []
+    spent: list[np.ndarray] = []
 
     def timed(store: Any, refs: Sequence[str], entities: pd.DataFrame) -> frames.Joined:
         found: list[frames.Joined] = []
@@ -110,11 +113,9 @@ def frame_rows(tables: Path, repo: Path, repeats: int) -> None:
     rows = 0
     for _ in range(repeats):
         with patch.object(frames, "join_features", timed):
-            total = seconds(lambda: asked.append(frames.build_frame(tables, repo, predictors)))
-        made = asked.pop()
+            total = seconds(lambda: frames.build_frame(tables, repo, predictors))
         refs, entities = asked.pop()
         rows = len(entities)
-        del made
         peak = peak_memory_mb()
         other: list[pl.DataFrame] = []
         polars = seconds(lambda: other.append(polars_join(repo, refs, entities)))  # noqa: B023

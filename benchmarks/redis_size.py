@@ -54,7 +54,7 @@ def measure() -> list[tuple[int, int | None, int, float, float]]:
             before = client.info("memory")["used_memory"]
             materialize(repo, last + plan.lag)
             after = client.info("memory")["used_memory"]
-            bytes_of = [client.memory_usage(key, samples=0) for key in client.scan_iter(count=1000)]
+            bytes_of = [client.memory_usage(key, samples=0) or 0 for key in client.scan_iter(count=1000)]
             largest = sorted(bytes_of)[-len(users) :]  # the others are ads
             found.append((size, top, len(users), sum(largest) / len(largest), (after - before) / len(users)))
             shutil.rmtree(repo)

@@ -151,9 +151,9 @@ def measure(options: argparse.Namespace, root: Path, redis_port: int | None) -> 
             load(hundred, seconds=2)
             turns = [{name: load(file, seconds=options.seconds / 4) for name, file in of_arm.items()} for _ in range(8)]
         for name in of_arm:
-            mine = [turn[name] for turn in turns]
-            middle = {key: float(np.median([one[key] for one in mine])) for key in ("p50", "p99", "rps")}
-            totals = {key: sum(one[key] for one in mine) for key in ("errors", "degraded")}
+            measured = [turn[name] for turn in turns]
+            middle = {key: float(np.median([one[key] for one in measured])) for key in ("p50", "p99", "rps")}
+            totals = {key: sum(one[key] for one in measured) for key in ("errors", "degraded")}
             row(f"arm {name} priors, medians of 8 turns", middle | totals)
         adds = [np.median([t["with"][key] - t["without"][key] for t in turns]) for key in ("p50", "p99")]
         print(f"priors add {adds[0]:+.2f} ms at p50 and {adds[1]:+.2f} ms at p99 (wanted: <= 1 at p99)", flush=True)

@@ -164,7 +164,7 @@ def report(
                 probes.append(witness.would_notice(answer, exposure["time"]))
     print(f"answers by publication: {', '.join(map(str, publications.values()))}")
     print(f"answers worked out again: {sum(counts.values())} (each {options.every}th), {counts}; rows of another "
-          f"publication would have shown in {np.mean(probes or [np.nan]):.1%} of {len(probes)}")  # fmt: skip
+          f"publication would have shown in {np.mean(probes) if probes else np.nan:.1%} of {len(probes)}")  # fmt: skip
     print(f"errors {told['errors']}, degraded {told['degraded']}, mixed {counts['mixed']}, exposures lost {lost} of "
           f"{len(logged)}, memory {memory[0]:.0f} to {memory[-1]:.0f} MB ({growth:+.1%})")  # fmt: skip
     if first is not None or told["first"]:

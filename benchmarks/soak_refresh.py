@@ -65,7 +65,8 @@ def publish_priors(repo: Path, source: Path, number: int) -> pd.Timestamp:
     matrix = np.load(source / MATRIX_FILE)[table[PRIOR_ROW].to_numpy()]
     catalog: dict[str, Any] = json.loads((source / CATALOG_FILE).read_text())
     rng = np.random.default_rng(number)
-    tables, rows = [], []
+    tables: list[pd.DataFrame] = []
+    rows: list[np.ndarray] = []
     for back in (1, 0):
         logits = matrix + rng.normal(size=matrix.shape)
         log_probs = (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))).astype(np.float32)
@@ -83,7 +84,8 @@ def publish_priors(repo: Path, source: Path, number: int) -> pd.Timestamp:
     whole["entropy"] = -(probability * values).sum(axis=1).astype(np.float32)
     whole["top1_index"], whole["top1_log_prob"] = values.argmax(axis=1), values.max(axis=1)
     _publish(repo, source.name, {TABLE_FILE: whole, MATRIX_FILE: values, CATALOG_FILE: catalog}, None, number)
-    return whole[EVENT_TIMESTAMP].max()
+    newest_event: pd.Timestamp = whole[EVENT_TIMESTAMP].max()
+    return newest_event
 
 
 def _publish_changed(repo: Path, source: Path, number: int) -> None:

@@ -93,7 +93,8 @@ def measure(*arguments: object, threads: int = 1) -> dict[str, float]:
 
 def _children(root: psutil.Process) -> list[psutil.Process]:
     try:
-        return root.children(recursive=True)
+        below: list[psutil.Process] = root.children(recursive=True)
+        return below
     except psutil.Error:
         return []
 
@@ -208,8 +209,8 @@ def frame(workspace: Path, folder: Path, block: str) -> None:
         store = repo / "feature_store.yaml"
         if name == "spark":
             store.write_text(store.read_text().replace("  type: duckdb", f"  type: spark\n  spark_conf:\n{block}"))
-        for file in ("definitions.py", ".feastignore"):
-            shutil.copy(Path(__file__).parents[1] / "feature_repo" / file, repo)
+        for name_of in ("definitions.py", ".feastignore"):
+            shutil.copy(Path(__file__).parents[1] / "feature_repo" / name_of, repo)
         feast = [str(Path(sys.executable).with_name("feast")), "-c", str(repo), "apply"]
         subprocess.run(feast, check=True, capture_output=True)
         out = folder / f"frame-{name}"

@@ -107,9 +107,9 @@ def main() -> None:
         leaks.append([f.severity == "error" for f in check_golden_features(features, label[test])])
 
     print(f"{options.replays} null and {options.planted} planted worlds of {USERS} users, two seeds an arm")
-    for arm, label in (("llm", "priors that say nothing"), ("placebo", "placebo")):
+    for arm, called in (("llm", "priors that say nothing"), ("placebo", "placebo")):
         rows = null[arm]
-        share(f"null: 95 % interval holds zero, {label}", (rows[:, 1] <= 0) & (rows[:, 2] >= 0), "92-98 % asked")
+        share(f"null: 95 % interval holds zero, {called}", (rows[:, 1] <= 0) & (rows[:, 2] >= 0), "92-98 % asked")
     family = np.minimum(null["llm"][:, 3], null["placebo"][:, 3])
     share("null: no arm of the two is called different (joint p >= .05)", family >= 0.05, "95 % nominal")
     rows = planted["llm"]
