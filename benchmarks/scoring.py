@@ -217,7 +217,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         engine, shape, model = build(Path(folder))
         vocabulary = shape["vocabulary"]
-        uniform = np.full(16, 256)
+        uniform = np.full(48, 256)  # of fewer, a lane that waits for the last batch is a share of the time
         mixed = np.clip(rng.lognormal(5.9, 0.6, 24), 60, 1024).astype(np.int64)  # as long as the demo's prompts
         score(engine, shape, uniform, 1)  # warm up
         peaks, same, real, backfill, names, refreshed = [], [], [], [], [], []
