@@ -35,7 +35,7 @@ demo: $(STAMP)  ## the whole chain on real data: tables, priors, store, ranker, 
 test: $(STAMP)  ## all tests and doctests, no network
 	$(BIN)/python -m pytest --doctest-modules tests advprior ranking feature_repo $(ARGS)
 
-bench: $(STAMP)  ## ratios measured in one run, some half an hour: scoring, memory, validity of intervals, the frame (after make demo)
+bench: $(STAMP)  ## ratios measured in one run, some 15 minutes: scoring, memory, validity of intervals, the frame (after make demo)
 	$(BIN)/python -m benchmarks.scoring $(ARGS)
 	$(BIN)/python -m benchmarks.memory --users 1000000
 	$(BIN)/python -m benchmarks.validity

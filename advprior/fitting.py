@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from advprior.predictors.base import FitData, predictor_class
+from advprior.predictors.base import BEFORE, FitData, predictor_class
 from advprior.withheld import without
-from feature_repo.contract import BEFORE, EVENTS, USERS
+from feature_repo.contract import EVENTS, USERS
 from feature_repo.errors import AdvpriorError
 from feature_repo.runs import (
     cpu_seconds,
@@ -140,13 +139,11 @@ def finetune(
             history_start=plan.start.isoformat(),
             model_cutoff=plan.finetune_end.isoformat(),
         )
-        before = run.path / BEFORE
-        if before.is_dir():  # a run of its own, for `advprior export` and `advprior evaluate --earlier`
-            border = plan.finetune_end - timedelta(days=settings.training.valid_days)
+        if BEFORE in facts:  # a run of its own, for `advprior export` and `advprior evaluate --earlier`
+            apart = {**config, BEFORE: True}
             write_manifest(
-                before, STEP, config={**config, "before": True}, inputs=inputs,
-                key=run_key(STEP, {**config, "before": True}, inputs, CODE_VERSION),
-                facts={**run.facts, "model_cutoff": border.isoformat()},
+                run.path / BEFORE, STEP, config=apart, inputs=inputs, key=run_key(STEP, apart, inputs, CODE_VERSION),
+                facts={**run.facts, **facts[BEFORE]},
                 seconds=time.time() - started, cpu=cpu_seconds() - worked,
             )  # fmt: skip
     return True

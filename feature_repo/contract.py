@@ -109,7 +109,6 @@ TABLE_FILE = "table.parquet"
 MATRIX_FILE = "log_probs.npy"  # [rows, N] float32, row i = the table's ``prior_row`` i; [rows, K] of top-K priors
 TOP_INDEX_FILE = "top_index.npy"  # [rows, K] int32; there for top-K priors only
 TAIL_FILE = "tail_log_mass.npy"  # [rows] float32; likewise
-BEFORE = "before"  # in a fitted run: the predictor before it was fitted on the labels that validated it
 CATALOG_FILE = "catalog.json"  # {"version": …, "advertisers": [{"advertiser_id", "name"}, …]} in index order
 # Interests stand beside the priors of a predictor that has them: same rows, same pointer, categories for advertisers.
 INTERESTS_FILE = "interests.json"  # as CATALOG_FILE; a category is its own id and name

@@ -230,11 +230,10 @@ def _measure(
             )
 
     names = [group.name for group in groups]
-    for group in groups:
-        for asked in people if group.averaged else []:
+    for asked in people:
+        for group in (group for group in groups if group.averaged):
             asked.arms[group.name] = [mean_probability(asked.arms[group.name])]
             asked.first[group.name] = [mean_probability(asked.first[group.name])]
-    for asked in people:
         add_blends(asked, names, with_llm, optimistic)
     inside = segments(main.labels, histories, now, size)
     rows, comparisons = compare(

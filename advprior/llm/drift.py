@@ -36,15 +36,20 @@ class Drift:
         Points in the order of validation.
     settings : LLMSettings
         With ``drift.around_days``.
+
+    Attributes
+    ----------
+    border : int
+        Microseconds: where training labels end and validation labels start.
     """
 
     def __init__(self, data: FitData, points: list[Points], order: list[int], settings: LLMSettings) -> None:
         self._data, self._points, self._settings = data, points, settings
         self._size = len(data.catalog)
-        border = data.cutoff - int(settings.training.valid_days * DAY)
+        self.border = data.cutoff - int(settings.training.valid_days * DAY)
         for p in points:
             p.offset = np.zeros((len(p.moments), self._size), np.float32)
-        self._around(border)
+        self._around(self.border)
         user = np.concatenate([np.full(int(points[i].valid.sum()), points[i].user) for i in order])
         moment = np.concatenate([points[i].moments[points[i].valid] for i in order])
         self._truth = np.concatenate([points[i].truth[points[i].valid] for i in order])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,13 @@ from advprior.llm.loop import Course, Stage, Update, copy_of, restore, run_stage
 from advprior.llm.model import AdvertiserModel, from_base
 from advprior.llm.modes import forget, frozen_layers, merge, optimizer_for, tuned_weights
 from advprior.llm.points import Points, fit_habit, training_points
-from advprior.predictors.base import FitData, log_softmax
+from advprior.predictors.base import BEFORE, FitData, log_softmax
 from advprior.predictors.habit import Habit
 from advprior.predictors.llm import LLMSettings
 from advprior.prompts import PromptEncoder, PromptStyle
 from advprior.sequence.offset import Offset
 from advprior.targets import quality
-from feature_repo.contract import BEFORE, CATALOG_FILE, INTERESTS_FILE
+from feature_repo.contract import CATALOG_FILE, INTERESTS_FILE
 from feature_repo.errors import AdvpriorError
 from feature_repo.runs import write_json
 
@@ -115,11 +116,12 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
         )  # fmt: skip
         curves["ranking"] = facts["ranking"]["curve"] = ranked.curve
     # a ranking stage that pays has no validation labels left to be chosen by once they are fitted on
-    again_on_all = drift is not None and settings.drift.refit and not facts.get("ranking", {"kept": False})["kept"]
-    if again_on_all and settings.drift.keep_before:
+    again_on_all = settings.drift.refit and not facts.get("ranking", {"kept": False})["kept"]
+    if drift is not None and again_on_all and settings.drift.keep_before:
         before = out / BEFORE
         before.mkdir(exist_ok=True)
         _write(before, *deepcopy((model, head, interest_head)), settings, habit, encoder, tokenizer, data)
+        facts[BEFORE] = {"model_cutoff": datetime.fromtimestamp(drift.border / 1e6, UTC).isoformat()}
     if drift is not None and again_on_all and facts["strength"] > 0:  # without a say there is nothing to fit
         restore(tuned, start)
         facts["refit"] = {"points": drift.up_to_cutoff()}

@@ -34,6 +34,9 @@ KINDS = {
     CATALOG_TEXT: "advprior.predictors.text:TextPredictor",
     ZERO_SHOT: "advprior.predictors.zero_shot:ZeroShotPredictor",
 }
+#: Folder in a fitted run with the predictor as it was before it was fitted on the labels that validated it. Who writes
+#: it says in the fact of this name what differs from the run's own facts: ``model_cutoff``.
+BEFORE = "before"
 PARITY_TOLERANCE = 1e-4  # torch or numpy against ONNX, in log-prob
 
 
