@@ -94,6 +94,11 @@ class Witness:
             files.version, files.advertisers, log_probs, own, row_of, dict(zip(found.tolist(), means, strict=True))
         )
 
+    def add_kept(self, link: Path) -> None:
+        """Take in all that is kept behind a view's link: of two that say the very same, an answer may name either."""
+        for folder in sorted(link.parent.glob(f".versions/{link.name}-*")):
+            self.add(folder)
+
     def look(self, users: list[str]) -> None:
         """Take in what the other views hold now."""
         engine = self._engine
@@ -126,7 +131,10 @@ class Witness:
         return "whole" if self._explains(known, key, answer, wanted, now_us) else "mixed"
 
     def would_notice(self, answer: dict[str, Any], moment: str) -> bool:
-        """Whether the answer's scores would be others with the same user's rows of any other publication."""
+        """Whether the answer's scores would be others with the same user's rows of any other publication.
+
+        A publication that says the very same of the user is no other: nothing of it could be mixed in.
+        """
         used = answer["prior"]
         wanted = np.array([slot["score"] for slot in answer["slots"]])
         now_us = moment_us(datetime.fromisoformat(moment))
@@ -134,9 +142,21 @@ class Witness:
             (known, key)
             for name, known in self._published.items()
             for key in known.row_of
-            if key[0] == answer["user_id"] and name != used["publication"]
+            if key[0] == answer["user_id"] and name != used["publication"] and not self._same(used, known, key)
         ]
         return not any(self._explains(known, key, answer, wanted, now_us) for known, key in others)
+
+    def _same(self, used: dict[str, Any], other: _Publication, key: tuple[str, int]) -> bool:
+        """Whether another publication's row, its mean and its catalog are those of the answer's own."""
+        mine = self._published.get(used["publication"])
+        if mine is None or key[1] != moment_us(datetime.fromisoformat(used["snapshot"])) or key not in mine.row_of:
+            return False
+        return (
+            mine.version == other.version
+            and mine.advertisers == other.advertisers
+            and np.array_equal(mine.log_probs[mine.row_of[key]], other.log_probs[other.row_of[key]])
+            and np.array_equal(mine.means[key[1]], other.means[key[1]])
+        )
 
     def _explains(
         self, known: _Publication, key: tuple[str, int], answer: dict[str, Any], wanted: npt.NDArray[np.float64],

@@ -78,7 +78,7 @@ def soak(options: argparse.Namespace, root: Path, redis_port: int | None) -> int
     serve += ["--clock-start", (until + timedelta(hours=2)).isoformat(), "--exposures", str(exposures)]
     engine = Engine(repo, work / "ranker", work / "ranker_baseline", cache=default_cache())
     witness = Witness(engine, prior_view(LLM))
-    witness.add(repo / "data" / prior_view(LLM))
+    witness.add_kept(repo / "data" / prior_view(LLM))
     witness.look(users)
     with process(serve, port, "/ready", root / "service.log") as running:
         load = Load(port, 6.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.one_publication import Witness
-from feature_repo.contract import LLM, MATRIX_FILE, PRIOR_ROW, SNAPSHOT, TABLE_FILE, prior_view
+from feature_repo.contract import CATALOG_FILE, LLM, MATRIX_FILE, PRIOR_ROW, SNAPSHOT, TABLE_FILE, prior_view
 from ranking.experiment.assignment import EVERYBODY
 from ranking.experiment.exposures import read_exposures
 from ranking.experiment.readout import _publication
@@ -83,6 +84,27 @@ def test_a_snapshot_published_twice_is_not_weighed_against_the_other_mean(own: P
     expected = [*[f"llm {first}"] * 40, *[f"llm {second}"] * 20, "none", "none"]
     assert logged == expected
     assert EVERYBODY.arms[0].priors
+
+
+def test_either_of_two_publications_that_say_the_same_is_whole(own: Project) -> None:
+    """A predictor fitted anew on the same data: other digests, the same values. An answer may name either."""
+    view = own.repo / "data" / VIEW
+    catalog = json.loads((view / CATALOG_FILE).read_text()) | {"note": "fitted anew"}
+    table, matrix = pd.read_parquet(view / TABLE_FILE), np.load(view / MATRIX_FILE)
+    first = view.resolve().name
+    publish(own.repo, VIEW, {TABLE_FILE: table, MATRIX_FILE: matrix, CATALOG_FILE: catalog})
+    assert view.resolve().name != first
+    current = witness_of(own)
+    both = witness_of(own)
+    both.add_kept(view)
+    with live(own) as service:
+        answers = ask(service)
+    (named,) = {answer["prior"]["publication"] for answer in answers}
+    assert first == f"{VIEW}-{named}"  # the one that the service knew first, and the current one's witness does not
+    assert judged(current, answers) == {"mixed"}
+    assert judged(both, answers) == {"whole"}
+    # the other publication's row of the same snapshot is no mix; older rows still would be
+    assert any(both.would_notice(answer, NOW.isoformat()) for answer in answers)
 
 
 def vector_of(project: Project, user: str, back: int) -> bytes:
