@@ -63,6 +63,8 @@ class Predicted:
         Settings that differ from it, ``key=value``.
     pairs : bool
         Of advertiser × category (`advprior.data.pairs`) in place of advertisers.
+    shuffled : bool
+        Publish a placebo of it, too.
     """
 
     name: str
@@ -70,16 +72,20 @@ class Predicted:
     config: str | None = None
     changes: tuple[str, ...] = ()
     pairs: bool = False
+    shuffled: bool = False
 
 
 _FEW = (
-    Predicted(LLM, LLM, "llm.yaml"),
+    Predicted(LLM, LLM, "llm.yaml", shuffled=True),
     Predicted(SASREC, SASREC),
     Predicted(POPULARITY, POPULARITY),
     Predicted(NEIGHBOURS, NEIGHBOURS),
+    # as fine as what a label asks: an advertiser's category
+    Predicted("neighbours_pair", NEIGHBOURS, pairs=True),
+    Predicted("text_pair", CATALOG_TEXT, "text.yaml", pairs=True, shuffled=True),
 )
-#: Whose priors are compared, by the name of the choice; the placebo is the LLM's, shuffled. Zero-shot is in neither: it
-#: reads every name behind every prompt, some hundred times the price of the head.
+#: Whose priors are compared, by the name of the choice. Zero-shot is in neither: it reads every name behind every
+#: prompt, some hundred times the price of the head.
 ARMS = {
     "few": _FEW,
     "full": (
@@ -88,16 +94,13 @@ ARMS = {
         Predicted(LAST, NEIGHBOURS, changes=("half_lives_days=[2]", "similar=false")),
         Predicted(HYBRID, HYBRID, "hybrid.yaml"),
         Predicted(TWIN, HYBRID, "hybrid.yaml", ("encoder.twin=true",)),
-        Predicted(CATALOG_TEXT, CATALOG_TEXT),
+        Predicted(CATALOG_TEXT, CATALOG_TEXT, "text.yaml"),
         Predicted(RANKED, LLM, "llm.yaml", ("ranking.epochs=1",)),
-        # as fine as what a label asks: an advertiser's category
-        Predicted("neighbours_pair", NEIGHBOURS, pairs=True),
         Predicted("sasrec_pair", SASREC, pairs=True),
         Predicted("twin_pair", HYBRID, "hybrid.yaml", ("encoder.twin=true",), pairs=True),
         Predicted("hybrid_pair", HYBRID, "hybrid.yaml", pairs=True),
         Predicted("popularity_pair", POPULARITY, pairs=True),
-        Predicted("text_pair", CATALOG_TEXT, pairs=True),
-        Predicted("text_twin_pair", CATALOG_TEXT, None, ("twin=true",), pairs=True),
+        Predicted("text_twin_pair", CATALOG_TEXT, "text.yaml", ("twin=true",), pairs=True),
     ),
 }
 #: The names of the few.
@@ -202,7 +205,11 @@ def steps(
             advprior(f"publish {predictor}", "publish", str(priors), "--repo", repo, *named,
                      out=views / prior_view(predictor)),
         ]  # fmt: skip
-    llm_priors, placebo, history = str(w / "priors" / LLM), views / prior_view(PLACEBO), views / USER_HISTORY_VIEW
+        if prior.shuffled:
+            placebo = PLACEBO if predictor == LLM else f"{PLACEBO}_{predictor}"
+            publish = ("publish", str(priors), "--repo", repo, "--as", placebo)
+            chain.append(advprior(f"publish {placebo}", *publish, out=views / prior_view(placebo)))
+    history = views / USER_HISTORY_VIEW
     arms_file = ("--arms", str(w / "configs" / "arms.yaml"))
     stale, optional = (("--stale", STALE), ("--optional",)) if arms == "full" else ((), ())
     runs = (w / "models" / LLM, w / "models" / LLM / "onnx", w / "priors" / LLM)
@@ -210,7 +217,6 @@ def steps(
     towers = str(w / "towers")
     retrieval = ("--candidates", str(w / "candidates"), "--two-by-two", str(w / "two_by_two"))
     chain += [
-        advprior("publish placebo", "publish", llm_priors, "--repo", repo, "--as", PLACEBO, out=placebo),
         advprior("rank features", "rank", "features", "--tables", tables, "--repo", repo, out=history),
         Step("feast apply", ("feast", "-c", repo, "apply")),
         advprior("rank frame", "rank", "frame", "--tables", tables, "--repo", repo, "--out", frame, *stale,

@@ -24,6 +24,7 @@ _SOURCES = {
     ".gitignore": ("advprior", "templates/gitignore"),
     "configs/llm.yaml": ("advprior", "templates/llm.yaml"),
     "configs/hybrid.yaml": ("advprior", "templates/hybrid.yaml"),
+    "configs/text.yaml": ("advprior", "templates/text.yaml"),
     "configs/mapping.yaml": ("advprior", "templates/mapping.yaml"),
     "configs/arms.yaml": ("ranking", "arms.yaml"),
     "configs/experiment.yaml": ("advprior", "templates/experiment.yaml"),

@@ -19,7 +19,6 @@ from feature_repo.contract import (
     LOG_PROBS,
     MATRIX_FILE,
     MODEL_CUTOFF,
-    PLACEBO,
     PREDICTORS,
     PRIOR_ROW,
     SNAPSHOT,
@@ -30,6 +29,7 @@ from feature_repo.contract import (
     TOP_INDEX_FILE,
     USER_ID,
     prior_view,
+    shuffled_source,
 )
 from feature_repo.errors import AdvpriorError
 from feature_repo.runs import is_current, manifest_digest, new_run, publish_version, read_manifest, run_key
@@ -86,7 +86,7 @@ def publish(priors: Path, repo: Path, *, name: str | None = None, seed: int = 0,
             expected=f"small letters, digits, _: {', '.join(PREDICTORS)}, …",
         )
     view = prior_view(name)
-    config = {"view": view, **({"shuffle_seed": seed} if name == PLACEBO else {})}
+    config = {"view": view, **({"shuffle_seed": seed} if shuffled_source(name) else {})}
     inputs = {"priors": manifest_digest(priors)}
     key = run_key(STEP, config, inputs, CODE_VERSION)
     link = repo / "data" / view
@@ -100,7 +100,7 @@ def publish(priors: Path, repo: Path, *, name: str | None = None, seed: int = 0,
     arrays = _Scored.open(priors)
     _validate(rows, arrays, scored, priors)
     source = rows[PRIOR_ROW].to_numpy()
-    if name == PLACEBO:
+    if shuffled_source(name):
         source = shuffled_rows(rows, seed)
     staged = link.parent / f".staged-{view}"
     shutil.rmtree(staged, ignore_errors=True)

@@ -86,6 +86,17 @@ def pair_id(advertiser: str, category: str) -> str:
     return f"{advertiser} / {category}"
 
 
+def shuffled_source(name: str) -> str | None:
+    """Whose priors a placebo shuffles, by its name; None for priors that are no placebo.
+
+    >>> shuffled_source("placebo"), shuffled_source("placebo_text_pair"), shuffled_source("text_pair")
+    ('llm', 'text_pair', None)
+    """
+    if name == PLACEBO:
+        return LLM
+    return name.removeprefix(f"{PLACEBO}_") if name.startswith(f"{PLACEBO}_") else None
+
+
 def prior_view(predictor: str) -> str:
     """Name of the feature view that holds one predictor's priors.
 

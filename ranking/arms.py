@@ -43,6 +43,7 @@ class Arm(BaseModel):
     optional: bool = False
     objective: Objective | None = None
     monotone: bool | None = None
+    of: str | None = None
 
     @property
     def is_baseline(self) -> bool:
@@ -87,6 +88,9 @@ class Arms(BaseModel):
             raise ValueError(
                 f"exactly one arm has `role: baseline`; found {len(baselines)}: {', '.join(baselines) or 'none'}"
             )
+        strays = [arm.name for arm in self.arms if arm.of is not None and arm.role != "placebo"]
+        if strays:
+            raise ValueError(f"`of` is for placebos: it names the arm whose priors they shuffle; {', '.join(strays)}")
         return self
 
     @property
@@ -101,6 +105,14 @@ class Arms(BaseModel):
     def of_role(self, role: Role) -> list[Arm]:
         """Arms of one role, in the file's order."""
         return [arm for arm in self.arms if arm.role == role]
+
+    def placebo_of(self, treatment: Arm) -> Arm | None:
+        """The placebo that imitates a treatment; for the first treatment any, where none was made for it."""
+        placebos = self.of_role("placebo")
+        named = [arm for arm in placebos if arm.of == treatment.name]
+        if not named and treatment == self.of_role("treatment")[0]:
+            named = [arm for arm in placebos if arm.of is None] or placebos
+        return named[0] if named else None
 
     def find(self, name: str) -> Arm:
         """The arm with this name or feature service.

@@ -15,9 +15,7 @@ from feature_repo.contract import (
     CATALOG_FILE,
     CATALOG_VERSION,
     CREATED_TIMESTAMP,
-    LLM,
     MATRIX_FILE,
-    PLACEBO,
     PRIOR_ROW,
     PRIOR_VIEW_PREFIX,
     TABLE_FILE,
@@ -26,6 +24,7 @@ from feature_repo.contract import (
     USER_HISTORY_VIEW,
     USER_PROFILE_VIEW,
     prior_view,
+    shuffled_source,
 )
 from feature_repo.errors import AdvpriorError
 from feature_repo.offline import SPARK, STORE_FILE, check_spark, offline_kind, store_config
@@ -53,8 +52,8 @@ def publish_command(view: str, repo: Path | str = "REPO") -> str:
     if view in BASELINE_VIEWS:
         return f"advprior rank features --tables TABLES --repo {repo}"
     predictor = view.removeprefix(PRIOR_VIEW_PREFIX)
-    if predictor == PLACEBO:
-        return f"advprior publish PRIORS/{LLM} --repo {repo} --as {PLACEBO}"
+    if source := shuffled_source(predictor):
+        return f"advprior publish PRIORS/{source} --repo {repo} --as {predictor}"
     return f"advprior publish PRIORS/{predictor} --repo {repo}"
 
 

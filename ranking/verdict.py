@@ -6,7 +6,7 @@ whose interval leaves zero out says that the measurement itself is off, whatever
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isnan
 from typing import Any, Literal
 
@@ -105,13 +105,14 @@ def judge(lifts: Lifts, arms: Arms, *, best_control: str | None = None, metric: 
     over = ""
     if control is not None and control_arm is not None:
         over = f" the best control ({_name(control_arm)}): {with_interval(control)}"
-    placebos = [lifts.get(arm.name, baseline.name, metric.name) for arm in arms.of_role("placebo")]
-    placebo = placebos[0] if placebos else None
+    imitation = arms.placebo_of(treatment)
+    placebo = lifts.get(imitation.name, baseline.name, metric.name) if imitation else None
+    others = _others(lifts, arms, treatment, metric)
     tail = (
         f" Placebo: {with_interval(placebo)}, not told apart from zero, as it should be."
         if placebo
         else " No placebo was measured."
-    )
+    ) + others
     details = _details(lifts, arms, treatment, metric)
     nearest = _nearest(lifts, treatment, arms.baseline, metric)
 
@@ -129,7 +130,7 @@ def judge(lifts: Lifts, arms: Arms, *, best_control: str | None = None, metric: 
             "untrusted",
             f"This measurement is not to be trusted: the placebo changes {metric.label} by {with_interval(placebo)}; "
             f"{cause}. "
-            f"{subject}, and by {with_interval(own)} against the placebo.",
+            f"{subject}, and by {with_interval(own)} against the placebo.{others}",
             details,
         )
     if gain.worse:
@@ -168,6 +169,37 @@ def _nearest(lifts: Lifts, treatment: Arm, baseline: Arm, metric: Metric) -> str
     best = max(among, key=lambda lift: sign * lift.difference / lift.error)
     where = segment_label(best.segment)
     return f" It comes closest in the segment “{where[:1].lower()}{where[1:]}”: {with_interval(best)}."
+
+
+def _others(lifts: Lifts, arms: Arms, first: Arm, metric: Metric) -> str:
+    """The other treatments that gain, also when all comparisons are taken together, and what their placebos say."""
+    objective = arms.config_of(arms.baseline).objective
+    among = {arm.name: arm for arm in arms.of_role("treatment") if arms.config_of(arm).objective == objective}
+    among.pop(first.name, None)  # its objective may be another
+    asked = (arms.baseline.name, metric.name, OVERALL)
+    gains = [
+        (among[lift.arm], lift)
+        for lift in lifts
+        if lift.arm in among and (lift.baseline, lift.metric, lift.segment) == asked
+        if ((lift.adjusted_low > 0) if metric.higher_is_better else (lift.adjusted_high < 0))
+    ]
+    said = []
+    for arm, lift in sorted(gains, key=lambda gain: -abs(gain[1].difference)):
+        found = f"{_name(arm)} {_jointly(lift)}"
+        imitation = arms.placebo_of(arm)
+        if imitation is not None:
+            placebo = lifts.get(imitation.name, arms.baseline.name, metric.name)
+            own = lifts.get(arm.name, imitation.name, metric.name)
+            found += f" (its placebo {with_interval(placebo)}; against that {with_interval(own)})"
+        said.append(found)
+    if not said:
+        return ""
+    return f" Among all arms, with intervals that hold for all of them at once, these gain: {'; '.join(said)}."
+
+
+def _jointly(lift: Lift) -> str:
+    """A difference and its interval for the whole family of comparisons."""
+    return with_interval(replace(lift, low=lift.adjusted_low, high=lift.adjusted_high), digits_of(lift))
 
 
 def _details(lifts: Lifts, arms: Arms, treatment: Arm, metric: Metric) -> list[str]:

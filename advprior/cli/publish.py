@@ -10,7 +10,11 @@ import click
 @click.command()
 @click.argument("priors", type=click.Path(path_type=Path))
 @click.option("--repo", required=True, type=click.Path(path_type=Path), help="Feature repository (advprior init).")
-@click.option("--as", "name", help="Publish under this name; `placebo` shuffles users. Default: the predictor's.")
+@click.option(
+    "--as",
+    "name",
+    help="Publish under this name, the predictor's by default; `placebo` and `placebo_NAME` shuffle users.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the placebo's shuffle.")
 @click.option("--force", is_flag=True, help="Publish again even when nothing changed.")
 def publish(priors: Path, repo: Path, name: str | None, seed: int, force: bool) -> None:

@@ -34,7 +34,7 @@ from feature_repo.runs import MANIFEST, read_manifest
 from tests.tiny import PLAN, tiny_tables
 from tests.tiny_llm import write_tiny_llm
 
-PUBLISHED = (*PREDICTED, PLACEBO)
+PUBLISHED = (*PREDICTED, PLACEBO, "placebo_text_pair")
 TRAINING_STACK = ["torch", "transformers", "optimum", "accelerate", "onnx", "gguf", "safetensors"]
 pytestmark = pytest.mark.timeout(900)
 
@@ -115,6 +115,7 @@ def chain(tmp_path_factory) -> Chain:
     base = write_tiny_llm(folder / "base")
     edit_config(workspace, "llm.yaml", base=str(base), layers=3, tuned_layers=1, training={"epochs": 1, "rank": 4},
                 interests={"weight": 0.2})  # fmt: skip
+    edit_config(workspace, "text.yaml", base=str(base), layers=2, components=4)
     edit_config(workspace, "arms.yaml", ranker={"max_rounds": 20, "patience": 5, "min_data_in_leaf": 5, "threads": 1})
     build = ("data", "check", "--mapping", str(mapping), "--out", str(workspace / "tables"))
     return Chain(workspace, build, run_demo(workspace, "40", 0, build=build))
@@ -137,7 +138,10 @@ def test_priors_are_distributions(chain, predictor):
     log_probs = np.load(view / MATRIX_FILE)
     table = pd.read_parquet(view / TABLE_FILE)
     users, snapshots = 40, len(PLAN.snapshots())
-    assert log_probs.shape == (users * snapshots, 12)
+    source = chain.workspace / ("tables_pair" if predictor.endswith("_pair") else "tables")
+    catalog = pd.read_parquet(source / "advertisers.parquet")
+    assert log_probs.shape == (users * snapshots, len(catalog))
+    assert len(catalog) > 12 if predictor.endswith("_pair") else len(catalog) == 12
     np.testing.assert_allclose(np.exp(log_probs.astype(np.float64)).sum(axis=1), 1.0, atol=1e-4)
     assert len(table) == len(log_probs)
     assert (table["model_cutoff"] <= pd.Timestamp(PLAN.finetune_end)).all()

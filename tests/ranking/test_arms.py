@@ -78,6 +78,7 @@ def test_an_arm_is_the_baseline_plus_what_it_names():
         ("arms: [{name: a, service: s, label: A, role: baseline}, {name: a, service: t, label: B}]", "twice: a"),
         ("arms: [{name: a, service: s, label: A, role: champion}]", "baseline"),
         ("arms: [{name: a, service: s, label: A, role: baseline}]\nranker: {learning_rate: 7}", "learning_rate"),
+        ("arms: [{name: a, service: s, label: A, role: baseline}, {name: b, service: t, label: B, of: a}]", "placebos"),
         ("arms: [", "not YAML"),
         ("", "arms"),
     ],
@@ -91,6 +92,16 @@ def test_what_is_wrong_with_an_arms_file_is_said(tmp_path, text, words):
     assert words in str(error.value)
     with pytest.raises(AdvpriorError, match="CFG001"):
         load_arms(tmp_path / "none.yaml")
+
+
+def test_a_placebo_imitates_the_arm_that_it_names_or_the_first_treatment():
+    arms = load_arms()
+    assert arms.placebo_of(arms.find("llm")).name == "placebo"
+    assert arms.placebo_of(arms.find("text_pair")).name == "placebo_text_pair"
+    assert arms.placebo_of(arms.find("hybrid")) is None
+    # where it stands alone with another placebo, that one is better than none
+    alone = Arms(arms=(arms.baseline, arms.find("hybrid"), arms.find("placebo_text_pair")))
+    assert alone.placebo_of(alone.find("hybrid")).name == "placebo_text_pair"
 
 
 def test_an_arm_takes_no_column_of_a_predictor_whose_name_goes_on():

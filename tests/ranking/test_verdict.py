@@ -101,3 +101,29 @@ def test_no_lift_says_what_it_could_have_shown_and_where_it_comes_closest():
     assert "A true lift of 0.0007 would have shown four times in five" in said.sentence
     nearest = "closest in the segment “the quarter of users with the fewest events”: +0.0010 [−0.0002, +0.0022]"
     assert nearest in said.sentence  # the smaller lift, but further from zero for its error
+
+
+@pytest.mark.parametrize(("adjusted_low", "named"), [(0.0004, True), (-0.0001, False)])
+def test_another_treatment_that_gains_is_named_with_its_own_placebo(adjusted_low, named):
+    arms = load_arms()
+    some = Arms(arms=tuple(arms.find(name) for name in ("baseline", "llm", "placebo", "text_pair", "placebo_text_pair",
+                                                        "llm_lambdarank")))  # fmt: skip
+    pair = lift("text_pair", "baseline", 0.0017, 0.0008, 0.0026)
+    lifts = Lifts([
+        lift("llm", "baseline", 0.0001, -0.0005, 0.0006),
+        lift("placebo", "baseline", 0.0003, -0.0002, 0.0009),
+        replace(pair, adjusted_low=adjusted_low, adjusted_high=0.0030),
+        lift("placebo_text_pair", "baseline", 0.0004, 0.0001, 0.0006),
+        lift("llm", "placebo", -0.0002, -0.0009, 0.0005),
+        lift("text_pair", "placebo_text_pair", 0.0013, 0.0007, 0.0019),
+        # another objective is another ranker: not a gain of its priors
+        replace(lift("llm_lambdarank", "baseline", 0.01, 0.009, 0.011), adjusted_low=0.008, adjusted_high=0.012),
+    ])  # fmt: skip
+    said = judge(lifts, some)
+    assert said.kind == "unclear"  # the placebo of another treatment takes nothing from the first
+    words = (
+        "these gain: priors from texts by category +0.0017 [+0.0004, +0.0030] "
+        "(its placebo +0.0004 [+0.0001, +0.0006]; against that +0.0013 [+0.0007, +0.0019])."
+    )
+    assert (words in said.sentence) is named
+    assert "lambdarank" not in said.sentence

@@ -125,7 +125,10 @@ def test_a_placebo_is_another_users_prior_at_the_same_snapshot(priors: Path, rep
     # one partner for all of a user's snapshots: as steady in time as the prior itself
     partners = pd.DataFrame({"user": rows.user_id, "other": rows.user_id.to_numpy()[source]})
     assert len(partners.drop_duplicates()) == rows.user_id.nunique()
+    assert publish(priors, repo, name="placebo_pair", seed=3) == "prior_placebo_pair"
     table = pd.read_parquet(repo / "data/prior_placebo/table.parquet")
+    named = pd.read_parquet(repo / "data/prior_placebo_pair/table.parquet")
+    assert (named.top1_log_prob == table.top1_log_prob).all()
     np.testing.assert_array_equal(np.stack(table.log_probs.to_list()), np.load(priors / "log_probs.npy")[source])
     assert (table.top1_index == rows.top1_index.to_numpy()[source]).all()
 
