@@ -242,8 +242,8 @@ def check_placebo(arm: str, low: float, high: float) -> Finding | None:
     return Finding(
         "RNK011", "warning",
         f"the placebo `{arm}` changes AUC by something between {low:+.4f} and {high:+.4f}: it should change nothing",
-        "look for what a prior tells beside a user's taste (its age, its user's activity), and give that to the "
-        "baseline; one placebo in twenty does this by chance, so measure again with more seeds",
+        "one placebo in twenty does this by chance: shuffle again (`advprior publish … --seed 1`) and measure with more "
+        "seeds; if it stays, give the baseline what a prior tells beside taste (its age, its user's activity)",
     )  # fmt: skip
 
 
