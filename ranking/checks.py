@@ -242,8 +242,8 @@ def check_placebo(arm: str, low: float, high: float) -> Finding | None:
     return Finding(
         "RNK011", "warning",
         f"the placebo `{arm}` changes AUC by something between {low:+.4f} and {high:+.4f}: it should change nothing",
-        "one placebo in twenty does this by chance: shuffle again (`advprior publish … --seed 1`) and measure with more "
-        "seeds; if it stays, give the baseline what a prior tells beside taste (its age, its user's activity)",
+        "one placebo in twenty does this by chance: shuffle again (`advprior publish … --seed 1`) and measure with "
+        "more seeds; if it stays, give the baseline what a prior tells beside taste (its age, its user's activity)",
     )  # fmt: skip
 
 
