@@ -348,6 +348,11 @@ def _run(step: Step) -> Timing:
     started = time.monotonic()
     feast = step.record is None
     child = subprocess.Popen(_executable(step.command), stderr=subprocess.PIPE if feast else None)
+
+    def end(*_: object) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    told = signal.signal(signal.SIGTERM, end)
     try:
         with child.stderr or nullcontext(()) as lines:
             for line in lines:
@@ -357,6 +362,12 @@ def _run(step: Step) -> Timing:
     except KeyboardInterrupt:
         child.wait()  # the terminal interrupted it too: let it tidy up before we go
         raise
+    except SystemExit:
+        child.terminate()  # `kill` told the demo alone
+        child.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, told)
     child.returncode = os.waitstatus_to_exitcode(status)
     seconds = round(time.monotonic() - started, 2)
     if child.returncode != 0:

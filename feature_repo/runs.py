@@ -7,6 +7,7 @@ unfinished and never read. A step whose key (step, version, config, inputs) is u
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -159,7 +160,8 @@ def new_run(
     Raises
     ------
     AdvpriorError
-        ``RUN004`` when ``out`` holds something that no run wrote: it would be deleted.
+        ``RUN004`` when ``out`` holds something that no run wrote: it would be deleted; ``RUN005`` when another
+        process is writing there.
     """
     out = Path(out)
     if out.exists() and not (out / MANIFEST).is_file() and not (out.is_dir() and not any(out.iterdir())):
@@ -170,9 +172,12 @@ def new_run(
         )  # fmt: skip
     partial = out.with_name(f".{out.name}.partial")
     key_file = partial / ".key"
-    if partial.exists() and not (resume and key_file.is_file() and key_file.read_text() == key):
-        shutil.rmtree(partial)
+    if partial.exists():
+        os.close(_hold(partial, out))  # free: what is there was left by a run that ended
+        if not (resume and key_file.is_file() and key_file.read_text() == key):
+            shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
+    held = _hold(partial, out)
     key_file.write_text(key)
     started, worked = time.time(), cpu_seconds()
     run = Run(partial)
@@ -181,6 +186,7 @@ def new_run(
     except BaseException:
         if not resume:
             shutil.rmtree(partial, ignore_errors=True)
+        os.close(held)
         raise
     key_file.unlink()
     write_manifest(
@@ -188,6 +194,23 @@ def new_run(
         seconds=time.time() - started, cpu=cpu_seconds() - worked,
     )  # fmt: skip
     replace_folder(partial, out)
+    os.close(held)
+
+
+def _hold(partial: Path, out: Path) -> int:
+    """Keep other processes from the folder that is being written: a descriptor, to be closed. Ends with the process."""
+    held = os.open(partial, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        raise AdvpriorError(
+            "RUN005", "another process is writing this very folder", where=str(out), found=f"{partial} is in use",
+            expected="one at a time", fix="wait until it has ended, or stop it, and run the same command again",
+        ) from None  # fmt: skip
+    except OSError:  # a file system without locks: as good as it can be
+        pass
+    return held
 
 
 def write_manifest(

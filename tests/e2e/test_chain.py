@@ -10,6 +10,7 @@ import html
 import json
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from feature_repo.contract import (
     prior_view,
 )
 from feature_repo.errors import AdvpriorError
-from feature_repo.runs import MANIFEST, read_manifest
+from feature_repo.runs import MANIFEST, new_run, read_manifest
 from tests.tiny import PLAN, tiny_tables
 from tests.tiny_llm import write_tiny_llm
 
@@ -253,6 +254,42 @@ def test_a_failing_step_stops_the_demo_and_keeps_what_was_there(chain, capfd):
     assert "Traceback" not in shown.err
     assert chain.manifests() == before
     assert (chain.workspace / RECORD).read_bytes() == record
+
+
+def test_a_demo_that_is_killed_takes_its_step_along(chain):
+    config = chain.workspace / "configs" / "llm.yaml"
+    text = config.read_text()
+    edit_config(chain.workspace, "llm.yaml", training={"epochs": 500})
+    demo = subprocess.Popen(
+        [sys.executable, "-c", "import sys; from pathlib import Path; from advprior.demo import run_demo; "
+         f"run_demo(Path({str(chain.workspace)!r}), '40', 0, build={chain.build!r})"], stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        partial = chain.workspace / "models" / ".llm.partial"
+        wait_until(partial.exists)
+        again_out = chain.workspace / "models" / "llm"
+        again = ["finetune", "--tables", str(chain.workspace / "tables"), "--out", str(again_out)]
+        second = subprocess.run(
+            [sys.executable, "-m", "advprior", *again, "--config", str(config)], capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        assert second.returncode == 2
+        assert second.stderr.startswith("error RUN005")
+        demo.terminate()
+        assert demo.wait(timeout=60) == 143
+        # the step has let go of its folder, or this would be RUN005 again
+        with pytest.raises(ZeroDivisionError), new_run(again_out, "test", config={}, inputs={}, key="other"):
+            1 / 0  # noqa: B018
+    finally:
+        demo.kill()
+        config.write_text(text)
+
+
+def wait_until(there, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not there():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.1)
 
 
 def test_a_changed_config_redoes_what_depends_on_it_only(chain):
