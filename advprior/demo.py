@@ -215,6 +215,8 @@ def steps(
     runs = (w / "models" / LLM, w / "models" / LLM / "onnx", w / "priors" / LLM)
     provenance = [word for run in runs for word in ("--predictor-run", str(run))]
     towers = str(w / "towers")
+    # a picture of more curves than these cannot be read
+    slots = ("--predictors", ",".join([*PREDICTED, PLACEBO])) if arms == "full" else ()
     retrieval = ("--candidates", str(w / "candidates"), "--two-by-two", str(w / "two_by_two"))
     chain += [
         advprior("rank features", "rank", "features", "--tables", tables, "--repo", repo, out=history),
@@ -225,7 +227,7 @@ def steps(
                  out=w / "ablation"),
         advprior("rank towers", "rank", "towers", "--tables", tables, "--out", towers, *seeded, out=w / "towers"),
         advprior("rank candidates", "rank", "candidates", "--tables", tables, "--repo", repo, "--towers", towers,
-                 "--out", str(w / "candidates"), out=w / "candidates"),
+                 "--out", str(w / "candidates"), *slots, out=w / "candidates"),
         advprior("rank two-by-two", "rank", "two-by-two", "--tables", tables, "--frame", frame, "--ablation", ablation,
                  "--towers", towers, "--out", str(w / "two_by_two"), out=w / "two_by_two"),
         advprior("rank train", "rank", "train", "--frame", frame, "--service", prior_service(LLM), *arms_file, *seeded,

@@ -414,15 +414,18 @@ def _counts(rows: pd.DataFrame) -> dict[str, int]:
 
 
 def pairs_of(arms: Arms) -> list[tuple[str, str]]:
-    """Every arm against the baseline; every treatment against every control and placebo."""
+    """Every arm against the baseline; every treatment against its controls and its placebo."""
     others = [(arm.name, arms.baseline.name) for arm in arms.arms if not arm.is_baseline]
-    against = [*arms.of_role("control"), *arms.of_role("placebo")]
-    return others + [(t.name, other.name) for t in arms.of_role("treatment") for other in against]
+    for treatment in arms.of_role("treatment"):
+        placebo = arms.placebo_of(treatment)
+        against = arms.controls_of(treatment) + ([] if placebo is None else [placebo])
+        others += [(treatment.name, arm.name) for arm in against]
+    return others
 
 
 def best_control_of(arms: Arms, values: pd.DataFrame) -> str | None:
-    """The control with the best mean AUC on validation rows."""
-    names = [arm.name for arm in arms.of_role("control")]
+    """The control of the first treatment with the best mean AUC on validation rows."""
+    names = [arm.name for arm in arms.controls_of(arms.of_role("treatment")[0])]
     if not names:
         return None
     valid = values[(values["split"] == "valid") & (values["metric"] == Auc.name) & values["arm"].isin(names)]

@@ -114,6 +114,15 @@ class Arms(BaseModel):
             named = [arm for arm in placebos if arm.of is None] or placebos
         return named[0] if named else None
 
+    def controls_of(self, treatment: Arm) -> list[Arm]:
+        """What a treatment is held against: controls that are measured by default or, like itself, when named.
+
+        A variant is one of many: each against everything would widen every interval and tell little. Where variants
+        are all that is measured, each is held against every control.
+        """
+        alone = all(arm.optional for arm in self.of_role("treatment"))
+        return [arm for arm in self.of_role("control") if alone or arm.optional == treatment.optional]
+
     def find(self, name: str) -> Arm:
         """The arm with this name or feature service.
 

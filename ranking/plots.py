@@ -71,15 +71,22 @@ def forest(result: AblationResult, metric: str = Auc.name, width: float = 7.6) -
 
 
 def calibration(result: AblationResult, width: float = 7.6) -> Figure:
-    """Observed rate against predicted probability of baseline and treatments, on test rows, both axes logarithmic."""
+    """Observed rate against predicted probability on test rows, both axes logarithmic.
+
+    Of the baseline, the first treatment, and the one that gains most: more lines than that hide each other.
+    """
+    treatments, baseline = result.arms.of_role("treatment"), result.arms.baseline.name
+    gains = {arm.name: result.lifts.get(arm.name, baseline, Auc.name).difference for arm in treatments}
+    best = max(treatments, key=lambda arm: gains[arm.name])
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(width, 3.6), layout="constrained")
         ax = figure.subplots()
         lowest = highest = None
-        for arm in [result.arms.baseline, *result.arms.of_role("treatment")]:
+        shown = {arm.name: arm for arm in (result.arms.baseline, treatments[0], best)}.values()
+        for arm, colour in zip(shown, (COLOURS["baseline"], COLOURS["treatment"], "#009e73"), strict=False):
             points = [p for p in result.about["per_arm"][arm.name]["calibration"] if p["observed"] > 0]
             x, y = [p["predicted"] for p in points], [p["observed"] for p in points]
-            ax.plot(x, y, "o-", color=COLOURS[arm.role], markersize=4.5, linewidth=1.2, label=arm.label)
+            ax.plot(x, y, "o-", color=colour, markersize=4.5, linewidth=1.2, label=arm.label)
             lowest, highest = min([*x, *y, lowest or 1.0]), max([*x, *y, highest or 0.0])
         if lowest and highest:
             ax.plot(
@@ -154,14 +161,15 @@ def candidate_curve(curve: CandidateCurve, width: float = 7.6) -> Figure:
     """
     palette = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c959f")
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(width, 3.4), layout="constrained")
+        figure = Figure(figsize=(width, 3.2 + 0.2 * -(-len(curve.chosen) // 5)), layout="constrained")
         left, right = figure.subplots(1, 2)
         for i, (name, quota) in enumerate(curve.chosen.items()):
             rows = curve.table[(curve.table["predictor"] == name) & (curve.table["split"] == "test")]
             colour, x = palette[i % len(palette)], 100 * rows["quota"]
+            dash = ("-", "--", ":")[i // len(palette) % 3]
             left.fill_between(x, rows["low"], rows["high"], color=colour, alpha=0.15, linewidth=0)
-            left.plot(x, rows["gain"], "o-", color=colour, markersize=3.5, linewidth=1.4, label=name)
-            right.plot(x, rows["hhi"], "o-", color=colour, markersize=3.5, linewidth=1.4, label=name)
+            left.plot(x, rows["gain"], f"o{dash}", color=colour, markersize=3.5, linewidth=1.4, label=name)
+            right.plot(x, rows["hhi"], f"o{dash}", color=colour, markersize=3.5, linewidth=1.4, label=name)
             at = rows[rows["quota"] == quota]
             left.plot(100 * at["quota"], at["gain"], "o", color=colour, markersize=9, fillstyle="none")
         left.axhline(0, color="#24292f", linewidth=0.9)
@@ -171,7 +179,9 @@ def candidate_curve(curve: CandidateCurve, width: float = 7.6) -> Figure:
             ax.set_xlabel("Quota: % of slots for predicted advertisers")
         handles, labels = left.get_legend_handles_labels()
         title = "Priors of (ring: quota chosen on validation)"
-        figure.legend(handles, labels, title=title, loc="outside lower center", ncols=len(labels), frameon=False)
+        figure.legend(
+            handles, labels, title=title, loc="outside lower center", ncols=min(len(labels), 5), frameon=False
+        )
         return figure
 
 

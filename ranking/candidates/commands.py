@@ -21,7 +21,8 @@ from ranking.commands import (
     tables_option,
 )
 
-TOWERS_VERSION = CANDIDATES_VERSION = TWO_BY_TWO_VERSION = 1
+TOWERS_VERSION = TWO_BY_TWO_VERSION = 1
+CANDIDATES_VERSION = 2  # 2: priors over pairs
 
 towers_option = click.option("--towers", "towers_folder", type=_FOLDER, required=True, help="What `rank towers` wrote.")
 top_option = click.option(

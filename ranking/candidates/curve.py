@@ -187,7 +187,7 @@ def candidate_curve(
             rows = Sorted.of(request, score.ravel())
             engaged = _engaged(asked, part, there)
             for name in predictors:
-                wanted = predicted(repo, name, pointers[name][part], ads[ADVERTISER_ID].iloc[there].tolist(), top)
+                wanted = predicted(repo, name, pointers[name][part], ads.iloc[there], top)
                 alone = None
                 for q in quotas:
                     taken = choose(rows, wanted.ravel(), k, q).reshape(len(part), len(there))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo.contract import (
+    ADVERTISER_ID,
+    CATEGORY,
     EVENT_TIMESTAMP,
     IMPRESSION_ID,
     MODEL_CUTOFF,
@@ -23,8 +25,11 @@ from ranking.counts import Ints
 from ranking.frame import join_features, open_store
 from ranking.frame import pointer as as_pointer
 from ranking.frame import times as as_times
-from ranking.gather import PriorFiles, gather_priors
+from ranking.gather import PriorFiles, gather_priors, places
 from ranking.preflight import check_prior, check_published, check_store, view_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def prior_rows(repo: Path, predictor: str, users: Sequence[str], time: NDArray[Any]) -> Ints:
@@ -62,20 +67,20 @@ def prior_rows(repo: Path, predictor: str, users: Sequence[str], time: NDArray[A
     return found
 
 
-def predicted(repo: Path, predictor: str, rows: Ints, of_ad: Sequence[str], top: int) -> NDArray[np.bool_]:
-    """Whether each ad's advertiser is among the ``top`` of each prior: bool [rows, ads]; no prior predicts nothing.
+def predicted(repo: Path, predictor: str, rows: Ints, ads: pd.DataFrame, top: int) -> NDArray[np.bool_]:
+    """Whether each ad is of the ``top`` of each prior: bool [rows, ads]; no prior predicts nothing.
+
+    By the ad's advertiser, or by its advertiser × category where the prior's catalog lists those.
 
     Parameters
     ----------
     rows : int array
         As `prior_rows` gives them.
-    of_ad : sequence of str
-        Advertiser of each ad.
+    ads : DataFrame
+        The ads, as in the canonical table.
     """
-    import pandas as pd
-
     files = PriorFiles.open(view_folder(repo, prior_view(predictor)))
-    index = pd.Index(files.advertisers).get_indexer(pd.Index(of_ad)).astype(np.int64)
+    index = places(files.advertisers, ads[ADVERTISER_ID], ads[CATEGORY])
     _, rank = gather_priors(files, np.repeat(rows, len(index)), np.tile(index, len(rows)))
     found: NDArray[np.bool_] = (rank <= top).reshape(len(rows), len(index))  # no rank where there is no prior
     return found

@@ -104,6 +104,16 @@ def test_a_placebo_imitates_the_arm_that_it_names_or_the_first_treatment():
     assert alone.placebo_of(alone.find("hybrid")).name == "placebo_text_pair"
 
 
+def test_a_variant_is_held_against_variants_only():
+    arms = load_arms()
+    against = [arm.name for arm in arms.controls_of(arms.find("llm"))]
+    assert {"neighbours", "sasrec_pair"} <= set(against)
+    assert "baseline_lambdarank" not in against
+    assert [arm.name for arm in arms.controls_of(arms.find("llm_lambdarank"))] == ["baseline_lambdarank"]
+    asked = Arms(arms=tuple(arms.find(name) for name in ("baseline", "neighbours", "llm_rank")))
+    assert [arm.name for arm in asked.controls_of(asked.find("llm_rank"))] == ["neighbours"]
+
+
 def test_an_arm_takes_no_column_of_a_predictor_whose_name_goes_on():
     columns = [
         "history_all",

@@ -113,7 +113,7 @@ def test_vectors_and_candidates_are_those_of_offline(served: Project, runs: Runs
     of_ads, bias = towers.ads(ads)
     table = pd.read_parquet(view_folder(served.repo, prior_view(LLM)) / TABLE_FILE)
     rows = table[table[SNAPSHOT] == MOMENT].set_index("user_id")[PRIOR_ROW].reindex(pasts.ids).to_numpy()
-    wanted = predicted(served.repo, LLM, rows, ads["advertiser_id"].tolist(), TOP)
+    wanted = predicted(served.repo, LLM, rows, ads, TOP)
     origins = set()
     for i, user in enumerate(pasts.ids):
         vector, whole = source.user_vector(engine.reader.read_user(user))

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_repo.contract import LLM, MATRIX_FILE, PLACEBO, TABLE_FILE
+from feature_repo.contract import LLM, MATRIX_FILE, PLACEBO, TABLE_FILE, pair_id
 from feature_repo.errors import AdvpriorError
 from ranking.candidates.choose import Sorted, choose, concentration
 from ranking.candidates.curve import CandidateCurve
@@ -111,9 +111,22 @@ def test_priors_are_those_known_at_the_time(workspace):
     time = np.array([first + lag - np.timedelta64(1, "us"), first + lag, first + np.timedelta64(8, "D")])
     rows = prior_rows(repo, LLM, ["u001"] * 3, time)
     assert rows.tolist() == [-1, 1, 41]  # 40 users a snapshot
-    wanted = predicted(repo, LLM, rows, ["a00", "nobody", *[f"a{i:02d}" for i in range(1, 12)]], 3)
+    of_ad = ["a00", "nobody", *[f"a{i:02d}" for i in range(1, 12)]]
+    wanted = predicted(repo, LLM, rows, pd.DataFrame({"advertiser_id": of_ad, "category": "Tea"}), 3)
     assert wanted.sum(axis=1).tolist() == [0, 3, 3]
     assert not wanted[:, 1].any()
+
+
+def test_a_prior_over_pairs_predicts_ads_by_advertiser_and_category(workspace, tmp_path):
+    _, tables, _, _, _ = workspace
+    repo, ads = copy_repo(tmp_path / "feature_repo"), tiny_tables()["ads"]
+    pairs = [pair_id(a, c) for a, c in zip(ads.advertiser_id, ads.category, strict=True)]
+    users = tiny_tables()["users"].user_id.tolist()
+    files = random_priors(users, pairs, PLAN.snapshots(), PLAN.lag, PLAN.finetune_end, 1)
+    publish_priors(repo, tables, "text_pair", **files)
+    found = predicted(repo, "text_pair", np.array([-1, 0, 41]), ads, 2)
+    best = np.sort(np.argsort(-np.load(repo / "data/prior_text_pair" / MATRIX_FILE)[[0, 41]], axis=1)[:, :2], axis=1)
+    assert [np.flatnonzero(row).tolist() for row in found] == [[], *best.tolist()]
 
 
 def test_a_prior_of_a_later_model_is_refused(workspace, tmp_path):
