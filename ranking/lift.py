@@ -40,6 +40,7 @@ from ranking.metrics import DEFAULT_METRICS, Floats, Metric, Rows
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 OVERALL = "overall"
 POWER = 0.8  # chance of finding the smallest lift that counts as detectable
@@ -119,9 +120,30 @@ class Lift:
         """One row."""
         return Lifts([self]).frame()
 
+    def plot(self) -> Figure:
+        """The difference with both intervals, and what it was at each cut-off."""
+        return Lifts([self]).plot()
+
+    def _repr_html_(self) -> str:
+        return Lifts([self])._repr_html_()
+
 
 class Lifts(list[Lift]):
     """Lifts of one bootstrap."""
+
+    def plot(self) -> Figure:
+        """Each difference with its interval (thick), that for all comparisons at once (thin), and its cut-offs (dots).
+
+        Choose among many first: ``Lifts(l for l in lifts if l.metric == "auc" and l.segment == "overall").plot()``.
+        """
+        from ranking.plots import differences
+
+        return differences(self)
+
+    def _repr_html_(self) -> str:
+        shown = ["arm", "baseline", "metric", "segment", "difference", "low", "high", "adjusted_low", "adjusted_high",
+                 "p", "p_adjusted", "detectable"]  # fmt: skip
+        return str(self.frame()[shown].to_html(index=False, float_format="{:.5f}".format))
 
     def frame(self) -> pd.DataFrame:
         """One row per lift."""

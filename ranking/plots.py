@@ -17,9 +17,12 @@ from ranking.metrics import DEFAULT_METRICS, Auc
 from ranking.verdict import segment_label
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ranking.ablate import AblationResult
     from ranking.candidates.curve import CandidateCurve
     from ranking.candidates.endtoend import TwoByTwo
+    from ranking.lift import Lift
 
 COLOURS = {"baseline": "#57606a", "control": "#0072b2", "treatment": "#d55e00", "placebo": "#8c959f"}
 _STYLE = {
@@ -67,6 +70,35 @@ def forest(result: AblationResult, metric: str = Auc.name, width: float = 7.6) -
         axes[-1].set_xlabel(
             f"Difference in {label} from “{result.arms.baseline.label}”, with {_level(result)} interval"
         )
+        return figure
+
+
+def differences(lifts: Sequence[Lift], width: float = 7.6) -> Figure:
+    """Any lifts of one metric, one below the other.
+
+    Parameters
+    ----------
+    lifts : sequence of Lift
+        In the order shown, from the top.
+    width : float
+        Inches.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(width, 0.8 + 0.33 * len(lifts)), layout="constrained")
+        ax = figure.subplots()
+        for y, lift in enumerate(reversed(lifts)):
+            colour = COLOURS["treatment" if lift.better else "baseline"]
+            ax.plot([lift.adjusted_low, lift.adjusted_high], [y, y], color=colour, linewidth=0.9)
+            ax.plot([lift.low, lift.high], [y, y], color=colour, linewidth=2.6, solid_capstyle="round")
+            ax.plot([lift.difference], [y], "o", color=colour, markersize=6)
+            if len(lift.by_cutoff) > 1:
+                ax.plot(lift.by_cutoff, [y] * len(lift.by_cutoff), "o", color=colour, markersize=4, fillstyle="none")
+        names = [f"{lift.arm} − {lift.baseline}, {segment_label(lift.segment).lower()}" for lift in reversed(lifts)]
+        ax.axvline(0, color="#24292f", linewidth=0.9)
+        ax.set_yticks(range(len(lifts)), names)
+        ax.set_ylim(-0.6, len(lifts) - 0.4)
+        ax.grid(axis="y", visible=False)
+        ax.set_xlabel(f"Difference in {', '.join(dict.fromkeys(lift.metric for lift in lifts))}")
         return figure
 
 

@@ -183,3 +183,20 @@ def test_the_detectable_lift_is_that_many_standard_errors():
     assert lift.detectable == pytest.approx(2.8016 * lift.error, rel=1e-4)
     assert lift.frame()["detectable"][0] == lift.detectable
     assert (lift.high - lift.low) / lift.error == pytest.approx(3.92, abs=0.3)
+
+
+def test_lifts_show_themselves():
+    rng = np.random.default_rng(13)
+    user, truth, label, _ = world(rng, users=60)
+    arms = {name: [noisy(rng, truth, user, noise) for _ in range(2)] for name, noise in (("base", 3.0), ("arm", 0.5))}
+    half = (np.arange(len(label)) % 2).astype(int)
+    lifts = paired_bootstrap(
+        arms, label, user, [("arm", "base")], metrics=[Auc()], cutoff=half, segments={"few_events": user < 30}
+    )
+    axis = lifts.plot().axes[0]
+    assert [text.get_text() for text in axis.get_yticklabels()] == [
+        "arm − base, the quarter of users with the fewest events", "arm − base, all test impressions",
+    ]  # fmt: skip
+    assert lifts[0].plot().axes[0].get_xlabel() == "Difference in auc"
+    assert f"{lifts[0].difference:.5f}" in lifts[0]._repr_html_()
+    assert lifts._repr_html_().count("<tr>") == 2
