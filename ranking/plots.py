@@ -61,7 +61,9 @@ def forest(result: AblationResult, metric: str = Auc.name, width: float = 7.6) -
             ax.set_yticks(range(len(arms)), [short(arm.label) for arm in reversed(arms)])
             ax.set_ylim(-0.6, len(arms) - 0.4)
             ax.grid(axis="y", visible=False)
-            ax.set_title(f"{segment_label(segment)}  ({counts['positives']:,} positives, {counts['users']:,} users)")
+            title = segment_label(segment)
+            rows = f"({counts['positives']:,} positives, {counts['users']:,} users)"
+            ax.set_title(f"{title}\n{rows}" if len(title) > 28 else f"{title}  {rows}")  # the panel is narrow
             ax.margins(x=0.08)
             ax.xaxis.set_major_formatter(
                 lambda value, _: f"{value:+.4f}".replace("-", "−") if abs(value) > 1e-9 else "0"
