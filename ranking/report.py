@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from math import isfinite
@@ -237,7 +238,7 @@ def _value_rows(result: AblationResult, predictors: Mapping[str, Mapping[str, An
     runs = {str(m["facts"].get("predictor")): m for m in predictors.values() if m.get("step") == "score"}
     baseline, rows = result.arms.baseline.name, []
     for arm in result.arms.arms if "value" in result.about else ():  # an older ablation has none
-        whose = [group_of(p).removeprefix(PRIOR_VIEW_PREFIX) for p in arm.adds if p.startswith(PRIOR_VIEW_PREFIX)]
+        whose = [_whose(p) for p in arm.adds if p.startswith(PRIOR_VIEW_PREFIX)]
         prices = [scoring_price(origin.get(name, {}), runs.get(name)) for name in whose]
         known = [price for price in prices if price is not None]
         values = {row["load"]: row for row in result.about["value"] if row["arm"] == arm.name}
@@ -253,6 +254,15 @@ def _value_rows(result: AblationResult, predictors: Mapping[str, Mapping[str, An
             }
         )
     return rows
+
+
+def _whose(pattern: str) -> str:
+    """Predictor whose priors a pattern means, of whatever age.
+
+    >>> _whose("prior_text_pair_*"), _whose("prior_stale12w_llm_*")
+    ('text_pair', 'llm')
+    """
+    return re.sub(r"^stale\d+w_", "", group_of(pattern).removeprefix(PRIOR_VIEW_PREFIX))
 
 
 def _short(arm: Arm) -> str:
