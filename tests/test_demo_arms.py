@@ -45,4 +45,16 @@ def test_all_arms_are_asked_with_old_and_optional_priors(tmp_path):
     assert str(tmp_path / "tables_pair") in of["score hybrid_pair"]
     few = {step.name: step.command for step in steps(tmp_path, "all", 0) if isinstance(step, Step)}
     assert "--optional" not in few["rank ablate"]
-    assert "data pairs" not in few
+    assert str(tmp_path / "tables_pair") in few["score text_pair"]
+
+
+@pytest.mark.parametrize("arms", sorted(ARMS))
+def test_what_is_on_trial_has_its_placebo(tmp_path, arms):
+    of = {step.name: step.command for step in steps(tmp_path, "all", 0, arms=arms) if isinstance(step, Step)}
+    shuffled = [prior.name for prior in ARMS[arms] if prior.shuffled]
+    assert shuffled == ["llm", "text_pair"]
+    for name in shuffled:
+        placebo = load_arms().placebo_of(load_arms().find(name))
+        published = of[f"publish {placebo.name}"]
+        assert published[2] == str(tmp_path / "priors" / name)
+        assert published[published.index("--as") + 1] == placebo.name
