@@ -40,6 +40,7 @@ bench: $(STAMP)  ## ratios measured in one run, some 15 minutes: scoring, memory
 	$(BIN)/python -m benchmarks.memory --users 1000000
 	$(BIN)/python -m benchmarks.validity
 	if test -f runs/demo/demo.json; then $(BIN)/python -m benchmarks.evidence --workspace runs/demo; fi
+	if test -f runs/demo-all/demo.json; then $(BIN)/python -m benchmarks.evidence --workspace runs/demo-all --every-impression; fi
 
 bench-serve: $(STAMP)  ## the service under load, against the plain ways (after make demo)
 	$(BIN)/python -m benchmarks.serve --workspace runs/demo $(ARGS)

@@ -236,16 +236,16 @@ def main() -> None:
     parser.add_argument("--workspace", type=Path, default=Path("runs/demo"))
     parser.add_argument("--repo", type=Path, help="Another feature repository, applied. Default: the workspace's.")
     parser.add_argument("--ablation", type=Path, help="Another ablation. Default: the workspace's.")
-    parser.add_argument("--every-impression", action="store_true", help="The frame alone, of every impression.")
+    parser.add_argument("--every-impression", action="store_true", help="Time the frame alone, of all.")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     workspace = options.workspace
+    found_rows(workspace, options.ablation or workspace / "ablation")
     if options.every_impression:
         with tempfile.TemporaryDirectory() as folder:
             frame_rows(*every_impression(workspace, Path(folder)), options.repeats)
         return
-    found_rows(workspace, options.ablation or workspace / "ablation")
     frame_rows(workspace / "tables", options.repo or workspace / "feature_repo", options.repeats)
     ranker_rows(workspace / "frame", options.repeats, options.threads)
     bootstrap_rows(options.ablation or workspace / "ablation")
