@@ -1,1 +1,0 @@
-"""The LLM: where it comes from, how it is tuned, exported and run."""

@@ -1,0 +1,1 @@
+"""What the commands do: a project and its steps, fit, export, score, publish, card."""

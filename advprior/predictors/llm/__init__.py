@@ -1,0 +1,1 @@
+"""The LLM prior: prompts, the predictor, zero-shot scoring, interests. No torch outside `tuning`."""

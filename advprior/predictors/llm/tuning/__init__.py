@@ -1,0 +1,1 @@
+"""All of the LLM that needs torch: where it comes from, how it is tuned and exported."""

@@ -1,0 +1,1 @@
+"""The text prior: advertisers known by what is written of them."""

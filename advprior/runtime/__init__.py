@@ -1,0 +1,1 @@
+"""ONNX Runtime without torch: sessions, graphs, batches, top-k."""

@@ -1,0 +1,1 @@
+"""What the feature store holds, shared with `ranking`: names, schemas, run folders, coded errors."""

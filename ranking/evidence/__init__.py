@@ -1,0 +1,1 @@
+"""What the numbers say: metrics, lift, segments, ablation, rolling origin, verdict, report."""

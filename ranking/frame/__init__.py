@@ -1,0 +1,1 @@
+"""The point-in-time training frame: history features, the join, gathered priors, leak checks."""

@@ -1,0 +1,1 @@
+"""What is trained on a frame: arms, the LightGBM ranker, its calibration."""
