@@ -33,7 +33,7 @@ demo: $(STAMP)  ## the whole chain on real data: tables, priors, store, ranker, 
 	$(BIN)/advprior demo $(ARGS)
 
 test: $(STAMP)  ## all tests and doctests, no network
-	$(BIN)/python -m pytest --doctest-modules tests advprior ranking feature_repo $(ARGS)
+	$(BIN)/python -m pytest --doctest-modules tests advprior ranking $(ARGS)
 
 bench: $(STAMP)  ## ratios measured in one run, some 15 minutes: scoring, memory, validity of intervals, the frame (after make demo)
 	$(BIN)/python -m benchmarks.scoring $(ARGS)

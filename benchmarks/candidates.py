@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from feature_repo.contract import AD_ID, ADVERTISER_ID, CATEGORY
+from advprior.store.contract import AD_ID, ADVERTISER_ID, CATEGORY
 from ranking.candidates.inputs import Vocabulary
 from ranking.candidates.nearest import Nearest, best
 from ranking.candidates.towers import Towers

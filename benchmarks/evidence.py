@@ -29,8 +29,8 @@ import numpy as np
 import pandas as pd
 import polars as pl
 
-from advprior.project import lay_out
-from feature_repo.contract import (
+from advprior.pipeline.project import lay_out
+from advprior.store.contract import (
     AD_ID,
     AD_STATS_VIEW,
     EVENT_TIMESTAMP,
@@ -48,17 +48,17 @@ from feature_repo.contract import (
     USER_PROFILE_VIEW,
     prior_view,
 )
-from feature_repo.runs import MANIFEST, peak_memory_mb
-from feature_repo.tables import load_time_plan
-from ranking import frame as frames
-from ranking.ablate import AblationResult, load_frame, load_seeds
-from ranking.arms import RankerConfig, arm_features, load_arms
+from advprior.store.runs import MANIFEST, peak_memory_mb
+from advprior.store.tables import load_time_plan
 from ranking.candidates.endtoend import TwoByTwo
-from ranking.lift import OVERALL, paired_bootstrap
-from ranking.metrics import Auc
-from ranking.preflight import published_predictors, view_folder
-from ranking.ranker import Encoder, Ranker, prepare
-from ranking.verdict import with_interval
+from ranking.evidence.ablation import AblationResult, load_frame, load_seeds
+from ranking.evidence.lift import OVERALL, paired_bootstrap
+from ranking.evidence.metrics import Auc
+from ranking.evidence.verdict import with_interval
+from ranking.frame import build as frames
+from ranking.frame.preflight import published_predictors, view_folder
+from ranking.models.arms import RankerConfig, arm_features, load_arms
+from ranking.models.ranker import Encoder, Ranker, prepare
 
 TTL = "14d"
 #: Priors in the frame that is timed: those of a usual project, however many the workspace has.

@@ -54,7 +54,7 @@ def peak(run: Path, tables: Path, out: Path) -> tuple[float, float, float]:
     """Seconds and peak memory in GB of scoring in its own process, and GB written."""
     options = ("--last", 1, "--top-k", TOP_K, "--threads", 1)
     took = advprior("score", run, "--tables", tables, "--out", out, *options)
-    from feature_repo.runs import read_manifest
+    from advprior.store.runs import read_manifest
 
     written = sum(file.stat().st_size for file in out.iterdir())
     return took, read_manifest(out)["peak_memory_mb"] / 1000, written / 1e9
@@ -69,7 +69,7 @@ def main() -> None:
         run = network(folder)
         small = peak(run, build(folder, "fewer", users // 10), folder / "fewer-priors")
         took, memory, written = peak(run, build(folder, "many", users), folder / "priors")
-        from feature_repo.runs import read_manifest
+        from advprior.store.runs import read_manifest
 
         facts = read_manifest(folder / "priors")["facts"]
     print(f"{users} users, {facts['rows']} rows x {TOP_K} of {ADVERTISERS}: {took:.0f} s, {written:.2f} GB written")

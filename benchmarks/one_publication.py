@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 from feast.protos.feast.types.Value_pb2 import Value
 
-from feature_repo.contract import (
+from advprior.store.contract import (
     EVENT_TIMESTAMP,
     PRIOR_ROW,
     PRIOR_VIEW_PREFIX,
@@ -27,8 +27,8 @@ from feature_repo.contract import (
     USER_HISTORY_VIEW,
     USER_ID,
 )
-from ranking.counts import Ints, micros, moment_us
-from ranking.gather import PriorFiles, mean_probability
+from ranking.frame.counts import Ints, micros, moment_us
+from ranking.frame.gather import PriorFiles, mean_probability
 from ranking.service.ads import AdTable, read_ads
 from ranking.service.engine import Engine
 from ranking.service.features import Matrix, Prior, Request, history_catalog, matrix

@@ -22,9 +22,9 @@ def measure() -> list[tuple[int, int | None, int, float, float]]:
     """Rows of N, K, users, mean MEMORY USAGE of a user's hash in bytes, growth of used_memory per user."""
     import redis
 
-    from feature_repo.contract import LLM, prior_view
-    from feature_repo.tables import load_tables, load_time_plan
-    from ranking.history import publish_features
+    from advprior.store.contract import LLM, prior_view
+    from advprior.store.tables import load_tables, load_time_plan
+    from ranking.frame.history import publish_features
     from tests.ranking.stores import apply, copy_repo, publish, random_priors
     from tests.service.workspaces import materialize, redis_server, with_top_k_and_interests
     from tests.tiny import write_tiny

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from advprior.llm.engine import Engine, open_session, real_cores, token_budget_batches
+from advprior.runtime.session import Engine, open_session, real_cores, token_budget_batches
 
 N = 664  # advertisers, as in the demo
 LAYERS = 10
@@ -38,9 +38,9 @@ def build(folder: Path) -> tuple[Engine, dict[str, int], Any]:
     """The demo's network with an untuned head, exported; speed does not depend on what it learned."""
     import torch
 
-    from advprior.llm.base import DEFAULT_BASE, load_base
-    from advprior.llm.export import export_onnx
-    from advprior.llm.model import from_base
+    from advprior.predictors.llm.tuning.base import DEFAULT_BASE, load_base
+    from advprior.predictors.llm.tuning.export import export_onnx
+    from advprior.predictors.llm.tuning.model import from_base
 
     base = load_base(DEFAULT_BASE, layers=LAYERS).model
     shape = {k: int(getattr(base.config, k)) for k in ("hidden_size", "intermediate_size")}
@@ -87,13 +87,13 @@ def refresh(folder: Path, vocabulary: int, users: int) -> Callable[[], float]:
     Both sides hash inputs, write prompts, forward, add habit and drift, and write rows to disk; opening the graph
     and reading tables, the same for both, are left out.
     """
-    from advprior.forwarding import here
-    from advprior.histories import Histories
-    from advprior.inputs import input_keys
+    from advprior.history.fingerprints import input_keys
+    from advprior.history.histories import Histories
+    from advprior.pipeline.score import NETWORK_KEYS_FILE, _Carried, _Files, _score_shards
+    from advprior.predictors.forwarding import here
     from advprior.predictors.habit import Habit
-    from advprior.predictors.llm import LLMScorer
-    from advprior.prompts import PromptEncoder, PromptStyle
-    from advprior.scoring import NETWORK_KEYS_FILE, _Carried, _Files, _score_shards
+    from advprior.predictors.llm.predictor import LLMScorer
+    from advprior.predictors.llm.prompts import PromptEncoder, PromptStyle
 
     rng = np.random.default_rng(2)
     counts = rng.poisson(60, users) + 1
@@ -179,9 +179,9 @@ def trie_against_naive() -> float:
     """Largest difference in log-prob between all names packed as a trie in one forward and a forward for each."""
     import torch
 
-    from advprior.llm.base import DEFAULT_BASE, load_base
-    from advprior.llm.names import naive_log_probs, name_model
-    from advprior.name_trie import name_tokens
+    from advprior.predictors.llm.name_trie import name_tokens
+    from advprior.predictors.llm.tuning.base import DEFAULT_BASE, load_base
+    from advprior.predictors.llm.tuning.names import naive_log_probs, name_model
 
     base = load_base(DEFAULT_BASE, layers=LAYERS)
     encode = base.tokenizer.backend_tokenizer.encode
@@ -231,7 +231,7 @@ def main() -> None:
             backfill.append(seconds(lambda: score(engine, shape, mixed, SNAPSHOTS)) / one)
             names.append(naive(model, engine, shape))
             refreshed.append(again())
-        from advprior.llm.export import parity, parity_cases
+        from advprior.predictors.llm.tuning.export import parity, parity_cases
 
         alone = alone_against_batch(engine, vocabulary)
         torch_difference = parity(model, Path(folder) / "model.onnx", parity_cases(model)[:5])["max_abs_difference"]

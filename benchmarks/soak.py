@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from advprior.store.contract import LLM, prior_view
 from benchmarks.one_publication import Witness
 from benchmarks.serve_setup import LOAD, Load, about_machine, free_port, in_store, memory_mb, process, redis_server
-from feature_repo.contract import LLM, prior_view
 from ranking.experiment.exposures import read_exposures
 from ranking.service.engine import Engine
 from ranking.service.predictor import default_cache

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from feature_repo.contract import (
+from advprior.store.contract import (
     AD_STATS_VIEW,
     CATALOG_FILE,
     CATALOG_VERSION,
@@ -36,8 +36,8 @@ from feature_repo.contract import (
     USER_HISTORY_VIEW,
     prior_view,
 )
-from feature_repo.runs import MANIFEST, new_run, publish_version, run_key
-from feature_repo.tables import write_parquet
+from advprior.store.runs import MANIFEST, new_run, publish_version, run_key
+from advprior.store.tables import write_parquet
 
 #: Between the snapshots of two refreshes.
 STEP = timedelta(minutes=1)

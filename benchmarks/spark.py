@@ -24,8 +24,8 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from feature_repo.runs import new_run, read_manifest
-from feature_repo.tables import write_parquet
+from advprior.store.runs import new_run, read_manifest
+from advprior.store.tables import write_parquet
 
 EVENTS = 40  # of a user at most
 CONF = {
@@ -155,14 +155,14 @@ def scoring(workspace: Path, folder: Path, given: Any) -> None:
 
 def driver(workspace: Path, folder: Path) -> None:
     """What the driver alone does for the LLM's users, per thousand of them: it bounds how many cores can help."""
-    from advprior.histories import micros
-    from advprior.parts import part_of
+    from advprior.history.histories import micros
+    from advprior.history.read import load_histories
+    from advprior.history.subset import part_of
+    from advprior.pipeline.rowfiles import RowFile
+    from advprior.pipeline.score import plan_shards
     from advprior.predictors.base import NetworkScorer, add_offset, load_predictor
-    from advprior.reading import load_histories
-    from advprior.rowfiles import RowFile
-    from advprior.scoring import plan_shards
     from advprior.spark.executor import packed
-    from feature_repo.tables import load_time_plan
+    from advprior.store.tables import load_time_plan
 
     run = workspace / "models" / "llm"
     tables = folder / "many"

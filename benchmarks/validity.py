@@ -2,7 +2,7 @@
 
     python -m benchmarks.validity [--replays 400] [--planted 100]
 
-Every replay draws a new world, trains every arm's rankers and takes its interval through `ranking.ablate`, as
+Every replay draws a new world, trains every arm's rankers and takes its interval through `evidence.ablation`, as
 `advprior rank ablate` does. Three questions, each with the binomial interval of its answer:
 
 null      The priors say nothing of the labels. How often does the 95 % interval of the lift hold zero? (92-98 %)
@@ -22,9 +22,9 @@ import pandas as pd
 from scipy.stats import binomtest
 from tqdm.auto import tqdm
 
-from ranking.ablate import ablate
-from ranking.arms import Arm, Arms, RankerConfig
-from ranking.checks import check_golden_features
+from ranking.evidence.ablation import ablate
+from ranking.frame.checks import check_golden_features
+from ranking.models.arms import Arm, Arms, RankerConfig
 
 ARMS = Arms(
     arms=(

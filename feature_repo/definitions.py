@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
 from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String, UnixTimestamp
 
-from feature_repo.contract import (
+from advprior.store.contract import (
     AD_ID,
     AD_STATS_VIEW,
     BASELINE_SERVICE,
@@ -44,7 +44,7 @@ from feature_repo.contract import (
     prior_service,
     prior_view,
 )
-from feature_repo.offline import SPARK, STORE_FILE, check_spark, offline_kind, store_config
+from advprior.store.offline import SPARK, STORE_FILE, check_spark, offline_kind, store_config
 
 # Absolute, because Feast's duckdb store resolves a relative path against the working directory, and only
 # `apply` changes into the repository. After moving the folder, apply again; of a *copy*, delete data/registry.db

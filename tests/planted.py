@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from feature_repo.runs import new_run, run_key
-from feature_repo.tables import write_parquet
+from advprior.store.runs import new_run, run_key
+from advprior.store.tables import write_parquet
 from tests.tiny import PLAN, START, WEEK
 
 KINDS = {"t": "the tea house of tea", "s": "soap soap and soaps", "b": "corner bakery bread"}

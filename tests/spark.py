@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from feature_repo.offline import STORE_FILE, missing_for_spark
+from advprior.store.offline import STORE_FILE, missing_for_spark
 
 CONF = {
     "spark.master": "local[2]",

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from feature_repo.contract import TimePlan
-from feature_repo.runs import new_run, run_key
-from feature_repo.tables import write_parquet
+from advprior.store.contract import TimePlan
+from advprior.store.runs import new_run, run_key
+from advprior.store.tables import write_parquet
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 WEEK = timedelta(days=7)

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from advprior import __version__
-from feature_repo.errors import AdvpriorError
+from advprior.store.errors import AdvpriorError
 
 #: name -> (module:attribute, one-line help shown by ``advprior --help`` without importing the module)
 _COMMANDS = {

@@ -19,8 +19,8 @@ def card(run: Path, evaluation: Path | None, out: Path | None) -> None:
     Base and licence, training window, catalog, settings, the ladder of an evaluation, parity of the export, limits and
     code that runs: all from the run's own records.
     """
-    from advprior.card import card as work
-    from advprior.card import write_card
+    from advprior.pipeline.card import card as work
+    from advprior.pipeline.card import write_card
 
     if out is None:
         click.echo(work(run, evaluation=evaluation), nl=False)

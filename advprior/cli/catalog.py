@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from advprior.catalog import Catalog
+    from advprior.history.catalog import Catalog
 
 CODE_VERSION = 1
 
@@ -53,9 +53,9 @@ def diff(old: Path, new: Path) -> None:
 @click.option("--force", is_flag=True, help="Extend again even when nothing changed.")
 def extend(run: Path, tables: Path, out: Path, force: bool) -> None:
     """Give a fitted RUN the new advertisers of TABLES, from their names and texts, without retraining."""
-    from feature_repo.contract import CATALOG_FILE
-    from feature_repo.errors import AdvpriorError
-    from feature_repo.runs import is_current, manifest_digest, new_run, read_manifest, run_key
+    from advprior.store.contract import CATALOG_FILE
+    from advprior.store.errors import AdvpriorError
+    from advprior.store.runs import is_current, manifest_digest, new_run, read_manifest, run_key
 
     manifest = read_manifest(run, step="finetune", fix="advprior finetune --tables TABLES --out RUN")
     kind, settings = manifest["facts"]["predictor"], manifest["config"]["settings"]
@@ -80,7 +80,7 @@ def extend(run: Path, tables: Path, out: Path, force: bool) -> None:
             fix=f"advprior finetune --predictor {kind} --tables {tables}, which is quick",
         )  # fmt: skip
 
-    from advprior.llm import extend as work
+    from advprior.predictors.llm.tuning import extend as work
 
     with new_run(out, "finetune", config=config, inputs=inputs, key=key) as made:
         if kind == "llm":
@@ -101,10 +101,10 @@ def read(path: Path) -> Catalog:
     AdvpriorError
         ``PRI067`` when the folder holds neither.
     """
-    from advprior.catalog import Catalog
-    from feature_repo.contract import ADVERTISERS, CATALOG_FILE
-    from feature_repo.errors import AdvpriorError
-    from feature_repo.tables import read_parquet
+    from advprior.history.catalog import Catalog
+    from advprior.store.contract import ADVERTISERS, CATALOG_FILE
+    from advprior.store.errors import AdvpriorError
+    from advprior.store.tables import read_parquet
 
     if (path / CATALOG_FILE).is_file():
         return Catalog.load(path / CATALOG_FILE)

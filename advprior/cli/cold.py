@@ -31,7 +31,7 @@ def cold(
     events are hidden from every arm, their users' later labels are kept; all advertisers of TABLES are ranked.
     """
     from advprior.evaluation.cold import evaluate_cold
-    from feature_repo.runs import write_json
+    from advprior.store.runs import write_json
 
     result = evaluate_cold(
         runs, tables, cutoff, horizon=horizon, replicates=replicates, seed=seed, device=device, threads=threads

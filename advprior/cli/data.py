@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from feature_repo.errors import AdvpriorError
+from advprior.store.errors import AdvpriorError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,7 +72,7 @@ def complete_journey(out: Path, households: int | None, seed: int, force: bool) 
     it there that week. Exposure is inferred from the visit, not logged.
     """
     from advprior.data.complete_journey import build
-    from feature_repo.runs import read_manifest
+    from advprior.store.runs import read_manifest
 
     made = build(out, households=households, seed=seed, force=force)
     if not made:
@@ -103,7 +103,7 @@ def named_brands(source: Path, out: Path, cutoff: datetime, force: bool) -> None
     `advprior rank` refuses them.
     """
     from advprior.data.named_brands import build
-    from feature_repo.runs import read_manifest
+    from advprior.store.runs import read_manifest
 
     if not build(source, out, cutoff=cutoff.replace(tzinfo=UTC), force=force):
         click.echo(f"data: unchanged, reused {out}")
@@ -128,7 +128,7 @@ def synthetic(out: Path, users: int, advertisers: int, weeks: int, seed: int, nu
     history alone. The truth is in the manifest and in truth.parquet.
     """
     from advprior.data.synthetic import build
-    from feature_repo.runs import read_manifest
+    from advprior.store.runs import read_manifest
 
     sizes = {"users": users, "advertisers": advertisers, "weeks": weeks}
     if not build(out, **sizes, seed=seed, null=null, force=force):
@@ -150,7 +150,7 @@ def pairs(tables: Path, out: Path, force: bool) -> None:
     and build the frame on the tables that they come from.
     """
     from advprior.data.pairs import build
-    from feature_repo.runs import read_manifest
+    from advprior.store.runs import read_manifest
 
     if not build(tables, out, force=force):
         click.echo(f"data: unchanged, reused {out}")

@@ -51,7 +51,7 @@ def demo(households: str, workspace: Path | None, seed: int, origins: int, arms:
     Each step is printed as the command it is, so that you can run it alone. A second run reuses what did
     not change.
     """
-    from advprior.demo import run_demo, run_rolling
+    from advprior.pipeline.demo import run_demo, run_rolling
 
     if workspace is None:
         name = "rolling" if origins > 1 else "demo"

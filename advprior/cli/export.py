@@ -22,8 +22,8 @@ def export(run: Path, precision: str, tables: Path | None, force: bool) -> None:
     refuses it when any log-probability differs by more than 1e-4. fp16 and int8 graphs are refused when they
     change the priors of real users by too much; the graph in fp32 is the better one then.
     """
-    from feature_repo.errors import AdvpriorError
-    from feature_repo.runs import is_current, manifest_digest, new_run, read_manifest, run_key
+    from advprior.store.errors import AdvpriorError
+    from advprior.store.runs import is_current, manifest_digest, new_run, read_manifest, run_key
 
     manifest = read_manifest(run, step="finetune", fix="advprior finetune --tables TABLES --out RUN")
     predictor = manifest["facts"]["predictor"]
@@ -50,7 +50,7 @@ def export(run: Path, precision: str, tables: Path | None, force: bool) -> None:
         facts = load_predictor(run).export(work.path)
         work.facts.update(facts, predictor=predictor, precision=precision)
         if precision != "fp32" and tables is not None:
-            from advprior.llm.reduced import reduce_export
+            from advprior.pipeline.precision import reduce_export
 
             said = reduce_export(run, work.path, tables, precision)  # type: ignore[arg-type]
             # size and digest are the reduced graph's: the manifest lists them

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from feature_repo.contract import CATALOG_TEXT, HYBRID, LLM, NEIGHBOURS, POPULARITY, SASREC, ZERO_SHOT
+from advprior.store.contract import CATALOG_TEXT, HYBRID, LLM, NEIGHBOURS, POPULARITY, SASREC, ZERO_SHOT
 
 PREDICTORS = (LLM, POPULARITY, NEIGHBOURS, SASREC, HYBRID, CATALOG_TEXT, ZERO_SHOT)
 
@@ -41,10 +41,10 @@ def finetune(
     Labels end at the time plan's finetune_end. An interrupted fit goes on after its last whole epoch. With --withhold,
     some advertisers are known by name and text only, as new ones are: `advprior cold` tells how well they are ranked.
     """
-    from advprior.fitting import finetune as run
-    from advprior.fitting import read_settings
-    from advprior.withheld import choose_withheld
-    from feature_repo.runs import read_manifest
+    from advprior.history.withheld import choose_withheld
+    from advprior.pipeline.fit import finetune as run
+    from advprior.pipeline.fit import read_settings
+    from advprior.store.runs import read_manifest
 
     withheld = choose_withheld(tables, withhold, seed) if withhold is not None else ()
     if not run(tables, out, predictor, read_settings(predictor, config, changes), force=force, withheld=withheld):

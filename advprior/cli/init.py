@@ -14,7 +14,7 @@ def init(folder: Path) -> None:
 
     Safe to run again: files that you edited are kept, the others follow the installed version.
     """
-    from advprior.project import lay_out
+    from advprior.pipeline.project import lay_out
 
     done = lay_out(folder)
     for verb, names in (("wrote", done.written), ("updated", done.updated)):

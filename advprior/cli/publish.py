@@ -19,7 +19,7 @@ import click
 @click.option("--force", is_flag=True, help="Publish again even when nothing changed.")
 def publish(priors: Path, repo: Path, name: str | None, seed: int, force: bool) -> None:
     """Validate PRIORS and make them the current ones in the feature repository, atomically."""
-    from advprior.publishing import publish as work
+    from advprior.pipeline.publish import publish as work
 
     view = work(priors, repo, name=name, seed=seed, force=force)
     if view is None:

@@ -36,8 +36,8 @@ def score(
     An interrupted run goes on: finished shards are kept. With --since, OUT holds the new snapshots only, and
     the same priors as if everyone had been scored again.
     """
-    from advprior.scoring import score as work
-    from feature_repo.runs import read_manifest
+    from advprior.pipeline.score import score as work
+    from advprior.store.runs import read_manifest
 
     if not work(
         run, tables, out, device=device, threads=threads, shard_users=shard_users, top_k=top_k, last=last, since=since,

@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from feature_repo.contract import ADS, ADVERTISERS, EVENTS, IMPRESSIONS, TABLES, USERS, TimePlan
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import is_current, new_run, run_key
+from advprior.store.contract import ADS, ADVERTISERS, EVENTS, IMPRESSIONS, TABLES, USERS, TimePlan
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import is_current, new_run, run_key
 
 if TYPE_CHECKING:
     import duckdb
@@ -254,8 +254,8 @@ def build(out: Path, *, households: int | None = None, seed: int = 0, force: boo
 
     from tqdm.auto import tqdm
 
-    from feature_repo.schemas import validate_tables
-    from feature_repo.tables import write_parquet
+    from advprior.store.schemas import validate_tables
+    from advprior.store.tables import write_parquet
 
     with (
         new_run(out, "data", config=config, inputs=inputs, key=key) as run,

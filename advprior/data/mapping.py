@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from feature_repo.contract import (
+from advprior.store.contract import (
     AD_ID,
     ADS,
     ADVERTISER_ID,
@@ -33,14 +33,14 @@ from feature_repo.contract import (
     VALUE,
     TimePlan,
 )
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import MANIFEST, is_current, new_run, read_manifest, run_key, sha256_file
-from feature_repo.tables import read_parquet, write_parquet
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import MANIFEST, is_current, new_run, read_manifest, run_key, sha256_file
+from advprior.store.tables import read_parquet, write_parquet
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from feature_repo.schemas import Problem
+    from advprior.store.schemas import Problem
 
 CODE_VERSION = 1
 #: Columns that `_complete` makes when neither the file has them nor the mapping names them.
@@ -147,7 +147,7 @@ class DataMapping(_Strict):
 
 
 def _canonical_columns(table: str) -> set[str]:
-    from feature_repo.schemas import COLUMNS, OPTIONAL_COLUMNS
+    from advprior.store.schemas import COLUMNS, OPTIONAL_COLUMNS
 
     return {*COLUMNS[table], *OPTIONAL_COLUMNS.get(table, {})}
 
@@ -213,7 +213,7 @@ def load_mapped(mapping: DataMapping, base: Path) -> Mapped:
     AdvpriorError
         ``DAT001`` for a missing file, ``DAT002`` for one that cannot be read.
     """
-    from feature_repo.schemas import COLUMNS, missing_column
+    from advprior.store.schemas import COLUMNS, missing_column
 
     tables: dict[str, pd.DataFrame] = {}
     sources: dict[tuple[str, str], str] = {}
@@ -249,7 +249,7 @@ def _file(mapping: DataMapping, base: Path, name: str) -> Path:
 
 def _wanted(mapping: DataMapping, name: str) -> dict[str, str]:
     """Canonical column -> column of the user's file, in canonical order."""
-    from feature_repo.schemas import COLUMNS
+    from advprior.store.schemas import COLUMNS
 
     table = getattr(mapping.tables, name)
     wanted = {column: table.columns.get(column, column) for column in COLUMNS[name]}
@@ -264,7 +264,7 @@ def _converted(name: str, column: pd.Series, zone: str | None) -> pd.Series:
     import numpy as np
     import pandas as pd
 
-    from feature_repo.schemas import is_text
+    from advprior.store.schemas import is_text
 
     if isinstance(column.dtype, pd.CategoricalDtype):
         column = column.astype(column.cat.categories.dtype)
@@ -389,7 +389,7 @@ def check_mapping(path: Path, out: Path | None = None, *, force: bool = False) -
     Raises
     ------
     AdvpriorError
-        What `read_mapping`, `load_mapped`, `resolve_time_plan` and `feature_repo.schemas.validate_tables` raise.
+        What `read_mapping`, `load_mapped`, `resolve_time_plan` and `advprior.store.schemas.validate_tables` raise.
     """
     path = Path(path)
     mapping = read_mapping(path)
@@ -411,7 +411,7 @@ def check_mapping(path: Path, out: Path | None = None, *, force: bool = False) -
         if not force and is_current(out, key):
             return dict(read_manifest(out)["facts"]), False
 
-    from feature_repo.schemas import table_warnings, validate_tables
+    from advprior.store.schemas import table_warnings, validate_tables
 
     tables, sources, missing = load_mapped(mapping, path.parent)
     fix = "mend the tables or the mapping, then run the command again"
@@ -451,8 +451,8 @@ def check_folder(folder: Path) -> dict[str, Any]:
     dict
         ``rows`` by table and ``warnings``.
     """
-    from feature_repo.schemas import validate_tables
-    from feature_repo.tables import load_time_plan, predictor_only, tables_there
+    from advprior.store.schemas import validate_tables
+    from advprior.store.tables import load_time_plan, predictor_only, tables_there
 
     folder = Path(folder)
     fix = "advprior data check --mapping mapping.yaml --out DIR converts names and types"

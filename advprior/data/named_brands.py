@@ -19,9 +19,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from feature_repo.contract import ADVERTISERS, EVENTS, PREDICTOR_ONLY, USERS, TimePlan
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import is_current, new_run, run_key, sha256_file
+from advprior.store.contract import ADVERTISERS, EVENTS, PREDICTOR_ONLY, USERS, TimePlan
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import is_current, new_run, run_key, sha256_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +60,7 @@ def read_reviews(source: Path) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from feature_repo.tables import read_parquet
+    from advprior.store.tables import read_parquet
 
     _require_file(source)
     raw = read_parquet(source, fix=FIX)
@@ -237,7 +237,7 @@ def build(source: Path, out: Path, *, cutoff: datetime = CUTOFF, force: bool = F
     Raises
     ------
     AdvpriorError
-        What `read_reviews`, `time_plan` and `feature_repo.schemas.validate_tables` raise; ``DAT044`` when ``out``
+        What `read_reviews`, `time_plan` and `advprior.store.schemas.validate_tables` raise; ``DAT044`` when ``out``
         holds the source.
     """
     source, out = Path(source), Path(out)
@@ -253,8 +253,8 @@ def build(source: Path, out: Path, *, cutoff: datetime = CUTOFF, force: bool = F
     if not force and is_current(out, key):
         return False
 
-    from feature_repo.schemas import validate_tables
-    from feature_repo.tables import write_parquet
+    from advprior.store.schemas import validate_tables
+    from advprior.store.tables import write_parquet
 
     reviews = read_reviews(source)
     tables = canonical(reviews, cutoff)

@@ -3,7 +3,7 @@
 A label says whether a user turned to *this category of* an advertiser, where a prior over advertisers can only say
 that the advertiser is due. Here each such pair takes an advertiser's place, under an id and a name of its own, so
 that every predictor, and the rest of the path to the store, is the very same code. The frame finds an impression's
-pair in such a catalog by itself (`ranking.gather.places`).
+pair in such a catalog by itself (`ranking.frame.gather.places`).
 
 Pairs are those of the ads, and those bought before ``finetune_end``: a later one is nobody's target, and the catalog
 knows nothing of the time it predicts.
@@ -14,7 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from feature_repo.contract import (
+from advprior.store.contract import (
     ADS,
     ADVERTISER_ID,
     ADVERTISERS,
@@ -25,9 +25,9 @@ from feature_repo.contract import (
     USERS,
     pair_id,
 )
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import is_current, manifest_digest, new_run, read_manifest, run_key
-from feature_repo.tables import TABLES_FIX, load_tables, load_time_plan, write_parquet
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import is_current, manifest_digest, new_run, read_manifest, run_key
+from advprior.store.tables import TABLES_FIX, load_tables, load_time_plan, write_parquet
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from feature_repo.contract import ADS, ADVERTISERS, EVENTS, IMPRESSIONS, USERS, TimePlan
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import is_current, new_run, run_key
+from advprior.store.contract import ADS, ADVERTISERS, EVENTS, IMPRESSIONS, USERS, TimePlan
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import is_current, new_run, run_key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -304,8 +304,8 @@ def build(
     import pandas as pd
     from tqdm.auto import tqdm
 
-    from feature_repo.schemas import validate_tables
-    from feature_repo.tables import write_parquet
+    from advprior.store.schemas import validate_tables
+    from advprior.store.tables import write_parquet
 
     world = make_world(advertisers, seed)
     step = max(1, min(PAIRS // advertisers, SLATES // weeks, users))

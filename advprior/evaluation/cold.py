@@ -12,11 +12,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from advprior.withheld import without
-from feature_repo.contract import ADVERTISERS, EVENTS, POPULARITY, USERS
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import read_manifest, versions
-from feature_repo.tables import load_tables
+from advprior.history.withheld import without
+from advprior.store.contract import ADVERTISERS, EVENTS, POPULARITY, USERS
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import read_manifest, versions
+from advprior.store.tables import load_tables
 
 OVERALL, WITHHELD, WITH_TEXT, NAME_ONLY, OTHERS = SEGMENTS = (
     "overall", "withheld", "withheld, with a text", "withheld, name only", "others",
@@ -68,19 +68,19 @@ def evaluate_cold(
     """
     import numpy as np
 
-    from advprior.catalog import Catalog
     from advprior.evaluation import sentences
     from advprior.evaluation.compare import compare, overall
     from advprior.evaluation.ladder import TAKEN, open_run, require_past, score_labels
     from advprior.evaluation.protocol import first_labels
     from advprior.evaluation.seeds import unique_names
     from advprior.evaluation.terms import popularity
-    from advprior.histories import build_histories, micros
-    from advprior.predictors import counts
+    from advprior.history import counts
+    from advprior.history.catalog import Catalog
+    from advprior.history.histories import build_histories, micros
     from advprior.predictors.base import log_softmax
     from advprior.predictors.habit import fit_weights
-    from advprior.predictors.text import catalog_texts
-    from advprior.predictors.text_logit import OWN_HALF_LIFE
+    from advprior.predictors.text.logit import OWN_HALF_LIFE
+    from advprior.predictors.text.predictor import catalog_texts
 
     for run in runs:
         require_past(run, cutoff)

@@ -16,9 +16,9 @@ import numpy as np
 from advprior.evaluation.logit import fit_logit, logit
 from advprior.evaluation.protocol import Labels
 from advprior.evaluation.terms import ARMS, LOGIT, Terms
-from advprior.histories import Int
+from advprior.history.histories import Int
 from advprior.predictors.base import Float
-from feature_repo.contract import POPULARITY
+from advprior.store.contract import POPULARITY
 
 BLEND, BEST = "blend", "best control"
 HAND_RIDGE, RUN_RIDGE = 100.0, 10.0  # nats by which a blend's weights are held

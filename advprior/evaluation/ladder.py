@@ -10,16 +10,16 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from feature_repo.contract import ADVERTISERS, EVENTS, LLM, NEIGHBOURS, POPULARITY, USERS
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import manifest_digest, peak_memory_mb, read_manifest, run_key, versions, write_json
-from feature_repo.tables import TABLES_FIX, load_tables
+from advprior.store.contract import ADVERTISERS, EVENTS, LLM, NEIGHBOURS, POPULARITY, USERS
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import manifest_digest, peak_memory_mb, read_manifest, run_key, versions, write_json
+from advprior.store.tables import TABLES_FIX, load_tables
 
 if TYPE_CHECKING:
-    from advprior.catalog import Catalog
     from advprior.evaluation.protocol import Labels
     from advprior.evaluation.seeds import Group, Seeds
-    from advprior.histories import Histories, Int
+    from advprior.history.catalog import Catalog
+    from advprior.history.histories import Histories, Int
     from advprior.predictors.base import Float, Scorer
 
 STEP = "evaluate"
@@ -168,14 +168,14 @@ def _measure(
 ) -> dict[str, Any]:
     import numpy as np
 
-    from advprior.catalog import Catalog
     from advprior.evaluation.compare import compare, overall
     from advprior.evaluation.controls import BLEND
     from advprior.evaluation.population import ALL, add_blends, ask, fitted_facts, pairs
     from advprior.evaluation.protocol import PROFILE_ONLY, segments
     from advprior.evaluation.seeds import mean_probability
     from advprior.evaluation.terms import ALS, Terms, als_installed
-    from advprior.histories import build_histories, micros
+    from advprior.history.catalog import Catalog
+    from advprior.history.histories import build_histories, micros
 
     loaded = load_tables(tables, USERS, ADVERTISERS, EVENTS)
     catalog = Catalog.from_table(loaded[ADVERTISERS])

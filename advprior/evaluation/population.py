@@ -14,9 +14,9 @@ from advprior.evaluation.compare import mean_marks
 from advprior.evaluation.controls import BEST, BLEND, Controls, Window, blend, fit_blend, fit_controls
 from advprior.evaluation.protocol import Labels, first_labels
 from advprior.evaluation.terms import Terms
-from advprior.histories import Histories
+from advprior.history.histories import Histories
 from advprior.predictors.base import Float
-from feature_repo.contract import POPULARITY
+from advprior.store.contract import POPULARITY
 
 ALL = "all LLMs"
 MOST_FITTED = 20_000  # users on whose labels of one earlier cut-off the controls and blends are fitted

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from advprior.predictors.base import Float, predictor_class
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import digest, read_manifest
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import digest, read_manifest
 
 Seeds = Literal["together", "averaged", "apart"]
 SEED = "seed"

@@ -13,12 +13,12 @@ from importlib.util import find_spec
 import numpy as np
 import numpy.typing as npt
 
-from advprior.histories import Histories, Int
-from advprior.predictors import counts
+from advprior.history import counts
+from advprior.history.histories import Histories, Int
 from advprior.predictors.base import Float, log_softmax
 from advprior.predictors.habit import SMOOTHING
 from advprior.predictors.neighbours import neighbour_term, similarity
-from feature_repo.contract import NEIGHBOURS
+from advprior.store.contract import NEIGHBOURS
 
 Array = npt.NDArray[np.float64]
 RECENCY, ALS, DRIFT, LOGIT = "recency", "als", "drift", "logit"

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from feature_repo.contract import ADVERTISER_ID, NAME, TEXT
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import digest, write_json
+from advprior.store.contract import ADVERTISER_ID, NAME, TEXT
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import digest, write_json
 
 if TYPE_CHECKING:
     import pandas as pd

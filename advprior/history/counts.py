@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from advprior.histories import Histories, Int
-from advprior.parts import Part
+from advprior.history.histories import Histories, Int
+from advprior.history.subset import Part
 
 DAY = 86_400_000_000  # microseconds
 CELLS = 4_000_000  # of a matrix of counts filled at once

@@ -11,7 +11,7 @@ from dataclasses import fields
 import numpy as np
 import numpy.typing as npt
 
-from advprior.histories import Histories, Int
+from advprior.history.histories import Histories, Int
 
 Keys = npt.NDArray[np.uint64]
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from feature_repo.contract import ADVERTISER_ID, CATEGORY, PROFILE_PREFIX, TEXT, TIMESTAMP, USER_ID, VALUE
+from advprior.store.contract import ADVERTISER_ID, CATEGORY, PROFILE_PREFIX, TEXT, TIMESTAMP, USER_ID, VALUE
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from advprior.catalog import Catalog
+    from advprior.history.catalog import Catalog
 
 Int = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int32]

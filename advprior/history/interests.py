@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from advprior.catalog import Catalog
-from advprior.histories import Histories, build_histories
-from feature_repo.contract import ADVERTISER_ID, CATEGORY, TIMESTAMP, USER_ID
+from advprior.history.catalog import Catalog
+from advprior.history.histories import Histories, build_histories
+from advprior.store.contract import ADVERTISER_ID, CATEGORY, TIMESTAMP, USER_ID
 
 if TYPE_CHECKING:
     import pandas as pd

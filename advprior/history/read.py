@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from advprior.catalog import Catalog
-from advprior.histories import Histories, build_histories
-from feature_repo.contract import (
+from advprior.history.catalog import Catalog
+from advprior.history.histories import Histories, build_histories
+from advprior.store.contract import (
     ADVERTISER_ID,
     ADVERTISERS,
     CATEGORY,
@@ -22,7 +22,7 @@ from feature_repo.contract import (
     USERS,
     VALUE,
 )
-from feature_repo.tables import TABLES_FIX, load_tables, read_parquet
+from advprior.store.tables import TABLES_FIX, load_tables, read_parquet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +38,7 @@ def load_histories(tables: Path) -> tuple[Histories, Catalog]:
     Raises
     ------
     AdvpriorError
-        As `feature_repo.tables.load_tables`.
+        As `advprior.store.tables.load_tables`.
     """
     loaded = load_tables(tables, USERS, ADVERTISERS)
     catalog = Catalog.from_table(loaded[ADVERTISERS])

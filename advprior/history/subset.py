@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 import numpy.typing as npt
 
-from advprior.histories import UNKNOWN, Codes, Histories, Int
+from advprior.history.histories import UNKNOWN, Codes, Histories, Int
 
 Array = npt.NDArray[np.float64]
 
@@ -35,13 +35,13 @@ class Crowd:
     @classmethod
     def of(cls, histories: Histories, cutoffs: Int, half_lives: Iterable[float], size: int) -> Crowd:
         """What scorers with these half-lives ask for."""
-        from advprior.predictors.counts import popularity
+        from advprior.history.counts import popularity
 
         moments = np.unique(cutoffs)
         return cls(moments, {float(h): popularity(histories, moments, h, size) for h in half_lives})
 
     def popularity(self, cutoffs: Int, half_life: float) -> Array:
-        """As `advprior.predictors.counts.popularity` over all histories [len(cutoffs), N].
+        """As `advprior.history.counts.popularity` over all histories [len(cutoffs), N].
 
         Raises
         ------

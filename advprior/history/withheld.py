@@ -10,9 +10,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from feature_repo.contract import ADVERTISER_ID, ADVERTISERS
-from feature_repo.errors import AdvpriorError
-from feature_repo.tables import load_tables
+from advprior.store.contract import ADVERTISER_ID, ADVERTISERS
+from advprior.store.errors import AdvpriorError
+from advprior.store.tables import load_tables
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from advprior.evaluation.show import comparison_table, ladder_table, notes, segment_table
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import manifest_digest, read_manifest
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import manifest_digest, read_manifest
 
 #: Licences of base models that are known to us; others are named by their own cards.
 LICENCES = {"HuggingFaceTB/SmolLM2": "apache-2.0"}
@@ -25,9 +25,9 @@ from pathlib import Path
 
 import numpy as np
 
-from advprior.histories import build_histories, micros
+from advprior.history.histories import build_histories, micros
 from advprior.predictors.base import load_predictor
-from feature_repo.tables import load_tables
+from advprior.store.tables import load_tables
 
 RUN, TABLES = Path({run}), Path("tables")  # this model, and canonical tables (advprior data)
 

@@ -24,8 +24,8 @@ from typing import Any
 
 import click
 
-from advprior.project import RECORD as INIT_RECORD
-from feature_repo.contract import (
+from advprior.pipeline.project import RECORD as INIT_RECORD
+from advprior.store.contract import (
     BASELINE_SERVICE,
     CATALOG_TEXT,
     HYBRID,
@@ -39,9 +39,9 @@ from feature_repo.contract import (
     prior_service,
     prior_view,
 )
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import MANIFEST, digest, manifest_digest, read_manifest, sha256_file, write_json
-from feature_repo.tables import load_time_plan
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import MANIFEST, digest, manifest_digest, read_manifest, sha256_file, write_json
+from advprior.store.tables import load_time_plan
 
 RECORD = "demo.json"
 LAST, RANKED = "last", "ranked"

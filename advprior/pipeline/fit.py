@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from advprior.history.withheld import without
 from advprior.predictors.base import BEFORE, FitData, predictor_class
-from advprior.withheld import without
-from feature_repo.contract import EVENTS, USERS
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import (
+from advprior.store.contract import EVENTS, USERS
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import (
     cpu_seconds,
     digest,
     is_current,
@@ -22,7 +22,7 @@ from feature_repo.runs import (
     sha256_file,
     write_manifest,
 )
-from feature_repo.tables import TABLES_FIX, load_tables, load_time_plan
+from advprior.store.tables import TABLES_FIX, load_tables, load_time_plan
 
 STEP = "finetune"
 CODE_VERSION = 2
@@ -105,10 +105,10 @@ def finetune(
     if not force and is_current(out, key):
         return False
 
-    from advprior.catalog import Catalog
-    from advprior.histories import build_histories, micros
-    from advprior.interests import build_interests
-    from feature_repo.contract import ADVERTISERS
+    from advprior.history.catalog import Catalog
+    from advprior.history.histories import build_histories, micros
+    from advprior.history.interests import build_interests
+    from advprior.store.contract import ADVERTISERS
 
     plan = load_time_plan(tables)
     loaded = load_tables(tables, USERS, ADVERTISERS, EVENTS)

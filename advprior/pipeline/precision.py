@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from feature_repo.errors import AdvpriorError
+from advprior.store.errors import AdvpriorError
 
 Float = npt.NDArray[np.float32]
 Precision = Literal["fp16", "int8"]
@@ -188,12 +188,12 @@ def reduce_export(run: Path, folder: Path, tables: Path, precision: Precision) -
     AdvpriorError
         ``PRI014`` for a predictor without a network to reduce, ``PRI015`` when the damage is above `LIMITS`.
     """
-    from advprior.histories import micros
+    from advprior.history.histories import micros
+    from advprior.history.read import load_histories
+    from advprior.history.targets import dense, next_advertisers
     from advprior.predictors.base import load_predictor
-    from advprior.predictors.llm import LLMPredictor
-    from advprior.reading import load_histories
-    from advprior.targets import dense, next_advertisers
-    from feature_repo.tables import load_time_plan
+    from advprior.predictors.llm.predictor import LLMPredictor
+    from advprior.store.tables import load_time_plan
 
     predictor = load_predictor(run)
     if not isinstance(predictor, LLMPredictor):

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import write_json
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import write_json
 
 RECORD = ".advprior.json"
 
@@ -26,12 +26,9 @@ _SOURCES = {
     "configs/hybrid.yaml": ("advprior", "templates/hybrid.yaml"),
     "configs/text.yaml": ("advprior", "templates/text.yaml"),
     "configs/mapping.yaml": ("advprior", "templates/mapping.yaml"),
-    "configs/arms.yaml": ("ranking", "arms.yaml"),
+    "configs/arms.yaml": ("ranking", "models/arms.yaml"),
     "configs/experiment.yaml": ("advprior", "templates/experiment.yaml"),
     "refresh.sh": ("advprior", "templates/refresh.sh"),
-    "feature_repo/feature_store.yaml": ("feature_repo", "feature_store.yaml"),
-    "feature_repo/definitions.py": ("feature_repo", "definitions.py"),
-    "feature_repo/.feastignore": ("feature_repo", ".feastignore"),
 }
 
 
@@ -45,9 +42,24 @@ class Laid:
     kept: list[str] = field(default_factory=list)
 
 
+#: The plain Feast repository that a project starts with.
+_REPO_FILES = ("feature_store.yaml", "definitions.py", ".feastignore")
+
+
+def shipped_repo() -> Path:
+    """Folder of the Feast repository that projects start with: inside the wheel, or beside the packages in a checkout.
+
+    Never looked up by import: `feature_repo` is Feast's own name for a user's folder, and may be a package there.
+    """
+    package = Path(__file__).resolve().parents[1]
+    inside = package / "templates" / "feature_repo"
+    return inside if inside.is_dir() else package.parent / "feature_repo"
+
+
 def shipped() -> dict[str, bytes]:
     """Content of every file of a new project, by its path there."""
-    return {name: files(package).joinpath(source).read_bytes() for name, (package, source) in _SOURCES.items()}
+    contents = {name: files(package).joinpath(source).read_bytes() for name, (package, source) in _SOURCES.items()}
+    return contents | {f"feature_repo/{name}": (shipped_repo() / name).read_bytes() for name in _REPO_FILES}
 
 
 def lay_out(folder: Path) -> Laid:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from feature_repo.contract import (
+from advprior.store.contract import (
     CATALOG_FILE,
     CATALOG_VERSION,
     CREATED_TIMESTAMP,
@@ -31,8 +31,8 @@ from feature_repo.contract import (
     prior_view,
     shuffled_source,
 )
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import is_current, manifest_digest, new_run, publish_version, read_manifest, run_key
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import is_current, manifest_digest, new_run, publish_version, read_manifest, run_key
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,8 +93,8 @@ def publish(priors: Path, repo: Path, *, name: str | None = None, seed: int = 0,
     if not force and is_current(link, key):
         return None
 
-    from advprior.interest_publishing import add_interests
-    from feature_repo.tables import read_parquet
+    from advprior.pipeline.publish_interests import add_interests
+    from advprior.store.tables import read_parquet
 
     rows = read_parquet(priors / "rows.parquet", fix=f"advprior score … --out {priors}")
     arrays = _Scored.open(priors)

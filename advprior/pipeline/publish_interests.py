@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from feature_repo.contract import (
+from advprior.store.contract import (
     INTEREST_LOG_PROBS,
     INTEREST_MATRIX_FILE,
     INTEREST_TOP_INDEX,
@@ -20,7 +20,7 @@ from feature_repo.contract import (
     INTERESTS_FILE,
     TABLE_FILE,
 )
-from feature_repo.errors import AdvpriorError
+from advprior.store.errors import AdvpriorError
 
 TOP = 5
 CHUNK_ROWS = 4096

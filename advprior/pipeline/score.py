@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advprior.predictors.base import KINDS, Scorer, load_predictor
-from feature_repo.contract import (
+from advprior.store.contract import (
     CATALOG_FILE,
     MATRIX_FILE,
     PRIOR_ROW,
@@ -27,18 +27,18 @@ from feature_repo.contract import (
     TOP_INDEX_FILE,
     USER_ID,
 )
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import digest, is_current, manifest_digest, new_run, read_manifest, run_key
-from feature_repo.tables import TABLES_FIX, load_time_plan
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import digest, is_current, manifest_digest, new_run, read_manifest, run_key
+from advprior.store.tables import TABLES_FIX, load_time_plan
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from advprior.forwarding import Forwarded, Forwarder, Job
-    from advprior.histories import Histories, Int
+    from advprior.history.histories import Histories, Int
+    from advprior.pipeline.rowfiles import RowFile
     from advprior.predictors.base import Float, NetworkScorer
-    from advprior.rowfiles import RowFile
+    from advprior.predictors.forwarding import Forwarded, Forwarder, Job
     from advprior.spark.cluster import Cluster
 
 STEP = "score"
@@ -77,7 +77,7 @@ def score(
 
     The output holds ``log_probs.npy`` [rows, N] float32, ``rows.parquet`` (user_id, snapshot, prior_row,
     entropy, top1_index, top1_log_prob) and the catalog. Top-K priors have [rows, K] there, best first, and
-    ``top_index.npy``, ``tail_log_mass.npy`` beside (see `advprior.topk`).
+    ``top_index.npy``, ``tail_log_mass.npy`` beside (see `advprior.runtime.topk`).
 
     Parameters
     ----------
@@ -140,13 +140,13 @@ def score(
 
     import numpy as np
 
-    from advprior import topk
-    from advprior.forwarding import here
-    from advprior.histories import micros
-    from advprior.interest_scores import score_interests
-    from advprior.parts import Crowd
+    from advprior.history.histories import micros
+    from advprior.history.read import load_histories
+    from advprior.history.subset import Crowd
     from advprior.predictors.base import NetworkScorer
-    from advprior.reading import load_histories
+    from advprior.predictors.forwarding import here
+    from advprior.predictors.llm.interest_scores import score_interests
+    from advprior.runtime import topk
 
     predictor = load_predictor(run)
     histories, catalog = load_histories(tables)
@@ -176,7 +176,7 @@ def score(
         counted = _score_shards(scorer, histories, cutoffs, files, carried, shard_users, forwarder)
         facts = _finish(work.path, files, histories, snapshots)
         if files.network is not None:
-            from advprior.inputs import input_keys
+            from advprior.history.fingerprints import input_keys
 
             np.save(work.path / NETWORK_KEYS_FILE, input_keys(histories, int(cutoffs[-1]), model))
         files.close()
@@ -225,7 +225,7 @@ class _Files:
     def __init__(self, folder: Path, users: int, snapshots: int, size: int, k: int | None, network: bool) -> None:
         import numpy as np
 
-        from advprior.rowfiles import JOURNAL, Journal, RowFile
+        from advprior.pipeline.rowfiles import JOURNAL, Journal, RowFile
 
         rows = users * snapshots
         self.users, self.snapshots, self.size, self.k = users, snapshots, size, k
@@ -244,7 +244,7 @@ class _Files:
         """Write priors [n, S, N] of ``users``; the largest distance of a sum of probabilities from one."""
         import numpy as np
 
-        from advprior.topk import top_k
+        from advprior.runtime.topk import top_k
 
         rows = (users[:, None] * self.snapshots + np.arange(self.snapshots)).ravel()
         flat = log_probs.reshape(len(rows), self.size)
@@ -286,7 +286,7 @@ class _Carried:
     def open(cls, since: Path, scorer: NetworkScorer, histories: Histories, cutoffs: Int, model: str) -> _Carried:
         import numpy as np
 
-        from advprior.inputs import input_keys
+        from advprior.history.fingerprints import input_keys
 
         if not (since / NETWORK_KEYS_FILE).is_file():
             raise AdvpriorError(
@@ -447,7 +447,7 @@ def _score_shards(
 
 def _jobs(shards: list[Int], done: set[int], carried: _Carried | None, step: int | None) -> Iterator[Job]:
     """What is left to score: a shard a job, or blocks of ``step`` users of it."""
-    from advprior.forwarding import Job
+    from advprior.predictors.forwarding import Job
 
     for number, shard in enumerate(shards):
         if number in done:
@@ -493,7 +493,7 @@ def _finish(out: Path, files: _Files, histories: Histories, snapshots: list[date
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from advprior.rowfiles import JOURNAL
+    from advprior.pipeline.rowfiles import JOURNAL
 
     moment = pa.timestamp("us", tz="UTC")
     chunk = max(1, CHUNK_ROWS // len(snapshots)) * len(snapshots)  # whole users

@@ -15,24 +15,24 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from advprior.catalog import Catalog
-from advprior.histories import Histories, Int
-from advprior.interests import Interests
-from feature_repo.contract import CATALOG_FILE, CATALOG_TEXT, HYBRID, LLM, NEIGHBOURS, POPULARITY, SASREC, ZERO_SHOT
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import read_manifest
+from advprior.history.catalog import Catalog
+from advprior.history.histories import Histories, Int
+from advprior.history.interests import Interests
+from advprior.store.contract import CATALOG_FILE, CATALOG_TEXT, HYBRID, LLM, NEIGHBOURS, POPULARITY, SASREC, ZERO_SHOT
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import read_manifest
 
 Float = npt.NDArray[np.float32]
 
 #: predictor -> module:class, imported when used
 KINDS = {
-    LLM: "advprior.predictors.llm:LLMPredictor",
+    LLM: "advprior.predictors.llm.predictor:LLMPredictor",
     POPULARITY: "advprior.predictors.popularity:PopularityPredictor",
     NEIGHBOURS: "advprior.predictors.neighbours:NeighbourPredictor",
-    SASREC: "advprior.predictors.sequence:SASRecPredictor",
-    HYBRID: "advprior.predictors.sequence:HybridPredictor",
-    CATALOG_TEXT: "advprior.predictors.text:TextPredictor",
-    ZERO_SHOT: "advprior.predictors.zero_shot:ZeroShotPredictor",
+    SASREC: "advprior.predictors.sequence.predictor:SASRecPredictor",
+    HYBRID: "advprior.predictors.sequence.predictor:HybridPredictor",
+    CATALOG_TEXT: "advprior.predictors.text.predictor:TextPredictor",
+    ZERO_SHOT: "advprior.predictors.llm.zero_shot:ZeroShotPredictor",
 }
 #: Folder in a fitted run with the predictor as it was before it was fitted on the labels that validated it. Who writes
 #: it says in the fact of this name what differs from the run's own facts: ``model_cutoff``.

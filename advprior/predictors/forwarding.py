@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from advprior.histories import Histories, Int
+from advprior.history.histories import Histories, Int
 from advprior.predictors.base import Float, InterestScorer, NetworkScorer, Scorer
 
 

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from advprior.histories import Histories, Int
-from advprior.predictors import counts
+from advprior.history import counts
+from advprior.history.histories import Histories, Int
+from advprior.history.targets import dense, next_advertisers, quality
 from advprior.predictors.base import FitData, Float, Predictor, Scorer, log_softmax, require_parity
 from advprior.predictors.habit import SMOOTHING, fit_weights, habit_terms
-from advprior.targets import dense, next_advertisers, quality
-from feature_repo.contract import CATALOG_FILE, NEIGHBOURS
-from feature_repo.runs import write_json
+from advprior.store.contract import CATALOG_FILE, NEIGHBOURS
+from advprior.store.runs import write_json
 
 FLOOR = 0.1  # of the summed similarity, so that its log stays finite
 
@@ -115,7 +115,7 @@ class NeighbourPredictor(Predictor):
         return log_softmax(np.tensordot(np.asarray(self.parameters["weights"]), np.stack(terms), 1))
 
     def export(self, out: Path) -> dict[str, Any]:
-        from advprior.predictors import graphs
+        from advprior.runtime import graphs
 
         size, habits = len(self.catalog), len(self.parameters["half_lives_days"])
         graphs.save_neighbours(out / "model.onnx", self.similarity, self.parameters["weights"], SMOOTHING, FLOOR)
@@ -135,7 +135,7 @@ class NeighbourPredictor(Predictor):
 
 class _NeighbourScorer(Scorer):
     def __init__(self, predictor: NeighbourPredictor, onnx: Path, device: str, threads: int | None) -> None:
-        from advprior.llm.engine import open_session
+        from advprior.runtime.session import open_session
 
         self._session = open_session(onnx / "model.onnx", device=device, threads=threads)
         self.provider = self._session.provider

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from advprior.histories import Histories, Int
-from advprior.predictors import counts
+from advprior.history import counts
+from advprior.history.histories import Histories, Int
+from advprior.history.targets import dense, next_advertisers, quality
 from advprior.predictors.base import FitData, Float, Predictor, Scorer, log_softmax, require_parity
-from advprior.targets import dense, next_advertisers, quality
-from feature_repo.contract import CATALOG_FILE, POPULARITY
-from feature_repo.runs import write_json
+from advprior.store.contract import CATALOG_FILE, POPULARITY
+from advprior.store.runs import write_json
 
 
 class PopularitySettings(BaseModel):
@@ -60,7 +60,7 @@ class PopularityPredictor(Predictor):
         return {"half_life_days": best, "valid": scores[best]}
 
     def export(self, out: Path) -> dict[str, Any]:
-        from advprior.predictors import graphs
+        from advprior.runtime import graphs
 
         size = len(self.catalog)
         graphs.save_popularity(out / "model.onnx", size, float(self.parameters["smoothing"]))
@@ -77,7 +77,7 @@ class PopularityPredictor(Predictor):
 
 class _PopularityScorer(Scorer):
     def __init__(self, predictor: PopularityPredictor, onnx: Path, device: str, threads: int | None) -> None:
-        from advprior.llm.engine import open_session
+        from advprior.runtime.session import open_session
 
         self._session = open_session(onnx / "model.onnx", device=device, threads=threads)
         self.provider = self._session.provider

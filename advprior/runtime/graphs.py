@@ -96,6 +96,6 @@ def save_text(path: Path, features: npt.NDArray[Any], right: npt.NDArray[Any], b
 
 def run(path: Path, inputs: dict[str, Any]) -> npt.NDArray[np.float32]:
     """Run a graph once on the CPU, for a parity check."""
-    from advprior.llm.engine import open_session
+    from advprior.runtime.session import open_session
 
     return open_session(path, device="cpu").run_inputs(inputs)

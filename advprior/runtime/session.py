@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from feature_repo.errors import AdvpriorError
+from advprior.store.errors import AdvpriorError
 
 Int = npt.NDArray[np.int64]
 Float = npt.NDArray[np.float32]

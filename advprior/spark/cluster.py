@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import advprior
-from advprior.forwarding import Forwarded, Forwarder, Job
-from advprior.histories import Histories, Int
-from advprior.parts import Crowd, part_of
+from advprior.history.histories import Histories, Int
+from advprior.history.subset import Crowd, part_of
+from advprior.predictors.forwarding import Forwarded, Forwarder, Job
 from advprior.spark.executor import OUT_SCHEMA, Setup, assembled, compute, packed
-from feature_repo.errors import AdvpriorError
-from feature_repo.offline import INSTALL_SPARK, missing_for_spark
+from advprior.store.errors import AdvpriorError
+from advprior.store.offline import INSTALL_SPARK, missing_for_spark
 
 WAVE_SECONDS = 10.0  # aimed at: a wave costs some tenths of its own, and an interrupt may cost two
 WAVE_TASKS = 2  # for every core

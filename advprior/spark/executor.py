@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 import advprior
-from advprior.forwarding import Forwarded, forward
-from advprior.histories import Histories, Int
-from advprior.parts import Crowd, Part
+from advprior.history.histories import Histories, Int
+from advprior.history.subset import Crowd, Part
 from advprior.predictors.base import InterestScorer, Scorer, load_predictor
-from feature_repo.errors import AdvpriorError
+from advprior.predictors.forwarding import Forwarded, forward
+from advprior.store.errors import AdvpriorError
 
 PRIORS, INTERESTS = "priors", "interests"
 IN_SCHEMA = "job bigint, histories binary"

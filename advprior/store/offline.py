@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from feature_repo.errors import AdvpriorError
+from advprior.store.errors import AdvpriorError
 
 STORE_FILE = "feature_store.yaml"
 SPARK = "spark"

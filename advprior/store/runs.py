@@ -24,7 +24,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from feature_repo.errors import AdvpriorError
+from advprior.store.errors import AdvpriorError
 
 MANIFEST = "manifest.json"
 _REPORTED = (

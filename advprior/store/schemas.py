@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from feature_repo.contract import (
+from advprior.store.contract import (
     AD_ID,
     ADS,
     ADVERTISER_ID,
@@ -36,16 +36,16 @@ from feature_repo.contract import (
     VALUE,
     TimePlan,
 )
-from feature_repo.errors import AdvpriorError
+from advprior.store.errors import AdvpriorError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 #: Every way a table can be wrong. Codes are stable. DAT001 (file missing) and DAT002 (file unreadable)
-#: come from `feature_repo.tables`; DAT020 is the error that carries problems of more than one class; DAT04x are
+#: come from `advprior.store.tables`; DAT020 is the error that carries problems of more than one class; DAT04x are
 #: raised by `advprior.data` (040 package missing, 041 unknown data set, 042 impossible size,
 #: 043 the source is not as expected, 044 the output would replace its own source, 046 a cut-off outside the data);
-#: DAT045 (a ranker asked of tables without impressions) comes from `feature_repo.tables`.
+#: DAT045 (a ranker asked of tables without impressions) comes from `advprior.store.tables`.
 PROBLEMS = {
     "DAT003": "missing column",
     "DAT004": "wrong type",
@@ -235,7 +235,7 @@ def schema(table: str) -> Any:
     Parameters
     ----------
     table : str
-        One of `feature_repo.contract.TABLES`.
+        One of `advprior.store.contract.TABLES`.
 
     Returns
     -------

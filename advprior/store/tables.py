@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from feature_repo.contract import EVENTS, PREDICTOR_ONLY, SHOWN_TABLES, TABLES, TimePlan
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import read_manifest
+from advprior.store.contract import EVENTS, PREDICTOR_ONLY, SHOWN_TABLES, TABLES, TimePlan
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import read_manifest
 
 if TYPE_CHECKING:
     import pandas as pd

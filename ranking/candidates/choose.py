@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ranking.counts import Ints
+from ranking.frame.counts import Ints
 
 Mask = NDArray[np.bool_]
 

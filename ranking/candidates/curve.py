@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from feature_repo.contract import AD_ID, ADVERTISER_ID
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import read_manifest, write_json
-from feature_repo.tables import load_tables, load_time_plan
+from advprior.store.contract import AD_ID, ADVERTISER_ID
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import read_manifest, write_json
+from advprior.store.tables import load_tables, load_time_plan
 from ranking.candidates.choose import Sorted, choose, concentration
 from ranking.candidates.inputs import Pasts, Requests, blocks, requests
 from ranking.candidates.priors import predicted, prior_rows
 from ranking.candidates.towers import Towers
-from ranking.counts import Ints, moment_us
-from ranking.lift import user_weights
-from ranking.metrics import Floats
+from ranking.evidence.lift import user_weights
+from ranking.evidence.metrics import Floats
+from ranking.frame.counts import Ints, moment_us
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,7 +72,7 @@ class CandidateCurve:
 
     def sentence(self, predictor: str) -> str:
         """What the choice gives on test rows, in words."""
-        from ranking.verdict import signed
+        from ranking.evidence.verdict import signed
 
         row, quota = self.at_choice(predictor), self.chosen[predictor]
         if quota == 0:
@@ -88,7 +88,7 @@ class CandidateCurve:
 
     def plot(self) -> Figure:
         """Recall gain and concentration against quota, on test requests."""
-        from ranking.plots import candidate_curve
+        from ranking.evidence.plots import candidate_curve
 
         return candidate_curve(self)
 

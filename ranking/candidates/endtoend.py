@@ -17,19 +17,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from feature_repo.contract import AD_ID, IMPRESSION_ID, LABEL, SLATE_ID, TIMESTAMP, USER_ID, prior_view
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import read_manifest, write_json
-from feature_repo.tables import load_tables, load_time_plan, read_parquet
-from ranking.ablate import FRAME_FILE, FRAME_FIX, load_seeds
+from advprior.store.contract import AD_ID, IMPRESSION_ID, LABEL, SLATE_ID, TIMESTAMP, USER_ID, prior_view
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import read_manifest, write_json
+from advprior.store.tables import load_tables, load_time_plan, read_parquet
 from ranking.candidates.choose import Mask, Sorted, choose
 from ranking.candidates.curve import QUOTAS
 from ranking.candidates.inputs import Pasts, snapshot_of
 from ranking.candidates.towers import Towers
-from ranking.counts import micros, moment_us
-from ranking.lift import Lifts, as_lifts, paired_bootstrap
-from ranking.metrics import Conversions, Floats, Ndcg
-from ranking.verdict import with_interval
+from ranking.evidence.ablation import FRAME_FILE, FRAME_FIX, load_seeds
+from ranking.evidence.lift import Lifts, as_lifts, paired_bootstrap
+from ranking.evidence.metrics import Conversions, Floats, Ndcg
+from ranking.evidence.verdict import with_interval
+from ranking.frame.counts import micros, moment_us
 
 STEP = "rank two-by-two"
 FILE = "two_by_two.json"
@@ -95,7 +95,7 @@ class TwoByTwo:
 
     def plot(self) -> Any:
         """Each effect with its interval."""
-        from ranking.plots import effects
+        from ranking.evidence.plots import effects
 
         return effects(self)
 

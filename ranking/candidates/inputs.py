@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from feature_repo.contract import (
+from advprior.store.contract import (
     AD_ID,
     ADVERTISER_ID,
     CATEGORY,
@@ -25,8 +25,8 @@ from feature_repo.contract import (
     USER_ID,
     TimePlan,
 )
-from ranking.counts import DAY_US, Ints, compact, micros, moment_us
-from ranking.fading import FADES, fading
+from ranking.frame.counts import DAY_US, Ints, compact, micros, moment_us
+from ranking.frame.fading import FADES, fading
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ranking.counts import Ints
+from ranking.frame.counts import Ints
 
 log = logging.getLogger("advprior.service")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.contract import (
+from advprior.store.contract import (
     ADVERTISER_ID,
     CATEGORY,
     EVENT_TIMESTAMP,
@@ -20,13 +20,13 @@ from feature_repo.contract import (
     USER_ID,
     prior_view,
 )
-from ranking import checks
-from ranking.counts import Ints
-from ranking.frame import join_features, open_store
-from ranking.frame import pointer as as_pointer
-from ranking.frame import times as as_times
-from ranking.gather import PriorFiles, gather_priors, places
-from ranking.preflight import check_prior, check_published, check_store, view_folder
+from ranking.frame import checks
+from ranking.frame.build import join_features, open_store
+from ranking.frame.build import pointer as as_pointer
+from ranking.frame.build import times as as_times
+from ranking.frame.counts import Ints
+from ranking.frame.gather import PriorFiles, gather_priors, places
+from ranking.frame.preflight import check_prior, check_published, check_store, view_folder
 
 if TYPE_CHECKING:
     import pandas as pd

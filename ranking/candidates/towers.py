@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import sha256_file, write_json
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import sha256_file, write_json
 from ranking.candidates.inputs import Vocabulary
 
 if TYPE_CHECKING:

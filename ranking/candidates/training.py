@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from feature_repo.contract import AD_ID, TimePlan
-from feature_repo.errors import AdvpriorError
+from advprior.store.contract import AD_ID, TimePlan
+from advprior.store.errors import AdvpriorError
 from ranking.candidates.inputs import Pasts, Requests, Vocabulary, requests
 from ranking.candidates.towers import Towers
-from ranking.counts import Ints, moment_us
+from ranking.frame.counts import Ints, moment_us
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from feature_repo.contract import PREDICTORS, prior_view
-from feature_repo.runs import is_current, manifest_digest, new_run, read_manifest, run_key
-from feature_repo.tables import require_impressions
-from ranking.commands import (
+from advprior.store.contract import PREDICTORS, prior_view
+from advprior.store.runs import is_current, manifest_digest, new_run, read_manifest, run_key
+from advprior.store.tables import require_impressions
+from ranking.cli.measure import (
     _ABLATE_FIX,
     _FOLDER,
     _FRAME_FIX,
@@ -57,7 +57,7 @@ def towers(tables: Path, out: Path, size: int, epochs: int, threads: int, seed: 
     if not force and is_current(out, key):
         click.echo(f"rank towers: unchanged, reused {out}")
         return
-    from feature_repo.tables import load_tables, load_time_plan
+    from advprior.store.tables import load_tables, load_time_plan
     from ranking.candidates.training import TowerConfig, fit_towers
 
     with new_run(out, "rank towers", config=config, inputs=inputs, key=key) as run:
@@ -94,7 +94,7 @@ def candidates(
     The quota is chosen on validation; priors come through the store, as they were known at each request.
     """
     from ranking.candidates.towers import FIX, STEP
-    from ranking.preflight import check_published, check_store, published_predictors, view_folder
+    from ranking.frame.preflight import check_published, check_store, published_predictors, view_folder
 
     read_manifest(tables, fix=_TABLES_FIX)
     require_impressions(tables)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import click
 
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import digest, manifest_digest, new_run, read_manifest, run_key
-from feature_repo.tables import require_impressions
-from ranking.commands import _FOLDER, _FRAME_FIX, _TABLES_FIX, tables_option
-from ranking.service.commands import Moment
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import digest, manifest_digest, new_run, read_manifest, run_key
+from advprior.store.tables import require_impressions
+from ranking.cli.measure import _FOLDER, _FRAME_FIX, _TABLES_FIX, tables_option
+from ranking.cli.service import Moment
 
 REPLAY_VERSION = 1
 

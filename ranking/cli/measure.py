@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from feature_repo.contract import PREDICTORS, prior_view
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import is_current, manifest_digest, new_run, read_manifest, run_key
-from feature_repo.tables import require_impressions
+from advprior.store.contract import PREDICTORS, prior_view
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import is_current, manifest_digest, new_run, read_manifest, run_key
+from advprior.store.tables import require_impressions
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _TABLES_FIX = "advprior data build complete_journey --out TABLES"
@@ -28,7 +28,7 @@ def features(tables: Path, repo: Path, force: bool) -> None:
 
     Everything is computed strictly before its snapshot. Afterwards: feast -c REPO apply.
     """
-    from ranking.preflight import BASELINE_VIEWS, check_store, features_run_key, view_folder
+    from ranking.frame.preflight import BASELINE_VIEWS, check_store, features_run_key, view_folder
 
     read_manifest(tables, fix=_TABLES_FIX)
     require_impressions(tables)
@@ -36,7 +36,7 @@ def features(tables: Path, repo: Path, force: bool) -> None:
     if not force and all(is_current(view_folder(repo, v), features_run_key(tables, v)) for v in BASELINE_VIEWS):
         click.echo(f"rank features: unchanged, reused {repo / 'data'}")
         return
-    from ranking.history import publish_features
+    from ranking.frame.history import publish_features
 
     rows = publish_features(tables, repo)
     made = ", ".join(f"{view} {count:,} rows" for view, count in rows.items())
@@ -57,7 +57,7 @@ def frame(tables: Path, repo: Path, out: Path, predictors: str | None, stale_tex
 
     Needs `feast -c REPO apply` after publishing. Codes of the leak checks: docs/checks.md.
     """
-    from ranking.preflight import BASELINE_VIEWS, preflight, published_predictors, view_folder
+    from ranking.frame.preflight import BASELINE_VIEWS, preflight, published_predictors, view_folder
 
     read_manifest(tables, fix=_TABLES_FIX)
     require_impressions(tables)
@@ -72,8 +72,8 @@ def frame(tables: Path, repo: Path, out: Path, predictors: str | None, stale_tex
     if not force and is_current(out, key):
         click.echo(f"rank frame: unchanged, reused {out}")
         return
-    from feature_repo.tables import write_parquet
-    from ranking.frame import FRAME_FILE, build_frame
+    from advprior.store.tables import write_parquet
+    from ranking.frame.build import FRAME_FILE, build_frame
 
     with new_run(out, "rank frame", config=config, inputs=inputs, key=key) as run:
         result = build_frame(tables, repo, names, stale=stale)
@@ -114,7 +114,7 @@ def _weeks(text: str) -> list[int]:
 
 def _definitions_digest(repo: Path) -> str:
     """Digest of what was applied: the definitions and the store's configuration."""
-    from feature_repo.runs import digest, sha256_file
+    from advprior.store.runs import digest, sha256_file
 
     files = sorted(path for path in Path(repo).glob("*") if path.suffix in (".py", ".yaml"))
     return digest({path.name: sha256_file(path) for path in files})
@@ -144,7 +144,7 @@ def train(frame_folder: Path, service: str, out: Path, arms_file: Path | None, s
 
     Its manifest says which feature service, features and categories it must be fed.
     """
-    from ranking.arms import load_arms
+    from ranking.models.arms import load_arms
 
     read_manifest(frame_folder, step="rank frame", fix=_FRAME_FIX)
     arms = load_arms(arms_file)
@@ -155,7 +155,7 @@ def train(frame_folder: Path, service: str, out: Path, arms_file: Path | None, s
     if not force and is_current(out, key):
         click.echo(f"rank train: unchanged, reused {out}")
         return
-    from ranking.training import train_arm
+    from ranking.models.training import train_arm
 
     with new_run(out, "rank train", config=config, inputs=inputs, key=key) as run:
         run.facts.update(train_arm(frame_folder, arm, arms.config_of(arm), seed, run.path))
@@ -186,7 +186,7 @@ def ablate(
     Intervals are a paired bootstrap over users, with the noise of training in them. Arms whose priors are not in the
     frame are left out, and named; those asked for with --arm must be there.
     """
-    from ranking.arms import load_arms
+    from ranking.models.arms import load_arms
 
     read_manifest(frame_folder, step="rank frame", fix=_FRAME_FIX)
     arms = load_arms(arms_file)
@@ -202,7 +202,7 @@ def ablate(
     if not force and is_current(out, key):
         click.echo(f"rank ablate: unchanged, reused {out}")
         return
-    from ranking.ablate import run_ablation
+    from ranking.evidence.ablation import run_ablation
 
     with new_run(out, "rank ablate", config=config, inputs=inputs, key=key) as run:
         result, left_out = run_ablation(
@@ -235,7 +235,7 @@ def origin(tables: Path, number: int, count: int, out: Path, force: bool) -> Non
 
     Their test windows divide the original one. Refit the predictor on each, then: advprior rank pool.
     """
-    from ranking.rolling import origin_config, write_origin
+    from ranking.evidence.rolling import origin_config, write_origin
 
     read_manifest(tables, fix=_TABLES_FIX)
     if number > count:
@@ -272,7 +272,7 @@ def pool(ablations: tuple[Path, ...], out: Path, replicates: int, force: bool) -
     if not force and is_current(out, key):
         click.echo(f"rank pool: unchanged, reused {out}")
         return
-    from ranking.rolling import pool as pool_ablations
+    from ranking.evidence.rolling import pool as pool_ablations
 
     with new_run(out, "rank ablate", config=config, inputs=inputs, key=key) as run:
         result = pool_ablations(ablations, replicates=replicates)
@@ -308,7 +308,7 @@ def report(
         click.echo(f"rank report: unchanged, reused {out}")
         sentence = str(read_manifest(out)["facts"]["verdict"])
     else:
-        from ranking.report import REPORT_FILE, write_report
+        from ranking.evidence.report import REPORT_FILE, write_report
 
         with new_run(out, "rank report", config={}, inputs=inputs, key=key) as run:
             sentence = write_report(

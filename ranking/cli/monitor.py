@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from feature_repo.runs import digest, is_current, manifest_digest, new_run, read_manifest, run_key, write_json
+from advprior.store.runs import digest, is_current, manifest_digest, new_run, read_manifest, run_key, write_json
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 DRIFT_VERSION = 1
@@ -33,8 +33,8 @@ def drift(
 
     From 0.1 on a move is moderate, from 0.25 on major. Exit code 3 when one is as severe as --fail-on.
     """
-    from feature_repo.contract import prior_view
-    from ranking.preflight import check_store, published_predictors, view_folder
+    from advprior.store.contract import prior_view
+    from ranking.frame.preflight import check_store, published_predictors, view_folder
 
     step = "advprior rank frame --tables TABLES --repo FEATURE_REPO --out FRAME"
     if exposures is not None and (recent is not None or ranker is None):

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from feature_repo.errors import AdvpriorError
+from advprior.store.errors import AdvpriorError
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
@@ -201,8 +201,8 @@ def readout(
 
     Exit code 3 when the sample ratio is not as dealt: then the figures must not be trusted.
     """
-    from feature_repo.runs import write_json
-    from feature_repo.tables import read_parquet
+    from advprior.store.runs import write_json
+    from advprior.store.tables import read_parquet
     from ranking.experiment.assignment import load_experiment
     from ranking.experiment.exposures import read_exposures
     from ranking.experiment.readout import read_out
@@ -230,7 +230,7 @@ def rollback(repo: Path, views: tuple[str, ...], snapshot: datetime | None, now:
     """
     from datetime import UTC
 
-    from ranking.preflight import check_store
+    from ranking.frame.preflight import check_store
     from ranking.service.rollback import roll_back
 
     check_store(repo)

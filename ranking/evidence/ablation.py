@@ -19,18 +19,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from feature_repo.contract import ADVERTISER_ID, IMPRESSION_ID, LABEL, SLATE_ID, USER_ID
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import MANIFEST, peak_memory_mb, read_manifest, write_json
-from feature_repo.tables import read_parquet, write_parquet
-from ranking.arms import Arms, arm_features, feature_columns, group_of, with_available
-from ranking.checks import Finding, check_placebo, check_same_test_rows, enforce
-from ranking.lift import OVERALL, Lifts, as_lifts, paired_bootstrap
-from ranking.metrics import DEFAULT_METRICS, MORE_METRICS, Auc, Floats, Rows, calibration_curve
-from ranking.ranker import Encoder, Ranker, importance_by_group, prepare
-from ranking.segments import SEGMENT_PREFIX, segments_of
-from ranking.value import value_at_loads
-from ranking.verdict import Verdict, judge, segment_label, with_interval
+from advprior.store.contract import ADVERTISER_ID, IMPRESSION_ID, LABEL, SLATE_ID, USER_ID
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import MANIFEST, peak_memory_mb, read_manifest, write_json
+from advprior.store.tables import read_parquet, write_parquet
+from ranking.evidence.lift import OVERALL, Lifts, as_lifts, paired_bootstrap
+from ranking.evidence.metrics import DEFAULT_METRICS, MORE_METRICS, Auc, Floats, Rows, calibration_curve
+from ranking.evidence.segments import SEGMENT_PREFIX, segments_of
+from ranking.evidence.value import value_at_loads
+from ranking.evidence.verdict import Verdict, judge, segment_label, with_interval
+from ranking.frame.checks import Finding, check_placebo, check_same_test_rows, enforce
+from ranking.models.arms import Arms, arm_features, feature_columns, group_of, with_available
+from ranking.models.ranker import Encoder, Ranker, importance_by_group, prepare
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -94,7 +94,7 @@ class AblationResult:
 
     def plot(self) -> Figure:
         """Lift over the baseline with intervals, overall and by segment."""
-        from ranking.plots import forest
+        from ranking.evidence.plots import forest
 
         return forest(self)
 
@@ -187,7 +187,7 @@ def load_frame(folder: Path) -> pd.DataFrame:
 def usable_arms(
     arms: Arms, columns: Sequence[str], asked: Sequence[str] = (), *, optional: bool = False
 ) -> tuple[Arms, dict[str, str]]:
-    """The arms that a frame can feed, and what the others lack (`ranking.arms.with_available`).
+    """The arms that a frame can feed, and what the others lack (`ranking.models.arms.with_available`).
 
     Raises
     ------

@@ -18,7 +18,7 @@ Holm where arms are alike.
 **Power**: with standard error s the smallest true lift that a two-sided test at 5 % finds four times in five is
 (1.96 + 0.84) s = 2.8 s. A lift that is "not clear" says little about effects below it.
 
->>> from ranking.metrics import Auc
+>>> from ranking.evidence.metrics import Auc
 >>> label, user = [1, 0, 1, 0, 1, 0], [0, 0, 1, 1, 2, 2]
 >>> good, bad = [.9, .1, .8, .2, .7, .3], [.1, .9, .8, .2, .7, .3]
 >>> lift = paired_bootstrap({"bad": [bad], "good": [good]}, label, user, [("good", "bad")], metrics=[Auc()])[0]
@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ranking.metrics import DEFAULT_METRICS, Floats, Metric, Rows
+from ranking.evidence.metrics import DEFAULT_METRICS, Floats, Metric, Rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,7 +136,7 @@ class Lifts(list[Lift]):
 
         Choose among many first: ``Lifts(l for l in lifts if l.metric == "auc" and l.segment == "overall").plot()``.
         """
-        from ranking.plots import differences
+        from ranking.evidence.plots import differences
 
         return differences(self)
 

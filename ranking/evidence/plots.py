@@ -13,16 +13,16 @@ import matplotlib as mpl
 import matplotlib.ticker
 from matplotlib.figure import Figure
 
-from ranking.metrics import DEFAULT_METRICS, Auc
-from ranking.verdict import segment_label
+from ranking.evidence.metrics import DEFAULT_METRICS, Auc
+from ranking.evidence.verdict import segment_label
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ranking.ablate import AblationResult
     from ranking.candidates.curve import CandidateCurve
     from ranking.candidates.endtoend import TwoByTwo
-    from ranking.lift import Lift
+    from ranking.evidence.ablation import AblationResult
+    from ranking.evidence.lift import Lift
 
 COLOURS = {"baseline": "#57606a", "control": "#0072b2", "treatment": "#d55e00", "placebo": "#8c959f"}
 _STYLE = {

@@ -11,17 +11,17 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from feature_repo.contract import PRIOR_VIEW_PREFIX, TimePlan
-from feature_repo.runs import read_manifest
-from ranking import plots
-from ranking.ablate import AblationResult
-from ranking.arms import Arm, group_of
+from advprior.store.contract import PRIOR_VIEW_PREFIX, TimePlan
+from advprior.store.runs import read_manifest
 from ranking.candidates.curve import CandidateCurve
 from ranking.candidates.endtoend import EFFECTS, TwoByTwo
-from ranking.lift import Lift
-from ranking.metrics import DEFAULT_METRICS, MORE_METRICS, Auc, Conversions
-from ranking.value import LOADS, scoring_price
-from ranking.verdict import digits_of, segment_label, signed
+from ranking.evidence import plots
+from ranking.evidence.ablation import AblationResult
+from ranking.evidence.lift import Lift
+from ranking.evidence.metrics import DEFAULT_METRICS, MORE_METRICS, Auc, Conversions
+from ranking.evidence.value import LOADS, scoring_price
+from ranking.evidence.verdict import digits_of, segment_label, signed
+from ranking.models.arms import Arm, group_of
 
 REPORT_FILE = "report.html"
 _TITLE = "Do advertiser priors change this ranker?"

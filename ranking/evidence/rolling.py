@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from feature_repo.contract import LABEL, SLATE_ID, USER_ID, TimePlan
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import Run, digest, read_manifest
-from feature_repo.tables import load_time_plan, tables_there
-from ranking.ablate import AblationResult, best_control_of, load_seeds, pairs_of, warnings_of
-from ranking.lift import OVERALL, paired_bootstrap
-from ranking.metrics import Floats
-from ranking.segments import SEGMENT_PREFIX
-from ranking.verdict import judge
+from advprior.store.contract import LABEL, SLATE_ID, USER_ID, TimePlan
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import Run, digest, read_manifest
+from advprior.store.tables import load_time_plan, tables_there
+from ranking.evidence.ablation import AblationResult, best_control_of, load_seeds, pairs_of, warnings_of
+from ranking.evidence.lift import OVERALL, paired_bootstrap
+from ranking.evidence.metrics import Floats
+from ranking.evidence.segments import SEGMENT_PREFIX
+from ranking.evidence.verdict import judge
 
 
 def origins(plan: TimePlan, count: int) -> list[TimePlan]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.contract import ADVERTISER_ID, PROFILE_PREFIX, TIMESTAMP, USER_ID
+from advprior.store.contract import ADVERTISER_ID, PROFILE_PREFIX, TIMESTAMP, USER_ID
 
 if TYPE_CHECKING:
     import pandas as pd

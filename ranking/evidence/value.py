@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ranking.candidates.choose import Sorted, concentration
-from ranking.counts import Ints
-from ranking.metrics import Floats
+from ranking.evidence.metrics import Floats
+from ranking.frame.counts import Ints
 
 LOADS = (1, 3, 5, 10)
 

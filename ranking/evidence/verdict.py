@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from math import isnan
 from typing import Any, Literal
 
-from ranking.arms import Arm, Arms
-from ranking.lift import OVERALL, Lift, Lifts
-from ranking.metrics import Auc, LogLoss, Metric
+from ranking.evidence.lift import OVERALL, Lift, Lifts
+from ranking.evidence.metrics import Auc, LogLoss, Metric
+from ranking.models.arms import Arm, Arms
 
 Kind = Literal["win", "win_not_over_control", "loss", "unclear", "untrusted", "undefined"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from feature_repo.errors import AdvpriorError
+from advprior.store.errors import AdvpriorError
 
 
 class ServedArm(BaseModel):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from feature_repo.errors import AdvpriorError
+from advprior.store.errors import AdvpriorError
 
 SERVE_FIX = "advprior rank serve --clock request … on this machine, then --url http://127.0.0.1:8000"
 

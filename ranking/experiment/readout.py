@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from feature_repo.contract import TIMESTAMP, USER_ID, VALUE
-from feature_repo.errors import AdvpriorError
+from advprior.store.contract import TIMESTAMP, USER_ID, VALUE
+from advprior.store.errors import AdvpriorError
 from ranking.experiment.assignment import Experiment
 
 #: Below it a sample ratio is no chance: strict, since it is looked at again and again.

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from feature_repo.contract import (
+from advprior.store.contract import (
     AD_ID,
     CONTEXT_PREFIX,
     IMPRESSION_ID,
@@ -33,15 +33,15 @@ from feature_repo.contract import (
     USER_PROFILE_VIEW,
     TimePlan,
 )
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import manifest_digest, write_json
-from feature_repo.tables import load_tables, load_time_plan, write_parquet
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import manifest_digest, write_json
+from advprior.store.tables import load_tables, load_time_plan, write_parquet
 from ranking.candidates.inputs import snapshot_of
-from ranking.counts import Ints, micros, moment_us
+from ranking.evidence.metrics import Auc, LogLoss, Metric, Ndcg, Rows
 from ranking.experiment.client import SERVE_FIX, Answer, Ask, Service
-from ranking.frame import FRAME_FILE, split_of
-from ranking.metrics import Auc, LogLoss, Metric, Ndcg, Rows
-from ranking.ranker import Ranker
+from ranking.frame.build import FRAME_FILE, split_of
+from ranking.frame.counts import Ints, micros, moment_us
+from ranking.models.ranker import Ranker
 
 STEP = "rank replay"
 FILE, SCORES_FILE = "replay.json", "scores.parquet"

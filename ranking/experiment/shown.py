@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from feature_repo.contract import TIMESTAMP, USER_ID
+from advprior.store.contract import TIMESTAMP, USER_ID
 
 #: Key of the block in an exposure's record.
 FEATURES = "features"

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from feature_repo.contract import TIMESTAMP, USER_ID
+from advprior.store.contract import TIMESTAMP, USER_ID
 
 #: A user's slate: advertisers in ranked order, None for one that is not known.
 SlateOf = Callable[[str], Sequence[str | None]]

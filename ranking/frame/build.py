@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from feature_repo.contract import (
+from advprior.store.contract import (
     AD_ID,
     AD_STATS_VIEW,
     ADVERTISER_ID,
@@ -46,14 +46,13 @@ from feature_repo.contract import (
     prior_service,
     prior_view,
 )
-from feature_repo.errors import AdvpriorError
-from feature_repo.offline import SPARK
-from feature_repo.runs import manifest_digest, read_manifest
-from feature_repo.tables import load_tables, load_time_plan
-from ranking import checks
-from ranking.arms import group_of
-from ranking.counts import DAY_US, CountsBefore, Ints, compact, micros, moment_us
-from ranking.gather import (
+from advprior.store.errors import AdvpriorError
+from advprior.store.offline import SPARK
+from advprior.store.runs import manifest_digest, read_manifest
+from advprior.store.tables import load_tables, load_time_plan
+from ranking.frame import checks
+from ranking.frame.counts import DAY_US, CountsBefore, Ints, compact, micros, moment_us
+from ranking.frame.gather import (
     HISTORY_VALUES,
     TOP,
     PriorFiles,
@@ -63,8 +62,9 @@ from ranking.gather import (
     mean_probability,
     places,
 )
-from ranking.history import LEVELS, history_files, load_history_ids
-from ranking.preflight import BASELINE_VIEWS, preflight, view_folder
+from ranking.frame.history import LEVELS, history_files, load_history_ids
+from ranking.frame.preflight import BASELINE_VIEWS, preflight, view_folder
+from ranking.models.arms import group_of
 
 FRAME_FILE = "frame.parquet"
 JOIN_MEMORY = "1500MB"  # beyond it, DuckDB spills: 1.4M rows × 60 columns take 1.4 times as long in 1 GB as in 3
@@ -345,7 +345,7 @@ def _take_times(times: npt.NDArray[Any], rows: Ints) -> npt.NDArray[Any]:
 
 def history_columns(repo: Path, rows: Ints, ads: pd.Series[Any], impression: npt.NDArray[Any]) -> dict[str, Any]:
     """``history_<level>_{1w,4w,12w,all,recency_days}``; recency counts to the impression, not to the snapshot."""
-    from feature_repo.tables import read_parquet
+    from advprior.store.tables import read_parquet
 
     folder = view_folder(repo, USER_HISTORY_VIEW)
     ids = load_history_ids(folder)
@@ -373,7 +373,7 @@ def prior_columns(
     categories: pd.Series[Any],
 ) -> tuple[dict[str, Any], list[checks.Finding | None]]:
     """A predictor's features, and what the checks say of its rows."""
-    from feature_repo.tables import read_parquet
+    from advprior.store.tables import read_parquet
 
     view = prior_view(predictor)
     folder = view_folder(repo, view)
@@ -488,7 +488,7 @@ def build_frame(
     Raises
     ------
     AdvpriorError
-        ``STO00x`` before the join (`ranking.preflight`), ``RNK00x`` after it (`ranking.checks`).
+        ``STO00x`` before the join (`ranking.frame.preflight`), ``RNK00x`` after it (`ranking.frame.checks`).
     """
     plan = load_time_plan(tables)
     preflight(repo, predictors, end=plan.end)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from feature_repo.errors import AdvpriorError
+from advprior.store.errors import AdvpriorError
 
 if TYPE_CHECKING:
     import pandas as pd

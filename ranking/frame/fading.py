@@ -1,7 +1,7 @@
 """How much a user did with something, as the towers read it: two logarithms of counts, one fading and one even.
 
 One place for both readers: the fit, which takes counts off the tables (`ranking.candidates.inputs`), and the store's
-own rows, from which a service computes the same user vector (`ranking.history`).
+own rows, from which a service computes the same user vector (`ranking.frame.history`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ranking.counts import Ints
+from ranking.frame.counts import Ints
 
 FADES = (28.0, None)  # half-lives in days; None fades never
 _FAINT = 0.05  # a faded count below it is left out: it would cost memory and say nothing

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from feature_repo.contract import (
+from advprior.store.contract import (
     CATALOG_FILE,
     INTEREST_MATRIX_FILE,
     INTERESTS_FILE,
@@ -23,7 +23,7 @@ from feature_repo.contract import (
     TOP_INDEX_FILE,
     pair_id,
 )
-from ranking.counts import Ints
+from ranking.frame.counts import Ints
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -156,7 +156,7 @@ def gather_priors(files: PriorFiles, rows: Ints, advertisers: Ints) -> tuple[Flo
 def places(catalog: Sequence[str], advertisers: Any, categories: Any) -> Ints:
     """Place of each ad in a prior's catalog, −1 where it is not there.
 
-    By its advertiser; in a catalog that knows none of them, by advertiser × category (`feature_repo.contract.pair_id`).
+    By its advertiser; in a catalog that knows none of them, by advertiser × category (`pair_id`).
 
     Examples
     --------

@@ -3,7 +3,7 @@
 Everything is computed strictly before a snapshot and available a stated lag later. A user's own counts
 (per advertiser, category and ad) are sparse and large, so they stay out of the point-in-time join: the table
 carries a pointer (``history_row``), and the counts lie beside it as sorted arrays that training maps into
-memory and searches (`ranking.gather`). For serving the same counts stand in the user's row as lists, which the
+memory and searches (`ranking.frame.gather`). For serving the same counts stand in the user's row as lists, which the
 join leaves out and materializing takes along (`ranking.service.features`).
 
 An *occasion* is one (user, time): the rows of one basket count once. "Ad" in a history means the ad's
@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from feature_repo.contract import (
+from advprior.store.contract import (
     AD_ID,
     ADVERTISER_ID,
     CATALOG_VERSION,
@@ -42,11 +42,11 @@ from feature_repo.contract import (
     VALUE,
     TimePlan,
 )
-from feature_repo.runs import digest, manifest_digest, new_run, publish_version, write_json
-from feature_repo.tables import load_tables, load_time_plan, write_parquet
-from ranking.counts import DAY_US, CountsBefore, Ints, compact, micros, moment_us
-from ranking.fading import fading
-from ranking.preflight import BASELINE_VIEWS, features_run_key, view_folder
+from advprior.store.runs import digest, manifest_digest, new_run, publish_version, write_json
+from advprior.store.tables import load_tables, load_time_plan, write_parquet
+from ranking.frame.counts import DAY_US, CountsBefore, Ints, compact, micros, moment_us
+from ranking.frame.fading import fading
+from ranking.frame.preflight import BASELINE_VIEWS, features_run_key, view_folder
 
 WINDOWS = {"1w": 7, "4w": 28, "12w": 84}  # days; "all" is the fourth
 LEVELS = ("advertiser", "category", "ad")
@@ -68,7 +68,7 @@ def online_columns(level: str) -> tuple[str, str]:
 
 
 def token_column(level: str) -> str:
-    """List column of a level in a user's row: what the towers read of each id, float32 [2n], see `ranking.fading`."""
+    """List column of a level in a user's row: what the towers read of each id, float32 [2n], see `frame.fading`."""
     return f"history_{level}_tokens"
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from feature_repo.contract import (
+from advprior.store.contract import (
     AD_STATS_VIEW,
     CATALOG_FILE,
     CATALOG_VERSION,
@@ -26,15 +26,15 @@ from feature_repo.contract import (
     prior_view,
     shuffled_source,
 )
-from feature_repo.errors import AdvpriorError
-from feature_repo.offline import SPARK, STORE_FILE, check_spark, offline_kind, store_config
-from feature_repo.runs import MANIFEST, manifest_digest, run_key
+from advprior.store.errors import AdvpriorError
+from advprior.store.offline import SPARK, STORE_FILE, check_spark, offline_kind, store_config
+from advprior.store.runs import MANIFEST, manifest_digest, run_key
 
 BASELINE_VIEWS = (USER_PROFILE_VIEW, USER_HISTORY_VIEW, AD_STATS_VIEW)
 _REFUSED = ("file", "dask")  # two names of one store
 
 
-FEATURES_VERSION = 4  # of what `ranking.history` computes: raise it when the same tables give other features
+FEATURES_VERSION = 4  # of what `ranking.frame.history` computes: raise it when the same tables give other features
 
 
 def features_run_key(tables: Path, view: str) -> str:

@@ -15,8 +15,8 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from feature_repo.contract import CONTEXT_PREFIX, PRIOR_VIEW_PREFIX, PROFILE_PREFIX
-from feature_repo.errors import AdvpriorError
+from advprior.store.contract import CONTEXT_PREFIX, PRIOR_VIEW_PREFIX, PROFILE_PREFIX
+from advprior.store.errors import AdvpriorError
 
 Role = Literal["baseline", "control", "treatment", "placebo"]
 
@@ -152,7 +152,7 @@ def load_arms(path: Path | None = None) -> Arms:
     fix = "start from the commented template that `advprior init` writes"
     if path is not None and not path.is_file():
         raise AdvpriorError("CFG001", "the arms file is missing", where=where, fix=fix)
-    text = files("ranking").joinpath("arms.yaml").read_text() if path is None else path.read_text()
+    text = files("ranking.models").joinpath("arms.yaml").read_text() if path is None else path.read_text()
     try:
         return Arms.model_validate(yaml.safe_load(text))
     except yaml.YAMLError as error:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.contract import LABEL, PRIOR_VIEW_PREFIX, SLATE_ID
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import sha256_file, versions, write_json
-from ranking.arms import RankerConfig, group_of
-from ranking.metrics import Floats
+from advprior.store.contract import LABEL, PRIOR_VIEW_PREFIX, SLATE_ID
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import sha256_file, versions, write_json
+from ranking.evidence.metrics import Floats
+from ranking.models.arms import RankerConfig, group_of
 
 if TYPE_CHECKING:
     import lightgbm as lgb

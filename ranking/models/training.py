@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from feature_repo.contract import LABEL, SLATE_ID, USER_ID
-from feature_repo.runs import read_manifest
-from ranking.ablate import load_frame
-from ranking.arms import Arm, RankerConfig, arm_features
-from ranking.metrics import DEFAULT_METRICS, MORE_METRICS, Rows
-from ranking.ranker import Ranker
+from advprior.store.contract import LABEL, SLATE_ID, USER_ID
+from advprior.store.runs import read_manifest
+from ranking.evidence.ablation import load_frame
+from ranking.evidence.metrics import DEFAULT_METRICS, MORE_METRICS, Rows
+from ranking.models.arms import Arm, RankerConfig, arm_features
+from ranking.models.ranker import Ranker
 
 
 def train_arm(frame_folder: Path, arm: Arm, config: RankerConfig, seed: int, out: Path) -> dict[str, Any]:

@@ -11,18 +11,18 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from feature_repo.contract import EVENT_TIMESTAMP, SNAPSHOT, TABLE_FILE, TIMESTAMP, USER_ID, prior_view
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import manifest_digest, read_manifest
-from feature_repo.tables import read_parquet
-from ranking.ablate import FRAME_FIX, load_frame
-from ranking.arms import feature_columns
+from advprior.store.contract import EVENT_TIMESTAMP, SNAPSHOT, TABLE_FILE, TIMESTAMP, USER_ID, prior_view
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import manifest_digest, read_manifest
+from advprior.store.tables import read_parquet
+from ranking.evidence.ablation import FRAME_FIX, load_frame
 from ranking.experiment.exposures import read_exposures
 from ranking.experiment.shown import to_frame
+from ranking.frame.preflight import published_predictors, view_folder
+from ranking.models.arms import feature_columns
+from ranking.models.ranker import Ranker
 from ranking.monitor.psi import Bins, noise, psi
 from ranking.monitor.severity import ORDER, Severity, severity_of
-from ranking.preflight import published_predictors, view_folder
-from ranking.ranker import Ranker
 
 #: What a published prior says of itself, whatever ad is asked for.
 SCALARS = ("entropy", "top1_log_prob")

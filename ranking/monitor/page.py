@@ -6,9 +6,9 @@ import matplotlib as mpl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from ranking.evidence.plots import _STYLE, svg_uri
 from ranking.monitor.drift import Drift, DriftReport
 from ranking.monitor.severity import MAJOR, MODERATE
-from ranking.plots import _STYLE, svg_uri
 
 _COLOURS = {"stable": "#57606a", "moderate": "#9a6700", "major": "#b42318"}
 #: Features in the first picture, and those whose distributions are drawn.

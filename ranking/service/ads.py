@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ranking.counts import Ints
-from ranking.gather import places
+from ranking.frame.counts import Ints
+from ranking.frame.gather import places
 from ranking.service.catalogs import HistoryCatalog
 from ranking.service.reader import OnlineReader, ServedView, ViewRow, in_time
 

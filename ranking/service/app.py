@@ -21,12 +21,12 @@ from fastapi.security import APIKeyHeader
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.requests import HTTPConnection
 
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import versions
-from ranking.counts import moment_us
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import versions
 from ranking.experiment.assignment import load_experiment
 from ranking.experiment.exposures import ExposureLog
 from ranking.experiment.shown import FEATURES, to_record
+from ranking.frame.counts import moment_us
 from ranking.service.clock import Clock
 from ranking.service.engine import Engine, Slate
 from ranking.service.messages import ERRORS, Health, RankResponse, Ready, request_model

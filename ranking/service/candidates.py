@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ranking.counts import Ints
+from ranking.frame.counts import Ints
 from ranking.service.ads import AdTable
 from ranking.service.features import Prior
 from ranking.service.reader import Row

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from feature_repo.contract import (
+from advprior.store.contract import (
     AD_ID,
     CATALOG_FILE,
     INTERESTS_FILE,
@@ -31,10 +31,10 @@ from feature_repo.contract import (
     TABLE_FILE,
     USER_HISTORY_VIEW,
 )
-from feature_repo.runs import MANIFEST
-from ranking.counts import Ints, micros
-from ranking.gather import PriorFiles, mean_probability
-from ranking.history import HISTORY_IDS, LEVELS
+from advprior.store.runs import MANIFEST
+from ranking.frame.counts import Ints, micros
+from ranking.frame.gather import PriorFiles, mean_probability
+from ranking.frame.history import HISTORY_IDS, LEVELS
 
 log = logging.getLogger("advprior.service")
 #: Snapshots whose mean prior is worked out ahead: the newest, and one that a rollback goes to.

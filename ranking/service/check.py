@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from feature_repo.contract import TABLE_FILE, USER_HISTORY_VIEW, USER_ID
-from ranking.preflight import check_prior, check_store, view_folder
+from advprior.store.contract import TABLE_FILE, USER_HISTORY_VIEW, USER_ID
+from ranking.frame.preflight import check_prior, check_store, view_folder
 from ranking.service.app import make_engine, required_key
 from ranking.service.engine import Engine
 from ranking.service.features import Prior, decode_prior, history_catalog

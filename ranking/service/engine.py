@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from feature_repo.contract import PRIOR_VIEW_PREFIX, USER_HISTORY_VIEW, USER_PROFILE_VIEW, prior_view
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import manifest_digest, read_manifest
+from advprior.store.contract import PRIOR_VIEW_PREFIX, USER_HISTORY_VIEW, USER_PROFILE_VIEW, prior_view
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import manifest_digest, read_manifest
 from ranking.candidates.nearest import EXACT_UP_TO
-from ranking.counts import DAY_US, Ints
 from ranking.experiment.assignment import EVERYBODY, Experiment, ServedArm
-from ranking.ranker import Ranker
+from ranking.frame.counts import DAY_US, Ints
+from ranking.models.ranker import Ranker
 from ranking.service.ads import AdTable, read_ads
 from ranking.service.candidates import GIVEN, ORIGINS, CandidateSource, Choice, MostShown
 from ranking.service.catalogs import Catalogs

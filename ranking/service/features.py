@@ -1,6 +1,6 @@
 """From one user's row and the ads' table to the ranker's matrix: the same values as the training frame's.
 
-Each function here has its counterpart in `ranking.frame` and `ranking.gather`; a test holds both to equal numbers for
+Each function here has its counterpart in `frame.build` and `frame.gather`; a test holds both to equal numbers for
 the same user, ad and moment. The rules of the join are kept: a row that is not yet available, or older than its view's
 TTL, is no row.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from feature_repo.contract import (
+from advprior.store.contract import (
     CATALOG_VERSION,
     CONTEXT_PREFIX,
     INTEREST_LOG_PROBS,
@@ -26,12 +26,12 @@ from feature_repo.contract import (
     TOP_INDEX,
     prior_view,
 )
-from feature_repo.errors import AdvpriorError
-from ranking.counts import DAY_US, Ints
-from ranking.frame import clock_columns
-from ranking.gather import HISTORY_VALUES, TOP
-from ranking.history import LEVELS, online_columns
-from ranking.ranker import Ranker
+from advprior.store.errors import AdvpriorError
+from ranking.frame.build import clock_columns
+from ranking.frame.counts import DAY_US, Ints
+from ranking.frame.gather import HISTORY_VALUES, TOP
+from ranking.frame.history import LEVELS, online_columns
+from ranking.models.ranker import Ranker
 from ranking.service.ads import AdTable
 from ranking.service.catalogs import Catalogs, HistoryCatalog
 from ranking.service.reader import Broken, OnlineReader, Row, ServedView, ViewRow, in_time
@@ -109,7 +109,7 @@ def decode_prior(row: Row, view: ServedView, catalogs: Catalogs, now_us: int) ->
 
 
 def whole(row: ViewRow, kept: Matrix, size: int) -> Matrix | None:
-    """The whole vector of a row that may hold only its likeliest advertisers (`ranking.gather.PriorFiles.row`).
+    """The whole vector of a row that may hold only its likeliest advertisers (`ranking.frame.gather.PriorFiles.row`).
 
     None when the two parts do not fit each other.
     """
@@ -127,7 +127,7 @@ def whole(row: ViewRow, kept: Matrix, size: int) -> Matrix | None:
 
 
 def prior_columns(prior: Prior, advertisers: Ints, categories: Ints, now_us: int) -> dict[str, Matrix]:
-    """The derived features of `ranking.frame.prior_columns`, by advertiser's and category's place (−1: none)."""
+    """The derived features of `ranking.frame.build.prior_columns`, by advertiser's and category's place (−1: none)."""
     here = advertisers >= 0
     at = np.where(here, advertisers, 0)
     mine = prior.log_probs[at]
@@ -159,7 +159,7 @@ def no_prior_columns(count: int) -> dict[str, Matrix]:
 
 
 def history_values(row: ViewRow, level: str, wanted: Ints, now_us: int) -> Matrix:
-    """`ranking.gather.gather_history` on one user's own lists: float32 [candidates, 5].
+    """`ranking.frame.gather.gather_history` on one user's own lists: float32 [candidates, 5].
 
     Counts in 1, 4, 12 weeks and ever (0 when nothing is there), days since the last (NaN then); all NaN where the ad
     has no id at this level. Recency counts to now, not to the snapshot.

@@ -22,10 +22,10 @@ import pyarrow.parquet as pq
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from feature_repo.contract import PRIOR_VIEW_PREFIX, TABLE_FILE, USER_HISTORY_VIEW, USER_ID, USER_PROFILE_VIEW
+from advprior.store.contract import PRIOR_VIEW_PREFIX, TABLE_FILE, USER_HISTORY_VIEW, USER_ID, USER_PROFILE_VIEW
 from ranking.experiment.assignment import ServedArm
-from ranking.gather import HISTORY_VALUES
-from ranking.history import online_columns
+from ranking.frame.gather import HISTORY_VALUES
+from ranking.frame.history import online_columns
 from ranking.service.candidates import PREDICTED, TOWERS
 from ranking.service.engine import Engine, Slate
 from ranking.service.features import Prior, floats, history_catalog

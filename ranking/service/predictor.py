@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from feature_repo.runs import digest, sha256_file
-from ranking.ranker import MODEL_FILE, Ranker, _apply_calibration
+from advprior.store.runs import digest, sha256_file
+from ranking.models.ranker import MODEL_FILE, Ranker, _apply_calibration
 from ranking.service.features import Matrix
 
 log = logging.getLogger("advprior.service")

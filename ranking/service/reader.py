@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from feature_repo.contract import (
+from advprior.store.contract import (
     AD_ID,
     INTEREST_TOP_INDEX,
     INTEREST_TOP_LOG_PROBS,
@@ -27,10 +27,10 @@ from feature_repo.contract import (
     SNAPSHOT,
     USER_ID,
 )
-from feature_repo.errors import AdvpriorError
-from ranking.counts import moment_us
-from ranking.frame import _NOT_JOINED, _POINTERS, column_name, open_store, scalar_refs
-from ranking.history import LEVELS, token_column
+from advprior.store.errors import AdvpriorError
+from ranking.frame.build import _NOT_JOINED, _POINTERS, column_name, open_store, scalar_refs
+from ranking.frame.counts import moment_us
+from ranking.frame.history import LEVELS, token_column
 
 #: Seconds that a read may take before the store counts as dead.
 READ_TIMEOUT_S = 0.25

@@ -14,11 +14,11 @@ from typing import Any
 
 import pandas as pd
 
-from feature_repo.contract import CREATED_TIMESTAMP, EVENT_TIMESTAMP, SNAPSHOT, TABLE_FILE
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import MANIFEST
-from ranking.frame import open_store
-from ranking.preflight import check_published, view_folder
+from advprior.store.contract import CREATED_TIMESTAMP, EVENT_TIMESTAMP, SNAPSHOT, TABLE_FILE
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import MANIFEST
+from ranking.frame.build import open_store
+from ranking.frame.preflight import check_published, view_folder
 
 _BATCH = 1000
 

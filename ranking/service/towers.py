@@ -1,6 +1,6 @@
 """Candidates from two towers, with slots for ads of predicted advertisers, in the request path.
 
-The user's vector is computed in the request from the user's own row (`ranking.history.token_column`, profile), with
+The user's vector is computed in the request from the user's own row (`frame.history.token_column`, profile), with
 the same counts as `ranking.candidates.inputs.Pasts` takes off the tables; the ads' vectors, and the index over them,
 when ads are read. What is chosen is what `ranking.candidates.choose.choose` chooses.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from feature_repo.contract import (
+from advprior.store.contract import (
     AD_ID,
     ADVERTISER_ID,
     CATALOG_VERSION,
@@ -23,14 +23,14 @@ from feature_repo.contract import (
     USER_HISTORY_VIEW,
     USER_PROFILE_VIEW,
 )
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import manifest_digest, read_manifest
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import manifest_digest, read_manifest
 from ranking.candidates.inputs import LEVELS as TOKEN_LEVELS
 from ranking.candidates.nearest import EXACT_UP_TO, Floats32, Nearest, best
 from ranking.candidates.towers import FIX, STEP, Towers
-from ranking.counts import Ints
-from ranking.fading import FADES
-from ranking.history import LEVELS, online_columns, token_column
+from ranking.frame.counts import Ints
+from ranking.frame.fading import FADES
+from ranking.frame.history import LEVELS, online_columns, token_column
 from ranking.service.ads import AdTable
 from ranking.service.candidates import ORIGINS, PREDICTED, TOWERS, Choice
 from ranking.service.catalogs import Catalogs, HistoryCatalog
@@ -259,7 +259,7 @@ class TowerSource:
         """The best ads of the likeliest advertisers, those in ``head`` left out."""
         order, starts, vectors = self._ads_by_advertiser(table, nearest, prior.version, prior.advertisers)
         size = len(prior.log_probs)
-        # rank <= top, ties sharing the better rank: as `ranking.gather.gather_priors` has it
+        # rank <= top, ties sharing the better rank: as `ranking.frame.gather.gather_priors` has it
         edge = np.partition(prior.log_probs, size - top)[size - top] if top < size else -np.inf
         likely = np.flatnonzero(prior.log_probs >= edge).tolist()
         score = np.concatenate([vectors[starts[i] : starts[i + 1]] @ vector for i in likely])

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from advprior.topk import top_k
-from feature_repo.contract import (
+from advprior.runtime.topk import top_k
+from advprior.store.contract import (
     BASELINE_SERVICE,
     LLM,
     LOG_PROBS,
@@ -26,9 +26,9 @@ from feature_repo.contract import (
     prior_service,
     prior_view,
 )
-from ranking.gather import PriorFiles
-from ranking.history import publish_features
-from ranking.preflight import check_prior, view_folder
+from ranking.frame.gather import PriorFiles
+from ranking.frame.history import publish_features
+from ranking.frame.preflight import check_prior, view_folder
 from tests.ranking.stores import SHIPPED, apply, copy_repo, publish_priors
 from tests.tiny import PLAN, write_tiny
 

@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from advprior.project import lay_out
+from advprior.pipeline.project import lay_out
 from tests.docs.markdown import DOCS, split
 from tests.service.workspaces import free_port, redis_server
 from tests.tiny import START, WEEK, tiny_tables

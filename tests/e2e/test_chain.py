@@ -19,9 +19,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from advprior.demo import PREDICTED, RECORD, run_demo
-from advprior.project import lay_out
-from feature_repo.contract import (
+from advprior.pipeline.demo import PREDICTED, RECORD, run_demo
+from advprior.pipeline.project import lay_out
+from advprior.store.contract import (
     BASELINE_SERVICE,
     MATRIX_FILE,
     PLACEBO,
@@ -30,8 +30,8 @@ from feature_repo.contract import (
     prior_service,
     prior_view,
 )
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import MANIFEST, new_run, read_manifest
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import MANIFEST, new_run, read_manifest
 from tests.tiny import PLAN, tiny_tables
 from tests.tiny_llm import write_tiny_llm
 
@@ -261,7 +261,7 @@ def test_a_demo_that_is_killed_takes_its_step_along(chain):
     text = config.read_text()
     edit_config(chain.workspace, "llm.yaml", training={"epochs": 500})
     demo = subprocess.Popen(
-        [sys.executable, "-c", "import sys; from pathlib import Path; from advprior.demo import run_demo; "
+        [sys.executable, "-c", "import sys; from pathlib import Path; from advprior.pipeline.demo import run_demo; "
          f"run_demo(Path({str(chain.workspace)!r}), '40', 0, build={chain.build!r})"], stdout=subprocess.DEVNULL,
     )  # fmt: skip
     try:

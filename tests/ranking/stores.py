@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-import feature_repo
-from feature_repo.contract import CATALOG_FILE, MATRIX_FILE, TABLE_FILE, prior_view
-from feature_repo.runs import new_run, publish_version, run_key
-from feature_repo.tables import load_tables, load_time_plan, write_parquet
+from advprior.pipeline.project import shipped_repo
+from advprior.store.contract import CATALOG_FILE, MATRIX_FILE, TABLE_FILE, prior_view
+from advprior.store.runs import new_run, publish_version, run_key
+from advprior.store.tables import load_tables, load_time_plan, write_parquet
 
-SHIPPED = Path(feature_repo.__file__).parent
+SHIPPED = shipped_repo()
 
 
 def copy_repo(folder: Path) -> Path:

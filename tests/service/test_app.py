@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from feature_repo.contract import BASELINE_SERVICE
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import read_manifest
+from advprior.store.contract import BASELINE_SERVICE
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import read_manifest
+from ranking.cli.service import check as check_command
 from ranking.service.app import create_app, make_engine
-from ranking.service.commands import check as check_command
 from ranking.service.logs import JsonFormatter
 from ranking.service.messages import ErrorResponse, RankResponse
 from ranking.service.settings import KEY_VARIABLE
@@ -213,7 +213,7 @@ def test_the_preflight_says_what_is_there_and_what_is_not(project: Project, tmp_
 
 def test_compiled_trees_score_as_lightgbm_does(project: Project, tmp_path: Path) -> None:
     pytest.importorskip("lleaves")
-    from ranking.ranker import Ranker
+    from ranking.models.ranker import Ranker
     from ranking.service.predictor import PARITY, Predictor
 
     ranker = Ranker.load(project.ranker)

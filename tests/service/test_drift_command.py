@@ -13,14 +13,14 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
-from feature_repo.contract import LLM, SNAPSHOT, TABLE_FILE, prior_view
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import manifest_digest, write_json
+from advprior.store.contract import LLM, SNAPSHOT, TABLE_FILE, prior_view
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import manifest_digest, write_json
+from ranking.cli.monitor import DRIFT_FILE, PAGE_FILE
+from ranking.cli.monitor import drift as command
 from ranking.experiment.exposures import read_exposures
 from ranking.experiment.shown import FEATURES, to_frame
-from ranking.monitor.commands import DRIFT_FILE, PAGE_FILE
-from ranking.monitor.commands import drift as command
-from ranking.ranker import Ranker
+from ranking.models.ranker import Ranker
 from ranking.service.app import create_app, make_engine
 from tests.ranking.stores import publish
 from tests.service.live import TestClient, settings_of

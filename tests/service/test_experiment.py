@@ -17,13 +17,13 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from feature_repo.errors import AdvpriorError
+from advprior.store.errors import AdvpriorError
+from ranking.cli.service import readout as readout_command
 from ranking.experiment.assignment import EVERYBODY, Experiment, ServedArm, load_experiment
 from ranking.experiment.exposures import ExposureLog, read_exposures
 from ranking.experiment.readout import cuped, effect, read_out, sample_ratio
 from ranking.experiment.simulation import ClickModel, click
 from ranking.service.app import _log_exposure
-from ranking.service.commands import readout as readout_command
 from ranking.service.engine import Engine
 from tests.service.workspaces import NOW, SNAPSHOT, FixedClock, Project, coming_week
 

@@ -22,11 +22,11 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from feature_repo.contract import CATALOG_FILE, LLM, MATRIX_FILE, TABLE_FILE, prior_service, prior_view
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import write_json
+from advprior.store.contract import CATALOG_FILE, LLM, MATRIX_FILE, TABLE_FILE, prior_service, prior_view
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import write_json
+from ranking.cli.service import rollback as rollback_command
 from ranking.experiment.exposures import read_exposures
-from ranking.service.commands import rollback as rollback_command
 from ranking.service.engine import Engine, Found
 from ranking.service.reader import Broken, OnlineReader, ViewRow, _entity_key
 from tests.ranking.stores import publish

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ranking.history import LEVELS
+from ranking.frame.history import LEVELS
 from ranking.service.engine import Engine
 from tests.service.workspaces import NOW, SNAPSHOT, FixedClock, Project, build_project
 from tests.tiny import PLAN

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from advprior.store.contract import CATALOG_FILE, LLM, MATRIX_FILE, PRIOR_ROW, SNAPSHOT, TABLE_FILE, prior_view
 from benchmarks.one_publication import Witness
-from feature_repo.contract import CATALOG_FILE, LLM, MATRIX_FILE, PRIOR_ROW, SNAPSHOT, TABLE_FILE, prior_view
 from ranking.experiment.assignment import EVERYBODY
 from ranking.experiment.exposures import read_exposures
 from ranking.experiment.readout import _publication

@@ -11,14 +11,14 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import read_manifest
-from feature_repo.tables import load_tables
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import read_manifest
+from advprior.store.tables import load_tables
 from ranking.cli import rank
+from ranking.evidence.metrics import Auc, Rows
 from ranking.experiment.client import Service
 from ranking.experiment.replay import Limits, Pace, replay, requests_of, window_of
-from ranking.metrics import Auc, Rows
-from ranking.ranker import Ranker
+from ranking.models.ranker import Ranker
 from ranking.service.settings import KEY_VARIABLE
 from tests.service.live import Live, live
 from tests.service.workspaces import SNAPSHOT, Project, free_port

@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from feature_repo.contract import LLM, PRIOR_ROW, SNAPSHOT, TABLE_FILE, USER_HISTORY_VIEW, prior_view
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import new_run, run_key
-from feature_repo.tables import load_tables, load_time_plan, write_parquet
+from advprior.store.contract import LLM, PRIOR_ROW, SNAPSHOT, TABLE_FILE, USER_HISTORY_VIEW, prior_view
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import new_run, run_key
+from advprior.store.tables import load_tables, load_time_plan, write_parquet
 from ranking.candidates.choose import Sorted, choose
 from ranking.candidates.inputs import Pasts
 from ranking.candidates.nearest import RECALL, Nearest, best
@@ -28,13 +28,13 @@ from ranking.candidates.priors import predicted
 from ranking.candidates.towers import Towers
 from ranking.candidates.training import TowerConfig, fit_towers
 from ranking.cli import rank
-from ranking.counts import moment_us
+from ranking.cli.service import check as check_command
+from ranking.cli.service import serve as serve_command
 from ranking.experiment.assignment import ServedArm
-from ranking.history import LEVELS, publish_features, token_column
-from ranking.preflight import view_folder
+from ranking.frame.counts import moment_us
+from ranking.frame.history import LEVELS, publish_features, token_column
+from ranking.frame.preflight import view_folder
 from ranking.service.app import create_app, make_engine
-from ranking.service.commands import check as check_command
-from ranking.service.commands import serve as serve_command
 from ranking.service.engine import Engine
 from ranking.service.messages import RankResponse
 from ranking.service.settings import TIME_HEADER

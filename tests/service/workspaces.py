@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from feature_repo.contract import (
+from advprior.store.contract import (
     BASELINE_SERVICE,
     CATALOG_FILE,
     INTEREST_LOG_PROBS,
@@ -35,13 +35,13 @@ from feature_repo.contract import (
     prior_service,
     prior_view,
 )
-from feature_repo.runs import new_run, run_key
-from feature_repo.tables import load_tables, load_time_plan, write_parquet
-from ranking.arms import Arm, RankerConfig
-from ranking.frame import FRAME_FILE, build_frame
-from ranking.history import publish_features
+from advprior.store.runs import new_run, run_key
+from advprior.store.tables import load_tables, load_time_plan, write_parquet
+from ranking.frame.build import FRAME_FILE, build_frame
+from ranking.frame.history import publish_features
+from ranking.models.arms import Arm, RankerConfig
+from ranking.models.training import train_arm
 from ranking.service.clock import Clock
-from ranking.training import train_arm
 from tests.ranking.stores import apply, copy_repo, publish, random_priors
 from tests.tiny import PLAN, START, WEEK, write_tiny
 

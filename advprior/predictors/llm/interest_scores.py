@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from advprior.catalog import Catalog
-from advprior.forwarding import Forwarder, Job, here
-from advprior.histories import Histories, Int
+from advprior.history.catalog import Catalog
+from advprior.history.histories import Histories, Int
 from advprior.predictors.base import Float, InterestScorer
-from feature_repo.contract import INTEREST_MATRIX_FILE, INTERESTS_FILE
-from feature_repo.errors import AdvpriorError
+from advprior.predictors.forwarding import Forwarder, Job, here
+from advprior.store.contract import INTEREST_MATRIX_FILE, INTERESTS_FILE
+from advprior.store.errors import AdvpriorError
 
 SUM_TOLERANCE = 1e-4
 _SHARD_USERS = 32
@@ -105,7 +105,7 @@ class LLMInterestScorer(InterestScorer):
         N, the advertisers, whose offset the graph asks for and interests do not depend on.
     onnx : Path
     device, threads
-        See `advprior.llm.engine.open_session`.
+        See `advprior.runtime.session.open_session`.
     token_budget : int, optional
         The engine's own by default.
     """
@@ -114,7 +114,7 @@ class LLMInterestScorer(InterestScorer):
         self, encoder: Any, catalog: Catalog, size: int, onnx: Path, device: str = "auto", threads: int | None = None,
         token_budget: int | None = None,
     ) -> None:  # fmt: skip
-        from advprior.llm.engine import open_session
+        from advprior.runtime.session import open_session
 
         self.catalog = catalog
         self._encoder, self._size = encoder, size
@@ -122,9 +122,9 @@ class LLMInterestScorer(InterestScorer):
         self._budget = token_budget or self._engine.token_budget
 
     def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
-        from advprior.llm.engine import token_budget_batches
-        from advprior.predictors.llm import pad_windows
-        from advprior.prompts import occasions_before
+        from advprior.predictors.llm.predictor import pad_windows
+        from advprior.predictors.llm.prompts import occasions_before
+        from advprior.runtime.session import token_budget_batches
 
         jobs: list[tuple[int, Any, Int, Int]] = []  # row, window, positions and columns of the snapshots it answers
         for row, user in enumerate(users):

@@ -1,7 +1,7 @@
 """The LLM prior: a small open LLM that reads the history as text and answers for the whole catalog at once.
 
 This module holds what scoring needs (settings, prompts, the exported graph) and stays free of torch;
-fitting and export import `advprior.llm.train` and `advprior.llm.export` when they run.
+fitting and export import `tuning.train` and `tuning.export` when they run.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from advprior.catalog import Catalog
-from advprior.histories import Histories, Int
-from advprior.inputs import hash64, seen_before
+from advprior.history.catalog import Catalog
+from advprior.history.fingerprints import hash64, seen_before
+from advprior.history.histories import Histories, Int
 from advprior.predictors.base import (
     FitData,
     Float,
@@ -30,10 +30,10 @@ from advprior.predictors.base import (
     require_parity,
 )
 from advprior.predictors.habit import Habit
-from advprior.prompts import DAY, Detail, Prompt, PromptEncoder, PromptStyle, occasions_before
-from advprior.sequence.offset import Offset
-from feature_repo.contract import INTERESTS_FILE, LLM
-from feature_repo.errors import AdvpriorError
+from advprior.predictors.llm.prompts import DAY, Detail, Prompt, PromptEncoder, PromptStyle, occasions_before
+from advprior.predictors.offset import Offset
+from advprior.store.contract import INTERESTS_FILE, LLM
+from advprior.store.errors import AdvpriorError
 
 
 class _Strict(BaseModel):
@@ -41,7 +41,7 @@ class _Strict(BaseModel):
 
 
 class PromptSettings(_Strict):
-    """How a history is written (see `advprior.prompts.PromptStyle`)."""
+    """How a history is written (see `advprior.predictors.llm.prompts.PromptStyle`)."""
 
     profile: bool = True
     gaps: bool = True
@@ -101,7 +101,7 @@ class InterestSettings(_Strict):
 
 
 class RankingSettings(_Strict):
-    """The ranking stage after tuning (see `advprior.llm.grpo`)."""
+    """The ranking stage after tuning (see `advprior.predictors.llm.tuning.grpo`)."""
 
     epochs: int = Field(default=0, ge=0)
     group: int = Field(default=8, ge=2)
@@ -172,7 +172,7 @@ class LLMPredictor(Predictor):
 
     @classmethod
     def fit(cls, data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
-        from advprior.llm.train import finetune
+        from advprior.predictors.llm.tuning.train import finetune
 
         return finetune(data, settings, out)
 
@@ -194,8 +194,8 @@ class LLMPredictor(Predictor):
         )
 
     def export(self, out: Path) -> dict[str, Any]:
-        from advprior.llm.export import export_onnx, parity, parity_cases
-        from advprior.llm.model import AdvertiserModel
+        from advprior.predictors.llm.tuning.export import export_onnx, parity, parity_cases
+        from advprior.predictors.llm.tuning.model import AdvertiserModel
 
         model = AdvertiserModel.from_pretrained(self.run / "model").eval()
         facts = export_onnx(model, out)
@@ -216,7 +216,7 @@ class LLMPredictor(Predictor):
     def interest_scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> InterestScorer | None:
         if not (self.run / INTERESTS_FILE).is_file():
             return None
-        from advprior.interest_scores import LLMInterestScorer
+        from advprior.predictors.llm.interest_scores import LLMInterestScorer
 
         interests = Catalog.load(self.run / INTERESTS_FILE)
         return LLMInterestScorer(self.encoder(), interests, len(self.catalog), onnx, device, threads)
@@ -253,7 +253,7 @@ class LLMScorer(NetworkScorer):
         self, encoder: PromptEncoder, habit: Habit | Offset, size: int, onnx: Path, device: str = "auto",
         threads: int | None = None, token_budget: int | None = None,
     ) -> None:  # fmt: skip
-        from advprior.llm.engine import open_session
+        from advprior.runtime.session import open_session
 
         super().__init__()
         self._engine = open_session(onnx / "model.onnx", device=device, threads=threads, many=True)
@@ -265,7 +265,7 @@ class LLMScorer(NetworkScorer):
         self._popular: tuple[Histories, bytes, Float] | None = None
 
     def network(self, histories: Histories, users: Int, cutoffs: Int) -> NetworkPart:
-        from advprior.llm.engine import token_budget_batches
+        from advprior.runtime.session import token_budget_batches
 
         jobs, index = self._jobs(histories, users, cutoffs)
         out = np.empty((sum(len(job.rows) for job in jobs), self._size), np.float32)

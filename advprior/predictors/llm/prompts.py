@@ -28,8 +28,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from advprior.histories import Histories, Int
-from feature_repo.errors import AdvpriorError
+from advprior.history.histories import Histories, Int
+from advprior.store.errors import AdvpriorError
 
 DAY = 86_400_000_000  # microseconds
 Detail = Literal["none", "category", "product", "full"]

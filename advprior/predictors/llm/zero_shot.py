@@ -1,7 +1,7 @@
 """The zero-shot prior: the untuned LLM, asked how likely each advertiser's name is to come next.
 
 Nothing is fitted: the history is written with names, and every name of the catalog is scored behind it by the base
-model with all its layers (`advprior.llm.names`). ``calibration`` subtracts that share of what each name scores behind
+model with all its layers (`tuning.names`). ``calibration`` subtracts that share of what each name scores behind
 an empty history, so that a name is not preferred for being short or common. It costs a forward of the whole base
 model over prompt and catalog: 10 to 140 times a tuned head. It tells what tuning earns.
 """
@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from advprior.histories import Histories, Int
-from advprior.name_trie import NameTrie, name_tokens
+from advprior.history.histories import Histories, Int
 from advprior.predictors.base import FitData, Float, Predictor, Scorer
-from advprior.predictors.llm import load_tokenizer, pad_windows
-from advprior.prompts import PromptEncoder, PromptStyle, occasions_before
-from feature_repo.contract import CATALOG_FILE, ZERO_SHOT
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import write_json
+from advprior.predictors.llm.name_trie import NameTrie, name_tokens
+from advprior.predictors.llm.predictor import load_tokenizer, pad_windows
+from advprior.predictors.llm.prompts import PromptEncoder, PromptStyle, occasions_before
+from advprior.store.contract import CATALOG_FILE, ZERO_SHOT
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import write_json
 
 KIND = ZERO_SHOT
 NAMES, EMPTY, PROMPT = "names.json", "empty.npy", "prompt.json"
@@ -51,8 +51,8 @@ class ZeroShotPredictor(Predictor):
 
     @classmethod
     def fit(cls, data: FitData, settings: ZeroShotSettings, out: Path) -> dict[str, Any]:
-        from advprior.llm.base import load_base
-        from advprior.llm.names import empty_scores, name_model
+        from advprior.predictors.llm.tuning.base import load_base
+        from advprior.predictors.llm.tuning.names import empty_scores, name_model
 
         base = load_base(settings.base, layers=settings.layers)
         tokenizer = base.tokenizer.backend_tokenizer
@@ -88,8 +88,8 @@ class ZeroShotPredictor(Predictor):
         return names
 
     def export(self, out: Path) -> dict[str, Any]:
-        from advprior.llm.base import load_base
-        from advprior.llm.names import export_names, name_model
+        from advprior.predictors.llm.tuning.base import load_base
+        from advprior.predictors.llm.tuning.names import export_names, name_model
 
         saved = self._saved()
         base = load_base(saved["base"], layers=saved["layers"])
@@ -140,7 +140,7 @@ class ZeroShotScorer(Scorer):
         self, encoder: PromptEncoder, offset: Float, nodes: int, onnx: Path, device: str = "auto",
         threads: int | None = None, token_budget: int = 2048,
     ) -> None:  # fmt: skip
-        from advprior.llm.engine import open_session
+        from advprior.runtime.session import open_session
 
         self._engine = open_session(onnx / "model.onnx", device=device, threads=threads, many=True)
         self.provider = self._engine.provider
@@ -150,7 +150,7 @@ class ZeroShotScorer(Scorer):
         self._budget = token_budget
 
     def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
-        from advprior.llm.engine import token_budget_batches
+        from advprior.runtime.session import token_budget_batches
 
         prompts: dict[bytes, tuple[Int, list[tuple[int, int]]]] = {}
         for row, user in enumerate(users):

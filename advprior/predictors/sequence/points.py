@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from advprior.histories import Histories, Int
+from advprior.history.counts import DAY
+from advprior.history.histories import Histories, Int
+from advprior.history.targets import dense, next_advertisers
 from advprior.predictors.base import Float
-from advprior.predictors.counts import DAY
-from advprior.targets import dense, next_advertisers
 
 
 @dataclass(frozen=True)

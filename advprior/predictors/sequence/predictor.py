@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from advprior.catalog import Catalog
-from advprior.histories import Histories, Int
+from advprior.history.catalog import Catalog
+from advprior.history.histories import Histories, Int
 from advprior.predictors.base import FitData, Float, Predictor, Scorer
-from advprior.sequence.offset import Offset, own_terms, popular_terms
-from advprior.sequence.settings import EncoderSettings, HybridSettings, SequenceSettings
-from advprior.sequence.tokens import Tokens, Vocabulary, windows
-from feature_repo.contract import CATALOG_FILE, HYBRID, SASREC
+from advprior.predictors.offset import Offset, own_terms, popular_terms
+from advprior.predictors.sequence.settings import EncoderSettings, HybridSettings, SequenceSettings
+from advprior.predictors.sequence.tokens import Tokens, Vocabulary, windows
+from advprior.store.contract import CATALOG_FILE, HYBRID, SASREC
 
 ENCODINGS, PARAMETERS = "encodings.npy", "parameters.json"
 BATCH_TOKENS = 4096
@@ -48,7 +48,7 @@ class SASRecPredictor(Predictor):
 
     @classmethod
     def fit(cls, data: FitData, settings: SequenceSettings, out: Path) -> dict[str, Any]:
-        from advprior.sequence.train import fit_sequence
+        from advprior.predictors.sequence.tuning.train import fit_sequence
 
         facts = fit_sequence(data, settings, out)
         data.catalog.save(out / CATALOG_FILE)
@@ -59,7 +59,7 @@ class SASRecPredictor(Predictor):
         return None
 
     def export(self, out: Path) -> dict[str, Any]:
-        from advprior.sequence.export import export_sequence
+        from advprior.predictors.sequence.tuning.export import export_sequence
 
         return export_sequence(self.run, out, len(self.catalog), self.vocabulary, self.fitted, self.encodings())
 
@@ -84,7 +84,7 @@ class HybridPredictor(SASRecPredictor):
 
     @classmethod
     def fit(cls, data: FitData, settings: SequenceSettings, out: Path) -> dict[str, Any]:
-        from advprior.sequence.train import fit_sequence
+        from advprior.predictors.sequence.tuning.train import fit_sequence
 
         assert isinstance(settings, HybridSettings)
         encodings, origin = encode_catalog(data.catalog, settings.encoder, settings.training.seed)
@@ -100,7 +100,7 @@ class HybridPredictor(SASRecPredictor):
 
 def encode_catalog(catalog: Catalog, settings: EncoderSettings, seed: int) -> tuple[Float, dict[str, Any]]:
     """Whitened principal components [N, D] of what the LLM makes of each name and text, and which base it was."""
-    from advprior.llm.encode import encode_texts
+    from advprior.predictors.llm.tuning.encode import encode_texts
 
     found, origin = encode_texts(
         catalog.descriptions(),
@@ -118,7 +118,7 @@ def encode_catalog(catalog: Catalog, settings: EncoderSettings, seed: int) -> tu
 
 class _SequenceScorer(Scorer):
     def __init__(self, predictor: SASRecPredictor, onnx: Path, device: str, threads: int | None) -> None:
-        from advprior.llm.engine import open_session
+        from advprior.runtime.session import open_session
 
         self._session = open_session(onnx / "model.onnx", device=device, threads=threads, many=True)
         self.provider = self._session.provider

@@ -29,7 +29,7 @@ class NetworkSettings(_Strict):
 
 
 class OffsetSettings(_Strict):
-    """Half-lives in days of what the logits start from (see `advprior.sequence.offset`)."""
+    """Half-lives in days of what the logits start from (see `advprior.predictors.offset`)."""
 
     popular: tuple[float, ...] = (30.0, 90.0, 365.0)
     own: tuple[float, ...] = (14.0, 120.0, 1000.0)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from advprior.histories import Histories, Int, recode
-from advprior.predictors.counts import DAY
-from advprior.sequence.padding import padded
+from advprior.history.counts import DAY
+from advprior.history.histories import Histories, Int, recode
+from advprior.predictors.sequence.padding import padded
 
 GAPS = 16  # log2 buckets of days: 0, 1-2, 3-6, … more than 32,767; the last also says 'nothing before'
 PRICES = 16  # half-octaves; 0 says 'not known'

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from advprior.histories import Histories, Int
-from advprior.predictors import counts
+from advprior.history import counts
+from advprior.history.histories import Histories, Int
 from advprior.predictors.base import Float
 from advprior.predictors.habit import SMOOTHING
 

@@ -1,7 +1,7 @@
 """The text prior: advertisers known by what is written of them, so that one without a single event has a score.
 
 A frozen LLM encodes each advertiser's name and catalog text once; a conditional logit over the principal components
-(see `advprior.predictors.text_logit`) reads the user's history through the same texts. Known advertisers keep their
+(see `advprior.predictors.text.logit`) reads the user's history through the same texts. Known advertisers keep their
 popularity and their habit; the LLM's cost falls on the catalog, not on the users, and scoring needs no torch.
 """
 
@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from advprior.catalog import Catalog
-from advprior.histories import Histories, Int
-from advprior.predictors import counts
+from advprior.history import counts
+from advprior.history.catalog import Catalog
+from advprior.history.histories import Histories, Int
 from advprior.predictors.base import FitData, Float, Predictor, Scorer, log_softmax, require_parity
-from advprior.predictors.text_logit import (
+from advprior.predictors.text.logit import (
     OWN_BACK_OFF,
     OWN_HALF_LIFE,
     Points,
@@ -29,9 +29,9 @@ from advprior.predictors.text_logit import (
     popularity_at,
     taste,
 )  # fmt: skip
-from feature_repo.contract import CATALOG_FILE, CATALOG_TEXT
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import write_json
+from advprior.store.contract import CATALOG_FILE, CATALOG_TEXT
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import write_json
 
 KIND = CATALOG_TEXT
 CELLS = 40_000_000  # of one points × advertisers matrix: fewer points where the catalog is large
@@ -76,7 +76,7 @@ def catalog_texts(catalog: Catalog) -> list[str]:
 
 def encode_catalog(catalog: Catalog, settings: TextSettings) -> tuple[Float, dict[str, Any]]:
     """What the LLM makes of each name, and beside it of each text, NaN where there is none [N, 2·H]."""
-    from advprior.llm.encode import encode_texts
+    from advprior.predictors.llm.tuning.encode import encode_texts
 
     texts = catalog.texts or ("",) * len(catalog)
     told = np.asarray([bool(text) for text in texts])
@@ -133,7 +133,7 @@ class TextPredictor(Predictor):
         }  # fmt: skip
 
     def export(self, out: Path) -> dict[str, Any]:
-        from advprior.predictors import graphs
+        from advprior.runtime import graphs
 
         right = (self.weights.personal @ self.features.T).astype(np.float32)
         graphs.save_text(out / "model.onnx", self.features, right, OWN_BACK_OFF)
@@ -216,7 +216,7 @@ def _withheld(rng: np.random.Generator, points: int, seen: Any, share: float) ->
 
 class _TextScorer(Scorer):
     def __init__(self, predictor: TextPredictor, onnx: Path, device: str, threads: int | None) -> None:
-        from advprior.llm.engine import open_session
+        from advprior.runtime.session import open_session
 
         self._session = open_session(onnx / "model.onnx", device=device, threads=threads)
         self.provider = self._session.provider

@@ -16,7 +16,7 @@ import pytest
 import advprior
 from advprior.cli import cli, main
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 ADVPRIOR = [sys.executable, "-m", "advprior"]
 HEAVY = {
     "torch", "transformers", "optimum", "onnxruntime", "feast", "pandas", "numpy", "pyarrow", "lightgbm", "duckdb",

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from advprior.cli import main
-from feature_repo.runs import read_manifest
+from advprior.store.runs import read_manifest
 from tests.tiny import write_tiny
 
 

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from advprior.cli import main
-from feature_repo.contract import TABLES
-from feature_repo.runs import read_manifest
-from feature_repo.tables import load_tables, load_time_plan
+from advprior.store.contract import TABLES
+from advprior.store.runs import read_manifest
+from advprior.store.tables import load_tables, load_time_plan
 from tests.tiny import PLAN, tiny_tables
 
 RENAMED = {"users": {"user_id": "customer"}, "events": {"user_id": "customer", "timestamp": "at", "value": "spent"}}
@@ -285,7 +285,7 @@ def test_a_failed_check_leaves_the_earlier_tables(tmp_path, tables, capsys):
 
 
 def test_a_canonical_folder_is_checked_as_it_is(tmp_path, tables, capsys):
-    from feature_repo.tables import write_parquet
+    from advprior.store.tables import write_parquet
 
     for name, table in tables.items():
         write_parquet(table, tmp_path / f"{name}.parquet")
@@ -372,7 +372,7 @@ def test_a_predictors_tables_need_a_time_plan_and_the_other_three_tables(tmp_pat
 
 @pytest.mark.parametrize("name", ["ads", "impressions"])
 def test_a_canonical_folder_with_one_of_the_two_is_refused(tmp_path, tables, capsys, name):
-    from feature_repo.tables import write_parquet
+    from advprior.store.tables import write_parquet
 
     for other, table in tables.items():
         if other != name:
@@ -384,7 +384,7 @@ def test_a_canonical_folder_with_one_of_the_two_is_refused(tmp_path, tables, cap
 
 
 def test_an_empty_impressions_file_in_a_canonical_folder_is_no_missing_one(tmp_path, tables, capsys):
-    from feature_repo.tables import write_parquet
+    from advprior.store.tables import write_parquet
 
     tables["impressions"] = tables["impressions"].iloc[:0]
     for name, table in tables.items():

@@ -12,10 +12,10 @@ import pytest
 
 from advprior.cli import main
 from advprior.data import complete_journey as cj
-from feature_repo.contract import TimePlan
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import read_manifest
-from feature_repo.tables import load_tables, load_time_plan
+from advprior.store.contract import TimePlan
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import read_manifest
+from advprior.store.tables import load_tables, load_time_plan
 
 HOUSEHOLDS = 12
 needs_package = pytest.mark.skipif(find_spec(cj.PACKAGE) is None, reason=f"needs {cj.DISTRIBUTION}")

@@ -10,9 +10,9 @@ import pytest
 
 from advprior.cli import main
 from advprior.data.named_brands import build
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import read_manifest
-from feature_repo.tables import load_tables, load_time_plan, require_impressions
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import read_manifest
+from advprior.store.tables import load_tables, load_time_plan, require_impressions
 
 
 @pytest.fixture

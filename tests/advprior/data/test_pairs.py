@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from advprior.data.pairs import build, pair_tables
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import read_manifest
-from feature_repo.tables import load_tables
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import read_manifest
+from advprior.store.tables import load_tables
 from tests.tiny import write_tiny
 
 CUT = datetime(2024, 2, 1, tzinfo=UTC)

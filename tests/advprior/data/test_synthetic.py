@@ -8,10 +8,10 @@ import pytest
 
 from advprior.data import synthetic
 from advprior.data.synthetic import build, time_plan
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import read_manifest
-from feature_repo.schemas import validate_tables
-from feature_repo.tables import load_tables
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import read_manifest
+from advprior.store.schemas import validate_tables
+from advprior.store.tables import load_tables
 
 
 def lift_of_taste(folder) -> float:

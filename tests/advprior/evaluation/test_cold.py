@@ -9,18 +9,18 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from advprior.catalog import Catalog
 from advprior.cli import main
 from advprior.evaluation import sentences
 from advprior.evaluation.cold import evaluate_cold
-from advprior.fitting import finetune
-from advprior.histories import build_histories, micros
+from advprior.history.catalog import Catalog
+from advprior.history.histories import build_histories, micros
+from advprior.history.withheld import choose_withheld, draw
+from advprior.pipeline.fit import finetune
 from advprior.predictors.base import load_predictor, predictor_class
-from advprior.withheld import choose_withheld, draw
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import read_manifest
-from feature_repo.tables import load_tables
-from tests.advprior.predictors.conftest import export
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import read_manifest
+from advprior.store.tables import load_tables
+from tests.advprior.conftest import export
 from tests.planted import kind_of, write_planted
 from tests.tiny import PLAN
 from tests.tiny_llm import write_tiny_llm

@@ -19,13 +19,13 @@ from advprior.evaluation.protocol import METRICS, PROFILE_ONLY, SEGMENTS, first_
 from advprior.evaluation.seeds import group_runs
 from advprior.evaluation.show import frame, markdown
 from advprior.evaluation.terms import ARMS, als_factors, als_installed
-from advprior.fitting import finetune
+from advprior.pipeline.fit import finetune
 from advprior.predictors.base import predictor_class
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import read_manifest
-from feature_repo.tables import load_tables
-from tests.advprior.predictors.conftest import export, llm_settings
-from tests.advprior.test_histories import histories_of
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import read_manifest
+from advprior.store.tables import load_tables
+from tests.advprior.conftest import export, llm_settings
+from tests.advprior.history.test_histories import histories_of
 from tests.tiny import PLAN, tiny_tables, write_tiny
 from tests.tiny_llm import write_tiny_llm
 

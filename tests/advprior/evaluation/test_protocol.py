@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advprior.evaluation.protocol import SEGMENTS, YEAR, Labels, first_labels, head, marks, segments
-from tests.advprior.test_histories import EVENTS, histories_of
+from tests.advprior.history.test_histories import EVENTS, histories_of
 
 
 @settings(max_examples=150, deadline=None)

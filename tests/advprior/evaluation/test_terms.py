@@ -21,11 +21,11 @@ from advprior.evaluation.terms import (
     profile_term,
     sequence_odds,
 )
-from advprior.histories import Histories
-from advprior.predictors.counts import DAY
+from advprior.history.counts import DAY
+from advprior.history.histories import Histories
 from advprior.predictors.habit import fit_weights
-from feature_repo.runs import new_run
-from tests.advprior.test_histories import histories_of
+from advprior.store.runs import new_run
+from tests.advprior.history.test_histories import histories_of
 
 ROWS = [[(0, 0), (5, 1), (5, 2)], [(2, 1)], []]
 EVERYONE = np.arange(3)

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from advprior.catalog import Catalog
-from advprior.histories import Histories, build_histories, profile_text, recode
-from advprior.targets import dense, first_occasion, next_advertisers, quality
-from feature_repo.errors import AdvpriorError
+from advprior.history.catalog import Catalog
+from advprior.history.histories import Histories, build_histories, profile_text, recode
+from advprior.history.targets import dense, first_occasion, next_advertisers, quality
+from advprior.store.errors import AdvpriorError
 from tests.tiny import tiny_tables
 
 

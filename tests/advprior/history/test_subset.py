@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from advprior.forwarding import forward
-from advprior.histories import UNKNOWN, Histories, micros
-from advprior.parts import Crowd, Part, part_of
+from advprior.history.counts import popularity
+from advprior.history.histories import UNKNOWN, Histories, micros
+from advprior.history.read import load_histories
+from advprior.history.subset import Crowd, Part, part_of
 from advprior.predictors.base import KINDS, load_predictor
-from advprior.predictors.counts import popularity
-from advprior.prompts import PromptEncoder, PromptStyle
-from advprior.reading import load_histories
-from tests.advprior.predictors.conftest import Fitted
+from advprior.predictors.forwarding import forward
+from advprior.predictors.llm.prompts import PromptEncoder, PromptStyle
+from tests.advprior.conftest import Fitted
 from tests.tiny import PLAN
 
 CUTOFFS = np.asarray([micros(moment) for moment in PLAN.snapshots()[::9]], np.int64)

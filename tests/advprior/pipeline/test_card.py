@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from advprior.card import _base, card, write_card
 from advprior.cli import main
 from advprior.evaluation.ladder import evaluate
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import read_manifest
-from tests.advprior.predictors.conftest import Fitted
+from advprior.pipeline.card import _base, card, write_card
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import read_manifest
+from tests.advprior.conftest import Fitted
 from tests.tiny import PLAN, WEEK
 
 KINDS = ("llm", "popularity", "neighbours")

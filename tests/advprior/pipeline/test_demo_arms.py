@@ -8,8 +8,8 @@ import click
 import pytest
 
 from advprior.cli import cli
-from advprior.demo import ARMS, Step, steps
-from ranking.arms import load_arms
+from advprior.pipeline.demo import ARMS, Step, steps
+from ranking.models.arms import load_arms
 
 
 def parse(words: list[str]) -> click.Context:

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from advprior.catalog import Catalog
-from advprior.fitting import finetune
-from advprior.histories import build_histories, micros
+from advprior.history.catalog import Catalog
+from advprior.history.histories import build_histories, micros
+from advprior.pipeline.fit import finetune
 from advprior.predictors.base import load_predictor, predictor_class
-from feature_repo.errors import AdvpriorError
-from feature_repo.tables import load_tables
-from tests.advprior.predictors.conftest import export, llm_settings
+from advprior.store.errors import AdvpriorError
+from advprior.store.tables import load_tables
+from tests.advprior.conftest import export, llm_settings
 from tests.tiny import PLAN, write_tiny
 from tests.tiny_llm import write_tiny_llm
 

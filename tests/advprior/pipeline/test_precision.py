@@ -11,11 +11,11 @@ import pytest
 from onnx import TensorProto
 
 from advprior.cli import main
-from advprior.llm import reduced
-from advprior.llm.reduced import damage, write_reduced
+from advprior.pipeline import precision as reduced
+from advprior.pipeline.precision import damage, write_reduced
 from advprior.predictors.base import log_softmax
-from feature_repo.runs import read_manifest
-from tests.advprior.predictors.conftest import Fitted, fitted  # noqa: F401
+from advprior.store.runs import read_manifest
+from tests.advprior.conftest import Fitted, fitted  # noqa: F401
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 

@@ -8,10 +8,10 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from advprior import project
 from advprior.cli.init import init
-from advprior.project import RECORD, lay_out, shipped
-from feature_repo.errors import AdvpriorError
+from advprior.pipeline import project
+from advprior.pipeline.project import RECORD, lay_out, shipped
+from advprior.store.errors import AdvpriorError
 
 
 def files(folder):

@@ -15,20 +15,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from advprior.histories import Histories, build_histories
-from advprior.inputs import input_keys, seen_before
+from advprior.history.fingerprints import input_keys, seen_before
+from advprior.history.histories import Histories, build_histories
+from advprior.history.read import load_histories
+from advprior.pipeline.publish import publish
+from advprior.pipeline.rowfiles import Journal, RowFile
+from advprior.pipeline.score import plan_shards, score
 from advprior.predictors.base import load_predictor
-from advprior.publishing import publish
-from advprior.reading import load_histories
-from advprior.rowfiles import Journal, RowFile
-from advprior.scoring import plan_shards, score
-from advprior.topk import kept, top_k
-from feature_repo.contract import TimePlan
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import new_run, read_manifest
-from feature_repo.tables import load_tables, write_parquet
-from ranking.gather import PriorFiles, gather_priors, mean_probability
-from tests.advprior.predictors.conftest import Fitted
+from advprior.runtime.topk import kept, top_k
+from advprior.store.contract import TimePlan
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import new_run, read_manifest
+from advprior.store.tables import load_tables, write_parquet
+from ranking.frame.gather import PriorFiles, gather_priors, mean_probability
+from tests.advprior.conftest import Fitted
 from tests.tiny import PLAN, WEEK, tiny_tables, write_tiny
 
 REPO_YAML = Path(__file__).parents[3] / "feature_repo/feature_store.yaml"

@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from advprior.catalog import Catalog
-from advprior.histories import build_histories, micros
+from advprior.history.catalog import Catalog
+from advprior.history.histories import build_histories, micros
+from advprior.pipeline.publish import publish, shuffled_rows
+from advprior.pipeline.score import check_past_only, score
 from advprior.predictors.base import Scorer, load_predictor
-from advprior.publishing import publish, shuffled_rows
-from advprior.scoring import check_past_only, score
-from feature_repo.errors import AdvpriorError
-from feature_repo.tables import load_tables
-from tests.advprior.predictors.conftest import Fitted
+from advprior.store.errors import AdvpriorError
+from advprior.store.tables import load_tables
+from tests.advprior.conftest import Fitted
 from tests.tiny import PLAN, write_tiny
 
 

@@ -10,19 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from advprior.catalog import Catalog
-from advprior.fitting import finetune, read_settings
-from advprior.histories import build_histories, micros
-from advprior.llm.model import AdvertiserModel
-from advprior.predictors import counts
+from advprior.history import counts
+from advprior.history.catalog import Catalog
+from advprior.history.histories import build_histories, micros
+from advprior.pipeline.fit import finetune, read_settings
 from advprior.predictors.base import KINDS, load_predictor, predictor_class
 from advprior.predictors.habit import Habit, fit_weights, habit_terms
-from advprior.predictors.llm import LLMScorer
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import read_manifest
-from feature_repo.tables import load_tables
-from tests.advprior.predictors.conftest import Fitted, llm_settings
-from tests.advprior.test_histories import histories_of
+from advprior.predictors.llm.predictor import LLMScorer
+from advprior.predictors.llm.tuning.model import AdvertiserModel
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import read_manifest
+from advprior.store.tables import load_tables
+from tests.advprior.conftest import Fitted, llm_settings
+from tests.advprior.history.test_histories import histories_of
 from tests.tiny import PLAN, write_tiny
 from tests.tiny_llm import write_tiny_llm
 
@@ -156,8 +156,8 @@ def test_a_twin_has_forgotten_its_pretraining_and_nothing_else(fitted: Fitted, t
 
 def test_old_targets_weigh_less_where_asked(fitted: Fitted) -> None:
     """Points' weights halve with age, and habit follows the recent ones."""
-    from advprior.llm.points import fit_habit, training_points
     from advprior.predictors.base import FitData
+    from advprior.predictors.llm.tuning.points import fit_habit, training_points
 
     day = counts.DAY
     # two years: everybody repeats in the first, everybody changes each time in the second

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advprior.llm.engine import open_session, real_cores, token_budget_batches
-from advprior.predictors.graphs import save_popularity
-from feature_repo.errors import AdvpriorError
+from advprior.runtime.graphs import save_popularity
+from advprior.runtime.session import open_session, real_cores, token_budget_batches
+from advprior.store.errors import AdvpriorError
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_a_graph_that_cannot_be_opened(graph, content):
 
 def test_no_training_stack_is_imported(graph):
     code = (
-        "import sys; from pathlib import Path; from advprior.llm.engine import open_session; "
+        "import sys; from pathlib import Path; from advprior.runtime.session import open_session; "
         f"open_session(Path({str(graph)!r})); "
         "print({'torch', 'transformers', 'optimum', 'onnx'} & set(sys.modules))"
     )

@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from advprior.fitting import finetune
+from advprior.pipeline.fit import finetune
+from advprior.pipeline.rowfiles import Journal
+from advprior.pipeline.score import score
 from advprior.predictors.base import predictor_class
-from advprior.rowfiles import Journal
-from advprior.scoring import score
 from advprior.spark import cluster
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import read_manifest
-from tests.advprior.predictors.conftest import Fitted, export, llm_settings
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import read_manifest
+from tests.advprior.conftest import Fitted, export, llm_settings
 from tests.spark import CONF, needs_spark, open_session, quiet, spark_block
 
 pytestmark = [needs_spark, *quiet]

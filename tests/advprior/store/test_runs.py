@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from feature_repo.contract import TimePlan
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import is_current, new_run, publish_version, read_manifest, run_key
+from advprior.store.contract import TimePlan
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import is_current, new_run, publish_version, read_manifest, run_key
 
 KEY = run_key("step", {"a": 1}, {})
 

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from feature_repo.contract import TABLES
-from feature_repo.errors import AdvpriorError
-from feature_repo.schemas import PROBLEMS, TablesError, schema, validate_tables
+from advprior.store.contract import TABLES
+from advprior.store.errors import AdvpriorError
+from advprior.store.schemas import PROBLEMS, TablesError, schema, validate_tables
 from tests.tiny import PLAN, tiny_tables
 
 

@@ -7,8 +7,8 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_repo.contract import LLM, MATRIX_FILE, PLACEBO, TABLE_FILE, pair_id
-from feature_repo.errors import AdvpriorError
+from advprior.store.contract import LLM, MATRIX_FILE, PLACEBO, TABLE_FILE, pair_id
+from advprior.store.errors import AdvpriorError
 from ranking.candidates.choose import Sorted, choose, concentration
 from ranking.candidates.curve import CandidateCurve
 from ranking.candidates.priors import predicted, prior_rows

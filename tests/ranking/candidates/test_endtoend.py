@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import manifest_digest, new_run, run_key
-from feature_repo.tables import write_parquet
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import manifest_digest, new_run, run_key
+from advprior.store.tables import write_parquet
 from ranking.candidates.choose import Sorted, choose
 from ranking.candidates.endtoend import (
     BOTH,

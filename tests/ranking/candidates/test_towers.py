@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from feature_repo.contract import TimePlan
-from feature_repo.errors import AdvpriorError
+from advprior.store.contract import TimePlan
+from advprior.store.errors import AdvpriorError
 from ranking.candidates.inputs import Pasts, Vocabulary, requests
 from ranking.candidates.towers import ARRAYS_FILE, Towers
 from ranking.candidates.training import TowerConfig, fit_towers
-from ranking.counts import micros, moment_us
+from ranking.frame.counts import micros, moment_us
 from tests.tiny import PLAN, START, WEEK, tiny_tables
 
 FAST = TowerConfig(size=8, hidden=16, epochs=25, batch=64, learning_rate=0.01, threads=1)

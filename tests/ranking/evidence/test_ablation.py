@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import new_run
-from ranking.ablate import AblationResult, ablate, load_frame, load_seeds, run_ablation, usable_arms
-from ranking.arms import Arms, RankerConfig, load_arms
-from ranking.checks import check_same_test_rows, enforce
-from ranking.metrics import Auc, Rows
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import new_run
+from ranking.evidence.ablation import AblationResult, ablate, load_frame, load_seeds, run_ablation, usable_arms
+from ranking.evidence.metrics import Auc, Rows
+from ranking.frame.checks import check_same_test_rows, enforce
+from ranking.models.arms import Arms, RankerConfig, load_arms
 from tests.ranking.frames import synthetic_frame, write_frame
 
 FAST = RankerConfig(max_rounds=60, patience=10, num_leaves=15, learning_rate=0.15, threads=1)

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ranking.lift import OVERALL, Lifts, as_lifts, paired_bootstrap, user_weights
-from ranking.metrics import DEFAULT_METRICS, Auc, Rows
+from ranking.evidence.lift import OVERALL, Lifts, as_lifts, paired_bootstrap, user_weights
+from ranking.evidence.metrics import DEFAULT_METRICS, Auc, Rows
 
 
 def world(rng, users=60, rows=40):

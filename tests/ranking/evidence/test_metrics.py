@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
-from ranking.metrics import Auc, Ece, LogLoss, Mrr, Ndcg, NormalisedEntropy, PrAuc, Rows, calibration_curve
+from ranking.evidence.metrics import Auc, Ece, LogLoss, Mrr, Ndcg, NormalisedEntropy, PrAuc, Rows, calibration_curve
 
 ALL = [Auc(), PrAuc(), LogLoss(), NormalisedEntropy(), Ece(4), Ndcg(3), Mrr()]
 

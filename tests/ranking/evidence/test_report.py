@@ -10,16 +10,16 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import new_run, run_key
-from ranking.ablate import AblationResult, load_seeds
-from ranking.arms import load_arms
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import new_run, run_key
 from ranking.candidates.curve import _COLUMNS, CandidateCurve
 from ranking.candidates.endtoend import BOTH, EFFECTS, NEITHER, RANKING, RETRIEVAL, TwoByTwo
 from ranking.cli import rank
-from ranking.lift import paired_bootstrap
-from ranking.metrics import Conversions, Ndcg
-from ranking.ranker import Ranker
+from ranking.evidence.ablation import AblationResult, load_seeds
+from ranking.evidence.lift import paired_bootstrap
+from ranking.evidence.metrics import Conversions, Ndcg
+from ranking.models.arms import load_arms
+from ranking.models.ranker import Ranker
 from tests.ranking.frames import synthetic_frame, write_frame
 
 

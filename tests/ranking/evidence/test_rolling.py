@@ -6,13 +6,13 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from feature_repo.contract import TABLES
-from feature_repo.errors import AdvpriorError
-from feature_repo.tables import load_tables, load_time_plan
-from ranking.ablate import AblationResult
-from ranking.arms import load_arms
+from advprior.store.contract import TABLES
+from advprior.store.errors import AdvpriorError
+from advprior.store.tables import load_tables, load_time_plan
 from ranking.cli import rank
-from ranking.rolling import origins
+from ranking.evidence.ablation import AblationResult
+from ranking.evidence.rolling import origins
+from ranking.models.arms import load_arms
 from tests.ranking.frames import synthetic_frame, write_frame
 from tests.tiny import PLAN, START, WEEK, write_tiny
 

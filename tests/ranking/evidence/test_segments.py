@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from ranking.segments import segments_of
+from ranking.evidence.segments import segments_of
 
 
 def rows(**columns):

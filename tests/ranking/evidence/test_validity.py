@@ -1,7 +1,7 @@
 """The evidence on worlds whose truth is known: a few replays of what `benchmarks.validity` does by the hundred."""
 
 from benchmarks.validity import replays, world
-from ranking.checks import check_golden_features
+from ranking.frame.checks import check_golden_features
 
 
 def test_intervals_hold_zero_when_priors_say_nothing():

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from ranking.arms import Arms, load_arms
-from ranking.lift import Lift, Lifts
-from ranking.verdict import judge, signed, with_interval
+from ranking.evidence.lift import Lift, Lifts
+from ranking.evidence.verdict import judge, signed, with_interval
+from ranking.models.arms import Arms, load_arms
 
 
 def lift(arm, baseline, difference, low, high, segment="overall"):

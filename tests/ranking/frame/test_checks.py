@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from feature_repo.errors import AdvpriorError
-from ranking import checks
+from advprior.store.errors import AdvpriorError
+from ranking.frame import checks
 
-DOCS = Path(__file__).parents[2] / checks.DOCS
+DOCS = Path(__file__).parents[3] / checks.DOCS
 TIMES = np.array(["2024-01-01", "2024-01-02", "2024-01-03", "2024-01-04"], dtype="datetime64[us]")
 NEVER = np.datetime64("NaT", "us")
 LATER = TIMES + np.timedelta64(1, "us")
@@ -176,7 +176,7 @@ def test_every_code_is_documented() -> None:
     assert len(documented) == len(set(documented))
     used = {
         code
-        for folder in ("ranking", "feature_repo", "advprior")
+        for folder in ("ranking", "advprior")
         for path in (root / folder).rglob("*.py")
         for code in re.findall(r'"((?:RNK00|STO0)\d+)"', path.read_text())
     }

@@ -15,12 +15,12 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from feature_repo.contract import BASELINE_SERVICE, LLM, POPULARITY, TABLE_FILE, prior_service, prior_view
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import read_manifest
-from ranking.commands import features as features_command
-from ranking.commands import frame as frame_command
-from ranking.frame import (
+from advprior.store.contract import BASELINE_SERVICE, LLM, POPULARITY, TABLE_FILE, prior_service, prior_view
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import read_manifest
+from ranking.cli.measure import features as features_command
+from ranking.cli.measure import frame as frame_command
+from ranking.frame.build import (
     build_frame,
     clock_columns,
     feature_groups,
@@ -29,8 +29,8 @@ from ranking.frame import (
     open_store,
     scalar_refs,
 )
-from ranking.history import publish_features
-from ranking.preflight import view_folder
+from ranking.frame.history import publish_features
+from ranking.frame.preflight import view_folder
 from tests.ranking.stores import apply, copy_repo, publish, publish_priors, random_priors
 from tests.tiny import PLAN, tiny_tables, write_tiny
 

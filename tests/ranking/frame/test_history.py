@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from feature_repo.contract import TimePlan
-from ranking.counts import CountsBefore, micros
-from ranking.gather import gather_history
-from ranking.history import (
+from advprior.store.contract import TimePlan
+from ranking.frame.counts import CountsBefore, micros
+from ranking.frame.gather import gather_history
+from ranking.frame.history import (
     LEVELS,
     HistoryIds,
     ad_stats,
@@ -21,7 +21,7 @@ from ranking.history import (
     publish_features,
     snapshots_to_keep,
 )
-from ranking.preflight import view_folder
+from ranking.frame.preflight import view_folder
 from tests.tiny import PLAN, START, WEEK, tiny_tables, write_tiny
 
 DAY = timedelta(days=1)

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from feature_repo.contract import CATALOG_FILE, LLM, MATRIX_FILE, PLACEBO, TABLE_FILE, prior_view
-from feature_repo.errors import AdvpriorError
-from ranking.history import publish_features
-from ranking.preflight import check_store, preflight, publish_command, view_folder
+from advprior.store.contract import CATALOG_FILE, LLM, MATRIX_FILE, PLACEBO, TABLE_FILE, prior_view
+from advprior.store.errors import AdvpriorError
+from ranking.frame.history import publish_features
+from ranking.frame.preflight import check_store, preflight, publish_command, view_folder
 from tests.ranking.stores import copy_repo, definitions, publish_priors
 from tests.spark import CONF, use_spark
 from tests.tiny import PLAN, write_tiny
@@ -113,7 +113,10 @@ def test_a_backfill_stamped_with_the_wall_clock_is_refused(repo: Path, tables: P
 
 
 def test_preflight_is_cheap_to_import() -> None:
-    code = "import sys, ranking.commands, ranking.preflight; print({'feast', 'pandas', 'duckdb'} & set(sys.modules))"
+    code = (
+        "import sys, ranking.cli.measure, ranking.frame.preflight; "
+        "print({'feast', 'pandas', 'duckdb'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

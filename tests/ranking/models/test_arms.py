@@ -2,9 +2,9 @@
 
 import pytest
 
-from feature_repo.contract import BASELINE_SERVICE, PREDICTORS, prior_service
-from feature_repo.errors import AdvpriorError
-from ranking.arms import Arms, arm_features, feature_columns, load_arms, with_available
+from advprior.store.contract import BASELINE_SERVICE, PREDICTORS, prior_service
+from advprior.store.errors import AdvpriorError
+from ranking.models.arms import Arms, arm_features, feature_columns, load_arms, with_available
 
 COLUMNS = ["impression_id", "ad_id", "label", "split", "segment_never_ad", "profile_age", "history_all",
            "prior_llm_rank", "prior_llm_log_prob", "prior_neighbours_rank"]  # fmt: skip

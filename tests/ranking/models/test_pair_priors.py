@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
-from feature_repo.contract import CATALOG_FILE, MATRIX_FILE, TABLE_FILE, pair_id, prior_view
-from ranking.frame import prior_columns
+from advprior.store.contract import CATALOG_FILE, MATRIX_FILE, TABLE_FILE, pair_id, prior_view
+from ranking.frame.build import prior_columns
 from ranking.service.ads import AdTable
 
 SHARES = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]], np.float32)

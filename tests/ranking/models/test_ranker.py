@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from feature_repo.errors import AdvpriorError
-from ranking.arms import RankerConfig, feature_columns, load_arms
-from ranking.metrics import Auc, Ece, Ndcg, Rows
-from ranking.ranker import Encoder, Ranker, importance_by_group
+from advprior.store.errors import AdvpriorError
+from ranking.evidence.metrics import Auc, Ece, Ndcg, Rows
+from ranking.models.arms import RankerConfig, feature_columns, load_arms
+from ranking.models.ranker import Encoder, Ranker, importance_by_group
 from tests.ranking.frames import synthetic_frame
 
 CONFIG = RankerConfig(max_rounds=80, patience=10, num_leaves=15, learning_rate=0.1, threads=1)

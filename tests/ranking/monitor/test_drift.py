@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from feature_repo.errors import AdvpriorError
-from ranking.monitor.commands import drift as command
+from advprior.store.errors import AdvpriorError
+from ranking.cli.monitor import drift as command
 from ranking.monitor.drift import drift_of, measure, prior_drifts
 from ranking.monitor.psi import Bins, noise, psi
 from tests.ranking.frames import synthetic_frame, write_frame

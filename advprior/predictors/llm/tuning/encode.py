@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from advprior.llm.base import load_base
-from advprior.llm.modes import forget
 from advprior.predictors.base import Float
+from advprior.predictors.llm.tuning.base import load_base
+from advprior.predictors.llm.tuning.modes import forget
 
 BATCH_TOKENS = 2048
 
@@ -26,7 +26,7 @@ def encode_texts(
     Raises
     ------
     AdvpriorError
-        As `advprior.llm.base.load_base`.
+        As `advprior.predictors.llm.tuning.base.load_base`.
     """
     loaded = load_base(base, layers=layers)
     if twin_seed is not None:

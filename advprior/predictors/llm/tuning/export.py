@@ -22,10 +22,10 @@ from optimum.exporters.onnx import OnnxConfig, export, validate_model_outputs
 from optimum.exporters.tasks import TasksManager
 from optimum.utils.normalized_config import NormalizedTextConfig
 
-from advprior.llm.attention import traceable
 from advprior.predictors.base import PARITY_TOLERANCE, require_parity
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import sha256_file
+from advprior.predictors.llm.tuning.attention import traceable
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import sha256_file
 
 Int = npt.NDArray[np.int64]
 #: input_ids [B, T], attention_mask [B, T], positions [B, P], offset [B, P, N]
@@ -72,7 +72,7 @@ def export_onnx(model: Any, out: Path) -> dict[str, Any]:
     ----------
     model : AdvertiserModel
         ``forward(input_ids, attention_mask, positions, offset) -> {"log_probs"}``, and ``"interest_log_probs"`` where
-        it has interests; moved to the CPU in float32. No token may see a later one: see `advprior.llm.attention`.
+        it has interests; moved to the CPU in float32. No token may see a later one: see `tuning.attention`.
     out : Path
         Folder.
 
@@ -140,7 +140,7 @@ def parity(model: Any, path: Path, cases: Sequence[Case]) -> dict[str, Any]:
     AdvpriorError
         ``PRI004`` above the tolerance of 1e-4, or when a number is not finite.
     """
-    from advprior.llm.engine import open_session
+    from advprior.runtime.session import open_session
 
     engine = open_session(path, device="cpu")
     shapes, sums = [], 0.0

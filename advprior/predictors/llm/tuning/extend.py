@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from advprior.catalog import Catalog
-from advprior.llm.base import load_base
-from advprior.llm.encode import encode_texts
-from advprior.llm.model import AdvertiserConfig, AdvertiserModel
+from advprior.history.catalog import Catalog
 from advprior.predictors.base import Float
-from feature_repo.contract import CATALOG_FILE
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import MANIFEST
+from advprior.predictors.llm.tuning.base import load_base
+from advprior.predictors.llm.tuning.encode import encode_texts
+from advprior.predictors.llm.tuning.model import AdvertiserConfig, AdvertiserModel
+from advprior.store.contract import CATALOG_FILE
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import MANIFEST
 
 NAME_HEAD = "name_head.npz"
 FITTED_CATALOG = "fitted_catalog.json"  # of an extended run: the catalog that standardises the names
@@ -102,7 +102,7 @@ def extend_llm(run: Path, catalog: Catalog, settings: dict[str, Any], out: Path)
 
 def extend_text(run: Path, catalog: Catalog, out: Path) -> dict[str, Any]:
     """Write the text run with encodings of ``catalog`` into ``out``; weights and space stay."""
-    from advprior.predictors.text import ENCODINGS, PARAMETERS, TextSettings, encode_catalog
+    from advprior.predictors.text.predictor import ENCODINGS, PARAMETERS, TextSettings, encode_catalog
 
     settings = TextSettings(**json.loads((run / PARAMETERS).read_text())["settings"])
     _, new = _places(Catalog.load(run / CATALOG_FILE), catalog)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from feature_repo.errors import AdvpriorError
+from advprior.store.errors import AdvpriorError
 
 #: raised when a conversion would come out differently: an older cached folder is then not used
 CONVERTER_VERSION = 1

@@ -1,6 +1,6 @@
 """The ranking stage: GRPO on ranked lists from the head, after tuning on likelihood.
 
-For each training point G lists are drawn from the current policy (`advprior.llm.lists`), rewarded by the paper's
+For each training point G lists are drawn from the current policy (`tuning.lists`), rewarded by the paper's
 ``R = R_match − P_adv_len − P_interest_len``, standardised within the group, and made likelier or less likely by the
 clipped ratio of list probabilities; interests have a head, lists of 5 and rewards of the same form of their own. A
 penalty on the length is the same for all lists of a group (their number is exact, short of a smaller catalog), so it
@@ -20,12 +20,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from advprior.llm.batches import Answer, TrainingBatches
-from advprior.llm.lists import ADVERTISERS, INTERESTS, length_penalty, list_log_prob, match_reward, sample_lists
-from advprior.llm.loop import Course, Stage, Update, run_stage
+from advprior.history.targets import quality
 from advprior.predictors.base import Float
-from advprior.predictors.llm import RankingSettings
-from advprior.targets import quality
+from advprior.predictors.llm.predictor import RankingSettings
+from advprior.predictors.llm.tuning.batches import Answer, TrainingBatches
+from advprior.predictors.llm.tuning.lists import (
+    ADVERTISERS,
+    INTERESTS,
+    length_penalty,
+    list_log_prob,
+    match_reward,
+    sample_lists,
+)
+from advprior.predictors.llm.tuning.loop import Course, Stage, Update, run_stage
 
 NLL_ALLOWANCE = 0.01  # share of the likelihood that a kept stage may cost
 

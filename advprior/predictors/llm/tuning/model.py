@@ -15,8 +15,15 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
-from advprior.llm.anatomy import NoPositions, norm_name, part_state, positions_name, sliced, table_name
-from feature_repo.errors import AdvpriorError
+from advprior.predictors.llm.tuning.anatomy import (
+    NoPositions,
+    norm_name,
+    part_state,
+    positions_name,
+    sliced,
+    table_name,
+)
+from advprior.store.errors import AdvpriorError
 
 CUT_TOLERANCE = 1e-4  # of the final states' largest value: the cut network against the base model
 
@@ -179,7 +186,7 @@ def from_base(
     ------
     AdvpriorError
         ``PRI050`` when the network is not the base model any more, as for an architecture that does more to its
-        input than `advprior.llm.anatomy` knows of.
+        input than `advprior.predictors.llm.tuning.anatomy` knows of.
     """
     config = AdvertiserConfig(
         backbone=base.config.to_dict(),

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from advprior.llm.heads import NameHead
-from advprior.llm.model import AdvertiserModel
-from advprior.predictors.llm import LLMSettings
-from feature_repo.errors import AdvpriorError
+from advprior.predictors.llm.predictor import LLMSettings
+from advprior.predictors.llm.tuning.heads import NameHead
+from advprior.predictors.llm.tuning.model import AdvertiserModel
+from advprior.store.errors import AdvpriorError
 
 
 def frozen_layers(settings: LLMSettings, kept: int) -> int:

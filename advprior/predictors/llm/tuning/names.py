@@ -7,7 +7,7 @@ to it, and positions count by depth, so that the forward says of each name what 
     prior(a) = softmax over the catalog of score(a) + offset(a)
 
 A sum, not a mean: with the end marker it is the log-likelihood that the name is what follows. Long names are
-less likely before any prompt; `advprior.predictors.zero_shot` can take that out by the offset.
+less likely before any prompt; `advprior.predictors.llm.zero_shot` can take that out by the offset.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from optimum.utils.normalized_config import NormalizedTextConfig
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from advprior.histories import Int
-from advprior.llm.base import Base, find_base
-from advprior.name_trie import NameTrie
+from advprior.history.histories import Int
 from advprior.predictors.base import Float, log_softmax
-from feature_repo.errors import AdvpriorError
+from advprior.predictors.llm.name_trie import NameTrie
+from advprior.predictors.llm.tuning.base import Base, find_base
+from advprior.store.errors import AdvpriorError
 
 #: input_ids [B, T], attention_mask [B, T], offset [B, N]
 NameCase = tuple[Int, Int, Float]
@@ -202,16 +202,16 @@ class NameOnnxConfig(OnnxConfig):  # type: ignore[misc]
 
 
 def export_names(model: NameModel, out: Path) -> dict[str, Any]:
-    """Write ``out/model.onnx`` and run it beside torch; see `advprior.llm.export`.
+    """Write ``out/model.onnx`` and run it beside torch; see `advprior.predictors.llm.tuning.export`.
 
     Raises
     ------
     AdvpriorError
         ``PRI004`` when the graph computes something else.
     """
-    from advprior.llm.engine import open_session
-    from advprior.llm.export import export_onnx
     from advprior.predictors.base import require_parity
+    from advprior.predictors.llm.tuning.export import export_onnx
+    from advprior.runtime.session import open_session
 
     facts = export_onnx(model, out)
     engine = open_session(Path(out) / "model.onnx", device="cpu")

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from advprior.histories import Histories, Int
+from advprior.history.counts import DAY, own_points
+from advprior.history.histories import Histories, Int
+from advprior.history.targets import dense, first_occasion, next_advertisers
 from advprior.predictors.base import FitData, Float
-from advprior.predictors.counts import DAY, own_points
 from advprior.predictors.habit import Habit, fit_weights, habit_terms
-from advprior.predictors.llm import LLMSettings
-from advprior.prompts import PromptEncoder, Window, occasions_before
-from advprior.targets import dense, first_occasion, next_advertisers
+from advprior.predictors.llm.predictor import LLMSettings
+from advprior.predictors.llm.prompts import PromptEncoder, Window, occasions_before
 
 CHUNK_USERS = 1000
 CHUNK_POINTS = 20_000

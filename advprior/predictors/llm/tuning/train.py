@@ -1,8 +1,8 @@
 """Fine-tuning: from histories before the cut-off to a tuned network, its heads and what scoring needs, in a folder.
 
 The network learns what habit and drift (`advprior.predictors.habit`) do not say: logits start from those. What is
-tuned is a matter of `advprior.llm.modes`, at which points of `advprior.llm.points`, how of `advprior.llm.loop`;
-the ranking stage (`advprior.llm.grpo`) comes after, if asked for, and stays only where it pays.
+tuned is a matter of `tuning.modes`, at which points of `tuning.points`, how of `tuning.loop`;
+the ranking stage (`advprior.predictors.llm.tuning.grpo`) comes after, if asked for, and stays only where it pays.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ import numpy as np
 import torch
 from torch import nn
 
-from advprior.interests import Interests
-from advprior.llm.base import Base, load_base
-from advprior.llm.batches import TrainingBatches, share_loss
-from advprior.llm.curve import write_curve
-from advprior.llm.drift import Drift
-from advprior.llm.extend import TEXT_TOKENS, save_name_head
-from advprior.llm.grpo import judge, ranking_stage
-from advprior.llm.heads import NameHead, encode_names
-from advprior.llm.loop import Course, Stage, Update, copy_of, restore, run_stage
-from advprior.llm.model import AdvertiserModel, from_base
-from advprior.llm.modes import forget, frozen_layers, merge, optimizer_for, tuned_weights
-from advprior.llm.points import Points, fit_habit, training_points
+from advprior.history.interests import Interests
+from advprior.history.targets import quality
 from advprior.predictors.base import BEFORE, FitData, log_softmax
 from advprior.predictors.habit import Habit
-from advprior.predictors.llm import LLMSettings
-from advprior.prompts import PromptEncoder, PromptStyle
-from advprior.sequence.offset import Offset
-from advprior.targets import quality
-from feature_repo.contract import CATALOG_FILE, INTERESTS_FILE
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import write_json
+from advprior.predictors.llm.predictor import LLMSettings
+from advprior.predictors.llm.prompts import PromptEncoder, PromptStyle
+from advprior.predictors.llm.tuning.base import Base, load_base
+from advprior.predictors.llm.tuning.batches import TrainingBatches, share_loss
+from advprior.predictors.llm.tuning.curve import write_curve
+from advprior.predictors.llm.tuning.drift import Drift
+from advprior.predictors.llm.tuning.extend import TEXT_TOKENS, save_name_head
+from advprior.predictors.llm.tuning.grpo import judge, ranking_stage
+from advprior.predictors.llm.tuning.heads import NameHead, encode_names
+from advprior.predictors.llm.tuning.loop import Course, Stage, Update, copy_of, restore, run_stage
+from advprior.predictors.llm.tuning.model import AdvertiserModel, from_base
+from advprior.predictors.llm.tuning.modes import forget, frozen_layers, merge, optimizer_for, tuned_weights
+from advprior.predictors.llm.tuning.points import Points, fit_habit, training_points
+from advprior.predictors.offset import Offset
+from advprior.store.contract import CATALOG_FILE, INTERESTS_FILE
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import write_json
 
 
 def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from advprior.llm.export import quiet
 from advprior.predictors.base import Float, require_parity
-from advprior.sequence.network import SequenceNetwork, as_tensors
-from advprior.sequence.settings import SequenceSettings
-from advprior.sequence.tokens import GAPS, PRICES, Vocabulary
-from advprior.sequence.train import WEIGHTS
+from advprior.predictors.llm.tuning.export import quiet
+from advprior.predictors.sequence.settings import SequenceSettings
+from advprior.predictors.sequence.tokens import GAPS, PRICES, Vocabulary
+from advprior.predictors.sequence.tuning.network import SequenceNetwork, as_tensors
+from advprior.predictors.sequence.tuning.train import WEIGHTS
 
 INPUTS = ("advertiser", "category", "price", "gap", "profile", "positions", "since", "offset")
 _SHAPES = ((1, 1, 1), (3, 2, 2), (2, 17, 5), (5, 63, 3))  # batch, tokens, points
@@ -35,7 +35,7 @@ def export_sequence(
     AdvpriorError
         ``PRI004`` when the graph computes something else.
     """
-    from advprior.llm.engine import open_session
+    from advprior.runtime.session import open_session
 
     network = SequenceNetwork(
         size, vocabulary, settings.network, None if encodings is None else torch.from_numpy(encodings)

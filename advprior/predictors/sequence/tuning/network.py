@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from advprior.sequence.settings import NetworkSettings
-from advprior.sequence.tokens import GAPS, PRICES, Vocabulary
+from advprior.predictors.sequence.settings import NetworkSettings
+from advprior.predictors.sequence.tokens import GAPS, PRICES, Vocabulary
 
 
 class Block(nn.Module):

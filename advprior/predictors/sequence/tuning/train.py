@@ -18,18 +18,18 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from advprior.histories import Histories, Int
+from advprior.history.counts import DAY
+from advprior.history.histories import Histories, Int
+from advprior.history.targets import quality
 from advprior.predictors.base import FitData, Float, log_softmax
-from advprior.predictors.counts import DAY
 from advprior.predictors.habit import fit_weights
-from advprior.sequence.network import SequenceNetwork, as_tensors
-from advprior.sequence.offset import Around, Offset, own_terms, popular_terms, weigh
-from advprior.sequence.points import Waits, draw, truth, waits
-from advprior.sequence.settings import SequenceSettings
-from advprior.sequence.tokens import Tokens, Vocabulary, windows
-from advprior.targets import quality
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import write_json
+from advprior.predictors.offset import Around, Offset, own_terms, popular_terms, weigh
+from advprior.predictors.sequence.points import Waits, draw, truth, waits
+from advprior.predictors.sequence.settings import SequenceSettings
+from advprior.predictors.sequence.tokens import Tokens, Vocabulary, windows
+from advprior.predictors.sequence.tuning.network import SequenceNetwork, as_tensors
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import write_json
 
 WEIGHTS, PARAMETERS = "network.pt", "parameters.json"
 CELLS = 8_000_000  # of points × advertisers that anything dense may have: fewer points where the catalog is large

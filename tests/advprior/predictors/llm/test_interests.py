@@ -11,21 +11,21 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from advprior.catalog import Catalog
-from advprior.fitting import finetune
-from advprior.histories import build_histories, micros
-from advprior.interest_scores import score_interests
-from advprior.interests import build_interests
-from advprior.llm.model import AdvertiserModel
+from advprior.history.catalog import Catalog
+from advprior.history.histories import build_histories, micros
+from advprior.history.interests import build_interests
+from advprior.pipeline.fit import finetune
+from advprior.pipeline.publish import publish, shuffled_rows
+from advprior.pipeline.score import score
 from advprior.predictors.base import load_predictor, predictor_class
-from advprior.publishing import publish, shuffled_rows
-from advprior.scoring import score
-from feature_repo.contract import INTEREST_MATRIX_FILE, INTERESTS_FILE
-from feature_repo.errors import AdvpriorError
-from feature_repo.runs import read_manifest
-from feature_repo.tables import load_tables
-from ranking.gather import gather_interests
-from tests.advprior.predictors.conftest import Fitted, export, llm_settings
+from advprior.predictors.llm.interest_scores import score_interests
+from advprior.predictors.llm.tuning.model import AdvertiserModel
+from advprior.store.contract import INTEREST_MATRIX_FILE, INTERESTS_FILE
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import read_manifest
+from advprior.store.tables import load_tables
+from ranking.frame.gather import gather_interests
+from tests.advprior.conftest import Fitted, export, llm_settings
 from tests.ranking.stores import copy_repo, definitions
 from tests.tiny import CATEGORIES, PLAN, tiny_tables
 

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from advprior.histories import Histories
-from advprior.predictors.llm import PromptSettings
-from advprior.prompts import DAY, PromptEncoder, PromptStyle, occasions_before
-from feature_repo.errors import AdvpriorError
-from tests.advprior.test_histories import histories_of
+from advprior.history.histories import Histories
+from advprior.predictors.llm.predictor import PromptSettings
+from advprior.predictors.llm.prompts import DAY, PromptEncoder, PromptStyle, occasions_before
+from advprior.store.errors import AdvpriorError
+from tests.advprior.history.test_histories import histories_of
 
 VOCAB = 300
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from advprior.fitting import finetune
-from advprior.histories import build_histories, micros
-from advprior.llm.base import load_base
-from advprior.llm.names import naive_scores, name_model
+from advprior.history.histories import build_histories, micros
+from advprior.pipeline.fit import finetune
 from advprior.predictors.base import load_predictor, predictor_class
-from advprior.prompts import occasions_before
-from feature_repo.errors import AdvpriorError
-from feature_repo.tables import load_tables
-from tests.advprior.predictors.conftest import export
+from advprior.predictors.llm.prompts import occasions_before
+from advprior.predictors.llm.tuning.base import load_base
+from advprior.predictors.llm.tuning.names import naive_scores, name_model
+from advprior.store.errors import AdvpriorError
+from advprior.store.tables import load_tables
+from tests.advprior.conftest import export
 from tests.tiny import PLAN, WEEK, write_tiny
 from tests.tiny_llm import write_tiny_llm
 

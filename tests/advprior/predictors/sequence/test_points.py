@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from advprior.histories import Histories
-from advprior.predictors.counts import DAY
-from advprior.sequence.offset import FLOOR, Around, popular_terms
-from advprior.sequence.points import draw, truth, waits
+from advprior.history.counts import DAY
+from advprior.history.histories import Histories
+from advprior.predictors.offset import FLOOR, Around, popular_terms
+from advprior.predictors.sequence.points import draw, truth, waits
 
 H = Histories(
     ("u", "v"), ("", ""), np.array([0, 4, 5]), np.array([1, 11, 11, 400, 5], np.int64) * DAY, np.array([0, 1, 2, 1, 0])

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from advprior.catalog import Catalog
-from advprior.histories import Histories
+from advprior.history.catalog import Catalog
+from advprior.history.counts import DAY
+from advprior.history.histories import Histories
 from advprior.predictors.base import FitData, predictor_class
-from advprior.predictors.counts import DAY
 from tests.tiny_llm import write_tiny_llm
 
 N = 6

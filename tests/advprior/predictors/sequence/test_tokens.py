@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from advprior.histories import Histories
-from advprior.predictors.counts import DAY
-from advprior.sequence.tokens import GAPS, Tokens, Vocabulary, windows
+from advprior.history.counts import DAY
+from advprior.history.histories import Histories
+from advprior.predictors.sequence.tokens import GAPS, Tokens, Vocabulary, windows
 
 
 def history(events: int, *, users: int = 2) -> Histories:

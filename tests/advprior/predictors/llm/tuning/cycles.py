@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from advprior.catalog import Catalog
-from advprior.histories import Histories
-from advprior.interests import Interests
+from advprior.history.catalog import Catalog
+from advprior.history.counts import DAY
+from advprior.history.histories import Histories
+from advprior.history.interests import Interests
 from advprior.predictors.base import FitData
-from advprior.predictors.counts import DAY
-from advprior.predictors.llm import LLMSettings
+from advprior.predictors.llm.predictor import LLMSettings
 
 SIZE = 8
 NAMES = ("Tea house", "Bakery", "Soap and more", "Coffee bar", "Pasta shop", "Cheese corner", "Book den", "Garden")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from advprior.llm.attention import BLOCKS, block_attention
+from advprior.predictors.llm.tuning.attention import BLOCKS, block_attention
 
 
 def tensors(length: int, heads: int = 6, shared: int = 2):

@@ -13,9 +13,9 @@ import torch
 from huggingface_hub import constants
 from safetensors.numpy import load_file, save_file
 
-from advprior.llm.base import DEFAULT_BASE, find_base, load_base
-from feature_repo.errors import AdvpriorError
-from tests.advprior.llm.tiny_gguf import write_tiny_gguf
+from advprior.predictors.llm.tuning.base import DEFAULT_BASE, find_base, load_base
+from advprior.store.errors import AdvpriorError
+from tests.advprior.predictors.llm.tuning.tiny_gguf import write_tiny_gguf
 from tests.tiny_llm import VOCABULARY, write_tiny_llm
 
 TEXTS = [

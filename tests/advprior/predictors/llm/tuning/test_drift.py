@@ -7,16 +7,16 @@ import dataclasses
 import numpy as np
 import pytest
 
-import advprior.llm.loop as loop
-from advprior.histories import Histories
-from advprior.llm.drift import Drift
-from advprior.llm.points import training_points
-from advprior.predictors.counts import DAY
-from advprior.predictors.llm import LLMPredictor
-from advprior.prompts import PromptEncoder, PromptStyle
-from advprior.targets import quality
-from feature_repo.errors import AdvpriorError
-from tests.advprior.llm.cycles import NAMES, SIZE, cycle_data, cycle_settings
+import advprior.predictors.llm.tuning.loop as loop
+from advprior.history.counts import DAY
+from advprior.history.histories import Histories
+from advprior.history.targets import quality
+from advprior.predictors.llm.predictor import LLMPredictor
+from advprior.predictors.llm.prompts import PromptEncoder, PromptStyle
+from advprior.predictors.llm.tuning.drift import Drift
+from advprior.predictors.llm.tuning.points import training_points
+from advprior.store.errors import AdvpriorError
+from tests.advprior.predictors.llm.tuning.cycles import NAMES, SIZE, cycle_data, cycle_settings
 from tests.tiny_llm import write_tiny_llm
 
 WEEK = 7 * DAY

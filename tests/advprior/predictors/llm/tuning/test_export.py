@@ -7,11 +7,11 @@ import onnx
 import pytest
 import torch
 
-from advprior.llm.base import load_base
-from advprior.llm.engine import open_session
-from advprior.llm.export import export_onnx, parity, parity_cases
-from advprior.llm.model import AdvertiserModel, from_base
-from feature_repo.errors import AdvpriorError
+from advprior.predictors.llm.tuning.base import load_base
+from advprior.predictors.llm.tuning.export import export_onnx, parity, parity_cases
+from advprior.predictors.llm.tuning.model import AdvertiserModel, from_base
+from advprior.runtime.session import open_session
+from advprior.store.errors import AdvpriorError
 from tests.tiny_llm import VOCABULARY, write_tiny_llm
 
 ADVERTISERS = 13

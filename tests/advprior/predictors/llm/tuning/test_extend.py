@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from advprior.catalog import Catalog
 from advprior.cli import main
 from advprior.cli.catalog import changes, read
-from advprior.fitting import finetune
-from advprior.histories import build_histories, micros
+from advprior.history.catalog import Catalog
+from advprior.history.histories import build_histories, micros
+from advprior.pipeline.fit import finetune
 from advprior.predictors.base import load_predictor, log_softmax, predictor_class
 from advprior.predictors.habit import log_popularity
-from feature_repo.runs import read_manifest
-from feature_repo.tables import load_tables
-from tests.advprior.predictors.conftest import export
+from advprior.store.runs import read_manifest
+from advprior.store.tables import load_tables
+from tests.advprior.conftest import export
 from tests.planted import kind_of, write_planted
 from tests.tiny import PLAN
 from tests.tiny_llm import write_tiny_llm

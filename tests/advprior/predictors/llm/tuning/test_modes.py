@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-import advprior.llm.loop as loop
-from advprior.llm.base import load_base
-from advprior.llm.model import AdvertiserModel, from_base
-from advprior.llm.modes import tuned_weights
+import advprior.predictors.llm.tuning.loop as loop
 from advprior.predictors.base import FitData
-from advprior.predictors.llm import LLMPredictor
-from feature_repo.errors import AdvpriorError
-from tests.advprior.llm.cycles import cycle_data, cycle_settings
+from advprior.predictors.llm.predictor import LLMPredictor
+from advprior.predictors.llm.tuning.base import load_base
+from advprior.predictors.llm.tuning.model import AdvertiserModel, from_base
+from advprior.predictors.llm.tuning.modes import tuned_weights
+from advprior.store.errors import AdvpriorError
+from tests.advprior.predictors.llm.tuning.cycles import cycle_data, cycle_settings
 from tests.tiny_llm import VOCABULARY, write_tiny_llm
 
 MODES = ("cached", "lora", "full")
@@ -154,8 +154,8 @@ def test_the_curve_is_a_table_and_a_drawing(bases, data, tmp_path) -> None:
 
 def test_first_targets_reach_the_points(bases, tmp_path) -> None:
     """Within three weeks three follow, but only one is the first."""
-    from advprior.llm.points import training_points
-    from advprior.prompts import PromptEncoder, PromptStyle
+    from advprior.predictors.llm.prompts import PromptEncoder, PromptStyle
+    from advprior.predictors.llm.tuning.points import training_points
 
     data = cycle_data(users=3)
     encoder = PromptEncoder(PromptStyle(), lambda text: [1] * len(text), VOCABULARY, data.catalog.names)
@@ -218,8 +218,8 @@ def test_interests_need_categories(bases, data, tmp_path) -> None:
 
 def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     """Points, targets and offsets are those of all users at once."""
-    import advprior.llm.points as points_module
-    from advprior.prompts import PromptEncoder, PromptStyle
+    import advprior.predictors.llm.tuning.points as points_module
+    from advprior.predictors.llm.prompts import PromptEncoder, PromptStyle
 
     data = cycle_data(users=9)
     encoder = PromptEncoder(PromptStyle(context=64), lambda text: [1] * len(text), VOCABULARY, data.catalog.names)

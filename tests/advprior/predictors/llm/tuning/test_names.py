@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from advprior.llm.base import load_base
-from advprior.llm.engine import open_session
-from advprior.llm.names import NameModel, export_names, naive_log_probs, naive_scores, name_model
-from advprior.name_trie import NameTrie, name_tokens
-from feature_repo.errors import AdvpriorError
+from advprior.predictors.llm.name_trie import NameTrie, name_tokens
+from advprior.predictors.llm.tuning.base import load_base
+from advprior.predictors.llm.tuning.names import NameModel, export_names, naive_log_probs, naive_scores, name_model
+from advprior.runtime.session import open_session
+from advprior.store.errors import AdvpriorError
 from tests.tiny_llm import VOCABULARY, write_tiny_llm
 
 # a name that starts another, one that ends alike, one with the end marker inside, a name twice

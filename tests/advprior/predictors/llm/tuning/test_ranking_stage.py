@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from advprior.llm.grpo import advantages, clipped_gain, divergence, mean_reward
-from advprior.llm.lists import length_penalty, list_log_prob, match_reward, sample_lists
-from advprior.llm.model import AdvertiserModel
-from advprior.predictors.llm import LLMPredictor
-from tests.advprior.llm.cycles import cycle_data, cycle_settings
+from advprior.predictors.llm.predictor import LLMPredictor
+from advprior.predictors.llm.tuning.grpo import advantages, clipped_gain, divergence, mean_reward
+from advprior.predictors.llm.tuning.lists import length_penalty, list_log_prob, match_reward, sample_lists
+from advprior.predictors.llm.tuning.model import AdvertiserModel
+from tests.advprior.predictors.llm.tuning.cycles import cycle_data, cycle_settings
 from tests.tiny_llm import write_tiny_llm
 
 
