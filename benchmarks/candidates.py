@@ -47,11 +47,15 @@ def grown(engine: Engine, towers: Towers, count: int, seed: int = 0) -> tuple[Ad
     ids = [f"{real.ids[i]}/{n}" for n, i in enumerate(source.tolist())]
     at = np.append(source, len(real.ids))
     table = AdTable(
-        ids, [real.advertisers[i] for i in source], [real.categories[i] for i in source],
-        {ad: i for i, ad in enumerate(ids)}, {name: column[at] for name, column in real.values.items()},  # noqa: PD011
+        ids,
+        [real.advertisers[i] for i in source],
+        [real.categories[i] for i in source],
+        {ad: i for i, ad in enumerate(ids)},
+        {name: column[at] for name, column in real.values.items()},  # noqa: PD011
         real.view_of,
-        {name: moments[at] for name, moments in real.available_us.items()}, real.read_us,
-    )  # fmt: skip
+        {name: moments[at] for name, moments in real.available_us.items()},
+        real.read_us,
+    )
     for catalog in engine.catalogs.histories.values():
         for level in catalog.ids:
             table._by_catalog[(catalog.version, level)] = real.history_ids(catalog, level)[at]
@@ -176,9 +180,15 @@ def main() -> None:
     work = options.workspace
     options.towers, options.candidates = work / "towers", work / "candidates"
     settings = ServeSettings(
-        repo=work / "feature_repo", ranker=work / "ranker", fallback=work / "ranker_baseline", api_key=False,
-        refresh_s=1e6, towers=options.towers, candidates=options.candidates, clock_start=options.now,
-    )  # fmt: skip
+        repo=work / "feature_repo",
+        ranker=work / "ranker",
+        fallback=work / "ranker_baseline",
+        api_key=False,
+        refresh_s=1e6,
+        towers=options.towers,
+        candidates=options.candidates,
+        clock_start=options.now,
+    )
     print(f"{platform.platform()}, " + ", ".join(f"{p} {version(p)}" for p in ("numpy", "faiss-cpu", "lightgbm")))
     engine = make_engine(settings)
     import uvicorn

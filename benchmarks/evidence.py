@@ -129,9 +129,11 @@ def found_rows(workspace: Path, folder: Path) -> None:
     print(f"{'arm':<46} {'AUC':>6}  {'lift [95 %]':<28} {'never bought':>12}  lift there")
     for arm in result.arms.arms:
         auc = [float(result.table(s)[Auc.name][arm.name]) for s in (OVERALL, segment)]
-        lifts = [] if arm.is_baseline else [
-            with_interval(result.lifts.get(arm.name, base, Auc.name, s)) for s in (OVERALL, segment)
-        ]  # fmt: skip
+        lifts = (
+            []
+            if arm.is_baseline
+            else [with_interval(result.lifts.get(arm.name, base, Auc.name, s)) for s in (OVERALL, segment)]
+        )
         print(f"{arm.label[:46]:<46} {auc[0]:.4f}  {''.join(lifts[:1]):<28} {auc[1]:>12.4f}  {''.join(lifts[1:])}")
     print(result.verdict.sentence)
     if (workspace / "two_by_two").is_dir():
@@ -204,11 +206,18 @@ def ranker_rows(folder: Path, repeats: int, threads: int) -> None:
         features = arm_features(arm, names)
         parts = {name: frame[frame["split"] == name] for name in ("train", "valid")}
         encoder = Encoder.fit(parts["train"], features)
-        prepared[arm.name] = features, prepare(
-            encoder, encoder.encode(parts["train"]), parts["train"][LABEL].to_numpy(np.int8),
-            encoder.encode(parts["valid"]), parts["valid"][LABEL].to_numpy(np.int8), config,
-            (parts["train"][SLATE_ID].to_numpy(), parts["valid"][SLATE_ID].to_numpy()),
-        )  # fmt: skip
+        prepared[arm.name] = (
+            features,
+            prepare(
+                encoder,
+                encoder.encode(parts["train"]),
+                parts["train"][LABEL].to_numpy(np.int8),
+                encoder.encode(parts["valid"]),
+                parts["valid"][LABEL].to_numpy(np.int8),
+                config,
+                (parts["train"][SLATE_ID].to_numpy(), parts["valid"][SLATE_ID].to_numpy()),
+            ),
+        )
     spent: dict[str, list[np.ndarray]] = {name: [] for name in prepared}
     for seed in range(repeats):
         for name, (features, data) in prepared.items():

@@ -159,9 +159,13 @@ class Witness:
         )
 
     def _explains(
-        self, known: _Publication, key: tuple[str, int], answer: dict[str, Any], wanted: npt.NDArray[np.float64],
+        self,
+        known: _Publication,
+        key: tuple[str, int],
+        answer: dict[str, Any],
+        wanted: npt.NDArray[np.float64],
         now_us: int,
-    ) -> bool:  # fmt: skip
+    ) -> bool:
         """Whether a published row gives these scores, with one state of the user's other views and one of each ad."""
         pointer, snapshot = known.row_of[key], key[1]
         row, means = known.log_probs[pointer], known.means[snapshot]
@@ -191,7 +195,13 @@ class Witness:
         mine = (history, catalog) if isinstance(history, ViewRow) and catalog is not None else None
         ads: Ints = table.rows([slot["ad_id"] for slot in answer["slots"]])
         block = matrix(
-            loaded.plan, Request(ads, {}), rows, engine.reader.views, mine,
-            {self._view.removeprefix(PRIOR_VIEW_PREFIX): prior}, table, now_us,
-        )  # fmt: skip
+            loaded.plan,
+            Request(ads, {}),
+            rows,
+            engine.reader.views,
+            mine,
+            {self._view.removeprefix(PRIOR_VIEW_PREFIX): prior},
+            table,
+            now_us,
+        )
         return loaded.predictor.scores(block)

@@ -47,9 +47,12 @@ def build(folder: Path) -> tuple[Engine, dict[str, int], Any]:
     shape["kv"] = shape["hidden_size"] * base.config.num_key_value_heads // base.config.num_attention_heads
     vocabulary = int(base.get_input_embeddings().weight.shape[0])
     model = from_base(
-        base, catalog_size=N, text_vocab_size=vocabulary, frozen_layers=LAYERS - 2,
+        base,
+        catalog_size=N,
+        text_vocab_size=vocabulary,
+        frozen_layers=LAYERS - 2,
         advertiser_embeddings=torch.zeros(N, shape["hidden_size"]),
-    )  # fmt: skip
+    )
     torch.nn.init.normal_(model.head.weight, std=0.02)
     export_onnx(model, folder)
     return (

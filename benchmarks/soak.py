@@ -68,10 +68,14 @@ def soak(options: argparse.Namespace, root: Path, redis_port: int | None) -> int
     in_store(work / "feature_repo", repo, until + timedelta(hours=1), redis_port)
     rng = np.random.default_rng(0)
     bodies = root / "bodies.jsonl"
-    bodies.write_text("\n".join(
-        json.dumps({"user_id": user, "slots": 10, "candidates": rng.choice(ads, min(100, len(ads)), False).tolist()})
-        for user in users
-    ))  # fmt: skip
+    bodies.write_text(
+        "\n".join(
+            json.dumps(
+                {"user_id": user, "slots": 10, "candidates": rng.choice(ads, min(100, len(ads)), False).tolist()}
+            )
+            for user in users
+        )
+    )
     port = free_port()
     serve = [sys.executable, "-W", "ignore", "-m", "advprior", "rank", "serve", "--repo", str(repo), "--ranker"]
     serve += [str(work / "ranker"), "--fallback", str(work / "ranker_baseline"), "--no-api-key", "--port", str(port)]
@@ -131,9 +135,13 @@ def accompany(
 
 
 def report(
-    options: argparse.Namespace, told: dict[str, Any], memory: list[float], refreshes: list[float], root: Path,
+    options: argparse.Namespace,
+    told: dict[str, Any],
+    memory: list[float],
+    refreshes: list[float],
+    root: Path,
     witness: Witness,
-) -> int:  # fmt: skip
+) -> int:
     """Judge the answers, and print everything."""
     for minute, (one, held) in enumerate(zip(told["minutes"], memory, strict=False), 1):
         times = f"p50 {one['p50']:6.2f}  p99 {one['p99']:7.2f} ms"
@@ -163,10 +171,14 @@ def report(
             if at % step == 0:
                 probes.append(witness.would_notice(answer, exposure["time"]))
     print(f"answers by publication: {', '.join(map(str, publications.values()))}")
-    print(f"answers worked out again: {sum(counts.values())} (each {options.every}th), {counts}; rows of another "
-          f"publication would have shown in {np.mean(probes) if probes else np.nan:.1%} of {len(probes)}")  # fmt: skip
-    print(f"errors {told['errors']}, degraded {told['degraded']}, mixed {counts['mixed']}, exposures lost {lost} of "
-          f"{len(logged)}, memory {memory[0]:.0f} to {memory[-1]:.0f} MB ({growth:+.1%})")  # fmt: skip
+    print(
+        f"answers worked out again: {sum(counts.values())} (each {options.every}th), {counts}; rows of another "
+        f"publication would have shown in {np.mean(probes) if probes else np.nan:.1%} of {len(probes)}"
+    )
+    print(
+        f"errors {told['errors']}, degraded {told['degraded']}, mixed {counts['mixed']}, exposures lost {lost} of "
+        f"{len(logged)}, memory {memory[0]:.0f} to {memory[-1]:.0f} MB ({growth:+.1%})"
+    )
     if first is not None or told["first"]:
         print(f"first mixed {first}; first error {told['first']}")
     failed = told["errors"] or counts["mixed"] or lost or growth > GROWTH or not counts["whole"]

@@ -29,10 +29,15 @@ from advprior.store.tables import write_parquet
 
 EVENTS = 40  # of a user at most
 CONF = {
-    "spark.master": "", "spark.sql.session.timeZone": "UTC", "spark.sql.execution.arrow.pyspark.enabled": "true",
-    "spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false", "spark.driver.memory": "3g",
-    "spark.driver.host": "127.0.0.1", "spark.sql.shuffle.partitions": "4",
-}  # fmt: skip
+    "spark.master": "",
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.execution.arrow.pyspark.enabled": "true",
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.driver.memory": "3g",
+    "spark.driver.host": "127.0.0.1",
+    "spark.sql.shuffle.partitions": "4",
+}
 
 
 def short_histories(tables: Path, out: Path, users: int) -> Path:
@@ -63,9 +68,12 @@ def measure(*arguments: object, threads: int = 1) -> dict[str, float]:
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TZ": "UTC"}
     started = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", "advprior", *map(str, arguments)], env=environment, stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "advprior", *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     root = psutil.Process(process.pid)
     cpu: dict[int, float] = {}
     peak = {"driver": 0.0, "java": 0.0, "workers": 0.0}
@@ -135,8 +143,10 @@ def scoring(workspace: Path, folder: Path, given: Any) -> None:
     many = short_histories(workspace / "tables", folder / "many", given.users)
     few = short_histories(workspace / "tables", folder / "few", given.llm_users)
     for kind, tables, users in (
-        ("popularity", few, given.llm_users), ("sasrec", many, given.users), ("llm", few, given.llm_users),
-    ):  # fmt: skip
+        ("popularity", few, given.llm_users),
+        ("sasrec", many, given.users),
+        ("llm", few, given.llm_users),
+    ):
         run = workspace / "models" / kind
         sides = {
             "local, 1 thread": ["--threads", 1],

@@ -30,11 +30,16 @@ ARMS = Arms(
     arms=(
         Arm(name="baseline", service="ranker_baseline_v1", label="Baseline", role="baseline"),
         Arm(name="llm", service="ranker_with_priors_v1", label="+ priors", adds=("prior_llm_*",)),
-        Arm(name="placebo", service="ranker_with_placebo_v1", label="+ placebo", role="placebo",
-            adds=("prior_placebo_*",)),
+        Arm(
+            name="placebo",
+            service="ranker_with_placebo_v1",
+            label="+ placebo",
+            role="placebo",
+            adds=("prior_placebo_*",),
+        ),
     ),
     ranker=RankerConfig(max_rounds=40, patience=6, num_leaves=7, learning_rate=0.15, min_data_in_leaf=40, threads=1),
-)  # fmt: skip
+)
 USERS, SLATES, SIZE, ADVERTISERS = 150, 9, 8, 20
 
 
@@ -51,16 +56,21 @@ def world(seed: int, signal: float) -> pd.DataFrame:
     odds = -2.2 + seen[user, advertiser] + 0.7 * taste[user, advertiser] + rng.normal(0, 0.7, USERS)[user]
     prior = {"llm": signal * taste + 0.5 * said["llm"], "placebo": 0.5 * said["placebo"]}
     start = pd.Timestamp("2024-01-01", tz="UTC")
-    frame = pd.DataFrame({
-        "impression_id": np.arange(n), "slate_id": slate, "user_id": [f"u{i:03d}" for i in user],
-        "ad_id": [f"a{i}/x" for i in advertiser], "advertiser_id": [f"a{i}" for i in advertiser],
-        "timestamp": start + pd.to_timedelta(part * 7, unit="D"),
-        "label": (rng.random(n) < 1 / (1 + np.exp(-odds))).astype(np.int8),
-        "split": np.array(["train", "valid", "test"])[part],
-        "history_advertiser_all": (seen[user, advertiser] + rng.normal(0, 0.3, n)).astype(np.float32),
-        "history_advertiser_4w": (seen[user, advertiser] + rng.normal(0, 0.6, n)).astype(np.float32),
-        "ad_rate": rng.normal(size=ADVERTISERS)[advertiser].astype(np.float32),
-    })  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "impression_id": np.arange(n),
+            "slate_id": slate,
+            "user_id": [f"u{i:03d}" for i in user],
+            "ad_id": [f"a{i}/x" for i in advertiser],
+            "advertiser_id": [f"a{i}" for i in advertiser],
+            "timestamp": start + pd.to_timedelta(part * 7, unit="D"),
+            "label": (rng.random(n) < 1 / (1 + np.exp(-odds))).astype(np.int8),
+            "split": np.array(["train", "valid", "test"])[part],
+            "history_advertiser_all": (seen[user, advertiser] + rng.normal(0, 0.3, n)).astype(np.float32),
+            "history_advertiser_4w": (seen[user, advertiser] + rng.normal(0, 0.6, n)).astype(np.float32),
+            "ad_rate": rng.normal(size=ADVERTISERS)[advertiser].astype(np.float32),
+        }
+    )
     for name, values in prior.items():
         row = values[user, advertiser]
         frame[f"prior_{name}_log_prob"] = row.astype(np.float32)

@@ -31,11 +31,13 @@ def planted_tables(users: int = 60, weeks: int = 30, leave_out: tuple[str, ...] 
             if rng.random() < 0.6:
                 when = START + week * WEEK + timedelta(hours=int(rng.integers(2, 160)))
                 events.append((f"u{user:03d}", when, f"{kind}{int(rng.integers(EACH))}", "Goods", 1.0))
-    advertisers = pd.DataFrame({
-        "advertiser_id": ids,
-        "name": [f"{KINDS[kind_of(a)]} {a[1]}" for a in ids],
-        "text": [f"{KINDS[kind_of(a)]} goods" if a[1] != "0" else None for a in ids],
-    })  # fmt: skip
+    advertisers = pd.DataFrame(
+        {
+            "advertiser_id": ids,
+            "name": [f"{KINDS[kind_of(a)]} {a[1]}" for a in ids],
+            "text": [f"{KINDS[kind_of(a)]} goods" if a[1] != "0" else None for a in ids],
+        }
+    )
     columns = ["user_id", "timestamp", "advertiser_id", "category", "value"]
     table = pd.DataFrame(events, columns=columns)
     return {

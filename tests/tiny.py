@@ -47,24 +47,48 @@ def tiny_tables(users: int = 40, advertisers: int = 12, weeks: int = 30, seed: i
                 events.append((f"u{user:03d}", when, None, "Produce", 1.0))
             for ad in rng.choice(len(ads), size=8, replace=False):
                 ad_id = ads.ad_id[ad]
-                impressions.append((len(impressions), user * weeks + week, f"u{user:03d}", ad_id, ad_id.split("/")[0],
-                                    when, int(ad_id in bought), ["front", "back"][int(ad) % 2]))  # fmt: skip
+                impressions.append(
+                    (
+                        len(impressions),
+                        user * weeks + week,
+                        f"u{user:03d}",
+                        ad_id,
+                        ad_id.split("/")[0],
+                        when,
+                        int(ad_id in bought),
+                        ["front", "back"][int(ad) % 2],
+                    )
+                )
     return {
-        "users": pd.DataFrame({
-            "user_id": [f"u{i:03d}" for i in range(users)],
-            "profile_age": rng.choice(["18-34", "35-54", "55+"], users),
-            "profile_region": pd.Series(rng.choice(["north", "south"], users)).where(rng.random(users) < 0.8, None),
-        }),
-        "advertisers": pd.DataFrame({
-            "advertiser_id": advertiser_ids,
-            "name": [f"{CATEGORIES[i % 6]} and {CATEGORIES[(i + 1) % 6]} house {i}" for i in range(advertisers)],
-        }),
+        "users": pd.DataFrame(
+            {
+                "user_id": [f"u{i:03d}" for i in range(users)],
+                "profile_age": rng.choice(["18-34", "35-54", "55+"], users),
+                "profile_region": pd.Series(rng.choice(["north", "south"], users)).where(rng.random(users) < 0.8, None),
+            }
+        ),
+        "advertisers": pd.DataFrame(
+            {
+                "advertiser_id": advertiser_ids,
+                "name": [f"{CATEGORIES[i % 6]} and {CATEGORIES[(i + 1) % 6]} house {i}" for i in range(advertisers)],
+            }
+        ),
         "ads": ads,
         "events": pd.DataFrame(events, columns=["user_id", "timestamp", "advertiser_id", "category", "value"]),
-        "impressions": pd.DataFrame(impressions, columns=[
-            "impression_id", "slate_id", "user_id", "ad_id", "advertiser_id", "timestamp", "label", "context_placement",
-        ]),
-    }  # fmt: skip
+        "impressions": pd.DataFrame(
+            impressions,
+            columns=[
+                "impression_id",
+                "slate_id",
+                "user_id",
+                "ad_id",
+                "advertiser_id",
+                "timestamp",
+                "label",
+                "context_placement",
+            ],
+        ),
+    }
 
 
 def write_tiny(folder: Path, plan: TimePlan = PLAN, **options: int) -> Path:

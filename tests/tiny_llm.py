@@ -53,13 +53,16 @@ def write_tiny_llm(
     folder.mkdir(parents=True, exist_ok=True)
     special = {
         "llama": {
-            "intermediate_size": 2 * hidden, "num_key_value_heads": 1, "rope_theta": 10_000.0, "rms_norm_eps": 1e-5,
+            "intermediate_size": 2 * hidden,
+            "num_key_value_heads": 1,
+            "rope_theta": 10_000.0,
+            "rms_norm_eps": 1e-5,
             "max_position_embeddings": 2048,
         },
         "gpt2": {"max_position_embeddings": 2048},
         "gpt_neox": {"intermediate_size": 2 * hidden, "max_position_embeddings": 2048},
         "bloom": {},
-    }[architecture]  # fmt: skip
+    }[architecture]
     config = AutoConfig.for_model(
         architecture,
         vocab_size=VOCABULARY,

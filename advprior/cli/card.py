@@ -9,10 +9,18 @@ import click
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--evaluation", type=click.Path(path_type=Path), metavar="FILE.json",
-              help="What advprior evaluate --out wrote, with RUN among its runs.")  # fmt: skip
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="CARD.md",
-              help="Where to write; printed without it.")  # fmt: skip
+@click.option(
+    "--evaluation",
+    type=click.Path(path_type=Path),
+    metavar="FILE.json",
+    help="What advprior evaluate --out wrote, with RUN among its runs.",
+)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="CARD.md",
+    help="Where to write; printed without it.",
+)
 def card(run: Path, evaluation: Path | None, out: Path | None) -> None:
     """Write the model card of the exported predictor in RUN, in Hugging Face form.
 

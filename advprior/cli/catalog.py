@@ -69,16 +69,21 @@ def extend(run: Path, tables: Path, out: Path, force: bool) -> None:
     gone = changes(ours, wanted)
     if gone["removed"] or gone["renamed"] or not gone["added"]:
         raise AdvpriorError(
-            "PRI065", "these tables do not extend the run's catalog", where=f"{tables} against {run / CATALOG_FILE}",
-            found=f"{len(gone['added'])} added, {len(gone['removed'])} removed, {len(gone['renamed'])} renamed",
+            "PRI065",
+            "these tables do not extend the run's catalog",
+            where=f"{tables} against {run / CATALOG_FILE}",
+            actual=f"{len(gone['added'])} added, {len(gone['removed'])} removed, {len(gone['renamed'])} renamed",
             expected="every advertiser of the run under its name, and new ones beside them",
             fix=f"advprior catalog diff {run} {tables}",
-        )  # fmt: skip
+        )
     if kind not in ("llm", "text"):
         raise AdvpriorError(
-            "PRI066", f"predictor {kind} cannot be extended", where=str(run), expected="llm or text",
+            "PRI066",
+            f"predictor {kind} cannot be extended",
+            where=str(run),
+            expected="llm or text",
             fix=f"advprior finetune --predictor {kind} --tables {tables}, which is quick",
-        )  # fmt: skip
+        )
 
     from advprior.predictors.llm.tuning import extend as work
 
@@ -112,9 +117,12 @@ def read(path: Path) -> Catalog:
     if table.is_file():
         return Catalog.from_table(read_parquet(table))
     raise AdvpriorError(
-        "PRI067", "no catalog here", where=str(path), found=f"neither {CATALOG_FILE} nor {ADVERTISERS}.parquet",
+        "PRI067",
+        "no catalog here",
+        where=str(path),
+        actual=f"neither {CATALOG_FILE} nor {ADVERTISERS}.parquet",
         expected="a finetune run, published priors, or tables",
-    )  # fmt: skip
+    )
 
 
 def changes(before: Catalog, after: Catalog) -> dict[str, list[str]]:

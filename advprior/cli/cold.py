@@ -22,9 +22,16 @@ from advprior.cli.evaluate import Moment, Span
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="Threads of ONNX Runtime; default: real cores.")
 def cold(
-    runs: tuple[Path, ...], tables: Path, cutoff: datetime, horizon: timedelta, out: Path | None, replicates: int,
-    seed: int, device: str, threads: int | None,
-) -> None:  # fmt: skip
+    runs: tuple[Path, ...],
+    tables: Path,
+    cutoff: datetime,
+    horizon: timedelta,
+    out: Path | None,
+    replicates: int,
+    seed: int,
+    device: str,
+    threads: int | None,
+) -> None:
     """Who ranks advertisers best that nobody has bought from yet?
 
     RUNs are exported fits with the same advertisers withheld (`advprior finetune --withhold 0.2 --seed S`). Their

@@ -24,10 +24,13 @@ class _DataSets(click.Group):
         command = super().get_command(ctx, cmd_name)
         if command is None:
             raise AdvpriorError(
-                "DAT041", "no such data set", where="advprior data build", found=cmd_name,
+                "DAT041",
+                "no such data set",
+                where="advprior data build",
+                actual=cmd_name,
                 expected=", ".join(self.list_commands(ctx)),
                 fix="for your own tables: advprior data check --mapping mapping.yaml --out DIR",
-            )  # fmt: skip
+            )
         return command
 
 

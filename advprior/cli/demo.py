@@ -45,7 +45,7 @@ def _count(_context: click.Context, _option: click.Parameter, value: str) -> str
     help="Priors compared; full: also last advertiser, hybrid, its twin, text, ranking stage, old and partial priors.",
 )
 @click.option("--force", is_flag=True, help="Do every step again, also where nothing changed.")
-def demo(households: str, workspace: Path | None, seed: int, origins: int, arms: str, force: bool) -> None:  # fmt: skip
+def demo(households: str, workspace: Path | None, seed: int, origins: int, arms: str, force: bool) -> None:
     """Run the whole chain on real data: tables, priors, store, rankers, report.
 
     Each step is printed as the command it is, so that you can run it alone. A second run reuses what did

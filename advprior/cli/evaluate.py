@@ -53,25 +53,59 @@ class Span(click.ParamType):  # type: ignore[type-arg]
     metavar="RUN",
     help="Once for each RUN: the same predictor, fitted before the labels that weigh it in the blend.",
 )
-@click.option("--seeds", type=click.Choice(["together", "averaged", "apart"]), default="together", show_default=True,
-              help="RUNs whose fits differ in nothing but their seed: one arm with their mean figures, one that "
-              "averages their answers, or an arm each.")  # fmt: skip
-@click.option("--profile-only", type=click.IntRange(0), default=4000, show_default=True, metavar="USERS",
-              help="Most users without an event before the cut-off to ask about, apart from all others.")  # fmt: skip
+@click.option(
+    "--seeds",
+    type=click.Choice(["together", "averaged", "apart"]),
+    default="together",
+    show_default=True,
+    help="RUNs whose fits differ in nothing but their seed: one arm with their mean figures, one that "
+    "averages their answers, or an arm each.",
+)
+@click.option(
+    "--profile-only",
+    type=click.IntRange(0),
+    default=4000,
+    show_default=True,
+    metavar="USERS",
+    help="Most users without an event before the cut-off to ask about, apart from all others.",
+)
 @click.option("--replicates", type=click.IntRange(10), default=1000, show_default=True, help="Of the bootstrap.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the bootstrap and of ALS.")
 @click.option("--users", type=click.IntRange(1), help="Ask about so many users only, drawn by --seed: for costly arms.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
-              help="auto: CUDA where a session really gets it, else the CPU.")  # fmt: skip
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="auto: CUDA where a session really gets it, else the CPU.",
+)
 @click.option("--threads", type=click.IntRange(1), help="Threads of ONNX Runtime; default: real cores.")
-@click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True,
-              help="What is printed: text, or Markdown tables.")  # fmt: skip
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    default="text",
+    show_default=True,
+    help="What is printed: text, or Markdown tables.",
+)
 @click.option("--force", is_flag=True, help="Evaluate again even when nothing changed.")
 def evaluate(
-    runs: tuple[Path, ...], tables: Path, cutoff: datetime, horizon: timedelta, out: Path | None,
-    earlier: tuple[Path, ...], seeds: Seeds, profile_only: int, replicates: int, seed: int, users: int | None,
-    device: str, threads: int | None, form: str, force: bool,
-) -> None:  # fmt: skip
+    runs: tuple[Path, ...],
+    tables: Path,
+    cutoff: datetime,
+    horizon: timedelta,
+    out: Path | None,
+    earlier: tuple[Path, ...],
+    seeds: Seeds,
+    profile_only: int,
+    replicates: int,
+    seed: int,
+    users: int | None,
+    device: str,
+    threads: int | None,
+    form: str,
+    force: bool,
+) -> None:
     """Who names a user's next advertiser best? Each exported RUN against the controls that need none.
 
     Asks about every user of TABLES with an event before the cut-off and one within the horizon after it. RUNs without
@@ -82,10 +116,21 @@ def evaluate(
     from advprior.evaluation.show import render
 
     result, fresh = work(
-        runs, tables, cutoff, horizon=horizon, earlier=earlier, out=out, seeds=seeds,
-        profile_only=profile_only, replicates=replicates, seed=seed, users=users, device=device, threads=threads,
+        runs,
+        tables,
+        cutoff,
+        horizon=horizon,
+        earlier=earlier,
+        out=out,
+        seeds=seeds,
+        profile_only=profile_only,
+        replicates=replicates,
+        seed=seed,
+        users=users,
+        device=device,
+        threads=threads,
         force=force,
-    )  # fmt: skip
+    )
     if not fresh:
         click.echo(f"evaluate: unchanged, reused {out}")
     for line in render(result, form):

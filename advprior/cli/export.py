@@ -11,8 +11,13 @@ CODE_VERSION = 2
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "int8"]), default="fp32", show_default=True,
-              help="Smaller numbers (fp16 for GPUs) pass a quality gate first: it needs --tables.")  # fmt: skip
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="Smaller numbers (fp16 for GPUs) pass a quality gate first: it needs --tables.",
+)
 @click.option("--tables", type=click.Path(path_type=Path), help="Canonical tables to measure the damage on.")
 @click.option("--force", is_flag=True, help="Export again even when nothing changed.")
 def export(run: Path, precision: str, tables: Path | None, force: bool) -> None:
@@ -33,10 +38,13 @@ def export(run: Path, precision: str, tables: Path | None, force: bool) -> None:
     if precision != "fp32":
         if tables is None:
             raise AdvpriorError(
-                "PRI016", f"what {precision} damages is measured on real histories", where="--tables",
-                found="nothing", expected="canonical tables",
+                "PRI016",
+                f"what {precision} damages is measured on real histories",
+                where="--tables",
+                actual="nothing",
+                expected="canonical tables",
                 fix=f"advprior export {run} --precision {precision} --tables TABLES",
-            )  # fmt: skip
+            )
         config["precision"] = precision
         inputs["tables"] = manifest_digest(tables)
     key = run_key("export", config, inputs, CODE_VERSION)

@@ -11,26 +11,61 @@ import click
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--tables", required=True, type=click.Path(path_type=Path), help="Canonical tables (advprior data).")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the priors.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True,
-              help="auto: CUDA where a session really gets it, else the CPU.")  # fmt: skip
-@click.option("--threads", type=click.IntRange(1),
-              help="Threads of ONNX Runtime; default: real cores, on Spark 1 for each of its cores.")  # fmt: skip
-@click.option("--shard-users", type=click.IntRange(1),
-              help="Users a shard, what an interrupt may cost; default: 32, more for very many users.")  # fmt: skip
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="auto: CUDA where a session really gets it, else the CPU.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    help="Threads of ONNX Runtime; default: real cores, on Spark 1 for each of its cores.",
+)
+@click.option(
+    "--shard-users",
+    type=click.IntRange(1),
+    help="Users a shard, what an interrupt may cost; default: 32, more for very many users.",
+)
 @click.option("--last", type=click.IntRange(1), help="Only the newest so many snapshots.")
-@click.option("--since", type=click.Path(path_type=Path),
-              help="Earlier priors: score later snapshots only, forward only users whose input changed.")  # fmt: skip
-@click.option("--top-k", type=click.IntRange(1),
-              help="Keep the K likeliest advertisers only; default: 100 for catalogs above 10,000.")  # fmt: skip
-@click.option("--keep-network/--no-keep-network", default=None,
-              help="Keep what a later --since needs; default: for whole rows, not for top-K.")  # fmt: skip
-@click.option("--spark", envvar="ADVPRIOR_SPARK", show_envvar=True, metavar="MASTER|YAML",
-              help="Forward on Spark: a master (local[4], yarn, …), or a YAML file with spark_conf.")  # fmt: skip
+@click.option(
+    "--since",
+    type=click.Path(path_type=Path),
+    help="Earlier priors: score later snapshots only, forward only users whose input changed.",
+)
+@click.option(
+    "--top-k",
+    type=click.IntRange(1),
+    help="Keep the K likeliest advertisers only; default: 100 for catalogs above 10,000.",
+)
+@click.option(
+    "--keep-network/--no-keep-network",
+    default=None,
+    help="Keep what a later --since needs; default: for whole rows, not for top-K.",
+)
+@click.option(
+    "--spark",
+    envvar="ADVPRIOR_SPARK",
+    show_envvar=True,
+    metavar="MASTER|YAML",
+    help="Forward on Spark: a master (local[4], yarn, …), or a YAML file with spark_conf.",
+)
 @click.option("--force", is_flag=True, help="Score again even when nothing changed.")
 def score(
-    run: Path, tables: Path, out: Path, device: str, threads: int | None, shard_users: int | None, last: int | None,
-    since: Path | None, top_k: int | None, keep_network: bool | None, spark: str | None, force: bool,
-) -> None:  # fmt: skip
+    run: Path,
+    tables: Path,
+    out: Path,
+    device: str,
+    threads: int | None,
+    shard_users: int | None,
+    last: int | None,
+    since: Path | None,
+    top_k: int | None,
+    keep_network: bool | None,
+    spark: str | None,
+    force: bool,
+) -> None:
     """Score every user of TABLES at every snapshot with the exported predictor in RUN.
 
     An interrupted run goes on: finished shards are kept. With --since, OUT holds the new snapshots only, and
@@ -40,9 +75,19 @@ def score(
     from advprior.store.runs import read_manifest
 
     if not work(
-        run, tables, out, device=device, threads=threads, shard_users=shard_users, top_k=top_k, last=last, since=since,
-        keep_network=keep_network, spark=spark, force=force,
-    ):  # fmt: skip
+        run,
+        tables,
+        out,
+        device=device,
+        threads=threads,
+        shard_users=shard_users,
+        top_k=top_k,
+        last=last,
+        since=since,
+        keep_network=keep_network,
+        spark=spark,
+        force=force,
+    ):
         click.echo(f"score: unchanged, reused {out}")
         return
     manifest = read_manifest(out)

@@ -75,19 +75,68 @@ def time_plan() -> TimePlan:
 # -- text ---------------------------------------------------------------------------------------------
 #: The register's abbreviations, spelt out for a reader that knows words.
 _WORDS = {
-    "AND": "and", "BKD": "Baked", "BN": "Bean", "BRKFST": "Breakfast", "BTR": "Butter", "CKYS": "Cookies",
-    "CLEANG": "Cleaning", "CNDY": "Candy", "CNTRL": "Central", "COCO": "Cocoa", "CONC": "Concentrate",
-    "CONT": "Contributions", "CRKR": "Crackers", "CRYSTL": "Crystal", "DISPOSIBLE": "Disposable", "DNR": "Dinner",
-    "DRNK": "Drink", "DRNKS": "Drinks", "DRSNG": "Dressing", "DSH": "Dishes", "ELECT": "Electrical", "FD": "Food",
-    "FLVRD": "Flavored", "FRZN": "Frozen", "GM": "& General Merchandise", "HBC": "Health & Beauty Care",
-    "JCE": "Juice", "MEMORABLILIA": "Memorabilia", "MFG": "Manufacturer", "MISC": "Miscellaneous",
-    "MW": "Microwave", "MX": "Mix", "MXS": "Mixes", "NDAIRY": "Non-Dairy", "PCKGD": "Packaged", "PK": "Pack",
-    "PKD": "Packed", "PKG": "Packaged", "PKGD": "Packaged", "PKLD": "Pickled", "PNT": "Peanut", "PROD": "Produce",
-    "PWDR": "Powder", "REFRGRATD": "Refrigerated", "RW": "Random-Weight", "SALD": "Salad", "SHERBTS": "Sherbets",
-    "SNDWCH": "Sandwich", "SNKS": "Snacks", "SOD": "Soda", "SPLY": "Supplies", "SPRD": "Spread",
-    "SUPPPLIES": "Supplies", "SWEETNERS": "Sweeteners", "SYRUP": "Syrup", "TISS": "Tissue", "TRSH": "Trash",
-    "VEG": "Vegetable", "WHLSM": "Wholesome", "WHS": "Warehouse", "WTR": "Water",
-}  # fmt: skip
+    "AND": "and",
+    "BKD": "Baked",
+    "BN": "Bean",
+    "BRKFST": "Breakfast",
+    "BTR": "Butter",
+    "CKYS": "Cookies",
+    "CLEANG": "Cleaning",
+    "CNDY": "Candy",
+    "CNTRL": "Central",
+    "COCO": "Cocoa",
+    "CONC": "Concentrate",
+    "CONT": "Contributions",
+    "CRKR": "Crackers",
+    "CRYSTL": "Crystal",
+    "DISPOSIBLE": "Disposable",
+    "DNR": "Dinner",
+    "DRNK": "Drink",
+    "DRNKS": "Drinks",
+    "DRSNG": "Dressing",
+    "DSH": "Dishes",
+    "ELECT": "Electrical",
+    "FD": "Food",
+    "FLVRD": "Flavored",
+    "FRZN": "Frozen",
+    "GM": "& General Merchandise",
+    "HBC": "Health & Beauty Care",
+    "JCE": "Juice",
+    "MEMORABLILIA": "Memorabilia",
+    "MFG": "Manufacturer",
+    "MISC": "Miscellaneous",
+    "MW": "Microwave",
+    "MX": "Mix",
+    "MXS": "Mixes",
+    "NDAIRY": "Non-Dairy",
+    "PCKGD": "Packaged",
+    "PK": "Pack",
+    "PKD": "Packed",
+    "PKG": "Packaged",
+    "PKGD": "Packaged",
+    "PKLD": "Pickled",
+    "PNT": "Peanut",
+    "PROD": "Produce",
+    "PWDR": "Powder",
+    "REFRGRATD": "Refrigerated",
+    "RW": "Random-Weight",
+    "SALD": "Salad",
+    "SHERBTS": "Sherbets",
+    "SNDWCH": "Sandwich",
+    "SNKS": "Snacks",
+    "SOD": "Soda",
+    "SPLY": "Supplies",
+    "SPRD": "Spread",
+    "SUPPPLIES": "Supplies",
+    "SWEETNERS": "Sweeteners",
+    "SYRUP": "Syrup",
+    "TISS": "Tissue",
+    "TRSH": "Trash",
+    "VEG": "Vegetable",
+    "WHLSM": "Wholesome",
+    "WHS": "Warehouse",
+    "WTR": "Water",
+}
 
 
 def readable(text: str) -> str:
@@ -185,9 +234,12 @@ def source_files() -> dict[str, Path]:
     spec = find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise AdvpriorError(
-            "DAT040", "the data set's package is not installed", where=DISTRIBUTION,
-            expected="its Parquet files inside the installed package", fix=INSTALL,
-        )  # fmt: skip
+            "DAT040",
+            "the data set's package is not installed",
+            where=DISTRIBUTION,
+            expected="its Parquet files inside the installed package",
+            fix=INSTALL,
+        )
     folder = Path(next(iter(spec.submodule_search_locations))) / "data"
     files = {name: folder / f"{name}.parquet" for name in FILES}
     for path in files.values():
@@ -207,9 +259,12 @@ def chosen_households(ids: Sequence[int], count: int | None, seed: int) -> list[
         return sorted(ids)
     if not 1 <= count <= len(ids):
         raise AdvpriorError(
-            "DAT042", "no such number of households", where="--households", found=str(count),
+            "DAT042",
+            "no such number of households",
+            where="--households",
+            actual=str(count),
             expected=f"1 to {len(ids)} (those with a profile), or all",
-        )  # fmt: skip
+        )
     order = sorted(ids, key=lambda i: (hashlib.sha256(f"{seed}:{i}".encode()).digest(), i))
     return sorted(order[:count])
 
@@ -336,9 +391,11 @@ def _prepare(sql: duckdb.DuckDBPyConnection) -> None:
         words = pd.DataFrame({"source": texts, "readable": texts.map(readable)})
         if words["readable"].duplicated().any():
             raise AdvpriorError(
-                "DAT043", f"two {kind} texts of the source became one", where="complete_journey",
-                found="; ".join(words["readable"][words["readable"].duplicated()]),
-            )  # fmt: skip
+                "DAT043",
+                f"two {kind} texts of the source became one",
+                where="complete_journey",
+                actual="; ".join(words["readable"][words["readable"].duplicated()]),
+            )
         sql.register(f"{kind}_text", words)
     sql.register(
         "placement",

@@ -168,17 +168,17 @@ def read_mapping(path: Path) -> DataMapping:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         found = "no such file" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
-        raise AdvpriorError("CFG001", "the mapping cannot be read", where=str(path), found=found, fix=fix) from error
+        raise AdvpriorError("CFG001", "the mapping cannot be read", where=str(path), actual=found, fix=fix) from error
     if not isinstance(raw, dict):
         raise AdvpriorError(
-            "CFG001", "the mapping is no YAML mapping", where=str(path), found=type(raw).__name__, fix=fix
+            "CFG001", "the mapping is no YAML mapping", where=str(path), actual=type(raw).__name__, fix=fix
         )
     try:
         return DataMapping.model_validate(raw)
     except ValidationError as error:
         found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise AdvpriorError(
-            "CFG002", "the mapping has settings that do not fit", where=str(path), found=found, fix=fix
+            "CFG002", "the mapping has settings that do not fit", where=str(path), actual=found, fix=fix
         ) from error
 
 
@@ -351,9 +351,13 @@ def resolve_time_plan(mapping: DataMapping, tables: Mapping[str, pd.DataFrame], 
         if moment.tzinfo is None:
             if zone is None:
                 raise AdvpriorError(
-                    "DAT009", "a time of the time plan has no zone", where=f"{where}: time_plan.{key}",
-                    found=moment.isoformat(), expected="a zone, e.g. 2024-05-01T00:00:00Z", fix="write the zone",
-                )  # fmt: skip
+                    "DAT009",
+                    "a time of the time plan has no zone",
+                    where=f"{where}: time_plan.{key}",
+                    actual=moment.isoformat(),
+                    expected="a zone, e.g. 2024-05-01T00:00:00Z",
+                    fix="write the zone",
+                )
             moment = moment.replace(tzinfo=zone)
         moments[key] = moment.astimezone(UTC)
     try:
@@ -361,9 +365,13 @@ def resolve_time_plan(mapping: DataMapping, tables: Mapping[str, pd.DataFrame], 
     except ValueError as error:
         found = ", ".join(f"{key} {moment.isoformat()}" for key, moment in moments.items())
         raise AdvpriorError(
-            "CFG002", "the time plan does not fit", where=f"{where}: time_plan", found=found, expected=str(error),
+            "CFG002",
+            "the time plan does not fit",
+            where=f"{where}: time_plan",
+            actual=found,
+            expected=str(error),
             fix="mend time_plan in the mapping",
-        ) from error  # fmt: skip
+        ) from error
 
 
 # -- the two checks ----------------------------------------------------------------------------------
@@ -400,9 +408,13 @@ def check_mapping(path: Path, out: Path | None = None, *, force: bool = False) -
         files = {name: _file(mapping, path.parent, name) for name in mapping.tables.there()}
         if any(Path(out).resolve() in file.resolve().parents for file in [path, *files.values()]):
             raise AdvpriorError(
-                "DAT044", "--out would replace your own files", where=str(out), found=f"{path} reads from there",
-                expected="another folder", fix="choose another --out",
-            )  # fmt: skip
+                "DAT044",
+                "--out would replace your own files",
+                where=str(out),
+                actual=f"{path} reads from there",
+                expected="another folder",
+                fix="choose another --out",
+            )
         for name, file in files.items():
             if not file.is_file():
                 read_parquet(file, fix="mend `folder` or `file` in the mapping")  # raises the coded error

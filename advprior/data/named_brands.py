@@ -37,9 +37,17 @@ DAY = timedelta(days=1)
 
 PROFILE = ("skin_type", "skin_tone", "eye_color", "hair_color")
 COLUMNS = (
-    "user_id", "event_date", "product_id", "product_name", "category", "subcategory", "price_usd",
-    "advertiser_id", "advertiser_name", *PROFILE,
-)  # fmt: skip
+    "user_id",
+    "event_date",
+    "product_id",
+    "product_name",
+    "category",
+    "subcategory",
+    "price_usd",
+    "advertiser_id",
+    "advertiser_name",
+    *PROFILE,
+)
 FIX = "give --source the reviews.parquet that this reader is for; advprior data check --mapping reads other layouts"
 
 NOTE = (
@@ -67,16 +75,24 @@ def read_reviews(source: Path) -> pd.DataFrame:
     missing = [column for column in COLUMNS if column not in raw.columns]
     if missing:
         raise AdvpriorError(
-            "DAT003", f"missing column: {', '.join(missing)}", where=str(source),
-            found=", ".join(map(str, raw.columns)) or "no columns", expected=", ".join(COLUMNS), fix=FIX,
-        )  # fmt: skip
+            "DAT003",
+            f"missing column: {', '.join(missing)}",
+            where=str(source),
+            actual=", ".join(map(str, raw.columns)) or "no columns",
+            expected=", ".join(COLUMNS),
+            fix=FIX,
+        )
     if not isinstance(raw["event_date"].dtype, pd.DatetimeTZDtype):
         raise AdvpriorError(
-            "DAT004", "wrong type: the days are no times with a zone", where=f"{source}: event_date",
-            found=str(raw["event_date"].dtype), expected="datetime64[us, UTC]", fix=FIX,
-        )  # fmt: skip
+            "DAT004",
+            "wrong type: the days are no times with a zone",
+            where=f"{source}: event_date",
+            actual=str(raw["event_date"].dtype),
+            expected="datetime64[us, UTC]",
+            fix=FIX,
+        )
     if not len(raw):
-        raise AdvpriorError("DAT007", "empty table", where=str(source), found="0 rows", expected="reviews", fix=FIX)
+        raise AdvpriorError("DAT007", "empty table", where=str(source), actual="0 rows", expected="reviews", fix=FIX)
     reviews = raw[list(COLUMNS)].sort_values(["event_date", "user_id", "product_id"], kind="stable")
     return reviews.reset_index(drop=True)
 
@@ -85,7 +101,7 @@ def _require_file(source: Path) -> None:
     if not Path(source).is_file():
         found = "a folder" if Path(source).is_dir() else "no such file"
         raise AdvpriorError(
-            "DAT001", "a file is missing", where=str(source), found=found, expected="a Parquet file", fix=FIX
+            "DAT001", "a file is missing", where=str(source), actual=found, expected="a Parquet file", fix=FIX
         )
 
 
@@ -116,9 +132,13 @@ def time_plan(first: datetime, last: datetime, cutoff: datetime = CUTOFF) -> Tim
     left = (end - cutoff) // DAY
     if not first < cutoff or left < 4:
         raise AdvpriorError(
-            "DAT046", "the cut-off does not divide the data", where="--cutoff", found=f"{cutoff:%Y-%m-%d}",
-            expected=f"after {first:%Y-%m-%d} and at most {end - 4 * DAY:%Y-%m-%d}", fix="choose another --cutoff",
-        )  # fmt: skip
+            "DAT046",
+            "the cut-off does not divide the data",
+            where="--cutoff",
+            actual=f"{cutoff:%Y-%m-%d}",
+            expected=f"after {first:%Y-%m-%d} and at most {end - 4 * DAY:%Y-%m-%d}",
+            fix="choose another --cutoff",
+        )
     return TimePlan(
         first, cutoff, cutoff + left // 2 * DAY, cutoff + left * 3 // 4 * DAY, end, SNAPSHOT_EVERY, timedelta(hours=1)
     )
@@ -244,9 +264,13 @@ def build(source: Path, out: Path, *, cutoff: datetime = CUTOFF, force: bool = F
     _require_file(source)
     if out.resolve() in source.resolve().parents:
         raise AdvpriorError(
-            "DAT044", "--out would replace your own file", where=str(out), found=f"{source} lies there",
-            expected="another folder", fix="choose another --out",
-        )  # fmt: skip
+            "DAT044",
+            "--out would replace your own file",
+            where=str(out),
+            actual=f"{source} lies there",
+            expected="another folder",
+            fix="choose another --out",
+        )
     config = {"data_set": NAME, "cutoff": cutoff.isoformat()}
     inputs = {"source": sha256_file(source)}
     key = run_key("data", config, inputs, CODE_VERSION)

@@ -76,19 +76,24 @@ def pair_tables(tables: dict[str, pd.DataFrame], cutoff: datetime) -> dict[str, 
     lacking = [name for name, table in ((ADS, ads), (EVENTS, events)) if CATEGORY not in table]
     if lacking:
         raise AdvpriorError(
-            "DAT050", "there are no pairs of advertiser and category", where=", ".join(lacking),
-            found=f"no column `{CATEGORY}`", expected="categories of ads and events",
+            "DAT050",
+            "there are no pairs of advertiser and category",
+            where=", ".join(lacking),
+            actual=f"no column `{CATEGORY}`",
+            expected="categories of ads and events",
             fix="map a category in mapping.yaml, or stay with priors over advertisers",
-        )  # fmt: skip
+        )
     of_ads, of_events = pair_ids(ads), pair_ids(events)
     source = pd.concat([ads[[ADVERTISER_ID, CATEGORY]], events[events[TIMESTAMP] < cutoff][[ADVERTISER_ID, CATEGORY]]])
     listed = source.dropna().drop_duplicates()
     names = tables[ADVERTISERS].set_index(ADVERTISER_ID)[NAME]
     listed = listed[listed[ADVERTISER_ID].isin(names.index)]
-    catalog = pd.DataFrame({
-        ADVERTISER_ID: pair_ids(listed),
-        NAME: [f"{c}, by {names[a]}" for a, c in zip(listed[ADVERTISER_ID], listed[CATEGORY], strict=True)],
-    }).sort_values(ADVERTISER_ID, ignore_index=True)  # fmt: skip
+    catalog = pd.DataFrame(
+        {
+            ADVERTISER_ID: pair_ids(listed),
+            NAME: [f"{c}, by {names[a]}" for a, c in zip(listed[ADVERTISER_ID], listed[CATEGORY], strict=True)],
+        }
+    ).sort_values(ADVERTISER_ID, ignore_index=True)
     known = set(catalog[ADVERTISER_ID])
     return {
         USERS: tables[USERS],

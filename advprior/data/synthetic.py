@@ -289,12 +289,15 @@ def build(
     for option, found in sizes.items():
         if found < LEAST[option]:
             raise AdvpriorError(
-                "DAT042", f"too few {option}", where=f"--{option}", found=str(found),
+                "DAT042",
+                f"too few {option}",
+                where=f"--{option}",
+                actual=str(found),
                 expected=f"{LEAST[option]} or more",
                 fix=f"advprior data build {NAME} --out DIR --{option} {LEAST[option]}",
-            )  # fmt: skip
+            )
     if seed < 0:
-        raise AdvpriorError("CFG002", "a seed is not negative", where="--seed", found=str(seed), expected="0 or more")
+        raise AdvpriorError("CFG002", "a seed is not negative", where="--seed", actual=str(seed), expected="0 or more")
     plan = time_plan(weeks)
     config: dict[str, Any] = {"data_set": NAME, **sizes, "seed": seed, "null": null, "truth": TRUTH}
     key = run_key("data", config, {}, CODE_VERSION)
@@ -342,9 +345,13 @@ def build(
         empty = [name for name, count in rows.items() if not count]
         if empty:
             raise AdvpriorError(
-                "DAT042", "too few users and weeks for anything to happen", where="--users", found=str(users),
-                expected="rows in every table", fix="more --users, more --weeks or another --seed",
-            )  # fmt: skip
+                "DAT042",
+                "too few users and weeks for anything to happen",
+                where="--users",
+                actual=str(users),
+                expected="rows in every table",
+                fix="more --users, more --weeks or another --seed",
+            )
         run.facts.update(
             source=NAME,
             note="Made up: a known click model, "

@@ -19,8 +19,12 @@ from advprior.store.runs import read_manifest, versions
 from advprior.store.tables import load_tables
 
 OVERALL, WITHHELD, WITH_TEXT, NAME_ONLY, OTHERS = SEGMENTS = (
-    "overall", "withheld", "withheld, with a text", "withheld, name only", "others",
-)  # fmt: skip
+    "overall",
+    "withheld",
+    "withheld, with a text",
+    "withheld, name only",
+    "others",
+)
 
 
 def withheld_by(runs: Sequence[Path]) -> tuple[str, ...]:
@@ -37,17 +41,27 @@ def withheld_by(runs: Sequence[Path]) -> tuple[str, ...]:
         sets.append(tuple(config.get("withheld", ())))
     if not sets or not sets[0] or any(s != sets[0] for s in sets):
         raise AdvpriorError(
-            "PRI061", "the runs did not withhold the same advertisers", where=", ".join(map(str, runs)),
-            found=", ".join(str(len(s)) for s in sets) + " withheld", expected="the same ones, at least one",
+            "PRI061",
+            "the runs did not withhold the same advertisers",
+            where=", ".join(map(str, runs)),
+            actual=", ".join(str(len(s)) for s in sets) + " withheld",
+            expected="the same ones, at least one",
             fix="advprior finetune --withhold 0.2 --seed S, the same for each run",
-        )  # fmt: skip
+        )
     return sets[0]
 
 
 def evaluate_cold(
-    runs: Sequence[Path], tables: Path, cutoff: datetime, *, horizon: timedelta, replicates: int = 1000, seed: int = 0,
-    device: str = "auto", threads: int | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    runs: Sequence[Path],
+    tables: Path,
+    cutoff: datetime,
+    *,
+    horizon: timedelta,
+    replicates: int = 1000,
+    seed: int = 0,
+    device: str = "auto",
+    threads: int | None = None,
+) -> dict[str, Any]:
     """Arms, segments and paired comparisons, as `advprior.evaluation.ladder.evaluate` gives them.
 
     Parameters
@@ -96,9 +110,13 @@ def evaluate_cold(
     hidden = np.isin(np.asarray(catalog.ids), ids)
     if not len(labels) or not hidden[labels.advertiser].any():
         raise AdvpriorError(
-            "PRI041", "no user's label is a withheld advertiser", where=f"{tables}/events.parquet", found="0 labels",
-            expected="events of withheld advertisers from the cut-off on", fix="another --seed when fitting",
-        )  # fmt: skip
+            "PRI041",
+            "no user's label is a withheld advertiser",
+            where=f"{tables}/events.parquet",
+            actual="0 labels",
+            expected="events of withheld advertisers from the cut-off on",
+            fix="another --seed when fitting",
+        )
 
     wide = np.broadcast_to(popularity(past, now, size), (len(labels), size))
     arms: dict[str, Any] = {POPULARITY: wide}
@@ -134,14 +152,26 @@ def evaluate_cold(
     if sentences.NAME in plain:
         pairs.append((sentences.NAME, POPULARITY))
     rows, comparisons = compare(
-        {name: [log_probs] for name, log_probs in arms.items()}, labels, inside,
-        [(arm, baseline, baseline) for arm, baseline in pairs], replicates=replicates, seed=seed,
-    )  # fmt: skip
+        {name: [log_probs] for name, log_probs in arms.items()},
+        labels,
+        inside,
+        [(arm, baseline, baseline) for arm, baseline in pairs],
+        replicates=replicates,
+        seed=seed,
+    )
     for row in rows:
         row["uses_llm"] = uses_llm[row["arm"]]
     about = {
-        "step": "cold", "cutoff": cutoff.isoformat(), "users": len(labels), "advertisers": size,
-        "withheld": list(ids), "withheld_labels": int(cold.sum()), "labels": len(cold), "runs": about_runs,
-        "left_out": left_out, "versions": versions(), "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }  # fmt: skip
+        "step": "cold",
+        "cutoff": cutoff.isoformat(),
+        "users": len(labels),
+        "advertisers": size,
+        "withheld": list(ids),
+        "withheld_labels": int(cold.sum()),
+        "labels": len(cold),
+        "runs": about_runs,
+        "left_out": left_out,
+        "versions": versions(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
     return {"arms": overall(rows), "comparisons": comparisons, "segments": rows, "about": about}

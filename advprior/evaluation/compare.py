@@ -79,11 +79,18 @@ def compare(
             for j, segment in enumerate(inside):
                 k = i * len(inside) + j
                 base, difference = means[baseline][k], means[arm][k] - means[baseline][k]
-                comparisons.append({
-                    "arm": arm, "baseline": called, "metric": metric, "segment": segment,
-                    "difference": _number(difference), "relative": _number(difference / base) if base else None,
-                    "low": _number(low[k]), "high": _number(high[k]),
-                })  # fmt: skip
+                comparisons.append(
+                    {
+                        "arm": arm,
+                        "baseline": called,
+                        "metric": metric,
+                        "segment": segment,
+                        "difference": _number(difference),
+                        "relative": _number(difference / base) if base else None,
+                        "low": _number(low[k]),
+                        "high": _number(high[k]),
+                    }
+                )
     return rows, comparisons
 
 

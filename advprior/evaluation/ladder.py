@@ -84,16 +84,23 @@ def evaluate(
         require_past(run, cutoff)
     if earlier and len(earlier) != len(runs):
         raise AdvpriorError(
-            "PRI042", "each run needs its own earlier run", found=f"{len(earlier)} for {len(runs)} runs",
+            "PRI042",
+            "each run needs its own earlier run",
+            actual=f"{len(earlier)} for {len(runs)} runs",
             expected="--earlier once for each RUN, in the same order, or not at all",
-        )  # fmt: skip
+        )
     read_manifest(tables, fix=TABLES_FIX)
     from advprior.evaluation.seeds import group_runs
 
     groups = group_runs(runs, TAKEN, together=seeds != "apart", averaged=seeds == "averaged")
-    config = {"cutoff": cutoff.isoformat(), "horizon_s": horizon.total_seconds(), "replicates": replicates,
-              "seed": seed, "profile_only": profile_only,
-              "runs": {group.name: [runs[i].resolve().name for i in group.members] for group in groups}}  # fmt: skip
+    config = {
+        "cutoff": cutoff.isoformat(),
+        "horizon_s": horizon.total_seconds(),
+        "replicates": replicates,
+        "seed": seed,
+        "profile_only": profile_only,
+        "runs": {group.name: [runs[i].resolve().name for i in group.members] for group in groups},
+    }
     if users is not None:
         config["asked"] = users
     inputs = {"tables": manifest_digest(tables)}
@@ -111,12 +118,18 @@ def evaluate(
 
     result = _measure(
         runs, earlier, groups, tables, cutoff, horizon, profile_only, replicates, seed, users, device, threads
-    )  # fmt: skip
+    )
     result["about"] = {
-        "step": STEP, "key": key, "config": config, "inputs": inputs, **result["about"], "versions": versions(),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"), "seconds": round(time.time() - started, 2),
+        "step": STEP,
+        "key": key,
+        "config": config,
+        "inputs": inputs,
+        **result["about"],
+        "versions": versions(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.time() - started, 2),
         "peak_memory_mb": round(peak_memory_mb(), 1),
-    }  # fmt: skip
+    }
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, result)
@@ -129,11 +142,13 @@ def require_past(run: Path, cutoff: datetime) -> None:
     read_manifest(run / "onnx", step="export", fix=f"advprior export {run}")
     if datetime.fromisoformat(fitted["facts"]["model_cutoff"]) > cutoff:
         raise AdvpriorError(
-            "PRI040", "the model saw labels that it is to be asked about", where=str(run),
-            found=f"fitted on events up to {fitted['facts']['model_cutoff']}",
+            "PRI040",
+            "the model saw labels that it is to be asked about",
+            where=str(run),
+            actual=f"fitted on events up to {fitted['facts']['model_cutoff']}",
             expected=f"no event from the cut-off {cutoff.isoformat()} on",
             fix="a later --cutoff, or fit on tables whose finetune_end is the cut-off",
-        )  # fmt: skip
+        )
 
 
 def _read(out: Path | None) -> dict[str, Any] | None:
@@ -147,9 +162,12 @@ def _read(out: Path | None) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError):
         pass
     raise AdvpriorError(
-        "PRI043", "the output would replace something that evaluate did not write", where=str(out),
-        expected="a new file, or an earlier evaluation", fix="choose another --out",
-    )  # fmt: skip
+        "PRI043",
+        "the output would replace something that evaluate did not write",
+        where=str(out),
+        expected="a new file, or an earlier evaluation",
+        fix="choose another --out",
+    )
 
 
 def _measure(
@@ -195,10 +213,13 @@ def _measure(
     main = ask(histories, now, ahead, back, terms_at, size, seed, users=users)
     if main is None:
         raise AdvpriorError(
-            "PRI041", "nobody can be asked, or fitted on", where=f"{tables}/events.parquet",
-            found="no user with an event before the cut-off and one within the horizon, there or one horizon earlier",
-            expected=f"events before and from {cutoff.isoformat()} on", fix="another --cutoff or --horizon",
-        )  # fmt: skip
+            "PRI041",
+            "nobody can be asked, or fitted on",
+            where=f"{tables}/events.parquet",
+            actual="no user with an event before the cut-off and one within the horizon, there or one horizon earlier",
+            expected=f"events before and from {cutoff.isoformat()} on",
+            fix="another --cutoff or --horizon",
+        )
     beside = None
     if profile_only:
         beside = ask(histories, now, ahead, back, terms_at, size, seed, profile_only=profile_only, users=users)
@@ -248,19 +269,23 @@ def _measure(
     for row in rows:
         row["uses_llm"] = row["arm"].removeprefix(f"{BLEND} + ") in {*with_llm, ALL}
     about = {
-        "users": len(main.labels), "labels": len(main.labels.advertiser),
+        "users": len(main.labels),
+        "labels": len(main.labels.advertiser),
         "labels_shared": int((main.labels.credit < 1).sum()),
-        "advertisers": size, "catalog_version": catalog.version,
+        "advertisers": size,
+        "catalog_version": catalog.version,
         "fitted_at": datetime.fromtimestamp(then / 1e6, UTC).isoformat(),
-        "runs": about_runs, "left_out": {} if als_installed() else {ALS: "package implicit is not installed"},
+        "runs": about_runs,
+        "left_out": {} if als_installed() else {ALS: "package implicit is not installed"},
         "saw_the_blend_labels": optimistic,
         **fitted_facts(main),
-    }  # fmt: skip
+    }
     if beside is not None:
         about[PROFILE_ONLY] = {
-            "users": len(beside.labels), **fitted_facts(beside),
+            "users": len(beside.labels),
+            **fitted_facts(beside),
             "note": "users without an event before the cut-off; the profile is the users table's, whenever it was told",
-        }  # fmt: skip
+        }
     return {"arms": overall(rows), "comparisons": comparisons, "segments": rows, "about": about}
 
 
@@ -272,9 +297,10 @@ def open_run(
 
     predictor = load_predictor(run)
     predictor.catalog.require_same(
-        catalog, where=f"{tables}/advertisers.parquet against {run}",
+        catalog,
+        where=f"{tables}/advertisers.parquet against {run}",
         fix=f"advprior finetune --tables {tables} --predictor {predictor.kind} --out {run}",
-    )  # fmt: skip
+    )
     cutoff = read_manifest(run)["facts"]["model_cutoff"]
     facts = {
         "predictor": predictor.kind,
@@ -300,7 +326,10 @@ def score_labels(scorer: Scorer, past: Histories, labels: Labels, cutoff: int, n
     log_probs: Float = np.concatenate(parts)[np.searchsorted(asked, [first[key] for key in same])]
     if not np.abs(np.exp(log_probs, dtype=np.float64).sum(1) - 1).max() <= 1e-4:  # a NaN fails too
         raise AdvpriorError(
-            "PRI008", "a prior is no distribution over the catalog", where=name, expected="sums within 1e-4 of one",
+            "PRI008",
+            "a prior is no distribution over the catalog",
+            where=name,
+            expected="sums within 1e-4 of one",
             fix="advprior export RUN --force, then evaluate again",
-        )  # fmt: skip
+        )
     return log_probs

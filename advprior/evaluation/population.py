@@ -50,15 +50,25 @@ class Population:
 def fitted_facts(asked: Population) -> dict[str, Any]:
     """What was fitted on the earlier labels, for the provenance."""
     return {
-        "fitted_users": len(asked.early), "controls": asked.controls.to_json(), "blend_weights": asked.blend_weights,
+        "fitted_users": len(asked.early),
+        "controls": asked.controls.to_json(),
+        "blend_weights": asked.blend_weights,
         "best_control": asked.best,
-    }  # fmt: skip
+    }
 
 
 def ask(
-    histories: Histories, now: int, ahead: int, back: int, terms_at: Callable[[int], Terms], size: int, seed: int,
-    *, profile_only: int | None = None, users: int | None = None,
-) -> Population | None:  # fmt: skip
+    histories: Histories,
+    now: int,
+    ahead: int,
+    back: int,
+    terms_at: Callable[[int], Terms],
+    size: int,
+    seed: int,
+    *,
+    profile_only: int | None = None,
+    users: int | None = None,
+) -> Population | None:
     """The users with an event before the cut-off, or those with a profile only, and their controls.
 
     Parameters
@@ -125,8 +135,9 @@ def add_blends(asked: Population, names: Sequence[str], with_llm: set[str], opti
             asked.arms[called].append(blend(arms, weights))
     judged = {
         name: mean_marks(asked.first[name], asked.early)["recall@5"]
-        for name in (*plain, BLEND) if name not in optimistic
-    }  # fmt: skip
+        for name in (*plain, BLEND)
+        if name not in optimistic
+    }
     asked.best = {"name": max(judged, key=lambda name: judged[name]), "recall@5 on the earlier labels": judged}
 
 

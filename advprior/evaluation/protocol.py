@@ -154,7 +154,12 @@ def segments(labels: Labels, histories: Histories, cutoff: int, size: int) -> di
     known = np.isin(labels.user[labels.row] * size + labels.advertiser, pairs)
     popular = head(past, cutoff, size)[labels.advertiser]
     found = (
-        np.ones(len(labels.advertiser), np.bool_), length == 1, (length >= 2) & (length <= 4), length >= 5,
-        popular, ~popular, ~known,
-    )  # fmt: skip
+        np.ones(len(labels.advertiser), np.bool_),
+        length == 1,
+        (length >= 2) & (length <= 4),
+        length >= 5,
+        popular,
+        ~popular,
+        ~known,
+    )
     return dict(zip(SEGMENTS, found, strict=True))

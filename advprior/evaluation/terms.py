@@ -118,8 +118,9 @@ class Terms:
         age = (self._cutoff - past.time) / counts.DAY
         found = {}
         for names, half_lives, kept in (
-            (POPULAR_TERMS, POPULAR, np.ones_like(back)), (RETURNING_TERMS, POPULAR[1:], back),
-        ):  # fmt: skip
+            (POPULAR_TERMS, POPULAR, np.ones_like(back)),
+            (RETURNING_TERMS, POPULAR[1:], back),
+        ):
             for name, h in zip(names, half_lives, strict=True):
                 weight = np.bincount(past.advertiser[kept], weights=0.5 ** (age[kept] / h), minlength=size)
                 found[name] = log_softmax(np.log(weight + SMOOTHING))

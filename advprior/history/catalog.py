@@ -90,10 +90,13 @@ class Catalog:
         unnamed = table.loc[names == "", ADVERTISER_ID]
         if len(unnamed):
             raise AdvpriorError(
-                "PRI001", f"{len(unnamed)} advertisers have no name", where="advertisers.parquet, column name",
-                found=", ".join(map(str, unnamed.head(5))), expected="a name for each",
+                "PRI001",
+                f"{len(unnamed)} advertisers have no name",
+                where="advertisers.parquet, column name",
+                actual=", ".join(map(str, unnamed.head(5))),
+                expected="a name for each",
                 fix="fill in the names, then run `advprior data check`",
-            )  # fmt: skip
+            )
         texts = tuple(table[TEXT].fillna("").astype(str).str.strip()) if TEXT in table else ()
         return cls(tuple(table[ADVERTISER_ID].astype(str)), tuple(names), texts if any(texts) else ())
 
@@ -116,7 +119,10 @@ class Catalog:
             if ids
         ]
         raise AdvpriorError(
-            "PRI002", "the catalog changed since the predictor was fitted", where=where,
-            found=f"version {other.version}: {'; '.join(parts) or 'another order'}",
-            expected=f"version {self.version}", fix=fix,
-        )  # fmt: skip
+            "PRI002",
+            "the catalog changed since the predictor was fitted",
+            where=where,
+            actual=f"version {other.version}: {'; '.join(parts) or 'another order'}",
+            expected=f"version {self.version}",
+            fix=fix,
+        )

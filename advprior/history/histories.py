@@ -203,11 +203,20 @@ def build_histories(users: pd.DataFrame, events: pd.DataFrame, catalog: Catalog)
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     fields, levels, codes = profile_table(users)
     return Histories(
-        tuple(ids), tuple(profile_text(users)), offsets,
-        time[first].astype(np.int64), advertiser[first].astype(np.int64),
-        text=text, category=category, value=value.astype(np.float32), texts=texts, categories=categories,
-        profile_fields=fields, profile_levels=levels, profile_codes=codes,
-    )  # fmt: skip
+        tuple(ids),
+        tuple(profile_text(users)),
+        offsets,
+        time[first].astype(np.int64),
+        advertiser[first].astype(np.int64),
+        text=text,
+        category=category,
+        value=value.astype(np.float32),
+        texts=texts,
+        categories=categories,
+        profile_fields=fields,
+        profile_levels=levels,
+        profile_codes=codes,
+    )
 
 
 def _coded(column: pd.Series) -> tuple[Codes, tuple[str, ...]]:

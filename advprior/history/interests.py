@@ -47,10 +47,12 @@ class Interests:
         users = np.bincount(self.histories.user_of_row[rows], minlength=len(self.histories))
         names = tuple(self.catalog.ids[i] for i in kept)
         histories = Histories(
-            self.histories.users, self.histories.profiles,
+            self.histories.users,
+            self.histories.profiles,
             np.concatenate([[0], np.cumsum(users)]).astype(np.int64),
-            self.histories.time[rows], place[self.histories.advertiser[rows]],
-        )  # fmt: skip
+            self.histories.time[rows],
+            place[self.histories.advertiser[rows]],
+        )
         return Interests(Catalog(names, names), histories)
 
 

@@ -86,10 +86,13 @@ def part_of(histories: Histories, users: Int) -> Histories:
         offsets=offsets,
         time=histories.time[rows],
         advertiser=histories.advertiser[rows],
-        text=text, texts=texts, category=category, categories=categories,
+        text=text,
+        texts=texts,
+        category=category,
+        categories=categories,
         value=histories.value[rows] if len(histories.value) else histories.value,
         profile_codes=histories.profile_codes[users] if len(histories.profile_codes) else histories.profile_codes,
-    )  # fmt: skip
+    )
 
 
 def _used(codes: Codes, labels: tuple[str, ...], rows: Int) -> tuple[Codes, tuple[str, ...]]:

@@ -53,9 +53,12 @@ def write_card(run: Path, out: Path, *, evaluation: Path | None = None) -> None:
     text = card(run, evaluation=evaluation)
     if out.exists() and MARK not in _head(out):
         raise AdvpriorError(
-            "PRI047", "the card would replace something that is no model card", where=str(out),
-            expected=f"a new file, or a card with `{MARK}`", fix="choose another --out",
-        )  # fmt: skip
+            "PRI047",
+            "the card would replace something that is no model card",
+            where=str(out),
+            expected=f"a new file, or a card with `{MARK}`",
+            fix="choose another --out",
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text)
 
@@ -89,9 +92,13 @@ def card(run: Path, *, evaluation: Path | None = None) -> str:
     base = _base(facts.get("base"))
     measured = None if evaluation is None else _measured(evaluation, run)
     environment = Environment(
-        loader=PackageLoader("advprior", "templates"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        keep_trailing_newline=True, autoescape=False,
-    )  # fmt: skip
+        loader=PackageLoader("advprior", "templates"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
 
     def as_yaml(value: Any) -> str:
         return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True)).rstrip()
@@ -128,9 +135,12 @@ def _base(origin: dict[str, Any] | None) -> dict[str, Any] | None:
     hub = source.count("/") == 1 and not source.startswith((".", "/", "~")) and origin["kind"] not in ("folder", "gguf")
     licence = next((licence for prefix, licence in LICENCES.items() if hub and source.startswith(prefix)), None)
     return {
-        "revision": None, **origin, "source": source if hub else Path(source).name, "hub_id": source if hub else None,
+        "revision": None,
+        **origin,
+        "source": source if hub else Path(source).name,
+        "hub_id": source if hub else None,
         "licence": licence,
-    }  # fmt: skip
+    }
 
 
 def _profile(settings: Any, reads_text: bool) -> str:
@@ -149,15 +159,23 @@ def _measured(path: Path, run: Path) -> dict[str, Any]:
         known = {one["digest"]: name for name, members in about["runs"].items() for one in members}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AdvpriorError(
-            "CFG001", "the evaluation cannot be read", where=str(path), found=f"{type(error).__name__}: {error}",
-            expected="what advprior evaluate --out wrote", fix="advprior evaluate RUN … --out FILE.json",
-        ) from error  # fmt: skip
+            "CFG001",
+            "the evaluation cannot be read",
+            where=str(path),
+            actual=f"{type(error).__name__}: {error}",
+            expected="what advprior evaluate --out wrote",
+            fix="advprior evaluate RUN … --out FILE.json",
+        ) from error
     arm = known.get(manifest_digest(run))
     if arm is None:
         raise AdvpriorError(
-            "PRI046", "the evaluation is of other runs", where=str(path), found=", ".join(about["runs"]) or "no run",
-            expected=f"{run} as it is now", fix=f"advprior evaluate {run} --tables TABLES --cutoff T --out FILE.json",
-        )  # fmt: skip
+            "PRI046",
+            "the evaluation is of other runs",
+            where=str(path),
+            actual=", ".join(about["runs"]) or "no run",
+            expected=f"{run} as it is now",
+            fix=f"advprior evaluate {run} --tables TABLES --cutoff T --out FILE.json",
+        )
     (row,) = (row for row in result["arms"] if row["name"] == arm)
     mine = {arm, f"blend + {arm}"}
     return {

@@ -202,9 +202,16 @@ def steps(
             advprior(f"finetune {predictor}", "finetune", "--tables", source, "--out", str(model), *how, out=model),
             advprior(f"export {predictor}", "export", str(model), out=model / "onnx"),
             advprior(f"score {predictor}", "score", str(model), "--tables", source, "--out", str(priors), out=priors),
-            advprior(f"publish {predictor}", "publish", str(priors), "--repo", repo, *named,
-                     out=views / prior_view(predictor)),
-        ]  # fmt: skip
+            advprior(
+                f"publish {predictor}",
+                "publish",
+                str(priors),
+                "--repo",
+                repo,
+                *named,
+                out=views / prior_view(predictor),
+            ),
+        ]
         if prior.shuffled:
             placebo = PLACEBO if predictor == LLM else f"{PLACEBO}_{predictor}"
             publish = ("publish", str(priors), "--repo", repo, "--as", placebo)
@@ -221,23 +228,94 @@ def steps(
     chain += [
         advprior("rank features", "rank", "features", "--tables", tables, "--repo", repo, out=history),
         Step("feast apply", ("feast", "-c", repo, "apply")),
-        advprior("rank frame", "rank", "frame", "--tables", tables, "--repo", repo, "--out", frame, *stale,
-                 out=w / "frame"),
-        advprior("rank ablate", "rank", "ablate", "--frame", frame, *arms_file, "--out", ablation, *optional,
-                 out=w / "ablation"),
+        advprior(
+            "rank frame", "rank", "frame", "--tables", tables, "--repo", repo, "--out", frame, *stale, out=w / "frame"
+        ),
+        advprior(
+            "rank ablate",
+            "rank",
+            "ablate",
+            "--frame",
+            frame,
+            *arms_file,
+            "--out",
+            ablation,
+            *optional,
+            out=w / "ablation",
+        ),
         advprior("rank towers", "rank", "towers", "--tables", tables, "--out", towers, *seeded, out=w / "towers"),
-        advprior("rank candidates", "rank", "candidates", "--tables", tables, "--repo", repo, "--towers", towers,
-                 "--out", str(w / "candidates"), *slots, out=w / "candidates"),
-        advprior("rank two-by-two", "rank", "two-by-two", "--tables", tables, "--frame", frame, "--ablation", ablation,
-                 "--towers", towers, "--out", str(w / "two_by_two"), out=w / "two_by_two"),
-        advprior("rank train", "rank", "train", "--frame", frame, "--service", prior_service(LLM), *arms_file, *seeded,
-                 "--out", str(w / "ranker"), out=w / "ranker"),
-        advprior("rank train baseline", "rank", "train", "--frame", frame, "--service", BASELINE_SERVICE, *arms_file,
-                 *seeded, "--out", str(w / "ranker_baseline"), out=w / "ranker_baseline"),
-        advprior("rank report", "rank", "report", ablation, *provenance, *retrieval, "--out", str(w / "report"),
-                 out=w / "report"),
+        advprior(
+            "rank candidates",
+            "rank",
+            "candidates",
+            "--tables",
+            tables,
+            "--repo",
+            repo,
+            "--towers",
+            towers,
+            "--out",
+            str(w / "candidates"),
+            *slots,
+            out=w / "candidates",
+        ),
+        advprior(
+            "rank two-by-two",
+            "rank",
+            "two-by-two",
+            "--tables",
+            tables,
+            "--frame",
+            frame,
+            "--ablation",
+            ablation,
+            "--towers",
+            towers,
+            "--out",
+            str(w / "two_by_two"),
+            out=w / "two_by_two",
+        ),
+        advprior(
+            "rank train",
+            "rank",
+            "train",
+            "--frame",
+            frame,
+            "--service",
+            prior_service(LLM),
+            *arms_file,
+            *seeded,
+            "--out",
+            str(w / "ranker"),
+            out=w / "ranker",
+        ),
+        advprior(
+            "rank train baseline",
+            "rank",
+            "train",
+            "--frame",
+            frame,
+            "--service",
+            BASELINE_SERVICE,
+            *arms_file,
+            *seeded,
+            "--out",
+            str(w / "ranker_baseline"),
+            out=w / "ranker_baseline",
+        ),
+        advprior(
+            "rank report",
+            "rank",
+            "report",
+            ablation,
+            *provenance,
+            *retrieval,
+            "--out",
+            str(w / "report"),
+            out=w / "report",
+        ),
         lambda: _materialize(w),
-    ]  # fmt: skip
+    ]
     return chain
 
 
@@ -295,9 +373,15 @@ def run_demo(
 
 
 def run_rolling(
-    workspace: Path, households: str, seed: int, origins: int, *, force: bool = False,
-    build: tuple[str, ...] | None = None, arms: str = "few",
-) -> dict[str, Any]:  # fmt: skip
+    workspace: Path,
+    households: str,
+    seed: int,
+    origins: int,
+    *,
+    force: bool = False,
+    build: tuple[str, ...] | None = None,
+    arms: str = "few",
+) -> dict[str, Any]:
     """The whole chain at several cut-offs, the predictors refitted at each, then one pooled ablation and report.
 
     Every cut-off is a demo of its own, in ``<workspace>/origin_<n>``, and resumes as one.
@@ -398,12 +482,14 @@ def _store_key(workspace: Path, step: Step) -> str:
     """Digest of what a Feast command reads: its own arguments, the definitions, the published views."""
     repo = workspace / "feature_repo"
     views = sorted((repo / "data").glob(f"*/{MANIFEST}"))
-    return digest({
-        "command": step.command,
-        "folder": str(repo.resolve()),  # the registry keeps absolute paths
-        "files": {name: sha256_file(repo / name) for name in _FEAST_FILES},
-        "views": {path.parent.name: manifest_digest(path.parent) for path in views},
-    })  # fmt: skip
+    return digest(
+        {
+            "command": step.command,
+            "folder": str(repo.resolve()),  # the registry keeps absolute paths
+            "files": {name: sha256_file(repo / name) for name in _FEAST_FILES},
+            "views": {path.parent.name: manifest_digest(path.parent) for path in views},
+        }
+    )
 
 
 def _stores_exist(repo: Path, step: Step) -> bool:
@@ -434,9 +520,11 @@ def _executable(command: tuple[str, ...]) -> list[str]:
     found = str(beside) if beside.exists() else shutil.which(program)
     if found is None:
         raise AdvpriorError(
-            "CFG011", f"the command `{program}` is not installed", where=str(beside.parent),
+            "CFG011",
+            f"the command `{program}` is not installed",
+            where=str(beside.parent),
             fix="make install, or pip install 'feast[duckdb]'",
-        )  # fmt: skip
+        )
     return [found, *arguments]
 
 
@@ -452,9 +540,12 @@ def _stopped(step: Step, code: int) -> AdvpriorError:
     else:
         found = f"exit code {code}; what it said is above"
     error = AdvpriorError(
-        "RUN010", f"the demo stopped at `{step.name}`; the steps before it are kept", where=shlex.join(step.command),
-        found=found, fix="run that command alone until it passes, then the demo again: it goes on from there",
-    )  # fmt: skip
+        "RUN010",
+        f"the demo stopped at `{step.name}`; the steps before it are kept",
+        where=shlex.join(step.command),
+        actual=found,
+        fix="run that command alone until it passes, then the demo again: it goes on from there",
+    )
     error.exit_code = code if code > 0 else 128 - code
     return error
 

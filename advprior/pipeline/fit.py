@@ -53,9 +53,9 @@ def read_settings(kind: str, path: Path | None, changes: Sequence[str] = ()) -> 
             raw = yaml.safe_load(Path(path).read_text()) or {}
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             found = " ".join(str(error).split())[:200]
-            raise AdvpriorError("CFG001", "the config cannot be read", where=str(path), found=found) from error
+            raise AdvpriorError("CFG001", "the config cannot be read", where=str(path), actual=found) from error
         if not isinstance(raw, dict):
-            raise AdvpriorError("CFG001", "the config is no mapping", where=str(path), found=type(raw).__name__)
+            raise AdvpriorError("CFG001", "the config is no mapping", where=str(path), actual=type(raw).__name__)
     for change in changes:
         _change(raw, change)
     try:
@@ -63,9 +63,13 @@ def read_settings(kind: str, path: Path | None, changes: Sequence[str] = ()) -> 
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise AdvpriorError(
-            "CFG002", "the config has settings that do not fit", where=str(path or "--set"), found=problems,
-            expected=f"the settings of predictor {kind}", fix="advprior init DIR writes a commented config",
-        ) from error  # fmt: skip
+            "CFG002",
+            "the config has settings that do not fit",
+            where=str(path or "--set"),
+            actual=problems,
+            expected=f"the settings of predictor {kind}",
+            fix="advprior init DIR writes a commented config",
+        ) from error
 
 
 def _change(raw: dict[str, Any], change: str) -> None:
@@ -83,9 +87,12 @@ def _change(raw: dict[str, Any], change: str) -> None:
         place = place.setdefault(level, {}) if isinstance(place, dict) else None
     if not equals or not last or not isinstance(place, dict):
         raise AdvpriorError(
-            "CFG001", "a changed setting is no key=value of this config", where="--set", found=change,
+            "CFG001",
+            "a changed setting is no key=value of this config",
+            where="--set",
+            actual=change,
             expected="such as encoder.twin=true",
-        )  # fmt: skip
+        )
     place[last] = value
 
 
@@ -119,13 +126,21 @@ def finetune(
     histories = build_histories(loaded[USERS], loaded[EVENTS], catalog).before(cutoff)
     if not len(histories.time):
         raise AdvpriorError(
-            "PRI006", "no event lies before finetune_end", where=f"{tables}/events.parquet", found="0 events",
-            expected=f"events before {plan.finetune_end.isoformat()}", fix="move finetune_end later in the time plan",
-        )  # fmt: skip
+            "PRI006",
+            "no event lies before finetune_end",
+            where=f"{tables}/events.parquet",
+            actual="0 events",
+            expected=f"events before {plan.finetune_end.isoformat()}",
+            fix="move finetune_end later in the time plan",
+        )
     data = FitData(
-        histories, catalog, micros(plan.start), cutoff, round(plan.snapshot_every.total_seconds() * 1_000_000),
+        histories,
+        catalog,
+        micros(plan.start),
+        cutoff,
+        round(plan.snapshot_every.total_seconds() * 1_000_000),
         build_interests(loaded[USERS], loaded[EVENTS], cutoff),
-    )  # fmt: skip
+    )
     started, worked = time.time(), cpu_seconds()
     with new_run(out, STEP, config=config, inputs=inputs, key=key, resume=True) as run:
         facts = predictor_class(kind).fit(data, settings, run.path)
@@ -142,10 +157,15 @@ def finetune(
         if BEFORE in facts:  # a run of its own, for `advprior export` and `advprior evaluate --earlier`
             apart = {**config, BEFORE: True}
             write_manifest(
-                run.path / BEFORE, STEP, config=apart, inputs=inputs, key=run_key(STEP, apart, inputs, CODE_VERSION),
+                run.path / BEFORE,
+                STEP,
+                config=apart,
+                inputs=inputs,
+                key=run_key(STEP, apart, inputs, CODE_VERSION),
                 facts={**run.facts, **facts[BEFORE]},
-                seconds=time.time() - started, cpu=cpu_seconds() - worked,
-            )  # fmt: skip
+                seconds=time.time() - started,
+                cpu=cpu_seconds() - worked,
+            )
     return True
 
 

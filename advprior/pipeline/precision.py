@@ -100,18 +100,24 @@ def write_reduced(source: Path, out: Path, precision: Precision) -> None:
 
             # only products with weights: attention's own products have none
             quantize_dynamic(
-                source, out, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, weight_type=QuantType.QInt8,
+                source,
+                out,
+                op_types_to_quantize=["MatMul", "Gemm"],
+                per_channel=True,
+                weight_type=QuantType.QInt8,
                 nodes_to_exclude=_head_nodes(onnx.load(str(source), load_external_data=False)),
                 extra_options={"MatMulConstBOnly": True},
-            )  # fmt: skip
+            )
         else:
             from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
             model = onnx.load(str(source))
             reduced = convert_float_to_float16(
-                model, keep_io_types=True, op_block_list=[*DEFAULT_OP_BLOCK_LIST, *_FP32_OPERATORS],
+                model,
+                keep_io_types=True,
+                op_block_list=[*DEFAULT_OP_BLOCK_LIST, *_FP32_OPERATORS],
                 node_block_list=_head_nodes(model),
-            )  # fmt: skip
+            )
             _drop_round_trips(reduced)
             onnx.save(reduced, str(out))
     finally:
@@ -198,9 +204,12 @@ def reduce_export(run: Path, folder: Path, tables: Path, precision: Precision) -
     predictor = load_predictor(run)
     if not isinstance(predictor, LLMPredictor):
         raise AdvpriorError(
-            "PRI014", f"{predictor.kind} has no network to reduce", where=str(run), expected="the LLM's run",
+            "PRI014",
+            f"{predictor.kind} has no network to reduce",
+            where=str(run),
+            expected="the LLM's run",
             fix="advprior export RUN, without --precision",
-        )  # fmt: skip
+        )
     histories, catalog = load_histories(tables)
     predictor.catalog.require_same(catalog, where=f"{tables}/advertisers.parquet against {run}", fix="take its tables")
     plan = load_time_plan(tables)
@@ -223,10 +232,13 @@ def reduce_export(run: Path, folder: Path, tables: Path, precision: Precision) -
         beyond.append(f"alone and in a batch differ by {alone:.1e} (limit {ALONE[precision]:.0e})")
     if beyond:
         raise AdvpriorError(
-            "PRI015", f"{precision} damages the priors", where=str(run), found=", ".join(beyond),
+            "PRI015",
+            f"{precision} damages the priors",
+            where=str(run),
+            actual=", ".join(beyond),
             expected=", ".join(f"{n} {'>=' if n == 'top10_overlap' else '<='} {v}" for n, v in LIMITS.items()),
             fix=f"advprior export {run}, in fp32",
-        )  # fmt: skip
+        )
     for file in folder.glob("model.onnx*"):
         file.unlink()
     for file in beside.iterdir():

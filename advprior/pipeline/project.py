@@ -103,9 +103,13 @@ def lay_out(folder: Path) -> Laid:
             write_json(folder / RECORD, record)
     except OSError as error:
         raise AdvpriorError(
-            "CFG010", "the project folder cannot be written", where=str(error.filename or folder),
-            found=error.strerror, expected="a folder that you may write to", fix="advprior init OTHER_DIR",
-        ) from error  # fmt: skip
+            "CFG010",
+            "the project folder cannot be written",
+            where=str(error.filename or folder),
+            actual=error.strerror,
+            expected="a folder that you may write to",
+            fix="advprior init OTHER_DIR",
+        ) from error
     return result
 
 

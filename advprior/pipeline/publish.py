@@ -75,9 +75,13 @@ def publish(priors: Path, repo: Path, *, name: str | None = None, seed: int = 0,
     scored = read_manifest(priors, step="score", fix="advprior score RUN --tables TABLES --out PRIORS")
     if not (repo / "feature_store.yaml").is_file():
         raise AdvpriorError(
-            "STO001", "not a feature repository", where=str(repo), found="no feature_store.yaml",
-            expected="a folder made by `advprior init`", fix="advprior init DIR, then --repo DIR/feature_repo",
-        )  # fmt: skip
+            "STO001",
+            "not a feature repository",
+            where=str(repo),
+            actual="no feature_store.yaml",
+            expected="a folder made by `advprior init`",
+            fix="advprior init DIR, then --repo DIR/feature_repo",
+        )
     name = name or str(scored["facts"]["predictor"])
     if not (name.isascii() and name.isidentifier() and name.islower() and name[0] != "_"):
         raise AdvpriorError(
@@ -161,10 +165,13 @@ def _validate(rows: pd.DataFrame, arrays: _Scored, scored: dict[str, Any], where
         problems.append(f"probabilities sum to one within {worst:.1e} only")
     if problems:
         raise AdvpriorError(
-            "PRI010", "the priors do not validate", where=str(where), found="; ".join(problems),
+            "PRI010",
+            "the priors do not validate",
+            where=str(where),
+            actual="; ".join(problems),
             expected="one row per user and snapshot, each a distribution within 1e-4",
             fix="advprior score RUN --tables TABLES --out PRIORS --force",
-        )  # fmt: skip
+        )
 
 
 def _write_table(
@@ -187,9 +194,12 @@ def _write_table(
     pairs = [
         (np.lib.format.open_memmap(out / name, mode="w+", dtype=array.dtype, shape=array.shape), array)
         for name, array in (
-            (MATRIX_FILE, arrays.log_probs), (TOP_INDEX_FILE, arrays.top_index), (TAIL_FILE, arrays.tail),
-        ) if array is not None
-    ]  # fmt: skip
+            (MATRIX_FILE, arrays.log_probs),
+            (TOP_INDEX_FILE, arrays.top_index),
+            (TAIL_FILE, arrays.tail),
+        )
+        if array is not None
+    ]
     scalars = rows.set_index(PRIOR_ROW)
     writer = None
     for start in range(0, len(rows), CHUNK_ROWS):
@@ -201,26 +211,32 @@ def _write_table(
         vectors = parts[0]
         mine = scalars.loc[taken]
         offsets = pa.array(np.arange(0, vectors.size + 1, size, dtype=np.int32))
-        top = {} if len(parts) == 1 else {
-            TOP_INDEX: pa.ListArray.from_arrays(offsets, pa.array(parts[1].ravel().astype(np.int64))),
-            TAIL_LOG_MASS: pa.array(parts[2]),
-        }  # fmt: skip
-        table = pa.table({
-            USER_ID: pa.array(part[USER_ID], pa.string()),
-            EVENT_TIMESTAMP: pa.array(part[SNAPSHOT] + lag, moment),
-            # as of when a daily run would have written it: the frame joins with filter_by_created_timestamp, and a
-            # backfill stamped with the wall clock could not be joined to any past impression
-            CREATED_TIMESTAMP: pa.array(part[SNAPSHOT] + lag, moment),
-            SNAPSHOT: pa.array(part[SNAPSHOT], moment),
-            MODEL_CUTOFF: pa.array([cutoff] * len(part), moment),
-            CATALOG_VERSION: pa.array([facts["catalog_version"]] * len(part), pa.string()),
-            PRIOR_ROW: pa.array(np.arange(start, start + len(part)), pa.int64()),
-            "entropy": pa.array(mine["entropy"].to_numpy(np.float32)),
-            "top1_index": pa.array(mine["top1_index"].to_numpy(np.int64)),
-            "top1_log_prob": pa.array(mine["top1_log_prob"].to_numpy(np.float32)),
-            LOG_PROBS: pa.ListArray.from_arrays(offsets, pa.array(vectors.ravel())),
-            **top,
-        })  # fmt: skip
+        top = (
+            {}
+            if len(parts) == 1
+            else {
+                TOP_INDEX: pa.ListArray.from_arrays(offsets, pa.array(parts[1].ravel().astype(np.int64))),
+                TAIL_LOG_MASS: pa.array(parts[2]),
+            }
+        )
+        table = pa.table(
+            {
+                USER_ID: pa.array(part[USER_ID], pa.string()),
+                EVENT_TIMESTAMP: pa.array(part[SNAPSHOT] + lag, moment),
+                # as of when a daily run would have written it: the frame joins with filter_by_created_timestamp, and a
+                # backfill stamped with the wall clock could not be joined to any past impression
+                CREATED_TIMESTAMP: pa.array(part[SNAPSHOT] + lag, moment),
+                SNAPSHOT: pa.array(part[SNAPSHOT], moment),
+                MODEL_CUTOFF: pa.array([cutoff] * len(part), moment),
+                CATALOG_VERSION: pa.array([facts["catalog_version"]] * len(part), pa.string()),
+                PRIOR_ROW: pa.array(np.arange(start, start + len(part)), pa.int64()),
+                "entropy": pa.array(mine["entropy"].to_numpy(np.float32)),
+                "top1_index": pa.array(mine["top1_index"].to_numpy(np.int64)),
+                "top1_log_prob": pa.array(mine["top1_log_prob"].to_numpy(np.float32)),
+                LOG_PROBS: pa.ListArray.from_arrays(offsets, pa.array(vectors.ravel())),
+                **top,
+            }
+        )
         writer = writer or pq.ParquetWriter(out / TABLE_FILE, table.schema)
         writer.write_table(table)
     if writer is not None:

@@ -93,8 +93,10 @@ def _validate(matrix: npt.NDArray[np.float32], rows: int, where: Path) -> None:
         worst = max(worst, float(np.nan_to_num(np.abs(np.exp(part).sum(1) - 1), nan=np.inf).max()))
     if len(matrix) != rows or worst > 1e-4:
         raise AdvpriorError(
-            "PRI010", "the interests do not validate", where=str(where),
-            found=f"{len(matrix)} rows whose probabilities sum to one within {worst:.1e}",
+            "PRI010",
+            "the interests do not validate",
+            where=str(where),
+            actual=f"{len(matrix)} rows whose probabilities sum to one within {worst:.1e}",
             expected=f"{rows} rows, each a distribution within 1e-4",
             fix="advprior score RUN --tables TABLES --out PRIORS --force",
-        )  # fmt: skip
+        )

@@ -114,9 +114,12 @@ def score(
     exported = read_manifest(run / "onnx", step="export", fix=f"advprior export {run}")
     read_manifest(tables, step="data", fix=TABLES_FIX)
     config = {
-        "predictor": fitted["facts"]["predictor"], "shard_users": shard_users, "top_k": top_k, "last": last,
+        "predictor": fitted["facts"]["predictor"],
+        "shard_users": shard_users,
+        "top_k": top_k,
+        "last": last,
         "keep_network": keep_network,
-    }  # fmt: skip
+    }
     if config["predictor"] not in KINDS:
         raise AdvpriorError("PRI003", f"no predictor named {config['predictor']!r}", expected=", ".join(KINDS))
     inputs = {
@@ -130,10 +133,13 @@ def score(
         inputs["since"] = manifest_digest(since)
         if earlier["facts"].get("model") != model:
             raise AdvpriorError(
-                "PRI012", "the earlier priors are another model's", where=str(since),
-                found=f"model {earlier['facts'].get('model')}", expected=f"model {model}, in {run}",
+                "PRI012",
+                "the earlier priors are another model's",
+                where=str(since),
+                actual=f"model {earlier['facts'].get('model')}",
+                expected=f"model {model}, in {run}",
                 fix="score without --since once",
-            )  # fmt: skip
+            )
     key = run_key(STEP, config, inputs, CODE_VERSION)
     if not force and is_current(out, key):
         return False
@@ -151,9 +157,10 @@ def score(
     predictor = load_predictor(run)
     histories, catalog = load_histories(tables)
     predictor.catalog.require_same(
-        catalog, where=f"{tables}/advertisers.parquet against {run}/{CATALOG_FILE}",
+        catalog,
+        where=f"{tables}/advertisers.parquet against {run}/{CATALOG_FILE}",
         fix=f"advprior finetune --tables {tables} --predictor {config['predictor']} --out {run}",
-    )  # fmt: skip
+    )
     plan = load_time_plan(tables)
     snapshots = plan.snapshots()[-last:] if last else plan.snapshots()
     if since is not None:
@@ -290,10 +297,13 @@ class _Carried:
 
         if not (since / NETWORK_KEYS_FILE).is_file():
             raise AdvpriorError(
-                "PRI012", "the earlier priors kept no network part", where=str(since), found=f"no {NETWORK_FILE}",
+                "PRI012",
+                "the earlier priors kept no network part",
+                where=str(since),
+                actual=f"no {NETWORK_FILE}",
                 expected="priors scored with --keep-network (the default for whole rows, not for top-K)",
                 fix="advprior score RUN --tables TABLES --out PRIORS --keep-network",
-            )  # fmt: skip
+            )
         known = np.load(since / NETWORK_KEYS_FILE)
         order = np.argsort(known)
         rows = np.full((len(histories), len(cutoffs)), -1, np.int64)
@@ -315,10 +325,13 @@ def _check(log_probs: npt.NDArray[np.float32], where: str, tail: npt.NDArray[np.
     error = float(np.abs(sums - 1).max()) if len(flat) else 0.0
     if not error <= SUM_TOLERANCE:  # a NaN fails too
         raise AdvpriorError(
-            "PRI008", "a prior is no distribution over the catalog", where=where,
-            found=f"sum of probabilities off by {error}", expected=f"at most {SUM_TOLERANCE}",
+            "PRI008",
+            "a prior is no distribution over the catalog",
+            where=where,
+            actual=f"sum of probabilities off by {error}",
+            expected=f"at most {SUM_TOLERANCE}",
             fix="advprior export RUN --force, then score again",
-        )  # fmt: skip
+        )
     return error
 
 
@@ -354,10 +367,13 @@ def check_past_only(
         worst = max(worst, float(np.abs(again - priors[rows]).max()))
     if not worst <= tolerance:
         raise AdvpriorError(
-            "PRI011", "a prior depends on what came after its snapshot", where=str(matrix),
-            found=f"{worst:.1e} in log-prob against the history cut at the snapshot",
-            expected=f"at most {tolerance:.0e}", fix="advprior export RUN --force, then score again",
-        )  # fmt: skip
+            "PRI011",
+            "a prior depends on what came after its snapshot",
+            where=str(matrix),
+            actual=f"{worst:.1e} in log-prob against the history cut at the snapshot",
+            expected=f"at most {tolerance:.0e}",
+            fix="advprior export RUN --force, then score again",
+        )
     return worst
 
 
@@ -437,9 +453,12 @@ def _score_shards(
             found = None  # let go of before the next one is computed
     if sorted(journal.done) != list(range(len(shards))):
         raise AdvpriorError(
-            "PRI009", "shards do not add up", found=f"{len(journal.done)} shards", expected=f"{len(shards)} shards",
+            "PRI009",
+            "shards do not add up",
+            actual=f"{len(journal.done)} shards",
+            expected=f"{len(shards)} shards",
             fix="advprior score … --force",
-        )  # fmt: skip
+        )
     done = list(journal.done.values())
     total: dict[str, Any] = {n: sum(int(d[n]) for d in done) for n in ("prompts", "forwarded", "carried")}
     return total | {"max_sum_error": max((d["max_sum_error"] for d in done), default=0.0)}
@@ -462,9 +481,15 @@ def _jobs(shards: list[Int], done: set[int], carried: _Carried | None, step: int
 
 
 def _write_network(
-    scorer: NetworkScorer, histories: Histories, job: Job, found: Forwarded | None, cutoffs: Int, files: _Files,
-    carried: _Carried | None, step: int,
-) -> float:  # fmt: skip
+    scorer: NetworkScorer,
+    histories: Histories,
+    job: Job,
+    found: Forwarded | None,
+    cutoffs: Int,
+    files: _Files,
+    carried: _Carried | None,
+    step: int,
+) -> float:
     """Write one shard: what was forwarded, what is carried over, and what changes with time on top of both."""
     import numpy as np
 
@@ -499,10 +524,14 @@ def _finish(out: Path, files: _Files, histories: Histories, snapshots: list[date
     chunk = max(1, CHUNK_ROWS // len(snapshots)) * len(snapshots)  # whole users
     tails = files.tail.blocks(chunk) if files.tail is not None else None
     columns = [
-        (USER_ID, pa.string()), (SNAPSHOT, moment), (PRIOR_ROW, pa.int64()), ("entropy", pa.float32()),
-        ("top1_index", pa.int64()), ("top1_log_prob", pa.float32()),
+        (USER_ID, pa.string()),
+        (SNAPSHOT, moment),
+        (PRIOR_ROW, pa.int64()),
+        ("entropy", pa.float32()),
+        ("top1_index", pa.int64()),
+        ("top1_log_prob", pa.float32()),
         *([(TAIL_LOG_MASS, pa.float32())] if tails is not None else []),
-    ]  # fmt: skip
+    ]
     worst, entropy, rows = 0.0, 0.0, 0
     with pq.ParquetWriter(out / ROWS_FILE, pa.schema(columns)) as writer:
         for log_probs, scalars in zip(files.log_probs.blocks(chunk), files.scalars.blocks(chunk), strict=True):
@@ -511,11 +540,14 @@ def _finish(out: Path, files: _Files, histories: Histories, snapshots: list[date
             first, stop = rows // len(snapshots), (rows + len(log_probs)) // len(snapshots)
             users = [user for user in histories.users[first:stop] for _ in snapshots]
             values = [
-                pa.array(users, pa.string()), pa.array(list(snapshots) * (stop - first), moment),
-                pa.array(np.arange(rows, rows + len(log_probs))), pa.array(np.ascontiguousarray(scalars["entropy"])),
-                pa.array(scalars["top1"].astype(np.int64)), pa.array(np.ascontiguousarray(scalars["best"])),
+                pa.array(users, pa.string()),
+                pa.array(list(snapshots) * (stop - first), moment),
+                pa.array(np.arange(rows, rows + len(log_probs))),
+                pa.array(np.ascontiguousarray(scalars["entropy"])),
+                pa.array(scalars["top1"].astype(np.int64)),
+                pa.array(np.ascontiguousarray(scalars["best"])),
                 *([pa.array(tail)] if tail is not None else []),
-            ]  # fmt: skip
+            ]
             writer.write_table(pa.table(dict(zip([name for name, _ in columns], values, strict=True))))
             entropy += float(scalars["entropy"].sum(dtype=np.float64))
             rows += len(log_probs)

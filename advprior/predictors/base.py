@@ -229,6 +229,10 @@ def require_parity(difference: float, where: str) -> None:
     """
     if not difference <= PARITY_TOLERANCE:
         raise AdvpriorError(
-            "PRI004", "the exported graph differs from the model", where=where, found=f"{difference:.2e} in log-prob",
-            expected=f"at most {PARITY_TOLERANCE:.0e}", fix="advprior export RUN --force, with the locked versions",
-        )  # fmt: skip
+            "PRI004",
+            "the exported graph differs from the model",
+            where=where,
+            actual=f"{difference:.2e} in log-prob",
+            expected=f"at most {PARITY_TOLERANCE:.0e}",
+            fix="advprior export RUN --force, with the locked versions",
+        )

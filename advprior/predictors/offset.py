@@ -71,9 +71,7 @@ class Offset:
 def popular_terms(histories: Histories, cutoff: Int, half_lives: tuple[float, ...], size: int) -> Float:
     """Log of everyone's purchases a month [len(half_lives), P, N] before each cut-off (microseconds)."""
     moments, index = np.unique(cutoff, return_inverse=True)
-    return np.stack([
-        _log_rate(counts.popularity(histories, moments, h, size), h)[index] for h in half_lives
-    ])  # fmt: skip
+    return np.stack([_log_rate(counts.popularity(histories, moments, h, size), h)[index] for h in half_lives])
 
 
 def own_terms(histories: Histories, user: Int, cutoff: Int, half_lives: tuple[float, ...], size: int) -> Float:

@@ -13,9 +13,13 @@ import numpy.typing as npt
 
 
 def _save(
-    path: Path, nodes: list[Any], inputs: dict[str, int], size: int, constants: dict[str, Any],
+    path: Path,
+    nodes: list[Any],
+    inputs: dict[str, int],
+    size: int,
+    constants: dict[str, Any],
     integers: dict[str, list[int]] | None = None,
-) -> None:  # fmt: skip
+) -> None:
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 

@@ -157,11 +157,14 @@ def open_session(path: Path, device: str = "auto", threads: int | None = None, m
         import onnxruntime as ort
     except ImportError as error:
         raise AdvpriorError(
-            "PRI032", "ONNX Runtime is not installed", found=str(error), expected="onnxruntime or onnxruntime-gpu",
+            "PRI032",
+            "ONNX Runtime is not installed",
+            actual=str(error),
+            expected="onnxruntime or onnxruntime-gpu",
             fix='pip install "advprior[cpu]"   (or "advprior[gpu]", never both)',
-        ) from error  # fmt: skip
+        ) from error
     if device not in ("auto", "cpu", "cuda"):
-        raise AdvpriorError("PRI031", "no such device", found=device, expected="auto, cpu or cuda")
+        raise AdvpriorError("PRI031", "no such device", actual=device, expected="auto, cpu or cuda")
     threads = threads or real_cores()
     listed = _CUDA in ort.get_available_providers()
     providers = [_CUDA, _CPU] if listed and device != "cpu" else [_CPU]
@@ -184,9 +187,13 @@ def open_session(path: Path, device: str = "auto", threads: int | None = None, m
         session = ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime's own exceptions share no base class but Exception
         raise AdvpriorError(
-            "PRI030", "the exported graph cannot be opened", where=str(path), found=str(error).splitlines()[0][:200],
-            expected="a model.onnx written by `advprior export`", fix="advprior export RUN --force",
-        ) from error  # fmt: skip
+            "PRI030",
+            "the exported graph cannot be opened",
+            where=str(path),
+            actual=str(error).splitlines()[0][:200],
+            expected="a model.onnx written by `advprior export`",
+            fix="advprior export RUN --force",
+        ) from error
     provider = session.get_providers()[0]
     if provider == _CUDA:
         reason = "the session has it"
@@ -198,9 +205,12 @@ def open_session(path: Path, device: str = "auto", threads: int | None = None, m
         reason = "this build of ONNX Runtime has no CUDA"
     if device == "cuda" and provider != _CUDA:
         raise AdvpriorError(
-            "PRI031", "CUDA cannot be used", found=reason, expected="a session on CUDA",
+            "PRI031",
+            "CUDA cannot be used",
+            actual=reason,
+            expected="a session on CUDA",
             fix='pip uninstall -y onnxruntime && pip install "advprior[gpu]", or take --device auto',
-        )  # fmt: skip
+        )
     if many:
         return Engine(session, provider, reason, 1, threads if provider == _CPU else 1)
     return Engine(session, provider, reason, threads)

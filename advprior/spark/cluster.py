@@ -70,10 +70,13 @@ def read_conf(spark: str) -> dict[str, str]:
     if not isinstance(conf, dict) or "spark.master" not in conf:
         found = str(config).splitlines()[0][:100] if config else "nothing"
         raise AdvpriorError(
-            "PRI071", "no Spark settings", where=spark, found=found,
+            "PRI071",
+            "no Spark settings",
+            where=spark,
+            actual=found,
             expected="spark_conf: with spark.master, at the top or under offline_store",
             fix="name a master instead: advprior score … --spark 'local[2]'",
-        )  # fmt: skip
+        )
     return {str(name): str(value) for name, value in conf.items()}
 
 
@@ -98,8 +101,13 @@ class Cluster:
     def facts(self) -> dict[str, Any]:
         """What a manifest says of it."""
         context = self._session.sparkContext
-        return {"master": context.master, "cores": context.defaultParallelism, "version": context.version,
-                "threads": self._threads, "providers": sorted(self.providers)}  # fmt: skip
+        return {
+            "master": context.master,
+            "cores": context.defaultParallelism,
+            "version": context.version,
+            "threads": self._threads,
+            "providers": sorted(self.providers),
+        }
 
     def forwarder(self, what: str, histories: Histories, cutoffs: Int, crowd: Crowd, size: int) -> Forwarder:
         """Runs jobs on the workers; results in order of the jobs.
@@ -161,12 +169,16 @@ class Cluster:
             return {}, 0.0
         step = -(-len(places) // tasks)  # Spark makes a task of each chunk
         chunks = [
-            pa.table({
-                "job": pa.array(some, pa.int64()),
-                "histories": pa.array([packed(part_of(histories, jobs[place].fresh)) for place in some], pa.binary()),
-            })
+            pa.table(
+                {
+                    "job": pa.array(some, pa.int64()),
+                    "histories": pa.array(
+                        [packed(part_of(histories, jobs[place].fresh)) for place in some], pa.binary()
+                    ),
+                }
+            )
             for some in (places[start : start + step] for start in range(0, len(places), step))
-        ]  # fmt: skip
+        ]
         pieces: dict[int, dict[int, bytes]] = {}
         try:
             self._session.addTag(tag)
@@ -174,10 +186,13 @@ class Cluster:
             answered = asked.mapInArrow(partial(compute, shared), OUT_SCHEMA).toArrow()
         except (PySparkException, Py4JError, OSError) as error:
             raise AdvpriorError(
-                "PRI072", "scoring failed on Spark", where=str(self._session.sparkContext.master), found=_last(error),
+                "PRI072",
+                "scoring failed on Spark",
+                where=str(self._session.sparkContext.master),
+                actual=_last(error),
                 expected=f"advprior {advprior.__version__} and onnxruntime on every worker",
                 fix="see the workers' logs; the same command goes on where it stopped, with or without --spark",
-            ) from error  # fmt: skip
+            ) from error
         for batch in answered.to_batches():
             columns = (batch[name].to_pylist() for name in ("job", "piece", "payload"))
             for job, number, payload in zip(*columns, strict=True):
@@ -188,10 +203,13 @@ class Cluster:
             self.providers |= {told["provider"]} - {""}
             if told["version"] != advprior.__version__:
                 raise AdvpriorError(
-                    "PRI073", "the workers run another advprior", where=str(self._session.sparkContext.master),
-                    found=told["version"], expected=advprior.__version__,
+                    "PRI073",
+                    "the workers run another advprior",
+                    where=str(self._session.sparkContext.master),
+                    actual=told["version"],
+                    expected=advprior.__version__,
                     fix="install the same version on every worker (or ship the environment: spark.archives)",
-                )  # fmt: skip
+                )
         return found, time.monotonic() - started
 
 
@@ -277,9 +295,13 @@ def open_cluster(spark: str, run: Path, device: str, threads: int | None) -> Ite
     absent = missing_for_spark()
     if absent:
         raise AdvpriorError(
-            "PRI070", "Spark is not installed", where=f"--spark {spark}", found=f"no {absent}",
-            expected="pyspark and a Java runtime", fix=INSTALL_SPARK,
-        )  # fmt: skip
+            "PRI070",
+            "Spark is not installed",
+            where=f"--spark {spark}",
+            actual=f"no {absent}",
+            expected="pyspark and a Java runtime",
+            fix=INSTALL_SPARK,
+        )
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
@@ -289,9 +311,13 @@ def open_cluster(spark: str, run: Path, device: str, threads: int | None) -> Ite
     except Exception as error:  # Java's own, Py4J's and pyspark's share no base but Exception
         kind = "PySparkException" if isinstance(error, PySparkException) else type(error).__name__
         raise AdvpriorError(
-            "PRI072", "no Spark session can be had", where=f"--spark {spark}", found=f"{kind}: {_last(error)}",
-            expected="a master that answers, and Java 17 or later", fix="check it with: spark-submit --version",
-        ) from error  # fmt: skip
+            "PRI072",
+            "no Spark session can be had",
+            where=f"--spark {spark}",
+            actual=f"{kind}: {_last(error)}",
+            expected="a master that answers, and Java 17 or later",
+            fix="check it with: spark-submit --version",
+        ) from error
     context = session.sparkContext
     if context.master.startswith("local") and "PYSPARK_PYTHON" not in os.environ:
         context.pythonExec = sys.executable  # Spark would take whatever `python3` is on the path

@@ -107,9 +107,13 @@ def compute(setup: Any, batches: Iterator[Any]) -> Iterator[Any]:
 def head(found: Forwarded, provider: str) -> dict[str, Any]:
     """All of a result but the log-probabilities, and who says it."""
     return {
-        "version": advprior.__version__, "provider": provider, "shape": found.log_probs.shape, "index": found.index,
-        "prompts": found.prompts, "forwarded": found.forwarded,
-    }  # fmt: skip
+        "version": advprior.__version__,
+        "provider": provider,
+        "shape": found.log_probs.shape,
+        "index": found.index,
+        "prompts": found.prompts,
+        "forwarded": found.forwarded,
+    }
 
 
 def slices(log_probs: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.float32]]:

@@ -1,4 +1,4 @@
-"""One error for bad input: what, where, found against expected, and the command that mends it.
+"""One error for bad input: what, where, found against expected, and the command that fixes it.
 
 The command line prints `AdvpriorError` without a traceback (unless ``--debug``) and exits
 with `AdvpriorError.exit_code`. Codes are stable: docs and tests refer to them.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class AdvpriorError(Exception):
-    """A problem that the user can mend.
+    """A problem that the user can fix.
 
     Parameters
     ----------
@@ -19,15 +19,15 @@ class AdvpriorError(Exception):
         What is wrong, in one sentence.
     where : str, optional
         File, table, column, row or option.
-    found, expected : str, optional
-        What was there, and what should be.
+    actual, expected : str, optional
+        What the input holds, and what it should hold; printed as ``found:`` and ``expected:``.
     fix : str, optional
-        The command or edit that mends it.
+        The command or edit that fixes it.
 
     Examples
     --------
     >>> print(AdvpriorError("DAT001", "a column is missing", where="events.parquet",
-    ...       found="user_id, advertiser_id", expected="timestamp", fix="map it in mapping.yaml"))
+    ...       actual="user_id, advertiser_id", expected="timestamp", fix="map it in mapping.yaml"))
     DAT001: a column is missing
       where:    events.parquet
       found:    user_id, advertiser_id
@@ -43,22 +43,22 @@ class AdvpriorError(Exception):
         what: str,
         *,
         where: str | None = None,
-        found: str | None = None,
+        actual: str | None = None,
         expected: str | None = None,
         fix: str | None = None,
     ) -> None:
         self.code = code
         self.what = what
         self.where = where
-        self.found = found
+        self.actual = actual
         self.expected = expected
         self.fix = fix
         super().__init__(str(self))
 
     def __str__(self) -> str:
         lines = [f"{self.code}: {self.what}"]
-        for label in ("where", "found", "expected", "fix"):
-            value = getattr(self, label)
+        details = {"where": self.where, "found": self.actual, "expected": self.expected, "fix": self.fix}
+        for label, value in details.items():
             if value:
                 lines.append(f"  {label + ':':<9} {value}")
         return "\n".join(lines)

@@ -37,9 +37,13 @@ def store_config(repo: Path) -> dict[str, Any]:
         config = error
     if not isinstance(config, dict):
         raise AdvpriorError(
-            "STO001", "not a feature repository", where=str(path), found=str(config).splitlines()[0],
-            expected=f"a {STORE_FILE}", fix="advprior init DIR",
-        )  # fmt: skip
+            "STO001",
+            "not a feature repository",
+            where=str(path),
+            actual=str(config).splitlines()[0],
+            expected=f"a {STORE_FILE}",
+            fix="advprior init DIR",
+        )
     return config
 
 
@@ -69,16 +73,23 @@ def check_spark(config: dict[str, Any], where: Path) -> None:
     zone = conf.get(TIME_ZONE) if isinstance(conf, dict) else None
     if zone != "UTC":
         raise AdvpriorError(
-            "STO021", "Spark's session must be in UTC, or times in joins shift", where=f"{where}, spark_conf",
-            found=f"{TIME_ZONE}: {zone}" if zone else f"no {TIME_ZONE}", expected=f"{TIME_ZONE}: UTC",
+            "STO021",
+            "Spark's session must be in UTC, or times in joins shift",
+            where=f"{where}, spark_conf",
+            actual=f"{TIME_ZONE}: {zone}" if zone else f"no {TIME_ZONE}",
+            expected=f"{TIME_ZONE}: UTC",
             fix=f"add it under offline_store: spark_conf: in {where}",
-        )  # fmt: skip
+        )
     absent = missing_for_spark()
     if absent:
         raise AdvpriorError(
-            "STO020", "the offline store is Spark, which is not installed", where=str(where), found=f"no {absent}",
-            expected="pyspark and a Java runtime", fix=INSTALL_SPARK,
-        )  # fmt: skip
+            "STO020",
+            "the offline store is Spark, which is not installed",
+            where=str(where),
+            actual=f"no {absent}",
+            expected="pyspark and a Java runtime",
+            fix=INSTALL_SPARK,
+        )
 
 
 def missing_for_spark() -> str:

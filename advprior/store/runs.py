@@ -28,9 +28,19 @@ from advprior.store.errors import AdvpriorError
 
 MANIFEST = "manifest.json"
 _REPORTED = (
-    "advprior", "feast", "lightgbm", "torch", "transformers", "optimum", "onnxruntime",
-    "onnxruntime-gpu", "pandas", "numpy", "duckdb", "pyspark",
-)  # fmt: skip
+    "advprior",
+    "feast",
+    "lightgbm",
+    "torch",
+    "transformers",
+    "optimum",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "pandas",
+    "numpy",
+    "duckdb",
+    "pyspark",
+)
 
 
 def sha256_file(path: Path) -> str:
@@ -70,7 +80,7 @@ def read_manifest(folder: Path, *, step: str | None = None, fix: str | None = No
             "RUN001",
             "not a finished run folder",
             where=str(folder),
-            found="no manifest.json" if Path(folder).is_dir() else "no such folder",
+            actual="no manifest.json" if Path(folder).is_dir() else "no such folder",
             expected=f"the output of `{step}`" if step else "a folder with a manifest.json",
             fix=fix,
         )
@@ -78,13 +88,17 @@ def read_manifest(folder: Path, *, step: str | None = None, fix: str | None = No
         manifest: dict[str, Any] = json.loads(path.read_text())
     except ValueError as error:
         raise AdvpriorError(
-            "RUN002", "the manifest cannot be read", where=str(path), found=str(error), fix=fix
+            "RUN002", "the manifest cannot be read", where=str(path), actual=str(error), fix=fix
         ) from error
     if step is not None and manifest.get("step") != step:
         raise AdvpriorError(
-            "RUN003", "the folder holds another step's output", where=str(folder),
-            found=str(manifest.get("step")), expected=step, fix=fix,
-        )  # fmt: skip
+            "RUN003",
+            "the folder holds another step's output",
+            where=str(folder),
+            actual=str(manifest.get("step")),
+            expected=step,
+            fix=fix,
+        )
     return manifest
 
 
@@ -166,10 +180,13 @@ def new_run(
     out = Path(out)
     if out.exists() and not (out / MANIFEST).is_file() and not (out.is_dir() and not any(out.iterdir())):
         raise AdvpriorError(
-            "RUN004", "the output would replace something that no run wrote", where=str(out),
-            found=", ".join(sorted(p.name for p in out.iterdir())[:5]) if out.is_dir() else "a file",
-            expected="a new or empty folder, or an earlier run's", fix="choose another --out",
-        )  # fmt: skip
+            "RUN004",
+            "the output would replace something that no run wrote",
+            where=str(out),
+            actual=", ".join(sorted(p.name for p in out.iterdir())[:5]) if out.is_dir() else "a file",
+            expected="a new or empty folder, or an earlier run's",
+            fix="choose another --out",
+        )
     partial = out.with_name(f".{out.name}.partial")
     key_file = partial / ".key"
     if partial.exists():
@@ -190,9 +207,15 @@ def new_run(
         raise
     key_file.unlink()
     write_manifest(
-        partial, step, config=config, inputs=inputs, key=key, facts=run.facts,
-        seconds=time.time() - started, cpu=cpu_seconds() - worked,
-    )  # fmt: skip
+        partial,
+        step,
+        config=config,
+        inputs=inputs,
+        key=key,
+        facts=run.facts,
+        seconds=time.time() - started,
+        cpu=cpu_seconds() - worked,
+    )
     replace_folder(partial, out)
     os.close(held)
 
@@ -205,18 +228,29 @@ def _hold(partial: Path, out: Path) -> int:
     except BlockingIOError:
         os.close(held)
         raise AdvpriorError(
-            "RUN005", "another process is writing this very folder", where=str(out), found=f"{partial} is in use",
-            expected="one at a time", fix="wait until it has ended, or stop it, and run the same command again",
-        ) from None  # fmt: skip
+            "RUN005",
+            "another process is writing this very folder",
+            where=str(out),
+            actual=f"{partial} is in use",
+            expected="one at a time",
+            fix="wait until it has ended, or stop it, and run the same command again",
+        ) from None
     except OSError:  # a file system without locks: as good as it can be
         pass
     return held
 
 
 def write_manifest(
-    folder: Path, step: str, *, config: Any, inputs: Mapping[str, str], key: str, facts: Mapping[str, Any],
-    seconds: float, cpu: float,
-) -> None:  # fmt: skip
+    folder: Path,
+    step: str,
+    *,
+    config: Any,
+    inputs: Mapping[str, str],
+    key: str,
+    facts: Mapping[str, Any],
+    seconds: float,
+    cpu: float,
+) -> None:
     """Say what made ``folder``, and what lies in it: the last file to be written there."""
     outputs = {
         str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": sha256_file(p)}

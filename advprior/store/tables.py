@@ -40,10 +40,13 @@ def read_parquet(
         return pd.read_parquet(path, "pyarrow", None if columns is None else list(columns), **options)
     except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
         raise AdvpriorError(
-            "DAT002", "a Parquet file cannot be read", where=str(path),
-            found=str(error).splitlines()[0][:200], expected="a whole Parquet file",
+            "DAT002",
+            "a Parquet file cannot be read",
+            where=str(path),
+            actual=str(error).splitlines()[0][:200],
+            expected="a whole Parquet file",
             fix=fix or "write the file again; it may be truncated",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def write_parquet(frame: pd.DataFrame, path: Path, **options: Any) -> None:
@@ -108,11 +111,13 @@ def require_impressions(folder: Path) -> None:
     """
     if predictor_only(folder):
         raise AdvpriorError(
-            "DAT045", "a ranker needs ads and impressions, and this data has neither: it measures a predictor only",
-            where=str(folder), found=f"purpose {PREDICTOR_ONLY!r} in its manifest, no {' and no '.join(SHOWN_TABLES)}",
+            "DAT045",
+            "a ranker needs ads and impressions, and this data has neither: it measures a predictor only",
+            where=str(folder),
+            actual=f"purpose {PREDICTOR_ONLY!r} in its manifest, no {' and no '.join(SHOWN_TABLES)}",
             expected=f"{' and '.join(SHOWN_TABLES)} beside {EVENTS}: what was shown, and what came of it",
             fix="finetune, score and publish work on it; to rank, bring impressions (complete_journey has some)",
-        )  # fmt: skip
+        )
 
 
 def load_time_plan(folder: Path) -> TimePlan:

@@ -36,9 +36,20 @@ QUOTAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 TOP_ADVERTISERS = 20
 _BLOCK = 512
 _COLUMNS = [
-    "predictor", "split", "quota", "recall", "gain", "low", "high", "hits", "unique_hits", "lost_hits", "engaged",
-    "hhi", "requests",
-]  # fmt: skip
+    "predictor",
+    "split",
+    "quota",
+    "recall",
+    "gain",
+    "low",
+    "high",
+    "hits",
+    "unique_hits",
+    "lost_hits",
+    "engaged",
+    "hhi",
+    "requests",
+]
 
 
 @dataclass
@@ -122,9 +133,12 @@ class CandidateCurve:
             return cls(pd.DataFrame(about.pop("table"), columns=_COLUMNS).astype(numbers), about.pop("chosen"), about)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise AdvpriorError(
-                "RNK032", "the candidate curve cannot be read", where=str(path), found=str(error).splitlines()[0],
+                "RNK032",
+                "the candidate curve cannot be read",
+                where=str(path),
+                actual=str(error).splitlines()[0],
                 fix=fix,
-            ) from error  # fmt: skip
+            ) from error
 
 
 def candidate_curve(
@@ -213,10 +227,20 @@ def candidate_curve(
                 total, found = float(won[mine].sum()), float(got.sum())
                 unique = float(extra[name, q][mine].sum())
                 values = [
-                    name, split, q, found / total if total else np.nan, gain, low, high, found, unique,
-                    unique - (found - float(base.sum())), total,
-                    concentration(np.arange(advertiser.max() + 1), shown[name, q, split]), int(mine.sum()),
-                ]  # fmt: skip
+                    name,
+                    split,
+                    q,
+                    found / total if total else np.nan,
+                    gain,
+                    low,
+                    high,
+                    found,
+                    unique,
+                    unique - (found - float(base.sum())),
+                    total,
+                    concentration(np.arange(advertiser.max() + 1), shown[name, q, split]),
+                    int(mine.sum()),
+                ]
                 table.append(dict(zip(_COLUMNS, values, strict=True)))
     curve = pd.DataFrame(table, columns=_COLUMNS)
     valid = curve[curve["split"] == "valid"]

@@ -124,15 +124,26 @@ class TwoByTwo:
             return cls(as_lifts(about.pop("lifts")), about)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise AdvpriorError(
-                "RNK032", "the two-by-two cannot be read", where=str(path), found=str(error).splitlines()[0],
+                "RNK032",
+                "the two-by-two cannot be read",
+                where=str(path),
+                actual=str(error).splitlines()[0],
                 fix="run advprior rank two-by-two again",
-            ) from error  # fmt: skip
+            ) from error
 
 
 def two_by_two(
-    tables: Path, frame: Path, ablation: Path, towers: Towers, *, arm: str = "llm", baseline: str = "baseline",
-    k: int = 15, slots: int = 5, replicates: int = 1000,
-) -> TwoByTwo:  # fmt: skip
+    tables: Path,
+    frame: Path,
+    ablation: Path,
+    towers: Towers,
+    *,
+    arm: str = "llm",
+    baseline: str = "baseline",
+    k: int = 15,
+    slots: int = 5,
+    replicates: int = 1000,
+) -> TwoByTwo:
     """Measure the four cells on the test slates of an ablation.
 
     Parameters
@@ -157,23 +168,31 @@ def two_by_two(
     for name in (arm, baseline):
         if name not in scores:
             raise AdvpriorError(
-                "RNK021", "the ablation has no such arm", where=str(ablation), found=name, expected=", ".join(scores),
+                "RNK021",
+                "the ablation has no such arm",
+                where=str(ablation),
+                actual=name,
+                expected=", ".join(scores),
                 fix="advprior rank ablate --arm " + name,
-            )  # fmt: skip
+            )
     top20 = f"{prior_view(arm)}_top20"
     table = read_parquet(Path(frame) / FRAME_FILE, fix=FRAME_FIX)
     if top20 not in table:
         raise AdvpriorError(
-            "RNK022", "the frame has no priors of this arm", where=top20,
+            "RNK022",
+            "the frame has no priors of this arm",
+            where=top20,
             fix="build the frame with that predictor's priors",
-        )  # fmt: skip
+        )
     table = table[[IMPRESSION_ID, SLATE_ID, USER_ID, AD_ID, TIMESTAMP, LABEL, "split", top20]]
     test = table[table["split"] == "test"].reset_index(drop=True)
     if not np.array_equal(test[IMPRESSION_ID].to_numpy(), rows[IMPRESSION_ID].to_numpy()):
         raise AdvpriorError(
-            "RNK006", "the ablation was measured on other test rows than this frame's", where=str(ablation),
+            "RNK006",
+            "the ablation was measured on other test rows than this frame's",
+            where=str(ablation),
             fix="advprior rank ablate on this frame again",
-        )  # fmt: skip
+        )
     valid = table[table["split"] == "valid"].reset_index(drop=True)
     quota, tried = _quota(valid, retrieval_scores(tables, towers, valid), top20, k)
 
@@ -187,9 +206,15 @@ def two_by_two(
         BOTH: [_behind(score, augmented) for score in scores[arm]],
     }
     lifts = paired_bootstrap(
-        cells, test[LABEL], test[USER_ID].astype(str), [(a, b) for a, b, _ in EFFECTS], slate=test[SLATE_ID],
-        metrics=(Conversions(slots), Ndcg(slots)), replicates=replicates, progress=True,
-    )  # fmt: skip
+        cells,
+        test[LABEL],
+        test[USER_ID].astype(str),
+        [(a, b) for a, b, _ in EFFECTS],
+        slate=test[SLATE_ID],
+        metrics=(Conversions(slots), Ndcg(slots)),
+        replicates=replicates,
+        progress=True,
+    )
     about = {
         "k": k,
         "slots": slots,

@@ -98,6 +98,10 @@ class Towers:
             return cls(Vocabulary.from_json(spec["vocabulary"]), arrays, spec["facts"])
         except (OSError, ValueError, KeyError) as error:
             raise AdvpriorError(
-                "RNK030", "no towers can be read here", where=str(folder), found=str(error).splitlines()[0],
-                expected=f"{ARRAYS_FILE} and {SPEC_FILE}", fix=FIX,
-            ) from error  # fmt: skip
+                "RNK030",
+                "no towers can be read here",
+                where=str(folder),
+                actual=str(error).splitlines()[0],
+                expected=f"{ARRAYS_FILE} and {SPEC_FILE}",
+                fix=FIX,
+            ) from error

@@ -40,9 +40,13 @@ class TowerConfig:
 
 
 def fit_towers(
-    users: pd.DataFrame, ads: pd.DataFrame, events: pd.DataFrame, impressions: pd.DataFrame, plan: TimePlan,
+    users: pd.DataFrame,
+    ads: pd.DataFrame,
+    events: pd.DataFrame,
+    impressions: pd.DataFrame,
+    plan: TimePlan,
     config: TowerConfig,
-) -> Towers:  # fmt: skip
+) -> Towers:
     """Fit on engagements before ``train_end``, stop by those of validation.
 
     Parameters
@@ -66,9 +70,12 @@ def fit_towers(
         import torch
     except ImportError as error:
         raise AdvpriorError(
-            "CFG012", "fitting towers needs torch", found="no module torch", expected="the extra [train]",
+            "CFG012",
+            "fitting towers needs torch",
+            actual="no module torch",
+            expected="the extra [train]",
             fix="pip install 'advprior[train]'; serving fitted towers needs none of it",
-        ) from error  # fmt: skip
+        ) from error
     from tqdm.auto import tqdm
 
     vocabulary = Vocabulary.of(users, ads)
@@ -79,9 +86,12 @@ def fit_towers(
     lacking = [name for name, part in parts.items() if not len(part)]
     if lacking:
         raise AdvpriorError(
-            "RNK031", "towers need engaged ads to learn from and to stop by", where=f"split {', '.join(lacking)}",
-            found="no positive impression", fix="take more users, or move the cuts of the time plan",
-        )  # fmt: skip
+            "RNK031",
+            "towers need engaged ads to learn from and to stop by",
+            where=f"split {', '.join(lacking)}",
+            actual="no positive impression",
+            fix="take more users, or move the cuts of the time plan",
+        )
     used = np.unique(np.concatenate([part[:, 0] for part in parts.values()]))
     tokens, row = _token_rows(pasts, asked, used, plan)
     live = np.zeros((max(asked.live) + 1, len(ads)), dtype=bool)
@@ -103,9 +113,10 @@ def fit_towers(
                 pool = np.union1d(rng.choice(len(ads), config.pool, replace=False), pairs[:, 1])
             bag = tokens[row[pairs[:, 0]]]
             user = model.user(
-                torch.as_tensor(bag.indices.astype(np.int64)), torch.as_tensor(bag.indptr[:-1].astype(np.int64)),
+                torch.as_tensor(bag.indices.astype(np.int64)),
+                torch.as_tensor(bag.indptr[:-1].astype(np.int64)),
                 torch.as_tensor(bag.data),
-            )  # fmt: skip
+            )
             vector, bias = model.ad(ad_tokens[pool])
             scores = user @ vector.T + bias
             there = live[asked.snapshot[pairs[:, 0]]][:, pool]

@@ -63,9 +63,13 @@ def towers(tables: Path, out: Path, size: int, epochs: int, threads: int, seed: 
     with new_run(out, "rank towers", config=config, inputs=inputs, key=key) as run:
         loaded = load_tables(tables, "users", "ads", "events", "impressions")
         fitted = fit_towers(
-            loaded["users"], loaded["ads"], loaded["events"], loaded["impressions"], load_time_plan(tables),
+            loaded["users"],
+            loaded["ads"],
+            loaded["events"],
+            loaded["impressions"],
+            load_time_plan(tables),
             TowerConfig(**config),
-        )  # fmt: skip
+        )
         fitted.save(run.path)
         run.facts.update(fitted.facts)
     facts = fitted.facts
@@ -86,9 +90,16 @@ def towers(tables: Path, out: Path, size: int, epochs: int, threads: int, seed: 
 @click.option("--replicates", type=click.IntRange(20), default=1000, show_default=True, help="Resamplings of users.")
 @force_option
 def candidates(
-    tables: Path, repo: Path, towers_folder: Path, out: Path, predictors: str | None, k: int, top: int, replicates: int,
+    tables: Path,
+    repo: Path,
+    towers_folder: Path,
+    out: Path,
+    predictors: str | None,
+    k: int,
+    top: int,
+    replicates: int,
     force: bool,
-) -> None:  # fmt: skip
+) -> None:
     """Recall of engaged ads and concentration of advertisers, for every quota of slots that priors fill.
 
     The quota is chosen on validation; priors come through the store, as they were known at each request.
@@ -103,9 +114,10 @@ def candidates(
     names = published_predictors(repo, PREDICTORS) if predictors is None else _predictors(predictors)
     check_published(repo, [prior_view(name) for name in names or [PREDICTORS[0]]])
     inputs = {
-        "tables": manifest_digest(tables), "towers": manifest_digest(towers_folder),
+        "tables": manifest_digest(tables),
+        "towers": manifest_digest(towers_folder),
         **{prior_view(name): manifest_digest(view_folder(repo, prior_view(name))) for name in names},
-    }  # fmt: skip
+    }
     config = {"predictors": names, "k": k, "top": top, "replicates": replicates}
     key = run_key("rank candidates", config, inputs, CANDIDATES_VERSION)
     if not force and is_current(out, key):
@@ -135,9 +147,17 @@ def candidates(
 @click.option("--replicates", type=click.IntRange(20), default=1000, show_default=True, help="Resamplings of users.")
 @force_option
 def two_by_two(
-    tables: Path, frame_folder: Path, ablation: Path, towers_folder: Path, out: Path, arm: str, k: int, slots: int,
-    replicates: int, force: bool,
-) -> None:  # fmt: skip
+    tables: Path,
+    frame_folder: Path,
+    ablation: Path,
+    towers_folder: Path,
+    out: Path,
+    arm: str,
+    k: int,
+    slots: int,
+    replicates: int,
+    force: bool,
+) -> None:
     """Candidates with and without priors, ranked with and without: conversions per slate, end to end.
 
     On the ads of each user's slate, of which the outcome is known: a re-ordering of shown ads, not a larger corpus.

@@ -38,10 +38,22 @@ REPLAY_VERSION = 1
 )
 @click.option("--log-exposures", is_flag=True, help="Replay though the service logs exposures: its log is for this.")
 def replay(
-    tables: Path, out: Path, url: str, day: datetime | None, start: datetime | None, end: datetime | None, limit: int,
-    rate: float | None, speed: float | None, connections: int, minutes: float, timeout_s: float,
-    frame_folder: Path | None, rankers: tuple[Path, ...], log_exposures: bool,
-) -> None:  # fmt: skip
+    tables: Path,
+    out: Path,
+    url: str,
+    day: datetime | None,
+    start: datetime | None,
+    end: datetime | None,
+    limit: int,
+    rate: float | None,
+    speed: float | None,
+    connections: int,
+    minutes: float,
+    timeout_s: float,
+    frame_folder: Path | None,
+    rankers: tuple[Path, ...],
+    log_exposures: bool,
+) -> None:
     """Send a past day's impressions through the running service, slate by slate.
 
     Reports errors, degraded answers, latency, AUC and NDCG of the served scores, and how far they are from offline
@@ -50,9 +62,12 @@ def replay(
     """
     if (rate and speed) or (day and (start or end)):
         raise AdvpriorError(
-            "CFG001", "two options say the same", where="--rate, --speed" if rate and speed else "--day, --from, --to",
-            found="both", expected="one of them",
-        )  # fmt: skip
+            "CFG001",
+            "two options say the same",
+            where="--rate, --speed" if rate and speed else "--day, --from, --to",
+            actual="both",
+            expected="one of them",
+        )
     read_manifest(tables, fix=_TABLES_FIX)
     require_impressions(tables)
     inputs = {"tables": manifest_digest(tables)}
@@ -61,9 +76,16 @@ def replay(
         inputs["frame"] = manifest_digest(frame_folder)
     inputs |= {f"ranker {i}": manifest_digest(folder) for i, folder in enumerate(rankers)}
     config = {
-        "url": url, "day": day and f"{day:%Y-%m-%d}", "from": start, "to": end, "limit": limit, "rate": rate,
-        "speed": speed, "connections": connections, "minutes": minutes,
-    }  # fmt: skip
+        "url": url,
+        "day": day and f"{day:%Y-%m-%d}",
+        "from": start,
+        "to": end,
+        "limit": limit,
+        "rate": rate,
+        "speed": speed,
+        "connections": connections,
+        "minutes": minutes,
+    }
     from ranking.experiment.client import Service
     from ranking.experiment.replay import STEP, Pace
     from ranking.experiment.replay import replay as send
@@ -72,10 +94,17 @@ def replay(
     key = run_key(STEP, digest(config), inputs, REPLAY_VERSION)
     with new_run(out, STEP, config=config, inputs=inputs, key=key) as run:
         found = send(
-            tables, Service(url, os.environ.get(KEY_VARIABLE), timeout_s), day=day and day.replace(tzinfo=UTC),
-            start=start, end=end, limit=limit, pace=Pace(rate, speed, connections, minutes, timeout_s),
-            frame=frame_folder, rankers=rankers, log_exposures=log_exposures,
-        )  # fmt: skip
+            tables,
+            Service(url, os.environ.get(KEY_VARIABLE), timeout_s),
+            day=day and day.replace(tzinfo=UTC),
+            start=start,
+            end=end,
+            limit=limit,
+            pace=Pace(rate, speed, connections, minutes, timeout_s),
+            frame=frame_folder,
+            rankers=rankers,
+            log_exposures=log_exposures,
+        )
         found.save(run.path)
         run.facts.update(found.about)
     click.echo(f"rank replay: {found.text()}")

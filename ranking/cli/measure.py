@@ -107,7 +107,7 @@ def _weeks(text: str) -> list[int]:
         weeks = [0]
     if any(week < 1 for week in weeks):
         raise AdvpriorError(
-            "CFG001", "weeks are whole numbers from 1 on", where="--stale", found=text, expected="1,4,12"
+            "CFG001", "weeks are whole numbers from 1 on", where="--stale", actual=text, expected="1,4,12"
         )
     return sorted(set(weeks))
 
@@ -178,9 +178,15 @@ def train(frame_folder: Path, service: str, out: Path, arms_file: Path | None, s
 @click.option("--replicates", type=click.IntRange(20), default=1000, show_default=True, help="Resamplings of users.")
 @force_option
 def ablate(
-    frame_folder: Path, out: Path, arms_file: Path | None, asked: tuple[str, ...], optional: bool, seeds: int,
-    replicates: int, force: bool,
-) -> None:  # fmt: skip
+    frame_folder: Path,
+    out: Path,
+    arms_file: Path | None,
+    asked: tuple[str, ...],
+    optional: bool,
+    seeds: int,
+    replicates: int,
+    force: bool,
+) -> None:
     """Train every arm on the same rows and measure its lift over the baseline.
 
     Intervals are a paired bootstrap over users, with the noise of training in them. Arms whose priors are not in the
@@ -239,7 +245,7 @@ def origin(tables: Path, number: int, count: int, out: Path, force: bool) -> Non
 
     read_manifest(tables, fix=_TABLES_FIX)
     if number > count:
-        raise AdvpriorError("CFG002", "no such cut-off", where="--number", found=str(number), expected=f"1 to {count}")
+        raise AdvpriorError("CFG002", "no such cut-off", where="--number", actual=str(number), expected=f"1 to {count}")
     config, inputs = origin_config(tables, number, count), {"tables": manifest_digest(tables)}
     key = run_key("data", config, inputs)
     if not force and is_current(out, key):
@@ -289,16 +295,23 @@ def pool(ablations: tuple[Path, ...], out: Path, replicates: int, force: bool) -
 @click.argument("ablation", type=_FOLDER)
 @click.option("--out", type=_FOLDER, required=True, help="Where report.html goes.")
 @click.option(
-    "--predictor-run", "predictor_runs", type=_FOLDER, multiple=True,
+    "--predictor-run",
+    "predictor_runs",
+    type=_FOLDER,
+    multiple=True,
     help="A finetune, export or score folder, whose facts belong in the report. Repeatable.",
-)  # fmt: skip
+)
 @click.option("--candidates", type=_FOLDER, help="What `rank candidates` wrote, for a section on retrieval.")
 @click.option("--two-by-two", type=_FOLDER, help="What `rank two-by-two` wrote, for its table.")
 @force_option
 def report(
-    ablation: Path, out: Path, predictor_runs: tuple[Path, ...], candidates: Path | None, two_by_two: Path | None,
+    ablation: Path,
+    out: Path,
+    predictor_runs: tuple[Path, ...],
+    candidates: Path | None,
+    two_by_two: Path | None,
     force: bool,
-) -> None:  # fmt: skip
+) -> None:
     """One HTML file to mail: verdict, arms, segments, calibration, importance, provenance."""
     read_manifest(ablation, step="rank ablate", fix=_ABLATE_FIX)
     more = [folder for folder in (candidates, two_by_two) if folder is not None]

@@ -16,19 +16,32 @@ DRIFT_FILE, PAGE_FILE = "drift.json", "drift.html"
 @click.command()
 @click.option("--frame", "frame_folder", type=_FOLDER, required=True, help="The frame that the ranker was trained on.")
 @click.option("--recent", type=_FOLDER, help="A newer frame; its rows after training count. Default: the test rows.")
-@click.option("--exposures", type=_FOLDER,
-              help="Or what a service logged with --log-features: what --ranker really read online.")  # fmt: skip
+@click.option(
+    "--exposures", type=_FOLDER, help="Or what a service logged with --log-features: what --ranker really read online."
+)
 @click.option("--days", type=click.FloatRange(0, min_open=True), help="Only the last so many days of the newer rows.")
 @click.option("--ranker", type=_FOLDER, help="Only this ranker's features, with their share of its gain.")
 @click.option("--repo", type=_FOLDER, help="Feature repository: compare its published priors by snapshot too.")
-@click.option("--fail-on", type=click.Choice(["moderate", "major", "never"]), default="major", show_default=True,
-              help="From which severity on the exit code is 3.")  # fmt: skip
+@click.option(
+    "--fail-on",
+    type=click.Choice(["moderate", "major", "never"]),
+    default="major",
+    show_default=True,
+    help="From which severity on the exit code is 3.",
+)
 @click.option("--out", type=_FOLDER, required=True, help="Where drift.json and drift.html go.")
 @click.option("--force", is_flag=True, help="Run even if nothing changed.")
 def drift(
-    frame_folder: Path, recent: Path | None, exposures: Path | None, days: float | None, ranker: Path | None,
-    repo: Path | None, fail_on: str, out: Path, force: bool,
-) -> None:  # fmt: skip
+    frame_folder: Path,
+    recent: Path | None,
+    exposures: Path | None,
+    days: float | None,
+    ranker: Path | None,
+    repo: Path | None,
+    fail_on: str,
+    out: Path,
+    force: bool,
+) -> None:
     """Drift of features and priors since training: population stability index, JSON and one HTML file.
 
     From 0.1 on a move is moderate, from 0.25 on major. Exit code 3 when one is as severe as --fail-on.
@@ -65,10 +78,12 @@ def drift(
             write_json(run.path / DRIFT_FILE, report.to_json())
             (run.path / PAGE_FILE).write_text(render(report), encoding="utf-8")
             run.facts.update(
-                worst=report.worst(), measured=len(report.drifts), moderate=len(report.of("moderate")),
+                worst=report.worst(),
+                measured=len(report.drifts),
+                moderate=len(report.of("moderate")),
                 major=len(report.of("major")),
                 largest=[f"{one.severity:<8} {one.psi:.3f} {one.name}" for one in report.drifts[:5]],
-            )  # fmt: skip
+            )
     facts = read_manifest(out)["facts"]
     for line in facts["largest"]:
         click.echo(line)

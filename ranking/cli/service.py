@@ -36,37 +36,86 @@ _OPTIONS = [
     click.option("--fallback", type=_FOLDER, required=True, help="Ranker without priors, for when there are none."),
     click.option("--experiment", type=_FILE, help="Experiment YAML: name, salt, arms. Default: priors for everybody."),
     click.option("--exposures", type=_FOLDER, help="Where exposures are logged. Default: nowhere."),
-    click.option("--fsync", type=click.Choice(["always", "interval", "never"]), default="interval", show_default=True,
-                 help="When exposures are forced to the disk. A killed process loses none either way."),
-    click.option("--log-features", type=click.FloatRange(0, 1), default=0.0, show_default=True,
-                 help="Share of exposures that are logged with their features, for `rank drift --exposures`."),
-    click.option("--no-api-key", "api_key", is_flag=True, flag_value=False, default=True,
-                 help="Serve without the key that ADVPRIOR_API_KEY holds."),
+    click.option(
+        "--fsync",
+        type=click.Choice(["always", "interval", "never"]),
+        default="interval",
+        show_default=True,
+        help="When exposures are forced to the disk. A killed process loses none either way.",
+    ),
+    click.option(
+        "--log-features",
+        type=click.FloatRange(0, 1),
+        default=0.0,
+        show_default=True,
+        help="Share of exposures that are logged with their features, for `rank drift --exposures`.",
+    ),
+    click.option(
+        "--no-api-key",
+        "api_key",
+        is_flag=True,
+        flag_value=False,
+        default=True,
+        help="Serve without the key that ADVPRIOR_API_KEY holds.",
+    ),
     click.option("--max-prior-age-days", type=float, help="Older priors are not used. Default: the view's TTL."),
     click.option("--max-candidates", type=click.IntRange(1), default=1000, show_default=True),
     click.option("--max-slots", type=click.IntRange(1), default=100, show_default=True),
     click.option("--max-body", type=click.IntRange(1024), default=262_144, show_default=True, help="Bytes."),
-    click.option("--refresh-s", type=float, default=60.0, show_default=True,
-                 help="How often ads, catalogs and rankers are looked at."),
-    click.option("--threads", type=click.IntRange(1), default=1, show_default=True,
-                 help="Requests that one worker ranks at a time."),
-    click.option("--page", is_flag=True,
-                 help="Show at / what is known of a user and both slates. Browsers give the API key as password."),
-    click.option("--no-compile", "compile", is_flag=True, flag_value=False, default=True,
-                 help="Score with LightGBM itself."),
-    click.option("--towers", type=_FOLDER, help="`rank towers` run: retrieves for requests that bring no candidates. "
-                 "Default: the ads shown most often."),
-    click.option("--candidates", type=_FOLDER,
-                 help="`rank candidates` run on these towers: its quota of slots goes to predicted advertisers' ads."),
-    click.option("--default-candidates", type=click.IntRange(1),
-                 help="Ads ranked for a request that brings none. Default: what the quota was chosen for; else 500."),
-    click.option("--exact-up-to", type=click.IntRange(0), default=50_000, show_default=True,
-                 help="Ads up to which retrieval is exact; an index beyond it (faiss)."),
-    click.option("--clock", "clock_source", type=click.Choice(["system", "request"]), default="system",
-                 show_default=True,
-                 help="request: `rank replay` says as of when each request is ranked. On loopback only."),
+    click.option(
+        "--refresh-s",
+        type=float,
+        default=60.0,
+        show_default=True,
+        help="How often ads, catalogs and rankers are looked at.",
+    ),
+    click.option(
+        "--threads",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="Requests that one worker ranks at a time.",
+    ),
+    click.option(
+        "--page",
+        is_flag=True,
+        help="Show at / what is known of a user and both slates. Browsers give the API key as password.",
+    ),
+    click.option(
+        "--no-compile", "compile", is_flag=True, flag_value=False, default=True, help="Score with LightGBM itself."
+    ),
+    click.option(
+        "--towers",
+        type=_FOLDER,
+        help="`rank towers` run: retrieves for requests that bring no candidates. Default: the ads shown most often.",
+    ),
+    click.option(
+        "--candidates",
+        type=_FOLDER,
+        help="`rank candidates` run on these towers: its quota of slots goes to predicted advertisers' ads.",
+    ),
+    click.option(
+        "--default-candidates",
+        type=click.IntRange(1),
+        help="Ads ranked for a request that brings none. Default: what the quota was chosen for; else 500.",
+    ),
+    click.option(
+        "--exact-up-to",
+        type=click.IntRange(0),
+        default=50_000,
+        show_default=True,
+        help="Ads up to which retrieval is exact; an index beyond it (faiss).",
+    ),
+    click.option(
+        "--clock",
+        "clock_source",
+        type=click.Choice(["system", "request"]),
+        default="system",
+        show_default=True,
+        help="request: `rank replay` says as of when each request is ranked. On loopback only.",
+    ),
     click.option("--clock-start", type=Moment(), help="Start the service's clock there: to replay a past day."),
-]  # fmt: skip
+]
 
 
 def _served(command: Any) -> Any:
@@ -78,9 +127,13 @@ def _served(command: Any) -> Any:
 def _settings(values: dict[str, Any]) -> Any:
     if values["candidates"] is not None and values["towers"] is None:
         raise AdvpriorError(
-            "CFG001", "a quota of slots needs towers that fill the rest", where="--candidates", found="no --towers",
-            expected="the towers that `rank candidates` was run on", fix="add --towers TOWERS",
-        )  # fmt: skip
+            "CFG001",
+            "a quota of slots needs towers that fill the rest",
+            where="--candidates",
+            actual="no --towers",
+            expected="the towers that `rank candidates` was run on",
+            fix="add --towers TOWERS",
+        )
     try:
         from ranking.service.settings import ServeSettings
 
@@ -91,9 +144,12 @@ def _settings(values: dict[str, Any]) -> Any:
 
 def _lacking(error: ImportError) -> AdvpriorError:
     return AdvpriorError(
-        "SRV006", "the service's packages are not installed", found=str(error), expected="the extra [serve]",
+        "SRV006",
+        "the service's packages are not installed",
+        actual=str(error),
+        expected="the extra [serve]",
         fix="pip install 'advprior[serve]' (and 'advprior[redis]' for Redis)",
-    )  # fmt: skip
+    )
 
 
 @click.command()
@@ -114,10 +170,13 @@ def serve(host: str, port: int, workers: int, log_level: str, drain_s: int, **va
     settings = _settings(values)
     if values["clock_source"] == "request" and not _loopback(host):
         raise AdvpriorError(
-            "SRV013", "requests may set the clock on this machine only", where="--clock request",
-            found=f"--host {host}", expected="a loopback address, as 127.0.0.1",
+            "SRV013",
+            "requests may set the clock on this machine only",
+            where="--clock request",
+            actual=f"--host {host}",
+            expected="a loopback address, as 127.0.0.1",
             fix="leave --clock out, or replay on this machine",
-        )  # fmt: skip
+        )
     try:
         if workers > 1:  # before anything imports prometheus_client
             os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="advprior-metrics-"))
@@ -129,9 +188,14 @@ def serve(host: str, port: int, workers: int, log_level: str, drain_s: int, **va
     except ImportError as error:
         raise _lacking(error) from error
     options: dict[str, Any] = {
-        "host": host, "port": port, "log_config": log_config(log_level), "access_log": False, "server_header": False,
-        "timeout_graceful_shutdown": drain_s, "backlog": 2048,
-    }  # fmt: skip
+        "host": host,
+        "port": port,
+        "log_config": log_config(log_level),
+        "access_log": False,
+        "server_header": False,
+        "timeout_graceful_shutdown": drain_s,
+        "backlog": 2048,
+    }
     click.echo(
         f"rank serve: http://{host}:{port}, openapi at /openapi.json, API key {'on' if values['api_key'] else 'OFF'}"
     )
@@ -194,9 +258,14 @@ def check(**values: Any) -> None:
 @click.option("--until", type=Moment(), help="Count outcomes before it only.")
 @click.option("--json", "json_file", type=_FILE, help="Write the figures there too.")
 def readout(
-    exposures: Path, outcomes: Path, experiment: Path, control: str | None, pre_days: float, until: datetime | None,
+    exposures: Path,
+    outcomes: Path,
+    experiment: Path,
+    control: str | None,
+    pre_days: float,
+    until: datetime | None,
     json_file: Path | None,
-) -> None:  # fmt: skip
+) -> None:
     """Lift of each arm over the control, with interval, CUPED and a sample-ratio check.
 
     Exit code 3 when the sample ratio is not as dealt: then the figures must not be trusted.
@@ -208,9 +277,13 @@ def readout(
     from ranking.experiment.readout import read_out
 
     found = read_out(
-        read_exposures(exposures), read_parquet(outcomes), load_experiment(experiment), control=control,
-        pre_days=pre_days, until=until,
-    )  # fmt: skip
+        read_exposures(exposures),
+        read_parquet(outcomes),
+        load_experiment(experiment),
+        control=control,
+        pre_days=pre_days,
+        until=until,
+    )
     if json_file is not None:
         write_json(json_file, found.to_json())
     click.echo(found.text())

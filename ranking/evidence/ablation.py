@@ -161,7 +161,7 @@ class AblationResult:
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise AdvpriorError(
-                "RNK026", "the ablation cannot be read", where=str(path), found=str(error).splitlines()[0], fix=fix
+                "RNK026", "the ablation cannot be read", where=str(path), actual=str(error).splitlines()[0], fix=fix
             ) from error
 
 
@@ -178,9 +178,13 @@ def load_frame(folder: Path) -> pd.DataFrame:
     empty = [name for name in SPLITS if not (frame["split"] == name).any()]
     if empty:
         raise AdvpriorError(
-            "RNK027", "a split of the frame has no rows", where=str(Path(folder) / FRAME_FILE), found=", ".join(empty),
-            expected="rows in train, valid and test", fix="move the cuts of the time plan, then build the frame again",
-        )  # fmt: skip
+            "RNK027",
+            "a split of the frame has no rows",
+            where=str(Path(folder) / FRAME_FILE),
+            actual=", ".join(empty),
+            expected="rows in train, valid and test",
+            fix="move the cuts of the time plan, then build the frame again",
+        )
     return frame
 
 
@@ -197,10 +201,12 @@ def usable_arms(
     kept, left_out = with_available(arms, columns, asked, optional=optional)
     if not kept.of_role("treatment"):
         raise AdvpriorError(
-            "RNK028", "there is no treatment to measure", found=f"arms {', '.join(arm.name for arm in kept.arms)}",
+            "RNK028",
+            "there is no treatment to measure",
+            actual=f"arms {', '.join(arm.name for arm in kept.arms)}",
             expected="an arm with `role: treatment` whose priors are in the frame",
             fix="publish the priors (advprior publish) and build the frame again",
-        )  # fmt: skip
+        )
     return kept, left_out
 
 
@@ -318,9 +324,15 @@ def ablate(
     table = pd.DataFrame(values, columns=_MEASURED)
     best_control = best_control_of(arms, table)
     lifts = paired_bootstrap(
-        scores, test[LABEL], test[USER_ID].astype(str), pairs_of(arms), slate=test[SLATE_ID], segments=segments,
-        replicates=replicates, progress=True,
-    )  # fmt: skip
+        scores,
+        test[LABEL],
+        test[USER_ID].astype(str),
+        pairs_of(arms),
+        slate=test[SLATE_ID],
+        segments=segments,
+        replicates=replicates,
+        progress=True,
+    )
     verdict = judge(lifts, arms, best_control=best_control)
     about = {
         "per_arm": per_arm,
@@ -383,9 +395,15 @@ def run_ablation(
 
 
 def _values(
-    arm: str, seed: int, split: str, label: NDArray[Any], score: Floats, user: NDArray[Any], slate: NDArray[Any],
+    arm: str,
+    seed: int,
+    split: str,
+    label: NDArray[Any],
+    score: Floats,
+    user: NDArray[Any],
+    slate: NDArray[Any],
     segments: Mapping[str, NDArray[np.bool_]],
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """Every metric of one ranker, overall and by segment."""
     out = []
     for segment, mask in {OVERALL: np.ones(len(label), dtype=bool), **segments}.items():

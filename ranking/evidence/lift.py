@@ -141,8 +141,20 @@ class Lifts(list[Lift]):
         return differences(self)
 
     def _repr_html_(self) -> str:
-        shown = ["arm", "baseline", "metric", "segment", "difference", "low", "high", "adjusted_low", "adjusted_high",
-                 "p", "p_adjusted", "detectable"]  # fmt: skip
+        shown = [
+            "arm",
+            "baseline",
+            "metric",
+            "segment",
+            "difference",
+            "low",
+            "high",
+            "adjusted_low",
+            "adjusted_high",
+            "p",
+            "p_adjusted",
+            "detectable",
+        ]
         return str(self.frame()[shown].to_html(index=False, float_format="{:.5f}".format))
 
     def frame(self) -> pd.DataFrame:
@@ -238,18 +250,23 @@ def paired_bootstrap(
         for metric in metrics
     }
     bar = tqdm(
-        total=len(masks) * len(scores) * seeds * origins, desc="bootstrap", unit="arm",
+        total=len(masks) * len(scores) * seeds * origins,
+        desc="bootstrap",
+        unit="arm",
         disable=None if progress else True,
-    )  # fmt: skip
+    )
     for segment, chosen in masks.items():
         for c in range(origins):
             mask = chosen & (origin == c) if origins > 1 else chosen
             for arm, of_arm in scores.items():
                 for s, score in enumerate(of_arm):
                     rows = Rows.of(
-                        label[mask], np.asarray(score)[mask], user=who[mask], users=len(names),
+                        label[mask],
+                        np.asarray(score)[mask],
+                        user=who[mask],
+                        users=len(names),
                         slate=None if slate is None else slate[mask],
-                    )  # fmt: skip
+                    )
                     for metric in metrics:
                         draws[segment, arm, metric.name][c, s, 0] = metric(rows)
                     for start in range(0, replicates, _BLOCK):

@@ -62,9 +62,14 @@ class Rows:
 
     @classmethod
     def of(
-        cls, label: ArrayLike, score: ArrayLike, *, user: ArrayLike | None = None, slate: ArrayLike | None = None,
+        cls,
+        label: ArrayLike,
+        score: ArrayLike,
+        *,
+        user: ArrayLike | None = None,
+        slate: ArrayLike | None = None,
         users: int | None = None,
-    ) -> Rows:  # fmt: skip
+    ) -> Rows:
         """Rows from anything array-like."""
         y = np.asarray(label, dtype=np.int8)
         who = np.zeros(len(y), dtype=np.int64) if user is None else np.asarray(user, dtype=np.int64)

@@ -26,11 +26,23 @@ if TYPE_CHECKING:
 
 COLOURS = {"baseline": "#57606a", "control": "#0072b2", "treatment": "#d55e00", "placebo": "#8c959f"}
 _STYLE = {
-    "font.size": 9.5, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#8c959f",
-    "axes.labelcolor": "#24292f", "xtick.color": "#57606a", "ytick.color": "#24292f", "axes.titlesize": 10,
-    "axes.titleweight": "bold", "axes.titlelocation": "left", "svg.hashsalt": "advprior", "svg.fonttype": "path",
-    "axes.grid": True, "grid.color": "#eaeef2", "axes.axisbelow": True, "ytick.left": False,
-}  # fmt: skip
+    "font.size": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#8c959f",
+    "axes.labelcolor": "#24292f",
+    "xtick.color": "#57606a",
+    "ytick.color": "#24292f",
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "svg.hashsalt": "advprior",
+    "svg.fonttype": "path",
+    "axes.grid": True,
+    "grid.color": "#eaeef2",
+    "axes.axisbelow": True,
+    "ytick.left": False,
+}
 
 
 def forest(result: AblationResult, metric: str = Auc.name, width: float = 7.6) -> Figure:

@@ -31,9 +31,13 @@ _SPLIT_LABELS = {"train": "Training", "valid": "Validation", "test": "Test"}
 
 
 def write_report(
-    ablation: Path, out: Path, predictor_runs: Sequence[Path] = (), *, candidates: Path | None = None,
+    ablation: Path,
+    out: Path,
+    predictor_runs: Sequence[Path] = (),
+    *,
+    candidates: Path | None = None,
     two_by_two: Path | None = None,
-) -> str:  # fmt: skip
+) -> str:
     """Write the report of a finished ablation.
 
     Parameters
@@ -70,9 +74,11 @@ def write_report(
 
 
 def render(
-    result: AblationResult, manifest: Mapping[str, Any], predictors: Mapping[str, Mapping[str, Any]],
+    result: AblationResult,
+    manifest: Mapping[str, Any],
+    predictors: Mapping[str, Mapping[str, Any]],
     retrieval: Mapping[str, Any] | None = None,
-) -> str:  # fmt: skip
+) -> str:
     """The page as text.
 
     Parameters
@@ -140,13 +146,15 @@ def _retrieval(curve: CandidateCurve | None, cells: TwoByTwo | None) -> dict[str
         found |= {
             "about": cells.about,
             "effects": plots.svg_uri(cells.plot()),
-            "cells": [[name, *(f"{v:.4f}" for v in row)] for name, row in zip(
-                cells.table().index, cells.table().to_numpy(), strict=True)],
+            "cells": [
+                [name, *(f"{v:.4f}" for v in row)]
+                for name, row in zip(cells.table().index, cells.table().to_numpy(), strict=True)
+            ],
             "rows": [
                 {"label": label, "cells": [_cell(cells.lifts.get(arm, against, m)) for m in metrics]}
                 for arm, against, label in EFFECTS
             ],
-        }  # fmt: skip
+        }
     return found
 
 

@@ -47,9 +47,12 @@ def origins(plan: TimePlan, count: int) -> list[TimePlan]:
     step = (plan.end - plan.valid_end) / count // plan.snapshot_every * plan.snapshot_every
     if not step:
         raise AdvpriorError(
-            "RNK034", "the test window is too short for so many cut-offs", found=str(plan.end - plan.valid_end),
-            expected=f"{count} × {plan.snapshot_every} or more", fix="ask for fewer cut-offs",
-        )  # fmt: skip
+            "RNK034",
+            "the test window is too short for so many cut-offs",
+            actual=str(plan.end - plan.valid_end),
+            expected=f"{count} × {plan.snapshot_every} or more",
+            fix="ask for fewer cut-offs",
+        )
     plans = []
     for i in range(count):
         by = i * step
@@ -105,10 +108,13 @@ def pool(ablations: Sequence[Path], *, replicates: int = 1000) -> AblationResult
     ]
     if len(ablations) < 2 or len(set(map(str, shapes))) > 1:
         raise AdvpriorError(
-            "RNK033", "these ablations cannot be pooled", where=", ".join(map(str, ablations)),
-            found=f"{len(ablations)} with {len(set(map(str, shapes)))} sets of arms, seeds, segments and settings",
-            expected="two or more ablations of the same arms", fix="ablate every origin with the same arms file",
-        )  # fmt: skip
+            "RNK033",
+            "these ablations cannot be pooled",
+            where=", ".join(map(str, ablations)),
+            actual=f"{len(ablations)} with {len(set(map(str, shapes)))} sets of arms, seeds, segments and settings",
+            expected="two or more ablations of the same arms",
+            fix="ablate every origin with the same arms file",
+        )
     rows = pd.concat([table for table, _ in loaded], ignore_index=True)
     cutoff = np.repeat(np.arange(len(loaded)), [len(table) for table, _ in loaded])
     seeds = first.about["settings"]["seeds"]
@@ -119,9 +125,16 @@ def pool(ablations: Sequence[Path], *, replicates: int = 1000) -> AblationResult
     segments = {s: rows[SEGMENT_PREFIX + s].to_numpy(bool) for s in first.segments if s != OVERALL}
     slate = pd.factorize(pd.MultiIndex.from_arrays([cutoff, rows[SLATE_ID]]))[0]
     lifts = paired_bootstrap(
-        scores, rows[LABEL], rows[USER_ID].astype(str), pairs_of(first.arms), slate=slate, segments=segments,
-        cutoff=cutoff, replicates=replicates, progress=True,
-    )  # fmt: skip
+        scores,
+        rows[LABEL],
+        rows[USER_ID].astype(str),
+        pairs_of(first.arms),
+        slate=slate,
+        segments=segments,
+        cutoff=cutoff,
+        replicates=replicates,
+        progress=True,
+    )
     measured = pd.concat(
         [r.measured.assign(seed=r.measured["seed"] + i * seeds) for i, r in enumerate(results)], ignore_index=True
     )

@@ -20,9 +20,12 @@ LOADS = (1, 3, 5, 10)
 
 
 def value_at_loads(
-    slate: ArrayLike, label: ArrayLike, advertiser: Ints, scores: Mapping[str, Sequence[Floats]],
+    slate: ArrayLike,
+    label: ArrayLike,
+    advertiser: Ints,
+    scores: Mapping[str, Sequence[Floats]],
     loads: Sequence[int] = LOADS,
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """Conversions per slate, and concentration of what is shown, for every arm and ad load.
 
     Parameters

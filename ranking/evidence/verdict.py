@@ -117,8 +117,11 @@ def judge(lifts: Lifts, arms: Arms, *, best_control: str | None = None, metric: 
     nearest = _nearest(lifts, treatment, arms.baseline, metric)
 
     if isnan(gain.difference):
-        return Verdict("undefined", f"The {metric.label} of {_name(treatment)} cannot be measured: "
-                       "the test rows lack positives or negatives.", details)  # fmt: skip
+        return Verdict(
+            "undefined",
+            f"The {metric.label} of {_name(treatment)} cannot be measured: the test rows lack positives or negatives.",
+            details,
+        )
     if placebo is not None and (placebo.better or placebo.worse):
         cause = (
             "priors of the wrong user must not help, so a gain here need not come from reading a user's own history"
@@ -207,8 +210,10 @@ def _details(lifts: Lifts, arms: Arms, treatment: Arm, metric: Metric) -> list[s
     said = []
     for lift in lifts:
         if lift.segment == OVERALL or (lift.arm, lift.baseline, lift.metric) != (
-            treatment.name, arms.baseline.name, metric.name,
-        ):  # fmt: skip
+            treatment.name,
+            arms.baseline.name,
+            metric.name,
+        ):
             continue
         outcome = "a clear gain" if lift.better else "a clear loss" if lift.worse else "no clear effect"
         if isnan(lift.difference):

@@ -97,12 +97,12 @@ def load_experiment(path: Path | None) -> Experiment:
         return Experiment.model_validate(yaml.safe_load(path.read_text()))
     except OSError as error:
         raise AdvpriorError(
-            "CFG001", "the experiment cannot be read", where=str(path), found=str(error), fix=fix
+            "CFG001", "the experiment cannot be read", where=str(path), actual=str(error), fix=fix
         ) from error
     except yaml.YAMLError as error:
         raise AdvpriorError(
-            "CFG001", "the experiment is not YAML", where=str(path), found=str(error).replace("\n", " "), fix=fix
+            "CFG001", "the experiment is not YAML", where=str(path), actual=str(error).replace("\n", " "), fix=fix
         ) from error
     except ValidationError as error:
         found = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
-        raise AdvpriorError("CFG001", "the experiment is not valid", where=str(path), found=found, fix=fix) from error
+        raise AdvpriorError("CFG001", "the experiment is not valid", where=str(path), actual=found, fix=fix) from error

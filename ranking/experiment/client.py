@@ -54,9 +54,12 @@ class Service:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
             raise AdvpriorError(
-                "CFG001", "no address of a service", where="--url", found=url.rpartition("@")[2],
+                "CFG001",
+                "no address of a service",
+                where="--url",
+                actual=url.rpartition("@")[2],
                 expected="http://127.0.0.1:8000, without a name or password",
-            )  # fmt: skip
+            )
         self.url = url
         self._kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._host, self._port, self._path = parts.hostname, parts.port, parts.path.rstrip("/")
@@ -78,9 +81,13 @@ class Service:
             return response.status, json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise AdvpriorError(
-                "RNK042", "no ranking service answers", where=self.url + path, found=repr(error)[:200],
-                expected="advprior rank serve", fix=SERVE_FIX,
-            ) from error  # fmt: skip
+                "RNK042",
+                "no ranking service answers",
+                where=self.url + path,
+                actual=repr(error)[:200],
+                expected="advprior rank serve",
+                fix=SERVE_FIX,
+            ) from error
         finally:
             connection.close()
 

@@ -202,9 +202,12 @@ def read_out(
     lacking = [name for name in (USER_ID, TIMESTAMP) if name not in outcomes]
     if lacking:
         raise AdvpriorError(
-            "EXP002", "the outcomes lack a column", found=", ".join(map(str, outcomes.columns)),
-            expected=f"{USER_ID}, {TIMESTAMP} and perhaps {VALUE}", fix=f"add {', '.join(lacking)}",
-        )  # fmt: skip
+            "EXP002",
+            "the outcomes lack a column",
+            actual=", ".join(map(str, outcomes.columns)),
+            expected=f"{USER_ID}, {TIMESTAMP} and perhaps {VALUE}",
+            fix=f"add {', '.join(lacking)}",
+        )
     shown = pd.DataFrame(
         [
             (e["user_id"], e["arm"], e["time"], bool(e["degraded"]), _publication(e))
@@ -222,11 +225,13 @@ def read_out(
     counts = {name: int((kept["arm"] == name).sum()) for name in names}
     if control not in names or min(counts.values(), default=0) < 2 or len(names) < 2:
         raise AdvpriorError(
-            "EXP001", "there is nothing to compare", where=f"experiment {experiment.name}",
-            found=", ".join(f"{name}: {count} users" for name, count in counts.items()) or "no arm",
+            "EXP001",
+            "there is nothing to compare",
+            where=f"experiment {experiment.name}",
+            actual=", ".join(f"{name}: {count} users" for name, count in counts.items()) or "no arm",
             expected=f"two users or more in each arm, and a control ({control})",
             fix="let it run longer, or name the experiment that was served",
-        )  # fmt: skip
+        )
     begin = kept["first"].min()
     when = outcomes[TIMESTAMP].dt.tz_convert("UTC")
     worth = outcomes[VALUE].astype(np.float64) if VALUE in outcomes else pd.Series(1.0, index=outcomes.index)

@@ -145,10 +145,13 @@ def window_of(
     end = end or times.max().to_pydatetime() + timedelta(microseconds=1)
     if not ((times >= start) & (times < end)).any():
         raise AdvpriorError(
-            "RNK041", "nothing to replay", where=f"{start.isoformat()} to {end.isoformat()}", found="no impression",
+            "RNK041",
+            "nothing to replay",
+            where=f"{start.isoformat()} to {end.isoformat()}",
+            actual="no impression",
             expected=f"a time from {times.min().isoformat()} to {times.max().isoformat()}",
             fix="name another --day, or --from and --to",
-        )  # fmt: skip
+        )
     return start, end
 
 
@@ -184,9 +187,13 @@ class Limits:
             return cls(int(lists[0]["maxItems"]), int(request["slots"]["maximum"]), text)
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise AdvpriorError(
-                "RNK042", "no ranking service answers", where=f"{service.url}/openapi.json",
-                found=f"another OpenAPI: no {error}", expected="advprior rank serve", fix=SERVE_FIX,
-            ) from error  # fmt: skip
+                "RNK042",
+                "no ranking service answers",
+                where=f"{service.url}/openapi.json",
+                actual=f"another OpenAPI: no {error}",
+                expected="advprior rank serve",
+                fix=SERVE_FIX,
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -303,11 +310,15 @@ def replay(
     scores = _scores(shown, slates, answers, plan, timed)
     about = _about(scores, slates, answers, seconds)
     about |= {
-        "url": service.url, "clock": ready["clock"], "rankers": ready["rankers"], "experiment": ready["experiment"],
-        "window": {"from": start.isoformat(), "to": end.isoformat()}, "pace": {"rate": pace.rate, "speed": pace.speed},
+        "url": service.url,
+        "clock": ready["clock"],
+        "rankers": ready["rankers"],
+        "experiment": ready["experiment"],
+        "window": {"from": start.isoformat(), "to": end.isoformat()},
+        "pace": {"rate": pace.rate, "speed": pace.speed},
         "splits": dict(Counter(split_of(shown[TIMESTAMP].iloc[scores.index], plan).tolist())),
         "parity": _parity(scores, frame, offline) if frame is not None else None,
-    }  # fmt: skip
+    }
     about["notes"] = _notes(about)
     return Replay(scores.drop(columns=["same_time", "ranker", "user"]).reset_index(drop=True), about)
 
@@ -316,15 +327,22 @@ def _ready(service: Service, log_exposures: bool) -> dict[str, Any]:
     _, ready = service.get("/ready")
     if not isinstance(ready, dict) or not {"rankers", "clock", "exposures"} <= set(ready):
         raise AdvpriorError(
-            "RNK042", "no ranking service answers", where=f"{service.url}/ready", found=str(ready)[:200],
-            expected="advprior rank serve", fix=SERVE_FIX,
-        )  # fmt: skip
+            "RNK042",
+            "no ranking service answers",
+            where=f"{service.url}/ready",
+            actual=str(ready)[:200],
+            expected="advprior rank serve",
+            fix=SERVE_FIX,
+        )
     if ready["exposures"] and not log_exposures:
         raise AdvpriorError(
-            "RNK043", "the service logs what it answers as shown: a replay would go into its experiment",
-            where=service.url, found="exposures are logged", expected="a service without --exposures",
+            "RNK043",
+            "the service logs what it answers as shown: a replay would go into its experiment",
+            where=service.url,
+            actual="exposures are logged",
+            expected="a service without --exposures",
             fix="serve beside it without --exposures, or say --log-exposures if the log is for this replay",
-        )  # fmt: skip
+        )
     return ready
 
 
@@ -357,11 +375,17 @@ def _scores(
         same = as_of is not None and all(v == expected for view, v in as_of.items() if view != USER_PROFILE_VIEW)
         # an ad that is there twice is ranked once, with the context of the first
         once = ~pd.Series(ads[rows]).duplicated().to_numpy()
-        parts.append(pd.DataFrame({
-            "row": rows, "score": [served.get(ad, np.nan) for ad in ads[rows]],
-            "service": answer.body["service"] if ok else None, "ranker": answer.body["ranker"] if ok else None,
-            "same_time": same & once & (moments[rows] == moment),
-        }))  # fmt: skip
+        parts.append(
+            pd.DataFrame(
+                {
+                    "row": rows,
+                    "score": [served.get(ad, np.nan) for ad in ads[rows]],
+                    "service": answer.body["service"] if ok else None,
+                    "ranker": answer.body["ranker"] if ok else None,
+                    "same_time": same & once & (moments[rows] == moment),
+                }
+            )
+        )
     columns = {"row": np.int64, "score": np.float64, "service": object, "ranker": object, "same_time": bool}
     empty = pd.DataFrame({name: np.empty(0, dtype=kind) for name, kind in columns.items()})
     found = (pd.concat(parts) if parts else empty).astype(columns).set_index("row")
@@ -386,13 +410,20 @@ def _about(scores: pd.DataFrame, slates: Slates, answers: Sequence[Answer], seco
         if len(part):
             quality[name] = _quality(part, part["score"])
     return {
-        "requests": len(answers), "not_sent": len(slates.asks) - len(answers), "too_large": slates.too_large,
-        "errors": dict(errors), "degraded": dict(degraded),
-        "degraded_requests": sum(bool(a.body["degraded"]) for a in good), "latency_ms": latency,
-        "seconds": seconds, "per_second": len(good) / seconds if seconds else 0.0, "rows": len(scores),
-        "not_returned": int(len(scores) - len(scored)), "unknown_ads": sum(len(a.body["unknown_ads"]) for a in good),
+        "requests": len(answers),
+        "not_sent": len(slates.asks) - len(answers),
+        "too_large": slates.too_large,
+        "errors": dict(errors),
+        "degraded": dict(degraded),
+        "degraded_requests": sum(bool(a.body["degraded"]) for a in good),
+        "latency_ms": latency,
+        "seconds": seconds,
+        "per_second": len(good) / seconds if seconds else 0.0,
+        "rows": len(scores),
+        "not_returned": int(len(scores) - len(scored)),
+        "unknown_ads": sum(len(a.body["unknown_ads"]) for a in good),
         "quality": quality,
-    }  # fmt: skip
+    }
 
 
 def _quality(part: pd.DataFrame, score: pd.Series[float]) -> dict[str, Any]:
@@ -408,10 +439,13 @@ def _offline(rankers: Sequence[Path], ready: Mapping[str, Any]) -> dict[str, Pat
     served = set(ready["rankers"].values())
     if not found or not set(found) <= served:
         raise AdvpriorError(
-            "RNK044", "offline scores must be of the rankers that are served", where="--ranker",
-            found=", ".join(sorted(found)) or "none", expected=", ".join(sorted(served)),
+            "RNK044",
+            "offline scores must be of the rankers that are served",
+            where="--ranker",
+            actual=", ".join(sorted(found)) or "none",
+            expected=", ".join(sorted(served)),
             fix="give the folders that the service was started with: --ranker RANKER --ranker FALLBACK",
-        )  # fmt: skip
+        )
     return found
 
 
@@ -431,10 +465,12 @@ def _parity(scores: pd.DataFrame, frame: Path, rankers: Mapping[str, Path]) -> d
     kept = scores[scores["compared"]]
     gap = (kept["score"] - kept["offline"]).abs()
     return {
-        "in_frame": int(both.sum()), "compared": len(kept), "max_difference": float(gap.max()) if len(gap) else None,
+        "in_frame": int(both.sum()),
+        "compared": len(kept),
+        "max_difference": float(gap.max()) if len(gap) else None,
         "above_1e-6": int((gap > 1e-6).sum()),
         "offline": _quality(scores[both], scores.loc[both, "offline"]) if both.any() else None,
-    }  # fmt: skip
+    }
 
 
 def _notes(about: Mapping[str, Any]) -> list[str]:

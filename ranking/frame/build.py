@@ -71,9 +71,17 @@ JOIN_MEMORY = "1500MB"  # beyond it, DuckDB spills: 1.4M rows × 60 columns take
 SPLITS = ("train", "valid", "test")
 #: Columns of the frame that are not features.
 KEYS = (
-    IMPRESSION_ID, SLATE_ID, USER_ID, AD_ID, ADVERTISER_ID, TIMESTAMP, LABEL, "split",
-    "segment_never_advertiser", "segment_never_ad",
-)  # fmt: skip
+    IMPRESSION_ID,
+    SLATE_ID,
+    USER_ID,
+    AD_ID,
+    ADVERTISER_ID,
+    TIMESTAMP,
+    LABEL,
+    "split",
+    "segment_never_advertiser",
+    "segment_never_ad",
+)
 _OWN_VIEWS = (USER_PROFILE_VIEW, USER_HISTORY_VIEW, AD_STATS_VIEW)
 # per user and catalog position: of use to a service, noise to a ranker that sees the ad's own log-probability
 _NOT_JOINED = (CATALOG_VERSION, "top1_index", "top1_log_prob")
@@ -165,10 +173,13 @@ def require_sources(store: Any, views: Sequence[Any], repo: Path) -> None:
     strangers = [v.name for v in views if (type(v.batch_source).__name__ == "SparkSource") != (kind == SPARK)]
     if strangers:
         raise AdvpriorError(
-            "STO022", "views were applied for another offline store than feature_store.yaml names",
-            where=str(repo), found=f"sources of {', '.join(strangers)}", expected=f"sources for {kind}",
+            "STO022",
+            "views were applied for another offline store than feature_store.yaml names",
+            where=str(repo),
+            actual=f"sources of {', '.join(strangers)}",
+            expected=f"sources for {kind}",
             fix=f"feast -c {repo} apply",
-        )  # fmt: skip
+        )
 
 
 def scalar_refs(store: Any, services: Sequence[str], repo: Path) -> tuple[dict[str, str], list[str]]:
@@ -199,9 +210,13 @@ def scalar_refs(store: Any, services: Sequence[str], repo: Path) -> tuple[dict[s
             service = store.get_feature_service(name)
         except FeastObjectNotFoundException as error:
             raise AdvpriorError(
-                "STO005", "a feature service is not applied", where=str(repo), found=f"no service {name}",
-                expected="all views of the service published, then applied", fix=f"feast -c {repo} apply",
-            ) from error  # fmt: skip
+                "STO005",
+                "a feature service is not applied",
+                where=str(repo),
+                actual=f"no service {name}",
+                expected="all views of the service published, then applied",
+                fix=f"feast -c {repo} apply",
+            ) from error
         for projection in service.feature_view_projections:
             view = projection.name_to_use()
             for feature in projection.features:
@@ -501,10 +516,13 @@ def build_frame(
     impressions = impressions[chosen].sort_values([TIMESTAMP, SLATE_ID, IMPRESSION_ID]).reset_index(drop=True)
     if impressions.empty:
         raise AdvpriorError(
-            "RNK010", "no impressions for the ranker", where=str(tables), found="none from finetune_end to end",
+            "RNK010",
+            "no impressions for the ranker",
+            where=str(tables),
+            actual="none from finetune_end to end",
             expected=f"impressions in [{plan.finetune_end}, {plan.end})",
             fix="give the tables a time plan that fits their data",
-        )  # fmt: skip
+        )
     category = loaded["ads"].set_index(AD_ID)[CATEGORY]
     events = loaded["events"]
     seen = impressions[[USER_ID, ADVERTISER_ID, AD_ID, TIMESTAMP]].assign(category=impressions[AD_ID].map(category))
@@ -518,9 +536,13 @@ def build_frame(
     lacking = [key for key in keys if key not in impressions]
     if lacking:
         raise AdvpriorError(
-            "STO008", "a service needs a join key that impressions do not have", where=", ".join(services),
-            found=", ".join(lacking), expected="columns of impressions", fix="add the column to impressions",
-        )  # fmt: skip
+            "STO008",
+            "a service needs a join key that impressions do not have",
+            where=", ".join(services),
+            actual=", ".join(lacking),
+            expected="columns of impressions",
+            fix="add the column to impressions",
+        )
     entities = impressions[[IMPRESSION_ID, *keys]].copy()
     entities[EVENT_TIMESTAMP] = impressions[TIMESTAMP]
     joined = join_features(store, list(refs), entities)

@@ -73,9 +73,7 @@ def enforce(findings: Iterable[Finding | None], where: str | None = None) -> lis
     if errors:
         first, *others = errors
         also = "; also " + ", ".join(f"{o.code}: {o.message}" for o in others) if others else ""
-        raise AdvpriorError(
-            first.code, first.message + also, where=where, expected=f"see {first.docs}", fix=first.fix
-        )  # fmt: skip
+        raise AdvpriorError(first.code, first.message + also, where=where, expected=f"see {first.docs}", fix=first.fix)
     return found
 
 
@@ -91,10 +89,11 @@ def check_model_cutoff(predictor: str, cutoff: Array, impression: Array) -> Find
     if not late:
         return None
     return Finding(
-        "RNK001", "error",
+        "RNK001",
+        "error",
         f"{late:,} of {len(impression):,} impressions have a prior of `{predictor}` with a later model_cutoff",
         "fit the predictor on labels before the first ranker row, or start the ranker's rows after model_cutoff",
-    )  # fmt: skip
+    )
 
 
 def check_not_newer(view: str, feature_time: Array, impression: Array) -> Finding | None:
@@ -103,10 +102,11 @@ def check_not_newer(view: str, feature_time: Array, impression: Array) -> Findin
     if not late:
         return None
     return Finding(
-        "RNK002", "error",
+        "RNK002",
+        "error",
         f"{late:,} of {len(impression):,} impressions carry a row of `{view}` that is newer than they are",
         "join through Feast's point-in-time join, and publish rows with the time at which they were available",
-    )  # fmt: skip
+    )
 
 
 def check_available_after_snapshot(view: str, snapshot: Array, available: Array) -> Finding | None:
@@ -115,10 +115,11 @@ def check_available_after_snapshot(view: str, snapshot: Array, available: Array)
     if not early:
         return None
     return Finding(
-        "RNK003", "error",
+        "RNK003",
+        "error",
         f"{early:,} of {len(snapshot):,} rows of `{view}` have an event_timestamp before their snapshot",
         "publish with event_timestamp = snapshot + lag",
-    )  # fmt: skip
+    )
 
 
 def check_splits_apart(split: Array, time: Array) -> Finding | None:
@@ -128,10 +129,11 @@ def check_splits_apart(split: Array, time: Array) -> Finding | None:
     for (before, _, newest), (after, oldest, _) in pairwise(present):
         if newest >= oldest:
             return Finding(
-                "RNK004", "error",
+                "RNK004",
+                "error",
                 f"split `{before}` reaches {newest}, and `{after}` starts at {oldest}",
                 "cut the splits by time, as the time plan does",
-            )  # fmt: skip
+            )
     return None
 
 
@@ -142,11 +144,12 @@ def check_rows_kept(expected_ids: Array, found_ids: Array) -> Finding | None:
     lost = len(np.setdiff1d(expected_ids, found_ids))
     doubled = len(found_ids) - len(np.unique(found_ids))
     return Finding(
-        "RNK005", "error",
+        "RNK005",
+        "error",
         f"{len(expected_ids):,} impressions went into the join and {len(found_ids):,} rows came out"
         f" ({lost:,} lost, {doubled:,} doubled)",
         "make impression_id unique, and use the duckdb offline store (the file store loses rows)",
-    )  # fmt: skip
+    )
 
 
 def check_same_test_rows(digests: Mapping[str, str]) -> Finding | None:
@@ -157,10 +160,11 @@ def check_same_test_rows(digests: Mapping[str, str]) -> Finding | None:
     for arm, digest in digests.items():
         groups.setdefault(digest, []).append(arm)
     return Finding(
-        "RNK006", "error",
+        "RNK006",
+        "error",
         "arms were measured on different test rows: " + " | ".join(", ".join(arms) for arms in groups.values()),
         "measure every arm on one frame",
-    )  # fmt: skip
+    )
 
 
 def univariate_auc(values: pd.Series[Any], label: Array) -> float:
@@ -204,10 +208,11 @@ def check_golden_features(features: pd.DataFrame, label: Array, *, seed: int = 0
 
 def _golden(name: str, auc: float) -> Finding:
     return Finding(
-        "RNK007", "error" if auc >= GOLDEN_ERROR else "warning",
+        "RNK007",
+        "error" if auc >= GOLDEN_ERROR else "warning",
         f"feature `{name}` alone reaches an AUC of {auc:.4f} on test rows: it may hold the answer",
         f"find out when `{name}` becomes known; drop it from the service if that is after the impression",
-    )  # fmt: skip
+    )
 
 
 def check_prior_coverage(predictor: str, missing: Array) -> Finding | None:
@@ -216,10 +221,11 @@ def check_prior_coverage(predictor: str, missing: Array) -> Finding | None:
     if coverage >= MIN_COVERAGE:
         return None
     return Finding(
-        "RNK008", "warning",
+        "RNK008",
+        "warning",
         f"only {coverage:.1%} of the impressions have a prior of `{predictor}`",
         "score every user and snapshot, and look at the view's TTL and lag",
-    )  # fmt: skip
+    )
 
 
 def check_enough_positives(split: Array, label: Array) -> Finding | None:
@@ -229,10 +235,11 @@ def check_enough_positives(split: Array, label: Array) -> Finding | None:
     if not few:
         return None
     return Finding(
-        "RNK009", "warning",
+        "RNK009",
+        "warning",
         "few positives: " + ", ".join(f"{count} in {name}" for name, count in few.items()),
         f"use more users or a longer span: below {MIN_POSITIVES} positives an interval says little",
-    )  # fmt: skip
+    )
 
 
 def check_placebo(arm: str, low: float, high: float) -> Finding | None:
@@ -240,11 +247,12 @@ def check_placebo(arm: str, low: float, high: float) -> Finding | None:
     if not (low > 0 or high < 0):
         return None
     return Finding(
-        "RNK011", "warning",
+        "RNK011",
+        "warning",
         f"the placebo `{arm}` changes AUC by something between {low:+.4f} and {high:+.4f}: it should change nothing",
         "one placebo in twenty does this by chance: shuffle again (`advprior publish … --seed 1`) and measure with "
         "more seeds; if it stays, give the baseline what a prior tells beside taste (its age, its user's activity)",
-    )  # fmt: skip
+    )
 
 
 def check_in_catalog(predictor: str, known: Array) -> Finding | None:
@@ -253,10 +261,11 @@ def check_in_catalog(predictor: str, known: Array) -> Finding | None:
     if share >= MIN_IN_CATALOG:
         return None
     return Finding(
-        "RNK012", "warning",
+        "RNK012",
+        "warning",
         f"the catalog of `{predictor}` has the advertisers of {share:.1%} of the impressions only",
         "fit the predictor on these tables: a prior says nothing of an advertiser that its catalog lacks",
-    )  # fmt: skip
+    )
 
 
 def check_one_catalog(versions: Mapping[str, str]) -> Finding | None:
@@ -264,7 +273,8 @@ def check_one_catalog(versions: Mapping[str, str]) -> Finding | None:
     if len(set(versions.values())) <= 1:
         return None
     return Finding(
-        "RNK013", "warning",
+        "RNK013",
+        "warning",
         "priors of different catalogs are compared: " + ", ".join(f"{name} {v}" for name, v in versions.items()),
         "fit every predictor on the same tables: log-probabilities over other catalogs do not share a scale",
-    )  # fmt: skip
+    )

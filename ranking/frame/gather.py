@@ -174,8 +174,10 @@ def places(catalog: Sequence[str], advertisers: Any, categories: Any) -> Ints:
     both = pd.DataFrame({"a": np.asarray(advertisers, object), "c": np.asarray(categories, object)})
     code = both.groupby(["a", "c"], sort=False, dropna=False).ngroup().to_numpy()
     of_pair = both.drop_duplicates(ignore_index=True)
-    pairs = [pair_id(a, c) if isinstance(a, str) and isinstance(c, str) else None
-             for a, c in zip(of_pair["a"], of_pair["c"], strict=True)]  # fmt: skip
+    pairs = [
+        pair_id(a, c) if isinstance(a, str) and isinstance(c, str) else None
+        for a, c in zip(of_pair["a"], of_pair["c"], strict=True)
+    ]
     place: Ints = names.get_indexer(pd.Index(pairs, dtype=object)).astype(np.int64)
     return place[code] if len(code) else found
 

@@ -80,10 +80,13 @@ def check_store(repo: Path) -> None:
         check_spark(config, path)
     if kind in _REFUSED:
         raise AdvpriorError(
-            "STO002", "Feast's file (dask) offline store loses entity rows and mixes up ties in created_timestamp",
-            where=str(path), found=f"offline_store: {kind}", expected="offline_store: {type: duckdb}",
+            "STO002",
+            "Feast's file (dask) offline store loses entity rows and mixes up ties in created_timestamp",
+            where=str(path),
+            actual=f"offline_store: {kind}",
+            expected="offline_store: {type: duckdb}",
             fix=f"set offline_store to duckdb in {path}, then: feast -c {repo} apply",
-        )  # fmt: skip
+        )
 
 
 def check_published(repo: Path, views: Sequence[str]) -> None:
@@ -92,9 +95,12 @@ def check_published(repo: Path, views: Sequence[str]) -> None:
     if absent:
         commands = list(dict.fromkeys(publish_command(v, repo) for v in absent))
         raise AdvpriorError(
-            "STO003", "views are not published", where=str(Path(repo) / "data"), found=f"no {', '.join(absent)}",
+            "STO003",
+            "views are not published",
+            where=str(Path(repo) / "data"),
+            actual=f"no {', '.join(absent)}",
             fix=" ; ".join([*commands, f"feast -c {repo} apply"]),
-        )  # fmt: skip
+        )
 
 
 def check_prior(repo: Path, predictor: str) -> None:
@@ -106,9 +112,13 @@ def check_prior(repo: Path, predictor: str) -> None:
 
     def refuse(found: str, expected: str) -> AdvpriorError:
         return AdvpriorError(
-            "STO004", "published priors disagree with their own catalog or matrix", where=str(folder), found=found,
-            expected=expected, fix=f"score again, then: {publish_command(prior_view(predictor), repo)}",
-        )  # fmt: skip
+            "STO004",
+            "published priors disagree with their own catalog or matrix",
+            where=str(folder),
+            actual=found,
+            expected=expected,
+            fix=f"score again, then: {publish_command(prior_view(predictor), repo)}",
+        )
 
     try:
         catalog = json.loads((folder / CATALOG_FILE).read_text())
@@ -143,10 +153,13 @@ def check_created(repo: Path, view: str, end: datetime) -> None:
     oldest = pc.min(pq.read_table(path, columns=[CREATED_TIMESTAMP])[CREATED_TIMESTAMP]).as_py()
     if oldest is not None and oldest >= end:
         raise AdvpriorError(
-            "STO007", "every row was created after the last impression, so none can be joined", where=str(path),
-            found=f"created_timestamp from {oldest}", expected="a backfilled row created when it became available",
+            "STO007",
+            "every row was created after the last impression, so none can be joined",
+            where=str(path),
+            actual=f"created_timestamp from {oldest}",
+            expected="a backfilled row created when it became available",
             fix=publish_command(view, repo),
-        )  # fmt: skip
+        )
 
 
 def preflight(repo: Path, predictors: Sequence[str], *, end: datetime | None = None) -> None:

@@ -135,9 +135,13 @@ class Arms(BaseModel):
             if name in (arm.name, arm.service):
                 return arm
         raise AdvpriorError(
-            "RNK021", "no arm has this feature service", where="--service", found=name,
-            expected=", ".join(arm.service for arm in self.arms), fix="name one of these, or add an arm to arms.yaml",
-        )  # fmt: skip
+            "RNK021",
+            "no arm has this feature service",
+            where="--service",
+            actual=name,
+            expected=", ".join(arm.service for arm in self.arms),
+            fix="name one of these, or add an arm to arms.yaml",
+        )
 
 
 def load_arms(path: Path | None = None) -> Arms:
@@ -157,11 +161,11 @@ def load_arms(path: Path | None = None) -> Arms:
         return Arms.model_validate(yaml.safe_load(text))
     except yaml.YAMLError as error:
         raise AdvpriorError(
-            "CFG001", "the arms file is not YAML", where=where, found=str(error).replace("\n", " "), fix=fix
+            "CFG001", "the arms file is not YAML", where=where, actual=str(error).replace("\n", " "), fix=fix
         ) from error
     except ValidationError as error:
         found = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
-        raise AdvpriorError("CFG001", "the arms file is not valid", where=where, found=found, fix=fix) from error
+        raise AdvpriorError("CFG001", "the arms file is not valid", where=where, actual=found, fix=fix) from error
 
 
 def feature_columns(columns: Sequence[str]) -> list[str]:
@@ -211,10 +215,12 @@ def arm_features(arm: Arm, columns: Sequence[str]) -> list[str]:
     if unmatched:
         priors = sorted({group_of(c) for c in features if c.startswith(PRIOR_VIEW_PREFIX)})
         raise AdvpriorError(
-            "RNK022", f"the frame has no feature that arm `{arm.name}` adds", where=", ".join(unmatched),
-            found=f"priors in the frame: {', '.join(priors) or 'none'}",
+            "RNK022",
+            f"the frame has no feature that arm `{arm.name}` adds",
+            where=", ".join(unmatched),
+            actual=f"priors in the frame: {', '.join(priors) or 'none'}",
             fix="publish that predictor's priors and build the frame again, or take the arm out of your arms.yaml",
-        )  # fmt: skip
+        )
     return [c for c in features if not c.startswith(PRIOR_VIEW_PREFIX) or any(_adds(p, c) for p in arm.adds)]
 
 

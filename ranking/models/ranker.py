@@ -77,9 +77,12 @@ class Encoder:
         missing = [name for name in self.features if name not in frame.columns]
         if missing:
             raise AdvpriorError(
-                "RNK023", "the ranker's features are not all there", where=", ".join(missing[:5]),
-                found=f"{len(missing)} of {len(self.features)} missing", fix="build the frame again",
-            )  # fmt: skip
+                "RNK023",
+                "the ranker's features are not all there",
+                where=", ".join(missing[:5]),
+                actual=f"{len(missing)} of {len(self.features)} missing",
+                fix="build the frame again",
+            )
         out = np.empty((len(frame), len(self.features)), dtype=np.float32)
         for i, name in enumerate(self.features):
             out[:, i] = self._column(frame[name])
@@ -162,10 +165,12 @@ def prepare(
     for name, label in (("train", train_label), ("valid", valid_label)):
         if not 0 < int(label.sum()) < len(label):
             raise AdvpriorError(
-                "RNK024", "a ranker needs positives and negatives in training and validation", where=f"split {name}",
-               
-                found=f"{int(label.sum())} positives in {len(label)} rows", fix="take more users",
-            )  # fmt: skip
+                "RNK024",
+                "a ranker needs positives and negatives in training and validation",
+                where=f"split {name}",
+                actual=f"{int(label.sum())} positives in {len(label)} rows",
+                fix="take more users",
+            )
     names = [_safe(name) for name in encoder.features]
     options = {"feature_name": names, "categorical_feature": encoder.categorical, "params": _dataset_params(config)}
     groups: list[NDArray[np.int64] | None] = [None, None]
@@ -174,8 +179,11 @@ def prepare(
             raise ValueError("lambdarank needs the slate of every row")
         orders = [np.argsort(slate, kind="stable") for slate in slates]  # a slate's rows must stand together
         train, train_label, valid, valid_label = (
-            train[orders[0]], train_label[orders[0]], valid[orders[1]], valid_label[orders[1]],
-        )  # fmt: skip
+            train[orders[0]],
+            train_label[orders[0]],
+            valid[orders[1]],
+            valid_label[orders[1]],
+        )
         groups = [np.unique(slate, return_counts=True)[1] for slate in slates]
     train_set = lgb.Dataset(train, train_label, group=groups[0], **options).construct()
     valid_set = lgb.Dataset(valid, valid_label, group=groups[1], reference=train_set, **options).construct()
@@ -249,9 +257,14 @@ class Ranker:
         """Train on one frame; stop and calibrate on another, later one."""
         encoder = Encoder.fit(train, self.features)
         prepared = prepare(
-            encoder, encoder.encode(train), train[LABEL].to_numpy(np.int8), encoder.encode(valid),
-            valid[LABEL].to_numpy(np.int8), self.config, (train[SLATE_ID].to_numpy(), valid[SLATE_ID].to_numpy()),
-        )  # fmt: skip
+            encoder,
+            encoder.encode(train),
+            train[LABEL].to_numpy(np.int8),
+            encoder.encode(valid),
+            valid[LABEL].to_numpy(np.int8),
+            self.config,
+            (train[SLATE_ID].to_numpy(), valid[SLATE_ID].to_numpy()),
+        )
         return self.fit_prepared(prepared)
 
     def fit_prepared(self, prepared: Prepared) -> Ranker:
@@ -356,13 +369,24 @@ class Ranker:
             config = RankerConfig(**about["config"])
         except (OSError, ValueError, KeyError, lgb.basic.LightGBMError) as error:
             raise AdvpriorError(
-                "RNK025", "no ranker can be read here", where=str(folder), found=str(error).splitlines()[0],
-                expected=f"{MODEL_FILE} and {RANKER_FILE}", fix=fix,
-            ) from error  # fmt: skip
+                "RNK025",
+                "no ranker can be read here",
+                where=str(folder),
+                actual=str(error).splitlines()[0],
+                expected=f"{MODEL_FILE} and {RANKER_FILE}",
+                fix=fix,
+            ) from error
         return cls(
-            about["service"], encoder.features, config, about["seed"], about["facts"], encoder, booster,
-            about["calibration"], about["rounds"],
-        )  # fmt: skip
+            about["service"],
+            encoder.features,
+            config,
+            about["seed"],
+            about["facts"],
+            encoder,
+            booster,
+            about["calibration"],
+            about["rounds"],
+        )
 
     def _fitted(self) -> tuple[lgb.Booster, Encoder]:
         if self.booster is None or self.encoder is None:

@@ -76,9 +76,13 @@ class DriftReport:
 
 
 def drift_of(
-    name: str, kind: Literal["feature", "prior"], reference: pd.Series[Any], current: pd.Series[Any],
-    users: tuple[int, int], gain: float | None = None,
-) -> Drift:  # fmt: skip
+    name: str,
+    kind: Literal["feature", "prior"],
+    reference: pd.Series[Any],
+    current: pd.Series[Any],
+    users: tuple[int, int],
+    gain: float | None = None,
+) -> Drift:
     """How far one column moved.
 
     Parameters
@@ -99,9 +103,16 @@ def drift_of(
     value = psi(*counts)
     filled = int(np.count_nonzero(counts[0] + counts[1]))
     return Drift(
-        name, kind, round(value, 6), severity_of(value), round(noise(filled, *users), 6), gain, bins.labels(),
-        counts[0].tolist(), counts[1].tolist(),
-    )  # fmt: skip
+        name,
+        kind,
+        round(value, 6),
+        severity_of(value),
+        round(noise(filled, *users), 6),
+        gain,
+        bins.labels(),
+        counts[0].tolist(),
+        counts[1].tolist(),
+    )
 
 
 def frame_drifts(
@@ -127,16 +138,22 @@ def prior_drifts(table: pd.DataFrame, predictor: str, until: pd.Timestamp) -> tu
         return [], {"newest": newest.isoformat(), "reference_snapshots": 0}
     users = known[USER_ID].nunique(), last[USER_ID].nunique()
     drifts = [
-        drift_of(f"{prior_view(predictor)}_{name}", "prior", known[name], last[name], users) for name in SCALARS
+        drift_of(f"{prior_view(predictor)}_{name}", "prior", known[name], last[name], users)
+        for name in SCALARS
         if name in table.columns
-    ]  # fmt: skip
+    ]
     return drifts, {"newest": newest.isoformat(), "reference_snapshots": int(known[SNAPSHOT].nunique())}
 
 
 def measure(
-    frame_folder: Path, *, recent: Path | None = None, exposures: Path | None = None, days: float | None = None,
-    ranker: Path | None = None, repo: Path | None = None,
-) -> DriftReport:  # fmt: skip
+    frame_folder: Path,
+    *,
+    recent: Path | None = None,
+    exposures: Path | None = None,
+    days: float | None = None,
+    ranker: Path | None = None,
+    repo: Path | None = None,
+) -> DriftReport:
     """Measure the drift since a ranker's training.
 
     Parameters
@@ -172,9 +189,13 @@ def measure(
     lacking = [name for name in features if name not in reference.columns or name not in current.columns]
     if lacking:
         raise AdvpriorError(
-            "RNK023", "a frame lacks features", where=str(recent or frame_folder), found=", ".join(lacking[:5]),
-            expected="the features of the training frame", fix="build both frames from the same definitions",
-        )  # fmt: skip
+            "RNK023",
+            "a frame lacks features",
+            where=str(recent or frame_folder),
+            actual=", ".join(lacking[:5]),
+            expected="the features of the training frame",
+            fix="build both frames from the same definitions",
+        )
     drifts = frame_drifts(reference, current, features, gain)
     about: dict[str, Any] = {
         "reference": _side(reference, "train rows"),
@@ -197,10 +218,13 @@ def _shown(exposures: Path, ranker: Path) -> pd.DataFrame:
     shown = to_frame(read_exposures(exposures), of)
     if not len(shown):
         raise AdvpriorError(
-            "SRV021", "no exposure says what the ranker read", where=str(exposures),
-            found=f"none with features of ranker {of}", expected="a log of a service that runs with --log-features",
+            "SRV021",
+            "no exposure says what the ranker read",
+            where=str(exposures),
+            actual=f"none with features of ranker {of}",
+            expected="a log of a service that runs with --log-features",
             fix="advprior rank serve … --exposures DIR --log-features 0.01",
-        )  # fmt: skip
+        )
     return shown
 
 
@@ -218,10 +242,13 @@ def _current(
         found = found[(found[TIMESTAMP] > found[TIMESTAMP].max() - timedelta(days=days)).to_numpy()]
     if not len(found):
         raise AdvpriorError(
-            "RNK035", "there is nothing to compare the training rows with", where=str(recent),
-            found=f"no row after {until.isoformat()}", expected="a frame with newer impressions",
+            "RNK035",
+            "there is nothing to compare the training rows with",
+            where=str(recent),
+            actual=f"no row after {until.isoformat()}",
+            expected="a frame with newer impressions",
             fix="build the tables and the frame again with newer events",
-        )  # fmt: skip
+        )
     return found
 
 
@@ -231,19 +258,25 @@ def _ranker_of(folder: Path, frame_folder: Path) -> Ranker:
     mine, its = read_manifest(frame_folder, step="rank frame", fix=FRAME_FIX).get("key"), loaded.facts.get("frame")
     if its is not None and its != mine:
         raise AdvpriorError(
-            "RNK036", "the ranker was trained on another frame", where=str(folder), found=f"frame {its}",
+            "RNK036",
+            "the ranker was trained on another frame",
+            where=str(folder),
+            actual=f"frame {its}",
             expected=f"frame {mine}, of {frame_folder}",
             fix="give the frame that it was trained on as --frame, and a newer one as --recent",
-        )  # fmt: skip
+        )
     return loaded
 
 
 def _side(frame: pd.DataFrame, what: str) -> dict[str, Any]:
     times = frame[TIMESTAMP]
     return {
-        "what": what, "rows": len(frame), "users": int(frame[USER_ID].nunique()), "from": times.min().isoformat(),
+        "what": what,
+        "rows": len(frame),
+        "users": int(frame[USER_ID].nunique()),
+        "from": times.min().isoformat(),
         "to": times.max().isoformat(),
-    }  # fmt: skip
+    }
 
 
 def _is_text(values: pd.Series[Any]) -> bool:

@@ -18,14 +18,22 @@ _TOP, _DRAWN = 25, 8
 def render(report: DriftReport) -> str:
     """The page as text."""
     environment = Environment(
-        loader=PackageLoader("ranking"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=PackageLoader("ranking"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
         lstrip_blocks=True,
-    )  # fmt: skip
+    )
     drawn = [one for one in report.drifts if one.psi > 0][:_DRAWN]
     return environment.get_template("drift.html.j2").render(
-        report=report, worst=report.worst(), bars=svg_uri(bars(report.drifts[:_TOP])), top=_TOP, moderate=MODERATE,
-        major=MAJOR, drawn=[(one, svg_uri(shares(one))) for one in drawn],
-    )  # fmt: skip
+        report=report,
+        worst=report.worst(),
+        bars=svg_uri(bars(report.drifts[:_TOP])),
+        top=_TOP,
+        moderate=MODERATE,
+        major=MAJOR,
+        drawn=[(one, svg_uri(shares(one))) for one in drawn],
+    )
 
 
 def bars(drifts: list[Drift], width: float = 7.6) -> Figure:
@@ -34,8 +42,12 @@ def bars(drifts: list[Drift], width: float = 7.6) -> Figure:
         figure = Figure(figsize=(width, 0.9 + 0.22 * max(1, len(drifts))), layout="constrained")
         ax = figure.subplots()
         shown = drifts[::-1]
-        ax.barh([one.name for one in shown], [one.psi for one in shown],
-                color=[_COLOURS[one.severity] for one in shown], height=0.65)  # fmt: skip
+        ax.barh(
+            [one.name for one in shown],
+            [one.psi for one in shown],
+            color=[_COLOURS[one.severity] for one in shown],
+            height=0.65,
+        )
         ax.plot([one.noise for one in shown], range(len(shown)), "|", color="#24292f", markersize=8)
         for threshold in (MODERATE, MAJOR):
             ax.axvline(threshold, color="#24292f", linewidth=0.9, linestyle=(0, (4, 3)))
@@ -52,8 +64,9 @@ def shares(drift: Drift, width: float = 7.6) -> Figure:
         ax = figure.subplots()
         at = range(len(drift.labels))
         for counts, shift, colour, label in (
-            (drift.reference, -0.2, "#8c959f", "training"), (drift.current, 0.2, _COLOURS[drift.severity], "now"),
-        ):  # fmt: skip
+            (drift.reference, -0.2, "#8c959f", "training"),
+            (drift.current, 0.2, _COLOURS[drift.severity], "now"),
+        ):
             whole = sum(counts)
             ax.bar([i + shift for i in at], [100 * count / whole for count in counts], 0.4, color=colour, label=label)
         ax.set_xticks(list(at), [label.replace("$", r"\$") for label in drift.labels], rotation=35, ha="right")

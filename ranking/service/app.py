@@ -77,9 +77,13 @@ def required_key(settings: ServeSettings) -> str | None:
     key = os.environ.get(KEY_VARIABLE, "")
     if not key:
         raise AdvpriorError(
-            "SRV005", "the service needs an API key", where=KEY_VARIABLE, found="nothing",
-            expected="a secret in that environment variable", fix="set it, or serve openly with --no-api-key",
-        )  # fmt: skip
+            "SRV005",
+            "the service needs an API key",
+            where=KEY_VARIABLE,
+            actual="nothing",
+            expected="a secret in that environment variable",
+            fix="set it, or serve openly with --no-api-key",
+        )
     return key
 
 
@@ -94,10 +98,13 @@ def create_app(settings: ServeSettings, engine: Engine | None = None) -> FastAPI
     key = required_key(settings)
     if settings.log_features and settings.exposures is None:
         raise AdvpriorError(
-            "SRV020", "features are logged with exposures, and those are not logged", where="--log-features",
-            found="no --exposures", expected="a folder for the exposure log",
+            "SRV020",
+            "features are logged with exposures, and those are not logged",
+            where="--log-features",
+            actual="no --exposures",
+            expected="a folder for the exposure log",
             fix="add --exposures DIR, or leave --log-features out",
-        )  # fmt: skip
+        )
     engine = engine or make_engine(settings)
     metrics = Metrics()
     exposures = None if settings.exposures is None else ExposureLog(settings.exposures, fsync=settings.fsync)
@@ -151,9 +158,15 @@ def create_app(settings: ServeSettings, engine: Engine | None = None) -> FastAPI
             # not by user or time: what is sampled must be like all that is shown
             keep = exposures is not None and random.random() < settings.log_features
             slate = engine.rank(
-                body.user_id, body.slots, candidates, context=context, contexts=contexts, explain=explain, keep=keep,
+                body.user_id,
+                body.slots,
+                candidates,
+                context=context,
+                contexts=contexts,
+                explain=explain,
+                keep=keep,
                 now_us=now_us,
-            )  # fmt: skip
+            )
             logged = None
             if exposures is not None:
                 logged = _log_exposure(exposures, engine, slate, body.user_id, request.state.request_id)
@@ -196,8 +209,12 @@ def create_app(settings: ServeSettings, engine: Engine | None = None) -> FastAPI
             exposures=exposures is not None,
         )
 
-    @app.get("/metrics", response_class=Response, tags=["service"],
-             responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}})  # fmt: skip
+    @app.get(
+        "/metrics",
+        response_class=Response,
+        tags=["service"],
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
     async def prometheus() -> Response:
         """Metrics in Prometheus' text format."""
         for result, count in engine.reloads.items():
@@ -356,10 +373,15 @@ def _errors(app: FastAPI) -> None:
             where = ".".join(str(part) for part in one["loc"])
             # a missing field's input is the whole body
             found = "nothing" if one["type"] == "missing" else repr(one.get("input"))[:_SHOWN]
-            problems.append({
-                "code": "SRV422", "what": "the request is not valid", "where": where, "found": found,
-                "expected": one["msg"],
-            })  # fmt: skip
+            problems.append(
+                {
+                    "code": "SRV422",
+                    "what": "the request is not valid",
+                    "where": where,
+                    "found": found,
+                    "expected": one["msg"],
+                }
+            )
         return answer(request, 422, problems)
 
     @app.exception_handler(AnyHTTPException)

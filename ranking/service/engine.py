@@ -211,9 +211,12 @@ class Engine:
         self.catalogs.refresh(self.clock.now_us())
         if self.catalogs.newest is None:
             raise AdvpriorError(
-                "STO003", "views are not published", where=str(repo), found=f"no {USER_HISTORY_VIEW}",
+                "STO003",
+                "views are not published",
+                where=str(repo),
+                actual=f"no {USER_HISTORY_VIEW}",
                 fix=f"advprior rank features --tables TABLES --repo {repo} ; feast -c {repo} apply",
-            )  # fmt: skip
+            )
         found = (
             None if towers is None or quota is None else read_quota(quota, towers, self.rankers.priors.plan.predictors)
         )
@@ -223,9 +226,13 @@ class Engine:
         self.exact_up_to = exact_up_to
         if towers is not None:
             self.source = TowerSource(
-                load_towers(towers), found, self.reader, self.catalogs, limit=self.default_candidates,
+                load_towers(towers),
+                found,
+                self.reader,
+                self.catalogs,
+                limit=self.default_candidates,
                 exact_up_to=exact_up_to,
-            )  # fmt: skip
+            )
         self.table = AdTable.unread(self.reader, self.catalogs.newest)
         self.source.prepare(self.table)
         self.reloads: dict[str, int] = {"done": 0, "refused": 0}
@@ -319,10 +326,13 @@ class Engine:
         for one, wanted in zip(both, (True, False), strict=True):
             if bool(one.plan.predictors) != wanted:
                 raise AdvpriorError(
-                    "SRV004", "the service needs a ranker with priors and one without", where=one.service,
-                    found="a ranker without priors" if wanted else "a ranker with priors",
-                    expected="--ranker with priors, --fallback without", fix=TRAIN_FIX,
-                )  # fmt: skip
+                    "SRV004",
+                    "the service needs a ranker with priors and one without",
+                    where=one.service,
+                    actual="a ranker without priors" if wanted else "a ranker with priors",
+                    expected="--ranker with priors, --fallback without",
+                    fix=TRAIN_FIX,
+                )
         return Rankers(*both)
 
     def _refresh_rankers(self) -> None:
@@ -465,9 +475,14 @@ class Engine:
         return Prepared(arm, chosen, table, choice, block, rows, priors, degraded, now_us, timings)
 
     def _choose(
-        self, table: AdTable, rows: Mapping[str, Row], priors: Mapping[str, Prior], arm: ServedArm, now_us: int,
+        self,
+        table: AdTable,
+        rows: Mapping[str, Row],
+        priors: Mapping[str, Prior],
+        arm: ServedArm,
+        now_us: int,
         degraded: list[str],
-    ) -> Choice:  # fmt: skip
+    ) -> Choice:
         """Candidates of a request that names none, from what is in time; ``degraded`` says what they lack."""
         choice = self.source.choose(table, self._in_time(rows, now_us), priors, self.default_candidates)
         degraded += choice.degraded
@@ -556,13 +571,15 @@ class Engine:
         for row in found:
             own, size = row[:-1], np.abs(row[:-1])
             total = float(size.sum())
-            out.append({
-                "base": float(row[-1]),
-                "raw_score": float(row.sum()),
-                "prior": float(own[of_prior].sum()),
-                "prior_share": float(size[of_prior].sum()) / total if total else 0.0,
-                "features": {names[i]: float(own[i]) for i in np.argsort(-size, kind="stable") if own[i]},
-            })  # fmt: skip
+            out.append(
+                {
+                    "base": float(row[-1]),
+                    "raw_score": float(row.sum()),
+                    "prior": float(own[of_prior].sum()),
+                    "prior_share": float(size[of_prior].sum()) / total if total else 0.0,
+                    "features": {names[i]: float(own[i]) for i in np.argsort(-size, kind="stable") if own[i]},
+                }
+            )
         return out
 
 

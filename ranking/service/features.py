@@ -103,9 +103,16 @@ def decode_prior(row: Row, view: ServedView, catalogs: Catalogs, now_us: int) ->
         if len(interests) != len(catalog.interests):
             return "prior_corrupt"
     return Prior(
-        view.name, log_probs, version, snapshot, published.mean, catalog.advertisers, published.publication,
-        interests, catalog.interests,
-    )  # fmt: skip
+        view.name,
+        log_probs,
+        version,
+        snapshot,
+        published.mean,
+        catalog.advertisers,
+        published.publication,
+        interests,
+        catalog.interests,
+    )
 
 
 def whole(row: ViewRow, kept: Matrix, size: int) -> Matrix | None:
@@ -221,10 +228,13 @@ class Plan:
         self.ad_columns = [c for c, (view, _) in supplied.items() if view.name in reader.ad_views]
         self.ad_places = np.array([place[c] for c in self.ad_columns], dtype=np.intp)
         self.history = {
-            level: [(place[f"history_{level}_{v}"], i) for i, v in enumerate(HISTORY_VALUES)
-                    if f"history_{level}_{v}" in place]
+            level: [
+                (place[f"history_{level}_{v}"], i)
+                for i, v in enumerate(HISTORY_VALUES)
+                if f"history_{level}_{v}" in place
+            ]
             for level in LEVELS
-        }  # fmt: skip
+        }
         self.prior = {
             p: [(place[f"{prior_view(p)}_{n}"], n) for n in _DERIVED if f"{prior_view(p)}_{n}" in place]
             for p in self.predictors
@@ -245,12 +255,14 @@ class Plan:
             found += [f"not known to the ranker: {', '.join(beyond[:5])}"] if beyond else []
             found += [f"text in one, a number in the other: {', '.join(changed[:5])}"] if changed else []
             raise AdvpriorError(
-                "SRV003", "the feature service differs from what the ranker was trained on",
-                where=f"service {self.ranker.service}", found="; ".join(found) or "another service",
+                "SRV003",
+                "the feature service differs from what the ranker was trained on",
+                where=f"service {self.ranker.service}",
+                actual="; ".join(found) or "another service",
                 expected=f"the {len(place)} features of the ranker's manifest",
                 fix="feast apply, build the frame again, then: advprior rank train --frame FRAME --service "
                 f"{self.ranker.service} --out RANKER",
-            )  # fmt: skip
+            )
 
     def encode(self, column: str, value: Any) -> float:
         """One value as the ranker takes it: NaN for what is missing or a category it does not know."""

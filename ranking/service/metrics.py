@@ -28,9 +28,12 @@ class Metrics:
         self.degraded = Counter("advprior_degradations", "Answers that lacked something.", ["reason"], registry=own)
         self.exposures = Counter("advprior_exposures", "Exposures logged, or not.", ["result"], registry=own)
         self.reloads = Gauge(
-            "advprior_ranker_reloads", "Rankers swapped in, or refused.", ["result"], registry=own,
+            "advprior_ranker_reloads",
+            "Rankers swapped in, or refused.",
+            ["result"],
+            registry=own,
             multiprocess_mode="livemax",
-        )  # fmt: skip
+        )
         self.ads_age = Gauge(
             "advprior_ads_age_seconds", "Since the ads were read.", registry=own, multiprocess_mode="livemax"
         )

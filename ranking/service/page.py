@@ -62,9 +62,12 @@ class Page:
         self._profiles = Path(repo) / "data" / USER_PROFILE_VIEW / TABLE_FILE
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="advprior-page")
         self._template = Environment(
-            loader=PackageLoader("ranking"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+            loader=PackageLoader("ranking"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
             lstrip_blocks=True,
-        ).get_template("user.html.j2")  # fmt: skip
+        ).get_template("user.html.j2")
 
     def close(self) -> None:
         """End its thread."""
@@ -202,21 +205,41 @@ def _slate(title: str, slate: Slate, elsewhere: dict[str, int]) -> dict[str, Any
         shown = features[:_CONTRIBUTIONS]
         largest = max((abs(value) for _, value in shown), default=1.0)
         other = elsewhere.get(ad)
-        slots.append({
-            "place": i + 1, "origin": _SAID.get(slate.origins[i], ""),
-            "ad": ad, "advertiser": advertiser or "–", "percent": f"{100 * score:.2f}",
-            "moved": "new" if other is None else "=" if other == i else f"{'▲' if other > i else '▼'}{abs(other - i)}",
-            "said": "not in the other slate" if other is None else f"place {other + 1} in the other slate",
-            "prior_share": f"{100 * why.get('prior_share', 0.0):.0f}",
-            "base": f"{why.get('base', 0.0):+.2f}",
-            "rest": len(features) - len(shown), "rest_sum": f"{sum(value for _, value in features[len(shown):]):+.2f}",
-            "features": [
-                {"name": name, "value": f"{value:+.2f}", "width": f"{100 * abs(value) / largest:.0f}",
-                 "tone": "up" if value > 0 else "down", "prior": name.startswith(PRIOR_VIEW_PREFIX)}
-                for name, value in shown
-            ],
-        })  # fmt: skip
+        slots.append(
+            {
+                "place": i + 1,
+                "origin": _SAID.get(slate.origins[i], ""),
+                "ad": ad,
+                "advertiser": advertiser or "–",
+                "percent": f"{100 * score:.2f}",
+                "moved": "new"
+                if other is None
+                else "="
+                if other == i
+                else f"{'▲' if other > i else '▼'}{abs(other - i)}",
+                "said": "not in the other slate" if other is None else f"place {other + 1} in the other slate",
+                "prior_share": f"{100 * why.get('prior_share', 0.0):.0f}",
+                "base": f"{why.get('base', 0.0):+.2f}",
+                "rest": len(features) - len(shown),
+                "rest_sum": f"{sum(value for _, value in features[len(shown) :]):+.2f}",
+                "features": [
+                    {
+                        "name": name,
+                        "value": f"{value:+.2f}",
+                        "width": f"{100 * abs(value) / largest:.0f}",
+                        "tone": "up" if value > 0 else "down",
+                        "prior": name.startswith(PRIOR_VIEW_PREFIX),
+                    }
+                    for name, value in shown
+                ],
+            }
+        )
     return {
-        "title": title, "service": slate.ranker.service, "ranker": slate.ranker.digest[:12], "slots": slots,
-        "degraded": slate.degraded, "candidates": slate.candidates, "ms": f"{1e3 * slate.timings['total']:.0f}",
-    }  # fmt: skip
+        "title": title,
+        "service": slate.ranker.service,
+        "ranker": slate.ranker.digest[:12],
+        "slots": slots,
+        "degraded": slate.degraded,
+        "candidates": slate.candidates,
+        "ms": f"{1e3 * slate.timings['total']:.0f}",
+    }

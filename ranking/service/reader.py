@@ -175,10 +175,13 @@ class OnlineReader:
         keys = [column.name for column in view.entity_columns]
         if keys not in ([USER_ID], [AD_ID]):
             raise AdvpriorError(
-                "SRV001", "a view of the service cannot be served", where=f"{name} in {repo}",
-                found=f"keys {', '.join(keys)}", expected=f"{USER_ID} or {AD_ID}",
+                "SRV001",
+                "a view of the service cannot be served",
+                where=f"{name} in {repo}",
+                actual=f"keys {', '.join(keys)}",
+                expected=f"{USER_ID} or {AD_ID}",
                 fix="leave the view out of the service, or key it by user or by ad",
-            )  # fmt: skip
+            )
         kinds = {field.name: str(field.dtype) for field in view.features}
         # of the pointers into files only a prior's is read: it tells which publication the row is of
         features = tuple(n for n in kinds if n not in (*_POINTERS, *_NOT_JOINED, *self._unread)) + tuple(
@@ -189,10 +192,13 @@ class OnlineReader:
         times = frozenset(n for n, kind in kinds.items() if kind == "UnixTimestamp" and n in columns)
         if times and keys == [AD_ID]:
             raise AdvpriorError(
-                "SRV001", "a view of the service cannot be served", where=f"{name} in {repo}",
-                found=f"moments of ads: {', '.join(sorted(times))}", expected="numbers and text",
+                "SRV001",
+                "a view of the service cannot be served",
+                where=f"{name} in {repo}",
+                actual=f"moments of ads: {', '.join(sorted(times))}",
+                expected="numbers and text",
                 fix="publish the days since that moment instead, as of the snapshot",
-            )  # fmt: skip
+            )
         self.views[name] = ServedView(name, keys[0], ttl_us, columns, text, times, features)
         self._tables[name] = view
 
@@ -269,9 +275,13 @@ def _online_store(store: Any, repo: Path) -> Any:
         return store._get_provider().online_store
     except FeastExtrasDependencyImportError as error:
         raise AdvpriorError(
-            "SRV006", "the online store's client is not installed", where=str(repo), found=str(error).splitlines()[0],
-            expected="the extra of that store", fix="pip install 'advprior[redis]' for Redis",
-        ) from error  # fmt: skip
+            "SRV006",
+            "the online store's client is not installed",
+            where=str(repo),
+            actual=str(error).splitlines()[0],
+            expected="the extra of that store",
+            fix="pip install 'advprior[redis]' for Redis",
+        ) from error
 
 
 def _is_redis(online: Any) -> bool:
@@ -311,20 +321,26 @@ class _RedisReader:
         settings = config.online_store
         if settings.redis_type != RedisType.redis or settings.client == RedisClient.glide:
             raise AdvpriorError(
-                "SRV002", "the service reads a single Redis by redis-py", where="feature_store.yaml",
-                found=f"redis_type {settings.redis_type}, client {settings.client}", expected="redis, redis-py",
+                "SRV002",
+                "the service reads a single Redis by redis-py",
+                where="feature_store.yaml",
+                actual=f"redis_type {settings.redis_type}, client {settings.client}",
+                expected="redis, redis-py",
                 fix="put a proxy in front of a cluster, or leave redis_type and client out",
-            )  # fmt: skip
+            )
         try:
             self._client = online._get_client(settings)
         except (KeyError, IndexError, ValueError, TypeError) as error:
             # the address may hold a password: it is not repeated
             unset = "a variable that is not set" if "${" in settings.connection_string else type(error).__name__
             raise AdvpriorError(
-                "SRV008", "the address of Redis cannot be read", where="connection_string in feature_store.yaml",
-                found=unset, expected="host:port, as in localhost:6379",
+                "SRV008",
+                "the address of Redis cannot be read",
+                where="connection_string in feature_store.yaml",
+                actual=unset,
+                expected="host:port, as in localhost:6379",
                 fix="export REDIS_URL=host:port",
-            ) from error  # fmt: skip
+            ) from error
         # a dead Redis must cost milliseconds, not redis-py's patient retries; what the user set stays
         given = self._client.connection_pool.connection_kwargs
         from redis.backoff import NoBackoff

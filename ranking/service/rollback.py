@@ -71,10 +71,13 @@ def roll_back(repo: Path, view: str, now: datetime, snapshot: datetime | None = 
         wanted = (known[-1:] if folder else known[-2:-1] or [None])[0] if known else None
     if wanted is None:
         raise AdvpriorError(
-            "SRV007", "there is nothing to go back to", where=str(source), found=f"{len(known)} snapshots until {now}",
+            "SRV007",
+            "there is nothing to go back to",
+            where=str(source),
+            actual=f"{len(known)} snapshots until {now}",
             expected=f"snapshot {snapshot}" if snapshot else "an earlier publication or snapshot",
             fix="name one of its snapshots with --snapshot, or publish the earlier priors again",
-        )  # fmt: skip
+        )
     if folder is not None:
         _point(link, folder)
     rows = _write(repo, view, source, pd.Timestamp(wanted))

@@ -83,11 +83,13 @@ def read_quota(folder: Path, towers: Path, predictors: Sequence[str]) -> Quota:
     mine = [name for name in curve.chosen if name in predictors]
     if made != wanted or not mine:
         raise AdvpriorError(
-            "SRV012", "the quota was not chosen for what is served", where=str(folder),
-            found=f"towers {made}" if made != wanted else f"priors of {', '.join(curve.chosen) or 'nobody'}",
+            "SRV012",
+            "the quota was not chosen for what is served",
+            where=str(folder),
+            actual=f"towers {made}" if made != wanted else f"priors of {', '.join(curve.chosen) or 'nobody'}",
             expected=f"towers {wanted}" if made != wanted else f"priors of {', '.join(predictors)}",
             fix=CANDIDATES_FIX,
-        )  # fmt: skip
+        )
     name = max(mine, key=lambda one: float(curve.at_choice(one, "valid")["recall"]))
     return Quota(name, curve.chosen[name], int(curve.about["top"]), int(curve.about["k"]))
 
@@ -114,9 +116,15 @@ class TowerSource:
     """
 
     def __init__(
-        self, towers: Towers, quota: Quota | None, reader: OnlineReader, catalogs: Catalogs, *, limit: int = 500,
+        self,
+        towers: Towers,
+        quota: Quota | None,
+        reader: OnlineReader,
+        catalogs: Catalogs,
+        *,
+        limit: int = 500,
         exact_up_to: int = EXACT_UP_TO,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._towers, self.quota, self._catalogs = towers, quota, catalogs
         self._limit, self._exact_up_to = limit, exact_up_to
         vocabulary = towers.vocabulary
@@ -140,12 +148,14 @@ class TowerSource:
         lacking += [name for name in self._fields if profile is None or name not in profile.text]
         if lacking:
             raise AdvpriorError(
-                "SRV011", "the store does not hold what the towers read of a user", where=", ".join(reader.services),
-                found=f"no {', '.join(lacking[:5])}",
+                "SRV011",
+                "the store does not hold what the towers read of a user",
+                where=", ".join(reader.services),
+                actual=f"no {', '.join(lacking[:5])}",
                 expected=f"{len(LEVELS)} token columns of {USER_HISTORY_VIEW} and {len(self._fields)} profile fields",
                 fix="advprior rank features --tables TABLES --repo REPO ; feast -c REPO apply ; feast materialize; or "
                 "fit towers on these tables",
-            )  # fmt: skip
+            )
 
     def _check_ads(self, catalog: HistoryCatalog) -> None:
         tokens = self._towers.vocabulary.ad_tokens(_frame(catalog.ads, catalog.advertisers, catalog.categories))
@@ -153,10 +163,13 @@ class TowerSource:
         placed = float((tokens[:, :3] >= 0).any(axis=1).mean()) if len(tokens) else 0.0
         if placed < _KNOWN_SHARE:
             raise AdvpriorError(
-                "SRV010", "the towers were fitted for other ads", where=f"catalog {catalog.version}",
-                found=f"{placed:.0%} of {len(catalog.ads):,} ads are known to them, or their advertiser is",
-                expected=f"{_KNOWN_SHARE:.0%}", fix=FIX,
-            )  # fmt: skip
+                "SRV010",
+                "the towers were fitted for other ads",
+                where=f"catalog {catalog.version}",
+                actual=f"{placed:.0%} of {len(catalog.ads):,} ads are known to them, or their advertiser is",
+                expected=f"{_KNOWN_SHARE:.0%}",
+                fix=FIX,
+            )
 
     # -- when ads are read -----------------------------------------------------------------------------------------
 
@@ -164,8 +177,10 @@ class TowerSource:
         """Vectors of the ads and their index; those of the same ads are kept."""
         last = self._kept
         if last is not None and (last[0].ids, last[0].advertisers, last[0].categories) == (
-            table.ids, table.advertisers, table.categories,
-        ):  # fmt: skip
+            table.ids,
+            table.advertisers,
+            table.categories,
+        ):
             nearest = last[1]
         else:
             nearest = self._index_of(table)
@@ -189,9 +204,10 @@ class TowerSource:
 
     def _probes(self, table: AdTable) -> Floats32:
         """Vectors of made-up users, who bought from a few ads each."""
-        rng, codes = np.random.default_rng(0), self._towers.vocabulary.codes(
-            _frame(table.ids, table.advertisers, table.categories)
-        )  # fmt: skip
+        rng, codes = (
+            np.random.default_rng(0),
+            self._towers.vocabulary.codes(_frame(table.ids, table.advertisers, table.categories)),
+        )
         found = []
         for _ in range(_PROBES):
             bought = rng.integers(0, len(table.ids), rng.integers(1, 20))

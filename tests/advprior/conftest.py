@@ -35,9 +35,12 @@ def export(run: Path) -> None:
 
 def llm_settings(base: Path, **training: object) -> dict:
     return {
-        "base": str(base), "layers": 3, "tuned_layers": 2, "prompt": {"context": 160},
+        "base": str(base),
+        "layers": 3,
+        "tuned_layers": 2,
+        "prompt": {"context": 160},
         "training": {"epochs": 3, "rank": 4, "batch_tokens": 1024, **training},
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture(scope="session")
@@ -49,10 +52,14 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
     small = {"network": {"width": 8, "context": 16}, "training": {"epochs": 1, "points_a_history": 4}}
     encoder = {"base": str(base), "layers": 2}
     settings = {
-        "llm": llm_settings(base), "popularity": {}, "neighbours": {}, "sasrec": small,
-        "hybrid": {**small, "encoder": {**encoder, "components": 4}}, "text": {**encoder, "components": 2},
+        "llm": llm_settings(base),
+        "popularity": {},
+        "neighbours": {},
+        "sasrec": small,
+        "hybrid": {**small, "encoder": {**encoder, "components": 4}},
+        "text": {**encoder, "components": 2},
         "zero_shot": {"base": str(base)},
-    }  # fmt: skip
+    }
     for kind, raw in settings.items():
         assert finetune(result.tables, result.model(kind), kind, predictor_class(kind).settings(raw))
         export(result.model(kind))

@@ -107,9 +107,7 @@ def test_top_k_priors_are_served_with_their_ids_and_tail(tmp_path: Path) -> None
     table = table.assign(
         log_probs=list(best[rows]), top_index=list(index[rows].astype(np.int64)), tail_log_mass=tail[rows]
     )
-    publish_priors(
-        repo, tables, LLM, **{TABLE_FILE: table, MATRIX_FILE: best, TOP_INDEX_FILE: index, TAIL_FILE: tail}
-    )  # fmt: skip
+    publish_priors(repo, tables, LLM, **{TABLE_FILE: table, MATRIX_FILE: best, TOP_INDEX_FILE: index, TAIL_FILE: tail})
     check_prior(repo, LLM)
     store = apply(repo)
     fields = {view.name: {f.name for f in view.schema} for view in store.list_feature_views()}

@@ -39,8 +39,10 @@ def test_a_broken_link_would_be_seen() -> None:
 
 def test_an_anchor_is_what_github_makes_of_a_heading() -> None:
     assert anchors("# What `degraded` says\n## Ads, and more\n## Ads, and more\n```\n# no heading\n```\n") == {
-        "what-degraded-says", "ads-and-more", "ads-and-more-1"
-    }  # fmt: skip
+        "what-degraded-says",
+        "ads-and-more",
+        "ads-and-more-1",
+    }
 
 
 def blocks_of(language: str) -> list[tuple[str, str]]:

@@ -76,9 +76,10 @@ def write_raw(folder: Path, until: datetime, now: datetime) -> Path:
     }
     mapping["tables"]["users"]["profile"] = {"age": "profile_age", "region": "profile_region"}
     mapping["tables"]["impressions"] = {
-        "file": "impressions.parquet", "columns": {"impression_id": "impression_id"},
+        "file": "impressions.parquet",
+        "columns": {"impression_id": "impression_id"},
         "context": {"placement": "context_placement"},
-    }  # fmt: skip
+    }
     mapping["time_plan"] |= {"start": at.isoformat()}
     path = folder / "mapping.yaml"
     path.write_text(yaml.safe_dump(mapping))
@@ -94,9 +95,13 @@ def edit(path: Path, **changes: object) -> None:
 
 def in_project(project: Path, commands: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", _SETUP], cwd=project, input=commands.strip(), text=True,
-        capture_output=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-W", "ignore", "-c", _SETUP],
+        cwd=project,
+        input=commands.strip(),
+        text=True,
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -106,8 +111,9 @@ def finished_project(root: Path, now: datetime) -> Path:
     lay_out(project)
     base = write_tiny_llm(root / "base")
     edit(project / "configs" / "llm.yaml", base=str(base), layers=3, tuned_layers=1, training={"epochs": 1, "rank": 4})
-    edit(project / "configs" / "arms.yaml",
-         ranker={"max_rounds": 20, "patience": 5, "min_data_in_leaf": 5, "threads": 1})  # fmt: skip
+    edit(
+        project / "configs" / "arms.yaml", ranker={"max_rounds": 20, "patience": 5, "min_data_in_leaf": 5, "threads": 1}
+    )
     shutil.copy(write_raw(root / "raw", now - timedelta(days=2), now), project / "configs" / "mapping.yaml")
     in_project(project, _COMMANDS)
     subprocess.run([feast(), "-c", "feature_repo", "apply"], cwd=project, check=True, capture_output=True)
@@ -174,9 +180,13 @@ def run_guide(root: Path, redis: str | None) -> Ran:
     }
     with open(root / "out.txt", "w") as out:
         shell = subprocess.Popen(
-            ["bash", str(script)], cwd=root, env=environment, stdout=out, stderr=subprocess.STDOUT,
+            ["bash", str(script)],
+            cwd=root,
+            env=environment,
+            stdout=out,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
-        )  # fmt: skip
+        )
         try:
             code = shell.wait(1200)
         finally:

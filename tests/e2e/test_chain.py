@@ -114,8 +114,15 @@ def chain(tmp_path_factory) -> Chain:
     lay_out(workspace)
     mapping = write_raw(folder / "raw")
     base = write_tiny_llm(folder / "base")
-    edit_config(workspace, "llm.yaml", base=str(base), layers=3, tuned_layers=1, training={"epochs": 1, "rank": 4},
-                interests={"weight": 0.2})  # fmt: skip
+    edit_config(
+        workspace,
+        "llm.yaml",
+        base=str(base),
+        layers=3,
+        tuned_layers=1,
+        training={"epochs": 1, "rank": 4},
+        interests={"weight": 0.2},
+    )
     edit_config(workspace, "text.yaml", base=str(base), layers=2, components=4)
     edit_config(workspace, "arms.yaml", ranker={"max_rounds": 20, "patience": 5, "min_data_in_leaf": 5, "threads": 1})
     build = ("data", "check", "--mapping", str(mapping), "--out", str(workspace / "tables"))
@@ -159,9 +166,7 @@ def test_frame_has_every_impression_after_the_cutoff_once(chain):
 def test_interests_reach_the_ranker(chain):
     """Of the LLM and its placebo alone, and different for the two."""
     frame = pd.read_parquet(chain.workspace / "frame" / "frame.parquet")
-    assert {c for c in frame if "interest" in c} == {
-        "prior_llm_interest_log_prob", "prior_placebo_interest_log_prob"
-    }  # fmt: skip
+    assert {c for c in frame if "interest" in c} == {"prior_llm_interest_log_prob", "prior_placebo_interest_log_prob"}
     there = frame.prior_llm_interest_log_prob.notna()
     assert (there == frame.prior_llm_log_prob.notna()).all()
     assert (frame.prior_llm_interest_log_prob[there] < 0).all()
@@ -261,18 +266,25 @@ def test_a_demo_that_is_killed_takes_its_step_along(chain):
     text = config.read_text()
     edit_config(chain.workspace, "llm.yaml", training={"epochs": 500})
     demo = subprocess.Popen(
-        [sys.executable, "-c", "import sys; from pathlib import Path; from advprior.pipeline.demo import run_demo; "
-         f"run_demo(Path({str(chain.workspace)!r}), '40', 0, build={chain.build!r})"], stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            "import sys; from pathlib import Path; from advprior.pipeline.demo import run_demo; "
+            f"run_demo(Path({str(chain.workspace)!r}), '40', 0, build={chain.build!r})",
+        ],
+        stdout=subprocess.DEVNULL,
+    )
     try:
         partial = chain.workspace / "models" / ".llm.partial"
         wait_until(partial.exists)
         again_out = chain.workspace / "models" / "llm"
         again = ["finetune", "--tables", str(chain.workspace / "tables"), "--out", str(again_out)]
         second = subprocess.run(
-            [sys.executable, "-m", "advprior", *again, "--config", str(config)], capture_output=True, text=True,
+            [sys.executable, "-m", "advprior", *again, "--config", str(config)],
+            capture_output=True,
+            text=True,
             check=False,
-        )  # fmt: skip
+        )
         assert second.returncode == 2
         assert second.stderr.startswith("error RUN005")
         demo.terminate()

@@ -44,25 +44,27 @@ def synthetic_frame(
         "placebo": signal * taste[strangers, advertiser] + rng.normal(0, 0.3, n),
     }
     split = np.where(weeks < 14, "train", np.where(weeks < 17, "valid", "test"))
-    frame = pd.DataFrame({
-        "impression_id": np.arange(n, dtype=np.int64),
-        "slate_id": slate.astype(np.int64),
-        "user_id": [f"u{i:03d}" for i in user],
-        "ad_id": [f"a{i:02d}/Tea" for i in advertiser],
-        "advertiser_id": [f"a{i:02d}" for i in advertiser],
-        "timestamp": pd.to_datetime([START + w * WEEK for w in weeks]).astype("datetime64[us, UTC]"),
-        "label": label,
-        "split": split,
-        "segment_never_advertiser": history < 0.0,
-        "segment_never_ad": history < 0.2,
-        "profile_age": pd.Categorical.from_codes(rng.integers(0, 3, users)[user], ["18-34", "35-54", "55+"]),
-        "activity_events": rng.poisson(20, users)[user].astype(np.float32),
-        "ad_category": pd.Categorical.from_codes(advertiser % 6, list("ABCDEF")),
-        "ad_rate": popular[advertiser].astype(np.float32),
-        "context_placement": rng.choice(["front", "back"], n),
-        "history_advertiser_all": np.round(history, 1).astype(np.float32),
-        "history_recency_days": np.where(history < 0, np.nan, 30 - 5 * history).astype(np.float32),
-    })  # fmt: skip
+    frame = pd.DataFrame(
+        {
+            "impression_id": np.arange(n, dtype=np.int64),
+            "slate_id": slate.astype(np.int64),
+            "user_id": [f"u{i:03d}" for i in user],
+            "ad_id": [f"a{i:02d}/Tea" for i in advertiser],
+            "advertiser_id": [f"a{i:02d}" for i in advertiser],
+            "timestamp": pd.to_datetime([START + w * WEEK for w in weeks]).astype("datetime64[us, UTC]"),
+            "label": label,
+            "split": split,
+            "segment_never_advertiser": history < 0.0,
+            "segment_never_ad": history < 0.2,
+            "profile_age": pd.Categorical.from_codes(rng.integers(0, 3, users)[user], ["18-34", "35-54", "55+"]),
+            "activity_events": rng.poisson(20, users)[user].astype(np.float32),
+            "ad_category": pd.Categorical.from_codes(advertiser % 6, list("ABCDEF")),
+            "ad_rate": popular[advertiser].astype(np.float32),
+            "context_placement": rng.choice(["front", "back"], n),
+            "history_advertiser_all": np.round(history, 1).astype(np.float32),
+            "history_recency_days": np.where(history < 0, np.nan, 30 - 5 * history).astype(np.float32),
+        }
+    )
     for name, value in prior.items():
         frame[f"prior_{name}_log_prob"] = value.astype(np.float32)
         frame[f"prior_{name}_rank"] = pd.Series(-value).groupby(slate).rank().to_numpy(np.float32)

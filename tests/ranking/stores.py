@@ -59,19 +59,21 @@ def random_priors(
     log_probs = (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))).astype(np.float32)
     snapshot = pd.Series(pd.DatetimeIndex(list(snapshots)).as_unit("us").repeat(len(users)))
     order = rng.permutation(len(log_probs))  # a row's place in the table says nothing
-    table = pd.DataFrame({
-        "user_id": np.tile(np.array(users, dtype=object), len(snapshots)),
-        "event_timestamp": snapshot + lag,
-        "created_timestamp": snapshot + lag,
-        "snapshot": snapshot,
-        "model_cutoff": pd.Series(pd.DatetimeIndex([cutoff] * len(log_probs)).as_unit("us")),
-        "catalog_version": "v1",
-        "prior_row": np.arange(len(log_probs)),
-        "log_probs": list(log_probs),
-        "entropy": -(np.exp(log_probs) * log_probs).sum(axis=1),
-        "top1_index": log_probs.argmax(axis=1),
-        "top1_log_prob": log_probs.max(axis=1),
-    }).iloc[order]  # fmt: skip
+    table = pd.DataFrame(
+        {
+            "user_id": np.tile(np.array(users, dtype=object), len(snapshots)),
+            "event_timestamp": snapshot + lag,
+            "created_timestamp": snapshot + lag,
+            "snapshot": snapshot,
+            "model_cutoff": pd.Series(pd.DatetimeIndex([cutoff] * len(log_probs)).as_unit("us")),
+            "catalog_version": "v1",
+            "prior_row": np.arange(len(log_probs)),
+            "log_probs": list(log_probs),
+            "entropy": -(np.exp(log_probs) * log_probs).sum(axis=1),
+            "top1_index": log_probs.argmax(axis=1),
+            "top1_log_prob": log_probs.max(axis=1),
+        }
+    ).iloc[order]
     catalog = {"version": "v1", "advertisers": [{"advertiser_id": a, "name": f"name of {a}"} for a in advertisers]}
     return {TABLE_FILE: table, MATRIX_FILE: log_probs, CATALOG_FILE: catalog}
 
@@ -80,9 +82,13 @@ def publish_priors(repo: Path, tables: Path, predictor: str, *, seed: int = 0, *
     """Random priors for every user and snapshot of the tables; ``changed`` replaces files by name."""
     plan, loaded = load_time_plan(tables), load_tables(tables, "users", "advertisers")
     files = random_priors(
-        loaded["users"].user_id.tolist(), loaded["advertisers"].advertiser_id.tolist()[:-1], plan.snapshots(), plan.lag,
-        plan.finetune_end, seed,
-    )  # fmt: skip
+        loaded["users"].user_id.tolist(),
+        loaded["advertisers"].advertiser_id.tolist()[:-1],
+        plan.snapshots(),
+        plan.lag,
+        plan.finetune_end,
+        seed,
+    )
     return publish(repo, prior_view(predictor), files | changed)
 
 

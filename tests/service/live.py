@@ -26,8 +26,14 @@ with warnings.catch_warnings():
 
 
 def settings_of(project: Project, **changed: Any) -> ServeSettings:
-    base = {"repo": project.repo, "ranker": project.ranker, "fallback": project.plain, "api_key": False,
-            "compile": False, "refresh_s": 0.2}  # fmt: skip
+    base = {
+        "repo": project.repo,
+        "ranker": project.ranker,
+        "fallback": project.plain,
+        "api_key": False,
+        "compile": False,
+        "refresh_s": 0.2,
+    }
     return ServeSettings.model_validate(base | changed)
 
 

@@ -174,8 +174,9 @@ def test_a_service_that_differs_from_its_ranker_is_refused(project: Project, tmp
         about = json.loads((folder / "ranker.json").read_text())
         name = "activity_occasions_4w"
         # the model's width stays, so that only the names differ
-        about["features"] = [("history_other" if change == "add" else "context_other") if f == name else f
-                             for f in about["features"]]  # fmt: skip
+        about["features"] = [
+            ("history_other" if change == "add" else "context_other") if f == name else f for f in about["features"]
+        ]
         (folder / "ranker.json").write_text(json.dumps(about))
         with pytest.raises(AdvpriorError, match="SRV003") as caught:
             make_engine(settings_of(project, ranker=folder))
@@ -192,15 +193,26 @@ def test_an_address_that_cannot_be_read_is_named(project: Project, tmp_path: Pat
     copied = copy_project(project, tmp_path / "copied")
     apply(copied.repo)
     path = copied.repo / "feature_store.yaml"
-    path.write_text(path.read_text().replace("type: sqlite", "type: redis").replace(
-        "path: data/online_store.db", f"connection_string: {address}"))  # fmt: skip
+    path.write_text(
+        path.read_text()
+        .replace("type: sqlite", "type: redis")
+        .replace("path: data/online_store.db", f"connection_string: {address}")
+    )
     with pytest.raises(AdvpriorError, match="SRV008"):
         make_engine(settings_of(copied))
 
 
 def test_the_preflight_says_what_is_there_and_what_is_not(project: Project, tmp_path: Path) -> None:
-    options = ["--repo", str(project.repo), "--ranker", str(project.ranker), "--fallback", str(project.plain),
-               "--no-api-key", "--no-compile"]  # fmt: skip
+    options = [
+        "--repo",
+        str(project.repo),
+        "--ranker",
+        str(project.ranker),
+        "--fallback",
+        str(project.plain),
+        "--no-api-key",
+        "--no-compile",
+    ]
     good = CliRunner().invoke(check_command, [*options, "--clock-start", NOW.isoformat()])
     assert good.exit_code == 0, good.output
     assert "priors of 50 of 50 users, 2.0 to 2.0 days old" in good.output

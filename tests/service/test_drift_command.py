@@ -112,9 +112,10 @@ def test_what_was_read_online_is_what_is_measured(project: Project, tmp_path: Pa
     engine.refresh()
     for answer in answers[:5]:
         ready = engine.prepare(
-            answer["user_id"], [s["ad_id"] for s in answer["slots"]],
+            answer["user_id"],
+            [s["ad_id"] for s in answer["slots"]],
             context={"context_placement": "front" if int(answer["user_id"][1:]) % 2 else "back"},
-        )  # fmt: skip
+        )
         mine = frame[(frame.user_id == answer["user_id"]).to_numpy()]
         encoded = ready.ranker.plan.ranker.encoder.encode(mine)
         np.testing.assert_allclose(encoded, ready.matrix, rtol=1e-6)  # as the ranker read it, through the log and back

@@ -243,9 +243,17 @@ def test_the_readout_finds_the_lift_that_the_service_makes(project: Project, tmp
     out = tmp_path / "readout.json"
     result = CliRunner().invoke(
         readout_command,
-        ["--exposures", str(tmp_path / "exposures"), "--outcomes", str(outcomes), "--experiment", str(path),
-         "--json", str(out)],
-    )  # fmt: skip
+        [
+            "--exposures",
+            str(tmp_path / "exposures"),
+            "--outcomes",
+            str(outcomes),
+            "--experiment",
+            str(path),
+            "--json",
+            str(out),
+        ],
+    )
     assert result.exit_code == 0, result.output
     found = pd.read_json(out, typ="series")
     adjusted = found["adjusted"]["treatment"]

@@ -128,9 +128,16 @@ onload = () => {{
 
 def _chromium(tmp_path: Path, *arguments: str) -> str:
     assert _BROWSER is not None
-    own = [f"--user-data-dir={tmp_path / 'browser'}", "--headless", "--no-sandbox", "--disable-gpu",
-           "--disable-dev-shm-usage", "--hide-scrollbars", "--no-first-run",
-           "--disable-background-networking"]  # fmt: skip
+    own = [
+        f"--user-data-dir={tmp_path / 'browser'}",
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--hide-scrollbars",
+        "--no-first-run",
+        "--disable-background-networking",
+    ]
     done = subprocess.run([_BROWSER, *own, *arguments], capture_output=True, text=True, timeout=90, check=True)
     return done.stdout
 

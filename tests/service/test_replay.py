@@ -41,10 +41,28 @@ def running(project: Project):
 def test_a_replayed_week_has_the_offline_scores(running: Live, project: Project, tmp_path: Path) -> None:
     out = tmp_path / "replay"
     done = CliRunner().invoke(
-        rank, ["replay", "--tables", str(project.tables), "--url", address(running), "--from", LOW.isoformat(),
-               "--to", HIGH.isoformat(), "--frame", str(project.root / "frame"), "--ranker", str(project.ranker),
-               "--ranker", str(project.plain), "--out", str(out)], catch_exceptions=False,
-    )  # fmt: skip
+        rank,
+        [
+            "replay",
+            "--tables",
+            str(project.tables),
+            "--url",
+            address(running),
+            "--from",
+            LOW.isoformat(),
+            "--to",
+            HIGH.isoformat(),
+            "--frame",
+            str(project.root / "frame"),
+            "--ranker",
+            str(project.ranker),
+            "--ranker",
+            str(project.plain),
+            "--out",
+            str(out),
+        ],
+        catch_exceptions=False,
+    )
     assert done.exit_code == 0, done.output
     about, scores = json.loads((out / "replay.json").read_text()), pd.read_parquet(out / "scores.parquet")
     frame = project.frame
@@ -69,8 +87,15 @@ def test_a_replayed_week_has_the_offline_scores(running: Live, project: Project,
 
 def test_days_that_the_store_is_too_new_for_are_said(running: Live, project: Project) -> None:
     """The store's rows are of the snapshot after the replayed week: not used, and nothing can be compared."""
-    found = replay(project.tables, Service(address(running)), start=LOW - timedelta(days=7), end=LOW, limit=15,
-                   frame=project.root / "frame", rankers=[project.ranker, project.plain])  # fmt: skip
+    found = replay(
+        project.tables,
+        Service(address(running)),
+        start=LOW - timedelta(days=7),
+        end=LOW,
+        limit=15,
+        frame=project.root / "frame",
+        rankers=[project.ranker, project.plain],
+    )
     assert found.about["requests"] == 15
     assert set(found.about["degraded"]) == {"prior_early", "history_early"}
     assert set(found.about["quality"]) == {"all"}
@@ -82,8 +107,15 @@ def test_days_that_the_store_is_too_new_for_are_said(running: Live, project: Pro
 
 def test_a_service_on_its_own_clock_compares_nothing(project: Project) -> None:
     with live(project) as own:
-        found = replay(project.tables, Service(address(own)), start=LOW, end=HIGH, limit=10,
-                       frame=project.root / "frame", rankers=[project.ranker])  # fmt: skip
+        found = replay(
+            project.tables,
+            Service(address(own)),
+            start=LOW,
+            end=HIGH,
+            limit=10,
+            frame=project.root / "frame",
+            rankers=[project.ranker],
+        )
     assert found.about["parity"]["compared"] == 0
     assert "quality means nothing" in found.about["notes"][0]
     assert found.about["errors"] == {}

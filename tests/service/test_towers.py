@@ -74,14 +74,31 @@ def runs(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     root = tmp_path_factory.mktemp("retrieval")
     tables = load_tables(project.tables, "users", "ads", "events", "impressions")
     config = TowerConfig(size=8, hidden=16, epochs=4, batch=64, learning_rate=0.01, threads=1)
-    fitted = fit_towers(tables["users"], tables["ads"], tables["events"], tables["impressions"],
-                        load_time_plan(project.tables), config)  # fmt: skip
+    fitted = fit_towers(
+        tables["users"], tables["ads"], tables["events"], tables["impressions"], load_time_plan(project.tables), config
+    )
     found = Runs(save_towers(fitted, root / "towers"), root / "candidates")
     done = CliRunner().invoke(
-        rank, ["candidates", "--tables", str(project.tables), "--repo", str(project.repo), "--towers",
-               str(found.towers), "--k", str(K), "--top", str(TOP), "--replicates", "20", "--out",
-               str(found.candidates)], catch_exceptions=False,
-    )  # fmt: skip
+        rank,
+        [
+            "candidates",
+            "--tables",
+            str(project.tables),
+            "--repo",
+            str(project.repo),
+            "--towers",
+            str(found.towers),
+            "--k",
+            str(K),
+            "--top",
+            str(TOP),
+            "--replicates",
+            "20",
+            "--out",
+            str(found.candidates),
+        ],
+        catch_exceptions=False,
+    )
     assert done.exit_code == 0, done.output
     path = found.candidates / "candidates.json"
     about = json.loads(path.read_text())
@@ -184,8 +201,15 @@ def test_an_answer_says_where_its_ads_came_from(client: TestClient) -> None:
     }
     assert "predicted advertiser" not in without
     about = client.get("/ready").json()
-    assert about["candidates"] == {"source": "towers", "ads_known": 1.0, "search": "exact", "recall": 1.0,
-                                   "predictor": LLM, "quota": QUOTA, "top": TOP}  # fmt: skip
+    assert about["candidates"] == {
+        "source": "towers",
+        "ads_known": 1.0,
+        "search": "exact",
+        "recall": 1.0,
+        "predictor": LLM,
+        "quota": QUOTA,
+        "top": TOP,
+    }
 
 
 def test_the_stage_is_timed_where_the_service_chooses(client: TestClient) -> None:
@@ -241,8 +265,18 @@ def test_a_row_without_tokens_is_said(project: Project, runs: Runs) -> None:
 
 def test_what_does_not_fit_is_refused_at_the_start(project: Project, runs: Runs, tmp_path: Path) -> None:
     towers = Towers.load(runs.towers)
-    options = ["--repo", str(project.repo), "--ranker", str(project.ranker), "--fallback", str(project.plain),
-               "--no-api-key", "--no-compile", "--clock-start", NOW.isoformat()]  # fmt: skip
+    options = [
+        "--repo",
+        str(project.repo),
+        "--ranker",
+        str(project.ranker),
+        "--fallback",
+        str(project.plain),
+        "--no-api-key",
+        "--no-compile",
+        "--clock-start",
+        NOW.isoformat(),
+    ]
 
     def refused(code: str, **changed: Any) -> None:
         own = settings_of(project, **changed)
@@ -255,9 +289,11 @@ def test_what_does_not_fit_is_refused_at_the_start(project: Project, runs: Runs,
 
     # other ads: each of the vocabulary's names is one that nobody has
     strange = type(towers.vocabulary).from_json(
-        {name: [f"x{one}" for one in names] if name != "profiles" else names
-         for name, names in towers.vocabulary.to_json().items()}
-    )  # fmt: skip
+        {
+            name: [f"x{one}" for one in names] if name != "profiles" else names
+            for name, names in towers.vocabulary.to_json().items()
+        }
+    )
     other = save_towers(Towers(strange, towers.arrays, {}), tmp_path / "other", 1)
     refused("SRV010", towers=other)
     # another profile
@@ -384,8 +420,11 @@ def test_a_request_sets_its_time_only_where_it_may(project: Project) -> None:
         with TestClient(create_app(own, make_engine(own, FixedClock(NOW)))) as found:
             answers = [found.post("/rank", json=body, headers=headers) for headers in ({}, then)]
             wrong = found.post("/rank", json=body, headers={TIME_HEADER: "2024-01-01T00:00:00"})
-            return [*(a.json()["prior"]["age_days"] for a in answers), wrong.status_code,
-                    found.get("/ready").json()["clock"]]  # fmt: skip
+            return [
+                *(a.json()["prior"]["age_days"] for a in answers),
+                wrong.status_code,
+                found.get("/ready").json()["clock"],
+            ]
 
     assert ages() == [2.0, 2.0, 200, "system"]
     assert ages(clock_source="request") == [2.0, 3.0, 422, "request"]

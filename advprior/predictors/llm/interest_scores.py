@@ -87,10 +87,13 @@ def _require_distribution(log_probs: npt.NDArray[np.float32], where: str) -> Non
     error = float(np.abs(np.exp(log_probs, dtype=np.float64).sum(-1) - 1).max()) if log_probs.size else 0.0
     if not error <= SUM_TOLERANCE:  # a NaN fails too
         raise AdvpriorError(
-            "PRI008", "a prior is no distribution over the interests", where=where,
-            found=f"sum of probabilities off by {error}", expected=f"at most {SUM_TOLERANCE}",
+            "PRI008",
+            "a prior is no distribution over the interests",
+            where=where,
+            actual=f"sum of probabilities off by {error}",
+            expected=f"at most {SUM_TOLERANCE}",
             fix="advprior export RUN --force, then score again",
-        )  # fmt: skip
+        )
 
 
 class LLMInterestScorer(InterestScorer):
@@ -111,9 +114,15 @@ class LLMInterestScorer(InterestScorer):
     """
 
     def __init__(
-        self, encoder: Any, catalog: Catalog, size: int, onnx: Path, device: str = "auto", threads: int | None = None,
+        self,
+        encoder: Any,
+        catalog: Catalog,
+        size: int,
+        onnx: Path,
+        device: str = "auto",
+        threads: int | None = None,
         token_budget: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         from advprior.runtime.session import open_session
 
         self.catalog = catalog

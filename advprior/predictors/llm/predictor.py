@@ -182,9 +182,13 @@ class LLMPredictor(Predictor):
         style = PromptStyle(**saved["style"])
         if style.version != PromptStyle.version:
             raise AdvpriorError(
-                "PRI005", "the prompt style is of another version", where=str(self.run / "prompt.json"),
-                found=str(style.version), expected=str(PromptStyle.version), fix="advprior finetune, again",
-            )  # fmt: skip
+                "PRI005",
+                "the prompt style is of another version",
+                where=str(self.run / "prompt.json"),
+                actual=str(style.version),
+                expected=str(PromptStyle.version),
+                fix="advprior finetune, again",
+            )
         tokenizer = load_tokenizer(self.run)
         return PromptEncoder(
             style,
@@ -250,9 +254,15 @@ class LLMScorer(NetworkScorer):
     """
 
     def __init__(
-        self, encoder: PromptEncoder, habit: Habit | Offset, size: int, onnx: Path, device: str = "auto",
-        threads: int | None = None, token_budget: int | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        encoder: PromptEncoder,
+        habit: Habit | Offset,
+        size: int,
+        onnx: Path,
+        device: str = "auto",
+        threads: int | None = None,
+        token_budget: int | None = None,
+    ) -> None:
         from advprior.runtime.session import open_session
 
         super().__init__()

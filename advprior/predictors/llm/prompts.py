@@ -211,15 +211,22 @@ class PromptEncoder:
         AdvpriorError
             ``PRI013``.
         """
-        wanted = {"none": {}, "category": {"category": histories.categories}, "product": {"text": histories.texts},
-                  "full": {"text": histories.texts}}[self.style.detail]  # fmt: skip
+        wanted = {
+            "none": {},
+            "category": {"category": histories.categories},
+            "product": {"text": histories.texts},
+            "full": {"text": histories.texts},
+        }[self.style.detail]
         missing = [column for column, values in wanted.items() if not values]
         if missing and len(histories.time):
             raise AdvpriorError(
-                "PRI013", f"the prompt's detail needs what no event has: {', '.join(missing)}", where="events.parquet",
-                found="no such column, or no value in it", expected=f"values of {', '.join(missing)}",
+                "PRI013",
+                f"the prompt's detail needs what no event has: {', '.join(missing)}",
+                where="events.parquet",
+                actual="no such column, or no value in it",
+                expected=f"values of {', '.join(missing)}",
                 fix=f"fill the column, or fit with another prompt.detail than {self.style.detail}",
-            )  # fmt: skip
+            )
 
     def windows(self, prompt: Prompt, occasions: Int) -> list[Window]:
         """Forwards that answer for ``occasions`` (how many occasions each answer has seen), longest shared first.

@@ -68,16 +68,26 @@ class ZeroShotPredictor(Predictor):
         empty = empty_scores(name_model(base, names), encoder.prompt(nobody, 0).head)
         np.save(out / EMPTY, empty)
         write_json(out / NAMES, names)
-        write_json(out / PROMPT, {
-            "style": style.to_json(), "text_vocab_size": vocabulary, "calibration": settings.calibration,
-            "base": settings.base, "layers": settings.layers, "sha256": base.origin["sha256"],
-        })  # fmt: skip
+        write_json(
+            out / PROMPT,
+            {
+                "style": style.to_json(),
+                "text_vocab_size": vocabulary,
+                "calibration": settings.calibration,
+                "base": settings.base,
+                "layers": settings.layers,
+                "sha256": base.origin["sha256"],
+            },
+        )
         tokenizer.save(str(out / "tokenizer.json"))
         data.catalog.save(out / CATALOG_FILE)
         trie = NameTrie.build(names)
         return {
-            "base": base.origin, "valid": {}, "name_tokens": sum(map(len, names)), "trie_nodes": len(trie.tokens),
-        }  # fmt: skip
+            "base": base.origin,
+            "valid": {},
+            "name_tokens": sum(map(len, names)),
+            "trie_nodes": len(trie.tokens),
+        }
 
     def _saved(self) -> dict[str, Any]:
         saved: dict[str, Any] = json.loads((self.run / PROMPT).read_text())
@@ -95,10 +105,13 @@ class ZeroShotPredictor(Predictor):
         base = load_base(saved["base"], layers=saved["layers"])
         if base.origin["sha256"] != saved["sha256"]:
             raise AdvpriorError(
-                "PRI062", "the base model is not the one that was fitted", where=saved["base"],
-                found=f"weights {base.origin['sha256'][:12]}", expected=saved["sha256"][:12],
+                "PRI062",
+                "the base model is not the one that was fitted",
+                where=saved["base"],
+                actual=f"weights {base.origin['sha256'][:12]}",
+                expected=saved["sha256"][:12],
                 fix="advprior finetune --predictor zero_shot, again",
-            )  # fmt: skip
+            )
         return export_names(name_model(base, self._names()), out)
 
     def scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> Scorer:
@@ -106,14 +119,20 @@ class ZeroShotPredictor(Predictor):
         style = PromptStyle(**saved["style"])
         if style.version != PromptStyle.version:
             raise AdvpriorError(
-                "PRI005", "the prompt style is of another version", where=str(self.run / PROMPT),
-                found=str(style.version), expected=str(PromptStyle.version), fix="advprior finetune, again",
-            )  # fmt: skip
+                "PRI005",
+                "the prompt style is of another version",
+                where=str(self.run / PROMPT),
+                actual=str(style.version),
+                expected=str(PromptStyle.version),
+                fix="advprior finetune, again",
+            )
         tokenizer = load_tokenizer(self.run)
         encoder = PromptEncoder(
-            style, lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids),
-            int(saved["text_vocab_size"]), self.catalog.names,
-        )  # fmt: skip
+            style,
+            lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids),
+            int(saved["text_vocab_size"]),
+            self.catalog.names,
+        )
         offset: Float = (-float(saved["calibration"]) * np.load(self.run / EMPTY)).astype(np.float32)
         return ZeroShotScorer(encoder, offset, len(NameTrie.build(self._names()).tokens), onnx, device, threads)
 
@@ -137,9 +156,15 @@ class ZeroShotScorer(Scorer):
     """
 
     def __init__(
-        self, encoder: PromptEncoder, offset: Float, nodes: int, onnx: Path, device: str = "auto",
-        threads: int | None = None, token_budget: int = 2048,
-    ) -> None:  # fmt: skip
+        self,
+        encoder: PromptEncoder,
+        offset: Float,
+        nodes: int,
+        onnx: Path,
+        device: str = "auto",
+        threads: int | None = None,
+        token_budget: int = 2048,
+    ) -> None:
         from advprior.runtime.session import open_session
 
         self._engine = open_session(onnx / "model.onnx", device=device, threads=threads, many=True)

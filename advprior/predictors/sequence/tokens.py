@@ -151,10 +151,12 @@ class Tokens:
         tokens = {
             name: padded([column[r] if len(r) else column[:0] for r in rows], least=1)
             for name, column in (
-                ("advertiser", self._histories.advertiser), ("category", self._category),
-                ("price", self._price), ("gap", self._gap),
+                ("advertiser", self._histories.advertiser),
+                ("category", self._category),
+                ("price", self._price),
+                ("gap", self._gap),
             )
-        }  # fmt: skip
+        }
         since = []
         for w in windows:
             last = w.rows.start + w.positions - 1

@@ -158,12 +158,14 @@ def fit(points: Points, features: Float, penalty: float, personal_penalty: float
         nll = -float(((logits - np.log(norm)) * points.truth * weight).sum(dtype=np.float64))
         residual = ((probs / norm - points.truth) * weight).astype(np.float32)
         by_new, by_all = (residual * fresh).sum(0), residual.sum(0)
-        gradient = np.concatenate([
-            [float((residual * t).sum(dtype=np.float64)) for t in points.terms],
-            (by_all - by_new) @ features + penalty * w.popular_known / 1000,
-            by_new @ features + penalty * w.popular_new / 1000,
-            (points.taste.T @ (residual @ features)).ravel() + personal_penalty * w.personal.ravel() / 1000,
-        ]).astype(np.float64)  # fmt: skip
+        gradient = np.concatenate(
+            [
+                [float((residual * t).sum(dtype=np.float64)) for t in points.terms],
+                (by_all - by_new) @ features + penalty * w.popular_known / 1000,
+                by_new @ features + penalty * w.popular_new / 1000,
+                (points.taste.T @ (residual @ features)).ravel() + personal_penalty * w.personal.ravel() / 1000,
+            ]
+        ).astype(np.float64)
         nll += 0.5 * penalty / 1000 * float((w.popular_known**2).sum() + (w.popular_new**2).sum())
         nll += 0.5 * personal_penalty / 1000 * float((w.personal**2).sum())
         return nll, gradient

@@ -28,7 +28,7 @@ from advprior.predictors.text.logit import (
     known_terms,
     popularity_at,
     taste,
-)  # fmt: skip
+)
 from advprior.store.contract import CATALOG_FILE, CATALOG_TEXT
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import write_json
@@ -81,9 +81,12 @@ def encode_catalog(catalog: Catalog, settings: TextSettings) -> tuple[Float, dic
     texts = catalog.texts or ("",) * len(catalog)
     told = np.asarray([bool(text) for text in texts])
     found, origin = encode_texts(
-        [*catalog.names, *(t for t in texts if t)], settings.base, layers=settings.layers, tokens=settings.tokens,
+        [*catalog.names, *(t for t in texts if t)],
+        settings.base,
+        layers=settings.layers,
+        tokens=settings.tokens,
         twin_seed=settings.seed if settings.twin else None,
-    )  # fmt: skip
+    )
     names, rest = found[: len(catalog)], found[len(catalog) :]
     beside = np.full_like(names, np.nan)
     beside[told] = rest
@@ -122,15 +125,20 @@ class TextPredictor(Predictor):
         weights = fit(points, features, settings.penalty, settings.personal_penalty)
         np.save(out / ENCODINGS, encodings)
         np.savez(out / SPACE, mean=space.mean, spread=space.spread, directions=space.directions)
-        write_json(out / PARAMETERS, {
-            "settings": settings.model_dump(mode="json"),
-            "weights": {name: value.tolist() for name, value in vars(weights).items()},
-        })  # fmt: skip
+        write_json(
+            out / PARAMETERS,
+            {
+                "settings": settings.model_dump(mode="json"),
+                "weights": {name: value.tolist() for name, value in vars(weights).items()},
+            },
+        )
         data.catalog.save(out / CATALOG_FILE)
         return {
-            "base": origin, "points": len(points.weight), "advertisers_with_events": int(points.candidate.sum()),
+            "base": origin,
+            "points": len(points.weight),
+            "advertisers_with_events": int(points.candidate.sum()),
             "valid": {},
-        }  # fmt: skip
+        }
 
     def export(self, out: Path) -> dict[str, Any]:
         from advprior.runtime import graphs
@@ -169,10 +177,13 @@ def training_points(data: FitData, features: Float, settings: TextSettings) -> P
     row, ends = np.flatnonzero(later), np.r_[np.flatnonzero(begins)[1:], len(who)][later[begins]]
     if not len(user):
         raise AdvpriorError(
-            "PRI006", "the histories hold too little to fit on", where="events before finetune_end",
-            found="no user with two occasions", expected="at least one",
+            "PRI006",
+            "the histories hold too little to fit on",
+            where="events before finetune_end",
+            actual="no user with two occasions",
+            expected="at least one",
             fix="move finetune_end later, or add events",
-        )  # fmt: skip
+        )
     age = (data.cutoff - moment) / counts.DAY
     chance = 0.5 ** ((age - age.min()) / settings.recency_half_life_days)
     limit = min(settings.points, max(CELLS // size, 1), int((chance > 0).sum()))
@@ -197,9 +208,13 @@ def training_points(data: FitData, features: Float, settings: TextSettings) -> P
     truth /= truth.sum(1, keepdims=True)
     weight = np.full(len(user), 1.0 / len(user))
     return Points(
-        known_terms(popular, own * ~new, new), taste(own, features), new, truth, weight,
+        known_terms(popular, own * ~new, new),
+        taste(own, features),
+        new,
+        truth,
+        weight,
         seen,
-    )  # fmt: skip
+    )
 
 
 def _withheld(rng: np.random.Generator, points: int, seen: Any, share: float) -> Any:

@@ -19,9 +19,18 @@ from advprior.cli import cli, main
 ROOT = Path(__file__).parents[3]
 ADVPRIOR = [sys.executable, "-m", "advprior"]
 HEAVY = {
-    "torch", "transformers", "optimum", "onnxruntime", "feast", "pandas", "numpy", "pyarrow", "lightgbm", "duckdb",
+    "torch",
+    "transformers",
+    "optimum",
+    "onnxruntime",
+    "feast",
+    "pandas",
+    "numpy",
+    "pyarrow",
+    "lightgbm",
+    "duckdb",
     "pyspark",
-}  # fmt: skip
+}
 README = (ROOT / "README.md").read_text()
 PROJECT_README = (ROOT / "advprior" / "templates" / "README.md").read_text()
 

@@ -154,9 +154,15 @@ def test_naive_times_need_a_stated_zone(tmp_path, tables, capsys):
         tables[name]["timestamp"] = tables[name]["timestamp"].dt.tz_convert("Asia/Tokyo").dt.tz_localize(None)
     mapping = write_own(tmp_path / "own", tables)
     refused(
-        capsys, tmp_path, mapping, "DAT009", "2 problems", "events.timestamp", "impressions.timestamp",
+        capsys,
+        tmp_path,
+        mapping,
+        "DAT009",
+        "2 problems",
+        "events.timestamp",
+        "impressions.timestamp",
         "from column 'at' of events.parquet",
-    )  # fmt: skip
+    )
     mapping = write_own(tmp_path / "own", tables, timezone="Asia/Tokyo")
     assert run(capsys, "--mapping", mapping, "--out", tmp_path / "tables")[0] == 0
     assert (load_tables(tmp_path / "tables", "events")["events"]["timestamp"] == expected).all()
@@ -177,9 +183,15 @@ def test_missing_profile_and_context_columns_are_told_with_the_rest(tmp_path, ta
     tables["impressions"] = tables["impressions"].drop(columns=["context_placement", "label"])
     mapping = write_own(tmp_path / "own", tables)
     refused(
-        capsys, tmp_path, mapping, "DAT003", "3 problems", "users.profile_age", "impressions.context_placement",
+        capsys,
+        tmp_path,
+        mapping,
+        "DAT003",
+        "3 problems",
+        "users.profile_age",
+        "impressions.context_placement",
         "impressions.label",
-    )  # fmt: skip
+    )
 
 
 def test_wrong_type(tmp_path, tables, capsys):
@@ -232,15 +244,22 @@ def test_missing_file(tmp_path, tables, capsys):
         ({"time_plan": {"finetune_end": "2024-03-01T00:00:00Z"}}, "CFG002", "time_plan.train_end: Field required"),
         (
             {"time_plan": {"finetune_end": "2024-03-01", "train_end": "2024-04-01", "valid_end": "2024-05-01"}},
-            "DAT009", "time_plan.finetune_end",
+            "DAT009",
+            "time_plan.finetune_end",
         ),
         (
-            {"time_plan": {"finetune_end": PLAN.train_end.isoformat(), "train_end": PLAN.finetune_end.isoformat(),
-                           "valid_end": PLAN.valid_end.isoformat()}},
-            "CFG002", "start < finetune_end < train_end",
+            {
+                "time_plan": {
+                    "finetune_end": PLAN.train_end.isoformat(),
+                    "train_end": PLAN.finetune_end.isoformat(),
+                    "valid_end": PLAN.valid_end.isoformat(),
+                }
+            },
+            "CFG002",
+            "start < finetune_end < train_end",
         ),
     ],
-)  # fmt: skip
+)
 def test_a_mapping_that_does_not_fit(tmp_path, tables, capsys, change, code, part):
     refused(capsys, tmp_path, write_own(tmp_path / "own", tables, **change), code, part)
 

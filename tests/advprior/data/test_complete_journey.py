@@ -85,8 +85,11 @@ def test_every_positive_is_bought_at_its_time_or_later_and_none_before(full):
     found = pd.merge_asof(
         positive.sort_values("timestamp"),
         bought.assign(bought_at=bought["timestamp"]).sort_values("timestamp"),
-        on="timestamp", by=["user_id", "advertiser_id", "category"], direction="forward", allow_exact_matches=True,
-    )  # fmt: skip
+        on="timestamp",
+        by=["user_id", "advertiser_id", "category"],
+        direction="forward",
+        allow_exact_matches=True,
+    )
     wait = found["bought_at"] - found["timestamp"]
     assert wait.notna().all()
     assert wait.min() >= timedelta(0)
@@ -280,11 +283,14 @@ def purchases(rows: list[tuple[int, int, str, str, int]]) -> pd.DataFrame:
 
 PRODUCTS = pd.DataFrame(
     [
-        (1, "Grocery", "Tea", 9), (2, "Grocery", "Soup", 3), (3, "Meat", "Beef", 1), (3, "Meat", "Pork", 2),
+        (1, "Grocery", "Tea", 9),
+        (2, "Grocery", "Soup", 3),
+        (3, "Meat", "Beef", 1),
+        (3, "Meat", "Pork", 2),
         (4, "Meat", "Beef", 5),
     ],
     columns=["manufacturer_id", "department", "product_category", "products"],
-)  # fmt: skip
+)
 EARLY = [
     (1, 1, "Grocery", "Soft Drinks", 50), (5, 1, "Grocery", "Water", 20), (9, 1, "Grocery", "Bag Snacks", 30),
     (9, 1, "Deli", "Cheeses", 5), (2, 2, "Grocery", "Soup", 8), (3, 4, "Meat", "Beef", 2),

@@ -22,13 +22,23 @@ def source(tmp_path):
     brand = rng.integers(6, size=n)
     day = pd.Timestamp("2021-01-01", tz="UTC") + pd.to_timedelta(rng.integers(500, size=n), unit="D")
     user = rng.integers(60, size=n)
-    reviews = pd.DataFrame({
-        "user_id": [f"u{i:02d}" for i in user], "event_date": day, "product_id": [f"P{i}" for i in range(n)],
-        "product_name": "Cream", "category": "care", "subcategory": np.where(brand % 2, "face", None),
-        "price_usd": np.float32(9.9), "advertiser_id": brand.astype(str),
-        "advertiser_name": [f"Brand {i}" for i in brand],
-        "skin_type": "dry", "skin_tone": None, "eye_color": "blue", "hair_color": "red",
-    })  # fmt: skip
+    reviews = pd.DataFrame(
+        {
+            "user_id": [f"u{i:02d}" for i in user],
+            "event_date": day,
+            "product_id": [f"P{i}" for i in range(n)],
+            "product_name": "Cream",
+            "category": "care",
+            "subcategory": np.where(brand % 2, "face", None),
+            "price_usd": np.float32(9.9),
+            "advertiser_id": brand.astype(str),
+            "advertiser_name": [f"Brand {i}" for i in brand],
+            "skin_type": "dry",
+            "skin_tone": None,
+            "eye_color": "blue",
+            "hair_color": "red",
+        }
+    )
     reviews.loc[day >= pd.Timestamp("2022-01-01", tz="UTC"), "skin_type"] = "later"
     reviews.to_parquet(tmp_path / "reviews.parquet")
     return tmp_path / "reviews.parquet"

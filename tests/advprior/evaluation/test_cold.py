@@ -82,9 +82,10 @@ def test_recall_beats_popularity_and_its_interval_says_so(folder) -> None:
     assert 0 < result["about"]["withheld_labels"] < result["about"]["labels"]
     assert (sentences.NAME in result["about"]["left_out"]) != sentences.installed()
     (row,) = (
-        c for c in result["comparisons"]
+        c
+        for c in result["comparisons"]
         if (c["arm"], c["baseline"], c["metric"], c["segment"]) == ("boosted", "popularity", "recall@5", "withheld")
-    )  # fmt: skip
+    )
     assert row["low"] > 0
 
 
@@ -136,9 +137,21 @@ def test_the_commands(folder, tmp_path, capsys) -> None:
     run("finetune", "--predictor", "popularity", "--tables", tables, "--out", tmp_path / "p", "--withhold", "0.2")
     run("export", tmp_path / "p")
     out = run(
-        "cold", tmp_path / "p", "--tables", tables, "--cutoff", CUTOFF.date(), "--horizon", "28d", "--threads", 1,
-        "--replicates", 20, "--out", tmp_path / "cold.json",
-    )  # fmt: skip
+        "cold",
+        tmp_path / "p",
+        "--tables",
+        tables,
+        "--cutoff",
+        CUTOFF.date(),
+        "--horizon",
+        "28d",
+        "--threads",
+        1,
+        "--replicates",
+        20,
+        "--out",
+        tmp_path / "cold.json",
+    )
     assert "4 of 18 advertisers withheld" in out
     assert json.loads((tmp_path / "cold.json").read_text())["about"]["step"] == "cold"
 

@@ -211,9 +211,7 @@ def test_runs_that_differ_in_their_seed_are_one_arm(folder: Path, llms: list[Pat
     arms = {row["name"]: row for row in seeded["arms"]}
     assert arms["llm"]["seeds"] == arms["blend + llm"]["seeds"] == 2
     assert [run["run"] for run in seeded["about"]["runs"]["llm"]] == ["llm-seed0", "llm-seed1"]
-    apart, _ = evaluate(
-        llms, folder / "tables", CUTOFF, horizon=WEEKS, replicates=10, device="cpu", seeds="apart"
-    )  # fmt: skip
+    apart, _ = evaluate(llms, folder / "tables", CUTOFF, horizon=WEEKS, replicates=10, device="cpu", seeds="apart")
     alone = {row["name"]: row for row in apart["arms"]}
     for metric in METRICS:
         values = arms["llm"]["by_seed"][metric]
@@ -295,8 +293,11 @@ def test_an_llm_is_held_against_the_best_control_and_added_to_all_of_them(seeded
     judged = best["recall@5 on the earlier labels"]
     assert judged[best["name"]] == max(judged.values())
     assert "neighbours (2)" not in judged  # it saw those labels
-    rows = {(c["arm"], c["baseline"]): c for c in seeded["comparisons"]
-            if (c["metric"], c["segment"]) == ("recall@5", "overall")}  # fmt: skip
+    rows = {
+        (c["arm"], c["baseline"]): c
+        for c in seeded["comparisons"]
+        if (c["metric"], c["segment"]) == ("recall@5", "overall")
+    }
     for arm in ("llm", "blend + llm"):
         row = rows[arm, "best control"]
         assert row["difference"] == pytest.approx(arms[arm]["recall@5"] - arms[best["name"]]["recall@5"])

@@ -33,10 +33,14 @@ EVERYONE = np.arange(3)
 
 def detailed() -> Histories:
     return replace(
-        histories_of(ROWS), category=np.asarray([0, 1, 1, 0], np.int32), categories=("Tea", "Soap"),
-        value=np.asarray([1.0, 3.0, 3.0, 7.0], np.float32), profile_fields=("age",), profile_levels=(("old", "young"),),
+        histories_of(ROWS),
+        category=np.asarray([0, 1, 1, 0], np.int32),
+        categories=("Tea", "Soap"),
+        value=np.asarray([1.0, 3.0, 3.0, 7.0], np.float32),
+        profile_fields=("age",),
+        profile_levels=(("old", "young"),),
         profile_codes=np.asarray([[0], [1], [-1]], np.int32),
-    )  # fmt: skip
+    )
 
 
 def test_the_last_occasion_by_hand() -> None:
@@ -117,8 +121,12 @@ def test_grouping(tmp_path, together: bool) -> None:
     """Seeds of one method are one arm; another setting, another input or the very same fit is none of it."""
     runs = []
     for name, seed, layers, tables in (
-        ("a-0", 0, 3, "x"), ("a-1", 1, 3, "x"), ("b", 2, 4, "x"), ("c", 2, 3, "y"), ("a-0-again", 0, 3, "x"),
-    ):  # fmt: skip
+        ("a-0", 0, 3, "x"),
+        ("a-1", 1, 3, "x"),
+        ("b", 2, 4, "x"),
+        ("c", 2, 3, "y"),
+        ("a-0-again", 0, 3, "x"),
+    ):
         config = {"predictor": "llm", "settings": {"layers": layers, "training": {"seed": seed}}}
         with new_run(tmp_path / name, "finetune", config=config, inputs={"tables": tables}, key=name):
             pass

@@ -117,9 +117,9 @@ def test_catalog_names_what_changed() -> None:
     with pytest.raises(AdvpriorError) as caught:
         old.require_same(new, where="here", fix="refit")
     assert caught.value.code == "PRI002"
-    assert "1 added (c)" in str(caught.value.found)
-    assert "1 removed (b)" in str(caught.value.found)
-    assert "1 renamed (a)" in str(caught.value.found)
+    assert "1 added (c)" in str(caught.value.actual)
+    assert "1 removed (b)" in str(caught.value.actual)
+    assert "1 renamed (a)" in str(caught.value.actual)
 
 
 DETAILED = pd.DataFrame(

@@ -15,7 +15,7 @@ from advprior.pipeline import precision as reduced
 from advprior.pipeline.precision import damage, write_reduced
 from advprior.predictors.base import log_softmax
 from advprior.store.runs import read_manifest
-from tests.advprior.conftest import Fitted, fitted  # noqa: F401
+from tests.advprior.conftest import Fitted
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 
@@ -29,13 +29,15 @@ def _run(*arguments: object) -> int:
 
 
 @pytest.fixture
-def run(fitted: Fitted, tmp_path: Path) -> Path:  # noqa: F811
+def run(fitted: Fitted, tmp_path: Path) -> Path:
     return shutil.copytree(fitted.model("llm"), tmp_path / "llm")
 
 
 def test_a_reduced_graph_passes_the_gate_and_scores(
-    fitted: Fitted, run: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
-) -> None:  # fmt: skip
+    fitted: Fitted,
+    run: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     precision = "fp16"
     assert _run("export", run, "--precision", precision, "--tables", fitted.tables) == 0, capsys.readouterr()
     assert f"{precision}: log-probs off by" in capsys.readouterr().out
@@ -54,8 +56,11 @@ def test_a_reduced_graph_passes_the_gate_and_scores(
 
 
 def test_int8_that_hangs_on_its_batch_is_refused_and_the_old_export_stays(
-    fitted: Fitted, run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch  # noqa: F811
-) -> None:  # fmt: skip
+    fitted: Fitted,
+    run: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     before = (run / "onnx/model.onnx").read_bytes()
     assert _run("export", run, "--precision", "int8", "--tables", fitted.tables) == 2
     said = capsys.readouterr().err
@@ -75,8 +80,11 @@ def test_int8_weights_are_in_the_graph(run: Path, tmp_path: Path) -> None:
 
 
 def test_the_gate_needs_tables_and_a_network(
-    fitted: Fitted, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]  # noqa: F811
-) -> None:  # fmt: skip
+    fitted: Fitted,
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert _run("export", run, "--precision", "int8") == 2
     assert "PRI016" in capsys.readouterr().err
     control = shutil.copytree(fitted.model("popularity"), tmp_path / "popularity")

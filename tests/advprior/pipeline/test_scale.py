@@ -277,9 +277,22 @@ def test_three_kills_cost_nothing(fitted: Fitted, tmp_path: Path) -> None:
     calm, out = tmp_path / "calm", tmp_path / "killed"
     assert score(fitted.model("llm"), fitted.tables, calm, shard_users=1, threads=1, device="cpu")
     call = [
-        sys.executable, "-m", "advprior", "score", str(fitted.model("llm")), "--tables", str(fitted.tables),
-        "--out", str(out), "--shard-users", "1", "--threads", "1", "--device", "cpu",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "advprior",
+        "score",
+        str(fitted.model("llm")),
+        "--tables",
+        str(fitted.tables),
+        "--out",
+        str(out),
+        "--shard-users",
+        "1",
+        "--threads",
+        "1",
+        "--device",
+        "cpu",
+    ]
     journal = tmp_path / ".killed.partial" / "journal.jsonl"
     rng = np.random.default_rng(7)
     done = 0

@@ -55,8 +55,10 @@ def test_an_event_at_the_snapshot_changes_nothing_and_one_before_does(fitted: Fi
     whole = histories(fitted)
     scorer = load_predictor(fitted.model(kind)).scorer(fitted.model(kind) / "onnx", "cpu")
     moment = SNAPSHOTS[5:6]
-    rows = [[(int(t), int(a)) for t, a in zip(whole.time[whole.rows(u)], whole.advertiser[whole.rows(u)], strict=True)]
-            for u in range(len(whole))]  # fmt: skip
+    rows = [
+        [(int(t), int(a)) for t, a in zip(whole.time[whole.rows(u)], whole.advertiser[whole.rows(u)], strict=True)]
+        for u in range(len(whole))
+    ]
 
     def prior(extra: list[tuple[int, int]]):
         return scorer.score(histories_of([rows[0] + extra, *rows[1:]]), np.asarray([0]), moment)
@@ -191,8 +193,12 @@ def test_decayed_counts_equal_a_loop() -> None:
 def test_popularity_in_one_pass_equals_each_cutoff_on_its_own() -> None:
     """The formula itself, cut-off by cut-off, over two years of events and cut-offs in no order."""
     rng = np.random.default_rng(0)
-    users = [sorted((int(t), int(a)) for t, a in zip(rng.integers(0, 730 * counts.DAY, 20), rng.integers(0, 6, 20),
-                                                     strict=True)) for _ in range(30)]  # fmt: skip
+    users = [
+        sorted(
+            (int(t), int(a)) for t, a in zip(rng.integers(0, 730 * counts.DAY, 20), rng.integers(0, 6, 20), strict=True)
+        )
+        for _ in range(30)
+    ]
     histories = histories_of(users)
     cutoffs = rng.permutation(np.concatenate([histories.time[::3], histories.time[::7] + 1, [0, 800 * counts.DAY]]))
     for half_life in (14.0, 365.0):

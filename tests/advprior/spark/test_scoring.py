@@ -67,8 +67,12 @@ def test_the_llm_s_priors_and_interests_are_those_of_one_machine(
     assert_same(tmp_path / "local", tmp_path / "spark")
     local, there = (read_manifest(tmp_path / name) for name in ("local", "spark"))
     assert there["facts"]["spark"] | {"version": ""} == {
-        "master": MASTER, "cores": 2, "version": "", "threads": 1, "providers": ["CPUExecutionProvider"],
-    }  # fmt: skip
+        "master": MASTER,
+        "cores": 2,
+        "version": "",
+        "threads": 1,
+        "providers": ["CPUExecutionProvider"],
+    }
     assert there["key"] == local["key"]
     for name in ("prompts", "forwarded", "max_sum_error", "interests_version"):
         assert there["facts"][name] == local["facts"][name]
@@ -145,7 +149,7 @@ def test_any_other_failure_of_a_worker_is_named(
     monkeypatch.setattr(cluster, "packed", lambda histories: b"no pickle")
     with pytest.raises(AdvpriorError, match="PRI072") as failed:
         score(fitted.model("popularity"), fitted.tables, tmp_path / "out", spark=MASTER, **SMALL)
-    assert "UnpicklingError" in str(failed.value.found)
+    assert "UnpicklingError" in str(failed.value.actual)
 
 
 def test_by_configuration_alone(fitted: Fitted, tmp_path: Path) -> None:
@@ -153,9 +157,18 @@ def test_by_configuration_alone(fitted: Fitted, tmp_path: Path) -> None:
     conf = tmp_path / "feature_store.yaml"
     conf.write_text("project: advprior\noffline_store:\n" + spark_block())
     call = [
-        sys.executable, "-m", "advprior", "score", fitted.model("popularity"), "--tables", fitted.tables,
-        "--out", tmp_path / "out", "--last", "2",
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "advprior",
+        "score",
+        fitted.model("popularity"),
+        "--tables",
+        fitted.tables,
+        "--out",
+        tmp_path / "out",
+        "--last",
+        "2",
+    ]
     environment = {**os.environ, "ADVPRIOR_SPARK": str(conf), "PYTHONHASHSEED": "0"}
     environment.pop("PYSPARK_PYTHON", None)
     done = subprocess.run(list(map(str, call)), env=environment, capture_output=True, text=True, check=False)

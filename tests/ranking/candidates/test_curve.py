@@ -75,8 +75,21 @@ def workspace(tmp_path_factory):
     apply(repo)
     done = invoke("towers", "--tables", tables, "--out", root / "towers", "--size", 4, "--epochs", 1, "--threads", 1)
     assert done.exit_code == 0, done.output
-    command = ("candidates", "--tables", tables, "--repo", repo, "--towers", root / "towers", "--k", 6, "--top", 2,
-               "--replicates", 200)  # fmt: skip
+    command = (
+        "candidates",
+        "--tables",
+        tables,
+        "--repo",
+        repo,
+        "--towers",
+        root / "towers",
+        "--k",
+        6,
+        "--top",
+        2,
+        "--replicates",
+        200,
+    )
     done = invoke(*command, "--out", root / "curve")
     assert done.exit_code == 0, done.output
     return root, tables, repo, command, done
@@ -144,9 +157,12 @@ def test_a_prior_of_a_later_model_is_refused(workspace, tmp_path):
 def test_unchanged_is_reused_and_faults_are_said(workspace, tmp_path):
     root, tables, repo, command, _ = workspace
     assert "unchanged, reused" in invoke(*command, "--out", root / "curve").output
-    assert "unchanged, reused" in invoke(
-        "towers", "--tables", tables, "--out", root / "towers", "--size", 4, "--epochs", 1, "--threads", 1
-    ).output  # fmt: skip
+    assert (
+        "unchanged, reused"
+        in invoke(
+            "towers", "--tables", tables, "--out", root / "towers", "--size", 4, "--epochs", 1, "--threads", 1
+        ).output
+    )
     with pytest.raises(AdvpriorError, match="STO003"):
         invoke(*command, "--out", tmp_path / "c", "--predictors", "nobody")
     with pytest.raises(AdvpriorError, match="RUN003"):

@@ -41,19 +41,27 @@ def workspace(tmp_path_factory):
     frame["prior_llm_top20"] = np.where(knows | (rng.random(len(frame)) < 0.1), 1.0, 0.0).astype(np.float32)
     test = frame[frame["split"] == "test"].reset_index(drop=True)
     noise = rng.random((4, len(test)))
-    by_seed = test[["impression_id"]].assign(**{
-        "baseline.0": noise[0], "baseline.1": noise[1],
-        "llm.0": noise[2] * 0.5 + 0.5 * test["label"], "llm.1": noise[3] * 0.5 + 0.5 * test["label"],
-    })  # fmt: skip
+    by_seed = test[["impression_id"]].assign(
+        **{
+            "baseline.0": noise[0],
+            "baseline.1": noise[1],
+            "llm.0": noise[2] * 0.5 + 0.5 * test["label"],
+            "llm.1": noise[3] * 0.5 + 0.5 * test["label"],
+        }
+    )
     with new_run(root / "frame", "rank frame", config={}, inputs={}, key=run_key("f", {}, {})) as run:
         write_parquet(frame, run.path / "frame.parquet")
     with new_run(root / "ablation", "rank ablate", config={}, inputs={}, key=run_key("a", {}, {})) as run:
         write_parquet(test[["impression_id", "user_id", "slate_id", "label"]], run.path / "predictions.parquet")
         write_parquet(by_seed, run.path / "seeds.parquet")
     towers = fit_towers(
-        loaded["users"], loaded["ads"], loaded["events"], loaded["impressions"], PLAN,
+        loaded["users"],
+        loaded["ads"],
+        loaded["events"],
+        loaded["impressions"],
+        PLAN,
         TowerConfig(size=4, hidden=8, epochs=1, threads=1),
-    )  # fmt: skip
+    )
     with new_run(root / "towers", "rank towers", config={}, inputs={}, key=run_key("t", {}, {})) as run:
         towers.save(run.path)
     return root, tables, towers, test, by_seed
@@ -100,10 +108,28 @@ def test_a_cell_is_what_the_loop_counts(workspace):
 
 def test_the_command_saves_what_it_says_and_refuses_other_rows(workspace, tmp_path):
     root, tables, _, _, _ = workspace
-    command = [str(word) for word in (
-        "two-by-two", "--tables", tables, "--frame", root / "frame", "--ablation", root / "ablation", "--towers",
-        root / "towers", "--k", 4, "--slots", 2, "--replicates", 50, "--out", tmp_path / "two",
-    )]  # fmt: skip
+    command = [
+        str(word)
+        for word in (
+            "two-by-two",
+            "--tables",
+            tables,
+            "--frame",
+            root / "frame",
+            "--ablation",
+            root / "ablation",
+            "--towers",
+            root / "towers",
+            "--k",
+            4,
+            "--slots",
+            2,
+            "--replicates",
+            50,
+            "--out",
+            tmp_path / "two",
+        )
+    ]
     said = CliRunner().invoke(rank, command, catch_exceptions=False)
     assert said.exit_code == 0, said.output
     loaded = TwoByTwo.load(tmp_path / "two")

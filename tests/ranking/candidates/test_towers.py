@@ -32,8 +32,9 @@ def small():
     users = pd.DataFrame({"user_id": ["u", "v"], "profile_age": ["18", None]})
     ads = pd.DataFrame({"ad_id": ["a/T", "b/T"], "advertiser_id": ["a", "b"], "category": ["T", "T"]})
     times = pd.to_datetime([START, START + 4 * WEEK, START + 4 * WEEK]).astype("datetime64[us, UTC]")
-    events = pd.DataFrame({"user_id": ["u", "u", "v"], "timestamp": times, "advertiser_id": ["a", "b", None],
-                           "category": ["T", "T", "T"]})  # fmt: skip
+    events = pd.DataFrame(
+        {"user_id": ["u", "u", "v"], "timestamp": times, "advertiser_id": ["a", "b", None], "category": ["T", "T", "T"]}
+    )
     return users, ads, events
 
 
@@ -55,8 +56,14 @@ def test_requests_by_hand():
     plan = TimePlan(START, START + 2 * WEEK, START + 4 * WEEK, START + 5 * WEEK, START + 6 * WEEK)
     hour = np.timedelta64(1, "h")
     times = [START + 3 * WEEK, START + 3 * WEEK + plan.lag, START + 4 * WEEK - plan.lag, START + 4 * WEEK + plan.lag]
-    shown = pd.DataFrame({"user_id": ["u"] * 4, "ad_id": ["a", "b", "a", "b"], "label": [0, 1, 1, 0],
-                          "timestamp": pd.to_datetime(times).astype("datetime64[us, UTC]")})  # fmt: skip
+    shown = pd.DataFrame(
+        {
+            "user_id": ["u"] * 4,
+            "ad_id": ["a", "b", "a", "b"],
+            "label": [0, 1, 1, 0],
+            "timestamp": pd.to_datetime(times).astype("datetime64[us, UTC]"),
+        }
+    )
     asked = requests(shown, ["t", "u"], ["a", "b"], plan)
     # a snapshot is available an hour after it: the first impression still has the one before
     assert asked.snapshot.tolist() == [2, 3, 4]
@@ -114,9 +121,7 @@ def test_what_comes_later_changes_no_tower(tables, fitted):
     late = changed["impressions"]["timestamp"] >= PLAN.valid_end
     changed["impressions"].loc[late, "label"] = 1 - changed["impressions"].loc[late, "label"]
     changed["events"] = changed["events"][changed["events"]["timestamp"] < PLAN.valid_end]
-    again = fit_towers(
-        changed["users"], changed["ads"], changed["events"], changed["impressions"], PLAN, FAST
-    )  # fmt: skip
+    again = fit_towers(changed["users"], changed["ads"], changed["events"], changed["impressions"], PLAN, FAST)
     for name, array in fitted.arrays.items():
         np.testing.assert_array_equal(again.arrays[name], array)
 

@@ -50,8 +50,13 @@ def test_every_arm_metric_seed_and_segment_is_there(planted):
     assert result.segments == ["overall", "never_advertiser", "never_ad"]
     assert len(result.lifts) == 3 * 5 * (4 + 3)  # segments, metrics, arms over baseline + llm over controls and placebo
     assert list(predictions.columns[:6]) == [
-        "impression_id", "user_id", "slate_id", "label", "segment_never_advertiser", "segment_never_ad",
-    ]  # fmt: skip
+        "impression_id",
+        "user_id",
+        "slate_id",
+        "label",
+        "segment_never_advertiser",
+        "segment_never_ad",
+    ]
     assert list(predictions.columns[6:]) == ["baseline", "popularity", "neighbours", "llm", "placebo"]
     assert len(predictions) == result.about["segments"]["overall"]["rows"] == result.about["splits"]["test"]["rows"]
     # averaged scores are not what the metric averages, but they are near

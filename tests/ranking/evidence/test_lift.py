@@ -93,9 +93,13 @@ def test_segments_are_their_rows_and_results_survive_a_round_trip():
     mask = rng.random(len(user)) < 0.4
     lifts = paired_bootstrap(arms, label, user, [("arm", "base")], slate=slate, segments={"new": mask}, replicates=100)
     cut = paired_bootstrap(
-        {a: [s[0][mask]] for a, s in arms.items()}, label[mask], user[mask], [("arm", "base")], slate=slate[mask],
+        {a: [s[0][mask]] for a, s in arms.items()},
+        label[mask],
+        user[mask],
+        [("arm", "base")],
+        slate=slate[mask],
         replicates=100,
-    )  # fmt: skip
+    )
     assert [lift.segment for lift in lifts] == [OVERALL] * 5 + ["new"] * 5
     assert lifts.get("arm", "base", "auc", "new").difference == pytest.approx(cut[0].difference)
     frame = lifts.frame()
@@ -195,8 +199,9 @@ def test_lifts_show_themselves():
     )
     axis = lifts.plot().axes[0]
     assert [text.get_text() for text in axis.get_yticklabels()] == [
-        "arm − base, the quarter of users with the fewest events", "arm − base, all test impressions",
-    ]  # fmt: skip
+        "arm − base, the quarter of users with the fewest events",
+        "arm − base, all test impressions",
+    ]
     assert lifts[0].plot().axes[0].get_xlabel() == "Difference in auc"
     assert f"{lifts[0].difference:.5f}" in lifts[0]._repr_html_()
     assert lifts._repr_html_().count("<tr>") == 2

@@ -37,8 +37,17 @@ def workspace(tmp_path_factory):
         "ranker": {"max_rounds": 40, "num_leaves": 15, "threads": 1},
     }
     (root / "arms.yaml").write_text(yaml.safe_dump(arms))
-    done = invoke("ablate", "--frame", root / "frame", "--out", root / "ablation", "--arms", root / "arms.yaml",
-                  "--replicates", 100)  # fmt: skip
+    done = invoke(
+        "ablate",
+        "--frame",
+        root / "frame",
+        "--out",
+        root / "ablation",
+        "--arms",
+        root / "arms.yaml",
+        "--replicates",
+        100,
+    )
     assert done.exit_code == 0, done.output
     return root, done
 
@@ -70,8 +79,16 @@ def test_report_is_whole_self_contained_and_escaped(workspace, tmp_path):
         run.facts.update(predictor="llm", rows=4)
     manifest = json.loads((tmp_path / "priors" / "manifest.json").read_text()) | {"seconds": 9.0, "cpu_seconds": 0.02}
     (tmp_path / "priors" / "manifest.json").write_text(json.dumps(manifest))
-    said = invoke("report", root / "ablation", "--out", tmp_path / "r", "--predictor-run", tmp_path / "llm",
-                  "--predictor-run", tmp_path / "priors")  # fmt: skip
+    said = invoke(
+        "report",
+        root / "ablation",
+        "--out",
+        tmp_path / "r",
+        "--predictor-run",
+        tmp_path / "llm",
+        "--predictor-run",
+        tmp_path / "priors",
+    )
     assert said.exit_code == 0, said.output
     html = (tmp_path / "r" / "report.html").read_text()
     page = Page()
@@ -88,9 +105,18 @@ def test_report_is_whole_self_contained_and_escaped(workspace, tmp_path):
     assert "<exposure>" not in html
     assert "<script>" not in html
     for words in (
-        "+ neighbour prior", "LLM priors over neighbour prior", "Advertisers new to the user", "RNK009", "2.5e-05",
-        "2024-02-26", "Validation", "Detectable", "Load 10", "5,000 s", "not recorded",
-    ):  # fmt: skip
+        "+ neighbour prior",
+        "LLM priors over neighbour prior",
+        "Advertisers new to the user",
+        "RNK009",
+        "2.5e-05",
+        "2024-02-26",
+        "Validation",
+        "Detectable",
+        "Load 10",
+        "5,000 s",
+        "not recorded",
+    ):
         assert words.lower() in text.lower(), words
     assert verdict["sentence"] in done.output
     lines = said.output.splitlines()
@@ -110,9 +136,14 @@ def test_candidates_and_the_two_by_two_have_their_sections(workspace, tmp_path):
         for name, add in ((NEITHER, 0), (RETRIEVAL, 0.2), (RANKING, 0.3), (BOTH, 0.6))
     }
     lifts = paired_bootstrap(
-        cells, label, user, [(a, b) for a, b, _ in EFFECTS], slate=slate, metrics=(Conversions(5), Ndcg(5)),
+        cells,
+        label,
+        user,
+        [(a, b) for a, b, _ in EFFECTS],
+        slate=slate,
+        metrics=(Conversions(5), Ndcg(5)),
         replicates=50,
-    )  # fmt: skip
+    )
     about = {"k": 15, "slots": 5, "quota": 0.3, "arm": "llm", "baseline": "baseline"}
     with new_run(tmp_path / "two", "rank two-by-two", config={}, inputs={}, key="k") as run:
         TwoByTwo(lifts, about).save(run.path)
@@ -124,8 +155,16 @@ def test_candidates_and_the_two_by_two_have_their_sections(workspace, tmp_path):
     curve = CandidateCurve(pd.DataFrame(rows, columns=_COLUMNS), {"llm": 0.5}, {"k": 20})
     with new_run(tmp_path / "curve", "rank candidates", config={}, inputs={}, key="k") as run:
         curve.save(run.path)
-    invoke("report", root / "ablation", "--out", tmp_path / "r", "--candidates", tmp_path / "curve", "--two-by-two",
-           tmp_path / "two")  # fmt: skip
+    invoke(
+        "report",
+        root / "ablation",
+        "--out",
+        tmp_path / "r",
+        "--candidates",
+        tmp_path / "curve",
+        "--two-by-two",
+        tmp_path / "two",
+    )
     page = Page()
     html = (tmp_path / "r" / "report.html").read_text()
     page.feed(html)
@@ -158,8 +197,17 @@ def test_worth_is_counted_from_the_predictions(workspace):
 
 def test_an_unchanged_step_is_reused_and_still_says_the_verdict(workspace, tmp_path):
     root, _ = workspace
-    again = invoke("ablate", "--frame", root / "frame", "--out", root / "ablation", "--arms", root / "arms.yaml",
-                   "--replicates", 100)  # fmt: skip
+    again = invoke(
+        "ablate",
+        "--frame",
+        root / "frame",
+        "--out",
+        root / "ablation",
+        "--arms",
+        root / "arms.yaml",
+        "--replicates",
+        100,
+    )
     assert "unchanged, reused" in again.output
     first, second = (invoke("report", root / "ablation", "--out", tmp_path / "r") for _ in range(2))
     assert "unchanged, reused" not in first.output

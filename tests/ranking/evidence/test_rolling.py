@@ -51,13 +51,24 @@ def test_an_origin_is_the_same_tables_under_another_plan(tmp_path):
 def ablations(tmp_path_factory):
     root = tmp_path_factory.mktemp("rolling")
     named = ("baseline", "neighbours", "llm", "placebo")
-    arms = {"arms": [a for a in load_arms().model_dump(mode="json")["arms"] if a["name"] in named],
-            "ranker": {"max_rounds": 40, "num_leaves": 15, "threads": 1}}  # fmt: skip
+    arms = {
+        "arms": [a for a in load_arms().model_dump(mode="json")["arms"] if a["name"] in named],
+        "ranker": {"max_rounds": 40, "num_leaves": 15, "threads": 1},
+    }
     (root / "arms.yaml").write_text(yaml.safe_dump(arms))
     for i in range(3):
         write_frame(root / f"frame{i}", synthetic_frame(users=100, seed=i))
-        invoke("ablate", "--frame", root / f"frame{i}", "--arms", root / "arms.yaml", "--out", root / f"a{i}",
-               "--replicates", 100)  # fmt: skip
+        invoke(
+            "ablate",
+            "--frame",
+            root / f"frame{i}",
+            "--arms",
+            root / "arms.yaml",
+            "--out",
+            root / f"a{i}",
+            "--replicates",
+            100,
+        )
     return root
 
 
@@ -85,8 +96,19 @@ def test_pooled_lifts_are_means_with_shorter_intervals(ablations, tmp_path):
 
 
 def test_what_does_not_belong_together_is_not_pooled(ablations, tmp_path):
-    invoke("ablate", "--frame", ablations / "frame0", "--arms", ablations / "arms.yaml", "--arm", "llm", "--out",
-           tmp_path / "other", "--replicates", 20)  # fmt: skip
+    invoke(
+        "ablate",
+        "--frame",
+        ablations / "frame0",
+        "--arms",
+        ablations / "arms.yaml",
+        "--arm",
+        "llm",
+        "--out",
+        tmp_path / "other",
+        "--replicates",
+        20,
+    )
     for folders in ([ablations / "a0"], [ablations / "a0", tmp_path / "other"]):
         with pytest.raises(AdvpriorError, match="RNK033"):
             invoke("pool", *folders, "--out", tmp_path / "p")

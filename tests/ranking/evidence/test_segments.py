@@ -8,8 +8,11 @@ from ranking.evidence.segments import segments_of
 
 def rows(**columns):
     n = len(next(iter(columns.values())))
-    base = {"user_id": list("aabbccdd")[:n], "advertiser_id": list("xyxyxyxz")[:n],
-            "timestamp": pd.date_range("2024-01-01", periods=n, tz="UTC")}  # fmt: skip
+    base = {
+        "user_id": list("aabbccdd")[:n],
+        "advertiser_id": list("xyxyxyxz")[:n],
+        "timestamp": pd.date_range("2024-01-01", periods=n, tz="UTC"),
+    }
     return pd.DataFrame({**base, **columns})
 
 

@@ -14,13 +14,15 @@ def lift(arm, baseline, difference, low, high, segment="overall"):
 
 
 def verdict(llm, over_control=(0.0, -0.001, 0.001), placebo=(0.0001, -0.0004, 0.0006), best_control="neighbours"):
-    lifts = Lifts([
-        lift("llm", "baseline", *llm),
-        lift("placebo", "baseline", *placebo),
-        lift("llm", "placebo", llm[0] - placebo[0], llm[1], llm[2]),
-        lift("llm", "neighbours", *over_control),
-        lift("llm", "baseline", 0.002, 0.001, 0.003, segment="never_advertiser"),
-    ])  # fmt: skip
+    lifts = Lifts(
+        [
+            lift("llm", "baseline", *llm),
+            lift("placebo", "baseline", *placebo),
+            lift("llm", "placebo", llm[0] - placebo[0], llm[1], llm[2]),
+            lift("llm", "neighbours", *over_control),
+            lift("llm", "baseline", 0.002, 0.001, 0.003, segment="never_advertiser"),
+        ]
+    )
     return judge(lifts, load_arms(), best_control=best_control)
 
 
@@ -60,8 +62,10 @@ def test_unclear():
     assert "a gain" not in said.sentence
 
 
-@pytest.mark.parametrize(("placebo", "words"), [((0.002, 0.001, 0.003), "wrong user must not help"),
-                                                ((-0.002, -0.003, -0.001), "cost the ranker")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("placebo", "words"),
+    [((0.002, 0.001, 0.003), "wrong user must not help"), ((-0.002, -0.003, -0.001), "cost the ranker")],
+)
 @pytest.mark.parametrize("llm", [(0.005, 0.003, 0.007), (-0.005, -0.007, -0.003), (0.0, -0.001, 0.001)])
 def test_a_placebo_that_is_not_null_takes_the_trust_away(placebo, words, llm):
     said = verdict(llm, over_control=llm, placebo=placebo)
@@ -91,11 +95,13 @@ def test_numbers_are_written_alike():
 
 
 def test_no_lift_says_what_it_could_have_shown_and_where_it_comes_closest():
-    lifts = Lifts([
-        replace(lift("llm", "baseline", 0.0001, -0.0004, 0.0006), error=0.00025),
-        replace(lift("llm", "baseline", 0.0020, -0.0020, 0.0060, segment="never_ad"), error=0.002),
-        replace(lift("llm", "baseline", 0.0010, -0.0002, 0.0022, segment="few_events"), error=0.0006),
-    ])  # fmt: skip
+    lifts = Lifts(
+        [
+            replace(lift("llm", "baseline", 0.0001, -0.0004, 0.0006), error=0.00025),
+            replace(lift("llm", "baseline", 0.0020, -0.0020, 0.0060, segment="never_ad"), error=0.002),
+            replace(lift("llm", "baseline", 0.0010, -0.0002, 0.0022, segment="few_events"), error=0.0006),
+        ]
+    )
     arms = load_arms()
     said = judge(lifts, Arms(arms=(arms.baseline, arms.find("llm"))))
     assert "A true lift of 0.0007 would have shown four times in five" in said.sentence
@@ -106,19 +112,25 @@ def test_no_lift_says_what_it_could_have_shown_and_where_it_comes_closest():
 @pytest.mark.parametrize(("adjusted_low", "named"), [(0.0004, True), (-0.0001, False)])
 def test_another_treatment_that_gains_is_named_with_its_own_placebo(adjusted_low, named):
     arms = load_arms()
-    some = Arms(arms=tuple(arms.find(name) for name in ("baseline", "llm", "placebo", "text_pair", "placebo_text_pair",
-                                                        "llm_lambdarank")))  # fmt: skip
+    some = Arms(
+        arms=tuple(
+            arms.find(name)
+            for name in ("baseline", "llm", "placebo", "text_pair", "placebo_text_pair", "llm_lambdarank")
+        )
+    )
     pair = lift("text_pair", "baseline", 0.0017, 0.0008, 0.0026)
-    lifts = Lifts([
-        lift("llm", "baseline", 0.0001, -0.0005, 0.0006),
-        lift("placebo", "baseline", 0.0003, -0.0002, 0.0009),
-        replace(pair, adjusted_low=adjusted_low, adjusted_high=0.0030),
-        lift("placebo_text_pair", "baseline", 0.0004, 0.0001, 0.0006),
-        lift("llm", "placebo", -0.0002, -0.0009, 0.0005),
-        lift("text_pair", "placebo_text_pair", 0.0013, 0.0007, 0.0019),
-        # another objective is another ranker: not a gain of its priors
-        replace(lift("llm_lambdarank", "baseline", 0.01, 0.009, 0.011), adjusted_low=0.008, adjusted_high=0.012),
-    ])  # fmt: skip
+    lifts = Lifts(
+        [
+            lift("llm", "baseline", 0.0001, -0.0005, 0.0006),
+            lift("placebo", "baseline", 0.0003, -0.0002, 0.0009),
+            replace(pair, adjusted_low=adjusted_low, adjusted_high=0.0030),
+            lift("placebo_text_pair", "baseline", 0.0004, 0.0001, 0.0006),
+            lift("llm", "placebo", -0.0002, -0.0009, 0.0005),
+            lift("text_pair", "placebo_text_pair", 0.0013, 0.0007, 0.0019),
+            # another objective is another ranker: not a gain of its priors
+            replace(lift("llm_lambdarank", "baseline", 0.01, 0.009, 0.011), adjusted_low=0.008, adjusted_high=0.012),
+        ]
+    )
     said = judge(lifts, some)
     assert said.kind == "unclear"  # the placebo of another treatment takes nothing from the first
     words = (

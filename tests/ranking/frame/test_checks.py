@@ -117,13 +117,15 @@ def test_suspiciously_good_feature_warns() -> None:
 
 def test_honest_features_silent() -> None:
     rng, label = labelled()
-    features = pd.DataFrame({
-        "good": label * 1.5 + rng.normal(size=len(label)),
-        "constant": 1.0,
-        "unknown": np.nan,
-        "text": pd.Series(rng.choice(["a", "b"], len(label))).astype("category"),
-        "key": [f"k{i}" for i in range(len(label))],  # too many values for their means to mean anything
-    })  # fmt: skip
+    features = pd.DataFrame(
+        {
+            "good": label * 1.5 + rng.normal(size=len(label)),
+            "constant": 1.0,
+            "unknown": np.nan,
+            "text": pd.Series(rng.choice(["a", "b"], len(label))).astype("category"),
+            "key": [f"k{i}" for i in range(len(label))],  # too many values for their means to mean anything
+        }
+    )
     assert checks.check_golden_features(features, label) == []
 
 

@@ -76,8 +76,9 @@ _DELAYS = st.sampled_from([timedelta(0), timedelta(hours=1), 10 * DAY])  # late 
 _ROWS = st.lists(st.tuples(_EVENTS, _DELAYS), max_size=6)
 _MOMENTS = st.lists(
     st.tuples(_EVENTS, st.sampled_from([-TICK, timedelta(0), TICK, 3 * DAY, TTL, TTL + TICK])).map(sum_times),
-    min_size=1, max_size=4,
-)  # fmt: skip
+    min_size=1,
+    max_size=4,
+)
 
 
 @pytest.fixture(scope="module")
@@ -172,8 +173,11 @@ def test_features_equal_what_was_known_then(workspace: Workspace, frame: pd.Data
         snapshot = max(s for s in PLAN.feature_snapshots() if s + PLAN.lag <= row.timestamp)
         mine = tables["events"][tables["events"].user_id == row.user_id]
         same_ad = (mine.advertiser_id == row.advertiser_id) & (mine.category == ads.category[row.ad_id])
-        for level, same in (("advertiser", mine.advertiser_id == row.advertiser_id), ("ad", same_ad),
-                            ("category", mine.category == ads.category[row.ad_id])):  # fmt: skip
+        for level, same in (
+            ("advertiser", mine.advertiser_id == row.advertiser_id),
+            ("ad", same_ad),
+            ("category", mine.category == ads.category[row.ad_id]),
+        ):
             times = mine.timestamp[same & (mine.timestamp < snapshot)].drop_duplicates()
             expected = [(times >= snapshot - d * DAY).sum() for d in (7, 28, 84)] + [len(times)]
             assert [getattr(row, f"history_{level}_{w}") for w in ("1w", "4w", "12w", "all")] == expected
@@ -227,10 +231,15 @@ def test_rows_before_the_first_lag_have_no_prior(tmp_path: Path, workspace: Work
 
 def test_a_feature_added_to_the_service_becomes_a_column(tmp_path: Path, workspace: Workspace) -> None:
     repo = Path(shutil.copytree(workspace.repo, tmp_path / "feature_repo", symlinks=True))
-    table = pd.DataFrame({
-        "user_id": tiny_tables()["users"].user_id, "score": np.arange(40, dtype=float), "vector": [[1.0]] * 40,
-        "event_timestamp": PLAN.start, "created_timestamp": PLAN.start,
-    })  # fmt: skip
+    table = pd.DataFrame(
+        {
+            "user_id": tiny_tables()["users"].user_id,
+            "score": np.arange(40, dtype=float),
+            "vector": [[1.0]] * 40,
+            "event_timestamp": PLAN.start,
+            "created_timestamp": PLAN.start,
+        }
+    )
     publish(repo, "mine", {TABLE_FILE: table})
     text = (repo / "definitions.py").read_text()
     text = text.replace("_BASELINE = [", 'mine = _view("mine", user, PROFILE_TTL, "My own")\n_BASELINE = [mine, ')
@@ -261,10 +270,13 @@ def test_a_service_that_is_not_applied_is_named(workspace: Workspace) -> None:
 def test_never_before_excludes_ties_and_missing_keys() -> None:
     times = pd.to_datetime(["2024-01-02", "2024-01-03"], utc=True).as_unit("us")
     events = pd.DataFrame({"user_id": ["u", "u"], "advertiser_id": ["a", None], "timestamp": times})
-    asked = pd.DataFrame({
-        "user_id": ["u", "u", "v", "u"], "advertiser_id": ["a", "a", "a", "b"],
-        "timestamp": [times[0], times[0] + TICK, times[1], times[1]],
-    })  # fmt: skip
+    asked = pd.DataFrame(
+        {
+            "user_id": ["u", "u", "v", "u"],
+            "advertiser_id": ["a", "a", "a", "b"],
+            "timestamp": [times[0], times[0] + TICK, times[1], times[1]],
+        }
+    )
     assert never_before(events, asked, ["user_id", "advertiser_id"]).tolist() == [True, False, True, True]
     assert never_before(events.iloc[:0], asked, ["user_id", "advertiser_id"]).all()
 
@@ -272,8 +284,11 @@ def test_never_before_excludes_ties_and_missing_keys() -> None:
 def test_groups_are_prefixes() -> None:
     names = ["impression_id", "ad_rate_4w", "prior_llm_rank", "history_ad_1w", "mine__score", "segment_never_ad"]
     assert feature_groups(names) == {
-        "ad": ["ad_rate_4w"], "prior_llm": ["prior_llm_rank"], "history": ["history_ad_1w"], "mine": ["mine__score"],
-    }  # fmt: skip
+        "ad": ["ad_rate_4w"],
+        "prior_llm": ["prior_llm_rank"],
+        "history": ["history_ad_1w"],
+        "mine": ["mine__score"],
+    }
 
 
 def test_the_baseline_knows_the_time_of_week() -> None:
@@ -332,11 +347,14 @@ def test_rows_that_share_a_key_and_a_time_are_joined_once(
     store = open_store(workspace.repo)
     refs = ["user_history:history_row", "prior_llm:prior_row", "ad_stats:ad_rate_all"]
     time = pd.Timestamp(PLAN.valid_end)
-    entities = pd.DataFrame({
-        "impression_id": [7, 3, 9, 1], "user_id": ["u001", "u002", "u001", "u001"],
-        "ad_id": ["a00/Tea", "a01/Coffee", "a01/Coffee", "a00/Tea"],
-        "event_timestamp": [time, time, time, time + DAY * 7],
-    })  # fmt: skip
+    entities = pd.DataFrame(
+        {
+            "impression_id": [7, 3, 9, 1],
+            "user_id": ["u001", "u002", "u001", "u001"],
+            "ad_id": ["a00/Tea", "a01/Coffee", "a01/Coffee", "a00/Tea"],
+            "event_timestamp": [time, time, time, time + DAY * 7],
+        }
+    )
     asked = []
     ask = store.get_historical_features
 

@@ -126,10 +126,15 @@ def test_a_label_counts_only_once_it_is_known() -> None:
     cut = START + WEEK
     shown = [cut - 2 * DAY] * 3
     impressions = pd.DataFrame({"user_id": ["u1", "u2", "u3"], "ad_id": "x", "timestamp": shown, "label": [1, 1, 1]})
-    events = pd.DataFrame({
-        "user_id": ["u1", "u2", "u2"], "advertiser_id": "a", "category": "Tea",
-        "timestamp": [cut - DAY, cut - 3 * DAY, cut], "value": 1.0,
-    })  # fmt: skip
+    events = pd.DataFrame(
+        {
+            "user_id": ["u1", "u2", "u2"],
+            "advertiser_id": "a",
+            "category": "Tea",
+            "timestamp": [cut - DAY, cut - 3 * DAY, cut],
+            "value": 1.0,
+        }
+    )
     ids = HistoryIds(["a"], ads)
     known = known_from(impressions, events, ids, users, WEEK)
     # u1: bought before the cut; u2: bought before the impression too, which is not its outcome; u3: no event shows it

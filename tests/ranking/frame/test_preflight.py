@@ -64,7 +64,7 @@ def test_no_feature_repository(tmp_path: Path, content: str | None) -> None:
 def test_missing_views_come_with_their_commands(repo: Path) -> None:
     view_folder(repo, "ad_stats").unlink()
     error = refused("STO003", repo, [LLM, PLACEBO])
-    assert error.found == "no ad_stats, prior_placebo"
+    assert error.actual == "no ad_stats, prior_placebo"
     assert "advprior rank features --tables TABLES" in str(error.fix)
     assert f"advprior publish PRIORS/{LLM} --repo {repo} --as {PLACEBO}" in str(error.fix)
     assert f"feast -c {repo} apply" in str(error.fix)
@@ -76,7 +76,7 @@ def test_another_catalog_is_refused(repo: Path, tables: Path) -> None:
         repo, tables, LLM, **{CATALOG_FILE: {"version": "v2", "advertisers": [{"advertiser_id": "a00", "name": "x"}]}}
     )
     error = refused("STO004", repo, [LLM])
-    assert "v1" in str(error.found)
+    assert "v1" in str(error.actual)
     assert "v2" in str(error.expected)
 
 
@@ -84,7 +84,7 @@ def test_a_shorter_catalog_is_refused(repo: Path, tables: Path) -> None:
     publish_priors(
         repo, tables, LLM, **{CATALOG_FILE: {"version": "v1", "advertisers": [{"advertiser_id": "a00", "name": "x"}]}}
     )
-    assert "shape" in str(refused("STO004", repo, [LLM]).found)
+    assert "shape" in str(refused("STO004", repo, [LLM]).actual)
 
 
 def test_a_broken_catalog_is_refused(repo: Path, tables: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_truncated_matrix_is_refused(repo: Path, tables: Path) -> None:
 def test_doubled_pointers_are_refused(repo: Path, tables: Path) -> None:
     table = pd.read_parquet(view_folder(repo, prior_view(LLM)) / TABLE_FILE)
     publish_priors(repo, tables, LLM, **{TABLE_FILE: table.assign(prior_row=0)})
-    assert "prior_row" in str(refused("STO004", repo, [LLM]).found)
+    assert "prior_row" in str(refused("STO004", repo, [LLM]).actual)
 
 
 def test_a_backfill_stamped_with_the_wall_clock_is_refused(repo: Path, tables: Path) -> None:
@@ -123,13 +123,13 @@ def test_preflight_is_cheap_to_import() -> None:
 
 def test_spark_in_another_time_zone_is_refused(repo: Path) -> None:
     use_spark(repo, {**CONF, "spark.sql.session.timeZone": "Europe/Berlin"})
-    assert "Berlin" in str(refused("STO021", repo, []).found)
+    assert "Berlin" in str(refused("STO021", repo, []).actual)
 
 
 def test_spark_without_java_is_refused(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     error = refused("STO020", use_spark(repo), [])
-    assert "Java" in str(error.found)
+    assert "Java" in str(error.actual)
     assert "advprior[spark]" in str(error.fix)
 
 

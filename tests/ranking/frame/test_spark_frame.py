@@ -87,9 +87,11 @@ def test_ties_late_rows_and_the_edge_of_the_ttl(tmp_path: Path) -> None:
     assert 0.2 < (found[0] >= 0).mean() < 0.9
     for (user, moment), row in zip(asked, found[1], strict=True):  # and against the rule itself
         fits = table[
-            (table.user_id == user) & (table.event_timestamp <= moment) & (table.created_timestamp <= moment)
+            (table.user_id == user)
+            & (table.event_timestamp <= moment)
+            & (table.created_timestamp <= moment)
             & (table.event_timestamp + TTL >= moment)
-        ]  # fmt: skip
+        ]
         newest = fits.sort_values(["event_timestamp", "created_timestamp"]).prior_row
         assert row == (newest.iloc[-1] if len(newest) else -1)
 

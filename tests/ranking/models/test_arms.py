@@ -6,8 +6,18 @@ from advprior.store.contract import BASELINE_SERVICE, PREDICTORS, prior_service
 from advprior.store.errors import AdvpriorError
 from ranking.models.arms import Arms, arm_features, feature_columns, load_arms, with_available
 
-COLUMNS = ["impression_id", "ad_id", "label", "split", "segment_never_ad", "profile_age", "history_all",
-           "prior_llm_rank", "prior_llm_log_prob", "prior_neighbours_rank"]  # fmt: skip
+COLUMNS = [
+    "impression_id",
+    "ad_id",
+    "label",
+    "split",
+    "segment_never_ad",
+    "profile_age",
+    "history_all",
+    "prior_llm_rank",
+    "prior_llm_log_prob",
+    "prior_neighbours_rank",
+]
 
 
 def test_packaged_arms_cover_every_predictor_and_its_service():

@@ -56,8 +56,11 @@ def test_saved_and_loaded_it_gives_the_same_scores(ranker, parts, tmp_path):
     loaded = Ranker.load(tmp_path / "r")
     assert loaded.predict(parts[2]) == pytest.approx(ranker.predict(parts[2]), abs=1e-12)
     assert (loaded.service, loaded.features, loaded.facts, loaded.seed) == (
-        ranker.service, ranker.features, ranker.facts, 3,
-    )  # fmt: skip
+        ranker.service,
+        ranker.features,
+        ranker.facts,
+        3,
+    )
 
 
 def test_isotonic_calibration_survives_saving_too(frame, parts, tmp_path):

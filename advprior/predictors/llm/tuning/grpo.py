@@ -130,9 +130,16 @@ def policy_step(
 
 
 def ranking_stage(
-    batches: TrainingBatches, tuned: dict[str, nn.Parameter], settings: RankingSettings, *, interest_weight: float,
-    patience: int, weight_decay: float, seed: int, checkpoint: Path,
-) -> tuple[Course, dict[str, Any]]:  # fmt: skip
+    batches: TrainingBatches,
+    tuned: dict[str, nn.Parameter],
+    settings: RankingSettings,
+    *,
+    interest_weight: float,
+    patience: int,
+    weight_decay: float,
+    seed: int,
+    checkpoint: Path,
+) -> tuple[Course, dict[str, Any]]:
     """Run the stage on the tuned parameters and keep it only where validation gains.
 
     Returns

@@ -76,9 +76,13 @@ class Course:
 
 
 def run_stage(
-    stage: Stage, optimizer: torch.optim.Optimizer, tuned: dict[str, nn.Parameter], batches: int, seed: int,
+    stage: Stage,
+    optimizer: torch.optim.Optimizer,
+    tuned: dict[str, nn.Parameter],
+    batches: int,
+    seed: int,
     checkpoint: Path,
-) -> Course:  # fmt: skip
+) -> Course:
     """Run a stage, or go on with it after the last whole epoch in ``checkpoint``; leaves the best weights in ``tuned``.
 
     Parameters
@@ -136,11 +140,19 @@ def run_stage(
         bar.set_postfix({k: f"{v:.3f}" for k, v in row.items() if k in (stage.measure, "valid_nll")})
         if score < best:
             best, kept, course.best_epoch = score, copy_of(tuned), epoch + 1
-        save_checkpoint(checkpoint, {
-            "state": copy_of(tuned), "optimizer": optimizer.state_dict(), "curve": course.curve, "best": best,
-            "best_epoch": course.best_epoch, "kept": kept, "rng": rng.bit_generator.state,
-            "torch_rng": torch.get_rng_state(),
-        })  # fmt: skip
+        save_checkpoint(
+            checkpoint,
+            {
+                "state": copy_of(tuned),
+                "optimizer": optimizer.state_dict(),
+                "curve": course.curve,
+                "best": best,
+                "best_epoch": course.best_epoch,
+                "kept": kept,
+                "rng": rng.bit_generator.state,
+                "torch_rng": torch.get_rng_state(),
+            },
+        )
     bar.close()
     restore(tuned, kept)
     return course

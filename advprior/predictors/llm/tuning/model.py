@@ -168,9 +168,14 @@ def _silent(hidden: int, size: int) -> nn.Linear:
 
 
 def from_base(
-    base: Any, *, catalog_size: int, text_vocab_size: int, frozen_layers: int, advertiser_embeddings: torch.Tensor,
+    base: Any,
+    *,
+    catalog_size: int,
+    text_vocab_size: int,
+    frozen_layers: int,
+    advertiser_embeddings: torch.Tensor,
     interests: int = 0,
-) -> AdvertiserModel:  # fmt: skip
+) -> AdvertiserModel:
     """An `AdvertiserModel` with a base model's weights and heads that still say nothing.
 
     Parameters
@@ -233,9 +238,14 @@ def _difference(model: AdvertiserModel, base: Any) -> float:
 
 def _no_cut(base: Any, frozen_layers: int, found: str) -> AdvpriorError:
     return AdvpriorError(
-        "PRI050", f"the base model cannot be cut after layer {frozen_layers}" if frozen_layers
-        else "the base model cannot be fed embeddings", where=type(base).__name__, found=found,
+        "PRI050",
+        f"the base model cannot be cut after layer {frozen_layers}"
+        if frozen_layers
+        else "the base model cannot be fed embeddings",
+        where=type(base).__name__,
+        actual=found,
         expected="the same final states as the base model's",
-        fix="set `mode: full` or `mode: lora`, which cut nothing, or `base` to another model" if frozen_layers
+        fix="set `mode: full` or `mode: lora`, which cut nothing, or `base` to another model"
+        if frozen_layers
         else "set `base` to another model",
-    )  # fmt: skip
+    )

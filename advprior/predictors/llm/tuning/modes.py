@@ -44,9 +44,12 @@ def _with_adapters(upper: Any, settings: LLMSettings) -> Any:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise AdvpriorError(
-            "PRI051", "mode lora needs peft", found=str(error), expected="peft beside torch and transformers",
+            "PRI051",
+            "mode lora needs peft",
+            actual=str(error),
+            expected="peft beside torch and transformers",
             fix='pip install "advprior[train]", or set `mode: cached`',
-        ) from error  # fmt: skip
+        ) from error
     from transformers.pytorch_utils import Conv1D
 
     transposed = any(isinstance(m, Conv1D) for m in upper.modules())  # GPT-2 keeps weights [in, out]

@@ -171,10 +171,13 @@ def _vocabulary(base: Base) -> torch.Tensor:
                 head: torch.Tensor = handle.get_tensor("lm_head.weight").float()
                 return head
     raise AdvpriorError(
-        "PRI063", "the base model has no vocabulary head: it cannot say how likely a name is",
-        where=str(folder), found="embeddings that are not tied, and no lm_head.weight", expected="a causal LM",
+        "PRI063",
+        "the base model has no vocabulary head: it cannot say how likely a name is",
+        where=str(folder),
+        actual="embeddings that are not tied, and no lm_head.weight",
+        expected="a causal LM",
         fix="set `base` to a causal LM with its head",
-    )  # fmt: skip
+    )
 
 
 @_register("advprior_names", _TASK)

@@ -111,9 +111,15 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
         head.scale(facts["strength"])
     if settings.ranking.epochs:
         ranked, facts["ranking"] = ranking_stage(
-            batches, tuned, settings.ranking, interest_weight=settings.interests.weight, patience=config.patience,
-            weight_decay=config.weight_decay, seed=config.seed + 1, checkpoint=second,
-        )  # fmt: skip
+            batches,
+            tuned,
+            settings.ranking,
+            interest_weight=settings.interests.weight,
+            patience=config.patience,
+            weight_decay=config.weight_decay,
+            seed=config.seed + 1,
+            checkpoint=second,
+        )
         curves["ranking"] = facts["ranking"]["curve"] = ranked.curve
     # a ranking stage that pays has no validation labels left to be chosen by once they are fitted on
     again_on_all = settings.drift.refit and not facts.get("ranking", {"kept": False})["kept"]
@@ -126,9 +132,14 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
         restore(tuned, start)
         facts["refit"] = {"points": drift.up_to_cutoff()}
         again = replace(
-            _likelihood_stage(batches, settings), name="fine-tune again", validate=dict,
-            score=lambda row: -float(row["epoch"]), epochs=course.best_epoch, planned=config.epochs, max_minutes=None,
-        )  # fmt: skip
+            _likelihood_stage(batches, settings),
+            name="fine-tune again",
+            validate=dict,
+            score=lambda row: -float(row["epoch"]),
+            epochs=course.best_epoch,
+            planned=config.epochs,
+            max_minutes=None,
+        )
         optimizer = optimizer_for(model, heads, weights, settings)
         facts["refit"]["curve"] = run_stage(again, optimizer, tuned, len(batches), config.seed, third).curve
         head.scale(facts["strength"])
@@ -147,16 +158,25 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
         "best_epoch": course.best_epoch,
         "valid": {"llm": _best(course), "habit": base_quality},
         "interests": len(data.interests.catalog) if data.interests is not None else 0,
-        "parameters": {"trained": sum(p.numel() for p in tuned.values()),
-                       "model": sum(p.numel() for p in model.parameters())},
+        "parameters": {
+            "trained": sum(p.numel() for p in tuned.values()),
+            "model": sum(p.numel() for p in model.parameters()),
+        },
         **facts,
-    }  # fmt: skip
+    }
 
 
 def _write(
-    out: Path, model: AdvertiserModel, head: NameHead, interest_head: NameHead | None, settings: LLMSettings,
-    habit: Habit | Offset, encoder: PromptEncoder, tokenizer: Any, data: FitData,
-) -> None:  # fmt: skip
+    out: Path,
+    model: AdvertiserModel,
+    head: NameHead,
+    interest_head: NameHead | None,
+    settings: LLMSettings,
+    habit: Habit | Offset,
+    encoder: PromptEncoder,
+    tokenizer: Any,
+    data: FitData,
+) -> None:
     """Everything that scoring needs; folds adapters and heads into the network."""
     merge(model, settings)
     head.write(model.head)
@@ -186,10 +206,13 @@ def _with_interests(data: FitData, settings: LLMSettings) -> FitData:
         return replace(data, interests=None)
     if data.interests is None:
         raise AdvpriorError(
-            "PRI052", "interests are asked for and no event tells a category", where="events, column category",
-            found="no category before finetune_end", expected="a category for some events",
+            "PRI052",
+            "interests are asked for and no event tells a category",
+            where="events, column category",
+            actual="no category before finetune_end",
+            expected="a category for some events",
             fix="set `interests.weight: 0`, or map a column to `category`",
-        )  # fmt: skip
+        )
     kept: Interests = data.interests.most_frequent(settings.interests.most)
     return replace(data, interests=kept)
 
@@ -199,9 +222,13 @@ def _style(base: Base, settings: LLMSettings) -> PromptStyle:
     limit = getattr(base.model.config, "max_position_embeddings", None) or style.context
     if style.context > limit:
         raise AdvpriorError(
-            "PRI007", "the context is longer than the base model's", where="config, prompt.context",
-            found=str(style.context), expected=f"at most {limit}", fix="lower prompt.context",
-        )  # fmt: skip
+            "PRI007",
+            "the context is longer than the base model's",
+            where="config, prompt.context",
+            actual=str(style.context),
+            expected=f"at most {limit}",
+            fix="lower prompt.context",
+        )
     return style
 
 
@@ -209,10 +236,13 @@ def _require_points(points: list[Points]) -> dict[str, int]:
     counts = {which: int(sum(getattr(p, which).sum() for p in points)) for which in ("train", "valid")}
     if not all(counts.values()):
         raise AdvpriorError(
-            "PRI006", "the histories hold too little to fit on", where="events before finetune_end",
-            found=f"{counts['train']} training and {counts['valid']} validation points",
-            expected="at least one of each", fix="move finetune_end later, lower valid_days, or add events",
-        )  # fmt: skip
+            "PRI006",
+            "the histories hold too little to fit on",
+            where="events before finetune_end",
+            actual=f"{counts['train']} training and {counts['valid']} validation points",
+            expected="at least one of each",
+            fix="move finetune_end later, lower valid_days, or add events",
+        )
     return counts
 
 

@@ -51,9 +51,15 @@ def export_sequence(
         # the network is small and traced: the newer exporter would need another package and minutes
         warnings.filterwarnings("ignore", message="You are using the legacy", category=DeprecationWarning)
         torch.onnx.export(
-            network, tuple(as_tensors(example).values()), str(out / "model.onnx"), input_names=list(INPUTS),
-            output_names=["log_probs"], dynamic_axes=axes, opset_version=17, dynamo=False,
-        )  # fmt: skip
+            network,
+            tuple(as_tensors(example).values()),
+            str(out / "model.onnx"),
+            input_names=list(INPUTS),
+            output_names=["log_probs"],
+            dynamic_axes=axes,
+            opset_version=17,
+            dynamo=False,
+        )
     session = open_session(out / "model.onnx", device="cpu")
     worst = 0.0
     for batch, tokens, points in _SHAPES:

@@ -67,9 +67,7 @@ class SequenceNetwork(nn.Module):
         self.since, self.place = nn.Embedding(GAPS, width), nn.Embedding(settings.context, width)
         self.profile = nn.ModuleList([nn.Embedding(len(levels) + 1, width) for levels in vocabulary.profile_levels])
         self.start = nn.Parameter(torch.zeros(width))
-        self.blocks = nn.ModuleList([
-            Block(width, settings.heads, settings.dropout) for _ in range(settings.layers)
-        ])  # fmt: skip
+        self.blocks = nn.ModuleList([Block(width, settings.heads, settings.dropout) for _ in range(settings.layers)])
         self.norm = nn.LayerNorm(width)
         self.readout = nn.Sequential(
             nn.Linear(width, width), nn.GELU(), nn.Dropout(settings.dropout), nn.Linear(width, width)

@@ -80,16 +80,23 @@ def _fit_sequence(data: FitData, settings: SequenceSettings, out: Path, encoding
     size, border = len(data.catalog), data.cutoff - int(settings.valid_days * DAY)
     early = data.histories.before(border)
     vocabulary = Vocabulary.of(early)
-    limits = {"half_life_days": training.recency_half_life_days, "gap_power": training.gap_power,
-              "most": training.points_a_history, "seed": training.seed}  # fmt: skip
+    limits = {
+        "half_life_days": training.recency_half_life_days,
+        "gap_power": training.gap_power,
+        "most": training.points_a_history,
+        "seed": training.seed,
+    }
     found = waits(early, horizon, cutoff=border, **limits)  # type: ignore[arg-type]
     asked = snapshots(data, border, horizon, settings)
     if not len(found) or not len(asked[0]):
         raise AdvpriorError(
-            "PRI006", "the histories hold too little to fit on", where="events before finetune_end",
-            found=f"{len(found)} labels to fit on, {len(asked[0])} to choose with", expected="at least one of each",
+            "PRI006",
+            "the histories hold too little to fit on",
+            where="events before finetune_end",
+            actual=f"{len(found)} labels to fit on, {len(asked[0])} to choose with",
+            expected="at least one of each",
             fix="move finetune_end later, lower valid_days, or add events",
-        )  # fmt: skip
+        )
 
     network, curve, states = _train(data, early, vocabulary, settings, found, encodings, training.epochs, asked)
     best = int(np.argmin([row["valid_nll"] for row in curve]))
@@ -111,17 +118,28 @@ def _fit_sequence(data: FitData, settings: SequenceSettings, out: Path, encoding
         network, *_ = _train(data, early, vocabulary, settings, found, encodings, best + 1, None, training.epochs)
     network.strength.fill_(strength)
     torch.save(network.state_dict(), out / WEIGHTS)
-    write_json(out / PARAMETERS, {
-        "settings": settings.model_dump(mode="json"), "offset": offset.to_json(),
-        "vocabulary": {"categories": vocabulary.categories, "profile_fields": vocabulary.profile_fields,
-                       "profile_levels": vocabulary.profile_levels},
-    })  # fmt: skip
+    write_json(
+        out / PARAMETERS,
+        {
+            "settings": settings.model_dump(mode="json"),
+            "offset": offset.to_json(),
+            "vocabulary": {
+                "categories": vocabulary.categories,
+                "profile_fields": vocabulary.profile_fields,
+                "profile_levels": vocabulary.profile_levels,
+            },
+        },
+    )
     return {
-        "labels": {"train": count, "refit": len(found), "valid": len(user)}, "curve": curve, "refit_curve": again,
-        "best_epoch": best + 1, "strength": strength, "offset": offset.to_json(),
+        "labels": {"train": count, "refit": len(found), "valid": len(user)},
+        "curve": curve,
+        "refit_curve": again,
+        "best_epoch": best + 1,
+        "strength": strength,
+        "offset": offset.to_json(),
         "valid": {"network": valid, "offset": alone},
         "parameters": {"trained": sum(p.numel() for p in network.parameters())},
-    }  # fmt: skip
+    }
 
 
 def snapshots(data: FitData, border: int, horizon: int, settings: SequenceSettings) -> tuple[Int, Int, Float]:
@@ -156,10 +174,12 @@ def snapshots(data: FitData, border: int, horizon: int, settings: SequenceSettin
 
 def offset_terms(histories: Histories, user: Int, moment: Int, settings: SequenceSettings, size: int) -> Float:
     """What is known at each point [K, P, N]: drift so far, then habit."""
-    return np.concatenate([
-        popular_terms(histories, moment, settings.offset.popular, size),
-        own_terms(histories, user, moment, settings.offset.own, size),
-    ])  # fmt: skip
+    return np.concatenate(
+        [
+            popular_terms(histories, moment, settings.offset.popular, size),
+            own_terms(histories, user, moment, settings.offset.own, size),
+        ]
+    )
 
 
 def deviations(

@@ -35,9 +35,13 @@ def detailed(days: list[tuple[int, int]], profile: str = "Age: 45") -> Histories
     base = history(days, profile)
     rows = np.arange(len(base.time), dtype=np.int32)
     return replace(
-        base, text=rows % 3 - 1, category=(rows + 1) % 3 - 1, value=(rows * 7.25 + 5).astype(np.float32),
-        texts=TEXTS, categories=CATEGORIES,
-    )  # fmt: skip
+        base,
+        text=rows % 3 - 1,
+        category=(rows + 1) % 3 - 1,
+        value=(rows * 7.25 + 5).astype(np.float32),
+        texts=TEXTS,
+        categories=CATEGORIES,
+    )
 
 
 def written(histories: Histories, **style: object) -> str:

@@ -14,9 +14,12 @@ from tests.tiny_llm import write_tiny_llm
 
 N = 6
 SMALL = {
-    "horizon_days": 20, "target": "first", "valid_days": 60, "network": {"width": 16, "context": 8},
+    "horizon_days": 20,
+    "target": "first",
+    "valid_days": 60,
+    "network": {"width": 16, "context": 8},
     "training": {"epochs": 12, "lr": 0.01, "batch_tokens": 256},
-}  # fmt: skip
+}
 
 
 def couples(users: int = 60, events: int = 30) -> FitData:
@@ -26,9 +29,12 @@ def couples(users: int = 60, events: int = 30) -> FitData:
     first = rng.integers(0, N // 2, users * events // 2)
     advertiser = np.stack([first, first + N // 2], axis=1).ravel()
     histories = Histories(
-        tuple(f"u{u:02}" for u in range(users)), ("",) * users, np.arange(users + 1) * events,
-        time.astype(np.int64) * DAY, advertiser.astype(np.int64),
-    )  # fmt: skip
+        tuple(f"u{u:02}" for u in range(users)),
+        ("",) * users,
+        np.arange(users + 1) * events,
+        time.astype(np.int64) * DAY,
+        advertiser.astype(np.int64),
+    )
     catalog = Catalog(tuple("abcdef"), ("tea", "bread", "soap", "shoes", "lamps", "books"))
     return FitData(histories, catalog, 0, 340 * DAY, 7 * DAY)
 

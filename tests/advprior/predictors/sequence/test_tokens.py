@@ -12,11 +12,18 @@ def history(events: int, *, users: int = 2) -> Histories:
     rng = np.random.default_rng(0)
     time = np.concatenate([np.sort(rng.choice(900, events, replace=False)) for _ in range(users)]) * DAY
     return Histories(
-        tuple(f"u{u}" for u in range(users)), ("",) * users, np.arange(users + 1) * events, time.astype(np.int64),
-        rng.integers(0, 5, users * events), category=rng.integers(0, 2, users * events).astype(np.int32),
-        value=rng.gamma(2.0, 20.0, users * events).astype(np.float32), categories=("food", "tools"),
-        profile_fields=("age",), profile_levels=(("old", "young"),), profile_codes=np.array([[0], [-1]], np.int32),
-    )  # fmt: skip
+        tuple(f"u{u}" for u in range(users)),
+        ("",) * users,
+        np.arange(users + 1) * events,
+        time.astype(np.int64),
+        rng.integers(0, 5, users * events),
+        category=rng.integers(0, 2, users * events).astype(np.int32),
+        value=rng.gamma(2.0, 20.0, users * events).astype(np.float32),
+        categories=("food", "tools"),
+        profile_fields=("age",),
+        profile_levels=(("old", "young"),),
+        profile_codes=np.array([[0], [-1]], np.int32),
+    )
 
 
 @pytest.mark.parametrize("events", [0, 1, 7, 8, 9, 40])

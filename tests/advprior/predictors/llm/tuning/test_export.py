@@ -25,9 +25,12 @@ def model(tmp_path_factory) -> AdvertiserModel:
     base = load_base(str(write_tiny_llm(folder / "base")))
     generator = torch.Generator().manual_seed(1)
     made = from_base(
-        base.model, catalog_size=ADVERTISERS, text_vocab_size=VOCABULARY, frozen_layers=1,
+        base.model,
+        catalog_size=ADVERTISERS,
+        text_vocab_size=VOCABULARY,
+        frozen_layers=1,
         advertiser_embeddings=torch.randn(ADVERTISERS, 32, generator=generator) * 0.2,
-    )  # fmt: skip
+    )
     with torch.no_grad():
         made.head.weight.normal_(std=0.5, generator=generator)
         made.head.bias.normal_(generator=generator)

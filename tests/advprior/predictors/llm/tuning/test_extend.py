@@ -36,9 +36,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory):
     write_planted(made / "after")
     base = str(write_tiny_llm(made / "base"))
     llm = {
-        "base": base, "layers": 3, "tuned_layers": 2, "prompt": {"context": 160},
+        "base": base,
+        "layers": 3,
+        "tuned_layers": 2,
+        "prompt": {"context": 160},
         "training": {"epochs": 5, "rank": 8, "batch_tokens": 1024, "head_lr": 0.02},
-    }  # fmt: skip
+    }
     reading_texts = {**llm, "texts": True, "training": {**llm["training"], "epochs": 1}}
     text = {"base": base, "layers": 2, "components": 4}
     for run, raw in {"llm": llm, "llm_texts": reading_texts, "text": text}.items():

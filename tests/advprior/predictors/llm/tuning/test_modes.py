@@ -98,9 +98,12 @@ def test_adapters_sit_on_every_projection(bases, architecture: str) -> None:
 def test_a_twin_in_every_mode(bases, data, tmp_path, mode: str) -> None:
     """Random weights of its own, the recency weights and the offset as everywhere, and it still learns the circle."""
     settings = cycle_settings(
-        bases["llama"], mode=mode, twin=True, habit={"half_lives_days": [30]},
+        bases["llama"],
+        mode=mode,
+        twin=True,
+        habit={"half_lives_days": [30]},
         training={"recency_half_life_days": 200, "epochs": 3},
-    )  # fmt: skip
+    )
     facts = fit(data, tmp_path, settings)
     assert not LLMPredictor(tmp_path).uses_llm
     assert facts["curve"][-1]["train_nll"] < facts["curve"][0]["train_nll"]

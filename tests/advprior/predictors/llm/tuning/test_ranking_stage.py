@@ -138,9 +138,11 @@ def base(tmp_path_factory):
 def stage_facts(base, folder, *, interests: float = 0.0, users: int = 40, **ranking) -> dict:
     """Half tuned, so that there is something left to gain."""
     settings = cycle_settings(
-        base, interests={"weight": interests}, training={"epochs": 1},
+        base,
+        interests={"weight": interests},
+        training={"epochs": 1},
         ranking={"epochs": 3, "lr": 1e-3, "kl": 0.0, "group": 16, **ranking},
-    )  # fmt: skip
+    )
     folder.mkdir(exist_ok=True)
     facts: dict = LLMPredictor.fit(cycle_data(users), settings, folder)
     return facts
