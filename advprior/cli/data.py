@@ -142,6 +142,37 @@ def synthetic(out: Path, users: int, advertisers: int, weeks: int, seed: int, nu
     click.echo(f"data: wrote {out}. {facts['note']}.")
 
 
+@build.command("clicks")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write.")
+@click.option("--users", type=int, default=2000, show_default=True, help="How many users.")
+@click.option("--advertisers", type=int, default=60, show_default=True, help="How many advertisers, of three ads each.")
+@click.option("--weeks", type=int, default=26, show_default=True, help="How long.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Same seed and size, same tables.")
+@click.option("--no-prior", is_flag=True, help="Labels that nothing beyond history can tell.")
+@click.option("--no-fatigue", is_flag=True, help="Clicks that earlier exposures do not wear out.")
+@click.option("--force", is_flag=True, help="Build again even when nothing changed.")
+def clicks(
+    out: Path, users: int, advertisers: int, weeks: int, seed: int, no_prior: bool, no_fatigue: bool, force: bool
+) -> None:
+    """A made-up ads log as advertisers know it.
+
+    Positions, clicks, conversions days later, late rows, users without a profile, users and ads that come and go.
+
+    Every effect is known: it stands in the manifest, the tastes behind it in truth.parquet.
+    """
+    from advprior.data.clicks import build, without
+    from advprior.store.runs import read_manifest
+
+    sizes = {"users": users, "advertisers": advertisers, "weeks": weeks}
+    effects = without(prior=no_prior, fatigue=no_fatigue)
+    if not build(out, **sizes, seed=seed, effects=effects, force=force):
+        click.echo(f"data: unchanged, reused {out}")
+        return
+    facts = read_manifest(out)["facts"]
+    _tell(facts)
+    click.echo(f"data: wrote {out}. {facts['note']}.")
+
+
 @data.command()
 @click.option("--tables", type=click.Path(path_type=Path), required=True, help="Canonical tables.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write.")
