@@ -170,7 +170,9 @@ def driver(workspace: Path, folder: Path) -> None:
     from advprior.history.subset import part_of
     from advprior.pipeline.rowfiles import RowFile
     from advprior.pipeline.score import plan_shards
-    from advprior.predictors.base import NetworkScorer, add_offset, load_predictor
+    from advprior.predictors.base import NetworkScorer
+    from advprior.predictors.logit import add_offset
+    from advprior.predictors.registry import load_predictor
     from advprior.spark.executor import packed
     from advprior.store.tables import load_time_plan
 

@@ -52,7 +52,7 @@ def export(run: Path, precision: str, tables: Path | None, force: bool) -> None:
         click.echo(f"export: unchanged, reused {out}")
         return
 
-    from advprior.predictors.base import load_predictor
+    from advprior.predictors.registry import load_predictor
 
     with new_run(out, "export", config=config, inputs=inputs, key=key) as work:
         facts = load_predictor(run).export(work.path)

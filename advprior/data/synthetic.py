@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from advprior.store.arrays import Float, Int
 from advprior.store.contract import ADS, ADVERTISERS, EVENTS, IMPRESSIONS, USERS, TimePlan
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import is_current, new_run, run_key
@@ -64,9 +65,6 @@ KINDS = ("Company", "House", "Works", "Store", "Brothers", "Market")
 
 #: At most this many (user, advertiser) pairs and impressions-to-be are held at once.
 PAIRS, SLATES = 4_000_000, 150_000
-
-Float = npt.NDArray[np.float32]
-Int = npt.NDArray[np.int64]
 
 
 class World(NamedTuple):

@@ -91,8 +91,7 @@ def evaluate_cold(
     from advprior.history import counts
     from advprior.history.catalog import Catalog
     from advprior.history.histories import build_histories, micros
-    from advprior.predictors.base import log_softmax
-    from advprior.predictors.habit import fit_weights
+    from advprior.predictors.logit import fit_logit, log_softmax
     from advprior.predictors.text.logit import OWN_HALF_LIFE
     from advprior.predictors.text.predictor import catalog_texts
 
@@ -132,7 +131,7 @@ def evaluate_cold(
         early = first_labels(past, now - ahead, ahead).sample(5000, seed)
         scale = 1.0
         if len(early):
-            scale = float(fit_weights(near(early.user, now - ahead)[None], early.truth(size), [1.0])[0][0])
+            scale = float(fit_logit(near(early.user, now - ahead)[None], early.truth(size), centre=1.0)[0])
         arms[sentences.NAME] = log_softmax(max(scale, 1e-3) * near(labels.user, now))
     else:
         left_out[sentences.NAME] = "package wordllama is not installed"

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from advprior.evaluation.intervals import Array, interval, resample, seed_shares
+from advprior.evaluation.intervals import interval, resample, seed_shares
 from advprior.evaluation.protocol import METRICS, Labels, marks
-from advprior.predictors.base import Float
+from advprior.store.arrays import Double, Float
 
 Segments = Mapping[str, npt.NDArray[np.bool_]]
 
@@ -46,13 +46,13 @@ def compare(
         every arm of several: the interval is that of another draw of both.
     """
     row, credit, users = labels.row, labels.credit, len(labels)
-    weight: Array = np.stack([np.bincount(row, credit * kept, minlength=users) for kept in inside.values()], axis=1)
+    weight: Double = np.stack([np.bincount(row, credit * kept, minlength=users) for kept in inside.values()], axis=1)
     total = np.tile(weight.sum(0), len(METRICS))
     drawn_weight = np.tile(resample([weight], replicates=replicates, seed=seed)[0], len(METRICS))
     people = (weight > 0).sum(0)
-    means: dict[str, Array] = {}
-    by_seed: dict[str, Array] = {}
-    drawn: dict[str, Array] = {}
+    means: dict[str, Double] = {}
+    by_seed: dict[str, Double] = {}
+    drawn: dict[str, Double] = {}
     for name, members in arms.items():
         # sums per user [U, metrics · segments]: enough for means and for every interval
         sums = [_sums(log_probs, labels, inside) for log_probs in members]
@@ -103,7 +103,7 @@ def overall(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _sums(log_probs: Float, labels: Labels, inside: Segments) -> Array:
+def _sums(log_probs: Float, labels: Labels, inside: Segments) -> Double:
     found = marks(log_probs, labels)
     columns = [
         np.bincount(labels.row, found[m] * labels.credit * kept, minlength=len(labels))

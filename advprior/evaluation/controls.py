@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from advprior.evaluation.logit import fit_logit, logit
 from advprior.evaluation.protocol import Labels
 from advprior.evaluation.terms import ARMS, LOGIT, Terms
-from advprior.history.histories import Int
-from advprior.predictors.base import Float
+from advprior.predictors.logit import fit_logit, logit
+from advprior.store.arrays import Float, Int
 from advprior.store.contract import POPULARITY
 
 BLEND, BEST = "blend", "best control"

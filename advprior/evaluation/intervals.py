@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from advprior.store.arrays import Double
+
 CHUNK = 4_000_000  # drawn users held at once
 LEVELS = (2.5, 97.5)  # percent
 
 
-def resample(sums: Sequence[Array], *, replicates: int, seed: int) -> list[Array]:
+def resample(sums: Sequence[Double], *, replicates: int, seed: int) -> list[Double]:
     """Sums over users drawn with replacement, the same users for all arrays: [U, K] -> [replicates, K] each.
 
     Examples
@@ -37,7 +37,7 @@ def resample(sums: Sequence[Array], *, replicates: int, seed: int) -> list[Array
     return drawn
 
 
-def seed_shares(seeds: int, *, replicates: int, seed: int) -> Array:
+def seed_shares(seeds: int, *, replicates: int, seed: int) -> Double:
     """How much each of an arm's seeds counts in each replicate [replicates, seeds]: drawn with replacement too.
 
     Arms of equally many seeds are drawn the same ones, so that a blend stays paired with the run inside it.
@@ -46,11 +46,11 @@ def seed_shares(seeds: int, *, replicates: int, seed: int) -> Array:
         return np.ones((replicates, 1))
     picked = np.random.default_rng([seed, seeds]).integers(seeds, size=(replicates, seeds))
     cell = picked + np.arange(replicates)[:, None] * seeds
-    shares: Array = np.bincount(cell.ravel(), minlength=replicates * seeds).reshape(replicates, seeds) / seeds
+    shares: Double = np.bincount(cell.ravel(), minlength=replicates * seeds).reshape(replicates, seeds) / seeds
     return shares
 
 
-def interval(drawn: Array) -> tuple[Array, Array]:
+def interval(drawn: Double) -> tuple[Double, Double]:
     """95 % interval of replicates [replicates, K]: low and high [K], NaN where a column has no number."""
     low, high = np.full(drawn.shape[1], np.nan), np.full(drawn.shape[1], np.nan)
     some = ~np.isnan(drawn).all(axis=0)

@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from advprior.evaluation.protocol import Labels
     from advprior.evaluation.seeds import Group, Seeds
     from advprior.history.catalog import Catalog
-    from advprior.history.histories import Histories, Int
-    from advprior.predictors.base import Float, Scorer
+    from advprior.history.histories import Histories
+    from advprior.predictors.base import Scorer
+    from advprior.store.arrays import Float, Int
 
 STEP = "evaluate"
-CODE_VERSION = 3
+CODE_VERSION = 4
 SHARD = 256  # users scored at once
 DAY = timedelta(days=1)
 #: Names that no run's arm may have
@@ -293,7 +294,7 @@ def open_run(
     run: Path, catalog: Catalog, tables: Path, device: str, threads: int | None
 ) -> tuple[Scorer, dict[str, Any]]:
     """An exported run's scorer, and what the provenance says of it; ``PRI002`` when its catalog is another."""
-    from advprior.predictors.base import load_predictor
+    from advprior.predictors.registry import load_predictor
 
     predictor = load_predictor(run)
     predictor.catalog.require_same(

@@ -15,7 +15,7 @@ from advprior.evaluation.controls import BEST, BLEND, Controls, Window, blend, f
 from advprior.evaluation.protocol import Labels, first_labels
 from advprior.evaluation.terms import Terms
 from advprior.history.histories import Histories
-from advprior.predictors.base import Float
+from advprior.store.arrays import Float
 from advprior.store.contract import POPULARITY
 
 ALL = "all LLMs"

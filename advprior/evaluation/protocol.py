@@ -14,10 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from advprior.history import counts
-from advprior.history.histories import Histories, Int
-from advprior.predictors.base import Float
-
-Array = npt.NDArray[np.float64]
+from advprior.history.histories import Histories
+from advprior.store.arrays import Double, Float, Int
 
 METRICS = ("recall@1", "recall@5", "recall@20", "mrr", "nll")
 SEGMENTS = ("overall", "history 1", "history 2-4", "history 5+", "head", "tail", "never-before")
@@ -53,7 +51,7 @@ class Labels:
         return np.repeat(np.arange(len(self), dtype=np.int64), np.diff(self.offsets))
 
     @property
-    def credit(self) -> Array:
+    def credit(self) -> Double:
         """``1/m`` of every label [L]."""
         return 1.0 / np.diff(self.offsets)[self.row]
 
@@ -100,7 +98,7 @@ def first_labels(histories: Histories, cutoff: int, horizon: int, *, profile_onl
     return Labels(found, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), advertiser[first])
 
 
-def marks(log_probs: Float, labels: Labels) -> dict[str, Array]:
+def marks(log_probs: Float, labels: Labels) -> dict[str, Double]:
     """Every metric for every label [L]; an advertiser tied with others takes their places in turn.
 
     Parameters

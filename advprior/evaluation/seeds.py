@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from advprior.predictors.base import Float, predictor_class
+from advprior.predictors.registry import predictor_class
+from advprior.store.arrays import Float
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import digest, read_manifest
 

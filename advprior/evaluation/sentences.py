@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from advprior.predictors.base import Float
+from advprior.store.arrays import Float
 
 NAME = "text neighbours"
 

@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from advprior.history import counts
-from advprior.history.histories import Histories, Int
-from advprior.predictors.base import Float, log_softmax
+from advprior.history.histories import Histories
 from advprior.predictors.habit import SMOOTHING
+from advprior.predictors.logit import log_softmax
 from advprior.predictors.neighbours import neighbour_term, similarity
+from advprior.store.arrays import Double, Float, Int
 from advprior.store.contract import NEIGHBOURS
 
-Array = npt.NDArray[np.float64]
 RECENCY, ALS, DRIFT, LOGIT = "recency", "als", "drift", "logit"
 YEAR = 365.0
 POPULAR = (30.0, 90.0, 365.0)  # half-lives of everyone's purchases, days
@@ -131,7 +131,7 @@ class Terms:
         return similarity(self._past, self._size)
 
     @cached_property
-    def _sequence(self) -> Array:
+    def _sequence(self) -> Double:
         return sequence_odds(self._past, self._size)
 
     @cached_property
@@ -158,7 +158,7 @@ def last_advertisers(past: Histories, users: Int, size: int) -> Float:
     return shares
 
 
-def sequence_odds(past: Histories, size: int) -> Array:
+def sequence_odds(past: Histories, size: int) -> Double:
     """Log-odds [N, N] of the second advertiser in the occasion after one with the first, against after any, smoothed.
 
     >>> h = Histories(("u",), ("",), np.array([0, 3]), np.array([1, 2, 3]), np.array([0, 1, 0]))
@@ -181,7 +181,7 @@ def sequence_odds(past: Histories, size: int) -> Array:
     cells = past.advertiser[left] * size + past.advertiser[right]
     pairs = np.bincount(cells, minlength=size * size).reshape(size, size).astype(np.float64)
     share = (pairs.sum(0) + SMOOTHING) / (pairs.sum() + SMOOTHING * size)
-    odds: Array = np.log((pairs + SEQUENCE_PRIOR * share) / (pairs.sum(1, keepdims=True) + SEQUENCE_PRIOR) / share)
+    odds: Double = np.log((pairs + SEQUENCE_PRIOR * share) / (pairs.sum(1, keepdims=True) + SEQUENCE_PRIOR) / share)
     return odds
 
 
@@ -251,7 +251,7 @@ def _rows(past: Histories, users: Int) -> tuple[Int, Int]:
     return counts.past_rows(past, users, np.full(len(users), np.iinfo(np.int64).max))
 
 
-def _shares(cells: npt.NDArray[np.int64], kinds: int) -> Array:
+def _shares(cells: npt.NDArray[np.int64], kinds: int) -> Double:
     table = cells.reshape(-1, kinds).astype(np.float64)
-    shares: Array = table / np.maximum(table.sum(1, keepdims=True), 1.0)
+    shares: Double = table / np.maximum(table.sum(1, keepdims=True), 1.0)
     return shares

@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from advprior.history.histories import Histories, Int
+from advprior.history.histories import Histories
 from advprior.history.subset import Part
+from advprior.store.arrays import Int
 
 DAY = 86_400_000_000  # microseconds
 CELLS = 4_000_000  # of a matrix of counts filled at once

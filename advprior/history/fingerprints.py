@@ -11,7 +11,8 @@ from dataclasses import fields
 import numpy as np
 import numpy.typing as npt
 
-from advprior.history.histories import Histories, Int
+from advprior.history.histories import Histories
+from advprior.store.arrays import Int
 
 Keys = npt.NDArray[np.uint64]
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from advprior.store.arrays import Int
 from advprior.store.contract import ADVERTISER_ID, CATEGORY, PROFILE_PREFIX, TEXT, TIMESTAMP, USER_ID, VALUE
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from advprior.history.catalog import Catalog
 
-Int = npt.NDArray[np.int64]
 Codes = npt.NDArray[np.int32]
 UNKNOWN = -1  # code of what is not known
 

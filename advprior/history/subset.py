@@ -10,11 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
-import numpy.typing as npt
 
-from advprior.history.histories import UNKNOWN, Codes, Histories, Int
-
-Array = npt.NDArray[np.float64]
+from advprior.history.histories import UNKNOWN, Codes, Histories
+from advprior.store.arrays import Double, Int
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Crowd:
     """
 
     cutoffs: Int = field(default_factory=lambda: np.zeros(0, np.int64))
-    decayed: dict[float, Array] = field(default_factory=dict)
+    decayed: dict[float, Double] = field(default_factory=dict)
 
     @classmethod
     def of(cls, histories: Histories, cutoffs: Int, half_lives: Iterable[float], size: int) -> Crowd:
@@ -40,7 +38,7 @@ class Crowd:
         moments = np.unique(cutoffs)
         return cls(moments, {float(h): popularity(histories, moments, h, size) for h in half_lives})
 
-    def popularity(self, cutoffs: Int, half_life: float) -> Array:
+    def popularity(self, cutoffs: Int, half_life: float) -> Double:
         """As `advprior.history.counts.popularity` over all histories [len(cutoffs), N].
 
         Raises

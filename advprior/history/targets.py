@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from advprior.history.histories import Histories, Int
+from advprior.history.histories import Histories
+from advprior.store.arrays import Int
 
 
 def next_advertisers(histories: Histories, user: Int, after: Int, horizon: int | Int) -> tuple[Int, Int]:

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from advprior.history.histories import build_histories, micros
-from advprior.predictors.base import load_predictor
+from advprior.predictors.registry import load_predictor
 from advprior.store.tables import load_tables
 
 RUN, TABLES = Path({run}), Path("tables")  # this model, and canonical tables (advprior data)
@@ -82,7 +82,8 @@ def card(run: Path, *, evaluation: Path | None = None) -> str:
     import yaml
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    from advprior.predictors.base import PARITY_TOLERANCE, load_predictor
+    from advprior.predictors.base import PARITY_TOLERANCE
+    from advprior.predictors.registry import load_predictor
 
     fitted = read_manifest(run, step="finetune", fix="advprior finetune --tables TABLES --out RUN")
     export = read_manifest(run / "onnx", step="export", fix=f"advprior export {run}")

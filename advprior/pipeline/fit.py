@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from advprior.history.withheld import without
-from advprior.predictors.base import BEFORE, FitData, predictor_class
+from advprior.predictors.base import BEFORE, FitData
+from advprior.predictors.registry import predictor_class
 from advprior.store.contract import EVENTS, USERS
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import (
@@ -25,7 +26,7 @@ from advprior.store.runs import (
 from advprior.store.tables import TABLES_FIX, load_tables, load_time_plan
 
 STEP = "finetune"
-CODE_VERSION = 2
+CODE_VERSION = 3
 
 
 def read_settings(kind: str, path: Path | None, changes: Sequence[str] = ()) -> Any:

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from advprior.store.arrays import Float
 from advprior.store.errors import AdvpriorError
 
-Float = npt.NDArray[np.float32]
 Precision = Literal["fp16", "int8"]
 #: The gate. Nats, nats, share of the ten likeliest, nats.
 LIMITS = {"mean_difference": 0.02, "max_difference": 1.0, "top10_overlap": 0.95, "nll_change": 0.005}
@@ -197,8 +196,8 @@ def reduce_export(run: Path, folder: Path, tables: Path, precision: Precision) -
     from advprior.history.histories import micros
     from advprior.history.read import load_histories
     from advprior.history.targets import dense, next_advertisers
-    from advprior.predictors.base import load_predictor
     from advprior.predictors.llm.predictor import LLMPredictor
+    from advprior.predictors.registry import load_predictor
     from advprior.store.tables import load_time_plan
 
     predictor = load_predictor(run)

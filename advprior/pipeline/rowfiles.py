@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Int = npt.NDArray[np.int64]
+from advprior.store.arrays import Int
+
 JOURNAL = "journal.jsonl"
 
 

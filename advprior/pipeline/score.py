@@ -16,7 +16,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advprior.predictors.base import KINDS, Scorer, load_predictor
+from advprior.predictors.base import Scorer
+from advprior.predictors.registry import KINDS, load_predictor
 from advprior.store.contract import (
     CATALOG_FILE,
     MATRIX_FILE,
@@ -35,11 +36,12 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from advprior.history.histories import Histories, Int
+    from advprior.history.histories import Histories
     from advprior.pipeline.rowfiles import RowFile
-    from advprior.predictors.base import Float, NetworkScorer
+    from advprior.predictors.base import NetworkScorer
     from advprior.predictors.forwarding import Forwarded, Forwarder, Job
     from advprior.spark.cluster import Cluster
+    from advprior.store.arrays import Float, Int
 
 STEP = "score"
 CODE_VERSION = 3
@@ -493,7 +495,7 @@ def _write_network(
     """Write one shard: what was forwarded, what is carried over, and what changes with time on top of both."""
     import numpy as np
 
-    from advprior.predictors.base import add_offset
+    from advprior.predictors.logit import add_offset
 
     shard = job.users
     old = ~np.isin(shard, job.fresh)

@@ -6,7 +6,6 @@ same path, from the same histories to the same files. Fitting may need torch; sc
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,24 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from advprior.history.catalog import Catalog
-from advprior.history.histories import Histories, Int
+from advprior.history.histories import Histories
 from advprior.history.interests import Interests
-from advprior.store.contract import CATALOG_FILE, CATALOG_TEXT, HYBRID, LLM, NEIGHBOURS, POPULARITY, SASREC, ZERO_SHOT
+from advprior.predictors.logit import add_offset
+from advprior.store.arrays import Float, Int
+from advprior.store.contract import CATALOG_FILE
 from advprior.store.errors import AdvpriorError
-from advprior.store.runs import read_manifest
 
-Float = npt.NDArray[np.float32]
-
-#: predictor -> module:class, imported when used
-KINDS = {
-    LLM: "advprior.predictors.llm.predictor:LLMPredictor",
-    POPULARITY: "advprior.predictors.popularity:PopularityPredictor",
-    NEIGHBOURS: "advprior.predictors.neighbours:NeighbourPredictor",
-    SASREC: "advprior.predictors.sequence.predictor:SASRecPredictor",
-    HYBRID: "advprior.predictors.sequence.predictor:HybridPredictor",
-    CATALOG_TEXT: "advprior.predictors.text.predictor:TextPredictor",
-    ZERO_SHOT: "advprior.predictors.llm.zero_shot:ZeroShotPredictor",
-}
 #: Folder in a fitted run with the predictor as it was before it was fitted on the labels that validated it. Who writes
 #: it says in the fact of this name what differs from the run's own facts: ``model_cutoff``.
 BEFORE = "before"
@@ -151,14 +139,6 @@ class NetworkScorer(Scorer):
         return add_offset(part.log_probs[part.index], self.offset(histories, users, cutoffs))
 
 
-def add_offset(network: Float, offset: Float) -> Float:
-    """``log_softmax(network + offset)`` over the last axis, in place where it can: the arrays are large."""
-    logits = network + offset
-    logits -= logits.max(axis=-1, keepdims=True)
-    logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True, dtype=np.float64)).astype(np.float32)
-    return logits
-
-
 class Predictor(ABC):
     """A fitted predictor in a run folder.
 
@@ -195,28 +175,6 @@ class Predictor(ABC):
     def interest_scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> InterestScorer | None:
         """The same for interests; None where the predictor has none."""
         return None
-
-
-def predictor_class(kind: str) -> type[Predictor]:
-    """Class of a predictor by its name."""
-    if kind not in KINDS:
-        raise AdvpriorError("PRI003", f"no predictor named {kind!r}", expected=", ".join(KINDS))
-    module, name = KINDS[kind].split(":")
-    found: type[Predictor] = getattr(importlib.import_module(module), name)
-    return found
-
-
-def load_predictor(run: Path) -> Predictor:
-    """The predictor that a finetune run holds."""
-    manifest = read_manifest(run, step="finetune", fix="advprior finetune --tables TABLES --out RUN")
-    return predictor_class(manifest["facts"]["predictor"])(run)
-
-
-def log_softmax(logits: npt.NDArray[Any]) -> Float:
-    """Numerically safe log-softmax over the last axis, float32."""
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    result: Float = (shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))).astype(np.float32)
-    return result
 
 
 def require_parity(difference: float, where: str) -> None:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from advprior.history.histories import Histories, Int
-from advprior.predictors.base import Float, InterestScorer, NetworkScorer, Scorer
+from advprior.history.histories import Histories
+from advprior.predictors.base import InterestScorer, NetworkScorer, Scorer
+from advprior.store.arrays import Float, Int
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from advprior.history import counts
-from advprior.history.histories import Histories, Int
-from advprior.predictors.base import Float
+from advprior.history.histories import Histories
+from advprior.store.arrays import Float, Int
 
-Array = npt.NDArray[np.float64]
 SMOOTHING = 0.5
 
 
@@ -85,26 +83,3 @@ def habit_terms(
 def own_terms(histories: Histories, user: Int, cutoff: Int, half_lives: tuple[float, ...], size: int) -> list[Float]:
     """log1p of own decayed purchases [P, N], one a half-life."""
     return [np.log1p(counts.own_points(histories, user, cutoff, half_life, size)) for half_life in half_lives]
-
-
-def fit_weights(terms: Float, truth: Float, start: npt.ArrayLike) -> tuple[Array, float]:
-    """Weights [K] of ``softmax(Σ w·term)`` by likelihood of multi-hot truth, and the NLL a target.
-
-    A conditional logit; convex, so the start does not matter.
-    """
-    from scipy.optimize import minimize
-
-    total = truth.sum()
-    per_point = truth.sum(1, keepdims=True)
-
-    def loss(weights: Array) -> tuple[float, Array]:
-        logits = np.tensordot(weights.astype(np.float32), terms, 1)
-        logits -= logits.max(1, keepdims=True)
-        probs = np.exp(logits)
-        norm = probs.sum(1, keepdims=True)
-        nll = -((logits - np.log(norm)) * truth).sum(dtype=np.float64) / total
-        residual = probs / norm * per_point - truth
-        return float(nll), np.asarray([(residual * t).sum(dtype=np.float64) for t in terms]) / total
-
-    found = minimize(loss, np.asarray(start, np.float64), jac=True, method="L-BFGS-B", options={"maxiter": 60})
-    return found.x, float(found.fun)

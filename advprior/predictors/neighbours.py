@@ -16,10 +16,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from advprior.history import counts
-from advprior.history.histories import Histories, Int
+from advprior.history.histories import Histories
 from advprior.history.targets import dense, next_advertisers, quality
-from advprior.predictors.base import FitData, Float, Predictor, Scorer, log_softmax, require_parity
-from advprior.predictors.habit import SMOOTHING, fit_weights, habit_terms
+from advprior.predictors.base import FitData, Predictor, Scorer, require_parity
+from advprior.predictors.habit import SMOOTHING, habit_terms
+from advprior.predictors.logit import fit_logit, log_softmax
+from advprior.store.arrays import Float, Int
 from advprior.store.contract import CATALOG_FILE, NEIGHBOURS
 from advprior.store.runs import write_json
 
@@ -97,7 +99,7 @@ class NeighbourPredictor(Predictor):
             own = counts.own_points(data.histories, user, cutoff, settings.half_lives_days[0], size)
             near = neighbour_term(own, early)
             terms = np.concatenate([habit, near[None]])
-            weights, _ = fit_weights(terms, truth, weights)
+            weights = fit_logit(terms, truth, centre=weights)
             valid = quality(log_softmax(np.tensordot(weights.astype(np.float32), terms, 1)), truth)
         data.catalog.save(out / CATALOG_FILE)
         np.save(out / "similarity.npy", similarity(data.histories, size, settings.similar))

@@ -11,14 +11,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from advprior.history import counts
-from advprior.history.histories import Histories, Int
-from advprior.predictors.base import Float
-from advprior.predictors.habit import fit_weights
+from advprior.history.histories import Histories
+from advprior.predictors.logit import fit_logit
+from advprior.store.arrays import Double, Float, Int
 
-Array = npt.NDArray[np.float64]
 MONTH = 30.0  # days: popularity is purchases a month, whatever the half-life
 FLOOR = 0.05  # purchases a month that an advertiser without any counts for
 
@@ -80,21 +78,26 @@ def own_terms(histories: Histories, user: Int, cutoff: Int, half_lives: tuple[fl
     return np.stack(found) if found else np.zeros((0, len(user), size), np.float32)
 
 
-def _log_rate(decayed: Array, half_life: float) -> Float:
+def _log_rate(decayed: Double, half_life: float) -> Float:
     # a steady rate r gives r · half_life / ln 2 decayed purchases
     rate: Float = np.log(decayed * (MONTH * np.log(2) / half_life) + FLOOR).astype(np.float32)
     return rate
 
 
 def weigh(terms: Float, target: Float, deviation: Float | None = None) -> tuple[tuple[float, ...], float]:
-    """Weights of the offset's terms [K, P, N] by likelihood, and the strength of a deviation [P, N] beside them."""
-    start = np.full(len(terms), 1.0 / len(terms))
+    """Weights of the offset's terms [K, P, N] by likelihood, and the strength of a deviation [P, N] beside them.
+
+    Terms are held to an equal share each and the deviation to nothing (`advprior.predictors.logit.RIDGE`).
+    """
+    centre = np.full(len(terms), 1.0 / len(terms))
     if deviation is not None:
-        found, _ = fit_weights(np.concatenate([terms, deviation[None]]), target, np.append(start, 0.5))
-        if found[-1] > 0:
-            return tuple(map(float, found[:-1])), float(found[-1])
+        *weights, strength = map(
+            float, fit_logit(np.concatenate([terms, deviation[None]]), target, centre=np.append(centre, 0.0))
+        )
+        if strength > 0:
+            return tuple(weights), strength
     # a deviation that does not help is left out, not turned round
-    return tuple(map(float, fit_weights(terms, target, start)[0])), 0.0
+    return tuple(map(float, fit_logit(terms, target, centre=centre))), 0.0
 
 
 class Around:

@@ -9,9 +9,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from advprior.history import counts
-from advprior.history.histories import Histories, Int
+from advprior.history.histories import Histories
 from advprior.history.targets import dense, next_advertisers, quality
-from advprior.predictors.base import FitData, Float, Predictor, Scorer, log_softmax, require_parity
+from advprior.predictors.base import FitData, Predictor, Scorer, require_parity
+from advprior.predictors.logit import log_softmax
+from advprior.store.arrays import Float, Int
 from advprior.store.contract import CATALOG_FILE, POPULARITY
 from advprior.store.runs import write_json
 

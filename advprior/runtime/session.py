@@ -20,10 +20,9 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from advprior.store.arrays import Float, Int
 from advprior.store.errors import AdvpriorError
 
-Int = npt.NDArray[np.int64]
-Float = npt.NDArray[np.float32]
 Device = Literal["auto", "cpu", "cuda"]
 
 _CUDA = "CUDAExecutionProvider"

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-Float = npt.NDArray[np.float32]
+from advprior.store.arrays import Float
+
 ABOVE = 10_000  # advertisers: larger catalogs are kept as top-K unless told otherwise
 DEFAULT_K = 100
 

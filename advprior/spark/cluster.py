@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import advprior
-from advprior.history.histories import Histories, Int
+from advprior.history.histories import Histories
 from advprior.history.subset import Crowd, part_of
 from advprior.predictors.forwarding import Forwarded, Forwarder, Job
 from advprior.spark.executor import OUT_SCHEMA, Setup, assembled, compute, packed
+from advprior.store.arrays import Int
 from advprior.store.errors import AdvpriorError
 from advprior.store.offline import INSTALL_SPARK, missing_for_spark
 

@@ -15,10 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 import advprior
-from advprior.history.histories import Histories, Int
+from advprior.history.histories import Histories
 from advprior.history.subset import Crowd, Part
-from advprior.predictors.base import InterestScorer, Scorer, load_predictor
+from advprior.predictors.base import InterestScorer, Scorer
 from advprior.predictors.forwarding import Forwarded, forward
+from advprior.predictors.registry import load_predictor
+from advprior.store.arrays import Int
 from advprior.store.errors import AdvpriorError
 
 PRIORS, INTERESTS = "priors", "interests"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from advprior.pipeline.fit import finetune
-from advprior.predictors.base import load_predictor, predictor_class
+from advprior.predictors.registry import load_predictor, predictor_class
 from advprior.store.runs import manifest_digest, new_run
 from tests.tiny import write_tiny
 from tests.tiny_llm import write_tiny_llm

@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from advprior.history.catalog import Catalog
-from advprior.history.histories import Histories, Int
-from advprior.predictors.base import Float, InterestScorer
+from advprior.history.histories import Histories
+from advprior.predictors.base import InterestScorer
 from advprior.predictors.forwarding import Forwarder, Job, here
+from advprior.store.arrays import Float, Int
 from advprior.store.contract import INTEREST_MATRIX_FILE, INTERESTS_FILE
 from advprior.store.errors import AdvpriorError
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from advprior.history.histories import Int
+from advprior.store.arrays import Int
 
 END = ","  # how a prompt that writes names ends each of them
 

@@ -18,10 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from advprior.history.catalog import Catalog
 from advprior.history.fingerprints import hash64, seen_before
-from advprior.history.histories import Histories, Int
+from advprior.history.histories import Histories
 from advprior.predictors.base import (
     FitData,
-    Float,
     InterestScorer,
     NetworkPart,
     NetworkScorer,
@@ -32,6 +31,7 @@ from advprior.predictors.base import (
 from advprior.predictors.habit import Habit
 from advprior.predictors.llm.prompts import DAY, Detail, Prompt, PromptEncoder, PromptStyle, occasions_before
 from advprior.predictors.offset import Offset
+from advprior.store.arrays import Float, Int
 from advprior.store.contract import INTERESTS_FILE, LLM
 from advprior.store.errors import AdvpriorError
 

@@ -28,7 +28,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from advprior.history.histories import Histories, Int
+from advprior.history.histories import Histories
+from advprior.store.arrays import Int
 from advprior.store.errors import AdvpriorError
 
 DAY = 86_400_000_000  # microseconds

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from advprior.history.histories import Histories, Int
-from advprior.predictors.base import FitData, Float, Predictor, Scorer
+from advprior.history.histories import Histories
+from advprior.predictors.base import FitData, Predictor, Scorer
 from advprior.predictors.llm.name_trie import NameTrie, name_tokens
 from advprior.predictors.llm.predictor import load_tokenizer, pad_windows
 from advprior.predictors.llm.prompts import PromptEncoder, PromptStyle, occasions_before
+from advprior.store.arrays import Float, Int
 from advprior.store.contract import CATALOG_FILE, ZERO_SHOT
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import write_json

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from advprior.history.histories import Int
+from advprior.store.arrays import Int
 
 
 def padded(rows: Sequence[Int], *, least: int = 0) -> Int:

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from advprior.history.counts import DAY
-from advprior.history.histories import Histories, Int
+from advprior.history.histories import Histories
 from advprior.history.targets import dense, next_advertisers
-from advprior.predictors.base import Float
+from advprior.store.arrays import Float, Int
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from advprior.history.catalog import Catalog
-from advprior.history.histories import Histories, Int
-from advprior.predictors.base import FitData, Float, Predictor, Scorer
+from advprior.history.histories import Histories
+from advprior.predictors.base import FitData, Predictor, Scorer
 from advprior.predictors.offset import Offset, own_terms, popular_terms
 from advprior.predictors.sequence.settings import EncoderSettings, HybridSettings, SequenceSettings
 from advprior.predictors.sequence.tokens import Tokens, Vocabulary, windows
+from advprior.store.arrays import Float, Int
 from advprior.store.contract import CATALOG_FILE, HYBRID, SASREC
 
 ENCODINGS, PARAMETERS = "encodings.npy", "parameters.json"

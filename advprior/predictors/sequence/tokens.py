@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from advprior.history.counts import DAY
-from advprior.history.histories import Histories, Int, recode
+from advprior.history.histories import Histories, recode
 from advprior.predictors.sequence.padding import padded
+from advprior.store.arrays import Int
 
 GAPS = 16  # log2 buckets of days: 0, 1-2, 3-6, … more than 32,767; the last also says 'nothing before'
 PRICES = 16  # half-octaves; 0 says 'not known'

@@ -16,15 +16,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from advprior.history import counts
-from advprior.history.histories import Histories, Int
-from advprior.predictors.base import Float
+from advprior.history.histories import Histories
 from advprior.predictors.habit import SMOOTHING
-
-Array = npt.NDArray[np.float64]
-Bool = npt.NDArray[np.bool_]
+from advprior.store.arrays import Bool, Double, Float, Int
 
 OWN_HALF_LIFE = 365.0  # days
 OWN_BACK_OFF = 0.5  # purchases that 'nothing in particular' counts for in a user's mean
@@ -74,13 +70,13 @@ class Space:
 class Weights:
     """What is fitted. ``known`` [terms], ``popular_known`` and ``popular_new`` [K], ``personal`` [K, K]."""
 
-    known: Array
-    popular_known: Array
-    popular_new: Array
-    personal: Array
+    known: Double
+    popular_known: Double
+    popular_new: Double
+    personal: Double
 
     @classmethod
-    def unpack(cls, flat: Array, terms: int, components: int) -> Weights:
+    def unpack(cls, flat: Double, terms: int, components: int) -> Weights:
         """From one vector."""
         a, b, c = terms, terms + components, terms + 2 * components
         return cls(flat[:a], flat[a:b], flat[b:c], flat[c:].reshape(components, components))
@@ -114,7 +110,7 @@ class Points:
     taste: Float
     new: Bool
     truth: Float
-    weight: Array
+    weight: Double
     candidate: Bool
 
 
@@ -147,7 +143,7 @@ def fit(points: Points, features: Float, penalty: float, personal_penalty: float
     weight = points.weight[:, None]
     fresh = points.new.astype(np.float32)
 
-    def loss(flat: Array) -> tuple[float, Array]:
+    def loss(flat: Double) -> tuple[float, Double]:
         w = Weights.unpack(flat, terms, components)
         # double from here on: a line search gives up on the noise of single precision
         logits = w.offset(points.terms, features, points.new) + out

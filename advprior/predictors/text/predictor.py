@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from advprior.history import counts
 from advprior.history.catalog import Catalog
-from advprior.history.histories import Histories, Int
-from advprior.predictors.base import FitData, Float, Predictor, Scorer, log_softmax, require_parity
+from advprior.history.histories import Histories
+from advprior.predictors.base import FitData, Predictor, Scorer, require_parity
+from advprior.predictors.logit import log_softmax
 from advprior.predictors.text.logit import (
     OWN_BACK_OFF,
     OWN_HALF_LIFE,
@@ -29,6 +30,7 @@ from advprior.predictors.text.logit import (
     popularity_at,
     taste,
 )
+from advprior.store.arrays import Float, Int
 from advprior.store.contract import CATALOG_FILE, CATALOG_TEXT
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import write_json

@@ -16,7 +16,7 @@ from advprior.history.catalog import Catalog
 from advprior.history.histories import build_histories, micros
 from advprior.history.withheld import choose_withheld, draw
 from advprior.pipeline.fit import finetune
-from advprior.predictors.base import load_predictor, predictor_class
+from advprior.predictors.registry import load_predictor, predictor_class
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest
 from advprior.store.tables import load_tables

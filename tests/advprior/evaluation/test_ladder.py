@@ -20,7 +20,7 @@ from advprior.evaluation.seeds import group_runs
 from advprior.evaluation.show import frame, markdown
 from advprior.evaluation.terms import ARMS, als_factors, als_installed
 from advprior.pipeline.fit import finetune
-from advprior.predictors.base import predictor_class
+from advprior.predictors.registry import predictor_class
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest
 from advprior.store.tables import load_tables

@@ -1,4 +1,4 @@
-"""Terms by hand arithmetic, and the logit against a general optimiser."""
+"""Terms by hand arithmetic, and whose labels a control and a blend saw."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from advprior.evaluation.controls import Window, fit_controls
-from advprior.evaluation.logit import fit_logit
 from advprior.evaluation.protocol import first_labels
 from advprior.evaluation.seeds import group_runs
 from advprior.evaluation.terms import (
@@ -23,7 +22,6 @@ from advprior.evaluation.terms import (
 )
 from advprior.history.counts import DAY
 from advprior.history.histories import Histories
-from advprior.predictors.habit import fit_weights
 from advprior.store.runs import new_run
 from tests.advprior.history.test_histories import histories_of
 
@@ -82,17 +80,6 @@ def test_terms_follow_what_the_tables_hold() -> None:
     assert set(full) <= {term for terms in ARMS.values() for term in terms}
 
 
-def test_newton_finds_what_a_general_optimiser_finds() -> None:
-    rng = np.random.default_rng(0)
-    terms = rng.normal(size=(3, 400, 7)).astype(np.float32)
-    chosen = (np.tensordot(np.asarray([1.5, -0.5, 0.0]), terms, 1) + rng.gumbel(size=(400, 7))).argmax(1)
-    truth = np.eye(7, dtype=np.float32)[chosen]
-    truth[:50] *= 0.5
-    expected, _ = fit_weights(terms, truth, np.zeros(3))
-    np.testing.assert_allclose(fit_logit(terms, truth, ridge=1e-6), expected, atol=2e-3)
-    assert np.abs(fit_logit(terms, truth, ridge=1e6, centre=0.25) - 0.25).max() < 0.01
-
-
 def test_what_a_blend_is_fitted_on_did_not_see_the_users_own_label() -> None:
     """Another label of one user changes what is said of users of the other half only, never of that user's half."""
     rng = np.random.default_rng(0)
@@ -109,11 +96,6 @@ def test_what_a_blend_is_fitted_on_did_not_see_the_users_own_label() -> None:
     assert 10 < half.sum() < 30
     assert moved[~half].min() > 1e-3
     assert (first["popularity"] == other["popularity"]).all()
-
-
-def test_nothing_to_fit_on_leaves_the_centre() -> None:
-    empty = np.zeros((2, 0, 3), np.float32)
-    assert fit_logit(empty, empty[0], centre=0.5).tolist() == [0.5, 0.5]
 
 
 @pytest.mark.parametrize("together", [True, False])

@@ -12,9 +12,9 @@ from advprior.history.counts import popularity
 from advprior.history.histories import UNKNOWN, Histories, micros
 from advprior.history.read import load_histories
 from advprior.history.subset import Crowd, Part, part_of
-from advprior.predictors.base import KINDS, load_predictor
 from advprior.predictors.forwarding import forward
 from advprior.predictors.llm.prompts import PromptEncoder, PromptStyle
+from advprior.predictors.registry import KINDS, load_predictor
 from tests.advprior.conftest import Fitted
 from tests.tiny import PLAN
 

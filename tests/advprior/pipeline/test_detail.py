@@ -10,7 +10,7 @@ import pytest
 from advprior.history.catalog import Catalog
 from advprior.history.histories import build_histories, micros
 from advprior.pipeline.fit import finetune
-from advprior.predictors.base import load_predictor, predictor_class
+from advprior.predictors.registry import load_predictor, predictor_class
 from advprior.store.errors import AdvpriorError
 from advprior.store.tables import load_tables
 from tests.advprior.conftest import export, llm_settings

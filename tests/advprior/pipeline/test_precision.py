@@ -13,7 +13,7 @@ from onnx import TensorProto
 from advprior.cli import main
 from advprior.pipeline import precision as reduced
 from advprior.pipeline.precision import damage, write_reduced
-from advprior.predictors.base import log_softmax
+from advprior.predictors.logit import log_softmax
 from advprior.store.runs import read_manifest
 from tests.advprior.conftest import Fitted
 

@@ -21,7 +21,7 @@ from advprior.history.read import load_histories
 from advprior.pipeline.publish import publish
 from advprior.pipeline.rowfiles import Journal, RowFile
 from advprior.pipeline.score import plan_shards, score
-from advprior.predictors.base import load_predictor
+from advprior.predictors.registry import load_predictor
 from advprior.runtime.topk import kept, top_k
 from advprior.store.contract import TimePlan
 from advprior.store.errors import AdvpriorError

@@ -16,7 +16,8 @@ from advprior.history.catalog import Catalog
 from advprior.history.histories import build_histories, micros
 from advprior.pipeline.publish import publish, shuffled_rows
 from advprior.pipeline.score import check_past_only, score
-from advprior.predictors.base import Scorer, load_predictor
+from advprior.predictors.base import Scorer
+from advprior.predictors.registry import load_predictor
 from advprior.store.errors import AdvpriorError
 from advprior.store.tables import load_tables
 from tests.advprior.conftest import Fitted

@@ -14,10 +14,10 @@ from advprior.history import counts
 from advprior.history.catalog import Catalog
 from advprior.history.histories import build_histories, micros
 from advprior.pipeline.fit import finetune, read_settings
-from advprior.predictors.base import KINDS, load_predictor, predictor_class
-from advprior.predictors.habit import Habit, fit_weights, habit_terms
+from advprior.predictors.habit import Habit, habit_terms
 from advprior.predictors.llm.predictor import LLMScorer
 from advprior.predictors.llm.tuning.model import AdvertiserModel
+from advprior.predictors.registry import KINDS, load_predictor, predictor_class
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest
 from advprior.store.tables import load_tables
@@ -208,17 +208,6 @@ def test_popularity_in_one_pass_equals_each_cutoff_on_its_own() -> None:
             weight = 0.5 ** ((cutoff - histories.time[before]) / (half_life * counts.DAY))
             np.add.at(expected[row], histories.advertiser[before], weight)
         np.testing.assert_allclose(counts.popularity(histories, cutoffs, half_life, 7), expected, rtol=1e-9, atol=1e-12)
-
-
-def test_fitted_weights_find_the_truth() -> None:
-    rng = np.random.default_rng(0)
-    terms = rng.normal(size=(2, 4000, 6)).astype(np.float32)
-    logits = 1.5 * terms[0] - 0.7 * terms[1]
-    drawn = (logits + rng.gumbel(size=logits.shape)).argmax(1)
-    truth = np.eye(6, dtype=np.float32)[drawn]
-    weights, nll = fit_weights(terms, truth, [0.0, 0.0])
-    np.testing.assert_allclose(weights, [1.5, -0.7], atol=0.1)
-    assert nll < np.log(6)
 
 
 def test_habit_is_as_of_the_cutoff() -> None:

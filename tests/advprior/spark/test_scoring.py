@@ -16,7 +16,7 @@ import pytest
 from advprior.pipeline.fit import finetune
 from advprior.pipeline.rowfiles import Journal
 from advprior.pipeline.score import score
-from advprior.predictors.base import predictor_class
+from advprior.predictors.registry import predictor_class
 from advprior.spark import cluster
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from advprior.predictors.base import Float
 from advprior.predictors.llm.predictor import pad_windows
 from advprior.predictors.llm.prompts import Window
 from advprior.predictors.llm.tuning.heads import NameHead
 from advprior.predictors.llm.tuning.model import AdvertiserModel
 from advprior.predictors.llm.tuning.points import Points
+from advprior.store.arrays import Float
 
 CACHE_LIMIT_BYTES = 3 << 30  # cached lower states beyond this are recomputed batch by batch
 Which = Literal["train", "valid"]

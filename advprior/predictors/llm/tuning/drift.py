@@ -13,12 +13,13 @@ import numpy as np
 
 from advprior.history.counts import DAY
 from advprior.history.targets import quality
-from advprior.predictors.base import FitData, Float, log_softmax
-from advprior.predictors.habit import fit_weights
+from advprior.predictors.base import FitData
 from advprior.predictors.llm.predictor import LLMSettings
 from advprior.predictors.llm.tuning.batches import TrainingBatches
 from advprior.predictors.llm.tuning.points import Points
+from advprior.predictors.logit import fit_logit, log_softmax
 from advprior.predictors.offset import Around, Offset, own_terms, popular_terms, weigh
+from advprior.store.arrays import Float
 from advprior.store.errors import AdvpriorError
 
 SAMPLE = 6000  # training points that weigh what the logits start from
@@ -128,7 +129,7 @@ class Drift:
             chosen = np.random.default_rng(settings.training.seed).choice(len(user), SAMPLE, replace=False)
         share = truth[chosen] / np.maximum(truth[chosen].sum(1, keepdims=True), 1.0) * weight[chosen][:, None]
         start = [1.0] + [0.5] * len(half_lives)
-        weights, _ = fit_weights(terms(user[chosen], moment[chosen], ends[chosen]), share, start)
+        weights = fit_logit(terms(user[chosen], moment[chosen], ends[chosen]), share, centre=start)
         del truth
         # many points at a time: a pass over everyone's events each time, and not all terms at once
         stops = np.cumsum([int(p.train.sum()) for p in some])

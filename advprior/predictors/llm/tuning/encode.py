@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from advprior.predictors.base import Float
 from advprior.predictors.llm.tuning.base import load_base
 from advprior.predictors.llm.tuning.modes import forget
+from advprior.store.arrays import Float
 
 BATCH_TOKENS = 2048
 

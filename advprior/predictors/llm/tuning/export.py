@@ -24,10 +24,10 @@ from optimum.utils.normalized_config import NormalizedTextConfig
 
 from advprior.predictors.base import PARITY_TOLERANCE, require_parity
 from advprior.predictors.llm.tuning.attention import traceable
+from advprior.store.arrays import Int
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import sha256_file
 
-Int = npt.NDArray[np.int64]
 #: input_ids [B, T], attention_mask [B, T], positions [B, P], offset [B, P, N]
 Case = tuple[Int, Int, Int, npt.NDArray[np.float32]]
 

@@ -18,10 +18,10 @@ import torch
 from torch import nn
 
 from advprior.history.catalog import Catalog
-from advprior.predictors.base import Float
 from advprior.predictors.llm.tuning.base import load_base
 from advprior.predictors.llm.tuning.encode import encode_texts
 from advprior.predictors.llm.tuning.model import AdvertiserConfig, AdvertiserModel
+from advprior.store.arrays import Float
 from advprior.store.contract import CATALOG_FILE
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import MANIFEST

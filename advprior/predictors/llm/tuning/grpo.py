@@ -21,7 +21,6 @@ import torch
 from torch import nn
 
 from advprior.history.targets import quality
-from advprior.predictors.base import Float
 from advprior.predictors.llm.predictor import RankingSettings
 from advprior.predictors.llm.tuning.batches import Answer, TrainingBatches
 from advprior.predictors.llm.tuning.lists import (
@@ -33,6 +32,7 @@ from advprior.predictors.llm.tuning.lists import (
     sample_lists,
 )
 from advprior.predictors.llm.tuning.loop import Course, Stage, Update, run_stage
+from advprior.store.arrays import Float
 
 NLL_ALLOWANCE = 0.01  # share of the likelihood that a kept stage may cost
 

@@ -23,10 +23,10 @@ from optimum.utils.normalized_config import NormalizedTextConfig
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from advprior.history.histories import Int
-from advprior.predictors.base import Float, log_softmax
 from advprior.predictors.llm.name_trie import NameTrie
 from advprior.predictors.llm.tuning.base import Base, find_base
+from advprior.predictors.logit import log_softmax
+from advprior.store.arrays import Float, Int
 from advprior.store.errors import AdvpriorError
 
 #: input_ids [B, T], attention_mask [B, T], offset [B, N]

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from advprior.history.counts import DAY, own_points
-from advprior.history.histories import Histories, Int
+from advprior.history.histories import Histories
 from advprior.history.targets import dense, first_occasion, next_advertisers
-from advprior.predictors.base import FitData, Float
-from advprior.predictors.habit import Habit, fit_weights, habit_terms
+from advprior.predictors.base import FitData
+from advprior.predictors.habit import Habit, habit_terms
 from advprior.predictors.llm.predictor import LLMSettings
 from advprior.predictors.llm.prompts import PromptEncoder, Window, occasions_before
+from advprior.predictors.logit import fit_logit
+from advprior.store.arrays import Float, Int
 
 CHUNK_USERS = 1000
 CHUNK_POINTS = 20_000
@@ -184,9 +186,8 @@ def fit_habit(data: FitData, points: list[Points], settings: LLMSettings, limit:
     # popularity hardly moves within a day
     terms = habit_terms(data.histories, user[train], moment[train] // DAY * DAY, half_life, (), size)
     own = [own_points(data.histories, user[train], moment[train], h, size) for h in half_lives]
-    weights, _ = fit_weights(
-        np.concatenate([terms, np.log1p(own).reshape(-1, len(train), size)]), truth, [1.0, *[0.0] * len(own)]
-    )
+    terms = np.concatenate([terms, np.log1p(own).reshape(-1, len(train), size)])
+    weights = fit_logit(terms, truth, centre=[1.0, *[0.0] * len(own)])
     habit = Habit(half_life, tuple(half_lives), tuple(map(float, weights)))
     # many points a pass over everyone's events, but not all: a row of logits each is the most memory of a fit
     first = 0

@@ -20,7 +20,7 @@ from torch import nn
 
 from advprior.history.interests import Interests
 from advprior.history.targets import quality
-from advprior.predictors.base import BEFORE, FitData, log_softmax
+from advprior.predictors.base import BEFORE, FitData
 from advprior.predictors.habit import Habit
 from advprior.predictors.llm.predictor import LLMSettings
 from advprior.predictors.llm.prompts import PromptEncoder, PromptStyle
@@ -35,6 +35,7 @@ from advprior.predictors.llm.tuning.loop import Course, Stage, Update, copy_of, 
 from advprior.predictors.llm.tuning.model import AdvertiserModel, from_base
 from advprior.predictors.llm.tuning.modes import forget, frozen_layers, merge, optimizer_for, tuned_weights
 from advprior.predictors.llm.tuning.points import Points, fit_habit, training_points
+from advprior.predictors.logit import log_softmax
 from advprior.predictors.offset import Offset
 from advprior.store.contract import CATALOG_FILE, INTERESTS_FILE
 from advprior.store.errors import AdvpriorError

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from advprior.predictors.base import Float, require_parity
+from advprior.predictors.base import require_parity
 from advprior.predictors.llm.tuning.export import quiet
 from advprior.predictors.sequence.settings import SequenceSettings
 from advprior.predictors.sequence.tokens import GAPS, PRICES, Vocabulary
 from advprior.predictors.sequence.tuning.network import SequenceNetwork, as_tensors
 from advprior.predictors.sequence.tuning.train import WEIGHTS
+from advprior.store.arrays import Float
 
 INPUTS = ("advertiser", "category", "price", "gap", "profile", "positions", "since", "offset")
 _SHAPES = ((1, 1, 1), (3, 2, 2), (2, 17, 5), (5, 63, 3))  # batch, tokens, points

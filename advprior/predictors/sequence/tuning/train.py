@@ -19,15 +19,16 @@ import torch
 from tqdm.auto import tqdm
 
 from advprior.history.counts import DAY
-from advprior.history.histories import Histories, Int
+from advprior.history.histories import Histories
 from advprior.history.targets import quality
-from advprior.predictors.base import FitData, Float, log_softmax
-from advprior.predictors.habit import fit_weights
+from advprior.predictors.base import FitData
+from advprior.predictors.logit import fit_logit, log_softmax
 from advprior.predictors.offset import Around, Offset, own_terms, popular_terms, weigh
 from advprior.predictors.sequence.points import Waits, draw, truth, waits
 from advprior.predictors.sequence.settings import SequenceSettings
 from advprior.predictors.sequence.tokens import Tokens, Vocabulary, windows
 from advprior.predictors.sequence.tuning.network import SequenceNetwork, as_tensors
+from advprior.store.arrays import Float, Int
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import write_json
 
@@ -300,7 +301,7 @@ def _start(
     horizon = int(settings.horizon_days * DAY)
     target = truth(past, user, at, end, horizon, size, first=settings.target == "first")
     start = [1.0 / len(popular)] * len(popular) + [0.5] * len(settings.offset.own)
-    return [float(w) for w in fit_weights(terms, target * found.weight[some][:, None], start)[0]]
+    return list(map(float, fit_logit(terms, target * found.weight[some][:, None], centre=start)))
 
 
 def _offset(

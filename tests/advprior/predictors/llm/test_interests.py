@@ -17,9 +17,9 @@ from advprior.history.interests import build_interests
 from advprior.pipeline.fit import finetune
 from advprior.pipeline.publish import publish, shuffled_rows
 from advprior.pipeline.score import score
-from advprior.predictors.base import load_predictor, predictor_class
 from advprior.predictors.llm.interest_scores import score_interests
 from advprior.predictors.llm.tuning.model import AdvertiserModel
+from advprior.predictors.registry import load_predictor, predictor_class
 from advprior.store.contract import INTEREST_MATRIX_FILE, INTERESTS_FILE
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest

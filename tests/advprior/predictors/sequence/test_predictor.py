@@ -9,7 +9,8 @@ import torch
 from advprior.history.catalog import Catalog
 from advprior.history.counts import DAY
 from advprior.history.histories import Histories
-from advprior.predictors.base import FitData, predictor_class
+from advprior.predictors.base import FitData
+from advprior.predictors.registry import predictor_class
 from tests.tiny_llm import write_tiny_llm
 
 N = 6

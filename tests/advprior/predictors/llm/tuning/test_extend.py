@@ -10,8 +10,9 @@ from advprior.cli.catalog import changes, read
 from advprior.history.catalog import Catalog
 from advprior.history.histories import build_histories, micros
 from advprior.pipeline.fit import finetune
-from advprior.predictors.base import load_predictor, log_softmax, predictor_class
 from advprior.predictors.habit import log_popularity
+from advprior.predictors.logit import log_softmax
+from advprior.predictors.registry import load_predictor, predictor_class
 from advprior.store.runs import read_manifest
 from advprior.store.tables import load_tables
 from tests.advprior.conftest import export

@@ -1,0 +1,180 @@
+"""The conditional logit: how much each term of a user and an advertiser counts, fitted on what users chose.
+
+One fit serves habit and drift, the text prior, and the controls and blends of an evaluation. For a point p (a user at a
+time) and N advertisers, with terms x and weights w::
+
+    P(a | p) = exp(w · x[p, a]) / Σ_b exp(w · x[p, b])
+    loss(w)  = -Σ_p Σ_a truth[p, a] · log P(a | p)  +  Σ_k ridge[k] / 2 · (w[k] - centre[k])²
+
+(McFadden 1974, "Conditional logit analysis of qualitative choice behavior".) The ridge is a normal prior on the
+weights. It is needed: terms such as popularity at three half-lives are nearly the same numbers, and without it the fit
+returns weights like 12, -57 and 46, which cancel on the labels of the fit and not on later ones.
+
+The loss is convex, and with a few dozen weights its Hessian is one small matrix product: Newton's method reaches the
+optimum in a handful of passes over the terms, where a quasi-Newton method takes a hundred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from advprior.store.arrays import Double, Float
+
+RIDGE = 1.0  # nats by which a weight that is off its centre by √2 is held back: a normal prior of variance 1
+STEPS = 30
+ENOUGH = 1e-6  # nats a target: a smaller gain ends the fit
+CELLS = 8_000_000  # of all terms at once, for the Hessian
+
+
+class Design(Protocol):
+    """Terms that are linear in K weights, however they are stored: [P, N] logits, and how they move with a weight."""
+
+    def __len__(self) -> int:
+        """K."""
+
+    def logits(self, weights: Double) -> npt.NDArray[Any]:
+        """``Σ w·x`` [P, N]."""
+
+    def slope(self, residual: Float) -> Double:
+        """``Σ_p Σ_a residual·x`` [K] of a residual [P, N]: the gradient of the loss."""
+
+    def curvature(self, mass: Float, total: Float) -> Double:
+        """Hessian of the loss [K, K]: the terms' covariance under ``mass`` [P, N], whose rows sum to ``total`` [P]."""
+
+
+class Dense:
+    """Terms held as one array.
+
+    Parameters
+    ----------
+    terms : float32 [K, P, N]
+    """
+
+    def __init__(self, terms: Float) -> None:
+        shape: tuple[int, int, int] = terms.shape  # type: ignore[assignment]
+        self._count, self._points, self._size = shape
+        self._flat = np.ascontiguousarray(terms, np.float32).reshape(self._count, -1)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def logits(self, weights: Double) -> Float:
+        """See `Design`."""
+        logits: Float = (weights.astype(np.float32) @ self._flat).reshape(self._points, self._size)
+        return logits
+
+    def slope(self, residual: Float) -> Double:
+        """See `Design`."""
+        return (self._flat @ residual.ravel()).astype(np.float64)
+
+    def curvature(self, mass: Float, total: Float) -> Double:
+        """See `Design`."""
+        out = np.zeros((self._count, self._count))
+        step = max(CELLS // max(self._count * self._size, 1), 1)
+        for start in range(0, self._points, step):
+            part = mass[start : start + step]
+            flat = self._flat[:, start * self._size : (start + len(part)) * self._size]
+            weighed = flat * part.ravel()
+            mean = weighed.reshape(self._count, *part.shape).sum(2)
+            out += weighed @ flat.T - (mean / np.maximum(total[start : start + step], 1e-12)) @ mean.T
+        return out
+
+
+def fit_logit(
+    terms: Float | Design,
+    truth: Float,
+    *,
+    ridge: npt.ArrayLike = RIDGE,
+    centre: npt.ArrayLike = 0.0,
+    start: Double | None = None,
+) -> Double:
+    """Weights [K] by penalised likelihood.
+
+    Parameters
+    ----------
+    terms : float32 [K, P, N], or Design
+    truth : float32 [P, N]
+        What was chosen; a row's sum is the weight of the point, so a row of zeros says nothing.
+    ridge : float or [K]
+        In nats over all of ``truth``: enough labels outweigh it. 0 leaves a weight free.
+    centre : float or [K]
+        Where weights stay that no label speaks for.
+    start : float64 [K], optional
+        Where the search starts, to save steps; the optimum does not depend on it.
+
+    Returns
+    -------
+    float64 [K]
+
+    Examples
+    --------
+    Two of three users took the second of two advertisers, which is the only one that the term marks; without a ridge
+    the weight is the log-odds, and with one it is pulled to the centre:
+
+    >>> term = np.array([[[0, 1], [0, 1], [0, 1]]], np.float32)
+    >>> truth = np.array([[0, 1], [0, 1], [1, 0]], np.float32)
+    >>> fit_logit(term, truth, ridge=0).round(3).tolist(), round(float(np.log(2)), 3)
+    ([0.693], 0.693)
+    >>> fit_logit(term, truth).round(2).tolist()
+    [0.29]
+    """
+    design: Design = Dense(terms) if isinstance(terms, np.ndarray) else terms
+    middle, stiff = (np.broadcast_to(np.asarray(x, np.float64), (len(design),)) for x in (centre, ridge))
+    row = truth.sum(1, keepdims=True)
+    total = float(truth.sum()) or 1.0
+
+    def loss(weights: Double) -> tuple[float, Float]:
+        log_probs = log_softmax(design.logits(weights))
+        penalty = float((stiff * (weights - middle) ** 2).sum()) / 2
+        return (penalty - float((log_probs * truth).sum(dtype=np.float64))) / total, log_probs
+
+    weights: Double = middle.copy() if start is None else np.asarray(start, np.float64).copy()
+    value, log_probs = loss(weights)
+    for _ in range(STEPS):
+        mass = np.exp(log_probs) * row
+        slope = design.slope(mass - truth) + stiff * (weights - middle)
+        # what no label moves is left where it is: the least curvature is not zero
+        curvature = design.curvature(mass, row[:, 0]) + np.diag(stiff + 1e-6 * total)
+        step, scale = np.linalg.solve(curvature, slope), 1.0
+        trial, trial_log_probs = loss(weights - step)
+        while trial > value and scale >= 1e-3:
+            scale /= 2
+            trial, trial_log_probs = loss(weights - scale * step)
+        if not trial < value:
+            break
+        gain, value = value - trial, trial
+        weights, log_probs = weights - scale * step, trial_log_probs
+        if gain < ENOUGH:
+            break
+    return weights
+
+
+def logit(terms: Sequence[Float], weights: npt.ArrayLike) -> Float:
+    """Log-probs [P, N] of terms [P, N] weighed together."""
+    total = np.zeros(terms[0].shape)
+    for term, weight in zip(terms, np.asarray(weights, np.float64), strict=True):
+        total += weight * term
+    return log_softmax(total)
+
+
+def log_softmax(logits: npt.NDArray[Any]) -> Float:
+    """Numerically safe log-softmax over the last axis, float32.
+
+    >>> np.exp(log_softmax(np.log([[1.0, 3.0]]))).round(2).tolist()
+    [[0.25, 0.75]]
+    """
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    result: Float = (shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))).astype(np.float32)
+    return result
+
+
+def add_offset(network: Float, offset: Float) -> Float:
+    """``log_softmax(network + offset)`` over the last axis, in place where it can: the arrays are large."""
+    logits = network + offset
+    logits -= logits.max(axis=-1, keepdims=True)
+    logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True, dtype=np.float64)).astype(np.float32)
+    return logits
