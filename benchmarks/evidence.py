@@ -51,12 +51,13 @@ from advprior.store.contract import (
 from advprior.store.runs import MANIFEST, peak_memory_mb
 from advprior.store.tables import load_time_plan
 from ranking.candidates.endtoend import TwoByTwo
-from ranking.evidence.ablation import AblationResult, load_frame, load_seeds
+from ranking.evidence.ablation import AblationResult, load_seeds
 from ranking.evidence.lift import OVERALL, paired_bootstrap
 from ranking.evidence.metrics import Auc
 from ranking.evidence.verdict import with_interval
 from ranking.frame import build as frames
 from ranking.frame.preflight import published_predictors, view_folder
+from ranking.frame.read import load_features, load_frame
 from ranking.models.arms import RankerConfig, arm_features, load_arms
 from ranking.models.ranker import Encoder, Ranker, prepare
 
@@ -200,12 +201,12 @@ def ranker_rows(folder: Path, repeats: int, threads: int) -> None:
     frame = load_frame(folder)
     arms = load_arms()
     config = RankerConfig(max_rounds=100, patience=100, threads=threads)
-    names = [str(c) for c in frame.columns]
+    of_frame = load_features(folder)
     prepared = {}
     for arm in (arms.baseline, arms.find("llm")):
-        features = arm_features(arm, names)
+        features = arm_features(arm, of_frame)
         parts = {name: frame[frame["split"] == name] for name in ("train", "valid")}
-        encoder = Encoder.fit(parts["train"], features)
+        encoder = Encoder.fit(parts["train"], [feature.name for feature in features])
         prepared[arm.name] = (
             features,
             prepare(

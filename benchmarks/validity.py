@@ -22,20 +22,26 @@ import pandas as pd
 from scipy.stats import binomtest
 from tqdm.auto import tqdm
 
+from advprior.store.features import Feature
 from ranking.evidence.ablation import ablate
 from ranking.frame.checks import check_golden_features
 from ranking.models.arms import Arm, Arms, RankerConfig
 
+FEATURES = [
+    *(Feature(f"history_advertiser_{window}", "history", "user_history") for window in ("all", "4w")),
+    Feature("ad_rate", "ad", "ad_stats"),
+    *(Feature(f"prior_{p}_{n}", f"prior_{p}", f"prior_{p}") for p in ("llm", "placebo") for n in ("log_prob", "rank")),
+]
 ARMS = Arms(
     arms=(
         Arm(name="baseline", service="ranker_baseline_v1", label="Baseline", role="baseline"),
-        Arm(name="llm", service="ranker_with_priors_v1", label="+ priors", adds=("prior_llm_*",)),
+        Arm(name="llm", service="ranker_with_priors_v1", label="+ priors", adds=("prior_llm",)),
         Arm(
             name="placebo",
             service="ranker_with_placebo_v1",
             label="+ placebo",
             role="placebo",
-            adds=("prior_placebo_*",),
+            adds=("prior_placebo",),
         ),
     ),
     ranker=RankerConfig(max_rounds=40, patience=6, num_leaves=7, learning_rate=0.15, min_data_in_leaf=40, threads=1),
@@ -82,7 +88,7 @@ def replays(count: int, signal: float, first: int, replicates: int) -> dict[str,
     """Lift and interval of AUC of every replay, for the priors and the placebo."""
     found: dict[str, Any] = {"llm": [], "placebo": []}
     for seed in tqdm(range(first, first + count), desc=f"signal {signal:g}", unit="replay", disable=None):
-        result, _ = ablate(world(seed, signal), ARMS, seeds=2, replicates=replicates)
+        result, _ = ablate(world(seed, signal), ARMS, FEATURES, seeds=2, replicates=replicates)
         for arm, rows in found.items():
             lift = result.lifts.get(arm, "baseline", "auc")
             rows.append((lift.difference, lift.low, lift.high, lift.p_adjusted))

@@ -25,11 +25,12 @@ from ranking.candidates.choose import Mask, Sorted, choose
 from ranking.candidates.curve import QUOTAS
 from ranking.candidates.inputs import Pasts, snapshot_of
 from ranking.candidates.towers import Towers
-from ranking.evidence.ablation import FRAME_FILE, FRAME_FIX, load_seeds
+from ranking.evidence.ablation import load_seeds
 from ranking.evidence.lift import Lifts, as_lifts, paired_bootstrap
 from ranking.evidence.metrics import Conversions, Floats, Ndcg
 from ranking.evidence.verdict import with_interval
 from ranking.frame.counts import micros, moment_us
+from ranking.frame.read import FRAME_FILE, FRAME_FIX
 
 STEP = "rank two-by-two"
 FILE = "two_by_two.json"

@@ -73,7 +73,8 @@ def frame(tables: Path, repo: Path, out: Path, predictors: str | None, stale_tex
         click.echo(f"rank frame: unchanged, reused {out}")
         return
     from advprior.store.tables import write_parquet
-    from ranking.frame.build import FRAME_FILE, build_frame
+    from ranking.frame.build import build_frame
+    from ranking.frame.read import FRAME_FILE
 
     with new_run(out, "rank frame", config=config, inputs=inputs, key=key) as run:
         result = build_frame(tables, repo, names, stale=stale)
@@ -81,14 +82,14 @@ def frame(tables: Path, repo: Path, out: Path, predictors: str | None, stale_tex
         run.facts.update(result.facts)
     facts = result.facts
     click.echo(
-        f"rank frame: {len(result.frame):,} impressions, {sum(map(len, facts['features'].values()))} features, "
+        f"rank frame: {len(result.frame):,} impressions, {len(facts['features'])} features, "
         f"priors of {', '.join(names) or 'nobody'}, in {out}"
     )
     for finding in result.warnings:
         click.echo(f"warning {finding.code}: {finding.message} ({finding.docs})", err=True)
 
 
-FRAME_VERSION = 2  # of what `frame` computes: raise it when the same inputs give another frame
+FRAME_VERSION = 3  # of what `frame` computes: raise it when the same inputs give another frame
 
 
 def _predictors(text: str) -> list[str]:
@@ -120,7 +121,8 @@ def _definitions_digest(repo: Path) -> str:
     return digest({path.name: sha256_file(path) for path in files})
 
 
-TRAIN_VERSION = ABLATE_VERSION = REPORT_VERSION = 2
+TRAIN_VERSION = 3
+ABLATE_VERSION = REPORT_VERSION = 2
 POOL_VERSION = 1
 _FRAME_FIX = "advprior rank frame --tables TABLES --repo FEATURE_REPO --out FRAME"
 _ABLATE_FIX = "advprior rank ablate --frame FRAME --out ABLATION"

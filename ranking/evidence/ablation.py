@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from advprior.store.contract import ADVERTISER_ID, IMPRESSION_ID, LABEL, SLATE_ID, USER_ID
 from advprior.store.errors import AdvpriorError
+from advprior.store.features import Feature, groups_of
 from advprior.store.runs import MANIFEST, peak_memory_mb, read_manifest, write_json
 from advprior.store.tables import read_parquet, write_parquet
 from ranking.evidence.lift import OVERALL, Lifts, as_lifts, paired_bootstrap
@@ -29,7 +30,8 @@ from ranking.evidence.segments import SEGMENT_PREFIX, segments_of
 from ranking.evidence.value import value_at_loads
 from ranking.evidence.verdict import Verdict, judge, segment_label, with_interval
 from ranking.frame.checks import Finding, check_placebo, check_same_test_rows, enforce
-from ranking.models.arms import Arms, arm_features, feature_columns, group_of, with_available
+from ranking.frame.read import SPLITS, load_features, load_frame
+from ranking.models.arms import Arms, arm_features, with_available
 from ranking.models.ranker import Encoder, Ranker, importance_by_group, prepare
 
 if TYPE_CHECKING:
@@ -39,9 +41,6 @@ STEP = "rank ablate"
 ABLATION_FILE = "ablation.json"
 PREDICTIONS_FILE = "predictions.parquet"
 SEEDS_FILE = "seeds.parquet"  # the same rows' scores of each single ranker, as ``<arm>.<seed>``
-FRAME_FILE = "frame.parquet"
-SPLITS = ("train", "valid", "test")
-FRAME_FIX = "advprior rank frame --tables TABLES --repo FEATURE_REPO --out FRAME"
 _TOP_FEATURES = 20
 _MEASURED = ["arm", "seed", "split", "segment", "metric", "value"]
 
@@ -165,31 +164,8 @@ class AblationResult:
             ) from error
 
 
-def load_frame(folder: Path) -> pd.DataFrame:
-    """The frame of a finished ``advprior rank frame`` run.
-
-    Raises
-    ------
-    AdvpriorError
-        ``RUN001`` … ``RUN003``, ``DAT001``, ``DAT002``; ``RNK027`` when a split is empty.
-    """
-    read_manifest(folder, step="rank frame", fix=FRAME_FIX)
-    frame = read_parquet(Path(folder) / FRAME_FILE, fix=FRAME_FIX)
-    empty = [name for name in SPLITS if not (frame["split"] == name).any()]
-    if empty:
-        raise AdvpriorError(
-            "RNK027",
-            "a split of the frame has no rows",
-            where=str(Path(folder) / FRAME_FILE),
-            actual=", ".join(empty),
-            expected="rows in train, valid and test",
-            fix="move the cuts of the time plan, then build the frame again",
-        )
-    return frame
-
-
 def usable_arms(
-    arms: Arms, columns: Sequence[str], asked: Sequence[str] = (), *, optional: bool = False
+    arms: Arms, features: Sequence[Feature], asked: Sequence[str] = (), *, optional: bool = False
 ) -> tuple[Arms, dict[str, str]]:
     """The arms that a frame can feed, and what the others lack (`ranking.models.arms.with_available`).
 
@@ -198,7 +174,7 @@ def usable_arms(
     AdvpriorError
         ``RNK021``, ``RNK022``; ``RNK028`` when no treatment is left to measure.
     """
-    kept, left_out = with_available(arms, columns, asked, optional=optional)
+    kept, left_out = with_available(arms, features, asked, optional=optional)
     if not kept.of_role("treatment"):
         raise AdvpriorError(
             "RNK028",
@@ -220,6 +196,7 @@ def row_digest(ids: NDArray[Any], label: NDArray[Any]) -> str:
 def ablate(
     frame: pd.DataFrame,
     arms: Arms,
+    features: Sequence[Feature],
     *,
     seeds: int = 2,
     replicates: int = 1000,
@@ -232,6 +209,8 @@ def ablate(
     frame : DataFrame
         As ``advprior rank frame`` writes it. Its feature columns are dropped in place once encoded, to save memory.
     arms : Arms
+    features : sequence of Feature
+        Of the frame, as its manifest lists them.
     seeds : int
         Rankers per arm.
     replicates : int
@@ -254,14 +233,13 @@ def ablate(
     from tqdm.auto import tqdm
 
     started = time.time()
-    names = [str(c) for c in frame.columns]
-    used = {name for arm in arms.arms for name in arm_features(arm, names)}
-    columns = [name for name in feature_columns(names) if name in used]
+    used = {feature for arm in arms.arms for feature in arm_features(arm, features)}
+    columns = [feature.name for feature in features if feature in used]
     at = {name: np.flatnonzero((frame["split"] == name).to_numpy()) for name in SPLITS}
     encoder = Encoder.fit(frame.iloc[at["train"]], columns)
     matrix = encoder.encode(frame)
     segments = segments_of(frame.iloc[at["test"]])
-    frame.drop(columns=feature_columns(names), inplace=True)  # noqa: PD002 a copy would double the memory
+    frame.drop(columns=[feature.name for feature in features], inplace=True)  # noqa: PD002 a copy would double the memory
     label = frame[LABEL].to_numpy(np.int8)
     place = {name: i for i, name in enumerate(columns)}
 
@@ -281,11 +259,11 @@ def ablate(
     bar = tqdm(total=len(arms.arms) * seeds, desc="rankers", unit="ranker", disable=None)
     for arm in arms.arms:
         begun = time.time()
-        features = arm_features(arm, columns)
-        chosen = [place[name] for name in features]
+        own = arm_features(arm, features)
+        chosen = [place[feature.name] for feature in own]
         part = {name: np.ascontiguousarray(matrix[rows][:, chosen]) for name, rows in at.items()}
         prepared = prepare(
-            encoder.select(features),
+            encoder.select([feature.name for feature in own]),
             part.pop("train"),
             label[at["train"]],
             part["valid"],
@@ -293,11 +271,11 @@ def ablate(
             arms.config_of(arm),
             (frame[SLATE_ID].to_numpy()[at["train"]], frame[SLATE_ID].to_numpy()[at["valid"]]),
         )
-        importance, rounds = np.zeros(len(features)), []
+        importance, rounds = np.zeros(len(own)), []
         scores[arm.name] = []
         for seed in range(seeds):
             bar.set_postfix_str(f"{arm.name}, seed {seed}")
-            ranker = Ranker(arm.service, features, arms.config_of(arm), seed).fit_prepared(prepared)
+            ranker = Ranker(arm.service, own, arms.config_of(arm), seed).fit_prepared(prepared)
             importance += np.array(list(ranker.importance().values())) / seeds
             rounds.append(ranker.rounds)
             valid, tested = ranker.predict_matrix(part["valid"]), ranker.predict_matrix(part["test"])
@@ -307,13 +285,13 @@ def ablate(
             values += _values(arm.name, seed, "valid", label[at["valid"]], valid, *codes["valid"], {})
             values += _values(arm.name, seed, "test", label[at["test"]], tested, *codes["test"], segments)
             bar.update()
-        shares = dict(zip(features, importance.tolist(), strict=True))
+        shares = dict(zip([feature.name for feature in own], importance.tolist(), strict=True))
         per_arm[arm.name] = {
-            "features": len(features),
+            "features": len(own),
             "rounds": rounds,
             "seconds": round(time.time() - begun, 1),
             "importance": sorted(shares.items(), key=lambda pair: -pair[1])[:_TOP_FEATURES],
-            "importance_by_group": list(importance_by_group(shares).items()),
+            "importance_by_group": list(importance_by_group(shares, own).items()),
             "calibration": calibration_curve(test[LABEL], np.mean(scores[arm.name], axis=0)),
         }
         del prepared, part
@@ -341,7 +319,7 @@ def ablate(
             name: _counts(test[mask]) for name, mask in {OVERALL: np.ones(len(test), bool), **segments}.items()
         },
         "splits": {name: _counts(frame.iloc[rows]) for name, rows in at.items()},
-        "groups": sorted({group_of(c) for c in columns}),
+        "groups": sorted(groups_of(used)),
         "test_rows": next(iter(digests.values())),
         "settings": {"seeds": seeds, "replicates": replicates, "ranker": arms.ranker.model_dump()},
         "value": value_at_loads(
@@ -374,10 +352,10 @@ def run_ablation(
     replicates: int,
 ) -> tuple[AblationResult, dict[str, str]]:
     """Ablate the frame of a run folder; write ``ablation.json``, ``predictions.parquet`` and ``seeds.parquet``."""
-    frame = load_frame(frame_folder)
-    kept, left_out = usable_arms(arms, list(frame.columns), asked, optional=optional)
+    frame, features = load_frame(frame_folder), load_features(frame_folder)
+    kept, left_out = usable_arms(arms, features, asked, optional=optional)
     manifest = read_manifest(frame_folder)
-    result, predictions = ablate(frame, kept, seeds=seeds, replicates=replicates, facts=manifest["facts"])
+    result, predictions = ablate(frame, kept, features, seeds=seeds, replicates=replicates, facts=manifest["facts"])
     result.about["left_out"] = left_out
     result.about["frame_manifest"] = {
         key: manifest.get(key)

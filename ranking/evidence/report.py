@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from math import isfinite
@@ -11,7 +10,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from advprior.store.contract import PRIOR_VIEW_PREFIX, TimePlan
+from advprior.store.contract import TimePlan
+from advprior.store.features import features_from_json
 from advprior.store.runs import read_manifest
 from ranking.candidates.curve import CandidateCurve
 from ranking.candidates.endtoend import EFFECTS, TwoByTwo
@@ -21,7 +21,7 @@ from ranking.evidence.lift import Lift
 from ranking.evidence.metrics import DEFAULT_METRICS, MORE_METRICS, Auc, Conversions
 from ranking.evidence.value import LOADS, scoring_price
 from ranking.evidence.verdict import digits_of, segment_label, signed
-from ranking.models.arms import Arm, group_of
+from ranking.models.arms import Arm, predictors_of
 
 REPORT_FILE = "report.html"
 _TITLE = "Do advertiser priors change this ranker?"
@@ -243,10 +243,11 @@ def _power(result: AblationResult) -> list[dict[str, Any]]:
 def _value_rows(result: AblationResult, predictors: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Worth and price of each arm: conversions at ad loads, their concentration, lift, and what its prior costs."""
     origin = result.about["frame_facts"].get("priors", {})
+    features = features_from_json(result.about["frame_facts"].get("features", []))
     runs = {str(m["facts"].get("predictor")): m for m in predictors.values() if m.get("step") == "score"}
     baseline, rows = result.arms.baseline.name, []
     for arm in result.arms.arms if "value" in result.about else ():  # an older ablation has none
-        whose = [_whose(p) for p in arm.adds if p.startswith(PRIOR_VIEW_PREFIX)]
+        whose = predictors_of(arm, features)
         prices = [scoring_price(origin.get(name, {}), runs.get(name)) for name in whose]
         known = [price for price in prices if price is not None]
         values = {row["load"]: row for row in result.about["value"] if row["arm"] == arm.name}
@@ -262,15 +263,6 @@ def _value_rows(result: AblationResult, predictors: Mapping[str, Mapping[str, An
             }
         )
     return rows
-
-
-def _whose(pattern: str) -> str:
-    """Predictor whose priors a pattern means, of whatever age.
-
-    >>> _whose("prior_text_pair_*"), _whose("prior_stale12w_llm_*")
-    ('text_pair', 'llm')
-    """
-    return re.sub(r"^stale\d+w_", "", group_of(pattern).removeprefix(PRIOR_VIEW_PREFIX))
 
 
 def _short(arm: Arm) -> str:

@@ -10,7 +10,7 @@ import atexit
 import shutil
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -35,6 +35,7 @@ from advprior.store.contract import (
     MODEL_CUTOFF,
     PRIOR_ROW,
     PRIOR_VIEW_PREFIX,
+    PROFILE_PREFIX,
     SLATE_ID,
     SNAPSHOT,
     TABLE_FILE,
@@ -47,6 +48,7 @@ from advprior.store.contract import (
     prior_view,
 )
 from advprior.store.errors import AdvpriorError
+from advprior.store.features import CLOCK_SOURCE, REQUEST_SOURCE, Feature, features_to_json
 from advprior.store.offline import SPARK
 from advprior.store.runs import manifest_digest, read_manifest
 from advprior.store.tables import load_tables, load_time_plan
@@ -64,25 +66,15 @@ from ranking.frame.gather import (
 )
 from ranking.frame.history import LEVELS, history_files, load_history_ids
 from ranking.frame.preflight import BASELINE_VIEWS, preflight, view_folder
-from ranking.models.arms import group_of
+from ranking.frame.read import SPLITS
 
-FRAME_FILE = "frame.parquet"
 JOIN_MEMORY = "1500MB"  # beyond it, DuckDB spills: 1.4M rows × 60 columns take 1.4 times as long in 1 GB as in 3
-SPLITS = ("train", "valid", "test")
-#: Columns of the frame that are not features.
-KEYS = (
-    IMPRESSION_ID,
-    SLATE_ID,
-    USER_ID,
-    AD_ID,
-    ADVERTISER_ID,
-    TIMESTAMP,
-    LABEL,
-    "split",
-    "segment_never_advertiser",
-    "segment_never_ad",
-)
-_OWN_VIEWS = (USER_PROFILE_VIEW, USER_HISTORY_VIEW, AD_STATS_VIEW)
+#: What our own views hold: the group of their features, and how their columns begin.
+_VIEW_GROUPS = {
+    USER_PROFILE_VIEW: ("profile", PROFILE_PREFIX),
+    USER_HISTORY_VIEW: ("activity", "activity_"),
+    AD_STATS_VIEW: ("ad", "ad_"),
+}
 # per user and catalog position: of use to a service, noise to a ranker that sees the ad's own log-probability
 _NOT_JOINED = (CATALOG_VERSION, "top1_index", "top1_log_prob")
 _POINTERS = (HISTORY_ROW, PRIOR_ROW, SNAPSHOT, MODEL_CUTOFF)
@@ -133,20 +125,24 @@ def never_before(events: pd.DataFrame, impressions: pd.DataFrame, keys: Sequence
 
 
 def column_name(view: str, feature: str) -> str:
-    """Name of a joined feature in the frame: its prefix is its group.
+    """Name of a joined feature in the frame: ours keep their own, any other stands behind its view's.
 
-    >>> column_name("ad_stats", "ad_rate_4w"), column_name("prior_llm", "entropy"), column_name("mine", "score")
-    ('ad_rate_4w', 'prior_llm_entropy', 'mine__score')
+    >>> column_name("ad_stats", "ad_rate_4w"), column_name("prior_llm", "entropy"), column_name("ad_quality", "score")
+    ('ad_rate_4w', 'prior_llm_entropy', 'ad_quality__score')
     """
     if view.startswith(PRIOR_VIEW_PREFIX):
         return f"{view}_{feature}"
-    if (
-        view in _OWN_VIEWS
-        and feature.split("_")[0] in ("profile", "activity", "ad", "history")
-        and feature != HISTORY_ROW
-    ):
-        return feature
-    return f"{view}__{feature}"
+    ours = view in _VIEW_GROUPS and feature.startswith(_VIEW_GROUPS[view][1])
+    return feature if ours else f"{view}__{feature}"
+
+
+def group_of_view(view: str) -> str:
+    """Group of the features joined from a view: a prior's and a user's own view are groups of their own.
+
+    >>> group_of_view("ad_stats"), group_of_view("prior_text_pair"), group_of_view("ad_quality")
+    ('ad', 'prior_text_pair', 'ad_quality')
+    """
+    return _VIEW_GROUPS[view][0] if view in _VIEW_GROUPS else view
 
 
 def open_store(repo: Path) -> Any:
@@ -427,7 +423,7 @@ def prior_columns(
 
 
 def stale_group(predictor: str, weeks: int) -> str:
-    """Prefix of what a predictor said some weeks before.
+    """Group of what a predictor said some weeks before.
 
     >>> stale_group("llm", 4)
     'prior_stale4w_llm'
@@ -460,25 +456,30 @@ def clock_columns(impression: npt.NDArray[Any]) -> dict[str, Any]:
     """When in the week and in the day (UTC) the impression was, as the baseline's own features.
 
     A prior's age says the same where snapshots are weekly: without these columns every prior, a placebo
-    too, would be credited with what is only the day of the week.
+    too, would be credited with what is only the day of the week. No column of a user's is named ``clock_…``: a
+    ``context_hour`` of their own stays theirs.
     """
     days = impression.astype("datetime64[us]").astype(np.int64) / DAY_US
     week = (days + 3.0) % 7.0  # the epoch was a Thursday; Monday 00:00 is 0
     return {
-        f"{CONTEXT_PREFIX}days_into_week": week.astype(np.float32),
-        f"{CONTEXT_PREFIX}hour": (days % 1.0 * 24.0).astype(np.float32),
+        "clock_days_into_week": week.astype(np.float32),
+        "clock_hour": (days % 1.0 * 24.0).astype(np.float32),
     }
 
 
-def feature_groups(columns: Sequence[str]) -> dict[str, list[str]]:
-    """Feature columns by group: the part before the first underscore (``prior_<predictor>`` keeps its name)."""
-    groups: dict[str, list[str]] = {}
-    for name in columns:
-        if name in KEYS:
-            continue
-        group = name.split("__")[0] if "__" in name else group_of(name)
-        groups.setdefault(group, []).append(name)
-    return groups
+class Columns:
+    """Feature columns of a frame as they come in, and what each of them is."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[str, Any] = {}
+        self.features: list[Feature] = []
+
+    def add(self, group: str, source: str, columns: Mapping[str, Any]) -> None:
+        """Columns of one group that come from one source."""
+        for name, values in columns.items():
+            text = isinstance(values.dtype, pd.CategoricalDtype)
+            self.features.append(Feature(name, group, source, "category" if text else "float32"))
+            self.arrays[name] = values
 
 
 def build_frame(
@@ -550,23 +551,26 @@ def build_frame(
     impression = micros(impressions[TIMESTAMP]).view("datetime64[us]")
 
     pointers = {name for ref, name in refs.items() if ref.split(":")[1] in _POINTERS}
-    columns: dict[str, Any] = {}
+    columns = Columns()
     for ref, name in refs.items():
         if name not in pointers:
-            columns[column_name(*ref.split(":"))] = _feature(joined.pop(name), impression)
+            view, feature = ref.split(":")
+            joined_column = {column_name(view, feature): _feature(joined.pop(name), impression)}
+            columns.add(group_of_view(view), view, joined_column)
     for name in impressions.columns:
         if name.startswith(CONTEXT_PREFIX):
             text = not pd.api.types.is_numeric_dtype(impressions[name])
-            columns[name] = impressions[name].astype("category" if text else np.float32)
-    columns |= clock_columns(impression)
+            of_request = {str(name): impressions[name].astype("category" if text else np.float32)}
+            columns.add("context", REQUEST_SOURCE, of_request)
+    columns.add("context", CLOCK_SOURCE, clock_columns(impression))
 
     found: list[checks.Finding | None] = [
         checks.check_not_newer(view, times(joined.pop(f"{view}__{SNAPSHOT}")), impression)
         for view in (USER_HISTORY_VIEW, AD_STATS_VIEW)
     ]
-    columns |= history_columns(
-        repo, pointer(joined.pop(f"{USER_HISTORY_VIEW}__{HISTORY_ROW}")), impressions[AD_ID], impression
-    )
+    history_row = pointer(joined.pop(f"{USER_HISTORY_VIEW}__{HISTORY_ROW}"))
+    counts = history_columns(repo, history_row, impressions[AD_ID], impression)
+    columns.add("history", USER_HISTORY_VIEW, counts)
     of_ad = impressions[AD_ID].map(category)
     for predictor in predictors:
         view = prior_view(predictor)
@@ -574,12 +578,12 @@ def build_frame(
         found.append(checks.check_model_cutoff(predictor, times(joined.pop(f"{view}__{MODEL_CUTOFF}")), impression))
         found.append(checks.check_not_newer(view, snapshot, impression))
         mine, judged = prior_columns(repo, predictor, rows, snapshot, impressions[ADVERTISER_ID], impression, of_ad)
-        columns |= mine
+        columns.add(view, view, mine)
         found += judged
     del joined
     for weeks in stale if predictors else ():
         mine, judged = stale_columns(store, repo, predictors[0], weeks, impressions, of_ad)
-        columns |= mine
+        columns.add(stale_group(predictors[0], weeks), prior_view(predictors[0]), mine)
         found += judged
     for view, digest in versions.items():
         if manifest_digest(view_folder(repo, view)) != digest:
@@ -597,7 +601,7 @@ def build_frame(
     split, label = split_of(impressions[TIMESTAMP], plan), impressions[LABEL].to_numpy()
     found += [checks.check_splits_apart(split, impression), checks.check_enough_positives(split, label)]
     test = split == "test"
-    found += checks.check_golden_features(pd.DataFrame({n: c[test] for n, c in columns.items()}), label[test])
+    found += checks.check_golden_features(pd.DataFrame({n: c[test] for n, c in columns.arrays.items()}), label[test])
     said = checks.enforce(found, "the frame")
 
     own: dict[str, Any] = {name: impressions[name] for name in (IMPRESSION_ID, SLATE_ID)}
@@ -609,7 +613,7 @@ def build_frame(
         "segment_never_advertiser": never_advertiser,
         "segment_never_ad": never_ad,
     }
-    frame = pd.DataFrame(own | columns, copy=False)  # a copy of so many columns is what memory peaks at
+    frame = pd.DataFrame(own | columns.arrays, copy=False)  # a copy of so many columns is what memory peaks at
     facts = {
         "time_plan": plan.to_json(),
         "rows": {s: int((split == s).sum()) for s in SPLITS},
@@ -617,7 +621,7 @@ def build_frame(
         "rows_beyond_end": beyond,
         "predictors": list(predictors),
         "services": services,
-        "features": feature_groups(list(frame.columns)),
+        "features": features_to_json(columns.features),
         "coverage": {p: round(1 - float(frame[f"{prior_view(p)}_missing"].mean()), 6) for p in predictors},
         "views": versions,
         # what the report says of the data and of each prior's origin

@@ -1,31 +1,24 @@
 """What is compared: arms, read from one commented YAML (`arms.yaml` here is the default and the template).
 
-An arm is the baseline's features plus the frame columns that its patterns name. Which of them is the
-baseline, a control, the treatment or the placebo is said in the file, because the verdict depends on it.
+An arm is the baseline's features plus the groups, or single features, of the frame that it adds. Which of them is
+the baseline, a control, the treatment or the placebo is said in the file, because the verdict depends on it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from advprior.store.contract import CONTEXT_PREFIX, PRIOR_VIEW_PREFIX, PROFILE_PREFIX
+from advprior.store.contract import prior_service
 from advprior.store.errors import AdvpriorError
+from advprior.store.features import Feature, groups_of
 
 Role = Literal["baseline", "control", "treatment", "placebo"]
-
-#: Prefixes of a frame's feature columns; the prefix is the feature's group.
-FEATURE_PREFIXES = (PROFILE_PREFIX, "activity_", "ad_", CONTEXT_PREFIX, "history_", PRIOR_VIEW_PREFIX)
-#: Columns that carry a feature's prefix but are no feature.
-NOT_FEATURES = frozenset({"ad_id"})
-#: What the frame says of one prior: what stands before these is whose it is.
-PRIOR_FEATURES = ("interest_log_prob", "log_prob", "log_ratio", "rank", "top20", "entropy", "age_days", "missing")
 
 Objective = Literal["binary", "lambdarank"]
 
@@ -44,6 +37,19 @@ class Arm(BaseModel):
     objective: Objective | None = None
     monotone: bool | None = None
     of: str | None = None
+
+    @field_validator("adds")
+    @classmethod
+    def _groups_or_names(cls, adds: tuple[str, ...]) -> tuple[str, ...]:
+        """A pattern for a whole group, as arms files had it once, is the group; any other pattern is refused."""
+        plain = tuple(entry.removesuffix("_*") for entry in adds)
+        patterns = [entry for entry in plain if set(entry) & set("*?[]")]
+        if patterns:
+            raise ValueError(
+                f"patterns are not read: {', '.join(patterns)}; write a group, such as prior_llm, or features by name, "
+                "such as prior_llm_rank"
+            )
+        return plain
 
     @property
     def is_baseline(self) -> bool:
@@ -168,100 +174,89 @@ def load_arms(path: Path | None = None) -> Arms:
         raise AdvpriorError("CFG001", "the arms file is not valid", where=where, actual=found, fix=fix) from error
 
 
-def feature_columns(columns: Sequence[str]) -> list[str]:
-    """Feature columns among a frame's columns, in the frame's order.
-
-    >>> feature_columns(["impression_id", "ad_id", "ad_clicks", "history_all", "segment_never_ad", "label"])
-    ['ad_clicks', 'history_all']
-    """
-    return [c for c in columns if c.startswith(FEATURE_PREFIXES) and c not in NOT_FEATURES]
+def _adds(entry: str, feature: Feature) -> bool:
+    """Whether what an arm adds means a feature: by its group or by its name."""
+    return entry in (feature.group, feature.name)
 
 
-def group_of(column: str) -> str:
-    """Group of a feature, or of a pattern of features: its prefix; for a prior, its predictor too.
-
-    >>> group_of("history_advertiser_4w"), group_of("prior_zero_shot_log_prob"), group_of("prior_llm_*")
-    ('history', 'prior_zero_shot', 'prior_llm')
-    """
-    parts = column.split("_")
-    if not column.startswith(PRIOR_VIEW_PREFIX) or len(parts) < 3:
-        return parts[0]
-    for feature in (*PRIOR_FEATURES, "*"):
-        if column.endswith(f"_{feature}"):
-            return column.removesuffix(f"_{feature}")
-    return "_".join(parts[:2])
-
-
-def _adds(pattern: str, column: str) -> bool:
-    """Whether a pattern means a column: ``prior_llm_*`` is not of a predictor ``llm_pair``.
-
-    >>> [_adds("prior_llm_*", column) for column in ("prior_llm_rank", "prior_llm_pair_rank")]
-    [True, False]
-    """
-    whole = pattern.endswith("_*") and len(pattern.split("_")) > 2
-    return fnmatchcase(column, pattern) and (not whole or group_of(column) == group_of(pattern))
-
-
-def arm_features(arm: Arm, columns: Sequence[str]) -> list[str]:
+def arm_features(arm: Arm, features: Sequence[Feature]) -> list[Feature]:
     """Features of one arm, in the frame's order: all but priors, plus what the arm adds.
 
     Raises
     ------
     AdvpriorError
-        ``RNK022`` when a pattern of the arm matches no feature of the frame.
+        ``RNK022`` when something that the arm adds is neither a group nor a feature of the frame.
+
+    Examples
+    --------
+    >>> frame = [Feature("history_all", "history", "user_history")]
+    >>> frame += [Feature(f"prior_llm_{name}", "prior_llm", "prior_llm") for name in ("rank", "log_prob")]
+    >>> arm = Arm(name="llm_rank", service="ranker_with_priors_v1", label="rank alone", adds=["prior_llm_rank"])
+    >>> [feature.name for feature in arm_features(arm, frame)]
+    ['history_all', 'prior_llm_rank']
     """
-    features = feature_columns(columns)
-    unmatched = [p for p in arm.adds if not any(_adds(p, c) for c in features)]
+    unmatched = [entry for entry in arm.adds if not any(_adds(entry, feature) for feature in features)]
     if unmatched:
-        priors = sorted({group_of(c) for c in features if c.startswith(PRIOR_VIEW_PREFIX)})
         raise AdvpriorError(
             "RNK022",
             f"the frame has no feature that arm `{arm.name}` adds",
             where=", ".join(unmatched),
-            actual=f"priors in the frame: {', '.join(priors) or 'none'}",
-            fix="publish that predictor's priors and build the frame again, or take the arm out of your arms.yaml",
+            actual=f"groups of the frame: {', '.join(groups_of(features)) or 'none'}",
+            expected="a group of the frame, or one of its features by name",
+            fix="publish the priors of that name and build the frame again, or take the arm out of your arms.yaml",
         )
-    return [c for c in features if not c.startswith(PRIOR_VIEW_PREFIX) or any(_adds(p, c) for p in arm.adds)]
+    return [f for f in features if f.predictor is None or any(_adds(entry, f) for entry in arm.adds)]
+
+
+def predictors_of(arm: Arm, features: Sequence[Feature]) -> list[str]:
+    """Predictors whose priors, of whatever age, an arm adds."""
+    added = [f.predictor for f in features if f.predictor and any(_adds(entry, f) for entry in arm.adds)]
+    return list(dict.fromkeys(added))
 
 
 def with_available(
-    arms: Arms, columns: Sequence[str], asked: Sequence[str] = (), *, optional: bool = False
+    arms: Arms, features: Sequence[Feature], named: Sequence[str] = (), *, optional: bool = False
 ) -> tuple[Arms, dict[str, str]]:
     """Arms that the frame can feed, and what the others lack.
 
     Parameters
     ----------
     arms : Arms
-    columns : sequence of str
+    features : sequence of Feature
         Of the frame.
-    asked : sequence of str
+    named : sequence of str
         Names of arms that must be measured: these and the baseline, no others. Without any: all but optional ones.
     optional : bool
-        Without any asked: optional ones too.
+        Without any named: optional ones too.
 
     Returns
     -------
     Arms
     dict of str to str
-        Arms left out because no prior of theirs is in the frame, and the patterns that say so.
+        Arms left out because no prior of theirs is in the frame, and what they would add.
 
     Raises
     ------
     AdvpriorError
-        ``RNK021`` for an unknown name, ``RNK022`` when an asked arm lacks its columns, or when any arm's pattern
-        matches nothing of a prior that is in the frame: a slip of the pen, not a predictor that was not run.
+        ``RNK021`` for an unknown name, ``RNK022`` when a named arm lacks its features, or when any arm adds a feature
+        that a prior in the frame does not have: a slip of the pen, not a predictor that was not run.
     """
-    names = {arms.find(name).name for name in asked}
-    present = {group_of(c) for c in feature_columns(columns)}
-    kept: list[Arm] = []
+    names = {arms.find(name).name for name in named}
+    usable: list[Arm] = []
     left_out: dict[str, str] = {}
     for arm in arms.arms:
         if not arm.is_baseline and (arm.name not in names if names else arm.optional and not optional):
             continue
-        absent = [p for p in arm.adds if p.startswith(PRIOR_VIEW_PREFIX) and group_of(p) not in present]
-        if absent and not names:
+        absent = [entry for entry in arm.adds if not any(_adds(entry, feature) for feature in features)]
+        if absent and not names and not _misspelt(arm, absent, features):
             left_out[arm.name] = ", ".join(absent)
             continue
-        arm_features(arm, columns)
-        kept.append(arm)
-    return Arms(arms=tuple(kept), ranker=arms.ranker), left_out
+        arm_features(arm, features)
+        usable.append(arm)
+    return Arms(arms=tuple(usable), ranker=arms.ranker), left_out
+
+
+def _misspelt(arm: Arm, absent: Sequence[str], features: Sequence[Feature]) -> bool:
+    """Whether the frame has the prior that the arm's service serves, and an absent entry would be a feature of it."""
+    served = {f.source for f in features if f.predictor is not None and prior_service(f.predictor) == arm.service}
+    return any(entry.startswith(f"{view}_") for entry in absent for view in served)

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from advprior.store.contract import LABEL, PRIOR_VIEW_PREFIX, SLATE_ID
+from advprior.store.contract import LABEL, SLATE_ID
 from advprior.store.errors import AdvpriorError
+from advprior.store.features import Feature, features_from_json, features_to_json, groups_of
 from advprior.store.runs import sha256_file, versions, write_json
 from ranking.evidence.metrics import Floats
-from ranking.models.arms import RankerConfig, group_of
+from ranking.models.arms import RankerConfig
 
 if TYPE_CHECKING:
     import lightgbm as lgb
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 MODEL_FILE = "model.txt"
 RANKER_FILE = "ranker.json"
-_FORMAT = 1
+_FORMAT = 2  # 2: features as data
 
 
 class Encoder:
@@ -197,17 +198,19 @@ _OBJECTIVES: dict[str, dict[str, Any]] = {
 }
 
 
-def direction(feature: str) -> int:
+#: Which way a monotone ranker's score may go with each quantity of a prior.
+_DIRECTIONS = {"log_prob": 1, "log_ratio": 1, "interest_log_prob": 1, "top20": 1, "rank": -1}
+
+
+def direction(feature: Feature) -> int:
     """Which way a monotone ranker's score may go with a feature: a prior's own, and nothing else, is bound.
 
-    >>> direction("prior_llm_log_prob"), direction("prior_llm_rank"), direction("history_ad_all")
-    (1, -1, 0)
+    >>> [direction(Feature(f"prior_llm_{name}", "prior_llm", "prior_llm")) for name in ("log_prob", "rank", "entropy")]
+    [1, -1, 0]
+    >>> direction(Feature("history_ad_all", "history", "user_history"))
+    0
     """
-    if not feature.startswith(PRIOR_VIEW_PREFIX):
-        return 0
-    if feature.endswith(("_log_prob", "_log_ratio", "_top20")):
-        return 1
-    return -1 if feature.endswith("_rank") else 0
+    return 0 if feature.predictor is None else _DIRECTIONS.get(feature.quantity, 0)
 
 
 def _safe(name: str) -> str:
@@ -235,8 +238,8 @@ class Ranker:
     ----------
     service : str
         Feast feature service that serves its features.
-    features : list of str
-        Feature columns, in order.
+    features : list of Feature
+        What it is fed, in order.
     config : RankerConfig
     seed : int
     facts : dict
@@ -244,7 +247,7 @@ class Ranker:
     """
 
     service: str
-    features: list[str]
+    features: list[Feature]
     config: RankerConfig = field(default_factory=RankerConfig)
     seed: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
@@ -253,9 +256,14 @@ class Ranker:
     calibration: dict[str, Any] = field(default_factory=dict)
     rounds: int = 0
 
+    @property
+    def names(self) -> list[str]:
+        """Columns of its features, in order."""
+        return [feature.name for feature in self.features]
+
     def fit(self, train: pd.DataFrame, valid: pd.DataFrame) -> Ranker:
         """Train on one frame; stop and calibrate on another, later one."""
-        encoder = Encoder.fit(train, self.features)
+        encoder = Encoder.fit(train, self.names)
         prepared = prepare(
             encoder,
             encoder.encode(train),
@@ -284,7 +292,7 @@ class Ranker:
             "feature_fraction_seed": 200 + self.seed,
         }
         if self.config.monotone:
-            params["monotone_constraints"] = [direction(name) for name in self.features]
+            params["monotone_constraints"] = [direction(feature) for feature in self.features]
         booster = lgb.train(
             params,
             prepared.train,
@@ -326,6 +334,7 @@ class Ranker:
     def save(self, folder: Path) -> None:
         """Write ``model.txt`` and ``ranker.json`` into a folder."""
         booster, encoder = self._fitted()
+        assert encoder.features == self.names
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         booster.save_model(str(folder / MODEL_FILE), num_iteration=self.rounds)
@@ -333,7 +342,7 @@ class Ranker:
             "format": _FORMAT,
             "model_sha256": sha256_file(folder / MODEL_FILE),
             "service": self.service,
-            "features": encoder.features,
+            "features": features_to_json(self.features),
             "categories": encoder.categories,
             "config": self.config.model_dump(),
             "seed": self.seed,
@@ -359,11 +368,14 @@ class Ranker:
         fix = "advprior rank train --frame FRAME --service SERVICE --out OUT"
         try:
             about = json.loads((folder / RANKER_FILE).read_text())
+            if about["format"] != _FORMAT:
+                raise ValueError(f"format {about['format']}, made by another version: train it again")
             # LightGBM ends the whole process on a truncated model: look before it does
             if sha256_file(folder / MODEL_FILE) != about["model_sha256"]:
                 raise ValueError(f"{MODEL_FILE} is not what {RANKER_FILE} says: truncated, or from elsewhere")
             booster = lgb.Booster(model_file=str(folder / MODEL_FILE))
-            encoder = Encoder(about["features"], about["categories"])
+            features = features_from_json(about["features"])
+            encoder = Encoder([feature.name for feature in features], about["categories"])
             if booster.num_feature() != len(encoder.features):
                 raise ValueError(f"model of {booster.num_feature()} features, {len(encoder.features)} named")
             config = RankerConfig(**about["config"])
@@ -378,7 +390,7 @@ class Ranker:
             ) from error
         return cls(
             about["service"],
-            encoder.features,
+            features,
             config,
             about["seed"],
             about["facts"],
@@ -394,16 +406,17 @@ class Ranker:
         return self.booster, self.encoder
 
 
-def importance_by_group(importance: Mapping[str, float]) -> dict[str, float]:
+def importance_by_group(importance: Mapping[str, float], features: Sequence[Feature]) -> dict[str, float]:
     """Shares of gain summed by feature group, largest first.
 
-    >>> importance_by_group({"history_a": 0.5, "prior_llm_rank": 0.2, "history_b": 0.3})
-    {'history': 0.8, 'prior_llm': 0.2}
+    >>> features = [Feature("ad_rate", "ad", "ad_stats"), Feature("prior_llm_rank", "prior_llm", "prior_llm")]
+    >>> importance_by_group({"prior_llm_rank": 0.2, "ad_rate": 0.8}, features)
+    {'ad': 0.8, 'prior_llm': 0.2}
     """
-    total: dict[str, float] = {}
-    for name, share in importance.items():
-        total[group_of(name)] = total.get(group_of(name), 0.0) + share
-    return dict(sorted(total.items(), key=lambda pair: -pair[1]))
+    shares = {
+        group: sum(importance[feature.name] for feature in members) for group, members in groups_of(features).items()
+    }
+    return dict(sorted(shares.items(), key=lambda share: -share[1]))
 
 
 def _fit_calibration(kind: str, raw: Floats, label: NDArray[np.int8]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import numpy as np
 
 from advprior.store.contract import LABEL, SLATE_ID, USER_ID
 from advprior.store.runs import read_manifest
-from ranking.evidence.ablation import load_frame
 from ranking.evidence.metrics import DEFAULT_METRICS, MORE_METRICS, Rows
+from ranking.frame.read import load_features, load_frame
 from ranking.models.arms import Arm, RankerConfig, arm_features
 from ranking.models.ranker import Ranker
 
@@ -24,7 +24,7 @@ def train_arm(frame_folder: Path, arm: Arm, config: RankerConfig, seed: int, out
         ``RNK022`` when the frame lacks the arm's columns, ``RNK024`` when a split lacks positives.
     """
     frame = load_frame(frame_folder)
-    features = arm_features(arm, [str(c) for c in frame.columns])
+    features = arm_features(arm, load_features(frame_folder))
     manifest = read_manifest(frame_folder)
     facts = {
         "arm": arm.name,

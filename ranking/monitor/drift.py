@@ -15,11 +15,10 @@ from advprior.store.contract import EVENT_TIMESTAMP, SNAPSHOT, TABLE_FILE, TIMES
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import manifest_digest, read_manifest
 from advprior.store.tables import read_parquet
-from ranking.evidence.ablation import FRAME_FIX, load_frame
 from ranking.experiment.exposures import read_exposures
 from ranking.experiment.shown import to_frame
 from ranking.frame.preflight import published_predictors, view_folder
-from ranking.models.arms import feature_columns
+from ranking.frame.read import FRAME_FIX, load_features, load_frame
 from ranking.models.ranker import Ranker
 from ranking.monitor.psi import Bins, noise, psi
 from ranking.monitor.severity import ORDER, Severity, severity_of
@@ -182,10 +181,10 @@ def measure(
     until = reference[TIMESTAMP].max()
     shown = None if exposures is None or ranker is None else _shown(exposures, ranker)
     current = _current(whole, until, recent, days, shown)
-    features, gain = feature_columns([str(c) for c in reference.columns]), dict[str, float]()
+    features, gain = [f.name for f in load_features(frame_folder)], dict[str, float]()
     if ranker is not None:
         loaded = _ranker_of(ranker, frame_folder)
-        features, gain = list(loaded.features), loaded.importance()
+        features, gain = loaded.names, loaded.importance()
     lacking = [name for name in features if name not in reference.columns or name not in current.columns]
     if lacking:
         raise AdvpriorError(

@@ -223,7 +223,8 @@ class Plan:
         self.predictors = sorted({_predictor_of(name) for name in place if name.startswith(PRIOR_VIEW_PREFIX)} - {""})
         derived = {f"history_{level}_{name}" for level in LEVELS for name in HISTORY_VALUES}
         derived |= {f"{prior_view(p)}_{name}" for p in self.predictors for name in _DERIVED}
-        self._check(place, set(supplied), derived, reader, own)
+        clock = set(clock_columns(np.zeros(1, dtype="datetime64[us]")))
+        self._check(place, set(supplied), derived | clock, reader, own)
         self.user = [(place[c], view.name, f, c) for c, (view, f) in supplied.items() if view.name in reader.user_views]
         self.ad_columns = [c for c, (view, _) in supplied.items() if view.name in reader.ad_views]
         self.ad_places = np.array([place[c] for c in self.ad_columns], dtype=np.intp)
@@ -239,9 +240,8 @@ class Plan:
             p: [(place[f"{prior_view(p)}_{n}"], n) for n in _DERIVED if f"{prior_view(p)}_{n}" in place]
             for p in self.predictors
         }
-        clock = set(clock_columns(np.zeros(1, dtype="datetime64[us]")))
         self.clock = [(place[name], name) for name in sorted(clock) if name in place]
-        self.context = [(i, n) for n, i in place.items() if n.startswith(CONTEXT_PREFIX) and n not in clock]
+        self.context = [(i, n) for n, i in place.items() if n.startswith(CONTEXT_PREFIX)]
 
     def _check(
         self, place: Mapping[str, int], supplied: set[str], derived: set[str], reader: OnlineReader, own: Sequence[Any]

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from advprior.store.contract import TimePlan
+from advprior.store.features import Feature, features_to_json
 from advprior.store.runs import new_run, run_key
 from advprior.store.tables import write_parquet
 
@@ -72,12 +73,36 @@ def synthetic_frame(
     return frame
 
 
+#: Where the groups of the synthetic frame come from, as in a real one.
+SOURCES = {
+    "profile": "user_profile",
+    "activity": "user_history",
+    "ad": "ad_stats",
+    "context": "impressions",
+    "history": "user_history",
+    **{f"prior_{name}": f"prior_{name}" for name in ("llm", "neighbours", "popularity", "placebo")},
+}
+
+
+def features_of(frame: pd.DataFrame) -> list[Feature]:
+    """The features of a synthetic frame, as its manifest lists them."""
+    found = []
+    for name in map(str, frame.columns.drop(["ad_id"])):
+        group = next((group for group in SOURCES if name.startswith(f"{group}_")), None)
+        if group is not None:
+            text = not pd.api.types.is_numeric_dtype(frame[name]) and frame[name].dtype != bool
+            found.append(Feature(name, group, SOURCES[group], "category" if text else "float32"))
+    return found
+
+
 def write_frame(folder: Path, frame: pd.DataFrame | None = None, **options: float) -> Path:
     """Write it as a finished ``advprior rank frame`` run."""
     config = {"source": "synthetic", **options}
     with new_run(folder, "rank frame", config=config, inputs={}, key=run_key("rank frame", config, {})) as run:
-        write_parquet(synthetic_frame(**options) if frame is None else frame, run.path / "frame.parquet")
+        frame = synthetic_frame(**options) if frame is None else frame
+        write_parquet(frame, run.path / "frame.parquet")
         run.facts.update(
+            features=features_to_json(features_of(frame)),
             time_plan=PLAN.to_json(),
             coverage={"llm": 1.0},
             services=["ranker_baseline_v1", "ranker_with_priors_v1"],

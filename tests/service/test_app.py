@@ -174,9 +174,8 @@ def test_a_service_that_differs_from_its_ranker_is_refused(project: Project, tmp
         about = json.loads((folder / "ranker.json").read_text())
         name = "activity_occasions_4w"
         # the model's width stays, so that only the names differ
-        about["features"] = [
-            ("history_other" if change == "add" else "context_other") if f == name else f for f in about["features"]
-        ]
+        changed = next(feature for feature in about["features"] if feature["name"] == name)
+        changed["name"] = "history_other" if change == "add" else "context_other"
         (folder / "ranker.json").write_text(json.dumps(about))
         with pytest.raises(AdvpriorError, match="SRV003") as caught:
             make_engine(settings_of(project, ranker=folder))

@@ -44,7 +44,7 @@ def test_a_ranker_and_a_repository_choose_what_is_measured(project: Project, tmp
         found = of(out)
         measured = [one["name"] for one in found["drifts"] if one["kind"] == "feature"]
         loaded = Ranker.load(ranker)
-        assert sorted(measured) == sorted(loaded.features)
+        assert sorted(measured) == sorted(loaded.names)
         assert any(name.startswith("prior_llm_") for name in measured) == features
         gains = {one["name"]: one["gain"] for one in found["drifts"] if one["kind"] == "feature"}
         assert {name: gain for name, gain in gains.items() if gain} == {

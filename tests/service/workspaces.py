@@ -37,8 +37,9 @@ from advprior.store.contract import (
 )
 from advprior.store.runs import new_run, run_key
 from advprior.store.tables import load_tables, load_time_plan, write_parquet
-from ranking.frame.build import FRAME_FILE, build_frame
+from ranking.frame.build import build_frame
 from ranking.frame.history import publish_features
+from ranking.frame.read import FRAME_FILE
 from ranking.models.arms import Arm, RankerConfig
 from ranking.models.training import train_arm
 from ranking.service.clock import Clock
@@ -160,7 +161,7 @@ def build_project(root: Path, users: int = 40, *, top_k: bool = False) -> Projec
 
 
 def train(project: Project, out: Path, service: str, seed: int = 0) -> None:
-    adds = () if service == BASELINE_SERVICE else ("prior_llm_*",)
+    adds = () if service == BASELINE_SERVICE else ("prior_llm",)
     arm = Arm(name="arm", service=service, label=service, adds=adds)
     key = run_key("rank train", service, {}, seed)
     with new_run(out, "rank train", config={"seed": seed}, inputs={}, key=key) as run:

@@ -8,20 +8,26 @@ import pytest
 
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import new_run
-from ranking.evidence.ablation import AblationResult, ablate, load_frame, load_seeds, run_ablation, usable_arms
+from ranking.evidence.ablation import AblationResult, ablate, load_seeds, run_ablation, usable_arms
 from ranking.evidence.metrics import Auc, Rows
 from ranking.frame.checks import check_same_test_rows, enforce
+from ranking.frame.read import load_frame
 from ranking.models.arms import Arms, RankerConfig, load_arms
-from tests.ranking.frames import synthetic_frame, write_frame
+from tests.ranking.frames import features_of, synthetic_frame, write_frame
 
 FAST = RankerConfig(max_rounds=60, patience=10, num_leaves=15, learning_rate=0.15, threads=1)
 FIVE = ("baseline", "popularity", "neighbours", "llm", "placebo")
 ARMS = Arms(arms=tuple(arm for arm in load_arms().arms if arm.name in FIVE), ranker=FAST)
 
 
+def ablated(**options):
+    frame = synthetic_frame(users=150, **options)
+    return ablate(frame, ARMS, features_of(frame), seeds=2, replicates=200, facts={"coverage": {"llm": 1.0}})
+
+
 @pytest.fixture(scope="module")
 def planted():
-    return ablate(synthetic_frame(users=150), ARMS, seeds=2, replicates=200, facts={"coverage": {"llm": 1.0}})
+    return ablated()
 
 
 def test_a_planted_signal_is_found_and_its_placebo_is_null(planted):
@@ -38,7 +44,7 @@ def test_a_planted_signal_is_found_and_its_placebo_is_null(planted):
 
 
 def test_without_a_signal_no_gain_is_claimed():
-    result, _ = ablate(synthetic_frame(users=150, signal=0.0, seed=5), ARMS, seeds=2, replicates=200)
+    result, _ = ablated(signal=0.0, seed=5)
     assert result.verdict.kind not in ("win", "win_not_over_control"), result.verdict.sentence
 
 
@@ -97,7 +103,7 @@ def test_result_is_shown_and_survives_saving(planted, tmp_path):
 
 
 def test_the_same_run_twice_gives_the_same_numbers(planted):
-    again, predictions = ablate(synthetic_frame(users=150), ARMS, seeds=2, replicates=200)
+    again, predictions = ablated()
     assert again.lifts == planted[0].lifts
     pd.testing.assert_frame_equal(predictions, planted[1])
 
@@ -126,14 +132,14 @@ def test_a_lift_without_positives_is_null_in_json_not_nan(tmp_path):
 
 
 def test_arms_without_their_priors_are_left_out_unless_asked_for():
-    columns = [c for c in synthetic_frame(users=5).columns if not c.startswith("prior_neighbours_")]
-    kept, left_out = usable_arms(ARMS, columns)
+    features = [f for f in features_of(synthetic_frame(users=5)) if f.group != "prior_neighbours"]
+    kept, left_out = usable_arms(ARMS, features)
     assert [arm.name for arm in kept.arms] == ["baseline", "popularity", "llm", "placebo"]
-    assert left_out == {"neighbours": "prior_neighbours_*"}
+    assert left_out == {"neighbours": "prior_neighbours"}
     with pytest.raises(AdvpriorError, match=r"RNK022(.|\n)*neighbours"):
-        usable_arms(ARMS, columns, ["llm", "neighbours"])
+        usable_arms(ARMS, features, ["llm", "neighbours"])
     with pytest.raises(AdvpriorError, match="RNK028"):
-        usable_arms(ARMS, [c for c in columns if not c.startswith("prior_llm_")])
+        usable_arms(ARMS, [f for f in features if f.group != "prior_llm"])
 
 
 def test_arms_on_other_rows_are_refused():

@@ -232,8 +232,8 @@ def test_train_saves_a_ranker_for_the_service(workspace, tmp_path):
     assert said.exit_code == 0, said.output
     assert "ranker_with_priors_v1" in said.output
     ranker = Ranker.load(tmp_path / "ranker")
-    assert any(name.startswith("prior_llm_") for name in ranker.features)
-    assert not any(name.startswith("prior_neighbours_") for name in ranker.features)
+    assert any(name.startswith("prior_llm_") for name in ranker.names)
+    assert not any(name.startswith("prior_neighbours_") for name in ranker.names)
     assert ranker.facts["time_plan"]["finetune_end"]
     assert len(ranker.predict(synthetic_frame(users=5))) == 600
     assert "unchanged, reused" in invoke(*command, "ranker_with_priors_v1").output

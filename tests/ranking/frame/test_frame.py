@@ -15,15 +15,27 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from advprior.store.contract import BASELINE_SERVICE, LLM, POPULARITY, TABLE_FILE, prior_service, prior_view
+from advprior.store.contract import (
+    BASELINE_SERVICE,
+    LLM,
+    MATRIX_FILE,
+    POPULARITY,
+    TABLE_FILE,
+    TAIL_FILE,
+    TAIL_LOG_MASS,
+    TOP_INDEX,
+    TOP_INDEX_FILE,
+    prior_service,
+    prior_view,
+)
 from advprior.store.errors import AdvpriorError
+from advprior.store.features import features_from_json
 from advprior.store.runs import read_manifest
 from ranking.cli.measure import features as features_command
 from ranking.cli.measure import frame as frame_command
 from ranking.frame.build import (
     build_frame,
     clock_columns,
-    feature_groups,
     join_features,
     never_before,
     open_store,
@@ -31,6 +43,7 @@ from ranking.frame.build import (
 )
 from ranking.frame.history import publish_features
 from ranking.frame.preflight import view_folder
+from ranking.models.arms import load_arms, with_available
 from tests.ranking.stores import apply, copy_repo, publish, publish_priors, random_priors
 from tests.tiny import PLAN, tiny_tables, write_tiny
 
@@ -247,8 +260,53 @@ def test_a_feature_added_to_the_service_becomes_a_column(tmp_path: Path, workspa
     apply(repo)
     result = build_frame(workspace.tables, repo, [])
     assert (result.frame.mine__score == result.frame.user_id.astype(str).str[1:].astype(float)).all()
-    assert result.facts["features"]["mine"] == ["mine__score"]  # the vector is not joined
+    own = [feature for feature in result.facts["features"] if feature["group"] == "mine"]
+    assert own == [
+        {"name": "mine__score", "group": "mine", "source": "mine", "dtype": "float32"}
+    ]  # no vector is joined
     assert result.facts["services"] == [BASELINE_SERVICE]
+
+
+def test_every_feature_is_listed_with_its_group_and_source(workspace: Workspace, tmp_path: Path) -> None:
+    """The manifest's list is the frame's columns but for keys, and knows what no column's name tells."""
+    repo = Path(shutil.copytree(workspace.repo, tmp_path / "feature_repo", symlinks=True))
+    files = random_priors(
+        tiny_tables()["users"].user_id.tolist(), ["a00", "a01", "a02"], PLAN.snapshots(), PLAN.lag, PLAN.finetune_end, 4
+    )
+    top = np.argsort(-files[MATRIX_FILE], axis=1)[:, :2].astype(np.int32)
+    rest = 1 - np.exp(np.take_along_axis(files[MATRIX_FILE], top, axis=1)).sum(axis=1)
+    tail, pointer = np.log(rest), files[TABLE_FILE].prior_row
+    table = files[TABLE_FILE].assign(
+        **{TOP_INDEX: list(top[pointer].astype(np.int64)), TAIL_LOG_MASS: tail[pointer].astype(np.float32)}
+    )
+    arrays = {TOP_INDEX_FILE: top, TAIL_FILE: tail.astype(np.float32)}
+    kept = np.take_along_axis(files[MATRIX_FILE], top, axis=1)
+    publish(repo, prior_view("text_pair"), {**files, **arrays, MATRIX_FILE: kept, TABLE_FILE: table})
+    apply(repo)
+    tables = Path(shutil.copytree(workspace.tables, tmp_path / "tables"))
+    impressions = pd.read_parquet(tables / "impressions.parquet")
+    impressions["context_hour"] = 100 + np.arange(len(impressions)) % 24
+    impressions.to_parquet(tables / "impressions.parquet", index=False, coerce_timestamps="us")
+    result = build_frame(tables, repo, ["text_pair"])
+
+    assert result.frame.context_hour.between(100, 123).all()  # the user's own, not the clock's
+    features = features_from_json(result.facts["features"])
+    keys = ["impression_id", "slate_id", "user_id", "ad_id", "advertiser_id", "timestamp", "label", "split"]
+    assert [feature.name for feature in features] == [
+        name for name in result.frame if name not in keys and not name.startswith("segment_")
+    ]
+    for feature in features:
+        assert (result.frame[feature.name].dtype == feature.dtype) is True
+    of = {feature.name: (feature.group, feature.source) for feature in features}
+    assert of["prior_text_pair_tail_log_mass"] == of["prior_text_pair_rank"] == ("prior_text_pair", "prior_text_pair")
+    assert of["context_hour"] == ("context", "impressions")
+    assert of["clock_hour"] == ("context", "clock")
+    assert of["profile_age"] == ("profile", "user_profile")
+    assert of["ad_category"] == ("ad", "ad_stats")
+    assert of["activity_occasions_4w"] == ("activity", "user_history")
+    assert of["history_ad_4w"] == ("history", "user_history")
+    names = {arm.name for arm in with_available(load_arms(), features)[0].arms}
+    assert names == {"baseline", "text_pair"}
 
 
 def test_later_model_cutoff_is_refused(tmp_path: Path, workspace: Workspace) -> None:
@@ -281,21 +339,11 @@ def test_never_before_excludes_ties_and_missing_keys() -> None:
     assert never_before(events.iloc[:0], asked, ["user_id", "advertiser_id"]).all()
 
 
-def test_groups_are_prefixes() -> None:
-    names = ["impression_id", "ad_rate_4w", "prior_llm_rank", "history_ad_1w", "mine__score", "segment_never_ad"]
-    assert feature_groups(names) == {
-        "ad": ["ad_rate_4w"],
-        "prior_llm": ["prior_llm_rank"],
-        "history": ["history_ad_1w"],
-        "mine": ["mine__score"],
-    }
-
-
 def test_the_baseline_knows_the_time_of_week() -> None:
     moments = np.array(["2024-03-04T00:00", "2024-03-10T18:00", "1969-12-31T06:00"], dtype="datetime64[us]")
     found = clock_columns(moments)
-    assert found["context_days_into_week"].tolist() == [0.0, 6.75, 2.25]  # a Monday, a Sunday, a Wednesday
-    assert found["context_hour"].tolist() == [0.0, 18.0, 6.0]
+    assert found["clock_days_into_week"].tolist() == [0.0, 6.75, 2.25]  # a Monday, a Sunday, a Wednesday
+    assert found["clock_hour"].tolist() == [0.0, 18.0, 6.0]
 
 
 # -- the commands --------------------------------------------------------------------------------------------------
@@ -321,7 +369,8 @@ def test_commands_publish_once_and_reuse(tmp_path: Path, workspace: Workspace) -
 
 
 def test_a_stale_prior_is_the_one_known_so_many_weeks_before(workspace: Workspace) -> None:
-    made = build_frame(*workspace, [LLM], stale=[1, 4]).frame
+    result = build_frame(*workspace, [LLM], stale=[1, 4])
+    made = result.frame
     fresh, old = made["prior_llm_age_days"], made["prior_stale4w_llm_age_days"]
     both = fresh.notna() & old.notna()
     assert both.any()
@@ -337,7 +386,9 @@ def test_a_stale_prior_is_the_one_known_so_many_weeks_before(workspace: Workspac
         assert row.prior_stale4w_llm_log_prob == matrix[newest.prior_row, index[row.advertiser_id]]
     assert (made["prior_stale4w_llm_missing"][old.isna()] == 1).all()
     assert made["prior_stale1w_llm_log_prob"].notna().sum() > made["prior_stale4w_llm_log_prob"].notna().sum()
-    assert feature_groups(list(made.columns))["prior_stale4w_llm"]
+    features = {feature["name"]: feature for feature in result.facts["features"]}
+    of_old = features["prior_stale4w_llm_entropy"]
+    assert (of_old["group"], of_old["source"]) == ("prior_stale4w_llm", "prior_llm")
 
 
 def test_rows_that_share_a_key_and_a_time_are_joined_once(

@@ -4,20 +4,24 @@ import pytest
 
 from advprior.store.contract import BASELINE_SERVICE, PREDICTORS, prior_service
 from advprior.store.errors import AdvpriorError
-from ranking.models.arms import Arms, arm_features, feature_columns, load_arms, with_available
+from advprior.store.features import Feature
+from ranking.models.arms import Arm, Arms, arm_features, load_arms, predictors_of, with_available
 
-COLUMNS = [
-    "impression_id",
-    "ad_id",
-    "label",
-    "split",
-    "segment_never_ad",
-    "profile_age",
-    "history_all",
-    "prior_llm_rank",
-    "prior_llm_log_prob",
-    "prior_neighbours_rank",
+
+def prior(name: str, *quantities: str, source: str | None = None) -> list[Feature]:
+    return [Feature(f"prior_{name}_{quantity}", f"prior_{name}", source or f"prior_{name}") for quantity in quantities]
+
+
+FEATURES = [
+    Feature("profile_age", "profile", "user_profile", "category"),
+    Feature("history_all", "history", "user_history"),
+    *prior("llm", "rank", "log_prob"),
+    *prior("neighbours", "rank"),
 ]
+
+
+def named(arm, features):
+    return [feature.name for feature in arm_features(arm, features)]
 
 
 def test_packaged_arms_cover_every_predictor_and_its_service():
@@ -29,34 +33,39 @@ def test_packaged_arms_cover_every_predictor_and_its_service():
     for arm in arms.arms:
         if arm.role != "placebo" and not arm.optional and not arm.is_baseline:
             name = "llm" if arm.name == "llm" else arm.service.removeprefix("ranker_with_").removesuffix("_v1")
-            assert (arm.service, arm.adds) == (prior_service(name), (f"prior_{name}_*",))
+            assert (arm.service, arm.adds) == (prior_service(name), (f"prior_{name}",))
 
 
 def test_an_arm_is_left_out_when_nobody_published_its_priors_and_refused_when_asked_for():
     arms = load_arms()
-    kept, left_out = with_available(arms, COLUMNS)
+    kept, left_out = with_available(arms, FEATURES)
     assert [arm.name for arm in kept.arms] == ["baseline", "neighbours", "llm"]
-    assert left_out["sasrec"] == "prior_sasrec_*"
+    assert left_out["sasrec"] == "prior_sasrec"
     assert "llm_rank" not in left_out  # optional: not even looked for
-    asked, _ = with_available(arms, COLUMNS, ["llm_rank", "neighbours"])
+    asked, _ = with_available(arms, FEATURES, ["llm_rank", "neighbours"])
     assert [arm.name for arm in asked.arms] == ["baseline", "neighbours", "llm_rank"]
     with pytest.raises(AdvpriorError, match="RNK022"):
-        with_available(arms, COLUMNS, ["sasrec"])
+        with_available(arms, FEATURES, ["sasrec"])
     with pytest.raises(AdvpriorError, match="RNK021"):
-        with_available(arms, COLUMNS, ["llm_rnak"])
+        with_available(arms, FEATURES, ["llm_rnak"])
     slip = Arms(arms=(arms.baseline, arms.find("llm").model_copy(update={"adds": ("prior_llm_rnak",)})))
     with pytest.raises(AdvpriorError, match=r"RNK022(.|\n)*prior_llm_rnak"):
-        with_available(slip, COLUMNS)
+        with_available(slip, FEATURES)
 
 
 def test_a_predictor_with_a_name_of_several_words_is_one_group():
-    columns = [*COLUMNS, "prior_zero_shot_log_prob", "prior_zero_shot_rank", "prior_stale4w_llm_rank"]
+    columns = [
+        *FEATURES,
+        *prior("zero_shot", "log_prob", "rank"),
+        *prior("stale4w_llm", "rank", source="prior_llm"),
+    ]
     kept, _ = with_available(load_arms(), columns)
     zero = kept.find("zero_shot")
-    assert arm_features(zero, columns)[-2:] == ["prior_zero_shot_log_prob", "prior_zero_shot_rank"]
+    assert named(zero, columns)[-2:] == ["prior_zero_shot_log_prob", "prior_zero_shot_rank"]
     stale, _ = with_available(load_arms(), columns, ["llm_stale_4w", "llm"])
-    assert arm_features(stale.find("llm_stale_4w"), columns)[2:] == ["prior_stale4w_llm_rank"]
-    assert "prior_stale4w_llm_rank" not in arm_features(stale.find("llm"), columns)
+    assert named(stale.find("llm_stale_4w"), columns)[2:] == ["prior_stale4w_llm_rank"]
+    assert "prior_stale4w_llm_rank" not in named(stale.find("llm"), columns)
+    assert predictors_of(stale.find("llm_stale_4w"), columns) == ["llm"]
 
 
 def test_an_arm_may_change_the_rankers_settings():
@@ -68,16 +77,15 @@ def test_an_arm_may_change_the_rankers_settings():
 
 def test_an_arm_is_the_baseline_plus_what_it_names():
     arms = load_arms()
-    assert arm_features(arms.baseline, COLUMNS) == ["profile_age", "history_all"]
-    assert arm_features(arms.find("llm"), COLUMNS) == [
+    assert named(arms.baseline, FEATURES) == ["profile_age", "history_all"]
+    assert named(arms.find("llm"), FEATURES) == [
         "profile_age",
         "history_all",
         "prior_llm_rank",
         "prior_llm_log_prob",
     ]
     rank_only = arms.find("llm").model_copy(update={"adds": ("prior_llm_rank",)})
-    assert arm_features(rank_only, COLUMNS) == ["profile_age", "history_all", "prior_llm_rank"]
-    assert "ad_id" not in feature_columns(COLUMNS)
+    assert named(rank_only, FEATURES) == ["profile_age", "history_all", "prior_llm_rank"]
 
 
 @pytest.mark.parametrize(
@@ -125,19 +133,32 @@ def test_a_variant_is_held_against_variants_only():
 
 
 def test_an_arm_takes_no_column_of_a_predictor_whose_name_goes_on():
-    columns = [
-        "history_all",
-        "prior_neighbours_rank",
-        "prior_neighbours_pair_rank",
-        "prior_neighbours_interest_log_prob",
+    features = [
+        FEATURES[1],
+        *prior("neighbours", "rank", "interest_log_prob"),
+        *prior("neighbours_pair", "rank", "tail_log_mass"),
     ]
     arms = load_arms()
-    assert arm_features(arms.find("neighbours"), columns) == [columns[0], columns[1], columns[3]]
-    assert arm_features(arms.find("neighbours_pair"), columns) == [columns[0], columns[2]]
+    assert named(arms.find("neighbours"), features) == [f.name for f in features[:3]]
+    assert named(arms.find("neighbours_pair"), features) == [f.name for f in (features[0], *features[3:])]
+    # what only `text_pair` published is nobody else's: no arm `text` is measured
+    kept, left_out = with_available(load_arms(), [FEATURES[1], *prior("text_pair", "rank", "tail_log_mass")])
+    assert [arm.name for arm in kept.arms] == ["baseline", "text_pair"]
+    assert left_out["text"] == "prior_text"
+    kept, left_out = with_available(load_arms(), [FEATURES[1], *prior("text", "rank", "tail_log_mass")])
+    assert [arm.name for arm in kept.arms] == ["baseline", "text"]
+    assert left_out["text_pair"] == "prior_text_pair"
+
+
+def test_old_patterns_of_a_whole_prior_are_its_group_and_others_are_refused():
+    arm = Arm(name="mine", service="s", label="mine", adds=("prior_llm_*", "prior_neighbours_rank"))
+    assert arm.adds == ("prior_llm", "prior_neighbours_rank")
+    with pytest.raises(ValueError, match=r"patterns are not read: prior_llm_lo\*; write a group"):
+        Arm(name="mine", service="s", label="mine", adds=("prior_llm_lo*",))
 
 
 def test_optional_arms_are_measured_where_the_frame_can_feed_them():
-    kept, left_out = with_available(load_arms(), [*COLUMNS, "prior_llm_top20"], optional=True)
+    kept, left_out = with_available(load_arms(), [*FEATURES, *prior("llm", "top20")], optional=True)
     names = [arm.name for arm in kept.arms]
     assert {"llm_rank", "llm_log_prob", "llm_lambdarank"} <= set(names)
-    assert left_out["llm_stale_1w"] == "prior_stale1w_llm_*"
+    assert left_out["llm_stale_1w"] == "prior_stale1w_llm"

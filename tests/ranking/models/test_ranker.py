@@ -8,9 +8,9 @@ import pytest
 
 from advprior.store.errors import AdvpriorError
 from ranking.evidence.metrics import Auc, Ece, Ndcg, Rows
-from ranking.models.arms import RankerConfig, feature_columns, load_arms
+from ranking.models.arms import RankerConfig, load_arms
 from ranking.models.ranker import Encoder, Ranker, importance_by_group
-from tests.ranking.frames import synthetic_frame
+from tests.ranking.frames import features_of, synthetic_frame
 
 CONFIG = RankerConfig(max_rounds=80, patience=10, num_leaves=15, learning_rate=0.1, threads=1)
 
@@ -26,7 +26,7 @@ def parts(frame):
 
 
 def features(frame, prior="llm"):
-    return [c for c in feature_columns(frame.columns) if not c.startswith("prior_") or c.startswith(f"prior_{prior}_")]
+    return [feature for feature in features_of(frame) if feature.predictor in (None, prior)]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_it_learns_and_its_probabilities_are_calibrated(ranker, parts):
     assert Ece()(rows) < 0.04
     shares = ranker.importance()
     assert sum(shares.values()) == pytest.approx(1)
-    assert importance_by_group(shares)["prior_llm"] > 0.2
+    assert importance_by_group(shares, ranker.features)["prior_llm"] > 0.2
 
 
 def test_same_seed_same_scores_other_seed_other_scores(ranker, frame, parts):
@@ -112,9 +112,12 @@ def test_what_is_no_ranker_is_refused(ranker, tmp_path):
         Ranker.load(tmp_path)
     ranker.save(tmp_path)
     about = json.loads((tmp_path / "ranker.json").read_text())
-    about["features"].pop()
-    (tmp_path / "ranker.json").write_text(json.dumps(about))
+    (tmp_path / "ranker.json").write_text(json.dumps({**about, "features": about["features"][1:]}))
     with pytest.raises(AdvpriorError, match=r"RNK025(.|\n)*features"):
+        Ranker.load(tmp_path)
+    old = {**about, "format": 1, "features": [feature["name"] for feature in about["features"]]}
+    (tmp_path / "ranker.json").write_text(json.dumps(old))
+    with pytest.raises(AdvpriorError, match=r"RNK025(.|\n)*train it again"):
         Ranker.load(tmp_path)
 
 

@@ -1,0 +1,65 @@
+"""Reading a finished frame: its rows, and what each of its features is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from advprior.store.errors import AdvpriorError
+from advprior.store.features import Feature, features_from_json
+from advprior.store.runs import MANIFEST, read_manifest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STEP = "rank frame"
+FRAME_FILE = "frame.parquet"
+SPLITS = ("train", "valid", "test")
+FRAME_FIX = "advprior rank frame --tables TABLES --repo FEATURE_REPO --out FRAME"
+
+
+def load_frame(folder: Path) -> pd.DataFrame:
+    """The rows of a finished ``advprior rank frame`` run: keys, label, split, segments and features.
+
+    Raises
+    ------
+    AdvpriorError
+        ``RUN001`` … ``RUN003``, ``DAT001``, ``DAT002``; ``RNK027`` when a split is empty.
+    """
+    from advprior.store.tables import read_parquet
+
+    read_manifest(folder, step=STEP, fix=FRAME_FIX)
+    frame = read_parquet(Path(folder) / FRAME_FILE, fix=FRAME_FIX)
+    empty = [name for name in SPLITS if not (frame["split"] == name).any()]
+    if empty:
+        raise AdvpriorError(
+            "RNK027",
+            "a split of the frame has no rows",
+            where=str(Path(folder) / FRAME_FILE),
+            actual=", ".join(empty),
+            expected="rows in train, valid and test",
+            fix="move the cuts of the time plan, then build the frame again",
+        )
+    return frame
+
+
+def load_features(folder: Path) -> list[Feature]:
+    """The features of a finished frame, in the order of its columns.
+
+    Raises
+    ------
+    AdvpriorError
+        ``RUN001`` … ``RUN003``; ``RNK029`` when the manifest does not say what the features are.
+    """
+    manifest = read_manifest(folder, step=STEP, fix=FRAME_FIX)
+    try:
+        return features_from_json(manifest["facts"]["features"])
+    except (KeyError, ValueError) as error:
+        raise AdvpriorError(
+            "RNK029",
+            "the frame does not say what its features are",
+            where=str(Path(folder) / MANIFEST),
+            actual=str(error),
+            expected="facts.features: a list of name, group, source, dtype",
+            fix=f"{FRAME_FIX} --force",
+        ) from error
