@@ -28,7 +28,7 @@ def main() -> None:
 
 
 def run(port: str, path: str, bodies_file: str, seconds: str, connections: str, rate: str, kept: Any) -> None:
-    """Ask, and print what came of it."""
+    """Send the requests, and print the result."""
     every = int(sys.argv[8]) if kept is not None else 0
     bodies = [line.encode() for line in Path(bodies_file).read_text().splitlines()]
     end = time.perf_counter() + float(seconds)

@@ -17,7 +17,7 @@ PREDICTORS = (LLM, POPULARITY, NEIGHBOURS, SASREC, HYBRID, CATALOG_TEXT, ZERO_SH
 @click.option("--predictor", type=click.Choice(PREDICTORS), default="llm", show_default=True, help="Who predicts.")
 @click.option("--config", type=click.Path(path_type=Path), help="Settings (YAML); defaults without one.")
 @click.option(
-    "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a setting: encoder.twin=true. Repeatable."
+    "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a setting: training.epochs=2. Repeatable."
 )
 @click.option(
     "--withhold",

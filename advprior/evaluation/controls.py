@@ -1,7 +1,7 @@
 """The arms that need no run: what an LLM has to beat, computed from data before the cut-off alone.
 
 Each is a conditional logit over terms (`advprior.evaluation.terms`), the drift of popularity among them, so that none
-is a straw man. Weights come from labels of earlier cut-offs, which lie before T; counts, similarities and factors are
+is too weak. Weights come from labels of earlier cut-offs, which lie before T; counts, similarities and factors are
 then taken anew from everything before T.
 """
 

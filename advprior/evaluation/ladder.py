@@ -71,7 +71,7 @@ def evaluate(
         Runs whose fits differ in nothing but their seed (`advprior.evaluation.seeds`) are one arm with their mean
         figures; one arm that answers with their mean probability; or an arm each.
     profile_only : int
-        At most this many users without an event before the cut-off are asked about too, drawn by lot: the segment
+        At most this many users without an event before the cut-off are asked about too, drawn at random: the segment
         ``profile only``, apart from all others.
 
     Raises

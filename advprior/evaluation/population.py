@@ -80,11 +80,11 @@ def ask(
     terms_at : callable
         Terms as of a moment, from events before it: the same for every population.
     size, seed : int
-        N; of what is drawn by lot.
+        N; of what is drawn at random.
     profile_only : int, optional
         At most this many users with a profile only, in place of those with a history.
     users : int, optional
-        At most this many, drawn by lot, at every cut-off.
+        At most this many, drawn at random, at every cut-off.
 
     Returns
     -------

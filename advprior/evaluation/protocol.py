@@ -2,7 +2,7 @@
 
 A cut-off T parts past from future: a history is what lies strictly before T, a label is the first advertiser
 in [T, T + horizon). Events of one (user, time) are one occasion, their order is not known: when the first occasion
-has m advertisers, each is a label with credit 1/m, which is what drawing one of them by lot gives on average.
+has m advertisers, each is a label with credit 1/m, which is what drawing one of them at random gives on average.
 Tied scores likewise share their places.
 """
 

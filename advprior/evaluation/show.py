@@ -93,7 +93,7 @@ def notes(result: dict[str, Any]) -> list[str]:
     found = [f"left out: {arm} ({why})" for arm, why in about["left_out"].items()]
     found += [
         f"{name} saw the labels that weigh it in the blend, which overstates it there, and it is not among those "
-        "that the best control is chosen from; --earlier mends that"
+        "that the best control is chosen from; --earlier fixes that"
         for name in about["saw_the_blend_labels"]
     ]
     several = [row for row in result["arms"] if row["seeds"] > 1 and not row["name"].startswith("blend")]

@@ -31,7 +31,7 @@ def without(events: pd.DataFrame, withheld: Collection[str]) -> pd.DataFrame:
 
 
 def draw(ids: Collection[str], share: float, seed: int) -> tuple[str, ...]:
-    """``share`` of the ids by lot, sorted: at least one, and never all.
+    """``share`` of the ids at random, sorted: at least one, and never all.
 
     >>> len(draw(["a", "b", "c", "d", "e"], 0.4, seed=0)), draw(["a", "b"], 0.9, seed=0) in (("a",), ("b",))
     (2, True)

@@ -291,7 +291,7 @@ class _SlateMetric(Metric):
 class Ndcg(_SlateMetric):
     """Normalised discounted gain of each slate's first ``k``, over slates with a positive.
 
-    Tied scores share their mean gain: the value expected when ties are broken by lot.
+    Tied scores share their mean gain: the value expected when ties are broken at random.
     """
 
     k: int = 10

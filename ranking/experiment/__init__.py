@@ -1,1 +1,1 @@
-"""An online experiment: who is in which arm, what was shown, and what came of it."""
+"""An online experiment: who is in which arm, what was shown, and the outcomes."""

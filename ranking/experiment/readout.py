@@ -1,6 +1,6 @@
 """What an experiment says: lift over the control per user, its interval, and whether it may be trusted.
 
-The unit is the user, because users are what is dealt to arms. A user's outcome is what followed their first exposure;
+The unit is the user, because users are assigned to arms. A user's outcome is what followed their first exposure;
 an interval treats users as independent, requests not. CUPED takes out what a user's own behaviour before the experiment
 explains (Deng et al., 2013, "Improving the sensitivity of online controlled experiments by utilizing pre-experiment
 data"): the effect is the same, the interval shorter. A sample ratio that chance does not explain means that users are
@@ -82,7 +82,7 @@ class Readout:
 
     @property
     def trusted(self) -> bool:
-        """Whether the sample ratio is as dealt."""
+        """Whether the sample ratio is as configured."""
         return self.sample_ratio_p >= SRM_ALPHA
 
     def to_json(self) -> dict[str, Any]:
@@ -107,7 +107,7 @@ class Readout:
                 )
         if self.variance_kept is not None:
             lines.append(f"  CUPED leaves {self.variance_kept:.0%} of the variance")
-        verdict = "as dealt" if self.trusted else "NOT AS DEALT: do not trust any figure above"
+        verdict = "as configured" if self.trusted else "NOT AS CONFIGURED: do not trust any figure above"
         lines.append(f"  sample ratio: p = {self.sample_ratio_p:.3g}, {verdict}")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 

@@ -1,7 +1,7 @@
 """Leak checks with stable codes: each looks at one way in which a frame can flatter a ranker.
 
 A check returns a `Finding` or None; `enforce` raises on errors and hands warnings back. What each code means,
-what causes it and how to mend it stands in ``docs/checks.md``.
+what causes it and how to fix it stands in ``docs/checks.md``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Finding:
     message : str
         What is wrong, with numbers.
     fix : str
-        The edit or command that mends it.
+        The edit or command that fixes it.
     """
 
     code: str

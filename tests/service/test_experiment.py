@@ -172,7 +172,7 @@ def test_the_sample_ratio_fires_on_a_skew_and_on_nothing_else() -> None:
     lost = [e for i, e in enumerate(exposed(users)) if e["arm"] == "control" or i % 5]  # a fifth of one arm is lost
     skewed = read_out(lost, outcomes_of(users, counts), HALVES)
     assert not skewed.trusted
-    assert "NOT AS DEALT" in skewed.text()
+    assert "NOT AS CONFIGURED" in skewed.text()
     shares = {"control": 0.5, "treatment": 0.5}
     draws = [int(rng.binomial(4000, 0.5)) for _ in range(2000)]
     fired = np.mean([sample_ratio({"control": n, "treatment": 4000 - n}, shares) < 0.0005 for n in draws])

@@ -1,4 +1,4 @@
-"""What goes wrong while traffic runs: every request is answered, what is less is said, and it mends by itself."""
+"""What goes wrong while traffic runs: every request is answered, what is less is said, and it recovers by itself."""
 
 from __future__ import annotations
 

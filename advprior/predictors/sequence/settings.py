@@ -62,7 +62,7 @@ class SequenceSettings(_Strict):
 
 
 class EncoderSettings(_Strict):
-    """The language model that encodes the advertisers' texts; ``twin: true`` forgets its pre-training."""
+    """The language model that encodes the advertisers' texts; ``twin: true`` takes random weights."""
 
     base: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
     twin: bool = False

@@ -43,7 +43,7 @@ ENCODINGS, SPACE, PARAMETERS = "encodings.npy", "space.npz", "parameters.json"
 class TextSettings(BaseModel):
     """Settings of the text prior.
 
-    ``twin`` takes the same network with random weights, to see what pre-training earns. ``known: false`` ranks every
+    ``twin`` takes the same network with random weights (the random-weight control). ``known: false`` ranks every
     advertiser from its texts alone. ``new_boost`` (nats) is added to an advertiser without
     events: at 0 the prior is calibrated and best over all labels, but then one estimate for all that look alike hardly
     ever reaches the first places; about 1 gives new advertisers their share there, at a cost for the others.
@@ -102,7 +102,7 @@ class TextPredictor(Predictor):
 
     @property
     def uses_llm(self) -> bool:
-        """Whether pre-trained weights are behind it: not so for a twin."""
+        """Whether pre-trained weights are behind it: not so for a random-weight control."""
         return not self.parameters["settings"].get("twin", False)
 
     def __init__(self, run: Path) -> None:
@@ -163,7 +163,7 @@ class TextPredictor(Predictor):
 
 
 def training_points(data: FitData, features: Float, settings: TextSettings) -> Points:
-    """Occasions with a history, recent ones more likely, each with advertisers withheld by lot.
+    """Occasions with a history, recent ones more likely, each with advertisers withheld at random.
 
     Raises
     ------

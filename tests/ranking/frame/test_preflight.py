@@ -1,4 +1,4 @@
-"""Preflight: refused before any join, with the command that mends it."""
+"""Preflight: refused before any join, with the command that fixes it."""
 
 import subprocess
 import sys

@@ -45,14 +45,14 @@ def extend_llm(run: Path, catalog: Catalog, settings: dict[str, Any], out: Path)
     Raises
     ------
     AdvpriorError
-        ``PRI064`` when the run cannot give rows from names: a twin, one fitted before that was kept, or another base.
+        ``PRI064`` when the run cannot give rows from names: a random-weight control, an old run, or another base.
     """
     if settings.get("twin") or not (run / NAME_HEAD).is_file():
         raise AdvpriorError(
             "PRI064",
             "this run cannot give a new advertiser a row",
             where=str(run),
-            actual="a twin, which knows no names" if settings.get("twin") else f"no {NAME_HEAD}",
+            actual="a random-weight control, which cannot read names" if settings.get("twin") else f"no {NAME_HEAD}",
             expected="an LLM that keeps how it reads names",
             fix="advprior finetune, with the new advertisers",
         )

@@ -88,9 +88,9 @@ def optimizer_for(
 
 
 def forget(model: Any, seed: int) -> None:
-    """Give a base model fresh random weights, as before its pre-training: what is left is the *twin*.
+    """Give a base model fresh random weights, as before its pre-training: the random-weight control.
 
-    The twin tells whether pre-training earned anything: the same network, tokens, head and tuning.
+    It tells whether pre-training earned anything: the same network, tokens, head and tuning.
     """
     generator = torch.Generator().manual_seed(seed)
     spread = float(getattr(model.config, "initializer_range", 0.02))
