@@ -94,9 +94,9 @@ def refresh(folder: Path, vocabulary: int, users: int) -> Callable[[], float]:
     from advprior.history.histories import Histories
     from advprior.pipeline.score import NETWORK_KEYS_FILE, _Carried, _Files, _score_shards
     from advprior.predictors.forwarding import here
-    from advprior.predictors.habit import Habit
     from advprior.predictors.llm.predictor import LLMScorer
     from advprior.predictors.llm.prompts import PromptEncoder, PromptStyle
+    from advprior.predictors.offset import Offset, OffsetTerms
 
     rng = np.random.default_rng(2)
     counts = rng.poisson(60, users) + 1
@@ -109,7 +109,8 @@ def refresh(folder: Path, vocabulary: int, users: int) -> Callable[[], float]:
     later[histories.offsets[changed + 1] - 1] = 303 * DAY  # between the two snapshots
     after = Histories(ids, histories.profiles, offsets, later, histories.advertiser)
     encoder = PromptEncoder(PromptStyle(), lambda text: [ord(c) % 256 for c in text], vocabulary, ["x"] * N)
-    scorer = LLMScorer(encoder, Habit(30.0, (60.0, 14.0), (0.5, 1.0, 1.0)), N, folder, "cpu")
+    start = Offset(OffsetTerms((30.0,), (60.0, 14.0), monthly=False), (0.5, 1.0, 1.0))
+    scorer = LLMScorer(encoder, start, N, folder, "cpu")
 
     def run(name: str, data: Histories, day: int, since: Path | None) -> float:
         out = folder / name

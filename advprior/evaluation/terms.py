@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from advprior.history import counts
 from advprior.history.histories import Histories
-from advprior.predictors.habit import SMOOTHING
 from advprior.predictors.logit import log_softmax
 from advprior.predictors.neighbours import neighbour_term, similarity
+from advprior.predictors.offset import SMOOTHING
 from advprior.store.arrays import Double, Float, Int
 from advprior.store.contract import NEIGHBOURS
 
@@ -111,10 +111,7 @@ class Terms:
     def _drift(self) -> dict[str, Float]:
         """Log-popularity at each half-life, of all purchases and of those that were not their user's first."""
         past, size = self._past, self._size
-        began = np.full(len(past), np.iinfo(np.int64).max)
-        some = np.diff(past.offsets) > 0
-        began[some] = past.time[past.offsets[:-1][some]]
-        back = past.time > began[past.user_of_row]
+        back = past.time > counts.first_times(past)[past.user_of_row]
         age = (self._cutoff - past.time) / counts.DAY
         found = {}
         for names, half_lives, kept in (

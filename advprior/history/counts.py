@@ -87,12 +87,22 @@ def past_rows(histories: Histories, user: Int, cutoff: Int) -> tuple[Int, Int]:
     return point, row
 
 
+def first_times(histories: Histories) -> Int:
+    """Time of each user's first event [U]; the largest integer for who has none.
+
+    >>> first_times(Histories(("u",), ("",), np.array([0, 2]), np.array([3, 9]), np.array([0, 1]))).tolist()
+    [3]
+    """
+    first = np.full(len(histories), np.iinfo(np.int64).max)
+    some = np.diff(histories.offsets) > 0
+    first[some] = histories.time[histories.offsets[:-1][some]]
+    return first
+
+
 def weekly_points(histories: Histories, first: int, last: int, every: int) -> tuple[Int, Int]:
     """(user, cut-off) pairs on a grid that ends at ``last``, users with a purchase before the cut-off only."""
     cutoffs = np.arange(last, first - 1, -every, dtype=np.int64)[::-1]
-    started = np.full(len(histories), np.iinfo(np.int64).max)
-    some = np.diff(histories.offsets) > 0
-    started[some] = histories.time[histories.offsets[:-1][some]]
+    started = first_times(histories)
     user, moment = np.meshgrid(np.arange(len(histories), dtype=np.int64), cutoffs, indexing="ij")
     keep = started[user] < moment
     return user[keep], moment[keep]

@@ -19,8 +19,8 @@ from advprior.history import counts
 from advprior.history.histories import Histories
 from advprior.history.targets import dense, next_advertisers, quality
 from advprior.predictors.base import FitData, Predictor, Scorer, require_parity
-from advprior.predictors.habit import SMOOTHING, habit_terms
 from advprior.predictors.logit import fit_logit, log_softmax
+from advprior.predictors.offset import SMOOTHING, OffsetTerms
 from advprior.store.arrays import Float, Int
 from advprior.store.contract import CATALOG_FILE, NEIGHBOURS
 from advprior.store.runs import write_json
@@ -91,9 +91,8 @@ class NeighbourPredictor(Predictor):
         weights = np.asarray([1.0, *[0.0] * (len(settings.half_lives_days) + 1)])
         valid: dict[str, float] = {"points": 0}
         if len(user):
-            habit = habit_terms(
-                data.histories, user, cutoff, settings.popularity_half_life_days, settings.half_lives_days, size
-            )
+            start = OffsetTerms((settings.popularity_half_life_days,), settings.half_lives_days, monthly=False)
+            habit = start(data.histories, user, cutoff, size)
             # similarity from before the labels that its weight is fitted on
             early = similarity(data.histories.before(first), size, settings.similar)
             own = counts.own_points(data.histories, user, cutoff, settings.half_lives_days[0], size)

@@ -1,8 +1,12 @@
-"""What the sequence network's logits start from: drift at several half-lives, and the user's own habit.
+"""What every personal predictor's logits start from: drift of popularity, and the user's own habit.
 
-While it is *fitted*, drift is that of the label's own time, both sides of it: the network then learns how a user
-differs from everyone at that time, and not which advertisers were about to be in fashion. When it *scores*, drift is
-what was known at the snapshot, with weights of its own.
+Time matters as much as the model: popularity moves within months, and most purchases repeat. Every personal predictor
+starts from these terms, with weights fitted on labels before the cut-off, so that what it learns beyond them is what it
+can be credited with.
+
+Where labels reach over months, a network is *fitted* on top of the drift of each label's own time, both sides of it
+(`Around`): it then learns how a user differs from everyone at that time, and not which advertisers were about to be in
+fashion. When it *scores*, drift is what was known at the snapshot, with weights of its own.
 """
 
 from __future__ import annotations
@@ -19,75 +23,107 @@ from advprior.store.arrays import Double, Float, Int
 
 MONTH = 30.0  # days: popularity is purchases a month, whatever the half-life
 FLOOR = 0.05  # purchases a month that an advertiser without any counts for
+SMOOTHING = 0.5  # the same, of decayed purchases that are not scaled to a month
 
 
 @dataclass(frozen=True)
-class Offset:
-    """``Σ w·log(purchases a month of everyone) + Σ v·log1p(own decayed purchases)``.
+class OffsetTerms:
+    """Which terms an offset has: one for each half-life.
 
-    Parameters
+    Attributes
     ----------
-    popular, own : tuple of float
-        Half-lives in days.
-    weights : tuple of float
-        One for each of ``popular``, then one for each of ``own``.
+    popular : tuple of float
+        Half-lives in days of everyone's purchases: ``log(purchases + floor)``.
+    own : tuple of float
+        Half-lives in days of the user's: ``log1p(purchases)``.
+    monthly : bool
+        Whether everyone's purchases are scaled to a month, with `FLOOR`, so that half-lives compare; else they are
+        decayed purchases, with `SMOOTHING`.
     """
 
     popular: tuple[float, ...]
     own: tuple[float, ...]
+    monthly: bool = True
+
+    def everyone(self, histories: Histories, cutoff: Int, size: int) -> Float:
+        """OffsetTerms of drift [len(popular), P, N] before each cut-off (microseconds), once per distinct cut-off."""
+        moments, index = np.unique(cutoff, return_inverse=True)
+        terms = [self._log(counts.popularity(histories, moments, h, size), h)[index] for h in self.popular]
+        return np.stack(terms) if terms else np.zeros((0, len(cutoff), size), np.float32)
+
+    def habit(self, histories: Histories, user: Int, cutoff: Int, size: int) -> Float:
+        """OffsetTerms of habit [len(own), P, N] of P (user, cut-off) points."""
+        terms = [np.log1p(counts.own_points(histories, user, cutoff, h, size)) for h in self.own]
+        return np.stack(terms) if terms else np.zeros((0, len(user), size), np.float32)
+
+    def __call__(self, histories: Histories, user: Int, cutoff: Int, size: int) -> Float:
+        """All terms [K, P, N]: drift, then habit."""
+        return np.concatenate([self.everyone(histories, cutoff, size), self.habit(histories, user, cutoff, size)])
+
+    def _log(self, decayed: Double, half_life: float) -> Float:
+        # a steady rate r gives r · half_life / ln 2 decayed purchases
+        amount = decayed * (MONTH * np.log(2) / half_life) + FLOOR if self.monthly else decayed + SMOOTHING
+        logs: Float = np.log(amount).astype(np.float32)
+        return logs
+
+
+@dataclass(frozen=True)
+class Offset:
+    """``Σ w·log(purchases of everyone) + Σ v·log1p(own purchases)``, decayed at several half-lives.
+
+    Parameters
+    ----------
+    terms : OffsetTerms
+    weights : tuple of float
+        One for each of ``terms.popular``, then one for each of ``terms.own``.
+    """
+
+    terms: OffsetTerms
     weights: tuple[float, ...]
 
     def to_json(self) -> dict[str, Any]:
         """JSON form."""
-        return asdict(self)
+        return {**asdict(self.terms), "weights": self.weights}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Offset:
-        """Read what `to_json` wrote."""
-        return cls(tuple(data["popular"]), tuple(data["own"]), tuple(data["weights"]))
+        """Read what `to_json` wrote, or what an earlier version wrote of habit and drift at one half-life."""
+        if "popularity_half_life" in data:
+            terms = OffsetTerms((float(data["popularity_half_life"]),), tuple(data["half_lives"]), monthly=False)
+        else:
+            terms = OffsetTerms(tuple(data["popular"]), tuple(data["own"]), data.get("monthly", True))
+        return cls(terms, tuple(data["weights"]))
 
     def __call__(self, terms: Float) -> Float:
         """Logits [P, N] of terms [K, P, N]."""
-        logits: Float = np.tensordot(np.asarray(self.weights, np.float32), terms, 1)
-        return logits
+        return weighed(terms, self.weights)
 
     def everyone(self, histories: Histories, cutoff: Int, size: int) -> Float:
         """Drift's share of the logits [P, N]: the same for all users."""
-        terms = popular_terms(histories, cutoff, self.popular, size)
-        found: Float = np.tensordot(np.asarray(self.weights[: len(self.popular)], np.float32), terms, 1)
-        return found
+        return weighed(self.terms.everyone(histories, cutoff, size), self.weights[: len(self.terms.popular)])
 
     def logits(self, histories: Histories, user: Int, cutoff: Int, size: int, everyone: Float | None = None) -> Float:
-        """Logits [P, N] of P (user, cut-off) points; ``everyone`` [P, N] where the caller has it for many users."""
+        """Logits [P, N] of P (user, cut-off) points, from events strictly before each cut-off.
+
+        ``everyone`` [P, N] is `everyone` at the cut-offs, where the caller has it for many users.
+        """
         if everyone is None:
             everyone = self.everyone(histories, cutoff, size)
-        own = np.asarray(self.weights[len(self.popular) :], np.float32)
-        found: Float = everyone + np.tensordot(own, own_terms(histories, user, cutoff, self.own, size), 1)
-        return found
+        habit = self.terms.habit(histories, user, cutoff, size)
+        logits: Float = everyone + weighed(habit, self.weights[len(self.terms.popular) :])
+        return logits
 
 
-def popular_terms(histories: Histories, cutoff: Int, half_lives: tuple[float, ...], size: int) -> Float:
-    """Log of everyone's purchases a month [len(half_lives), P, N] before each cut-off (microseconds)."""
-    moments, index = np.unique(cutoff, return_inverse=True)
-    return np.stack([_log_rate(counts.popularity(histories, moments, h, size), h)[index] for h in half_lives])
-
-
-def own_terms(histories: Histories, user: Int, cutoff: Int, half_lives: tuple[float, ...], size: int) -> Float:
-    """log1p of own decayed purchases [len(half_lives), P, N]."""
-    found = [np.log1p(counts.own_points(histories, user, cutoff, h, size)) for h in half_lives]
-    return np.stack(found) if found else np.zeros((0, len(user), size), np.float32)
-
-
-def _log_rate(decayed: Double, half_life: float) -> Float:
-    # a steady rate r gives r · half_life / ln 2 decayed purchases
-    rate: Float = np.log(decayed * (MONTH * np.log(2) / half_life) + FLOOR).astype(np.float32)
-    return rate
+def weighed(terms: Float, weights: tuple[float, ...] | Double) -> Float:
+    """``Σ w·term`` [P, N] of terms [K, P, N]."""
+    logits: Float = np.tensordot(np.asarray(weights, np.float32), terms, 1)
+    return logits
 
 
 def weigh(terms: Float, target: Float, deviation: Float | None = None) -> tuple[tuple[float, ...], float]:
     """Weights of the offset's terms [K, P, N] by likelihood, and the strength of a deviation [P, N] beside them.
 
-    Terms are held to an equal share each and the deviation to nothing (`advprior.predictors.logit.RIDGE`).
+    OffsetTerms are held to an equal share each and the deviation to nothing (`advprior.predictors.logit.RIDGE`).
     """
     centre = np.full(len(terms), 1.0 / len(terms))
     if deviation is not None:
@@ -116,10 +152,7 @@ class Around:
     """
 
     def __init__(self, past: Histories, half_life: float, size: int) -> None:
-        began = np.full(len(past), np.iinfo(np.int64).max)
-        some = np.diff(past.offsets) > 0
-        began[some] = past.time[past.offsets[:-1][some]]
-        later = past.time > began[past.user_of_row]
+        later = past.time > counts.first_times(past)[past.user_of_row]
         day = past.time[later] // counts.DAY
         self._first = int(day.min()) if len(day) else 0
         days = int(day.max()) - self._first + 1 if len(day) else 1

@@ -28,7 +28,6 @@ from advprior.predictors.base import (
     Scorer,
     require_parity,
 )
-from advprior.predictors.habit import Habit
 from advprior.predictors.llm.prompts import DAY, Detail, Prompt, PromptEncoder, PromptStyle, occasions_before
 from advprior.predictors.offset import Offset
 from advprior.store.arrays import Float, Int
@@ -60,7 +59,7 @@ class PromptSettings(_Strict):
 
 
 class HabitSettings(_Strict):
-    """Habit and drift that the network starts from (see `advprior.predictors.habit`)."""
+    """Habit and drift that the network starts from (see `advprior.predictors.offset`)."""
 
     popularity_half_life_days: float = Field(default=30.0, gt=0)
     half_lives_days: tuple[float, ...] = (60.0, 14.0)
@@ -213,9 +212,8 @@ class LLMPredictor(Predictor):
         }
 
     def scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> Scorer:
-        saved = json.loads((self.run / "habit.json").read_text())
-        habit: Habit | Offset = Offset.from_json(saved) if "popular" in saved else Habit.from_json(saved)
-        return LLMScorer(self.encoder(), habit, len(self.catalog), onnx, device, threads)
+        start = Offset.from_json(json.loads((self.run / "habit.json").read_text()))
+        return LLMScorer(self.encoder(), start, len(self.catalog), onnx, device, threads)
 
     def interest_scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> InterestScorer | None:
         if not (self.run / INTERESTS_FILE).is_file():
@@ -241,7 +239,7 @@ class LLMScorer(NetworkScorer):
     Parameters
     ----------
     encoder : PromptEncoder
-    habit : Habit or Offset
+    habit : Offset
         What the logits start from, as of each snapshot.
     size : int
         N.
@@ -256,7 +254,7 @@ class LLMScorer(NetworkScorer):
     def __init__(
         self,
         encoder: PromptEncoder,
-        habit: Habit | Offset,
+        habit: Offset,
         size: int,
         onnx: Path,
         device: str = "auto",

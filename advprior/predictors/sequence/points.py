@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from advprior.history.counts import DAY
 from advprior.history.histories import Histories
@@ -33,16 +32,42 @@ class Waits:
     user: Int
     begin: Int
     end: Int
-    weight: npt.NDArray[np.float32]
+    weight: Float
 
     def __len__(self) -> int:
         return len(self.user)
 
+    def draw(self, rng: np.random.Generator) -> Int:
+        """A moment [W] within each wait: events before it are known."""
+        return (self.begin + rng.random(len(self)) * (self.end - self.begin + 1)).astype(np.int64)
 
-def waits(
-    past: Histories, horizon: int, *, cutoff: int, half_life_days: float | None, gap_power: float, most: int, seed: int
-) -> Waits:
-    """Every wait that ends before ``cutoff`` (microseconds), at most ``most`` a user, drawn by lot beyond that.
+
+@dataclass(frozen=True)
+class WaitRules:
+    """Which waits are labels, and what each counts for.
+
+    Attributes
+    ----------
+    horizon : int
+        Microseconds: the longest wait that is asked about.
+    half_life_days : float, optional
+        A wait that ended so long before the cut-off counts for half.
+    gap_power : float
+        A wait counts for ``(wait / horizon) ** gap_power``.
+    most : int
+        Waits of one user, drawn at random beyond that.
+    seed : int
+    """
+
+    horizon: int
+    half_life_days: float | None
+    gap_power: float
+    most: int
+    seed: int
+
+
+def waits(past: Histories, cutoff: int, rules: WaitRules) -> Waits:
+    """Every wait that ends before ``cutoff`` (microseconds), by the rules.
 
     A first purchase is waited for by nobody that is known yet, so it is no label.
     """
@@ -50,41 +75,39 @@ def waits(
     keep = (np.diff(user, prepend=-1) == 0) & (np.diff(time, prepend=0) > 0) & (time < cutoff)
     row = np.flatnonzero(keep)
     if len(row):
-        lot = np.random.default_rng(seed).random(len(row))
-        order = np.lexsort([lot, user[row]])
+        draw = np.random.default_rng(rules.seed).random(len(row))
+        order = np.lexsort([draw, user[row]])
         first = np.searchsorted(user[row][order], user[row][order])
-        row = np.sort(row[order[np.arange(len(row)) - first < most]])
+        row = np.sort(row[order[np.arange(len(row)) - first < rules.most]])
     end = time[row]
-    begin = np.maximum(time[row - 1] + 1, end - horizon + 1)
-    weight = ((end - begin + 1) / horizon) ** gap_power
-    if half_life_days is not None:
-        weight = weight * 0.5 ** ((cutoff - end) / (half_life_days * DAY))
+    begin = np.maximum(time[row - 1] + 1, end - rules.horizon + 1)
+    weight = ((end - begin + 1) / rules.horizon) ** rules.gap_power
+    if rules.half_life_days is not None:
+        weight = weight * 0.5 ** ((cutoff - end) / (rules.half_life_days * DAY))
     return Waits(user[row], begin, end, weight.astype(np.float32))
 
 
-def draw(found: Waits, rng: np.random.Generator) -> Int:
-    """A moment [W] within each wait: events before it are known."""
-    return (found.begin + rng.random(len(found)) * (found.end - found.begin + 1)).astype(np.int64)
+@dataclass(frozen=True)
+class Target:
+    """What a point is asked: the advertisers of its next occasion alone (``first``), or of all within the horizon.
 
+    Attributes
+    ----------
+    horizon : int
+        Microseconds.
+    size : int
+        N.
+    first : bool
+    """
 
-def truth(histories: Histories, user: Int, moment: Int, end: Int, horizon: int, size: int, *, first: bool) -> Float:
-    """Targets [P, N], rows that sum to one: of the occasion at ``end`` alone, or of all within the horizon."""
-    until = end - moment + 1 if first else horizon
-    found = dense(*next_advertisers_within(histories, user, moment, until), size)
-    shares: Float = found / np.maximum(found.sum(1, keepdims=True), 1.0)
-    return shares
+    horizon: int
+    size: int
+    first: bool
 
-
-def next_advertisers_within(histories: Histories, user: Int, moment: Int, span: int | Int) -> tuple[Int, Int]:
-    """Distinct advertisers in ``[moment, moment + span)`` of each point, as `next_advertisers` gives them."""
-    if isinstance(span, int):
-        return next_advertisers(histories, user, moment - 1, span)
-    start = histories.seek(user, moment)
-    stop = histories.seek(user, moment + span)
-    length = stop - start
-    point = np.repeat(np.arange(len(user), dtype=np.int64), length)
-    row = np.arange(length.sum(), dtype=np.int64) - np.repeat(np.cumsum(length) - length, length) + start[point]
-    size = int(histories.advertiser.max()) + 1 if len(histories.advertiser) else 1
-    pairs = np.unique(point * size + histories.advertiser[row])
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(pairs // size, minlength=len(user)))])
-    return offsets.astype(np.int64), (pairs % size).astype(np.int64)
+    def shares(self, histories: Histories, user: Int, moment: Int, end: Int) -> Float:
+        """Targets [P, N] of points whose next occasion is at ``end``; rows sum to one."""
+        until = end - moment + 1 if self.first else self.horizon
+        # a point sees events before its moment: what happens at that very time is target
+        bought = dense(*next_advertisers(histories, user, moment - 1, until), self.size)
+        shares: Float = bought / np.maximum(bought.sum(1, keepdims=True), 1.0)
+        return shares

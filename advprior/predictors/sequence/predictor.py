@@ -16,7 +16,7 @@ import numpy as np
 from advprior.history.catalog import Catalog
 from advprior.history.histories import Histories
 from advprior.predictors.base import FitData, Predictor, Scorer
-from advprior.predictors.offset import Offset, own_terms, popular_terms
+from advprior.predictors.offset import Offset
 from advprior.predictors.sequence.settings import EncoderSettings, HybridSettings, SequenceSettings
 from advprior.predictors.sequence.tokens import Tokens, Vocabulary, windows
 from advprior.store.arrays import Float, Int
@@ -124,7 +124,7 @@ class _SequenceScorer(Scorer):
         self._session = open_session(onnx / "model.onnx", device=device, threads=threads, many=True)
         self.provider = self._session.provider
         self._vocabulary, self._offset = predictor.vocabulary, predictor.offset
-        self.half_lives = self._offset.popular
+        self.half_lives = self._offset.terms.popular
         self._context = predictor.fitted.network.context
         self._size = len(predictor.catalog)
         self._seen: tuple[Histories, Tokens] | None = None
@@ -146,7 +146,7 @@ class _SequenceScorer(Scorer):
             self._seen = (histories, Tokens(histories, self._vocabulary))
         tokens = self._seen[1]
         drift = np.tile(self._popular(histories, cutoffs), (1, len(user) // max(len(cutoffs), 1), 1))
-        offset = self._offset(np.concatenate([drift, own_terms(histories, user, moment, self._offset.own, self._size)]))
+        offset = self._offset(np.concatenate([drift, self._offset.terms.habit(histories, user, moment, self._size)]))
         out = np.empty((len(user), self._size), np.float32)
         found = list(windows(histories, user, moment, self._context))
         found.sort(key=lambda w: w.rows.stop - w.rows.start)
@@ -167,7 +167,7 @@ class _SequenceScorer(Scorer):
         """Drift [K, S, N] at the snapshots, the same for all users."""
         key = cutoffs.tobytes()
         if self._drift is None or self._drift[0] is not histories or self._drift[1] != key:
-            self._drift = (histories, key, popular_terms(histories, cutoffs, self._offset.popular, self._size))
+            self._drift = (histories, key, self._offset.terms.everyone(histories, cutoffs, self._size))
         return self._drift[2]
 
 

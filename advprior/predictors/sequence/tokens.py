@@ -83,6 +83,10 @@ class Window:
     points: Int
     positions: Int
 
+    def __len__(self) -> int:
+        """Tokens, with the profile's."""
+        return int(self.rows.stop - self.rows.start) + 1
+
 
 def gap_bucket(microseconds: npt.NDArray[np.int64]) -> Int:
     """Bucket of a time between purchases.
@@ -129,7 +133,7 @@ class Tokens:
     """Codes of every row of some histories, computed once."""
 
     def __init__(self, histories: Histories, vocabulary: Vocabulary) -> None:
-        self._histories = histories
+        self.histories = histories
         self._category = vocabulary.category_codes(histories)
         self._profile = vocabulary.profile_codes(histories)
         self._price = price_bucket(histories.value) if len(histories.value) else np.zeros(len(histories.time), np.int64)
@@ -152,7 +156,7 @@ class Tokens:
         tokens = {
             name: padded([column[r] if len(r) else column[:0] for r in rows], least=1)
             for name, column in (
-                ("advertiser", self._histories.advertiser),
+                ("advertiser", self.histories.advertiser),
                 ("category", self._category),
                 ("price", self._price),
                 ("gap", self._gap),
@@ -161,8 +165,8 @@ class Tokens:
         since = []
         for w in windows:
             last = w.rows.start + w.positions - 1
-            waited = moment[w.points] - self._histories.time[np.maximum(last, 0)] if len(self._histories.time) else 0
-            nothing = (w.positions == 0) & (w.rows.start == self._histories.offsets[w.user])
+            waited = moment[w.points] - self.histories.time[np.maximum(last, 0)] if len(self.histories.time) else 0
+            nothing = (w.positions == 0) & (w.rows.start == self.histories.offsets[w.user])
             since.append(np.where(nothing, GAPS - 1, gap_bucket(np.asarray(waited))))
         return {
             **tokens,

@@ -19,7 +19,7 @@ import numpy as np
 
 from advprior.history import counts
 from advprior.history.histories import Histories
-from advprior.predictors.habit import SMOOTHING
+from advprior.predictors.offset import SMOOTHING
 from advprior.store.arrays import Bool, Double, Float, Int
 
 OWN_HALF_LIFE = 365.0  # days

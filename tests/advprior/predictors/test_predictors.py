@@ -14,9 +14,9 @@ from advprior.history import counts
 from advprior.history.catalog import Catalog
 from advprior.history.histories import build_histories, micros
 from advprior.pipeline.fit import finetune, read_settings
-from advprior.predictors.habit import Habit, habit_terms
 from advprior.predictors.llm.predictor import LLMScorer
 from advprior.predictors.llm.tuning.model import AdvertiserModel
+from advprior.predictors.offset import Offset, OffsetTerms
 from advprior.predictors.registry import KINDS, load_predictor, predictor_class
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest
@@ -71,7 +71,7 @@ def test_batched_equals_one_by_one(fitted: Fitted) -> None:
     whole = histories(fitted)
     predictor = load_predictor(fitted.model("llm"))
     onnx = fitted.model("llm") / "onnx"
-    habit = Habit.from_json(json.loads((predictor.run / "habit.json").read_text()))
+    habit = Offset.from_json(json.loads((predictor.run / "habit.json").read_text()))
     users = np.arange(20, dtype=np.int64)
     together, alone = (
         LLMScorer(predictor.encoder(), habit, len(predictor.catalog), onnx, "cpu", token_budget=budget).score(
@@ -87,7 +87,7 @@ def test_llm_scores_as_the_torch_model(fitted: Fitted) -> None:
     predictor = load_predictor(fitted.model("llm"))
     model = AdvertiserModel.from_pretrained(predictor.run / "model").eval()
     encoder = predictor.encoder()
-    habit = Habit.from_json(json.loads((predictor.run / "habit.json").read_text()))
+    habit = Offset.from_json(json.loads((predictor.run / "habit.json").read_text()))
     scored = predictor.scorer(predictor.run / "onnx", "cpu").score(whole, np.asarray([2]), SNAPSHOTS[-1:])
     prompt = encoder.prompt(whole.before(int(SNAPSHOTS[-1])), 2)
     (window,) = encoder.windows(prompt, np.asarray([len(prompt.ends)]))
@@ -212,7 +212,7 @@ def test_popularity_in_one_pass_equals_each_cutoff_on_its_own() -> None:
 
 def test_habit_is_as_of_the_cutoff() -> None:
     histories = histories_of([[(10, 0)], [(20, 1)]])
-    terms = habit_terms(histories, np.asarray([0, 0]), np.asarray([10, 11]), 30.0, (7.0,), 2)
+    terms = OffsetTerms((30.0,), (7.0,), monthly=False)(histories, np.asarray([0, 0]), np.asarray([10, 11]), 2)
     assert terms.shape == (2, 2, 2)
     assert terms[1, 0].tolist() == [0.0, 0.0]
     assert terms[1, 1, 0] > 0

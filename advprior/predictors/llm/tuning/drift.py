@@ -18,7 +18,7 @@ from advprior.predictors.llm.predictor import LLMSettings
 from advprior.predictors.llm.tuning.batches import TrainingBatches
 from advprior.predictors.llm.tuning.points import Points
 from advprior.predictors.logit import fit_logit, log_softmax
-from advprior.predictors.offset import Around, Offset, own_terms, popular_terms, weigh
+from advprior.predictors.offset import Around, Offset, OffsetTerms, weigh, weighed
 from advprior.store.arrays import Float
 from advprior.store.errors import AdvpriorError
 
@@ -47,6 +47,7 @@ class Drift:
     def __init__(self, data: FitData, points: list[Points], order: list[int], settings: LLMSettings) -> None:
         self._data, self._points, self._settings = data, points, settings
         self._size = len(data.catalog)
+        self._shape = OffsetTerms(settings.drift.popular, settings.habit.half_lives_days)
         self.border = data.cutoff - int(settings.training.valid_days * DAY)
         for p in points:
             p.offset = np.zeros((len(p.moments), self._size), np.float32)
@@ -56,13 +57,7 @@ class Drift:
         self._truth = np.concatenate([points[i].truth[points[i].valid] for i in order])
         # a point's targets share it, as in the loss
         self._truth = self._truth / np.maximum(self._truth.sum(1, keepdims=True), 1.0)
-        half_lives = settings.habit.half_lives_days
-        self._terms: Float = np.concatenate(
-            [
-                popular_terms(data.histories, moment, settings.drift.popular, self._size),
-                own_terms(data.histories, user, moment, half_lives, self._size),
-            ]
-        )
+        self._terms: Float = self._shape(data.histories, user, moment, self._size)
         self._order = order
 
     def alone(self) -> Float:
@@ -89,8 +84,7 @@ class Drift:
             stop = start + int(p.valid.sum())
             p.offset[p.valid] = logits[start:stop]
             start = stop
-        settings = self._settings
-        return Offset(settings.drift.popular, settings.habit.half_lives_days, weights), strength
+        return Offset(self._shape, weights), strength
 
     def up_to_cutoff(self) -> int:
         """Make the points of all labels before the cut-off training points; how many there are."""
@@ -113,11 +107,9 @@ class Drift:
                 fix="move finetune_end later, lower valid_days, or add events",
             )
         around = Around(self._data.histories.before(end), settings.drift.around_days, size)
-        half_lives = settings.habit.half_lives_days
 
         def terms(user: Any, moment: Any, ends: Any) -> Float:
-            own = own_terms(self._data.histories, user, moment, half_lives, size)
-            return np.concatenate([around(ends)[None], own])
+            return np.concatenate([around(ends)[None], self._shape.habit(self._data.histories, user, moment, size)])
 
         user = np.concatenate([np.full(int(p.train.sum()), p.user) for p in some])
         moment, ends, weight = (
@@ -128,7 +120,7 @@ class Drift:
         if len(user) > SAMPLE:
             chosen = np.random.default_rng(settings.training.seed).choice(len(user), SAMPLE, replace=False)
         share = truth[chosen] / np.maximum(truth[chosen].sum(1, keepdims=True), 1.0) * weight[chosen][:, None]
-        start = [1.0] + [0.5] * len(half_lives)
+        start = [1.0] + [0.5] * len(self._shape.own)
         weights = fit_logit(terms(user[chosen], moment[chosen], ends[chosen]), share, centre=start)
         del truth
         # many points at a time: a pass over everyone's events each time, and not all terms at once
@@ -138,11 +130,10 @@ class Drift:
             done = stops[begin - 1] if begin else 0
             stop = max(int(np.searchsorted(stops, done + 20_000, side="right")), begin + 1)
             rows = slice(int(done), int(stops[stop - 1]))
-            logits = np.tensordot(np.asarray(weights, np.float32), terms(user[rows], moment[rows], ends[rows]), 1)
+            logits = weighed(terms(user[rows], moment[rows], ends[rows]), weights)
             for p, part in zip(some[begin:stop], np.split(logits, stops[begin : stop - 1] - done), strict=True):
                 p.offset[p.train] = part
             begin = stop
 
     def _logits(self, weights: tuple[float, ...]) -> Float:
-        logits: Float = np.tensordot(np.asarray(weights, np.float32), self._terms, 1)
-        return logits
+        return weighed(self._terms, weights)

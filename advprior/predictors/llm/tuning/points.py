@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from advprior.history.counts import DAY, own_points
+from advprior.history.counts import DAY
 from advprior.history.histories import Histories
 from advprior.history.targets import dense, first_occasion, next_advertisers
 from advprior.predictors.base import FitData
-from advprior.predictors.habit import Habit, habit_terms
 from advprior.predictors.llm.predictor import LLMSettings
 from advprior.predictors.llm.prompts import PromptEncoder, Window, occasions_before
 from advprior.predictors.logit import fit_logit
+from advprior.predictors.offset import Offset, OffsetTerms
 from advprior.store.arrays import Float, Int
 
 CHUNK_USERS = 1000
@@ -169,7 +169,7 @@ class _Targets:
         return dense(offsets, self._index[at], self._size)
 
 
-def fit_habit(data: FitData, points: list[Points], settings: LLMSettings, limit: int = 6000) -> Habit:
+def fit_habit(data: FitData, points: list[Points], settings: LLMSettings, limit: int = 6000) -> Offset:
     """Habit and drift weights on (a sample of) the training points; fills in every point's offset."""
     user = np.concatenate([np.full(len(p.moments), p.user) for p in points])
     moment = np.concatenate([p.moments for p in points])
@@ -181,14 +181,13 @@ def fit_habit(data: FitData, points: list[Points], settings: LLMSettings, limit:
     # a point's whole truth scaled is a weight of the point in the likelihood
     chosen = [(points[i], row - starts[i]) for i, row in zip(owner, train, strict=True)]
     truth = np.stack([p.truth[row] * p.weight[row] for p, row in chosen])
-    half_life, half_lives = settings.habit.popularity_half_life_days, settings.habit.half_lives_days
     size = len(data.catalog)
+    shape = OffsetTerms((settings.habit.popularity_half_life_days,), settings.habit.half_lives_days, monthly=False)
     # popularity hardly moves within a day
-    terms = habit_terms(data.histories, user[train], moment[train] // DAY * DAY, half_life, (), size)
-    own = [own_points(data.histories, user[train], moment[train], h, size) for h in half_lives]
-    terms = np.concatenate([terms, np.log1p(own).reshape(-1, len(train), size)])
-    weights = fit_logit(terms, truth, centre=[1.0, *[0.0] * len(own)])
-    habit = Habit(half_life, tuple(half_lives), tuple(map(float, weights)))
+    drift = shape.everyone(data.histories, moment[train] // DAY * DAY, size)
+    terms = np.concatenate([drift, shape.habit(data.histories, user[train], moment[train], size)])
+    weights = fit_logit(terms, truth, centre=[1.0, *[0.0] * len(shape.own)])
+    habit = Offset(shape, tuple(map(float, weights)))
     # many points a pass over everyone's events, but not all: a row of logits each is the most memory of a fit
     first = 0
     while first < len(points):

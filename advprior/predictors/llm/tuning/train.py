@@ -21,7 +21,6 @@ from torch import nn
 from advprior.history.interests import Interests
 from advprior.history.targets import quality
 from advprior.predictors.base import BEFORE, FitData
-from advprior.predictors.habit import Habit
 from advprior.predictors.llm.predictor import LLMSettings
 from advprior.predictors.llm.prompts import PromptEncoder, PromptStyle
 from advprior.predictors.llm.tuning.base import Base, load_base
@@ -74,7 +73,7 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
     points = training_points(data, encoder, settings)
     counts = _require_points(points)
     drift: Drift | None = None
-    habit: Habit | Offset
+    habit: Offset
     if settings.drift.around_days is None:
         habit = fit_habit(data, points, settings)
 
@@ -173,7 +172,7 @@ def _write(
     head: NameHead,
     interest_head: NameHead | None,
     settings: LLMSettings,
-    habit: Habit | Offset,
+    habit: Offset,
     encoder: PromptEncoder,
     tokenizer: Any,
     data: FitData,

@@ -13,11 +13,10 @@ from advprior.predictors.base import require_parity
 from advprior.predictors.llm.tuning.export import quiet
 from advprior.predictors.sequence.settings import SequenceSettings
 from advprior.predictors.sequence.tokens import GAPS, PRICES, Vocabulary
-from advprior.predictors.sequence.tuning.network import SequenceNetwork, as_tensors
+from advprior.predictors.sequence.tuning.network import INPUTS, SequenceNetwork, as_tensors
 from advprior.predictors.sequence.tuning.train import WEIGHTS
 from advprior.store.arrays import Float
 
-INPUTS = ("advertiser", "category", "price", "gap", "profile", "positions", "since", "offset")
 _SHAPES = ((1, 1, 1), (3, 2, 2), (2, 17, 5), (5, 63, 3))  # batch, tokens, points
 
 
@@ -66,7 +65,7 @@ def export_sequence(
     for batch, tokens, points in _SHAPES:
         case = _case(rng, batch, min(tokens, settings.network.context), points, size, vocabulary)
         with torch.inference_mode():
-            ours = network(**as_tensors(case)).numpy()
+            ours = network(*as_tensors(case).values()).numpy()
         kept = {name: case[name] for name in session.inputs}
         worst = float(np.fmax(worst, np.abs(ours - session.run_inputs(kept)).max()))
         require_parity(worst, f"{out} at batch {batch}, {tokens} tokens, {points} points")

@@ -17,6 +17,10 @@ from torch.nn import functional
 from advprior.predictors.sequence.settings import NetworkSettings
 from advprior.predictors.sequence.tokens import GAPS, PRICES, Vocabulary
 
+Batch = dict[str, torch.Tensor]
+#: In the order of the exported graph: [B, T] tokens, [B, F] profile, [B, P] points, [B, P, N] offset
+INPUTS = ("advertiser", "category", "price", "gap", "profile", "positions", "since", "offset")
+
 
 class Block(nn.Module):
     """Causal self-attention and a feed-forward layer, both on normalised inputs."""
@@ -102,50 +106,42 @@ class SequenceNetwork(nn.Module):
             read, score = read + self.read(self.encodings), score + self.name(self.encodings)
         return read, score
 
-    def deviation(
-        self,
-        advertiser: torch.Tensor,
-        category: torch.Tensor,
-        price: torch.Tensor,
-        gap: torch.Tensor,
-        profile: torch.Tensor,
-        positions: torch.Tensor,
-        since: torch.Tensor,
-    ) -> torch.Tensor:
-        """Logits [B, P, N] before the offset: how a user differs from everyone."""
+    def deviation(self, batch: Batch) -> torch.Tensor:
+        """Logits [B, P, N] before the offset: how a user differs from everyone.
+
+        ``batch`` is what `advprior.predictors.sequence.tokens.Tokens.batch` makes, as tensors.
+        """
         read, score = self.advertisers()
-        place = torch.arange(advertiser.shape[1], device=advertiser.device)
-        tokens = read[advertiser] + self.category(category) + self.price(price) + self.gap(gap) + self.place(place)
+        states = self._states(read, batch)
+        index = batch["positions"].unsqueeze(-1).expand(-1, -1, states.shape[-1])
+        # embeddings are small for the head's sake; beside states they are wanted near one
+        states = self.norm(torch.gather(states, 1, index)) + math.sqrt(states.shape[-1]) * self.since(batch["since"])
+        deviation: torch.Tensor = self.readout(states) @ score.T
+        return deviation
+
+    def _states(self, read: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """States [B, 1 + T, width]: of the profile alone, and after each purchase."""
+        advertiser = batch["advertiser"]
+        place = self.place(torch.arange(advertiser.shape[1], device=advertiser.device))
+        parts = (self.category(batch["category"]), self.price(batch["price"]), self.gap(batch["gap"]), place)
+        tokens = sum(parts, read[advertiser])
         start = self.start.expand(advertiser.shape[0], -1)
         for column, embedding in enumerate(self.profile):
-            start = start + embedding(profile[:, column])
-        # embeddings are small for the head's sake; the transformer wants them near one
+            start = start + embedding(batch["profile"][:, column])
         x = self.dropout(torch.cat([start.unsqueeze(1), tokens], 1) * math.sqrt(start.shape[-1]))
         order = torch.arange(x.shape[1], device=x.device)
         mask = (order[None, :] > order[:, None]).to(x.dtype) * -1e9
         for block in self.blocks:
             x = block(x, mask)
-        index = positions.unsqueeze(-1).expand(-1, -1, x.shape[-1])
-        states = self.norm(torch.gather(x, 1, index)) + math.sqrt(start.shape[-1]) * self.since(since)
-        deviation: torch.Tensor = self.readout(states) @ score.T
-        return deviation
+        states: torch.Tensor = x
+        return states
 
-    def forward(
-        self,
-        advertiser: torch.Tensor,
-        category: torch.Tensor,
-        price: torch.Tensor,
-        gap: torch.Tensor,
-        profile: torch.Tensor,
-        positions: torch.Tensor,
-        since: torch.Tensor,
-        offset: torch.Tensor,
-    ) -> torch.Tensor:
-        """Log-probabilities [B, P, N]: the deviation at its strength on top of the offset [B, P, N]."""
-        deviation = self.deviation(advertiser, category, price, gap, profile, positions, since)
-        return torch.log_softmax(deviation * self.strength + offset, dim=-1)
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities [B, P, N] of `INPUTS`: the deviation at its strength on top of the offset [B, P, N]."""
+        batch = dict(zip(INPUTS, inputs, strict=True))
+        return torch.log_softmax(self.deviation(batch) * self.strength + batch["offset"], dim=-1)
 
 
-def as_tensors(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+def as_tensors(batch: dict[str, Any]) -> Batch:
     """Torch tensors of a batch of arrays."""
     return {name: torch.from_numpy(array) for name, array in batch.items()}

@@ -4,22 +4,21 @@ import numpy as np
 
 from advprior.history.counts import DAY
 from advprior.history.histories import Histories
-from advprior.predictors.offset import FLOOR, Around, popular_terms
-from advprior.predictors.sequence.points import draw, truth, waits
+from advprior.predictors.offset import FLOOR, Around, OffsetTerms
+from advprior.predictors.sequence.points import Target, WaitRules, Waits, waits
 
 H = Histories(
     ("u", "v"), ("", ""), np.array([0, 4, 5]), np.array([1, 11, 11, 400, 5], np.int64) * DAY, np.array([0, 1, 2, 1, 0])
 )  # fmt: skip
 
 
-def found(**options):
-    return waits(
-        H, 30 * DAY, cutoff=500 * DAY, **{"half_life_days": None, "gap_power": 1.0, "most": 9, "seed": 0, **options}
-    )
+def waits_of(**options: object) -> Waits:
+    rules = {"half_life_days": None, "gap_power": 1.0, "most": 9, "seed": 0, **options}
+    return waits(H, 500 * DAY, WaitRules(horizon=30 * DAY, **rules))
 
 
 def test_waits_end_at_an_occasion_and_start_after_the_one_before() -> None:
-    w = found()
+    w = waits_of()
     assert w.user.tolist() == [0, 0]
     assert (w.begin // DAY).tolist() == [1, 370]
     assert w.end.tolist() == [11 * DAY, 400 * DAY]
@@ -29,32 +28,33 @@ def test_waits_end_at_an_occasion_and_start_after_the_one_before() -> None:
 
 def test_old_waits_weigh_less_and_a_busy_user_gives_a_sample() -> None:
     np.testing.assert_allclose(
-        found(gap_power=0.0, half_life_days=389.0).weight[1] / found(gap_power=0.0, half_life_days=389.0).weight[0],
+        waits_of(gap_power=0.0, half_life_days=389.0).weight[1]
+        / waits_of(gap_power=0.0, half_life_days=389.0).weight[0],
         2.0,
         rtol=1e-6,
     )
-    assert len(found(most=1)) == 1
+    assert len(waits_of(most=1)) == 1
 
 
 def test_a_drawn_moment_is_after_what_is_known_and_not_after_the_label() -> None:
-    w = found()
+    w = waits_of()
     for seed in range(200):
-        moment = draw(w, np.random.default_rng(seed))
+        moment = w.draw(np.random.default_rng(seed))
         assert (moment >= w.begin).all()
         assert (moment <= w.end).all()
 
 
 def test_targets_of_the_first_occasion_share_and_all_reach_the_horizon() -> None:
     user, moment, end = np.array([0, 0]), np.array([2, 380]) * DAY, np.array([11, 400]) * DAY
-    assert truth(H, user, moment, end, 400 * DAY, 3, first=True).tolist() == [[0, 0.5, 0.5], [0, 1, 0]]
-    assert truth(H, user, moment, end, 400 * DAY, 3, first=False).tolist() == [[0, 0.5, 0.5], [0, 1, 0]]
-    assert truth(H, user[:1], np.array([0]), end[:1], 5 * DAY, 3, first=False).tolist() == [[1, 0, 0]]
+    assert Target(400 * DAY, 3, first=True).shares(H, user, moment, end).tolist() == [[0, 0.5, 0.5], [0, 1, 0]]
+    assert Target(400 * DAY, 3, first=False).shares(H, user, moment, end).tolist() == [[0, 0.5, 0.5], [0, 1, 0]]
+    assert Target(5 * DAY, 3, first=False).shares(H, user[:1], np.array([0]), end[:1]).tolist() == [[1, 0, 0]]
 
 
 def test_drift_around_a_day_knows_both_sides_and_drift_so_far_only_one() -> None:
     around = Around(H, 10.0, 3)
     # purchases that are no user's first: 1 and 2 on day 11, 1 on day 400
     np.testing.assert_allclose(np.exp(around(np.array([1, 21]) * DAY)) - FLOOR, [[0, 1, 1], [0, 0.5, 0.5]], atol=1e-6)
-    steady = popular_terms(H, np.array([11, 12]) * DAY, (30.0,), 3)[0]
+    steady = OffsetTerms((30.0,), ()).everyone(H, np.array([11, 12]) * DAY, 3)[0]
     assert np.allclose(np.exp(steady[0])[1:], FLOOR)
     assert (np.exp(steady[1])[1:] > 0.5).all()

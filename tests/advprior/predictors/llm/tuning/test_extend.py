@@ -10,8 +10,8 @@ from advprior.cli.catalog import changes, read
 from advprior.history.catalog import Catalog
 from advprior.history.histories import build_histories, micros
 from advprior.pipeline.fit import finetune
-from advprior.predictors.habit import log_popularity
 from advprior.predictors.logit import log_softmax
+from advprior.predictors.offset import OffsetTerms
 from advprior.predictors.registry import load_predictor, predictor_class
 from advprior.store.runs import read_manifest
 from advprior.store.tables import load_tables
@@ -78,7 +78,8 @@ def test_old_advertisers_keep_their_priors(folder, kind) -> None:
 @pytest.mark.parametrize("kind", ["llm", "text"])
 def test_a_new_advertiser_is_placed_better_than_by_popularity(folder, kind) -> None:
     catalog, histories, found = priors(folder, f"{kind}2")
-    popular = log_softmax(log_popularity(histories, np.asarray([NOW], np.int64), 30.0, len(catalog)))[0]
+    terms = OffsetTerms((30.0,), (), monthly=False).everyone(histories, np.asarray([NOW], np.int64), len(catalog))
+    popular = log_softmax(terms[0])[0]
     users = {a: [u for u in range(60) if list("tsb")[u % 3] == kind_of(a)] for a in NEW}
     ours = np.mean([found[users[a], catalog.index[a]].mean() for a in NEW])
     theirs = np.mean([popular[catalog.index[a]] for a in NEW])

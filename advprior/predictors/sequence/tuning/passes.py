@@ -1,0 +1,223 @@
+"""Passes over the labels: one learner, its learning rate, and the judge that looks on after each pass."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from advprior.history.counts import DAY
+from advprior.history.histories import Histories
+from advprior.history.targets import quality
+from advprior.predictors.logit import fit_logit, log_softmax
+from advprior.predictors.offset import Around, OffsetTerms, weigh, weighed
+from advprior.predictors.sequence.points import Target, Waits
+from advprior.predictors.sequence.settings import SequenceSettings
+from advprior.predictors.sequence.tokens import Tokens, Vocabulary, Window, windows
+from advprior.predictors.sequence.tuning.network import SequenceNetwork, as_tensors
+from advprior.predictors.sequence.tuning.snapshots import CELLS, Snapshots
+from advprior.store.arrays import Float, Int
+
+WARM_UP = 0.05  # of all steps
+LEAST_SHARE = 0.05  # of the peak learning rate, at the end
+JUDGED_TOKENS = 8192  # of one batch when nothing is learnt
+Curve = list[dict[str, Any]]
+Weighing = tuple[tuple[float, ...], float]  # of the offset's terms, and the strength of the deviation
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a learner follows.
+
+    Attributes
+    ----------
+    settings : SequenceSettings
+    target : Target
+    planned : int
+        Passes that the learning rate falls over.
+    encodings : float32 [N, D], optional
+        Of the advertisers' texts.
+    """
+
+    settings: SequenceSettings
+    target: Target
+    planned: int
+    encodings: Float | None = None
+
+
+class Judge:
+    """Figures on the labels that choose, of network and offset weighed together.
+
+    Parameters
+    ----------
+    histories : Histories
+    asked : Snapshots
+    shape : OffsetTerms
+
+    Attributes
+    ----------
+    terms : float32 [K, P, N]
+        What is known at each point without the network: drift so far, then habit.
+    """
+
+    def __init__(self, histories: Histories, asked: Snapshots, shape: OffsetTerms) -> None:
+        self._histories, self._asked, self.shape = histories, asked, shape
+        self.terms = shape(histories, asked.user, asked.moment, asked.target.shape[1])
+
+    def __call__(self, network: SequenceNetwork, vocabulary: Vocabulary) -> tuple[dict[str, float], Weighing]:
+        """Columns of the curve, and what was weighed."""
+        asked = self._asked
+        away = deviations(network, Tokens(self._histories, vocabulary), asked)
+        weights, strength = weigh(self.terms, asked.target, away)
+        now = quality(log_softmax(weighed(self.terms, weights) + strength * away), asked.target)
+        columns = {f"valid_{name}": now[name] for name in ("nll", "recall@5", "recall@20")}
+        return columns | {"strength": strength}, (weights, strength)
+
+
+def deviations(network: SequenceNetwork, tokens: Tokens, asked: Snapshots) -> Float:
+    """How each point differs from everyone [P, N], before its strength."""
+    out = np.zeros(asked.target.shape, np.float32)
+    network.eval()
+    with torch.inference_mode():
+        every = list(windows(tokens.histories, asked.user, asked.moment, network.context))
+        for part in batches(every, JUDGED_TOKENS):
+            logits = network.deviation(as_tensors(tokens.batch(part, asked.moment))).numpy()
+            for row, window in enumerate(part):
+                out[window.points] = logits[row, : len(window.points)]
+    return out
+
+
+class Learner:
+    """Fits a network on waits, on top of the drift around each label (or so far) and of habit.
+
+    Parameters
+    ----------
+    past : Histories
+        Whatever the labels may be: none of them lies after it.
+    vocabulary : Vocabulary
+    waits : Waits
+    recipe : Recipe
+    """
+
+    def __init__(self, past: Histories, vocabulary: Vocabulary, waits: Waits, recipe: Recipe) -> None:
+        self.vocabulary, self.waits = vocabulary, waits
+        self._past, self._recipe = past, recipe
+        around, size = recipe.settings.offset.around, recipe.target.size
+        self._shape = OffsetTerms(recipe.settings.offset.popular, recipe.settings.offset.own)
+        self._around = None if around is None else Around(past, around, size)
+
+    def learn(self, passes: int, judge: Judge | None = None) -> tuple[SequenceNetwork, Curve, list[Weighing]]:
+        """The network after ``passes``, its curve, and what the judge weighed after each pass."""
+        training = self._recipe.settings.training
+        torch.manual_seed(training.seed)
+        rng = np.random.default_rng(training.seed)
+        self._begin()
+        moment = self.waits.draw(rng)
+        self._weights = self._start(moment)
+        curve: Curve = []
+        weighings: list[Weighing] = []
+        with tqdm(total=passes, desc="fit" if judge else "fit again", unit="pass", disable=None) as bar:
+            for number in range(passes):
+                clock = time.monotonic()
+                if number:
+                    moment = self.waits.draw(rng)
+                line: dict[str, Any] = {"epoch": number + 1, "train_nll": self._pass(moment, rng)}
+                if judge is not None:
+                    columns, weighing = judge(self._network, self.vocabulary)
+                    line |= columns
+                    weighings.append(weighing)
+                curve.append({**line, "seconds": round(time.monotonic() - clock, 1)})
+                bar.update()
+                bar.set_postfix({k: f"{v:.3f}" for k, v in line.items() if k in ("train_nll", "valid_nll")})
+        return self._network, curve, weighings
+
+    def _begin(self) -> None:
+        recipe, training = self._recipe, self._recipe.settings.training
+        encodings = None if recipe.encodings is None else torch.from_numpy(recipe.encodings)
+        self._network = SequenceNetwork(recipe.target.size, self.vocabulary, recipe.settings.network, encodings)
+        self._tokens = Tokens(self._past, self.vocabulary)
+        self._optimizer = torch.optim.AdamW(
+            self._network.parameters(), lr=training.lr, weight_decay=training.weight_decay, betas=(0.9, 0.98)
+        )
+        self._step, self._steps = 0, 0
+
+    def _pass(self, moment: Int, rng: np.random.Generator) -> float:
+        """One pass over all waits, asked at ``moment`` [W]; the mean loss."""
+        training = self._recipe.settings.training
+        every = list(windows(self._past, self.waits.user, moment, self._network.context))
+        parts = batches(every, training.batch_tokens, rng)
+        self._steps = self._steps or len(parts) * self._recipe.planned
+        loss_sum = weight_sum = 0.0
+        self._network.train()
+        for part in parts:
+            for group in self._optimizer.param_groups:
+                group["lr"] = training.lr * learning_rate(min(self._step / self._steps, 1.0))
+            self._step += 1
+            loss, weight = self._loss(part, moment)
+            self._optimizer.zero_grad()
+            (loss / weight).backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(self._network.parameters(), 1.0)
+            self._optimizer.step()
+            loss_sum += float(loss.detach())
+            weight_sum += float(weight)
+        return loss_sum / weight_sum
+
+    def _loss(self, part: list[Window], moment: Int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weighed negative log-likelihood of the points of some windows, and their weight."""
+        points = np.concatenate([w.points for w in part])
+        row = np.repeat(np.arange(len(part)), [len(w.points) for w in part])
+        column = np.concatenate([np.arange(len(w.points)) for w in part])
+        user, at, end = self.waits.user[points], moment[points], self.waits.end[points]
+        target = torch.from_numpy(self._recipe.target.shares(self._past, user, at, end))
+        weight = torch.from_numpy(self.waits.weight[points])
+        offset = torch.from_numpy(weighed(self._terms(user, at, end), self._weights))
+        deviation = self._network.deviation(as_tensors(self._tokens.batch(part, moment)))[row, column]
+        log_probs = torch.log_softmax(deviation + offset, dim=-1)
+        return -((log_probs * target).sum(1) * weight).sum(), weight.sum()
+
+    def _terms(self, user: Int, moment: Int, end: Int) -> Float:
+        """Drift around the label (or so far), then habit [K, P, N]."""
+        size = self._recipe.target.size
+        if self._around is None:
+            drift = self._shape.everyone(self._past, moment // DAY * DAY, size)
+        else:
+            drift = self._around(end)[None]
+        return np.concatenate([drift, self._shape.habit(self._past, user, moment, size)])
+
+    def _start(self, moment: Int) -> tuple[float, ...]:
+        """Weights of `_terms`, on a sample of the points, before any network."""
+        waits, target = self.waits, self._recipe.target
+        most = min(len(waits), 6000, max(CELLS // target.size, 500))
+        sample = np.random.default_rng(0).choice(len(waits), most, replace=False)
+        user, at, end = waits.user[sample], moment[sample], waits.end[sample]
+        terms = self._terms(user, at, end)
+        truth = target.shares(self._past, user, at, end) * waits.weight[sample][:, None]
+        drifts = len(terms) - len(self._shape.own)
+        centre = [1.0 / drifts] * drifts + [0.5] * len(self._shape.own)
+        return tuple(map(float, fit_logit(terms, truth, centre=centre)))
+
+
+def learning_rate(progress: float) -> float:
+    """Share of the peak at a share of all steps: a linear warm-up inside a half cosine."""
+    cosine = 0.5 * (1 + np.cos(np.pi * progress)) * (1 - LEAST_SHARE) + LEAST_SHARE
+    return float(max(min(progress / WARM_UP, 1.0) * cosine, 1e-3))
+
+
+def batches(every: list[Window], budget: int, rng: np.random.Generator | None = None) -> list[list[Window]]:
+    """Windows of like length together, at most ``budget`` tokens with padding; in random order when asked."""
+    length = np.asarray([len(w) for w in every])
+    order = np.argsort(length + (rng.random(len(length)) if rng is not None else 0.0), kind="stable")
+    parts, start = [], 0
+    while start < len(order):
+        stop = start + 1
+        while stop < len(order) and length[order[stop]] * (stop + 1 - start) <= budget:
+            stop += 1
+        parts.append([every[i] for i in order[start:stop]])
+        start = stop
+    if rng is not None:
+        rng.shuffle(parts)  # type: ignore[arg-type]
+    return parts
