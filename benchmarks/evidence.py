@@ -56,10 +56,13 @@ from ranking.evidence.lift import OVERALL, paired_bootstrap
 from ranking.evidence.metrics import Auc
 from ranking.evidence.verdict import with_interval
 from ranking.frame import build as frames
-from ranking.frame.preflight import published_predictors, view_folder
+from ranking.frame.join import Joined, join_features, open_store
+from ranking.frame.preflight import published_predictors
 from ranking.frame.read import load_features, load_frame
+from ranking.frame.views import view_folder
 from ranking.models.arms import RankerConfig, arm_features, load_arms
-from ranking.models.ranker import Encoder, Ranker, prepare
+from ranking.models.encoder import Encoder
+from ranking.models.ranker import Ranker, prepare
 
 TTL = "14d"
 #: Priors in the frame that is timed: those of a usual project, however many the workspace has.
@@ -85,7 +88,7 @@ def polars_join(repo: Path, refs: Sequence[str], entities: pd.DataFrame) -> pl.D
     return left.sort(IMPRESSION_ID)
 
 
-def same(feast: frames.Joined, polars: pl.DataFrame, refs: Sequence[str], order: np.ndarray) -> int:
+def same(feast: Joined, polars: pl.DataFrame, refs: Sequence[str], order: np.ndarray) -> int:
     """Unequal cells of the two joins."""
     unequal = 0
     for ref in refs:
@@ -163,13 +166,12 @@ def both(name: str, pairs: Sequence[np.ndarray], bar: str) -> None:
 def frame_rows(tables: Path, repo: Path, repeats: int) -> None:
     """The frame through Feast, against the same frame with polars' join."""
     predictors = [name for name in published_predictors(repo, PREDICTORS) if name in FEW]
-    join = frames.join_features
     asked: list[tuple[list[str], pd.DataFrame]] = []
     spent: list[np.ndarray] = []
 
-    def timed(store: Any, refs: Sequence[str], entities: pd.DataFrame) -> frames.Joined:
-        found: list[frames.Joined] = []
-        spent.append(seconds(lambda: found.append(join(store, refs, entities))))
+    def timed(store: Any, refs: Sequence[str], entities: pd.DataFrame) -> Joined:
+        found: list[Joined] = []
+        spent.append(seconds(lambda: found.append(join_features(store, refs, entities))))
         asked.append((list(refs), entities.copy()))
         return found[0]
 
@@ -185,7 +187,7 @@ def frame_rows(tables: Path, repo: Path, repeats: int) -> None:
         polars = seconds(lambda: other.append(polars_join(repo, refs, entities)))  # noqa: B023
         ratios.append(spent[-1] / polars)
         whole.append(total / (total - spent[-1] + polars))
-    compared = join(frames.open_store(repo), refs, entities)
+    compared = join_features(open_store(repo), refs, entities)
     order = np.argsort(np.argsort(entities[IMPRESSION_ID].to_numpy()))
     unequal = same(compared, other[0], refs, order)
     print(f"frame: {rows:,} impressions, {len(refs)} scalars and pointers joined, priors of {', '.join(predictors)}")

@@ -24,7 +24,7 @@ def measure() -> list[tuple[int, int | None, int, float, float]]:
 
     from advprior.store.contract import LLM, prior_view
     from advprior.store.tables import load_tables, load_time_plan
-    from ranking.frame.history import publish_features
+    from ranking.frame.publish import publish_features
     from tests.ranking.stores import apply, copy_repo, publish, random_priors
     from tests.service.workspaces import materialize, redis_server, with_top_k_and_interests
     from tests.tiny import write_tiny

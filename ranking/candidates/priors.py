@@ -21,12 +21,13 @@ from advprior.store.contract import (
     prior_view,
 )
 from ranking.frame import checks
-from ranking.frame.build import join_features, open_store
-from ranking.frame.build import pointer as as_pointer
-from ranking.frame.build import times as as_times
 from ranking.frame.counts import Ints
 from ranking.frame.gather import PriorFiles, gather_priors, places
-from ranking.frame.preflight import check_prior, check_published, check_store, view_folder
+from ranking.frame.join import join_features, open_store
+from ranking.frame.join import pointer as as_pointer
+from ranking.frame.join import times as as_times
+from ranking.frame.preflight import check_prior, check_published, check_store
+from ranking.frame.views import view_folder
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -105,7 +105,8 @@ def candidates(
     The quota is chosen on validation; priors come through the store, as they were known at each request.
     """
     from ranking.candidates.towers import FIX, STEP
-    from ranking.frame.preflight import check_published, check_store, published_predictors, view_folder
+    from ranking.frame.preflight import check_published, check_store, published_predictors
+    from ranking.frame.views import view_folder
 
     read_manifest(tables, fix=_TABLES_FIX)
     require_impressions(tables)

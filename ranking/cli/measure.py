@@ -28,7 +28,8 @@ def features(tables: Path, repo: Path, force: bool) -> None:
 
     Everything is computed strictly before its snapshot. Afterwards: feast -c REPO apply.
     """
-    from ranking.frame.preflight import BASELINE_VIEWS, check_store, features_run_key, view_folder
+    from ranking.frame.preflight import check_store, features_run_key
+    from ranking.frame.views import BASELINE_VIEWS, view_folder
 
     read_manifest(tables, fix=_TABLES_FIX)
     require_impressions(tables)
@@ -36,7 +37,7 @@ def features(tables: Path, repo: Path, force: bool) -> None:
     if not force and all(is_current(view_folder(repo, v), features_run_key(tables, v)) for v in BASELINE_VIEWS):
         click.echo(f"rank features: unchanged, reused {repo / 'data'}")
         return
-    from ranking.frame.history import publish_features
+    from ranking.frame.publish import publish_features
 
     rows = publish_features(tables, repo)
     made = ", ".join(f"{view} {count:,} rows" for view, count in rows.items())
@@ -57,7 +58,8 @@ def frame(tables: Path, repo: Path, out: Path, predictors: str | None, stale_tex
 
     Needs `feast -c REPO apply` after publishing. Codes of the leak checks: docs/checks.md.
     """
-    from ranking.frame.preflight import BASELINE_VIEWS, preflight, published_predictors, view_folder
+    from ranking.frame.preflight import preflight, published_predictors
+    from ranking.frame.views import BASELINE_VIEWS, view_folder
 
     read_manifest(tables, fix=_TABLES_FIX)
     require_impressions(tables)
@@ -157,7 +159,7 @@ def train(frame_folder: Path, service: str, out: Path, arms_file: Path | None, s
     if not force and is_current(out, key):
         click.echo(f"rank train: unchanged, reused {out}")
         return
-    from ranking.models.training import train_arm
+    from ranking.evidence.training import train_arm
 
     with new_run(out, "rank train", config=config, inputs=inputs, key=key) as run:
         run.facts.update(train_arm(frame_folder, arm, arms.config_of(arm), seed, run.path))

@@ -47,7 +47,8 @@ def drift(
     From 0.1 on a move is moderate, from 0.25 on major. Exit code 3 when one is as severe as --fail-on.
     """
     from advprior.store.contract import prior_view
-    from ranking.frame.preflight import check_store, published_predictors, view_folder
+    from ranking.frame.preflight import check_store, published_predictors
+    from ranking.frame.views import view_folder
 
     step = "advprior rank frame --tables TABLES --repo FEATURE_REPO --out FRAME"
     if exposures is not None and (recent is not None or ranker is None):

@@ -32,7 +32,8 @@ from ranking.evidence.verdict import Verdict, judge, segment_label, with_interva
 from ranking.frame.checks import Finding, check_placebo, check_same_test_rows, enforce
 from ranking.frame.read import SPLITS, load_features, load_frame
 from ranking.models.arms import Arms, arm_features, with_available
-from ranking.models.ranker import Encoder, Ranker, importance_by_group, prepare
+from ranking.models.encoder import Encoder
+from ranking.models.ranker import Ranker, importance_by_group, prepare
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -39,9 +39,9 @@ from advprior.store.tables import load_tables, load_time_plan, write_parquet
 from ranking.candidates.inputs import snapshot_of
 from ranking.evidence.metrics import Auc, LogLoss, Metric, Ndcg, Rows
 from ranking.experiment.client import SERVE_FIX, Answer, Ask, Service
-from ranking.frame.build import split_of
 from ranking.frame.counts import Ints, micros, moment_us
 from ranking.frame.read import FRAME_FILE
+from ranking.frame.rows import split_of
 from ranking.models.ranker import Ranker
 
 STEP = "rank replay"

@@ -6,34 +6,28 @@ Strictness is exact: times are compared by their rank among the times that occur
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-if TYPE_CHECKING:
+from advprior.store.arrays import Int
+from advprior.store.times import DAY_US as DAY_US
+from advprior.store.times import micros as micros
+from advprior.store.times import moment_us as moment_us
+
+Ints = Int
+
+
+def codes_of(values: Any, catalog: Any) -> Int:
+    """Place of each value in a catalog of distinct values, −1 where it is not in it: int64 [values].
+
+    >>> codes_of(["b", "x", None], ["a", "b"]).tolist()
+    [1, -1, -1]
+    """
     import pandas as pd
 
-Ints = npt.NDArray[np.int64]
-
-DAY_US = 86_400_000_000
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-
-def micros(times: pd.Series[pd.Timestamp]) -> Ints:
-    """Microseconds since 1970 of a column of UTC times."""
-    return times.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy("datetime64[us]").astype(np.int64)
-
-
-def moment_us(moment: datetime) -> int:
-    """Microseconds since 1970 of one moment with a zone, exactly.
-
-    >>> from datetime import UTC
-    >>> moment_us(datetime(1970, 1, 2, tzinfo=UTC)) == DAY_US
-    True
-    """
-    return (moment - _EPOCH) // timedelta(microseconds=1)
+    codes: Int = pd.Index(catalog).get_indexer(pd.Index(values)).astype(np.int64)
+    return codes
 
 
 class CountsBefore:
@@ -56,7 +50,7 @@ class CountsBefore:
     ([1, 0], [20, 20])
     """
 
-    def __init__(self, groups: Ints, times: Ints, n_groups: int, *, distinct: bool = False) -> None:
+    def __init__(self, groups: Int, times: Int, n_groups: int, *, distinct: bool = False) -> None:
         self._times, ranks = np.unique(times, return_inverse=True)
         self._stride = len(self._times) + 1
         keys = groups.astype(np.int64) * self._stride + ranks
@@ -64,28 +58,28 @@ class CountsBefore:
         self._bases = np.arange(n_groups, dtype=np.int64) * self._stride
         self._starts = np.searchsorted(self._keys, self._bases)
 
-    def before(self, moment: int) -> Ints:
+    def before(self, moment: int) -> Int:
         """Rows of each group with time < ``moment``: int array [n_groups]."""
         rank = int(np.searchsorted(self._times, moment))
         return np.searchsorted(self._keys, self._bases + rank) - self._starts
 
-    def last_before(self, moment: int) -> Ints:
+    def last_before(self, moment: int) -> Int:
         """Newest time < ``moment`` of each group, −1 where there is none: int array [n_groups]."""
         counts = self.before(moment)
-        found = np.full(len(counts), -1, dtype=np.int64)
+        newest = np.full(len(counts), -1, dtype=np.int64)
         some = counts > 0
-        found[some] = self._times[self._keys[(self._starts + counts - 1)[some]] % self._stride]
-        return found
+        newest[some] = self._times[self._keys[(self._starts + counts - 1)[some]] % self._stride]
+        return newest
 
-    def first(self) -> Ints:
+    def first(self) -> Int:
         """Oldest time of each group, −1 for an empty one: int array [n_groups]."""
-        found = np.full(len(self._bases), -1, dtype=np.int64)
+        oldest = np.full(len(self._bases), -1, dtype=np.int64)
         some = np.diff(np.append(self._starts, len(self._keys))) > 0
-        found[some] = self._times[self._keys[self._starts[some]] % self._stride]
-        return found
+        oldest[some] = self._times[self._keys[self._starts[some]] % self._stride]
+        return oldest
 
 
-def compact(*codes: tuple[Ints, int]) -> tuple[Ints, Ints]:
+def compact(*codes: tuple[Int, int]) -> tuple[Int, Int]:
     """Groups of combined codes: (distinct combined codes, ascending; group of each row).
 
     Each argument is (codes, how many there can be); combined = ((a · n_b) + b) · n_c + c …
@@ -93,5 +87,5 @@ def compact(*codes: tuple[Ints, int]) -> tuple[Ints, Ints]:
     combined = codes[0][0].astype(np.int64)
     for values, count in codes[1:]:
         combined = combined * count + values
-    found, inverse = np.unique(combined, return_inverse=True)
-    return found, inverse
+    distinct, group = np.unique(combined, return_inverse=True)
+    return distinct, group

@@ -11,7 +11,6 @@ from datetime import datetime
 from pathlib import Path
 
 from advprior.store.contract import (
-    AD_STATS_VIEW,
     CATALOG_FILE,
     CATALOG_VERSION,
     CREATED_TIMESTAMP,
@@ -21,30 +20,21 @@ from advprior.store.contract import (
     TABLE_FILE,
     TAIL_FILE,
     TOP_INDEX_FILE,
-    USER_HISTORY_VIEW,
-    USER_PROFILE_VIEW,
     prior_view,
     shuffled_source,
 )
 from advprior.store.errors import AdvpriorError
 from advprior.store.offline import SPARK, STORE_FILE, check_spark, offline_kind, store_config
 from advprior.store.runs import MANIFEST, manifest_digest, run_key
+from ranking.frame.views import BASELINE_VIEWS, view_folder
 
-BASELINE_VIEWS = (USER_PROFILE_VIEW, USER_HISTORY_VIEW, AD_STATS_VIEW)
 _REFUSED = ("file", "dask")  # two names of one store
-
-
 FEATURES_VERSION = 4  # of what `ranking.frame.history` computes: raise it when the same tables give other features
 
 
 def features_run_key(tables: Path, view: str) -> str:
     """Run key of a baseline view: cheap, so that an unchanged one is known before anything is loaded."""
     return run_key(f"rank features {view}", {}, {"tables": manifest_digest(tables)}, FEATURES_VERSION)
-
-
-def view_folder(repo: Path, view: str) -> Path:
-    """Published folder of a view."""
-    return Path(repo) / "data" / view
 
 
 def publish_command(view: str, repo: Path | str = "REPO") -> str:
@@ -110,12 +100,12 @@ def check_prior(repo: Path, predictor: str) -> None:
 
     folder = view_folder(repo, prior_view(predictor))
 
-    def refuse(found: str, expected: str) -> AdvpriorError:
+    def refuse(actual: str, expected: str) -> AdvpriorError:
         return AdvpriorError(
             "STO004",
             "published priors disagree with their own catalog or matrix",
             where=str(folder),
-            actual=found,
+            actual=actual,
             expected=expected,
             fix=f"score again, then: {publish_command(prior_view(predictor), repo)}",
         )

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from advprior.store.arrays import Double, Float
 from advprior.store.contract import LABEL, SLATE_ID
 from advprior.store.errors import AdvpriorError
 from advprior.store.features import Feature, features_from_json, features_to_json, groups_of
 from advprior.store.runs import sha256_file, versions, write_json
-from ranking.evidence.metrics import Floats
 from ranking.models.arms import RankerConfig
+from ranking.models.calibration import apply_calibration, fit_calibration
+from ranking.models.encoder import Encoder
 
 if TYPE_CHECKING:
     import lightgbm as lgb
@@ -29,82 +31,6 @@ if TYPE_CHECKING:
 MODEL_FILE = "model.txt"
 RANKER_FILE = "ranker.json"
 _FORMAT = 2  # 2: features as data
-
-
-class Encoder:
-    """Frame columns to one float32 matrix; text becomes the index of its category.
-
-    Categories are those of the rows it was fitted on, sorted; anything else is missing. LightGBM takes
-    the columns as categorical features, so the order of the indices means nothing.
-
-    Parameters
-    ----------
-    features : sequence of str
-        Columns in the matrix's order.
-    categories : mapping of str to list of str
-        Categories of each text column.
-    """
-
-    def __init__(self, features: Sequence[str], categories: Mapping[str, Sequence[str]]) -> None:
-        self.features = list(features)
-        self.categories = {name: list(known) for name, known in categories.items()}
-
-    @classmethod
-    def fit(cls, frame: pd.DataFrame, features: Sequence[str]) -> Encoder:
-        """Learn the categories of the text columns."""
-        known = {}
-        for name in features:
-            if _is_text(frame[name]):
-                known[name] = sorted({str(value) for value in frame[name].dropna().unique()})
-        return cls(features, known)
-
-    def select(self, features: Sequence[str]) -> Encoder:
-        """The same encoding of fewer columns."""
-        return Encoder(features, {name: self.categories[name] for name in features if name in self.categories})
-
-    @property
-    def categorical(self) -> list[int]:
-        """Places of the text columns."""
-        return [i for i, name in enumerate(self.features) if name in self.categories]
-
-    def encode(self, frame: pd.DataFrame) -> NDArray[np.float32]:
-        """Matrix ``[rows, features]``; missing values are NaN.
-
-        Raises
-        ------
-        AdvpriorError
-            ``RNK023`` when a column is missing or is neither number nor text as it was.
-        """
-        missing = [name for name in self.features if name not in frame.columns]
-        if missing:
-            raise AdvpriorError(
-                "RNK023",
-                "the ranker's features are not all there",
-                where=", ".join(missing[:5]),
-                actual=f"{len(missing)} of {len(self.features)} missing",
-                fix="build the frame again",
-            )
-        out = np.empty((len(frame), len(self.features)), dtype=np.float32)
-        for i, name in enumerate(self.features):
-            out[:, i] = self._column(frame[name])
-        return out
-
-    def _column(self, values: pd.Series[Any]) -> NDArray[np.float32]:
-        name = str(values.name)
-        if name in self.categories:
-            codes = self._codes(values.astype("category"), self.categories[name])
-            return np.where(codes < 0, np.nan, codes).astype(np.float32)
-        if _is_text(values):
-            raise AdvpriorError("RNK023", "a feature is text that was a number in training", where=name)
-        return np.asarray(values.to_numpy(dtype=np.float32, na_value=np.nan))
-
-    @staticmethod
-    def _codes(values: pd.Series[Any], known: Sequence[str]) -> NDArray[np.int64]:
-        """Place of each value among the known ones, −1 where it is none of them: translates categories, not rows."""
-        place = {text: i for i, text in enumerate(known)}
-        table = np.array([*(place.get(str(text), -1) for text in values.cat.categories), -1], dtype=np.int64)
-        out: NDArray[np.int64] = table[values.cat.codes.to_numpy()]  # a missing value's code, −1, takes the last
-        return out
 
 
 def _lightgbm() -> Any:
@@ -122,14 +48,6 @@ def _lightgbm() -> Any:
     return lightgbm
 
 
-def _is_text(values: pd.Series[Any]) -> bool:
-    import pandas as pd
-
-    return (
-        isinstance(values.dtype, pd.CategoricalDtype) or values.dtype == object or pd.api.types.is_string_dtype(values)
-    )
-
-
 @dataclass
 class Prepared:
     """Binned training rows of one arm, shared by the rankers of several seeds."""
@@ -137,15 +55,15 @@ class Prepared:
     encoder: Encoder
     train: lgb.Dataset
     valid: lgb.Dataset
-    valid_matrix: NDArray[np.float32]
+    valid_matrix: Float
     valid_label: NDArray[np.int8]
 
 
 def prepare(
     encoder: Encoder,
-    train: NDArray[np.float32],
+    train: Float,
     train_label: NDArray[np.int8],
-    valid: NDArray[np.float32],
+    valid: Float,
     valid_label: NDArray[np.int8],
     config: RankerConfig,
     slates: tuple[NDArray[Any], NDArray[Any]] | None = None,
@@ -306,10 +224,10 @@ class Ranker:
             booster.best_iteration or booster.current_iteration(),
         )
         raw = self.raw(prepared.valid_matrix)
-        self.calibration = _fit_calibration(self.config.calibration, raw, prepared.valid_label)
+        self.calibration = fit_calibration(self.config.calibration, raw, prepared.valid_label)
         return self
 
-    def raw(self, matrix: NDArray[np.float32]) -> Floats:
+    def raw(self, matrix: Float) -> Double:
         """Uncalibrated log-odds of encoded rows, [rows]."""
         booster, _ = self._fitted()
         return np.asarray(
@@ -317,11 +235,11 @@ class Ranker:
             dtype=np.float64,
         )
 
-    def predict_matrix(self, matrix: NDArray[np.float32]) -> Floats:
+    def predict_matrix(self, matrix: Float) -> Double:
         """Calibrated probabilities of encoded rows, [rows]."""
-        return _apply_calibration(self.calibration, self.raw(matrix))
+        return apply_calibration(self.calibration, self.raw(matrix))
 
-    def predict(self, frame: pd.DataFrame) -> Floats:
+    def predict(self, frame: pd.DataFrame) -> Double:
         """Calibrated probability of label 1 for each row of a frame, [rows]."""
         return self.predict_matrix(self._fitted()[1].encode(frame))
 
@@ -417,32 +335,3 @@ def importance_by_group(importance: Mapping[str, float], features: Sequence[Feat
         group: sum(importance[feature.name] for feature in members) for group, members in groups_of(features).items()
     }
     return dict(sorted(shares.items(), key=lambda share: -share[1]))
-
-
-def _fit_calibration(kind: str, raw: Floats, label: NDArray[np.int8]) -> dict[str, Any]:
-    """Log-odds to probability, as plain numbers that JSON keeps.
-
-    Platt is strictly rising, so that calibrating changes no order and no tie; isotonic can follow any rising shape.
-    """
-    if kind == "platt":
-        from sklearn.linear_model import LogisticRegression
-
-        fitted = LogisticRegression(C=1e6).fit(raw[:, None], label)
-        slope, offset = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
-        # scores that say nothing (or the opposite) about validation rows keep their order: only the level is set
-        return (
-            {"kind": "platt", "slope": slope, "offset": offset}
-            if slope > 0
-            else {"kind": "platt", "slope": 1.0, "offset": 0.0}
-        )
-    from sklearn.isotonic import IsotonicRegression
-
-    fitted = IsotonicRegression(y_min=1e-6, y_max=1 - 1e-6, out_of_bounds="clip").fit(raw, label)
-    return {"kind": "isotonic", "x": fitted.X_thresholds_.tolist(), "y": fitted.y_thresholds_.tolist()}
-
-
-def _apply_calibration(calibration: Mapping[str, Any], raw: Floats) -> Floats:
-    if calibration["kind"] == "platt":
-        odds = calibration["slope"] * raw + calibration["offset"]
-        return np.asarray(np.exp(-np.logaddexp(0, -odds)))
-    return np.asarray(np.interp(raw, calibration["x"], calibration["y"]), dtype=np.float64)

@@ -17,8 +17,9 @@ from advprior.store.runs import manifest_digest, read_manifest
 from advprior.store.tables import read_parquet
 from ranking.experiment.exposures import read_exposures
 from ranking.experiment.shown import to_frame
-from ranking.frame.preflight import published_predictors, view_folder
+from ranking.frame.preflight import published_predictors
 from ranking.frame.read import FRAME_FIX, load_features, load_frame
+from ranking.frame.views import view_folder
 from ranking.models.ranker import Ranker
 from ranking.monitor.psi import Bins, noise, psi
 from ranking.monitor.severity import ORDER, Severity, severity_of

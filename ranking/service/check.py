@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from advprior.store.contract import TABLE_FILE, USER_HISTORY_VIEW, USER_ID
-from ranking.frame.preflight import check_prior, check_store, view_folder
+from ranking.frame.preflight import check_prior, check_store
+from ranking.frame.views import view_folder
 from ranking.service.app import make_engine, required_key
 from ranking.service.engine import Engine
 from ranking.service.features import Prior, decode_prior, history_catalog

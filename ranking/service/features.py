@@ -1,6 +1,6 @@
 """From one user's row and the ads' table to the ranker's matrix: the same values as the training frame's.
 
-Each function here has its counterpart in `frame.build` and `frame.gather`; a test holds both to equal numbers for
+Each function here has its counterpart in `frame.columns` and `frame.gather`; a test holds both to equal numbers for
 the same user, ad and moment. The rules of the join are kept: a row that is not yet available, or older than its view's
 TTL, is no row.
 """
@@ -27,7 +27,7 @@ from advprior.store.contract import (
     prior_view,
 )
 from advprior.store.errors import AdvpriorError
-from ranking.frame.build import clock_columns
+from ranking.frame.columns import clock_columns
 from ranking.frame.counts import DAY_US, Ints
 from ranking.frame.gather import HISTORY_VALUES, TOP
 from ranking.frame.history import LEVELS, online_columns
@@ -134,7 +134,7 @@ def whole(row: ViewRow, kept: Matrix, size: int) -> Matrix | None:
 
 
 def prior_columns(prior: Prior, advertisers: Ints, categories: Ints, now_us: int) -> dict[str, Matrix]:
-    """The derived features of `ranking.frame.build.prior_columns`, by advertiser's and category's place (−1: none)."""
+    """The derived features of `ranking.frame.columns.prior_columns`, by place of advertiser and category."""
     here = advertisers >= 0
     at = np.where(here, advertisers, 0)
     mine = prior.log_probs[at]

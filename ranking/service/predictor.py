@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from advprior.store.runs import digest, sha256_file
-from ranking.models.ranker import MODEL_FILE, Ranker, _apply_calibration
+from ranking.models.calibration import apply_calibration
+from ranking.models.ranker import MODEL_FILE, Ranker
 from ranking.service.features import Matrix
 
 log = logging.getLogger("advprior.service")
@@ -54,7 +55,7 @@ class Predictor:
 
     def scores(self, matrix: Matrix) -> Doubles:
         """Calibrated probability of each row."""
-        return _apply_calibration(self.ranker.calibration, self._raw(matrix))
+        return apply_calibration(self.ranker.calibration, self._raw(matrix))
 
     def contributions(self, matrix: Matrix) -> Doubles:
         """Exact TreeSHAP, float64 [rows, features + 1]: log-odds by feature, then the base.

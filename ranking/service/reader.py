@@ -28,9 +28,12 @@ from advprior.store.contract import (
     USER_ID,
 )
 from advprior.store.errors import AdvpriorError
-from ranking.frame.build import _NOT_JOINED, _POINTERS, column_name, open_store, scalar_refs
 from ranking.frame.counts import moment_us
 from ranking.frame.history import LEVELS, token_column
+from ranking.frame.join import open_store, scalar_refs
+from ranking.frame.views import NOT_JOINED as _NOT_JOINED
+from ranking.frame.views import POINTERS as _POINTERS
+from ranking.frame.views import column_name
 
 #: Seconds that a read may take before the store counts as dead.
 READ_TIMEOUT_S = 0.25

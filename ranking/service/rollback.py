@@ -17,8 +17,9 @@ import pandas as pd
 from advprior.store.contract import CREATED_TIMESTAMP, EVENT_TIMESTAMP, SNAPSHOT, TABLE_FILE
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import MANIFEST
-from ranking.frame.build import open_store
-from ranking.frame.preflight import check_published, view_folder
+from ranking.frame.join import open_store
+from ranking.frame.preflight import check_published
+from ranking.frame.views import view_folder
 
 _BATCH = 1000
 

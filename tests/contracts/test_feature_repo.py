@@ -27,8 +27,9 @@ from advprior.store.contract import (
     prior_view,
 )
 from ranking.frame.gather import PriorFiles
-from ranking.frame.history import publish_features
-from ranking.frame.preflight import check_prior, view_folder
+from ranking.frame.preflight import check_prior
+from ranking.frame.publish import publish_features
+from ranking.frame.views import view_folder
 from tests.ranking.stores import SHIPPED, apply, copy_repo, publish_priors
 from tests.tiny import PLAN, write_tiny
 

@@ -32,8 +32,9 @@ from ranking.cli.service import check as check_command
 from ranking.cli.service import serve as serve_command
 from ranking.experiment.assignment import ServedArm
 from ranking.frame.counts import moment_us
-from ranking.frame.history import LEVELS, publish_features, token_column
-from ranking.frame.preflight import view_folder
+from ranking.frame.history import LEVELS, token_column
+from ranking.frame.publish import publish_features
+from ranking.frame.views import view_folder
 from ranking.service.app import create_app, make_engine
 from ranking.service.engine import Engine
 from ranking.service.messages import RankResponse

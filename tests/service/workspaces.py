@@ -37,11 +37,11 @@ from advprior.store.contract import (
 )
 from advprior.store.runs import new_run, run_key
 from advprior.store.tables import load_tables, load_time_plan, write_parquet
+from ranking.evidence.training import train_arm
 from ranking.frame.build import build_frame
-from ranking.frame.history import publish_features
+from ranking.frame.publish import publish_features
 from ranking.frame.read import FRAME_FILE
 from ranking.models.arms import Arm, RankerConfig
-from ranking.models.training import train_arm
 from ranking.service.clock import Clock
 from tests.ranking.stores import apply, copy_repo, publish, random_priors
 from tests.tiny import PLAN, START, WEEK, write_tiny

@@ -33,16 +33,12 @@ from advprior.store.features import features_from_json
 from advprior.store.runs import read_manifest
 from ranking.cli.measure import features as features_command
 from ranking.cli.measure import frame as frame_command
-from ranking.frame.build import (
-    build_frame,
-    clock_columns,
-    join_features,
-    never_before,
-    open_store,
-    scalar_refs,
-)
-from ranking.frame.history import publish_features
-from ranking.frame.preflight import view_folder
+from ranking.frame.build import build_frame
+from ranking.frame.columns import clock_columns
+from ranking.frame.join import join_features, open_store, scalar_refs
+from ranking.frame.publish import publish_features
+from ranking.frame.rows import never_before
+from ranking.frame.views import view_folder
 from ranking.models.arms import load_arms, with_available
 from tests.ranking.stores import apply, copy_repo, publish, publish_priors, random_priors
 from tests.tiny import PLAN, tiny_tables, write_tiny

@@ -9,19 +9,19 @@ import pandas as pd
 import pytest
 
 from advprior.store.contract import TimePlan
-from ranking.frame.counts import CountsBefore, micros
+from advprior.store.times import micros
+from ranking.frame.counts import CountsBefore
 from ranking.frame.gather import gather_history
 from ranking.frame.history import (
     LEVELS,
     HistoryIds,
-    ad_stats,
     history_files,
-    known_from,
     load_history_ids,
-    publish_features,
-    snapshots_to_keep,
 )
-from ranking.frame.preflight import view_folder
+from ranking.frame.popularity import AdCounts, Outcomes, ad_stats, known_from
+from ranking.frame.publish import publish_features
+from ranking.frame.snapshots import snapshots_to_keep
+from ranking.frame.views import view_folder
 from tests.tiny import PLAN, START, WEEK, tiny_tables, write_tiny
 
 DAY = timedelta(days=1)
@@ -139,7 +139,9 @@ def test_a_label_counts_only_once_it_is_known() -> None:
     known = known_from(impressions, events, ids, users, WEEK)
     # u1: bought before the cut; u2: bought before the impression too, which is not its outcome; u3: no event shows it
     assert known.tolist() == [micros(pd.Series([t]))[0] for t in pd.to_datetime([cut - DAY, cut, cut + 5 * DAY])]
-    found = ad_stats(users, ads, ids, events, impressions, [cut, cut + WEEK], timedelta(hours=1), WEEK)
+    outcomes = Outcomes.of(users, ids, events, impressions, WEEK)
+    counts = AdCounts(users, ads, ids, events, outcomes)
+    found = ad_stats(ads, counts, [cut, cut + WEEK], timedelta(hours=1))
     assert found.ad_impressions_all.tolist() == [3, 3]
     assert found.ad_positives_all.tolist() == [1, 3]
 

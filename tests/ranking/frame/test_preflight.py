@@ -11,8 +11,9 @@ import pytest
 
 from advprior.store.contract import CATALOG_FILE, LLM, MATRIX_FILE, PLACEBO, TABLE_FILE, prior_view
 from advprior.store.errors import AdvpriorError
-from ranking.frame.history import publish_features
-from ranking.frame.preflight import check_store, preflight, publish_command, view_folder
+from ranking.frame.preflight import check_store, preflight, publish_command
+from ranking.frame.publish import publish_features
+from ranking.frame.views import view_folder
 from tests.ranking.stores import copy_repo, definitions, publish_priors
 from tests.spark import CONF, use_spark
 from tests.tiny import PLAN, write_tiny

@@ -14,8 +14,9 @@ import pytest
 
 from advprior.store.contract import LLM, TABLE_FILE, prior_view
 from advprior.store.errors import AdvpriorError
-from ranking.frame.build import build_frame, join_features
-from ranking.frame.history import publish_features
+from ranking.frame.build import build_frame
+from ranking.frame.join import join_features
+from ranking.frame.publish import publish_features
 from tests.ranking.stores import apply, copy_repo, publish, publish_priors, random_priors
 from tests.spark import needs_spark, quiet, use_spark
 from tests.tiny import PLAN, write_tiny

@@ -9,7 +9,8 @@ import pytest
 from advprior.store.errors import AdvpriorError
 from ranking.evidence.metrics import Auc, Ece, Ndcg, Rows
 from ranking.models.arms import RankerConfig, load_arms
-from ranking.models.ranker import Encoder, Ranker, importance_by_group
+from ranking.models.encoder import Encoder
+from ranking.models.ranker import Ranker, importance_by_group
 from tests.ranking.frames import features_of, synthetic_frame
 
 CONFIG = RankerConfig(max_rounds=80, patience=10, num_leaves=15, learning_rate=0.1, threads=1)

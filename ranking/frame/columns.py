@@ -1,0 +1,188 @@
+"""The feature columns of a frame: joined scalars as the ranker takes them, and what is gathered by pointer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from advprior.store.contract import (
+    AD_ID,
+    EVENT_TIMESTAMP,
+    PRIOR_ROW,
+    SNAPSHOT,
+    TABLE_FILE,
+    USER_HISTORY_VIEW,
+    prior_view,
+)
+from advprior.store.tables import read_parquet
+from advprior.store.times import DAY_US, as_datetimes, micros
+from ranking.frame import checks
+from ranking.frame.gather import (
+    HISTORY_VALUES,
+    TOP,
+    PriorFiles,
+    gather_history,
+    gather_interests,
+    gather_priors,
+    mean_probability,
+    places,
+)
+from ranking.frame.history import LEVELS, history_files, load_history_ids
+from ranking.frame.join import times
+from ranking.frame.views import view_folder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from advprior.store.arrays import Int
+
+NAT = np.datetime64("NaT", "us")
+Findings = list[checks.Finding | None]
+
+
+def joined_column(column: Any, impression: Any) -> Any:
+    """A joined Arrow column as the ranker takes it: float32, or category for text; a time becomes days of age.
+
+    Parameters
+    ----------
+    impression : datetime64[us] array [impressions]
+    """
+    import pyarrow as pa
+
+    if pa.types.is_timestamp(column.type):
+        age = (impression - times(column)).astype("timedelta64[us]")
+        days = age.astype(np.float64) / DAY_US
+        days[np.isnat(age)] = np.nan
+        return days.astype(np.float32)
+    if pa.types.is_dictionary(column.type) or pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        values = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+        return values.to_pandas().cat.remove_unused_categories()
+    return column.cast(pa.float32()).to_numpy(zero_copy_only=False)
+
+
+def clock_columns(impression: Any) -> dict[str, Any]:
+    """When in the week and in the day (UTC) the impression was, as the baseline's own features.
+
+    A prior's age says the same where snapshots are weekly: without these columns every prior, a placebo
+    too, would be credited with what is only the day of the week. No column of a user's is named ``clock_…``: a
+    ``context_hour`` of their own stays theirs.
+    """
+    days = impression.astype("datetime64[us]").astype(np.int64) / DAY_US
+    week = (days + 3.0) % 7.0  # the epoch was a Thursday; Monday 00:00 is 0
+    return {
+        "clock_days_into_week": week.astype(np.float32),
+        "clock_hour": (days % 1.0 * 24.0).astype(np.float32),
+    }
+
+
+def request_column(values: pd.Series[Any]) -> Any:
+    """A context column of the impressions as the ranker takes it: float32, or category for text."""
+    import pandas as pd
+
+    return values.astype(np.float32 if pd.api.types.is_numeric_dtype(values) else "category")
+
+
+def _take_times(moments: Any, rows: Int) -> Any:
+    """``moments[rows]``, NaT where the pointer is −1."""
+    return np.where(rows >= 0, moments[rows] if len(moments) else NAT, NAT)
+
+
+def history_columns(repo: Path, rows: Int, ads: pd.Series[Any], impression: Any) -> dict[str, Any]:
+    """``history_<level>_{1w,4w,12w,all,recency_days}``; recency counts to the impression, not to the snapshot.
+
+    Parameters
+    ----------
+    rows : int array [impressions]
+        ``history_row``, −1 where there is no history.
+    ads : Series of str [impressions]
+    impression : datetime64[us] array [impressions]
+    """
+    import pandas as pd
+
+    folder = view_folder(repo, USER_HISTORY_VIEW)
+    ids = load_history_ids(folder)
+    index = pd.Index(ids["ads"][AD_ID]).get_indexer(pd.Index(ads))
+    table = read_parquet(folder / TABLE_FILE, columns=["history_row", SNAPSHOT]).sort_values("history_row")
+    since = impression - _take_times(as_datetimes(micros(table[SNAPSHOT])), rows)
+    since_days = since.astype(np.float64) / DAY_US
+    columns: dict[str, Any] = {}
+    for level in LEVELS:
+        of_ad = np.array([*ids["ads"][level], -1], dtype=np.int64)[index]
+        values = gather_history(folder, history_files(level), ids["sizes"][level], rows, of_ad)
+        values[:, 4] += since_days  # NaT gave a huge number, but those rows are NaN already
+        for i, name in enumerate(HISTORY_VALUES):
+            columns[f"history_{level}_{name}"] = np.ascontiguousarray(values[:, i])
+    return columns
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What each impression showed, and when: what priors are gathered for.
+
+    Attributes
+    ----------
+    advertiser, category : Series of str [impressions]
+        Of the ad.
+    moment : datetime64[us] array [impressions]
+    """
+
+    advertiser: pd.Series[Any]
+    category: pd.Series[Any]
+    moment: Any
+
+
+def prior_columns(
+    repo: Path, predictor: str, rows: Int, snapshot: Any, shown: Shown
+) -> tuple[dict[str, Any], Findings]:
+    """A predictor's features, and what the checks say of its rows.
+
+    Parameters
+    ----------
+    rows : int array [impressions]
+        ``prior_row``, −1 where there is no prior.
+    snapshot : datetime64[us] array [impressions]
+        Of the joined row, NaT where there is none.
+    """
+    view = prior_view(predictor)
+    folder = view_folder(repo, view)
+    files = PriorFiles.open(folder)
+    table = read_parquet(folder / TABLE_FILE, columns=[PRIOR_ROW, SNAPSHOT, EVENT_TIMESTAMP]).sort_values(PRIOR_ROW)
+    table_snapshot = micros(table[SNAPSHOT])
+    available = as_datetimes(micros(table[EVENT_TIMESTAMP]))
+    index = places(files.advertisers, shown.advertiser, shown.category)
+    log_prob, rank = gather_priors(files, rows, index)
+    here = ~np.isnan(log_prob)
+    means = mean_probability(files, table[PRIOR_ROW].to_numpy(np.int64), table_snapshot)
+    age = (shown.moment - snapshot).astype(np.float64) / DAY_US
+    columns = {
+        f"{view}_log_prob": log_prob,
+        f"{view}_log_ratio": _log_ratio(log_prob, here, means, snapshot, index),
+        f"{view}_rank": rank,
+        f"{view}_top20": np.where(here, rank <= TOP, np.nan).astype(np.float32),
+        f"{view}_age_days": np.where(rows >= 0, age, np.nan).astype(np.float32),
+        f"{view}_missing": (~here).astype(np.float32),
+    }
+    of_category = gather_interests(folder, rows, shown.category)
+    if of_category is not None:
+        columns[f"{view}_interest_log_prob"] = of_category
+    findings = [
+        checks.check_available_after_snapshot(view, as_datetimes(table_snapshot), available),
+        checks.check_not_newer(view, _take_times(available, rows), shown.moment),
+        checks.check_prior_coverage(predictor, ~here),
+        checks.check_in_catalog(predictor, index >= 0),
+    ]
+    return columns, findings
+
+
+def _log_ratio(log_prob: Any, here: Any, means: tuple[Any, Any], snapshot: Any, index: Int) -> Any:
+    """Log-probability less that of the mean over the snapshot's users, float32; NaN where there is no prior."""
+    moments, mean = means
+    at = np.searchsorted(moments, snapshot.astype("datetime64[us]").astype(np.int64))
+    log_ratio = np.full(len(log_prob), np.nan, dtype=np.float32)
+    # a mean can underflow to 0 only where every log-probability does
+    tiny = np.finfo(np.float64).tiny
+    log_ratio[here] = log_prob[here] - np.log(np.maximum(mean[at[here], index[here]], tiny))
+    return log_ratio

@@ -1,0 +1,241 @@
+"""The point-in-time join through Feast: what the services offer, and its values in the order of the impressions.
+
+Feast joins scalars and pointers once; vectors and sparse counts are gathered by pointer afterwards
+(`ranking.frame.gather`).
+"""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from advprior.store.contract import EVENT_TIMESTAMP, IMPRESSION_ID
+from advprior.store.errors import AdvpriorError
+from advprior.store.offline import SPARK
+from ranking.frame import checks
+from ranking.frame.views import is_joined
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from advprior.store.arrays import Int
+
+JOIN_MEMORY = "1500MB"  # beyond it, DuckDB spills: 1.4M rows × 60 columns take 1.4 times as long in 1 GB as in 3
+
+
+def open_store(repo: Path) -> Any:
+    """Feast's store. Importing it takes seconds: hence here."""
+    from feast import FeatureStore
+
+    store = FeatureStore(repo_path=str(repo))
+    if store.config.offline_store.type == SPARK:  # said at every step of every view; docs/production.md says it once
+        warnings.filterwarnings(
+            "ignore", "The spark (offline store|data source API) is an experimental", RuntimeWarning
+        )
+    return store
+
+
+def require_sources(store: Any, views: Sequence[Any], repo: Path) -> None:
+    """Refuse views that were applied for another offline store than the one that would now join them.
+
+    Raises
+    ------
+    AdvpriorError
+        ``STO022``.
+    """
+    kind = store.config.offline_store.type
+    strangers = [v.name for v in views if (type(v.batch_source).__name__ == "SparkSource") != (kind == SPARK)]
+    if strangers:
+        raise AdvpriorError(
+            "STO022",
+            "views were applied for another offline store than feature_store.yaml names",
+            where=str(repo),
+            actual=f"sources of {', '.join(strangers)}",
+            expected=f"sources for {kind}",
+            fix=f"feast -c {repo} apply",
+        )
+
+
+def find_service(store: Any, name: str, repo: Path) -> Any:
+    """A feature service by name.
+
+    Raises
+    ------
+    AdvpriorError
+        ``STO005`` when it is not applied.
+    """
+    from feast.errors import FeastObjectNotFoundException
+
+    try:
+        return store.get_feature_service(name)
+    except FeastObjectNotFoundException as error:
+        raise AdvpriorError(
+            "STO005",
+            "a feature service is not applied",
+            where=str(repo),
+            actual=f"no service {name}",
+            expected="all views of the service published, then applied",
+            fix=f"feast -c {repo} apply",
+        ) from error
+
+
+def scalar_refs(store: Any, services: Sequence[str], repo: Path) -> tuple[dict[str, str], list[str]]:
+    """Scalar features of the services, each once, and the join keys they need.
+
+    Vectors are left out: they are gathered by pointer.
+
+    Returns
+    -------
+    dict[str, str]
+        ``view:feature`` to the name Feast gives the joined column.
+    list[str]
+        Join keys.
+
+    Raises
+    ------
+    AdvpriorError
+        ``STO005`` when a service is not applied, ``STO022`` when its views are for another offline store.
+    """
+    from feast.errors import FeastObjectNotFoundException
+    from feast.types import PrimitiveFeastType
+
+    refs: dict[str, str] = {}
+    keys: dict[str, None] = {}
+    views: dict[str, Any] = {}
+    for name in services:
+        for projection in find_service(store, name, repo).feature_view_projections:
+            view = projection.name_to_use()
+            for feature in projection.features:
+                if isinstance(feature.dtype, PrimitiveFeastType) and is_joined(view, feature.name):
+                    refs[f"{view}:{feature.name}"] = f"{view}__{feature.name}"
+            try:
+                source = store.get_feature_view(projection.name)
+            except FeastObjectNotFoundException:  # an on-demand view has no keys of its own
+                continue
+            views[source.name] = source
+            for column in source.entity_columns:
+                keys[projection.join_key_map.get(column.name, column.name)] = None
+    require_sources(store, list(views.values()), repo)
+    return refs, list(keys)
+
+
+@cache
+def _duckdb_for_joins() -> None:
+    """Settle, once a process, what the join may take: Feast runs it on ibis' default DuckDB connection."""
+    import ibis
+
+    spill = tempfile.mkdtemp(prefix="advprior-join-")
+    atexit.register(shutil.rmtree, spill, ignore_errors=True)
+    connection = ibis.get_backend()
+    connection.raw_sql(f"SET temp_directory='{spill}'")  # its default is the working directory
+    connection.raw_sql(f"SET memory_limit='{JOIN_MEMORY}'")
+    # Feast does not promise an order, so none need be kept: less memory
+    connection.raw_sql("SET preserve_insertion_order=false")
+
+
+class Joined:
+    """Columns of joins in the order of the entity rows, each handed out once and let go of."""
+
+    def __init__(self) -> None:
+        self._columns: dict[str, tuple[Any, Int]] = {}
+
+    def add(self, table: Any, order: Int) -> None:
+        """Columns of one join, and the row of it that each entity row has."""
+        self._columns |= {name: (table[name], order) for name in table.column_names}
+
+    def pop(self, name: str) -> Any:
+        """One column as an Arrow array, in order."""
+        column, order = self._columns.pop(name)
+        return column.combine_chunks().take(order)
+
+    def pop_times(self, name: str) -> Any:
+        """A column of times as datetime64[us], NaT for null."""
+        return times(self.pop(name))
+
+    def pop_pointer(self, name: str) -> Int:
+        """A column of row numbers as int64, −1 for null."""
+        return pointer(self.pop(name))
+
+
+def join_features(store: Any, refs: Sequence[str], entities: pd.DataFrame) -> Joined:
+    """Point-in-time joins through Feast, put back into the order of ``entities``.
+
+    A feature row is joined when ``event_timestamp`` and ``created_timestamp`` are not later than the entity's time
+    and the row is within its view's TTL; the newest wins, and among equals the one created last. Views with the same
+    join keys are joined together, for each distinct key and time once: the ads of a slate share their user's row.
+
+    Parameters
+    ----------
+    refs : ``view:feature`` references
+    entities : pandas.DataFrame
+        ``impression_id``, ``event_timestamp`` and the join keys.
+
+    Raises
+    ------
+    AdvpriorError
+        ``RNK005`` when rows are lost or doubled.
+    """
+    import pyarrow as pa
+
+    if store.config.offline_store.type == "duckdb":
+        _duckdb_for_joins()
+    result = Joined()
+    result.add(pa.table({IMPRESSION_ID: entities[IMPRESSION_ID].to_numpy()}), np.arange(len(entities)))
+    for keys, of_keys in _by_keys(store, refs).items():
+        columns = list(keys) or [str(c) for c in entities if c not in (IMPRESSION_ID, EVENT_TIMESTAMP)]
+        place = entities.groupby([*columns, EVENT_TIMESTAMP], sort=False, dropna=False, observed=True).ngroup()
+        codes = place.to_numpy(np.int64)
+        first = np.unique(codes, return_index=True)[1]
+        distinct = entities.iloc[first][[*columns, EVENT_TIMESTAMP]].assign(**{IMPRESSION_ID: np.arange(len(first))})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)  # ibis 12 on duckdb 2
+            job = store.get_historical_features(
+                entity_df=distinct, features=of_keys, full_feature_names=True, filter_by_created_timestamp=True
+            )
+            joined = job.to_arrow()
+        expected, actual = distinct[IMPRESSION_ID].to_numpy(), joined[IMPRESSION_ID].to_numpy()
+        checks.enforce([checks.check_rows_kept(expected, actual)], "the point-in-time join")
+        order = np.argsort(actual, kind="stable")[codes]
+        result.add(joined.select([ref.replace(":", "__") for ref in of_keys]), order)
+    return result
+
+
+def _by_keys(store: Any, refs: Sequence[str]) -> dict[tuple[str, ...], list[str]]:
+    """References by the join keys of their view; an on-demand view has none of its own and stands under ``()``."""
+    from feast.errors import FeatureViewNotFoundException
+
+    keys: dict[str, tuple[str, ...]] = {}
+    for view in dict.fromkeys(ref.split(":")[0] for ref in refs):
+        try:
+            keys[view] = tuple(sorted(column.name for column in store.get_feature_view(view).entity_columns))
+        except FeatureViewNotFoundException:
+            keys[view] = ()
+    grouped: dict[tuple[str, ...], list[str]] = {}
+    for ref in refs:
+        grouped.setdefault(keys[ref.split(":")[0]], []).append(ref)
+    return grouped
+
+
+def times(column: Any) -> Any:
+    """datetime64[us] of an Arrow time column, NaT for null."""
+    import pyarrow as pa
+
+    numbers = column.cast(pa.timestamp("us", tz="UTC")).cast(pa.int64())
+    filled = numbers.fill_null(np.iinfo(np.int64).min).to_numpy(zero_copy_only=False)
+    return filled.view("datetime64[us]")  # int64's minimum is NaT
+
+
+def pointer(column: Any) -> Int:
+    """int64 of an Arrow column, −1 for null."""
+    import pyarrow as pa
+
+    numbers: Int = column.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
+    return numbers

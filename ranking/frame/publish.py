@@ -1,0 +1,103 @@
+"""Publishing the baseline's views: profiles, users' histories and ads' popularity, each swapped in by one rename."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from advprior.store.contract import (
+    ADVERTISER_ID,
+    CREATED_TIMESTAMP,
+    EVENT_TIMESTAMP,
+    PROFILE_PREFIX,
+    TABLE_FILE,
+    USER_HISTORY_VIEW,
+    USER_ID,
+    USER_PROFILE_VIEW,
+    TimePlan,
+)
+from advprior.store.runs import manifest_digest, new_run, publish_version
+from advprior.store.tables import load_tables, load_time_plan, write_parquet
+from ranking.frame.history import HistoryIds, user_history
+from ranking.frame.popularity import AdCounts, Outcomes, ad_stats, own_rates
+from ranking.frame.preflight import features_run_key
+from ranking.frame.snapshots import snapshots_to_keep
+from ranking.frame.views import BASELINE_VIEWS, view_folder
+
+
+def profile_table(users: pd.DataFrame, plan: TimePlan) -> pd.DataFrame:
+    """One row per user, known from the start of the data: the tables give profiles no time."""
+    start = pd.Series(pd.DatetimeIndex([plan.start]).as_unit("us").repeat(len(users)))
+    profile = users[[c for c in users.columns if c.startswith(PROFILE_PREFIX)]].reset_index(drop=True)
+    keys = {USER_ID: users[USER_ID].reset_index(drop=True), EVENT_TIMESTAMP: start, CREATED_TIMESTAMP: start}
+    return pd.concat([pd.DataFrame(keys), profile], axis=1)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Canonical tables, and what several views are computed from: worked out once."""
+
+    tables: dict[str, pd.DataFrame]
+    plan: TimePlan
+
+    @cached_property
+    def ids(self) -> HistoryIds:
+        return HistoryIds(self.tables["advertisers"][ADVERTISER_ID].tolist(), self.tables["ads"])
+
+    @cached_property
+    def snapshots(self) -> list[datetime]:
+        return snapshots_to_keep(self.plan)
+
+    @cached_property
+    def outcomes(self) -> Outcomes:
+        # without a time on labels, an outcome no event shows is known one snapshot later
+        delay = self.plan.snapshot_every
+        return Outcomes.of(self.tables["users"], self.ids, self.tables["events"], self.tables["impressions"], delay)
+
+    def table(self, view: str, folder: Path) -> pd.DataFrame:
+        """The table of one view; what lies beside it goes into the folder."""
+        users, ads, events = (self.tables[name] for name in ("users", "ads", "events"))
+        if view == USER_PROFILE_VIEW:
+            return profile_table(users, self.plan)
+        if view == USER_HISTORY_VIEW:
+            history = user_history(users, self.ids, events, self.snapshots, self.plan.lag, folder)
+            rates: dict[str, Any] = dict(own_rates(users, self.outcomes, self.snapshots))
+            return history.assign(**rates)
+        counts = AdCounts(users, ads, self.ids, events, self.outcomes)
+        return ad_stats(ads, counts, self.snapshots, self.plan.lag)
+
+
+def publish_features(tables: Path, repo: Path) -> dict[str, int]:
+    """Build and publish ``user_profile``, ``user_history`` and ``ad_stats``; returns rows per view.
+
+    Each view is written whole beside the old one and then swapped in by one rename.
+    """
+    from tqdm.auto import tqdm
+
+    loaded = load_tables(tables, "users", "advertisers", "ads", "events", "impressions")
+    source = _Source({name: table.reset_index(drop=True) for name, table in loaded.items()}, load_time_plan(tables))
+    inputs = {"tables": manifest_digest(tables)}
+    rows = {}
+    for view in tqdm(BASELINE_VIEWS, desc="features", unit="view", disable=None):
+        link = view_folder(repo, view)
+        building = link.parent / ".building" / view
+        key = features_run_key(tables, view)
+        with new_run(building, f"rank features {view}", config={}, inputs=inputs, key=key) as run:
+            table = source.table(view, run.path)
+            write_parquet(table, run.path / TABLE_FILE)
+            run.facts.update(
+                rows=len(table),
+                snapshots=[s.isoformat() for s in source.snapshots],
+                lag_s=source.plan.lag.total_seconds(),
+            )
+            rows[view] = len(table)
+        publish_version(building, link)
+        with suppress(OSError):  # an interrupted run may have left something there
+            building.parent.rmdir()
+    return rows
