@@ -210,7 +210,7 @@ def check(tables: Path | None, mapping: Path | None, out: Path | None, force: bo
         raise click.UsageError("give either TABLES or --mapping mapping.yaml")
     if out is not None and mapping is None:
         raise click.UsageError("--out goes with --mapping")
-    from advprior.data.mapping import check_folder, check_mapping
+    from advprior.data.check import check_folder, check_mapping
 
     if tables is not None:
         _tell(check_folder(tables))

@@ -6,7 +6,7 @@ dates shifted. It is not an online ads log: **exposure is inferred from the visi
 
 - *User*: a household with demographics (801 of 2,469).
 - *Advertiser*: a manufacturer with at least one ad. 69 (mostly the store's own brand) and 2 (produce) are left
-  out. Its name is built from the categories bought most before the first split (`advertiser_names`).
+  out. Its name is built from the categories bought most before the first split (`advprior.data.grocery_text`).
 - *Ad*: advertiser x product category on the front page, the back page or the wrap of a store's weekly mailer.
 - *Slate*: what a household was shown in one store-week that it visited, at the start of its first basket there.
 - *Label*: whether it bought that category from that advertiser in that store-week, which is never before the
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
+from advprior.data.grocery_text import advertiser_names, readable
 from advprior.store.contract import ADS, ADVERTISERS, EVENTS, IMPRESSIONS, TABLES, USERS, TimePlan
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import is_current, new_run, run_key
@@ -72,159 +73,9 @@ def time_plan() -> TimePlan:
     return TimePlan(START, week_start(RANKER_TRAIN_WEEK), week_start(VALID_WEEK), week_start(TEST_WEEK), END)
 
 
-# -- text ---------------------------------------------------------------------------------------------
-#: The register's abbreviations, spelt out for a reader that knows words.
-_WORDS = {
-    "AND": "and",
-    "BKD": "Baked",
-    "BN": "Bean",
-    "BRKFST": "Breakfast",
-    "BTR": "Butter",
-    "CKYS": "Cookies",
-    "CLEANG": "Cleaning",
-    "CNDY": "Candy",
-    "CNTRL": "Central",
-    "COCO": "Cocoa",
-    "CONC": "Concentrate",
-    "CONT": "Contributions",
-    "CRKR": "Crackers",
-    "CRYSTL": "Crystal",
-    "DISPOSIBLE": "Disposable",
-    "DNR": "Dinner",
-    "DRNK": "Drink",
-    "DRNKS": "Drinks",
-    "DRSNG": "Dressing",
-    "DSH": "Dishes",
-    "ELECT": "Electrical",
-    "FD": "Food",
-    "FLVRD": "Flavored",
-    "FRZN": "Frozen",
-    "GM": "& General Merchandise",
-    "HBC": "Health & Beauty Care",
-    "JCE": "Juice",
-    "MEMORABLILIA": "Memorabilia",
-    "MFG": "Manufacturer",
-    "MISC": "Miscellaneous",
-    "MW": "Microwave",
-    "MX": "Mix",
-    "MXS": "Mixes",
-    "NDAIRY": "Non-Dairy",
-    "PCKGD": "Packaged",
-    "PK": "Pack",
-    "PKD": "Packed",
-    "PKG": "Packaged",
-    "PKGD": "Packaged",
-    "PKLD": "Pickled",
-    "PNT": "Peanut",
-    "PROD": "Produce",
-    "PWDR": "Powder",
-    "REFRGRATD": "Refrigerated",
-    "RW": "Random-Weight",
-    "SALD": "Salad",
-    "SHERBTS": "Sherbets",
-    "SNDWCH": "Sandwich",
-    "SNKS": "Snacks",
-    "SOD": "Soda",
-    "SPLY": "Supplies",
-    "SPRD": "Spread",
-    "SUPPPLIES": "Supplies",
-    "SWEETNERS": "Sweeteners",
-    "SYRUP": "Syrup",
-    "TISS": "Tissue",
-    "TRSH": "Trash",
-    "VEG": "Vegetable",
-    "WHLSM": "Wholesome",
-    "WHS": "Warehouse",
-    "WTR": "Water",
-}
-
-
-def readable(text: str) -> str:
-    """A category or department of the source as text for people and language models.
-
-    >>> readable("FRZN JCE CONC/DRNKS"), readable("CANDY - PACKAGED"), readable("FITNESS&DIET")
-    ('Frozen Juice Concentrate/Drinks', 'Candy, Packaged', 'Fitness & Diet')
-    """
-    import re
-
-    spaced = re.sub(r"\s*&\s*", " & ", text.replace(".", " ").replace("(", " ("))
-    spaced = re.sub(r"\s+-\s+|-\s+", ", ", spaced).replace(":", ", ")
-    words = re.sub(r"[A-Z']+", lambda m: _WORDS.get(m[0], m[0].capitalize()), spaced)
-    return re.sub(r"\s+,", ",", re.sub(r"\s+", " ", words)).strip()
-
-
-def advertiser_names(
-    advertisers: Sequence[int], purchases: pd.DataFrame, products: pd.DataFrame, *, before_week: int = RANKER_TRAIN_WEEK
-) -> dict[int, str]:
-    """A readable, unique name for each manufacturer, from what was bought of it before a week.
-
-    The name lists the three categories bought most, each at least a tenth of the purchases, and the department bought
-    most. A manufacturer not bought by then is named after its products in the static product table. Equal names are
-    told apart by a number; the most bought goes without.
-
-    Parameters
-    ----------
-    advertisers : sequence of int
-        Manufacturer ids to name.
-    purchases : DataFrame
-        ``week, manufacturer_id, department, product_category`` (readable text) and ``purchases``, the number of
-        lines bought. Rows of ``before_week`` and later are ignored.
-    products : DataFrame
-        ``manufacturer_id, department, product_category, products``: the fall-back.
-    before_week : int
-        First retail week that the names must not know of.
-
-    Returns
-    -------
-    dict of int to str
-
-    Raises
-    ------
-    AdvpriorError
-        ``DAT043`` for a manufacturer without any category.
-    """
-    import pandas as pd
-
-    early = purchases[purchases["week"] < before_week].rename(columns={"purchases": "n"})
-    counted = early.groupby(["manufacturer_id", "department", "product_category"], as_index=False)["n"].sum()
-    bought = counted.groupby("manufacturer_id")["n"].sum()
-    static = products.rename(columns={"products": "n"})
-    known = pd.concat([counted, static[~static["manufacturer_id"].isin(bought.index)]])
-    known = known[known["manufacturer_id"].isin(list(advertisers)) & known["product_category"].notna()]
-    by_advertiser = dict(list(known.groupby("manufacturer_id")))
-    names: dict[int, str] = {}
-    for advertiser in advertisers:
-        if advertiser not in by_advertiser:
-            raise AdvpriorError(
-                "DAT043", "a manufacturer has no product category to name it after", where=f"manufacturer {advertiser}"
-            )
-        names[advertiser] = _name(by_advertiser[advertiser])
-    volume = bought.reindex(list(advertisers)).fillna(0)
-    used: dict[str, int] = {}
-    for advertiser in sorted(advertisers, key=lambda a: (-volume[a], a)):
-        name = names[advertiser]
-        used[name] = used.get(name, 0) + 1
-        if used[name] > 1:
-            names[advertiser] = f"{name} no. {used[name]}"
-    return names
-
-
-def _name(counts: pd.DataFrame) -> str:
-    """Name of one manufacturer from its counts by department and category."""
-
-    def ranked(column: str) -> pd.Series:
-        # by count, then by text: no tie is left to chance
-        return counts.groupby(column)["n"].sum().sort_index().sort_values(ascending=False, kind="stable")
-
-    categories = ranked("product_category")
-    top = [str(c) for c in categories[categories >= 0.1 * categories.sum()].index[:3]] or [str(categories.index[0])]
-    listed = top[0] if len(top) == 1 else f"{', '.join(top[:-1])} & {top[-1]}"
-    return f"{listed} ({ranked('department').index[0]})"
-
-
 # -- source ------------------------------------------------------------------------------------------
 def source_files() -> dict[str, Path]:
-    """The package's Parquet files by table name, found without importing the package.
+    """The package's Parquet files by table name, located without importing the package.
 
     Raises
     ------
@@ -331,10 +182,10 @@ def build(out: Path, *, households: int | None = None, seed: int = 0, force: boo
 def _source_identity(files: dict[str, Path]) -> str:
     """What stands for the source in the run's key: version and sizes, cheap enough for every call."""
     try:
-        found = version(DISTRIBUTION)
+        release = version(DISTRIBUTION)
     except PackageNotFoundError:
-        found = "unknown"
-    return " ".join([found, *(f"{name}={path.stat().st_size}" for name, path in files.items())])
+        release = "unknown"
+    return " ".join([release, *(f"{name}={path.stat().st_size}" for name, path in files.items())])
 
 
 def _facts(tables: dict[str, pd.DataFrame], households: int | None, seed: int) -> dict[str, Any]:
@@ -385,6 +236,21 @@ def _prepare(sql: duckdb.DuckDBPyConnection) -> None:
     """Tables that the queries share: goods with readable text, placements, ads on mailers, visits."""
     import pandas as pd
 
+    _register_texts(sql)
+    sql.register(
+        "placement",
+        pd.DataFrame(
+            {"code": list(PLACEMENTS), "prominence": range(len(PLACEMENTS)), "place": list(PLACEMENTS.values())}
+        ),
+    )
+    for query in _SHARED:
+        sql.execute(query)
+
+
+def _register_texts(sql: duckdb.DuckDBPyConnection) -> None:
+    """Readable text of each department and category, as views of two columns: source, readable."""
+    import pandas as pd
+
     goods = sql.sql("SELECT DISTINCT department, product_category FROM products").to_arrow_table().to_pandas()
     for kind in ("department", "product_category"):
         texts = goods[kind].dropna().drop_duplicates().sort_values()
@@ -397,47 +263,6 @@ def _prepare(sql: duckdb.DuckDBPyConnection) -> None:
                 actual="; ".join(words["readable"][words["readable"].duplicated()]),
             )
         sql.register(f"{kind}_text", words)
-    sql.register(
-        "placement",
-        pd.DataFrame(
-            {"code": list(PLACEMENTS), "prominence": range(len(PLACEMENTS)), "place": list(PLACEMENTS.values())}
-        ),
-    )
-    sql.execute(
-        "CREATE TABLE goods AS SELECT product_id, manufacturer_id, d.readable AS department, "
-        "product_category AS source_category, c.readable AS category FROM products "
-        "LEFT JOIN department_text d ON d.source = department "
-        "LEFT JOIN product_category_text c ON c.source = product_category"
-    )
-    # one basket, one time: the earliest of its lines
-    sql.execute(
-        "CREATE TABLE baskets AS SELECT basket_id, any_value(household_id) AS household_id, "
-        "any_value(store_id) AS store_id, any_value(week) AS week, min(transaction_timestamp) AS timestamp "
-        "FROM transactions GROUP BY basket_id"
-    )
-    # visits of every profiled household, whatever the choice: they fix the catalog
-    sql.execute(
-        "CREATE TABLE visits AS SELECT household_id, store_id, week, min(timestamp) AS timestamp FROM baskets "
-        "SEMI JOIN demographics USING (household_id) GROUP BY ALL"
-    )
-    sql.execute(
-        "CREATE TABLE mailed AS SELECT store_id, week, manufacturer_id, source_category, category, "
-        "arg_min(place, prominence) AS placement, count(DISTINCT place) AS placements "
-        "FROM promotions JOIN goods USING (product_id) JOIN placement ON code = mailer_location "
-        f"WHERE manufacturer_id NOT IN {NOT_ADVERTISERS} AND category IS NOT NULL GROUP BY ALL"
-    )
-    sql.execute(
-        "CREATE TABLE ads AS SELECT DISTINCT manufacturer_id, category, "
-        "'m' || manufacturer_id || '/' || source_category AS ad_id, 'm' || manufacturer_id AS advertiser_id "
-        "FROM mailed SEMI JOIN visits USING (store_id, week)"
-    )
-    sql.execute("CREATE TABLE advertised AS SELECT DISTINCT manufacturer_id, advertiser_id FROM ads")
-    sql.execute(
-        "CREATE TABLE displayed AS SELECT store_id, week, manufacturer_id, category, "
-        "count(DISTINCT product_id) AS products FROM promotions JOIN goods USING (product_id) "
-        "SEMI JOIN (FROM visits SEMI JOIN chosen USING (household_id)) USING (store_id, week) "
-        "SEMI JOIN ads USING (manufacturer_id, category) WHERE display_location <> '0' GROUP BY ALL"
-    )
 
 
 def _advertisers(sql: duckdb.DuckDBPyConnection) -> pd.DataFrame:
@@ -456,7 +281,8 @@ def _advertisers(sql: duckdb.DuckDBPyConnection) -> pd.DataFrame:
         "SELECT manufacturer_id, department, category AS product_category, count(*) AS products "
         "FROM goods SEMI JOIN advertised USING (manufacturer_id) WHERE category IS NOT NULL GROUP BY ALL",
     )
-    names = advertiser_names([manufacturer for manufacturer, _ in ids], purchases, products)
+    manufacturers = [manufacturer for manufacturer, _ in ids]
+    names = advertiser_names(manufacturers, purchases, products, before_week=RANKER_TRAIN_WEEK)
     return pd.DataFrame(
         {
             "advertiser_id": [advertiser for _, advertiser in ids],
@@ -464,6 +290,53 @@ def _advertisers(sql: duckdb.DuckDBPyConnection) -> pd.DataFrame:
         }
     )
 
+
+#: In the order in which each builds on the one before.
+_SHARED = (
+    # goods with readable text
+    """
+    CREATE TABLE goods AS
+    SELECT product_id, manufacturer_id, d.readable AS department,
+      product_category AS source_category, c.readable AS category
+    FROM products LEFT JOIN department_text d ON d.source = department
+    LEFT JOIN product_category_text c ON c.source = product_category
+    """,
+    # one basket, one time: the earliest of its lines
+    """
+    CREATE TABLE baskets AS
+    SELECT basket_id, any_value(household_id) AS household_id, any_value(store_id) AS store_id,
+      any_value(week) AS week, min(transaction_timestamp) AS timestamp
+    FROM transactions GROUP BY basket_id
+    """,
+    # visits of every profiled household, whatever the choice: they fix the catalog
+    """
+    CREATE TABLE visits AS
+    SELECT household_id, store_id, week, min(timestamp) AS timestamp
+    FROM baskets SEMI JOIN demographics USING (household_id) GROUP BY ALL
+    """,
+    f"""
+    CREATE TABLE mailed AS
+    SELECT store_id, week, manufacturer_id, source_category, category,
+      arg_min(place, prominence) AS placement, count(DISTINCT place) AS placements
+    FROM promotions JOIN goods USING (product_id) JOIN placement ON code = mailer_location
+    WHERE manufacturer_id NOT IN {NOT_ADVERTISERS} AND category IS NOT NULL GROUP BY ALL
+    """,
+    """
+    CREATE TABLE ads AS
+    SELECT DISTINCT manufacturer_id, category,
+      'm' || manufacturer_id || '/' || source_category AS ad_id, 'm' || manufacturer_id AS advertiser_id
+    FROM mailed SEMI JOIN visits USING (store_id, week)
+    """,
+    "CREATE TABLE advertised AS SELECT DISTINCT manufacturer_id, advertiser_id FROM ads",
+    """
+    CREATE TABLE displayed AS
+    SELECT store_id, week, manufacturer_id, category, count(DISTINCT product_id) AS products
+    FROM promotions JOIN goods USING (product_id)
+    SEMI JOIN (FROM visits SEMI JOIN chosen USING (household_id)) USING (store_id, week)
+    SEMI JOIN ads USING (manufacturer_id, category)
+    WHERE display_location <> '0' GROUP BY ALL
+    """,
+)
 
 _USERS = f"""
 SELECT 'h' || household_id AS user_id, {", ".join(f"{field} AS profile_{field}" for field in PROFILE)}

@@ -82,12 +82,12 @@ def load_tables(folder: Path, *names: str) -> dict[str, pd.DataFrame]:
     """
     if set(names) & set(SHOWN_TABLES):
         require_impressions(folder)
-    wanted = names or (tables_there(folder) if predictor_only(folder) else TABLES)
+    wanted = names or (present_tables(folder) if predictor_only(folder) else TABLES)
     read_manifest(folder, fix=TABLES_FIX)
     return {name: read_parquet(Path(folder) / f"{name}.parquet", fix=TABLES_FIX) for name in wanted}
 
 
-def tables_there(folder: Path) -> tuple[str, ...]:
+def present_tables(folder: Path) -> tuple[str, ...]:
     """Tables that the files of a folder make up: without ads and impressions where neither has a file, else all five.
 
     One of the two without the other is no whole; it is listed, so that reading it tells what is missing.
@@ -115,7 +115,7 @@ def require_impressions(folder: Path) -> None:
             "a ranker needs ads and impressions, and this data has neither: it measures a predictor only",
             where=str(folder),
             actual=f"purpose {PREDICTOR_ONLY!r} in its manifest, no {' and no '.join(SHOWN_TABLES)}",
-            expected=f"{' and '.join(SHOWN_TABLES)} beside {EVENTS}: what was shown, and what came of it",
+            expected=f"{' and '.join(SHOWN_TABLES)} beside {EVENTS}: what was shown, and whether it was clicked or bought",
             fix="finetune, score and publish work on it; to rank, bring impressions (complete_journey has some)",
         )
 

@@ -20,7 +20,7 @@ import pandas as pd
 from advprior.store.contract import LABEL, SLATE_ID, USER_ID, TimePlan
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import Run, digest, read_manifest
-from advprior.store.tables import load_time_plan, tables_there
+from advprior.store.tables import load_time_plan, present_tables
 from ranking.evidence.ablation import AblationResult, best_control_of, load_seeds, pairs_of, warnings_of
 from ranking.evidence.lift import OVERALL, paired_bootstrap
 from ranking.evidence.metrics import Floats
@@ -70,7 +70,7 @@ def origin_config(tables: Path, number: int, of: int) -> dict[str, Any]:
 
 def write_origin(tables: Path, run: Run, config: dict[str, Any]) -> None:
     """The same tables under another time plan; files are linked, not copied, where the disk allows."""
-    for name in tables_there(tables):
+    for name in present_tables(tables):
         source, target = Path(tables) / f"{name}.parquet", run.path / f"{name}.parquet"
         try:
             os.link(source, target)

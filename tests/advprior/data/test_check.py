@@ -233,7 +233,7 @@ def test_truncated_parquet(tmp_path, tables, capsys):
 def test_missing_file(tmp_path, tables, capsys):
     mapping = write_own(tmp_path / "own", tables)
     (tmp_path / "own" / "ads.parquet").unlink()
-    refused(capsys, tmp_path, mapping, "DAT001", "ads.parquet", "mend `folder` or `file`")
+    refused(capsys, tmp_path, mapping, "DAT001", "ads.parquet", "correct `folder` or `file`")
 
 
 @pytest.mark.parametrize(
@@ -420,5 +420,5 @@ def test_the_mapping_that_init_writes_names_all_five_tables(tmp_path):
         main(["init", str(tmp_path / "w")])
     assert leave.value.code == 0
     mapping = tmp_path / "w" / "configs" / "mapping.yaml"
-    assert read_mapping(mapping).tables.there() == TABLES
-    assert read_mapping(without(mapping, "ads", "impressions")).tables.there() == ("users", "advertisers", "events")
+    assert read_mapping(mapping).tables.present() == TABLES
+    assert read_mapping(without(mapping, "ads", "impressions")).tables.present() == ("users", "advertisers", "events")

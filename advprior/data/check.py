@@ -1,0 +1,142 @@
+"""The two checks of `advprior data check`: a user's own files through their mapping, or a folder of canonical tables.
+
+Every problem is reported at once; nothing is written unless all is sound.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from advprior.data.conversion import load_mapped, resolve_time_plan, table_file
+from advprior.data.mapping import DataMapping, read_mapping
+from advprior.store.contract import IMPRESSIONS, LABEL, PREDICTOR_ONLY, SLATE_ID, TABLES
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import MANIFEST, is_current, new_run, read_manifest, run_key, sha256_file
+from advprior.store.tables import read_parquet, write_parquet
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CODE_VERSION = 1
+#: The warning when tables without ads and impressions pass: right for a predictor, wrong if they were forgotten.
+ONLY_A_PREDICTOR = "no ads and no impressions: the tables measure a predictor, `advprior rank` refuses them"
+
+
+def check_mapping(path: Path, out: Path | None = None, *, force: bool = False) -> tuple[dict[str, Any], bool]:
+    """Check a user's own tables through their mapping; write them in canonical form when ``out`` is given.
+
+    Parameters
+    ----------
+    path : Path
+        The ``mapping.yaml``.
+    out : Path, optional
+        Run folder to write, as a whole or not at all.
+    force : bool
+        Write even when ``out`` is up to date.
+
+    Returns
+    -------
+    facts : dict
+        ``rows`` by table, ``time_plan``, ``warnings`` and more; ``purpose`` where there are no impressions.
+    made : bool
+        False when ``out`` was up to date and left alone.
+
+    Raises
+    ------
+    AdvpriorError
+        What `read_mapping`, `load_mapped`, `resolve_time_plan` and `advprior.store.schemas.validate_tables` raise.
+    """
+    path = Path(path)
+    mapping = read_mapping(path)
+    config = {"mapping": mapping.model_dump(mode="json")}
+    inputs: dict[str, str] = {}
+    key = ""
+    if out is not None:
+        inputs = _file_digests(path, mapping, Path(out))
+        key = run_key("data", config, inputs, CODE_VERSION)
+        if not force and is_current(out, key):
+            return dict(read_manifest(out)["facts"]), False
+    tables, facts = _checked(path, mapping)
+    if out is not None:
+        with new_run(out, "data", config=config, inputs=inputs, key=key) as run:
+            for name, table in tables.items():
+                write_parquet(table, run.path / f"{name}.parquet")
+            run.facts.update(facts)
+    return facts, True
+
+
+def _file_digests(path: Path, mapping: DataMapping, out: Path) -> dict[str, str]:
+    """Digests of the user's files by table, after a look that ``out`` replaces none of them."""
+    files = {name: table_file(mapping, path.parent, name) for name in mapping.tables.present()}
+    if any(out.resolve() in file.resolve().parents for file in [path, *files.values()]):
+        raise AdvpriorError(
+            "DAT044",
+            "--out would replace your own files",
+            where=str(out),
+            actual=f"{path} reads from there",
+            expected="another folder",
+            fix="choose another --out",
+        )
+    for file in files.values():
+        if not file.is_file():
+            read_parquet(file, fix="correct `folder` or `file` in the mapping")  # raises the coded error
+    return {name: sha256_file(file) for name, file in files.items()}
+
+
+def _checked(path: Path, mapping: DataMapping) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
+    """The user's tables in canonical form, and the facts of them; raises when they are not sound."""
+    from advprior.store.schemas import table_warnings, validate_tables
+
+    tables, sources, missing = load_mapped(mapping, path.parent)
+    fix = "correct the tables or the mapping, then run the command again"
+    validate_tables(tables, where=str(path), fix=fix, sources=sources, also=missing)
+    plan = resolve_time_plan(mapping, tables, str(path))
+    facts: dict[str, Any] = {
+        "source": str(path.name),
+        "time_plan": plan.to_json(),
+        "rows": {name: len(table) for name, table in tables.items()},
+        "warnings": table_warnings(tables, plan),
+    }
+    if IMPRESSIONS in tables:
+        facts["positives"] = int(tables[IMPRESSIONS][LABEL].sum())
+        facts["slates"] = int(tables[IMPRESSIONS][SLATE_ID].nunique())
+    else:
+        facts["purpose"] = PREDICTOR_ONLY
+        facts["warnings"].append(ONLY_A_PREDICTOR)
+    return tables, facts
+
+
+def check_folder(folder: Path) -> dict[str, Any]:
+    """Check a folder of tables that are canonical already.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds ``<table>.parquet`` for each table (ads and impressions may both be absent); with a manifest, times are
+        compared with its time plan.
+
+    Returns
+    -------
+    dict
+        ``rows`` by table and ``warnings``.
+    """
+    from advprior.store.schemas import validate_tables
+    from advprior.store.tables import load_time_plan, predictor_only, present_tables
+
+    folder = Path(folder)
+    fix = "advprior data check --mapping mapping.yaml --out DIR converts names and types"
+    # what the manifest promises is read; without one, the files that exist
+    promised = (folder / MANIFEST).is_file() and not predictor_only(folder)
+    names = TABLES if promised else present_tables(folder)
+    tables = {name: read_parquet(folder / f"{name}.parquet", fix=fix) for name in names}
+    plan = load_time_plan(folder) if (folder / MANIFEST).is_file() else None
+    warnings = validate_tables(tables, plan=plan, where=str(folder), fix=fix)
+    if names != TABLES:
+        warnings.append(ONLY_A_PREDICTOR)
+    if plan is None:
+        warnings.append(
+            f"{folder} has no manifest.json, so other commands refuse it; write one with "
+            "advprior data check --mapping mapping.yaml --out DIR"
+        )
+    return {"rows": {name: len(table) for name, table in tables.items()}, "warnings": warnings}

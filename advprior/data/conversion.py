@@ -1,0 +1,236 @@
+"""Read a user's own files under canonical names and types, as their mapping says.
+
+Conversions are those that lose nothing: numeric ids become text, times become UTC microseconds. A time without zone
+is refused unless the YAML states its zone, because a wrong guess moves events across the split and leaks answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from zoneinfo import ZoneInfo
+
+from advprior.data.mapping import DataMapping
+from advprior.store.contract import (
+    AD_ID,
+    ADS,
+    ADVERTISER_ID,
+    CONTEXT_PREFIX,
+    EVENTS,
+    IMPRESSION_ID,
+    IMPRESSIONS,
+    LABEL,
+    PROFILE_PREFIX,
+    SLATE_ID,
+    TIMESTAMP,
+    VALUE,
+    TimePlan,
+)
+from advprior.store.errors import AdvpriorError
+from advprior.store.tables import read_parquet
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from advprior.store.schemas import Problem
+
+#: Columns that `_complete` makes when neither the file has them nor the mapping names them.
+MADE = {(EVENTS, VALUE), (IMPRESSIONS, IMPRESSION_ID), (IMPRESSIONS, ADVERTISER_ID)}
+
+
+class Mapped(NamedTuple):
+    """A user's tables under canonical names and types, not yet validated."""
+
+    #: A column that the file lacks is left out, one of a wrong type is left as it is.
+    tables: dict[str, pd.DataFrame]
+    #: (table, column) -> where it came from, for messages
+    sources: dict[tuple[str, str], str]
+    #: columns that the files lack, by the files' own names
+    missing: list[Problem]
+
+
+def load_mapped(mapping: DataMapping, base: Path) -> Mapped:
+    """Read the user's files under canonical names and types.
+
+    Parameters
+    ----------
+    mapping : DataMapping
+        What is where.
+    base : Path
+        Folder that ``mapping.folder`` is relative to: the YAML's own.
+
+    Returns
+    -------
+    Mapped
+
+    Raises
+    ------
+    AdvpriorError
+        ``DAT001`` for a missing file, ``DAT002`` for one that cannot be read.
+    """
+    from advprior.store.schemas import COLUMNS, missing_column
+
+    tables: dict[str, pd.DataFrame] = {}
+    sources: dict[tuple[str, str], str] = {}
+    missing: list[Problem] = []
+    for name in mapping.tables.present():
+        path = table_file(mapping, base, name)
+        wanted = _wanted(mapping, name)
+        raw = read_parquet(path)
+        taken = {column: source for column, source in wanted.items() if source in raw.columns}
+        # one source column may feed two canonical ones, so columns are copied, not renamed
+        table = raw[list(taken.values())].set_axis(list(taken), axis=1)
+        for column in table:
+            table[column] = _converted(str(column), table[column], mapping.timezone)
+        tables[name] = table
+        for column, source in wanted.items():
+            if source != column or column not in taken:
+                sources[name, column] = f"from column {source!r} of {path.name}"
+        stated = {*getattr(mapping.tables, name).columns, *(c for c in wanted if c not in COLUMNS[name])}
+        missing += [
+            missing_column(name, column, raw.columns)
+            for column in wanted
+            # what the mapping names must exist; what it leaves out may be made
+            if column not in taken and (column in stated or (name, column) not in MADE)
+        ]
+    _complete(tables)
+    return Mapped(tables, sources, missing)
+
+
+def table_file(mapping: DataMapping, base: Path, name: str) -> Path:
+    """The user's file of one table."""
+    file: str = getattr(mapping.tables, name).file
+    return Path(base) / mapping.folder / file
+
+
+def _wanted(mapping: DataMapping, name: str) -> dict[str, str]:
+    """Canonical column -> column of the user's file, in canonical order."""
+    from advprior.store.schemas import COLUMNS
+
+    table = getattr(mapping.tables, name)
+    wanted = {column: table.columns.get(column, column) for column in COLUMNS[name]}
+    wanted |= {column: source for column, source in table.columns.items() if column not in wanted}
+    wanted |= {PROFILE_PREFIX + key: source for key, source in getattr(table, "profile", {}).items()}
+    wanted |= {CONTEXT_PREFIX + key: source for key, source in getattr(table, "context", {}).items()}
+    return wanted
+
+
+def _converted(name: str, column: pd.Series, zone: str | None) -> pd.Series:
+    """The column in its canonical type where nothing is lost by it; else as it is, for the check to report."""
+    import pandas as pd
+
+    from advprior.store.schemas import is_text
+
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(column.cat.categories.dtype)
+    kind = column.dtype.kind
+    if name == TIMESTAMP:
+        return _in_utc(column, zone) if kind == "M" else column
+    if name == LABEL:
+        if kind in "iubf" and column.isin([0, 1]).all():
+            return column.astype("int8")
+        return column
+    if name == SLATE_ID and is_text(column) and column.notna().all():
+        return pd.Series(pd.factorize(column)[0].astype("int64"), column.index)
+    if name in (IMPRESSION_ID, SLATE_ID):
+        return column.astype("int64") if kind in "iu" and column.notna().all() else column
+    if name == VALUE:
+        return column.astype("float64") if kind in "iuf" else column
+    if name.startswith(CONTEXT_PREFIX):
+        return column
+    return _as_text(column)
+
+
+def _in_utc(column: pd.Series, zone: str | None) -> pd.Series:
+    """Times as UTC microseconds; times without a zone are left as they are unless the mapping states one."""
+    import numpy as np
+
+    if getattr(column.dtype, "tz", None) is None:
+        if zone is None:
+            return column
+        # in the hour that clocks repeat, take the second; in the hour they skip, the next valid moment
+        twice = np.zeros(len(column), dtype=bool)
+        column = column.dt.tz_localize(zone, ambiguous=twice, nonexistent="shift_forward")
+    times: pd.Series = column.dt.tz_convert("UTC").astype("datetime64[us, UTC]")
+    return times
+
+
+def _as_text(column: pd.Series) -> pd.Series:
+    """Text as objects; whole numbers (ids) and their floats, which missing values make of them, as text too."""
+    import numpy as np
+    import pandas as pd
+
+    if column.dtype.kind == "f":
+        numbers = column.dropna()
+        if not (np.isfinite(numbers) & (numbers == np.floor(numbers)) & (numbers.abs() < 2**53)).all():
+            return column
+        column = column.astype("Int64")
+    if column.dtype.kind in "iu" or isinstance(column.dtype, pd.StringDtype):
+        text = column.astype("string").astype(object)
+        text[text.isna()] = None
+        return text
+    return column
+
+
+def _complete(tables: dict[str, pd.DataFrame]) -> None:
+    """Make the columns of `MADE` that are missing."""
+    import numpy as np
+
+    events = tables[EVENTS]
+    if VALUE not in events:
+        events[VALUE] = 1.0
+    if IMPRESSIONS not in tables:
+        return
+    shown, ads = tables[IMPRESSIONS], tables[ADS]
+    if IMPRESSION_ID not in shown:
+        shown.insert(0, IMPRESSION_ID, np.arange(len(shown), dtype="int64"))
+    if ADVERTISER_ID not in shown and AD_ID in shown and {AD_ID, ADVERTISER_ID} <= set(ads):
+        owner = ads.drop_duplicates(AD_ID).set_index(AD_ID)[ADVERTISER_ID]
+        shown[ADVERTISER_ID] = shown[AD_ID].map(owner)
+
+
+def resolve_time_plan(mapping: DataMapping, tables: Mapping[str, pd.DataFrame], where: str) -> TimePlan:
+    """The mapping's time plan, with ``start`` and ``end`` from the data where it has none.
+
+    Raises
+    ------
+    AdvpriorError
+        ``DAT009`` for a time without zone, ``CFG002`` for times out of order.
+    """
+    plan = mapping.time_plan
+    times = [tables[name][TIMESTAMP] for name in (EVENTS, IMPRESSIONS) if name in tables]
+    moments = {
+        "start": plan.start or min(t.min() for t in times).to_pydatetime(),
+        "finetune_end": plan.finetune_end,
+        "train_end": plan.train_end,
+        "valid_end": plan.valid_end,
+        "end": plan.end or max(t.max() for t in times).to_pydatetime() + timedelta(seconds=1),
+    }
+    zone = ZoneInfo(mapping.timezone) if mapping.timezone else None
+    for key, moment in moments.items():
+        if moment.tzinfo is None:
+            if zone is None:
+                raise AdvpriorError(
+                    "DAT009",
+                    "a time of the time plan has no zone",
+                    where=f"{where}: time_plan.{key}",
+                    actual=moment.isoformat(),
+                    expected="a zone, e.g. 2024-05-01T00:00:00Z",
+                    fix="write the zone",
+                )
+            moment = moment.replace(tzinfo=zone)
+        moments[key] = moment.astimezone(UTC)
+    try:
+        return TimePlan(**moments, snapshot_every=plan.snapshot_every, lag=plan.lag)
+    except ValueError as error:
+        times_given = ", ".join(f"{key} {moment.isoformat()}" for key, moment in moments.items())
+        raise AdvpriorError(
+            "CFG002",
+            "the time plan does not fit",
+            where=f"{where}: time_plan",
+            actual=times_given,
+            expected=str(error),
+            fix="correct time_plan in the mapping",
+        ) from error
