@@ -130,11 +130,11 @@ def synthetic(out: Path, users: int, advertisers: int, weeks: int, seed: int, nu
     Purchases follow a taste that a history shows in part; labels follow history and that taste, or with --null
     history alone. The truth is in the manifest and in truth.parquet.
     """
+    from advprior.data.drawn import Size
     from advprior.data.synthetic import build
     from advprior.store.runs import read_manifest
 
-    sizes = {"users": users, "advertisers": advertisers, "weeks": weeks}
-    if not build(out, **sizes, seed=seed, null=null, force=force):
+    if not build(out, Size(users, advertisers, weeks, seed), null=null, force=force):
         click.echo(f"data: unchanged, reused {out}")
         return
     facts = read_manifest(out)["facts"]
@@ -161,11 +161,11 @@ def clicks(
     Every effect is known: it stands in the manifest, the tastes behind it in truth.parquet.
     """
     from advprior.data.clicks import build, without
+    from advprior.data.drawn import Size
     from advprior.store.runs import read_manifest
 
-    sizes = {"users": users, "advertisers": advertisers, "weeks": weeks}
     effects = without(prior=no_prior, fatigue=no_fatigue)
-    if not build(out, **sizes, seed=seed, effects=effects, force=force):
+    if not build(out, Size(users, advertisers, weeks, seed), effects=effects, force=force):
         click.echo(f"data: unchanged, reused {out}")
         return
     facts = read_manifest(out)["facts"]

@@ -16,9 +16,8 @@ import numpy as np
 
 from advprior.data import click_model as model
 from advprior.data.click_words import AdvertiserTexts, advertiser_texts, profile_texts, visit_texts
-from advprior.data.synthetic import START, time_plan
+from advprior.data.drawn import Size, time_plan, times
 from advprior.store.contract import ADS, ADVERTISERS, EVENTS, IMPRESSIONS, USERS
-from advprior.store.errors import AdvpriorError
 from advprior.store.runs import is_current, new_run, run_key
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ NAME = "clicks"
 LEAST = {"users": 20, "advertisers": 8, "weeks": 9}
 #: Users of a block times ads, at most: the counts of a block are held as dense arrays.
 CELLS = 8_000_000
+DEFAULT = Size(users=2000, advertisers=60, weeks=26)
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,8 @@ class Catalog:
 
 def build(
     out: Path,
+    size: Size = DEFAULT,
     *,
-    users: int = 2000,
-    advertisers: int = 60,
-    weeks: int = 26,
-    seed: int = 0,
     effects: model.Effects | None = None,
     force: bool = False,
 ) -> bool:
@@ -59,10 +56,7 @@ def build(
     ----------
     out : Path
         Folder to write; replaced as a whole, or not at all.
-    users, advertisers, weeks : int
-        Size.
-    seed : int
-        Same seed and size, same tables on one machine.
+    size : Size
     effects : Effects, optional
         The truth to draw from; see `without`.
     force : bool
@@ -78,15 +72,14 @@ def build(
     AdvpriorError
         ``DAT042`` for an impossible size, ``CFG002`` for a negative seed.
     """
-    sizes = {"users": users, "advertisers": advertisers, "weeks": weeks}
-    _check_sizes(sizes, seed)
+    size.check(NAME, LEAST)
     effects = effects or model.Effects()
-    config: dict[str, Any] = {"data_set": NAME, **sizes, "seed": seed, "truth": asdict(effects)}
+    config: dict[str, Any] = {"data_set": NAME, **size.counts(), "seed": size.seed, "truth": asdict(effects)}
     key = run_key("data", config, {}, CODE_VERSION)
     if not force and is_current(out, key):
         return False
     with new_run(out, "data", config=config, inputs={}, key=key) as run:
-        run.facts.update(_write(run.path, sizes, seed, effects))
+        run.facts.update(_write(run.path, size, effects))
     return True
 
 
@@ -110,68 +103,32 @@ def without(*, prior: bool = False, fatigue: bool = False) -> model.Effects:
     return replace(effects, taste_in_clicks=taste, fatigue=0.0 if fatigue else effects.fatigue)
 
 
-def _check_sizes(sizes: dict[str, int], seed: int) -> None:
-    for option, size in sizes.items():
-        if size < LEAST[option]:
-            raise AdvpriorError(
-                "DAT042",
-                f"too few {option}",
-                where=f"--{option}",
-                actual=str(size),
-                expected=f"{LEAST[option]} or more",
-                fix=f"advprior data build {NAME} --out DIR --{option} {LEAST[option]}",
-            )
-    if seed < 0:
-        raise AdvpriorError("CFG002", "a seed is not negative", where="--seed", actual=str(seed), expected="0 or more")
-
-
-def _write(folder: Path, sizes: dict[str, int], seed: int, effects: model.Effects) -> dict[str, Any]:
+def _write(folder: Path, size: Size, effects: model.Effects) -> dict[str, Any]:
     """Draw the log in blocks of users, check it as a whole, and write it; facts for the manifest."""
-    import pandas as pd
     from tqdm.auto import tqdm
 
     from advprior.store.schemas import validate_tables
     from advprior.store.tables import write_parquet
 
-    users, weeks, plan = sizes["users"], sizes["weeks"], time_plan(sizes["weeks"])
-    catalog = _draw_catalog(sizes, seed, effects)
+    plan = time_plan(size.weeks)
+    catalog = _draw_catalog(size, effects)
     step = max(1, CELLS // len(catalog.ads))
     blocks, slates = [], 0
-    for first in tqdm(range(0, users, step), desc=NAME, unit="block", disable=None):
-        block = _draw_block(catalog, range(first, min(first + step, users)), weeks, seed, effects)
+    for first in tqdm(range(0, size.users, step), desc=NAME, unit="block", disable=None):
+        block = _draw_block(catalog, range(first, min(first + step, size.users)), size, effects)
         block[IMPRESSIONS]["slate_id"] += slates  # counted from 0 within a block
         slates += block[IMPRESSIONS]["slate_id"].nunique()
         blocks.append(block)
-    tables = {name: pd.concat([block[name] for block in blocks], ignore_index=True) for name in blocks[0]}
-    tables[IMPRESSIONS]["impression_id"] = np.arange(len(tables[IMPRESSIONS]), dtype=np.int64)
-    truth = tables.pop("truth")
-    # what no canonical column holds yet stands beside the tables
-    details = {
-        name: pd.concat([keys, pd.DataFrame({c: tables[name].pop(c) for c in columns})], axis=1)
-        for name, (keys, columns) in {
-            EVENTS: (tables[EVENTS][["user_id", "timestamp", "advertiser_id"]], ("kind", "arrived")),
-            IMPRESSIONS: (tables[IMPRESSIONS][["impression_id"]], ("clicked", "label_time")),
-        }.items()
-    }
-    tables[ADVERTISERS] = pd.DataFrame(
-        {"advertiser_id": catalog.texts.ids, "name": catalog.texts.names, "text": catalog.texts.descriptions}
-    )
-    tables[ADS] = catalog.ads
+    tables, details = _joined(blocks, catalog)
     warnings = validate_tables(tables, plan=plan, where=NAME)
-    for name, table in tables.items():
+    for name, table in (tables | details).items():
         write_parquet(table, folder / f"{name}.parquet")
-    for name, table in details.items():
-        write_parquet(table, folder / f"{name}_details.parquet")
-    write_parquet(
-        pd.concat([truth, _tastes("advertiser", catalog.texts.ids, catalog.market.taste)], ignore_index=True),
-        folder / "truth.parquet",
-    )
     planted = {"taste": effects.taste_in_clicks, "fatigue": effects.fatigue}
     names = ", ".join(name for name, effect in planted.items() if effect) or "nothing"
     return {
         "source": NAME,
         "note": f"Made up: a click log whose truth is known; planted beyond history: {names}",
-        "seed": seed,
+        "seed": size.seed,
         "truth": asdict(effects),
         "label_delay_s": model.LABEL_DELAY.total_seconds(),
         "time_plan": plan.to_json(),
@@ -182,27 +139,48 @@ def _write(folder: Path, sizes: dict[str, int], seed: int, effects: model.Effect
     }
 
 
-def _draw_catalog(sizes: dict[str, int], seed: int, effects: model.Effects) -> Catalog:
+def _joined(blocks: list[dict[str, Any]], catalog: Catalog) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The canonical tables, and beside them what no canonical column holds yet: details of rows, and the truth."""
+    import pandas as pd
+
+    tables = {name: pd.concat([block[name] for block in blocks], ignore_index=True) for name in blocks[0]}
+    tables[IMPRESSIONS]["impression_id"] = np.arange(len(tables[IMPRESSIONS]), dtype=np.int64)
+    keys = {
+        EVENTS: (["user_id", "timestamp", "advertiser_id"], ["kind", "arrived"]),
+        IMPRESSIONS: (["impression_id"], ["clicked", "label_time"]),
+    }
+    details = {f"{name}_details": tables[name][key + columns] for name, (key, columns) in keys.items()}
+    for name, (_, columns) in keys.items():
+        tables[name] = tables[name].drop(columns=columns)
+    advertiser_tastes = _tastes("advertiser", catalog.texts.ids, catalog.market.taste)
+    details["truth"] = pd.concat([tables.pop("truth"), advertiser_tastes], ignore_index=True)
+    texts = catalog.texts
+    tables[ADVERTISERS] = pd.DataFrame({"advertiser_id": texts.ids, "name": texts.names, "text": texts.descriptions})
+    tables[ADS] = catalog.ads
+    return tables, details
+
+
+def _draw_catalog(size: Size, effects: model.Effects) -> Catalog:
     """Advertisers with their ads, names and texts."""
     import pandas as pd
 
-    rng = np.random.default_rng([seed, 0])
-    market = model.draw_market(sizes["advertisers"], sizes["weeks"], effects, rng)
+    rng = np.random.default_rng([size.seed, 0])
+    market = model.draw_market(size.advertisers, size.weeks, effects, rng)
     texts = advertiser_texts(market.taste, effects.ads_each, rng)
     owner = np.repeat(texts.ids, effects.ads_each)
-    number = np.tile(np.arange(effects.ads_each), sizes["advertisers"])
+    number = np.tile(np.arange(effects.ads_each), size.advertisers)
     ad_ids = [f"{advertiser}-{k}" for advertiser, k in zip(owner, number, strict=True)]
     ads = pd.DataFrame({"ad_id": ad_ids, "advertiser_id": owner, "category": texts.categories.ravel()})
     return Catalog(market, texts, ads)
 
 
-def _draw_block(catalog: Catalog, block: range, weeks: int, seed: int, effects: model.Effects) -> dict[str, Any]:
-    """Tables of some users. Listed are those who did or were shown something, and nobody else is ever heard of."""
+def _draw_block(catalog: Catalog, block: range, size: Size, effects: model.Effects) -> dict[str, Any]:
+    """Tables of some users. Listed are those who did or were shown something, and nobody else."""
     import pandas as pd
 
-    rng = np.random.default_rng([seed, 1, block.start])
-    users = model.draw_users(len(block), weeks, effects, rng)
-    events, shown = model.simulate(users, catalog.market, weeks, effects, rng)
+    rng = np.random.default_rng([size.seed, 1, block.start])
+    users = model.draw_users(len(block), size.weeks, effects, rng)
+    events, shown = model.simulate(users, catalog.market, size.weeks, effects, rng)
     ids = np.asarray([f"u{i:07d}" for i in block], object)
     listed = np.zeros(len(block), bool)
     listed[events.user] = listed[shown.user] = True
@@ -234,13 +212,13 @@ def _event_table(
     return pd.DataFrame(
         {
             "user_id": ids[events.user],
-            "timestamp": _times(events.second),
+            "timestamp": times(events.second),
             "advertiser_id": ads["advertiser_id"].to_numpy()[ad],
             "category": ads["category"].to_numpy()[ad],
             "value": np.where(conversion, np.round(rng.gamma(2.0, 15.0, size=len(ad)), 2), 0.0),
             "text": pd.Series(visit_texts(users.taste[events.user], rng)).mask(conversion, None),
             "kind": np.where(conversion, "conversion", "visit").astype(object),
-            "arrived": _times(events.second + delay),
+            "arrived": times(events.second + delay),
         }
     )
 
@@ -256,12 +234,12 @@ def _impression_table(shown: model.Impressions, ids: model.Int, ads: pd.DataFram
             "user_id": ids[shown.user],
             "ad_id": ads["ad_id"].to_numpy()[shown.ad],
             "advertiser_id": ads["advertiser_id"].to_numpy()[shown.ad],
-            "timestamp": _times(shown.second),
+            "timestamp": times(shown.second),
             "label": shown.label.astype(np.int8),
             "context_position": shown.position,
             "context_placement": np.asarray(model.PLACEMENTS, object)[shown.placement],
             "clicked": shown.click.astype(np.int8),
-            "label_time": _times(np.maximum(shown.label_second, 0)).where(shown.label == 1),
+            "label_time": times(np.maximum(shown.label_second, 0)).where(shown.label == 1),
         }
     )
 
@@ -271,11 +249,3 @@ def _tastes(kind: str, ids: Any, taste: model.Float) -> pd.DataFrame:
     import pandas as pd
 
     return pd.DataFrame({"kind": kind, "id": ids, **{f"taste_{k}": taste[:, k] for k in range(taste.shape[1])}})
-
-
-def _times(seconds: model.Int) -> pd.DatetimeIndex:
-    """Seconds since `START` as UTC microseconds."""
-    import pandas as pd
-
-    since = np.datetime64(START.replace(tzinfo=None), "us") + seconds.astype("timedelta64[s]")
-    return pd.DatetimeIndex(since.astype("datetime64[us]")).tz_localize("UTC")

@@ -115,7 +115,7 @@ def require_impressions(folder: Path) -> None:
             "a ranker needs ads and impressions, and this data has neither: it measures a predictor only",
             where=str(folder),
             actual=f"purpose {PREDICTOR_ONLY!r} in its manifest, no {' and no '.join(SHOWN_TABLES)}",
-            expected=f"{' and '.join(SHOWN_TABLES)} beside {EVENTS}: what was shown, and whether it was clicked or bought",
+            expected=f"{' and '.join(SHOWN_TABLES)} beside {EVENTS}: what was shown, and its label",
             fix="finetune, score and publish work on it; to rank, bring impressions (complete_journey has some)",
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,18 @@ import pytest
 
 from advprior.data import click_model as model
 from advprior.data import clicks
-from advprior.data.synthetic import START
+from advprior.data.drawn import START, Size
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest
 from advprior.store.tables import load_tables
 
-SIZES = {"users": 700, "advertisers": 20, "weeks": 16}
+SIZE = Size(users=700, advertisers=20, weeks=16)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("clicks") / "tables"
-    assert clicks.build(out, **SIZES)
+    assert clicks.build(out, SIZE)
     return out
 
 
@@ -87,7 +88,7 @@ def test_the_tables_are_canonical_and_inside_their_plan(folder: Path, tables: di
     assert (slates.size() == model.Effects().slate_size).all()
     assert all(slates[column].nunique().max() == 1 for column in ("user_id", "timestamp"))
     assert (slates["ad_id"].nunique() == model.Effects().slate_size).all()
-    assert not clicks.build(folder, **SIZES)
+    assert not clicks.build(folder, SIZE)
 
 
 def test_labels_follow_clicks_and_take_their_time(tables: dict[str, pd.DataFrame]) -> None:
@@ -101,7 +102,7 @@ def test_labels_follow_clicks_and_take_their_time(tables: dict[str, pd.DataFrame
 
 def test_users_and_ads_come_and_go(tables: dict[str, pd.DataFrame]) -> None:
     shown = tables["impressions"]
-    span = pd.Timedelta(weeks=SIZES["weeks"])
+    span = pd.Timedelta(weeks=SIZE.weeks)
     for key in ("user_id", "ad_id"):
         first = shown.groupby(key)["timestamp"].min() - pd.Timestamp(START)
         last = shown.groupby(key)["timestamp"].max() - pd.Timestamp(START)
@@ -124,8 +125,8 @@ def test_users_do_not_depend_on_how_many_there_are_in_a_block_before_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clicks, "CELLS", 40 * 8 * 3)
-    clicks.build(tmp_path / "few", users=60, advertisers=8, weeks=9)
-    clicks.build(tmp_path / "many", users=100, advertisers=8, weeks=9)
+    clicks.build(tmp_path / "few", Size(60, 8, 9))
+    clicks.build(tmp_path / "many", Size(100, 8, 9))
     few, many = load_tables(tmp_path / "few"), load_tables(tmp_path / "many")
     first_block = few["events"]["user_id"] < "u0000040"
     pd.testing.assert_frame_equal(few["events"][first_block], many["events"][many["events"]["user_id"] < "u0000040"])
@@ -136,11 +137,11 @@ def test_users_do_not_depend_on_how_many_there_are_in_a_block_before_them(
 @pytest.mark.parametrize(("size", "value"), [("users", 19), ("advertisers", 7), ("weeks", 8)])
 def test_impossible_sizes_are_refused(tmp_path: Path, size: str, value: int) -> None:
     with pytest.raises(AdvpriorError, match="DAT042") as caught:
-        clicks.build(tmp_path / "tables", **{size: value})
+        clicks.build(tmp_path / "tables", replace(clicks.DEFAULT, **{size: value}))
     assert caught.value.where == f"--{size}"
     assert not (tmp_path / "tables").exists()
 
 
 def test_a_negative_seed_is_refused(tmp_path: Path) -> None:
     with pytest.raises(AdvpriorError, match="CFG002"):
-        clicks.build(tmp_path / "tables", seed=-1)
+        clicks.build(tmp_path / "tables", replace(clicks.DEFAULT, seed=-1))

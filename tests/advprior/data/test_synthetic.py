@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 
 from advprior.data import synthetic
-from advprior.data.synthetic import build, time_plan
+from advprior.data.drawn import START, Size, time_plan
+from advprior.data.synthetic import build
+from advprior.data.taste_model import TRUTH
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest
 from advprior.store.schemas import validate_tables
@@ -28,7 +30,7 @@ def lift_of_taste(folder) -> float:
 
 def test_signal_and_null(tmp_path):
     for null in (False, True):
-        build(tmp_path / str(null), users=1000, null=null)
+        build(tmp_path / str(null), null=null)
         assert validate_tables(load_tables(tmp_path / str(null)), plan=time_plan(30)) == []
     assert lift_of_taste(tmp_path / "False") > 0.3
     assert abs(lift_of_taste(tmp_path / "True")) < 0.1
@@ -36,7 +38,7 @@ def test_signal_and_null(tmp_path):
 
 def test_same_seed_same_tables(tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        build(tmp_path / name, users=50, seed=seed)
+        build(tmp_path / name, Size(50, 50, 30, seed))
     a, b, c = (pd.read_parquet(tmp_path / name / "impressions.parquet") for name in "abc")
     pd.testing.assert_frame_equal(a, b)
     assert not a.equals(c)
@@ -44,7 +46,7 @@ def test_same_seed_same_tables(tmp_path):
 
 def test_impossible_size(tmp_path):
     with pytest.raises(AdvpriorError, match="DAT042"):
-        build(tmp_path / "t", users=0)
+        build(tmp_path / "t", Size(0, 50, 30))
 
 
 def test_many_chunks_make_one_data_set(tmp_path, monkeypatch):
@@ -54,12 +56,12 @@ def test_many_chunks_make_one_data_set(tmp_path, monkeypatch):
     firsts = []
     chunk_of_users = synthetic.chunk_of_users
 
-    def noted(world, first, *rest, **options):
-        firsts.append(first)
-        return chunk_of_users(world, first, *rest, **options)
+    def noted(world, chunk, *rest, **options):
+        firsts.append(chunk.start)
+        return chunk_of_users(world, chunk, *rest, **options)
 
     monkeypatch.setattr(synthetic, "chunk_of_users", noted)
-    build(tmp_path / "t", users=users, weeks=weeks, seed=3)
+    build(tmp_path / "t", Size(users, 50, weeks, seed=3))
     assert firsts == list(range(0, users, 20))
 
     tables, truth = load_tables(tmp_path / "t"), pd.read_parquet(tmp_path / "t" / "truth.parquet")
@@ -94,9 +96,9 @@ def slope_of_taste(folder) -> tuple[float, float]:
     """
     tables, truth = load_tables(folder), pd.read_parquet(folder / "truth.parquet").set_index("id")
     shown = tables["impressions"]
-    week = (shown["timestamp"] - synthetic.START).dt.days // 7
+    week = (shown["timestamp"] - START).dt.days // 7
     bought = tables["events"]
-    bought = bought.assign(week=(bought["timestamp"] - synthetic.START).dt.days // 7)
+    bought = bought.assign(week=(bought["timestamp"] - START).dt.days // 7)
     pairs = shown.assign(now=week)[["impression_id", "user_id", "advertiser_id", "now"]].merge(
         bought[["user_id", "advertiser_id", "week"]], on=["user_id", "advertiser_id"]
     )
@@ -116,10 +118,10 @@ def slope_of_taste(folder) -> tuple[float, float]:
 
 def test_taste_tells_labels_beyond_history_only_where_it_is_planted(tmp_path):
     for null in (False, True):
-        build(tmp_path / str(null), users=1000, seed=0, null=null)
+        build(tmp_path / str(null), null=null)
     planted, error = slope_of_taste(tmp_path / "False")
     assert error < 0.03
-    assert planted == pytest.approx(synthetic.TRUTH["taste_weight"], abs=0.15)
+    assert planted == pytest.approx(TRUTH["taste_weight"], abs=0.15)
     nothing, error = slope_of_taste(tmp_path / "True")
     assert error < 0.05
     assert abs(nothing) < 0.15
