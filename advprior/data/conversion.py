@@ -70,7 +70,8 @@ def load_mapped(mapping: DataMapping, base: Path) -> Mapped:
     AdvpriorError
         ``DAT001`` for a missing file, ``DAT002`` for one that cannot be read.
     """
-    from advprior.store.schemas import COLUMNS, missing_column
+    from advprior.store.columns import COLUMNS
+    from advprior.store.schemas import missing_column
 
     tables: dict[str, pd.DataFrame] = {}
     sources: dict[tuple[str, str], str] = {}
@@ -107,7 +108,7 @@ def table_file(mapping: DataMapping, base: Path, name: str) -> Path:
 
 def _wanted(mapping: DataMapping, name: str) -> dict[str, str]:
     """Canonical column -> column of the user's file, in canonical order."""
-    from advprior.store.schemas import COLUMNS
+    from advprior.store.columns import COLUMNS
 
     table = getattr(mapping.tables, name)
     wanted = {column: table.columns.get(column, column) for column in COLUMNS[name]}
@@ -121,7 +122,7 @@ def _converted(name: str, column: pd.Series, zone: str | None) -> pd.Series:
     """The column in its canonical type where nothing is lost by it; else as it is, for the check to report."""
     import pandas as pd
 
-    from advprior.store.schemas import is_text
+    from advprior.store.columns import is_text
 
     if isinstance(column.dtype, pd.CategoricalDtype):
         column = column.astype(column.cat.categories.dtype)

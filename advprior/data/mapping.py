@@ -116,7 +116,7 @@ class DataMapping(_Strict):
 
 
 def _canonical_columns(table: str) -> set[str]:
-    from advprior.store.schemas import COLUMNS, OPTIONAL_COLUMNS
+    from advprior.store.columns import COLUMNS, OPTIONAL_COLUMNS
 
     return {*COLUMNS[table], *OPTIONAL_COLUMNS.get(table, {})}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from advprior.predictors.registry import predictor_class
 from advprior.store.contract import EVENTS, USERS
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import (
-    cpu_seconds,
+    Origin,
+    Stopwatch,
     digest,
     is_current,
     manifest_digest,
@@ -142,7 +142,7 @@ def finetune(
         round(plan.snapshot_every.total_seconds() * 1_000_000),
         build_interests(loaded[USERS], loaded[EVENTS], cutoff),
     )
-    started, worked = time.time(), cpu_seconds()
+    stopwatch = Stopwatch()
     with new_run(out, STEP, config=config, inputs=inputs, key=key, resume=True) as run:
         facts = predictor_class(kind).fit(data, settings, run.path)
         run.facts.update(
@@ -157,16 +157,8 @@ def finetune(
         )
         if BEFORE in facts:  # a run of its own, for `advprior export` and `advprior evaluate --earlier`
             apart = {**config, BEFORE: True}
-            write_manifest(
-                run.path / BEFORE,
-                STEP,
-                config=apart,
-                inputs=inputs,
-                key=run_key(STEP, apart, inputs, CODE_VERSION),
-                facts={**run.facts, **facts[BEFORE]},
-                seconds=time.time() - started,
-                cpu=cpu_seconds() - worked,
-            )
+            origin = Origin(STEP, apart, inputs, run_key(STEP, apart, inputs, CODE_VERSION))
+            write_manifest(run.path / BEFORE, origin, {**run.facts, **facts[BEFORE]}, stopwatch)
     return True
 
 

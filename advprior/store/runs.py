@@ -17,7 +17,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -108,6 +108,42 @@ def manifest_digest(folder: Path) -> str:
     return digest({"key": manifest.get("key"), "outputs": manifest.get("outputs")})
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What made a run folder.
+
+    Parameters
+    ----------
+    step : str
+        Name of the step.
+    config : any JSON value
+        Its settings.
+    inputs : mapping of str to str
+        Digest of each input by name.
+    key : str
+        See `run_key`.
+    """
+
+    step: str
+    config: Any
+    inputs: Mapping[str, str]
+    key: str
+
+
+class Stopwatch:
+    """Wall and processor time since it was made."""
+
+    def __init__(self) -> None:
+        self._started, self._worked = time.time(), cpu_seconds()
+
+    def spent(self) -> dict[str, float]:
+        """``seconds`` and ``cpu_seconds`` so far, as a manifest holds them."""
+        return {
+            "seconds": round(time.time() - self._started, 2),
+            "cpu_seconds": round(cpu_seconds() - self._worked, 2),
+        }
+
+
 @dataclass
 class Run:
     """A run in progress: write into `path`; put facts worth keeping into `facts`."""
@@ -146,13 +182,11 @@ def peak_memory_mb() -> float:
 
 def versions() -> dict[str, str]:
     """Versions of the packages that decide a result, those that are installed."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in _REPORTED:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+        with suppress(PackageNotFoundError):
+            installed[name] = version(name)
+    return installed
 
 
 @contextmanager
@@ -190,43 +224,34 @@ def new_run(
     partial = out.with_name(f".{out.name}.partial")
     key_file = partial / ".key"
     if partial.exists():
-        os.close(_hold(partial, out))  # free: what is there was left by a run that ended
+        os.close(_lock(partial, out))  # free: a run that ended left it
         if not (resume and key_file.is_file() and key_file.read_text() == key):
             shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
-    held = _hold(partial, out)
+    lock = _lock(partial, out)
     key_file.write_text(key)
-    started, worked = time.time(), cpu_seconds()
+    stopwatch = Stopwatch()
     run = Run(partial)
     try:
         yield run
     except BaseException:
         if not resume:
             shutil.rmtree(partial, ignore_errors=True)
-        os.close(held)
+        os.close(lock)
         raise
     key_file.unlink()
-    write_manifest(
-        partial,
-        step,
-        config=config,
-        inputs=inputs,
-        key=key,
-        facts=run.facts,
-        seconds=time.time() - started,
-        cpu=cpu_seconds() - worked,
-    )
+    write_manifest(partial, Origin(step, config, inputs, key), run.facts, stopwatch)
     replace_folder(partial, out)
-    os.close(held)
+    os.close(lock)
 
 
-def _hold(partial: Path, out: Path) -> int:
+def _lock(partial: Path, out: Path) -> int:
     """Keep other processes from the folder that is being written: a descriptor, to be closed. Ends with the process."""
-    held = os.open(partial, os.O_RDONLY)
+    lock = os.open(partial, os.O_RDONLY)
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(held)
+        os.close(lock)
         raise AdvpriorError(
             "RUN005",
             "another process is writing this very folder",
@@ -237,20 +262,10 @@ def _hold(partial: Path, out: Path) -> int:
         ) from None
     except OSError:  # a file system without locks: as good as it can be
         pass
-    return held
+    return lock
 
 
-def write_manifest(
-    folder: Path,
-    step: str,
-    *,
-    config: Any,
-    inputs: Mapping[str, str],
-    key: str,
-    facts: Mapping[str, Any],
-    seconds: float,
-    cpu: float,
-) -> None:
+def write_manifest(folder: Path, origin: Origin, facts: Mapping[str, Any], stopwatch: Stopwatch) -> None:
     """Say what made ``folder``, and what lies in it: the last file to be written there."""
     outputs = {
         str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": sha256_file(p)}
@@ -260,16 +275,15 @@ def write_manifest(
     write_json(
         folder / MANIFEST,
         {
-            "step": step,
-            "key": key,
-            "config": config,
-            "inputs": dict(inputs),
+            "step": origin.step,
+            "key": origin.key,
+            "config": origin.config,
+            "inputs": dict(origin.inputs),
             "outputs": outputs,
             "facts": dict(facts),
             "versions": versions(),
             "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds": round(seconds, 2),
-            "cpu_seconds": round(cpu, 2),
+            **stopwatch.spent(),
             "peak_memory_mb": round(peak_memory_mb(), 1),
         },
     )
@@ -311,7 +325,7 @@ def publish_version(folder: Path, link: Path, *, keep: int = 2) -> None:
     if link.exists() and not link.is_symlink():
         shutil.rmtree(link)
     os.replace(beside, link)
-    kept = sorted(versions_dir.glob(f"{link.name}-*"), key=lambda p: p.stat().st_mtime, reverse=True)
-    for stale in kept[keep:]:
+    newest_first = sorted(versions_dir.glob(f"{link.name}-*"), key=lambda p: p.stat().st_mtime, reverse=True)
+    for stale in newest_first[keep:]:
         if stale != target:
             shutil.rmtree(stale, ignore_errors=True)

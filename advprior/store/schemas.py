@@ -1,39 +1,30 @@
 """What the five canonical tables must look like, and one error that names everything that is not so.
 
-Someone who brings their own tables meets this file first. Each rule is a pandera check, so the schemas
-can be read and reused; `validate_tables` runs them all, adds the rules between tables, and reports every
-problem at once by table, column and row, in place of the first one. Vectorised: seconds for millions of rows.
+Someone who brings their own tables meets this file first. `validate_tables` runs the rules of
+`advprior.store.columns`, adds those between tables, and reports every problem at once by table, column and row,
+in place of the first one. Vectorised: seconds for millions of rows.
 
 pandera and pandas are imported inside functions: the command line imports this module.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
+from advprior.store.columns import COLUMNS, OPEN_COLUMNS, OPTIONAL_COLUMNS, REFERENCES, Rule, schema
 from advprior.store.contract import (
     AD_ID,
     ADS,
     ADVERTISER_ID,
     ADVERTISERS,
-    CATEGORY,
-    CONTEXT_PREFIX,
     EVENTS,
-    IMPRESSION_ID,
     IMPRESSIONS,
-    LABEL,
     NAME,
-    PROFILE_PREFIX,
     SHOWN_TABLES,
-    SLATE_ID,
     TABLES,
-    TEXT,
     TIMESTAMP,
-    USER_ID,
-    USERS,
-    VALUE,
     TimePlan,
 )
 from advprior.store.errors import AdvpriorError
@@ -77,7 +68,7 @@ class Problem:
     table, column : str
         Where; an empty column means the whole table.
     what : str
-        The problem in words, with the first values found.
+        The problem in words, with the first values that have it.
     rows : tuple of int
         First row numbers, counted from 0; empty when the problem is not one of rows.
     count : int
@@ -116,162 +107,6 @@ class TablesError(AdvpriorError):
         super().__init__(code, what, where=where, fix=fix)
 
 
-# -- rules of one column -----------------------------------------------------------------------------
-class Rule(NamedTuple):
-    """A rule that marks bad rows, or, with ``whole``, a whole column (its type)."""
-
-    code: str
-    bad: Callable[[pd.Series], Any]
-    what: str
-    whole: bool = False
-
-
-def is_text(column: pd.Series) -> bool:
-    """Whether a column is text: ``str`` objects or a string type, missing values allowed."""
-    import pandas as pd
-
-    if isinstance(column.dtype, pd.StringDtype):
-        return True
-    return column.dtype == object and pd.api.types.infer_dtype(column, skipna=True) in ("string", "empty")
-
-
-def _is_integer(column: pd.Series) -> bool:
-    return column.dtype.kind in "iu" and not _is_extension(column)
-
-
-def _is_number(column: pd.Series) -> bool:
-    return column.dtype.kind in "iuf" and not _is_extension(column)
-
-
-def _is_extension(column: pd.Series) -> bool:
-    import pandas as pd
-
-    return isinstance(column.dtype, pd.api.extensions.ExtensionDtype)
-
-
-def _is_naive_time(column: pd.Series) -> bool:
-    return column.dtype.kind == "M" and getattr(column.dtype, "tz", None) is None
-
-
-def _is_time(column: pd.Series) -> bool:
-    return _is_naive_time(column) or str(column.dtype) == "datetime64[us, UTC]"
-
-
-def _blank(column: pd.Series) -> pd.Series:
-    """Missing or only white space; distinct values are looked at, not every row."""
-    empty = [value for value in column.dropna().unique() if not value.strip()]
-    return column.isna() | column.isin(empty) if empty else column.isna()
-
-
-def _infinite(column: pd.Series) -> pd.Series:
-    import numpy as np
-
-    infinite: pd.Series = np.isinf(column)
-    return infinite
-
-
-TEXT_TYPE = Rule("DAT004", lambda s: not is_text(s), "text", whole=True)
-INTEGER_TYPE = Rule("DAT004", lambda s: not _is_integer(s), "an integer", whole=True)
-NUMBER_TYPE = Rule("DAT004", lambda s: not _is_number(s), "a number", whole=True)
-TIME_TYPE = Rule("DAT004", lambda s: not _is_time(s), "datetime64[us, UTC]", whole=True)
-TIME_ZONE = Rule("DAT009", _is_naive_time, "datetime64[us, UTC]", whole=True)
-PRESENT = Rule("DAT005", lambda s: s.isna(), "a value is missing")
-NOT_BLANK = Rule("DAT005", _blank, "a value is missing or blank")
-NAMED = Rule("DAT008", _blank, "no name, or a blank one")
-UNIQUE = Rule("DAT006", lambda s: s.duplicated(), "the same key again")
-ZERO_ONE = Rule("DAT010", lambda s: ~s.isin([0, 1]), "neither 0 nor 1")
-FINITE = Rule("DAT013", _infinite, "infinite")
-
-KEY = (TEXT_TYPE, NOT_BLANK, UNIQUE)
-REFERENCE = (TEXT_TYPE, NOT_BLANK)
-OPTIONAL_TEXT = (TEXT_TYPE,)
-TIME = (TIME_TYPE, TIME_ZONE, PRESENT)
-
-#: The canonical tables: column -> rules. Types come first: a rule of values runs only where they hold.
-COLUMNS: dict[str, dict[str, tuple[Rule, ...]]] = {
-    USERS: {USER_ID: KEY},
-    ADVERTISERS: {ADVERTISER_ID: KEY, NAME: (TEXT_TYPE, NAMED)},
-    ADS: {AD_ID: KEY, ADVERTISER_ID: REFERENCE, CATEGORY: (TEXT_TYPE, NOT_BLANK)},
-    EVENTS: {
-        USER_ID: REFERENCE,
-        TIMESTAMP: TIME,
-        ADVERTISER_ID: OPTIONAL_TEXT,
-        CATEGORY: OPTIONAL_TEXT,
-        VALUE: (NUMBER_TYPE, PRESENT, FINITE),
-    },
-    IMPRESSIONS: {
-        IMPRESSION_ID: (INTEGER_TYPE, UNIQUE),
-        SLATE_ID: (INTEGER_TYPE,),
-        USER_ID: REFERENCE,
-        AD_ID: REFERENCE,
-        ADVERTISER_ID: REFERENCE,
-        TIMESTAMP: TIME,
-        LABEL: (INTEGER_TYPE, ZERO_ONE),
-    },
-}
-#: Columns that may be there: exact names, and name prefixes.
-OPTIONAL_COLUMNS: dict[str, dict[str, tuple[Rule, ...]]] = {
-    ADVERTISERS: {TEXT: OPTIONAL_TEXT},
-    EVENTS: {TEXT: OPTIONAL_TEXT},
-}
-OPEN_COLUMNS: dict[str, tuple[str, tuple[Rule, ...]]] = {
-    USERS: (PROFILE_PREFIX, OPTIONAL_TEXT),
-    IMPRESSIONS: (CONTEXT_PREFIX, ()),
-}
-#: (table, column) -> table whose column of the same name must hold the value; missing values are left out.
-REFERENCES = {
-    (ADS, ADVERTISER_ID): ADVERTISERS,
-    (EVENTS, USER_ID): USERS,
-    (EVENTS, ADVERTISER_ID): ADVERTISERS,
-    (IMPRESSIONS, USER_ID): USERS,
-    (IMPRESSIONS, AD_ID): ADS,
-    (IMPRESSIONS, ADVERTISER_ID): ADVERTISERS,
-}
-
-
-def schema(table: str) -> Any:
-    """The pandera schema of one canonical table.
-
-    Parameters
-    ----------
-    table : str
-        One of `advprior.store.contract.TABLES`.
-
-    Returns
-    -------
-    pandera.pandas.DataFrameSchema
-        Checks are named by their code in `PROBLEMS`; validate with ``lazy=True`` to see all of them.
-    """
-    import pandera.pandas as pa
-
-    def column(rules: tuple[Rule, ...], **options: Any) -> Any:
-        return pa.Column(checks=[_check(rules, i) for i in range(len(rules))], nullable=True, **options)
-
-    columns = {name: column(rules) for name, rules in COLUMNS[table].items()}
-    for name, rules in OPTIONAL_COLUMNS.get(table, {}).items():
-        columns[name] = column(rules, required=False)
-    if table in OPEN_COLUMNS:
-        prefix, rules = OPEN_COLUMNS[table]
-        columns[f"^{prefix}"] = column(rules, required=False, regex=True)
-    return pa.DataFrameSchema(columns, name=table)
-
-
-def _check(rules: tuple[Rule, ...], index: int) -> Any:
-    """Rule ``index`` as a pandera check that passes where an earlier rule on the type already failed."""
-    import pandera.pandas as pa
-
-    rule, before = rules[index], [r for r in rules[:index] if r.whole]
-
-    def holds(column: pd.Series) -> Any:
-        if any(r.bad(column) for r in before):
-            return True
-        return not rule.bad(column) if rule.whole else ~rule.bad(column)
-
-    # one failure case is enough: `_column_problem` counts the rows and shows the first ones
-    return pa.Check(holds, name=f"{rule.code} {rule.what}", n_failure_cases=1, ignore_na=False)
-
-
-# -- validation --------------------------------------------------------------------------------------
 def validate_tables(
     tables: Mapping[str, pd.DataFrame],
     *,
@@ -295,7 +130,7 @@ def validate_tables(
     sources : mapping, optional
         ``(table, column)`` -> where a mapping took the column from, shown beside its problems.
     also : sequence of Problem
-        Problems found on the way here, to be reported with the others.
+        Problems of an earlier step, to be reported with the others.
 
     Returns
     -------
@@ -305,37 +140,29 @@ def validate_tables(
     Raises
     ------
     TablesError
-        With every problem found. Its code is the problems' own when they share one, else ``DAT020``.
+        With every problem. Its code is the problems' own when they share one, else ``DAT020``.
     """
     problems = list(also)
-    told = {(p.code, p.table, p.column) for p in also}
+    reported = {(p.code, p.table, p.column) for p in also}
     for name in TABLES:
         if name in tables:
-            problems += [p for p in _table_problems(name, tables[name]) if (p.code, p.table, p.column) not in told]
+            problems += [p for p in _table_problems(name, tables[name]) if (p.code, p.table, p.column) not in reported]
         elif name not in SHOWN_TABLES or any(shown in tables for shown in SHOWN_TABLES):
-            problems.append(
-                Problem(
-                    "DAT014",
-                    name,
-                    "",
-                    "ads and impressions come together or not at all"
-                    if name in SHOWN_TABLES
-                    else "every data set has it",
-                )
-            )
+            together = name in SHOWN_TABLES
+            what = "ads and impressions come together or not at all" if together else "every data set has it"
+            problems.append(Problem("DAT014", name, "", what))
     broken = {(p.table, p.column) for p in problems if p.code in ("DAT003", "DAT004", "DAT007")}
     broken |= {(p.table, p.column) for p in problems if p.code == "DAT006" and p.table == ADS}
     problems += _reference_problems(tables, broken)
     if problems:
-        notes = sources or {}
-        problems = [
-            Problem(p.code, p.table, p.column, f"{p.what} ({notes[p.table, p.column]})", p.rows, p.count)
-            if (p.table, p.column) in notes
-            else p
-            for p in problems
-        ]
-        raise TablesError(problems, where=where, fix=fix)
+        raise TablesError([_with_source(p, sources or {}) for p in problems], where=where, fix=fix)
     return table_warnings(tables, plan)
+
+
+def _with_source(problem: Problem, sources: Mapping[tuple[str, str], str]) -> Problem:
+    """The problem with the file and column that a mapping took it from, where one did."""
+    source = sources.get((problem.table, problem.column))
+    return replace(problem, what=f"{problem.what} ({source})") if source else problem
 
 
 def _table_problems(name: str, table: pd.DataFrame) -> list[Problem]:
@@ -349,20 +176,20 @@ def _table_problems(name: str, table: pd.DataFrame) -> list[Problem]:
     try:
         schema(name).validate(table, lazy=True)
     except SchemaErrors as errors:
-        # a missing column is told above, with the columns that are there
-        known = {f"{rule.code} {rule.what}": rule for rules in _all_rules(name) for rule in rules}
+        # a missing column is reported above, with the columns that the table has
+        rules_by_check = {f"{rule.code} {rule.what}": rule for rules in _all_rules(name) for rule in rules}
         cases = errors.failure_cases
         for column, check in dict.fromkeys(zip(cases["column"], cases["check"], strict=True)):
-            if check in known:
-                problems.append(_column_problem(name, table[column], known[check]))
+            if check in rules_by_check:
+                problems.append(_column_problem(name, table[column], rules_by_check[check]))
             elif column not in missing and check != "column_in_dataframe":
                 problems.append(Problem("DAT004", name, str(column), str(check)))
     return problems
 
 
-def missing_column(table: str, column: str, there: Iterable[object]) -> Problem:
-    """The problem of a column that is not among those ``there``."""
-    return Problem("DAT003", table, column, f"no such column; there are {', '.join(map(str, there)) or 'none'}")
+def missing_column(table: str, column: str, present: Iterable[object]) -> Problem:
+    """The problem of a column that is not among those ``present``."""
+    return Problem("DAT003", table, column, f"no such column; there are {', '.join(map(str, present)) or 'none'}")
 
 
 def _all_rules(table: str) -> list[tuple[Rule, ...]]:
@@ -377,10 +204,9 @@ def _column_problem(table: str, column: pd.Series, rule: Rule) -> Problem:
 
     name = str(column.name)
     if rule.whole:
-        found = str(column.dtype)
-        if column.dtype == object:
-            found = f"{pd.api.types.infer_dtype(column, skipna=True)} objects"
-        return Problem(rule.code, table, name, f"found {found}, expected {rule.what}")
+        is_object = column.dtype == object
+        kind = f"{pd.api.types.infer_dtype(column, skipna=True)} objects" if is_object else str(column.dtype)
+        return Problem(rule.code, table, name, f"found {kind}, expected {rule.what}")
     return _rows_problem(rule.code, table, column, rule.bad(column), rule.what)
 
 
@@ -423,33 +249,39 @@ def _reference_problems(tables: Mapping[str, pd.DataFrame], broken: set[tuple[st
 
 def table_warnings(tables: Mapping[str, pd.DataFrame], plan: TimePlan | None) -> list[str]:
     """What is allowed in valid tables but rarely meant; times are compared with ``plan`` when given."""
-    found = []
-    there = [name for name in TABLES if name in tables]
-    for name in there:
-        known = {*COLUMNS[name], *OPTIONAL_COLUMNS.get(name, {})}
-        prefix = OPEN_COLUMNS[name][0] if name in OPEN_COLUMNS else None
-        extra = [c for c in tables[name] if c not in known and not (prefix and str(c).startswith(prefix))]
-        if extra:
-            found.append(f"{name}: unknown columns are ignored: {', '.join(map(str, extra))}")
+    warnings = _unknown_columns(tables)
     doubled = int(tables[ADVERTISERS][NAME].duplicated().sum())
     if doubled:
-        found.append(
+        warnings.append(
             f"advertisers.name: {doubled:,} names occur again; a language model cannot tell their owners apart"
         )
-    if plan is None:
-        return found
-    for name in (EVENTS, IMPRESSIONS):
-        if name not in there:
-            continue
+    return warnings if plan is None else warnings + _time_warnings(tables, plan)
+
+
+def _unknown_columns(tables: Mapping[str, pd.DataFrame]) -> list[str]:
+    warnings = []
+    for name in (name for name in TABLES if name in tables):
+        canonical = {*COLUMNS[name], *OPTIONAL_COLUMNS.get(name, {})}
+        prefix = OPEN_COLUMNS[name][0] if name in OPEN_COLUMNS else None
+        extra = [c for c in tables[name] if c not in canonical and not (prefix and str(c).startswith(prefix))]
+        if extra:
+            warnings.append(f"{name}: unknown columns are ignored: {', '.join(map(str, extra))}")
+    return warnings
+
+
+def _time_warnings(tables: Mapping[str, pd.DataFrame], plan: TimePlan) -> list[str]:
+    """Rows outside the plan, and splits without impressions."""
+    warnings = []
+    for name in (name for name in (EVENTS, IMPRESSIONS) if name in tables):
         times = tables[name][TIMESTAMP]
         outside = int(((times < plan.start) | (times >= plan.end)).sum())
         if outside:
-            found.append(
+            warnings.append(
                 f"{name}.{TIMESTAMP}: {outside:,} of {len(times):,} rows lie outside the time plan "
                 f"[{plan.start.isoformat()}, {plan.end.isoformat()}); the data span {times.min()} to {times.max()}"
             )
-    if IMPRESSIONS not in there:
-        return found
+    if IMPRESSIONS not in tables:
+        return warnings
     times = tables[IMPRESSIONS][TIMESTAMP]
     spans = {
         "train": (plan.finetune_end, plan.train_end),
@@ -458,5 +290,5 @@ def table_warnings(tables: Mapping[str, pd.DataFrame], plan: TimePlan | None) ->
     }
     for split, (begin, end) in spans.items():
         if not ((times >= begin) & (times < end)).any():
-            found.append(f"impressions: none in the {split} period [{begin.isoformat()}, {end.isoformat()})")
-    return found
+            warnings.append(f"impressions: none in the {split} period [{begin.isoformat()}, {end.isoformat()})")
+    return warnings
