@@ -69,12 +69,12 @@ def read_conf(spark: str) -> dict[str, str]:
     holder = config.get("offline_store", config) if isinstance(config, dict) else None
     conf = holder.get("spark_conf") if isinstance(holder, dict) else None
     if not isinstance(conf, dict) or "spark.master" not in conf:
-        found = str(config).splitlines()[0][:100] if config else "nothing"
+        first_line = str(config).splitlines()[0][:100] if config else "nothing"
         raise AdvpriorError(
             "PRI071",
             "no Spark settings",
             where=spark,
-            actual=found,
+            actual=first_line,
             expected="spark_conf: with spark.master, at the top or under offline_store",
             fix="name a master instead: advprior score … --spark 'local[2]'",
         )
@@ -134,10 +134,10 @@ class Cluster:
 
             def oldest() -> Iterator[tuple[Job, Forwarded | None]]:
                 wave, future = under_way.popleft()
-                found, seconds = future.result()
+                results, seconds = future.result()
                 pace.note(len(wave), seconds)
                 for place, job in enumerate(wave):
-                    yield job, found.pop(place) if len(job.fresh) else None
+                    yield job, results.pop(place) if len(job.fresh) else None
 
             try:
                 for wave in waves(jobs, pace, bytes_a_user):
@@ -160,7 +160,6 @@ class Cluster:
         self, tag: str, shared: Any, histories: Histories, jobs: list[Job], tasks: int
     ) -> tuple[dict[int, Forwarded], float]:
         """Results of a wave by place in it, and the seconds that it took."""
-        import pyarrow as pa
         from py4j.protocol import Py4JError
         from pyspark.errors import PySparkException
 
@@ -168,23 +167,10 @@ class Cluster:
         places = [place for place, job in enumerate(jobs) if len(job.fresh)]
         if not places:
             return {}, 0.0
-        step = -(-len(places) // tasks)  # Spark makes a task of each chunk
-        chunks = [
-            pa.table(
-                {
-                    "job": pa.array(some, pa.int64()),
-                    "histories": pa.array(
-                        [packed(part_of(histories, jobs[place].fresh)) for place in some], pa.binary()
-                    ),
-                }
-            )
-            for some in (places[start : start + step] for start in range(0, len(places), step))
-        ]
-        pieces: dict[int, dict[int, bytes]] = {}
         try:
             self._session.addTag(tag)
-            asked = self._session.createDataFrame(pa.concat_tables(chunks))
-            answered = asked.mapInArrow(partial(compute, shared), OUT_SCHEMA).toArrow()
+            sent = self._session.createDataFrame(_packed_jobs(histories, jobs, places, tasks))
+            answer = sent.mapInArrow(partial(compute, shared), OUT_SCHEMA).toArrow()
         except (PySparkException, Py4JError, OSError) as error:
             raise AdvpriorError(
                 "PRI072",
@@ -194,24 +180,48 @@ class Cluster:
                 expected=f"advprior {advprior.__version__} and onnxruntime on every worker",
                 fix="see the workers' logs; the same command goes on where it stopped, with or without --spark",
             ) from error
-        for batch in answered.to_batches():
+        return self._results(answer), time.monotonic() - started
+
+    def _results(self, answer: Any) -> dict[int, Forwarded]:
+        """Results by place in the wave from the pieces that the workers sent.
+
+        Raises
+        ------
+        AdvpriorError
+            ``PRI073`` when a worker runs another advprior; whatever a worker raised.
+        """
+        pieces: dict[int, dict[int, bytes]] = {}
+        for batch in answer.to_batches():
             columns = (batch[name].to_pylist() for name in ("job", "piece", "payload"))
             for job, number, payload in zip(*columns, strict=True):
                 pieces.setdefault(job, {})[number] = payload
-        found = {}
-        for place, mine in pieces.items():
-            told, found[place] = assembled(mine)
-            self.providers |= {told["provider"]} - {""}
-            if told["version"] != advprior.__version__:
+        results = {}
+        for place, pieces_of_job in pieces.items():
+            head, results[place] = assembled(pieces_of_job)
+            self.providers |= {head["provider"]} - {""}
+            if head["version"] != advprior.__version__:
                 raise AdvpriorError(
                     "PRI073",
                     "the workers run another advprior",
                     where=str(self._session.sparkContext.master),
-                    actual=told["version"],
+                    actual=head["version"],
                     expected=advprior.__version__,
                     fix="install the same version on every worker (or ship the environment: spark.archives)",
                 )
-        return found, time.monotonic() - started
+        return results
+
+
+def _packed_jobs(histories: Histories, jobs: list[Job], places: list[int], tasks: int) -> Any:
+    """Jobs with their users' histories as an Arrow table in at most ``tasks`` chunks: Spark makes a task of each."""
+    import pyarrow as pa
+
+    step = -(-len(places) // tasks)
+    chunks = []
+    for start in range(0, len(places), step):
+        some = places[start : start + step]
+        users = [packed(part_of(histories, jobs[place].fresh)) for place in some]
+        chunks.append(pa.table({"job": pa.array(some, pa.int64()), "histories": pa.array(users, pa.binary())}))
+    return pa.concat_tables(chunks)
 
 
 class Pace:
@@ -257,11 +267,11 @@ def waves(jobs: Iterable[Job], pace: Pace, bytes_a_user: int) -> Iterator[list[J
 
 
 def _last(error: BaseException) -> str:
-    """The line of a failure that says what it was; Java's stack stands after it."""
+    """The line of a failure that names it; Java's stack stands after it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     lines = [line for line in lines if not line.startswith(("at ", "..."))]
-    told = [line for line in lines if "Error" in line or "Exception" in line]
-    return (told or lines or [type(error).__name__])[-1][:300]
+    named = [line for line in lines if "Error" in line or "Exception" in line]
+    return (named or lines or [type(error).__name__])[-1][:300]
 
 
 def pack(run: Path, archive: Path) -> None:
@@ -306,9 +316,9 @@ def open_cluster(spark: str, run: Path, device: str, threads: int | None) -> Ite
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
-    theirs = SparkSession.getActiveSession()
+    users_session = SparkSession.getActiveSession()
     try:
-        session = theirs or SparkSession.builder.config(map=conf).getOrCreate()
+        session = users_session or SparkSession.builder.config(map=conf).getOrCreate()
     except Exception as error:  # Java's own, Py4J's and pyspark's share no base but Exception
         kind = "PySparkException" if isinstance(error, PySparkException) else type(error).__name__
         raise AdvpriorError(
@@ -329,5 +339,5 @@ def open_cluster(spark: str, run: Path, device: str, threads: int | None) -> Ite
             context.addArchive(f"{archive}#{archive.stem}")
             yield Cluster(session, archive.stem, device, threads or 1)
     finally:
-        if theirs is None:
+        if users_session is None:
             session.stop()

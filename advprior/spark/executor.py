@@ -67,9 +67,9 @@ def scorer_of(setup: Setup) -> Scorer | InterestScorer:
         run = Path(SparkFiles.get(setup.archive))
         predictor = load_predictor(run)
         load = predictor.scorer if setup.what == PRIORS else predictor.interest_scorer
-        found = load(run / "onnx", setup.device, setup.threads)
-        assert found is not None
-        _open[key] = found
+        scorer = load(run / "onnx", setup.device, setup.threads)
+        assert scorer is not None
+        _open[key] = scorer
     return _open[key]
 
 
@@ -90,31 +90,31 @@ def compute(setup: Any, batches: Iterator[Any]) -> Iterator[Any]:
         columns = [pa.array([job], pa.int64()), pa.array([number], pa.int32()), pa.array([payload], pa.binary())]
         return pa.RecordBatch.from_arrays(columns, ["job", "piece", "payload"])
 
-    told: Setup = setup.value
+    shared: Setup = setup.value
     for batch in batches:
         for job, raw in zip(batch["job"].to_pylist(), batch["histories"].to_pylist(), strict=True):
             try:
-                part = Part.join(pickle.loads(raw), told.crowd)
-                scorer = scorer_of(told)
-                found = forward(scorer, part, np.arange(len(part), dtype=np.int64), told.cutoffs)
+                part = Part.join(pickle.loads(raw), shared.crowd)
+                scorer = scorer_of(shared)
+                result = forward(scorer, part, np.arange(len(part), dtype=np.int64), shared.cutoffs)
             except AdvpriorError as error:
-                said = {name: getattr(error, name) for name in ("code", "what", "where", "found", "expected", "fix")}
-                yield piece(job, FAILED, pickle.dumps(said))
+                parts = {name: getattr(error, name) for name in ("code", "what", "where", "actual", "expected", "fix")}
+                yield piece(job, FAILED, pickle.dumps(parts))
                 return
-            yield piece(job, HEAD, pickle.dumps(head(found, getattr(scorer, "provider", ""))))
-            for number, rows in enumerate(slices(found.log_probs), start=1):
+            yield piece(job, HEAD, pickle.dumps(head(result, getattr(scorer, "provider", ""))))
+            for number, rows in enumerate(slices(result.log_probs), start=1):
                 yield piece(job, number, rows.tobytes())
 
 
-def head(found: Forwarded, provider: str) -> dict[str, Any]:
-    """All of a result but the log-probabilities, and who says it."""
+def head(result: Forwarded, provider: str) -> dict[str, Any]:
+    """All of a result but the log-probabilities, with the worker's version and ONNX Runtime provider."""
     return {
         "version": advprior.__version__,
         "provider": provider,
-        "shape": found.log_probs.shape,
-        "index": found.index,
-        "prompts": found.prompts,
-        "forwarded": found.forwarded,
+        "shape": result.log_probs.shape,
+        "index": result.index,
+        "prompts": result.prompts,
+        "forwarded": result.forwarded,
     }
 
 
@@ -136,12 +136,12 @@ def assembled(pieces: dict[int, bytes]) -> tuple[dict[str, Any], Forwarded]:
     Raises
     ------
     AdvpriorError
-        Whatever the worker said.
+        Whatever the worker raised.
     """
     if FAILED in pieces:
-        said = pickle.loads(pieces[FAILED])
-        raise AdvpriorError(said.pop("code"), said.pop("what"), **said)
-    told = pickle.loads(pieces[HEAD])
+        parts = pickle.loads(pieces[FAILED])
+        raise AdvpriorError(parts.pop("code"), parts.pop("what"), **parts)
+    summary = pickle.loads(pieces[HEAD])
     raw = b"".join(pieces[number] for number in sorted(pieces) if number > HEAD)
-    log_probs = np.frombuffer(raw, np.float32).reshape(told["shape"])
-    return told, Forwarded(log_probs, told["index"], told["prompts"], told["forwarded"])
+    log_probs = np.frombuffer(raw, np.float32).reshape(summary["shape"])
+    return summary, Forwarded(log_probs, summary["index"], summary["prompts"], summary["forwarded"])

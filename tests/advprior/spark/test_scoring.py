@@ -44,17 +44,18 @@ def llm(fitted: Fitted, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def assert_same(ours: Path, theirs: Path) -> None:
-    """Same files, same rows, priors within 1e-6."""
+    """Same files, same rows; priors within 1e-6 of the largest: batches of another size round otherwise."""
     names = {path.name for path in ours.iterdir()}
     assert names == {path.name for path in theirs.iterdir()}
     for name in sorted(names - {"manifest.json"}):
         if name.endswith(".npy"):
             first, second = np.load(ours / name), np.load(theirs / name)
             assert first.dtype == second.dtype
-            np.testing.assert_allclose(second, first, rtol=0, atol=1e-6, err_msg=name)
+            scale = np.abs(first).max() if first.dtype.kind == "f" else 0
+            np.testing.assert_allclose(second, first, rtol=0, atol=1e-6 * scale, err_msg=name)
         elif name.endswith(".parquet"):
             rows = [pd.read_parquet(folder / name) for folder in (ours, theirs)]
-            pd.testing.assert_frame_equal(*rows, rtol=0, atol=1e-6)
+            pd.testing.assert_frame_equal(*rows, rtol=1e-5, atol=1e-6)
         else:
             assert (ours / name).read_bytes() == (theirs / name).read_bytes()
 
@@ -65,17 +66,17 @@ def test_the_llm_s_priors_and_interests_are_those_of_one_machine(
     assert score(llm, fitted.tables, tmp_path / "local", **SMALL)
     assert score(llm, fitted.tables, tmp_path / "spark", spark=MASTER, **SMALL)
     assert_same(tmp_path / "local", tmp_path / "spark")
-    local, there = (read_manifest(tmp_path / name) for name in ("local", "spark"))
-    assert there["facts"]["spark"] | {"version": ""} == {
+    local, remote = (read_manifest(tmp_path / name) for name in ("local", "spark"))
+    assert remote["facts"]["spark"] | {"version": ""} == {
         "master": MASTER,
         "cores": 2,
         "version": "",
         "threads": 1,
         "providers": ["CPUExecutionProvider"],
     }
-    assert there["key"] == local["key"]
+    assert remote["key"] == local["key"]
     for name in ("prompts", "forwarded", "max_sum_error", "interests_version"):
-        assert there["facts"][name] == local["facts"][name]
+        assert remote["facts"][name] == local["facts"][name]
     # a refresh forwards on Spark only whose input changed: here nobody's
     assert score(llm, fitted.tables, tmp_path / "again", since=tmp_path / "local", spark=MASTER, **SMALL)
     assert score(llm, fitted.tables, tmp_path / "here", since=tmp_path / "local", **SMALL)
