@@ -1,4 +1,4 @@
-"""What every test and doctest shares: UTC, no hub, one thread. Set before anything heavy is imported."""
+"""What every test and doctest shares: UTC, no hub, one thread unless told. Set before anything heavy is imported."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
     TRANSFORMERS_OFFLINE="1",
     TOKENIZERS_PARALLELISM="false",
-    # the suite may share its cores: more threads than cores make small matrices slower, not faster
-    OMP_NUM_THREADS="1",
     MPLBACKEND="Agg",
 )
+# the suite may share its cores: more threads than cores make small matrices slower, not faster; from outside, e.g.
+# OMP_NUM_THREADS=4 make test, another number is tried
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 if hasattr(time, "tzset"):  # not on Windows
     time.tzset()
 
