@@ -38,11 +38,11 @@ def cold(
     events are hidden from every arm, their users' later labels are kept; all advertisers of TABLES are ranked.
     """
     from advprior.evaluation.cold import evaluate_cold
+    from advprior.evaluation.options import Options
     from advprior.store.runs import write_json
 
-    result = evaluate_cold(
-        runs, tables, cutoff, horizon=horizon, replicates=replicates, seed=seed, device=device, threads=threads
-    )
+    options = Options(horizon=horizon, replicates=replicates, seed=seed, device=device, threads=threads)
+    result = evaluate_cold(runs, tables, cutoff, options)
     for line in lines(result):
         click.echo(line)
     if out is not None:

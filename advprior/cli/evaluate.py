@@ -12,7 +12,7 @@ import click
 from advprior.evaluation.show import FORMATS
 
 if TYPE_CHECKING:
-    from advprior.evaluation.seeds import Seeds
+    from advprior.evaluation.options import Seeds
 
 
 class Moment(click.ParamType):  # type: ignore[type-arg]
@@ -113,15 +113,12 @@ def evaluate(
     addition. Intervals are paired bootstraps by user, and by seed where an arm has several.
     """
     from advprior.evaluation.ladder import evaluate as work
+    from advprior.evaluation.options import Options
     from advprior.evaluation.show import render
 
-    result, fresh = work(
-        runs,
-        tables,
-        cutoff,
+    options = Options(
         horizon=horizon,
         earlier=earlier,
-        out=out,
         seeds=seeds,
         profile_only=profile_only,
         replicates=replicates,
@@ -129,8 +126,8 @@ def evaluate(
         users=users,
         device=device,
         threads=threads,
-        force=force,
     )
+    result, fresh = work(runs, tables, cutoff, options, out=out, force=force)
     if not fresh:
         click.echo(f"evaluate: unchanged, reused {out}")
     for line in render(result, form):

@@ -8,16 +8,34 @@ well new ones are placed; recall on all labels tells what that costs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from advprior.evaluation import sentences
+from advprior.evaluation.compare import compare, overall
+from advprior.evaluation.options import Options
+from advprior.evaluation.protocol import Labels, first_labels
+from advprior.evaluation.runs import TAKEN, open_run, require_past, score_labels
+from advprior.evaluation.seeds import unique_names
+from advprior.evaluation.terms import popularity
+from advprior.history import counts
+from advprior.history.catalog import Catalog
+from advprior.history.histories import Histories, build_histories, micros
 from advprior.history.withheld import without
+from advprior.predictors.logit import fit_logit, log_softmax
+from advprior.predictors.text.logit import OWN_HALF_LIFE
+from advprior.store.arrays import Bool, Float, Int
 from advprior.store.contract import ADVERTISERS, EVENTS, POPULARITY, USERS
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest, versions
 from advprior.store.tables import load_tables
 
+MOST_SCALED = 5000  # users on whose labels the scale of a cosine is fitted
 OVERALL, WITHHELD, WITH_TEXT, NAME_ONLY, OTHERS = SEGMENTS = (
     "overall",
     "withheld",
@@ -51,17 +69,7 @@ def withheld_by(runs: Sequence[Path]) -> tuple[str, ...]:
     return sets[0]
 
 
-def evaluate_cold(
-    runs: Sequence[Path],
-    tables: Path,
-    cutoff: datetime,
-    *,
-    horizon: timedelta,
-    replicates: int = 1000,
-    seed: int = 0,
-    device: str = "auto",
-    threads: int | None = None,
-) -> dict[str, Any]:
+def evaluate_cold(runs: Sequence[Path], tables: Path, cutoff: datetime, options: Options) -> dict[str, Any]:
     """Arms, segments and paired comparisons, as `advprior.evaluation.ladder.evaluate` gives them.
 
     Parameters
@@ -70,107 +78,128 @@ def evaluate_cold(
         Fitted with ``--withhold`` and exported; each becomes an arm of its folder's name.
     tables : Path
         Users, advertisers and events are read.
-    cutoff, horizon : datetime, timedelta
-        Labels lie in ``[cutoff, cutoff + horizon)``; asked are users with an event of another advertiser before.
-    replicates, seed : int
-        Of the bootstrap.
+    cutoff : datetime
+        Users with an event of another advertiser before it are asked about.
+    options : Options
+        ``horizon``, ``replicates``, ``seed``, ``device`` and ``threads`` are read.
 
     Raises
     ------
     AdvpriorError
         ``PRI002``, ``PRI040``, ``PRI041`` as ``evaluate``; ``PRI061`` see `withheld_by`.
     """
-    import numpy as np
-
-    from advprior.evaluation import sentences
-    from advprior.evaluation.compare import compare, overall
-    from advprior.evaluation.ladder import TAKEN, open_run, require_past, score_labels
-    from advprior.evaluation.protocol import first_labels
-    from advprior.evaluation.seeds import unique_names
-    from advprior.evaluation.terms import popularity
-    from advprior.history import counts
-    from advprior.history.catalog import Catalog
-    from advprior.history.histories import build_histories, micros
-    from advprior.predictors.logit import fit_logit, log_softmax
-    from advprior.predictors.text.logit import OWN_HALF_LIFE
-    from advprior.predictors.text.predictor import catalog_texts
-
     for run in runs:
         require_past(run, cutoff)
-    ids = withheld_by(runs)
-    loaded = load_tables(tables, USERS, ADVERTISERS, EVENTS)
-    catalog = Catalog.from_table(loaded[ADVERTISERS])
-    size, now = len(catalog), micros(cutoff)
-    ahead = round(horizon.total_seconds() * 1_000_000)
-    past = build_histories(loaded[USERS], without(loaded[EVENTS], ids), catalog).before(now)
-    whole = build_histories(loaded[USERS], loaded[EVENTS], catalog)
-    labels = first_labels(whole, now, ahead)
-    labels = labels.keep(np.diff(past.offsets)[labels.user] > 0)
-    hidden = np.isin(np.asarray(catalog.ids), ids)
-    if not len(labels) or not hidden[labels.advertiser].any():
-        raise AdvpriorError(
-            "PRI041",
-            "no user's label is a withheld advertiser",
-            where=f"{tables}/events.parquet",
-            actual="0 labels",
-            expected="events of withheld advertisers from the cut-off on",
-            fix="another --seed when fitting",
-        )
-
-    wide = np.broadcast_to(popularity(past, now, size), (len(labels), size))
-    arms: dict[str, Any] = {POPULARITY: wide}
-    left_out = {}
-    if sentences.installed():
-        vectors = sentences.sentence_vectors(catalog_texts(catalog))
-
-        def near(users: Any, moment: int) -> Any:
-            own = counts.own_points(past, users, np.full(len(users), moment), OWN_HALF_LIFE, size)
-            return sentences.cosines(own, vectors)
-
-        # a cosine is no log-probability: its scale is fitted on the year before, which changes no rank
-        early = first_labels(past, now - ahead, ahead).sample(5000, seed)
-        scale = 1.0
-        if len(early):
-            scale = float(fit_logit(near(early.user, now - ahead)[None], early.truth(size), centre=1.0)[0])
-        arms[sentences.NAME] = log_softmax(max(scale, 1e-3) * near(labels.user, now))
-    else:
-        left_out[sentences.NAME] = "package wordllama is not installed"
-    plain = list(arms)
-    about_runs, uses_llm = {}, dict.fromkeys(arms, False)
+    case = _Case.read(tables, withheld_by(runs), micros(cutoff), options)
+    arms, left_out = case.controls()
+    controls = list(arms)
+    about_runs: dict[str, Any] = {}
     names = unique_names([run.resolve().name for run in runs], [*TAKEN, sentences.NAME])
     for name, run in zip(names, runs, strict=True):
-        scorer, facts = open_run(run, catalog, tables, device, threads)
-        arms[name] = score_labels(scorer, past, labels, now, name)
+        scorer, facts = open_run(run, case.catalog, tables, options)
+        arms[name] = score_labels(scorer, case.past, case.labels, case.now, name)
         about_runs[name] = {**facts, "provider": scorer.provider}
-        uses_llm[name] = facts["uses_llm"]
-
-    told = np.asarray([bool(t) for t in catalog.texts or ("",) * size])
-    cold, text = hidden[labels.advertiser], told[labels.advertiser]
-    inside = dict(zip(SEGMENTS, (np.ones(len(cold), np.bool_), cold, cold & text, cold & ~text, ~cold), strict=True))
-    pairs = [(name, baseline) for name in names for baseline in (*plain, *(n for n in names if n != name))]
-    if sentences.NAME in plain:
+    pairs = [(name, other) for name in names for other in (*controls, *names) if other != name]
+    if sentences.NAME in controls:
         pairs.append((sentences.NAME, POPULARITY))
     rows, comparisons = compare(
         {name: [log_probs] for name, log_probs in arms.items()},
-        labels,
-        inside,
+        case.labels,
+        case.segments(),
         [(arm, baseline, baseline) for arm, baseline in pairs],
-        replicates=replicates,
-        seed=seed,
+        replicates=options.replicates,
+        seed=options.seed,
     )
     for row in rows:
-        row["uses_llm"] = uses_llm[row["arm"]]
+        row["uses_llm"] = row["arm"] in about_runs and about_runs[row["arm"]]["uses_llm"]
     about = {
         "step": "cold",
         "cutoff": cutoff.isoformat(),
-        "users": len(labels),
-        "advertisers": size,
-        "withheld": list(ids),
-        "withheld_labels": int(cold.sum()),
-        "labels": len(cold),
+        "users": len(case.labels),
+        "advertisers": len(case.catalog),
+        "withheld": list(case.withheld),
+        "withheld_labels": int(case.hidden[case.labels.advertiser].sum()),
+        "labels": len(case.labels.advertiser),
         "runs": about_runs,
         "left_out": left_out,
         "versions": versions(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return {"arms": overall(rows), "comparisons": comparisons, "segments": rows, "about": about}
+
+
+@dataclass(frozen=True)
+class _Case:
+    """What is asked: histories without the withheld advertisers, and labels with them.
+
+    Attributes
+    ----------
+    past : Histories
+        Events before the cut-off, those of withheld advertisers hidden.
+    now, ahead : int
+        Microseconds.
+    """
+
+    catalog: Catalog
+    past: Histories
+    labels: Labels
+    withheld: tuple[str, ...]
+    now: int
+    ahead: int
+    seed: int
+
+    @classmethod
+    def read(cls, tables: Path, withheld: tuple[str, ...], now: int, options: Options) -> _Case:
+        """From tables; ``PRI041`` when no label is a withheld advertiser's."""
+        loaded = load_tables(tables, USERS, ADVERTISERS, EVENTS)
+        catalog = Catalog.from_table(loaded[ADVERTISERS])
+        past = build_histories(loaded[USERS], without(loaded[EVENTS], withheld), catalog).before(now)
+        whole = build_histories(loaded[USERS], loaded[EVENTS], catalog)
+        labels = first_labels(whole, now, options.horizon_micros)
+        labels = labels.keep(np.diff(past.offsets)[labels.user] > 0)
+        case = cls(catalog, past, labels, withheld, now, options.horizon_micros, options.seed)
+        if not len(labels) or not case.hidden[labels.advertiser].any():
+            raise AdvpriorError(
+                "PRI041",
+                "no user's label is a withheld advertiser",
+                where=f"{tables}/events.parquet",
+                actual="0 labels",
+                expected="events of withheld advertisers from the cut-off on",
+                fix="another --seed when fitting",
+            )
+        return case
+
+    @cached_property
+    def hidden(self) -> Bool:
+        """Which advertisers are withheld [N]."""
+        return np.isin(np.asarray(self.catalog.ids), self.withheld)
+
+    def segments(self) -> dict[str, Bool]:
+        """Which labels count in each of `SEGMENTS`."""
+        told = np.asarray([bool(text) for text in self.catalog.texts or ("",) * len(self.catalog)])
+        cold, text = self.hidden[self.labels.advertiser], told[self.labels.advertiser]
+        masks = (np.ones(len(cold), np.bool_), cold, cold & text, cold & ~text, ~cold)
+        return dict(zip(SEGMENTS, masks, strict=True))
+
+    def controls(self) -> tuple[dict[str, Float], dict[str, str]]:
+        """Log-probs of the controls that need no run, and which are left out and why."""
+        size = len(self.catalog)
+        arms: dict[str, Float] = {
+            POPULARITY: np.broadcast_to(popularity(self.past, self.now, size), (len(self.labels), size))
+        }
+        if not sentences.installed():
+            return arms, {sentences.NAME: "package wordllama is not installed"}
+        vectors = sentences.sentence_vectors(self.catalog.descriptions(". "))
+        # a cosine is no log-probability: its scale is fitted on the labels before, which changes no rank
+        early = first_labels(self.past, self.now - self.ahead, self.ahead).sample(MOST_SCALED, self.seed)
+        scale = 1.0
+        if len(early):
+            near = self._near(vectors, early.user, self.now - self.ahead)
+            scale = float(fit_logit(near[None], early.truth(size), centre=1.0)[0])
+        arms[sentences.NAME] = log_softmax(max(scale, 1e-3) * self._near(vectors, self.labels.user, self.now))
+        return arms, {}
+
+    def _near(self, vectors: Float, users: Int, moment: int) -> Float:
+        """Cosine of what each user bought to every advertiser [P, N]."""
+        own = counts.own_points(self.past, users, np.full(len(users), moment), OWN_HALF_LIFE, len(self.catalog))
+        return sentences.cosines(own, vectors)

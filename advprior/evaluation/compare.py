@@ -17,8 +17,10 @@ Segments = Mapping[str, npt.NDArray[np.bool_]]
 
 def mean_marks(members: Sequence[Float], labels: Labels) -> dict[str, float]:
     """Each metric, mean over users and seeds."""
-    found = [marks(log_probs, labels) for log_probs in members]
-    return {m: float(np.mean([(f[m] * labels.credit).sum() / len(labels) for f in found])) for m in METRICS}
+    marked = [marks(log_probs, labels) for log_probs in members]
+    return {
+        m: float(np.mean([(by_metric[m] * labels.credit).sum() / len(labels) for by_metric in marked])) for m in METRICS
+    }
 
 
 def compare(
@@ -104,9 +106,9 @@ def overall(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _sums(log_probs: Float, labels: Labels, inside: Segments) -> Double:
-    found = marks(log_probs, labels)
+    marked = marks(log_probs, labels)
     columns = [
-        np.bincount(labels.row, found[m] * labels.credit * kept, minlength=len(labels))
+        np.bincount(labels.row, marked[m] * labels.credit * kept, minlength=len(labels))
         for m in METRICS
         for kept in inside.values()
     ]

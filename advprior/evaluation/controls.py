@@ -49,13 +49,13 @@ class Controls:
 
     def log_probs(self, terms: Terms, users: Int, size: int) -> dict[str, Float]:
         """Log-probs [len(users), size] of every control."""
-        found = {name: np.empty((len(users), size), np.float32) for name in self.arms}
+        log_probs = {name: np.empty((len(users), size), np.float32) for name in self.arms}
         for part in _chunks(len(users), size):
-            found[POPULARITY][part] = terms.popularity(users[part])
-            known = terms(users[part])
+            log_probs[POPULARITY][part] = terms.popularity(users[part])
+            values = terms(users[part])
             for name, weights in self.weights.items():
-                found[name][part] = logit([known[term] for term in weights], list(weights.values()))
-        return found
+                log_probs[name][part] = logit([values[term] for term in weights], list(weights.values()))
+        return log_probs
 
 
 def fit_controls(windows: Sequence[Window], size: int, *, seed: int) -> tuple[Controls, dict[str, Float]]:
@@ -68,24 +68,24 @@ def fit_controls(windows: Sequence[Window], size: int, *, seed: int) -> tuple[Co
         Log-probs of the first window's users by weights that did not see the label of the user (fitted on the other
         half of the users): what a blend is fitted on, so that controls look no better there than they are.
     """
-    known = [window.terms(window.labels.user) for window in windows]
+    by_window = [window.terms(window.labels.user) for window in windows]
     truth = np.concatenate([window.labels.truth(size) for window in windows])
     user = np.concatenate([window.labels.user for window in windows])
     half = np.random.default_rng(seed).permutation(int(user.max()) + 1)[user] % 2 == 0
-    mine = half[: len(windows[0].labels)]
+    first_half = half[: len(windows[0].labels)]
     first: dict[str, Float] = {POPULARITY: np.array(windows[0].terms.popularity(windows[0].labels.user))}
     weights = {}
-    for name, wanted in ARMS.items():
-        names = [term for term in wanted if all(term in k for k in known)]
-        if name in wanted and name not in names:  # ALS without its package
+    for name, chosen in ARMS.items():
+        names = [term for term in chosen if all(term in k for k in by_window)]
+        if name in chosen and name not in names:  # ALS without its package
             continue
-        terms = np.stack([np.concatenate([k[term] for k in known]) for term in names])
+        terms = np.stack([np.concatenate([k[term] for k in by_window]) for term in names])
         fitted = fit_logit(terms, truth)
         weights[name] = dict(zip(names, map(float, fitted), strict=True))
-        out: Float = np.empty((len(mine), size), np.float32)
+        out: Float = np.empty((len(first_half), size), np.float32)
         for side in (True, False):
             other = fit_logit(terms[:, half != side], truth[half != side], start=fitted)
-            out[mine == side] = logit(list(terms[:, : len(mine)][:, mine == side]), other)
+            out[first_half == side] = logit(list(terms[:, : len(first_half)][:, first_half == side]), other)
         first[name] = out
     return Controls(weights), first
 

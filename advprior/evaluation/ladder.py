@@ -5,47 +5,40 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from functools import cache
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from advprior.store.contract import ADVERTISERS, EVENTS, LLM, NEIGHBOURS, POPULARITY, USERS
+import numpy as np
+
+from advprior.evaluation.compare import compare, overall
+from advprior.evaluation.controls import BLEND
+from advprior.evaluation.options import Options
+from advprior.evaluation.population import ALL, Population, add_blends, comparisons_of, fitted_facts, populate
+from advprior.evaluation.protocol import PROFILE_ONLY, segments
+from advprior.evaluation.runs import TAKEN, open_run, require_past, score_labels
+from advprior.evaluation.seeds import Group, group_runs, mean_probability
+from advprior.evaluation.split import Split
+from advprior.evaluation.terms import ALS, als_installed
+from advprior.history.histories import micros
+from advprior.history.read import load_histories
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import manifest_digest, peak_memory_mb, read_manifest, run_key, versions, write_json
-from advprior.store.tables import TABLES_FIX, load_tables
-
-if TYPE_CHECKING:
-    from advprior.evaluation.protocol import Labels
-    from advprior.evaluation.seeds import Group, Seeds
-    from advprior.history.catalog import Catalog
-    from advprior.history.histories import Histories
-    from advprior.predictors.base import Scorer
-    from advprior.store.arrays import Float, Int
+from advprior.store.tables import TABLES_FIX
 
 STEP = "evaluate"
 CODE_VERSION = 4
-SHARD = 256  # users scored at once
-DAY = timedelta(days=1)
-#: Names that no run's arm may have
-TAKEN = (POPULARITY, "drift", "recency", NEIGHBOURS, "als", "logit", "blend", "best control", "all LLMs")
+DEFAULTS = Options()
 
 
 def evaluate(
     runs: Sequence[Path],
     tables: Path,
     cutoff: datetime,
+    options: Options = DEFAULTS,
     *,
-    horizon: timedelta = 365 * DAY,
-    earlier: Sequence[Path] = (),
     out: Path | None = None,
-    seeds: Seeds = "together",
-    profile_only: int = 4000,
-    replicates: int = 1000,
-    seed: int = 0,
-    users: int | None = None,
-    device: str = "auto",
-    threads: int | None = None,
     force: bool = False,
 ) -> tuple[dict[str, Any], bool]:
     """Measure every arm at ``cutoff``; the result, and whether it was computed (False: read from ``out``).
@@ -58,21 +51,12 @@ def evaluate(
         ``blend + all LLMs``.
     tables : Path
         Only users, advertisers and events are read.
-    cutoff, horizon : datetime, timedelta
-        Labels lie in ``[cutoff, cutoff + horizon)``.
-    earlier : sequence of Path
-        None, or one for each of ``runs``: the same predictor fitted on less, whose scores weigh it in the blend. A run
-        that saw the blend's labels looks better on them than it is.
-    users : int, optional
-        Ask about no more than so many, drawn by ``seed``, the same for every arm: for arms that cost too much for all.
+    cutoff : datetime
+    options : Options
     out : Path, optional
         JSON file; written whole or not at all.
-    seeds : {"together", "averaged", "apart"}
-        Runs whose fits differ in nothing but their seed (`advprior.evaluation.seeds`) are one arm with their mean
-        figures; one arm that answers with their mean probability; or an arm each.
-    profile_only : int
-        At most this many users without an event before the cut-off are asked about too, drawn at random: the segment
-        ``profile only``, apart from all others.
+    force : bool
+        Measure again even when ``out`` is current.
 
     Raises
     ------
@@ -81,45 +65,24 @@ def evaluate(
         ``PRI042`` ``earlier`` does not match ``runs``, ``PRI043`` ``out`` holds something else.
     """
     started = time.time()
-    for run in (*runs, *earlier):
+    for run in (*runs, *options.earlier):
         require_past(run, cutoff)
-    if earlier and len(earlier) != len(runs):
+    if options.earlier and len(options.earlier) != len(runs):
         raise AdvpriorError(
             "PRI042",
             "each run needs its own earlier run",
-            actual=f"{len(earlier)} for {len(runs)} runs",
+            actual=f"{len(options.earlier)} for {len(runs)} runs",
             expected="--earlier once for each RUN, in the same order, or not at all",
         )
     read_manifest(tables, fix=TABLES_FIX)
-    from advprior.evaluation.seeds import group_runs
-
-    groups = group_runs(runs, TAKEN, together=seeds != "apart", averaged=seeds == "averaged")
-    config = {
-        "cutoff": cutoff.isoformat(),
-        "horizon_s": horizon.total_seconds(),
-        "replicates": replicates,
-        "seed": seed,
-        "profile_only": profile_only,
-        "runs": {group.name: [runs[i].resolve().name for i in group.members] for group in groups},
-    }
-    if users is not None:
-        config["asked"] = users
-    inputs = {"tables": manifest_digest(tables)}
-    for label, some in (("run", runs), ("earlier", earlier)):
-        for i, run in enumerate(some):
-            inputs[f"{label}:{i}"] = manifest_digest(run)
-            inputs[f"{label}:{i}:onnx"] = manifest_digest(run / "onnx")
-
-    from advprior.evaluation.terms import als_installed
-
+    groups = group_runs(runs, TAKEN, together=options.seeds != "apart", averaged=options.seeds == "averaged")
+    config, inputs = _config(runs, groups, cutoff, options), _inputs(runs, tables, options)
     key = run_key(STEP, {**config, "als": als_installed()}, inputs, CODE_VERSION)
-    kept = _read(out)
-    if not force and kept is not None and kept["about"]["key"] == key:
-        return kept, False
+    earlier_result = _read(out)
+    if not force and earlier_result is not None and earlier_result["about"]["key"] == key:
+        return earlier_result, False
 
-    result = _measure(
-        runs, earlier, groups, tables, cutoff, horizon, profile_only, replicates, seed, users, device, threads
-    )
+    result = _Ladder(runs, groups, tables, options).measure(_split(tables, cutoff, options))
     result["about"] = {
         "step": STEP,
         "key": key,
@@ -137,19 +100,25 @@ def evaluate(
     return result, True
 
 
-def require_past(run: Path, cutoff: datetime) -> None:
-    """Refuse (``PRI040``) a run that saw labels from the cut-off on."""
-    fitted = read_manifest(run, step="finetune", fix="advprior finetune --tables TABLES --out RUN")
-    read_manifest(run / "onnx", step="export", fix=f"advprior export {run}")
-    if datetime.fromisoformat(fitted["facts"]["model_cutoff"]) > cutoff:
-        raise AdvpriorError(
-            "PRI040",
-            "the model saw labels that it is to be asked about",
-            where=str(run),
-            actual=f"fitted on events up to {fitted['facts']['model_cutoff']}",
-            expected=f"no event from the cut-off {cutoff.isoformat()} on",
-            fix="a later --cutoff, or fit on tables whose finetune_end is the cut-off",
-        )
+def _config(runs: Sequence[Path], groups: Sequence[Group], cutoff: datetime, options: Options) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "cutoff": cutoff.isoformat(),
+        "horizon_s": options.horizon.total_seconds(),
+        "replicates": options.replicates,
+        "seed": options.seed,
+        "profile_only": options.profile_only,
+        "runs": {group.name: [runs[i].resolve().name for i in group.members] for group in groups},
+    }
+    return config if options.users is None else config | {"asked": options.users}
+
+
+def _inputs(runs: Sequence[Path], tables: Path, options: Options) -> dict[str, str]:
+    inputs = {"tables": manifest_digest(tables)}
+    for label, some in (("run", runs), ("earlier", options.earlier)):
+        for i, run in enumerate(some):
+            inputs[f"{label}:{i}"] = manifest_digest(run)
+            inputs[f"{label}:{i}:onnx"] = manifest_digest(run / "onnx")
+    return inputs
 
 
 def _read(out: Path | None) -> dict[str, Any] | None:
@@ -157,9 +126,9 @@ def _read(out: Path | None) -> dict[str, Any] | None:
     if out is None or not out.exists():
         return None
     try:
-        kept = json.loads(out.read_text())
-        if kept["about"]["step"] == STEP:
-            return dict(kept)
+        result = json.loads(out.read_text())
+        if result["about"]["step"] == STEP:
+            return dict(result)
     except (OSError, ValueError, KeyError, TypeError):
         pass
     raise AdvpriorError(
@@ -171,166 +140,114 @@ def _read(out: Path | None) -> dict[str, Any] | None:
     )
 
 
-def _measure(
-    runs: Sequence[Path],
-    earlier: Sequence[Path],
-    groups: Sequence[Group],
-    tables: Path,
-    cutoff: datetime,
-    horizon: timedelta,
-    profile_only: int,
-    replicates: int,
-    seed: int,
-    users: int | None,
-    device: str,
-    threads: int | None,
-) -> dict[str, Any]:
-    import numpy as np
+def _split(tables: Path, cutoff: datetime, options: Options) -> Split:
+    histories, catalog = load_histories(tables)
+    return Split(histories, catalog, micros(cutoff), options.horizon_micros, options.seed)
 
-    from advprior.evaluation.compare import compare, overall
-    from advprior.evaluation.controls import BLEND
-    from advprior.evaluation.population import ALL, add_blends, ask, fitted_facts, pairs
-    from advprior.evaluation.protocol import PROFILE_ONLY, segments
-    from advprior.evaluation.seeds import mean_probability
-    from advprior.evaluation.terms import ALS, Terms, als_installed
-    from advprior.history.catalog import Catalog
-    from advprior.history.histories import build_histories, micros
 
-    loaded = load_tables(tables, USERS, ADVERTISERS, EVENTS)
-    catalog = Catalog.from_table(loaded[ADVERTISERS])
-    histories = build_histories(loaded[USERS], loaded[EVENTS], catalog)
-    del loaded
-    now, ahead, size = micros(cutoff), round(horizon.total_seconds() * 1_000_000), len(catalog)
-    past = histories.before(now)  # all that anything below is fitted on or scored from
-    # labels to fit on end at T; where the data before T is shorter than two horizons, half of it is history
-    back = min(ahead, int(now - past.time.min()) // 2) if len(past.time) else 1
-    then = now - back
-    before = histories.before(then)
+@dataclass
+class _Ladder:
+    """The arms of some runs, and what is learnt of them on the way."""
 
-    @cache
-    def terms_at(moment: int) -> Terms:
-        return Terms(histories.before(moment), moment, size, seed)
+    runs: Sequence[Path]
+    groups: Sequence[Group]
+    tables: Path
+    options: Options
+    about_runs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    optimistic: list[str] = field(default_factory=list)  # arms that saw the labels that weigh them in the blend
+    with_llm: set[str] = field(default_factory=set)
 
-    main = ask(histories, now, ahead, back, terms_at, size, seed, users=users)
-    if main is None:
-        raise AdvpriorError(
-            "PRI041",
-            "nobody can be asked, or fitted on",
-            where=f"{tables}/events.parquet",
-            actual="no user with an event before the cut-off and one within the horizon, there or one horizon earlier",
-            expected=f"events before and from {cutoff.isoformat()} on",
-            fix="another --cutoff or --horizon",
-        )
-    beside = None
-    if profile_only:
-        beside = ask(histories, now, ahead, back, terms_at, size, seed, profile_only=profile_only, users=users)
-    people = [main] if beside is None else [main, beside]
-
-    about_runs: dict[str, Any] = {}
-    optimistic, with_llm = [], set()
-    for group in groups:
-        about_runs[group.name] = []
-        for i in group.members:
-            scorer, facts = open_run(runs[i], catalog, tables, device, threads)
-            weigher, seen = open_run(earlier[i], catalog, tables, device, threads) if earlier else (scorer, facts)
-            for asked in people:
-                asked.arms.setdefault(group.name, []).append(score_labels(scorer, past, asked.labels, now, group.name))
-                asked.first.setdefault(group.name, []).append(
-                    score_labels(weigher, before, asked.early, then, group.name)
-                )
-            if micros(datetime.fromisoformat(seen["model_cutoff"])) > then and group.name not in optimistic:
-                optimistic.append(group.name)
-            if facts["uses_llm"]:
-                with_llm.add(group.name)
-            about_runs[group.name].append(
-                {
-                    "run": runs[i].resolve().name,
-                    "digest": manifest_digest(runs[i]),
-                    **facts,
-                    "provider": scorer.provider,
-                }
+    def measure(self, split: Split) -> dict[str, Any]:
+        """Arms, comparisons, segments and what is to be known of them."""
+        main = populate(split, self.options)
+        if main is None:
+            raise AdvpriorError(
+                "PRI041",
+                "nobody can be asked, or fitted on",
+                where=f"{self.tables}/events.parquet",
+                actual="no user with an event before the cut-off and one within the horizon, there or one horizon "
+                "earlier",
+                expected=f"events before and from {datetime.fromtimestamp(split.now / 1e6, UTC).isoformat()} on",
+                fix="another --cutoff or --horizon",
             )
+        beside = populate(split, self.options, profile_only=True) if self.options.profile_only else None
+        people = [main] if beside is None else [main, beside]
+        self._score(split, people)
+        for population in people:
+            self._blend(population)
+        rows, comparisons = self._compare(main, segments(main.labels, split.histories, split.now, split.size))
+        if beside is not None:
+            everyone = {PROFILE_ONLY: np.ones(len(beside.labels.advertiser), np.bool_)}
+            more = self._compare(beside, everyone)
+            rows, comparisons = rows + more[0], comparisons + more[1]
+        for row in rows:
+            row["uses_llm"] = row["arm"].removeprefix(f"{BLEND} + ") in {*self.with_llm, ALL}
+        about = self._about(split, main, beside)
+        return {"arms": overall(rows), "comparisons": comparisons, "segments": rows, "about": about}
 
-    names = [group.name for group in groups]
-    for asked in people:
-        for group in (group for group in groups if group.averaged):
-            asked.arms[group.name] = [mean_probability(asked.arms[group.name])]
-            asked.first[group.name] = [mean_probability(asked.first[group.name])]
-        add_blends(asked, names, with_llm, optimistic)
-    inside = segments(main.labels, histories, now, size)
-    rows, comparisons = compare(
-        main.arms, main.labels, inside, pairs(main, names, with_llm), replicates=replicates, seed=seed
-    )
-    if beside is not None:
-        everyone = {PROFILE_ONLY: np.ones(len(beside.labels.advertiser), np.bool_)}
-        more = compare(
-            beside.arms, beside.labels, everyone, pairs(beside, names, with_llm), replicates=replicates, seed=seed
+    def _score(self, split: Split, people: list[Population]) -> None:
+        """Log-probs of every run for everyone asked about."""
+        for group in self.groups:
+            self.about_runs[group.name] = []
+            for i in group.members:
+                scorer, facts = open_run(self.runs[i], split.catalog, self.tables, self.options)
+                weigher, seen = scorer, facts
+                if self.options.earlier:
+                    weigher, seen = open_run(self.options.earlier[i], split.catalog, self.tables, self.options)
+                for population in people:
+                    late, early = population.labels, population.early
+                    population.arms.setdefault(group.name, []).append(
+                        score_labels(scorer, split.past, late, split.now, group.name)
+                    )
+                    population.first.setdefault(group.name, []).append(
+                        score_labels(weigher, split.before, early, split.then, group.name)
+                    )
+                saw_labels = micros(datetime.fromisoformat(seen["model_cutoff"])) > split.then
+                if saw_labels and group.name not in self.optimistic:
+                    self.optimistic.append(group.name)
+                if facts["uses_llm"]:
+                    self.with_llm.add(group.name)
+                source = {"run": self.runs[i].resolve().name, "digest": manifest_digest(self.runs[i])}
+                self.about_runs[group.name].append({**source, **facts, "provider": scorer.provider})
+
+    def _blend(self, population: Population) -> None:
+        for group in (group for group in self.groups if group.averaged):
+            population.arms[group.name] = [mean_probability(population.arms[group.name])]
+            population.first[group.name] = [mean_probability(population.first[group.name])]
+        add_blends(population, self._names, self.with_llm, self.optimistic)
+
+    def _compare(self, population: Population, inside: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+        return compare(
+            population.arms,
+            population.labels,
+            inside,
+            comparisons_of(population, self._names, self.with_llm),
+            replicates=self.options.replicates,
+            seed=self.options.seed,
         )
-        rows, comparisons = rows + more[0], comparisons + more[1]
-    for row in rows:
-        row["uses_llm"] = row["arm"].removeprefix(f"{BLEND} + ") in {*with_llm, ALL}
-    about = {
-        "users": len(main.labels),
-        "labels": len(main.labels.advertiser),
-        "labels_shared": int((main.labels.credit < 1).sum()),
-        "advertisers": size,
-        "catalog_version": catalog.version,
-        "fitted_at": datetime.fromtimestamp(then / 1e6, UTC).isoformat(),
-        "runs": about_runs,
-        "left_out": {} if als_installed() else {ALS: "package implicit is not installed"},
-        "saw_the_blend_labels": optimistic,
-        **fitted_facts(main),
-    }
-    if beside is not None:
-        about[PROFILE_ONLY] = {
-            "users": len(beside.labels),
-            **fitted_facts(beside),
-            "note": "users without an event before the cut-off; the profile is the users table's, whenever it was told",
+
+    def _about(self, split: Split, main: Population, beside: Population | None) -> dict[str, Any]:
+        about = {
+            "users": len(main.labels),
+            "labels": len(main.labels.advertiser),
+            "labels_shared": int((main.labels.credit < 1).sum()),
+            "advertisers": split.size,
+            "catalog_version": split.catalog.version,
+            "fitted_at": datetime.fromtimestamp(split.then / 1e6, UTC).isoformat(),
+            "runs": self.about_runs,
+            "left_out": {} if als_installed() else {ALS: "package implicit is not installed"},
+            "saw_the_blend_labels": self.optimistic,
+            **fitted_facts(main),
         }
-    return {"arms": overall(rows), "comparisons": comparisons, "segments": rows, "about": about}
+        if beside is not None:
+            about[PROFILE_ONLY] = {
+                "users": len(beside.labels),
+                **fitted_facts(beside),
+                "note": "users without an event before the cut-off; the profile is the users table's, whenever it was "
+                "told",
+            }
+        return about
 
-
-def open_run(
-    run: Path, catalog: Catalog, tables: Path, device: str, threads: int | None
-) -> tuple[Scorer, dict[str, Any]]:
-    """An exported run's scorer, and what the provenance says of it; ``PRI002`` when its catalog is another."""
-    from advprior.predictors.registry import load_predictor
-
-    predictor = load_predictor(run)
-    predictor.catalog.require_same(
-        catalog,
-        where=f"{tables}/advertisers.parquet against {run}",
-        fix=f"advprior finetune --tables {tables} --predictor {predictor.kind} --out {run}",
-    )
-    cutoff = read_manifest(run)["facts"]["model_cutoff"]
-    facts = {
-        "predictor": predictor.kind,
-        "model_cutoff": cutoff,
-        "uses_llm": bool(getattr(predictor, "uses_llm", predictor.kind == LLM)),
-    }
-    return predictor.scorer(run / "onnx", device, threads), facts
-
-
-def score_labels(scorer: Scorer, past: Histories, labels: Labels, cutoff: int, name: str) -> Float:
-    """Log-probs [P, N] of the labels' users; the scorer is given the past only."""
-    import numpy as np
-    from tqdm.auto import tqdm
-
-    moment: Int = np.asarray([cutoff], np.int64)
-    # of users without a past the profile is all there is: one forward answers for all who told the same
-    length = np.diff(past.offsets)[labels.user]
-    same = [past.profiles[u] if not n else u for u, n in zip(labels.user.tolist(), length.tolist(), strict=True)]
-    first = {key: i for i, key in reversed(list(enumerate(same)))}
-    asked = np.asarray(sorted(first.values()), np.int64)
-    shards = tqdm(range(0, len(asked), SHARD), desc=f"{name} on {scorer.provider}", unit="shard", disable=None)
-    parts = [scorer.score(past, labels.user[asked[start : start + SHARD]], moment)[:, 0] for start in shards]
-    log_probs: Float = np.concatenate(parts)[np.searchsorted(asked, [first[key] for key in same])]
-    if not np.abs(np.exp(log_probs, dtype=np.float64).sum(1) - 1).max() <= 1e-4:  # a NaN fails too
-        raise AdvpriorError(
-            "PRI008",
-            "a prior is no distribution over the catalog",
-            where=name,
-            expected="sums within 1e-4 of one",
-            fix="advprior export RUN --force, then evaluate again",
-        )
-    return log_probs
+    @property
+    def _names(self) -> list[str]:
+        return [group.name for group in self.groups]

@@ -6,15 +6,15 @@ of those who have none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from advprior.evaluation.compare import mean_marks
 from advprior.evaluation.controls import BEST, BLEND, Controls, Window, blend, fit_blend, fit_controls
+from advprior.evaluation.options import Options
 from advprior.evaluation.protocol import Labels, first_labels
-from advprior.evaluation.terms import Terms
-from advprior.history.histories import Histories
+from advprior.evaluation.split import Split
 from advprior.store.arrays import Float
 from advprior.store.contract import POPULARITY
 
@@ -47,127 +47,107 @@ class Population:
     best: dict[str, Any] = field(default_factory=dict)
 
 
-def fitted_facts(asked: Population) -> dict[str, Any]:
+def fitted_facts(population: Population) -> dict[str, Any]:
     """What was fitted on the earlier labels, for the provenance."""
     return {
-        "fitted_users": len(asked.early),
-        "controls": asked.controls.to_json(),
-        "blend_weights": asked.blend_weights,
-        "best_control": asked.best,
+        "fitted_users": len(population.early),
+        "controls": population.controls.to_json(),
+        "blend_weights": population.blend_weights,
+        "best_control": population.best,
     }
 
 
-def ask(
-    histories: Histories,
-    now: int,
-    ahead: int,
-    back: int,
-    terms_at: Callable[[int], Terms],
-    size: int,
-    seed: int,
-    *,
-    profile_only: int | None = None,
-    users: int | None = None,
-) -> Population | None:
+def populate(split: Split, options: Options, *, profile_only: bool = False) -> Population | None:
     """The users with an event before the cut-off, or those with a profile only, and their controls.
 
     Parameters
     ----------
-    histories : Histories
-        All events.
-    now, ahead, back : int
-        The cut-off, the horizon, and how far before the cut-off labels to fit on may start (microseconds).
-    terms_at : callable
-        Terms as of a moment, from events before it: the same for every population.
-    size, seed : int
-        N; of what is drawn at random.
-    profile_only : int, optional
-        At most this many users with a profile only, in place of those with a history.
-    users : int, optional
-        At most this many, drawn at random, at every cut-off.
+    split : Split
+    options : Options
+        ``users`` and, of users with a profile only, ``profile_only`` say how many at most, drawn at random.
+    profile_only : bool
+        Whether it is the users with a profile only.
 
     Returns
     -------
     Population or None
         None when there is nobody to ask, or no earlier label to fit on.
     """
-    alone = profile_only is not None
-    labels = first_labels(histories, now, ahead, profile_only=alone)
-    if profile_only is not None:
-        labels = labels.sample(profile_only, seed)
-    fitted = min(MOST_FITTED if profile_only is None else profile_only, max(MOST_CELLS // size, 1000))
-    if users is not None:
-        labels, fitted = labels.sample(users, seed), min(users, MOST_FITTED)
-    past = histories.before(now)
+    labels, most = first_labels(split.histories, split.now, split.ahead, profile_only=profile_only), MOST_FITTED
+    if profile_only:
+        labels, most = labels.sample(options.profile_only, options.seed), options.profile_only
+    fitted = min(most, max(MOST_CELLS // split.size, 1000))
+    if options.users is not None:
+        labels, fitted = labels.sample(options.users, options.seed), min(options.users, MOST_FITTED)
     windows: list[Window] = []
     for share in EARLIER:
-        then = now - int(share * back)
-        early = first_labels(past, then, now - then, profile_only=alone).sample(fitted, seed)
+        then = split.now - int(share * split.back)
+        early = first_labels(split.past, then, split.now - then, profile_only=profile_only).sample(fitted, options.seed)
         if len(early):
-            windows.append(Window(terms_at(then), early))
+            windows.append(Window(split.terms_at(then), early))
         elif share == EARLIER[0]:  # the blends are fitted on these
             return None
     if not len(labels):
         return None
-    controls, first = fit_controls(windows, size, seed=seed)
-    arms = controls.log_probs(terms_at(now), labels.user, size)
+    controls, first = fit_controls(windows, split.size, seed=options.seed)
+    arms = controls.log_probs(split.terms_at(split.now), labels.user, split.size)
     return Population(
         labels, windows[0].labels, controls, {k: [v] for k, v in arms.items()}, {k: [v] for k, v in first.items()}
     )
 
 
-def add_blends(asked: Population, names: Sequence[str], with_llm: set[str], optimistic: Sequence[str]) -> None:
+def add_blends(population: Population, names: Sequence[str], with_llm: set[str], optimistic: Sequence[str]) -> None:
     """Adds the blend of all controls, of those with each LLM arm and with all of them; chooses the best control.
 
     With several seeds, blend s holds the s-th seed of every arm in it.
     """
 
-    plain = [name for name in asked.arms if name not in with_llm]
+    plain = [name for name in population.arms if name not in with_llm]
     for called, extra in blends(names, with_llm).items():
         inside = [*plain, *extra]
-        asked.arms[called], asked.first[called], asked.blend_weights[called] = [], [], []
-        for s in range(max(len(asked.arms[name]) for name in inside)):
-            first = {name: asked.first[name][s % len(asked.first[name])] for name in inside}
-            weights = fit_blend(first, asked.early)
-            asked.blend_weights[called].append(weights)
-            asked.first[called].append(blend(first, weights))
-            arms = {name: asked.arms[name][s % len(asked.arms[name])] for name in inside}
-            asked.arms[called].append(blend(arms, weights))
+        population.arms[called], population.first[called], population.blend_weights[called] = [], [], []
+        for s in range(max(len(population.arms[name]) for name in inside)):
+            first = {name: population.first[name][s % len(population.first[name])] for name in inside}
+            weights = fit_blend(first, population.early)
+            population.blend_weights[called].append(weights)
+            population.first[called].append(blend(first, weights))
+            arms = {name: population.arms[name][s % len(population.arms[name])] for name in inside}
+            population.arms[called].append(blend(arms, weights))
     judged = {
-        name: mean_marks(asked.first[name], asked.early)["recall@5"]
+        name: mean_marks(population.first[name], population.early)["recall@5"]
         for name in (*plain, BLEND)
         if name not in optimistic
     }
-    asked.best = {"name": max(judged, key=lambda name: judged[name]), "recall@5 on the earlier labels": judged}
+    population.best = {"name": max(judged, key=lambda name: judged[name]), "recall@5 on the earlier labels": judged}
 
 
 def blends(names: Sequence[str], with_llm: set[str]) -> dict[str, list[str]]:
     """What each blend has beside the controls: nothing, one LLM arm, and, where there are several, all of them."""
     llms = [name for name in names if name in with_llm]
-    found: dict[str, list[str]] = {BLEND: []} | {f"{BLEND} + {name}": [name] for name in llms}
-    return found | ({f"{BLEND} + {ALL}": llms} if len(llms) > 1 else {})
+    each: dict[str, list[str]] = {BLEND: []} | {f"{BLEND} + {name}": [name] for name in llms}
+    return each | ({f"{BLEND} + {ALL}": llms} if len(llms) > 1 else {})
 
 
-def pairs(asked: Population, names: Sequence[str], with_llm: set[str]) -> Iterator[tuple[str, str, str]]:
+def comparisons_of(population: Population, names: Sequence[str], with_llm: set[str]) -> Iterator[tuple[str, str, str]]:
     """(arm, baseline, the baseline's name): controls against popularity, runs and blends against all they must beat."""
-    plain = [name for name in asked.controls.arms if name in asked.arms]
+    plain = [name for name in population.controls.arms if name in population.arms]
     for arm in (*plain, BLEND):
         if arm != POPULARITY:
             yield arm, POPULARITY, POPULARITY
-    if f"{BLEND} + {ALL}" in asked.arms:
+    if f"{BLEND} + {ALL}" in population.arms:
         yield f"{BLEND} + {ALL}", BLEND, BLEND
-        yield f"{BLEND} + {ALL}", asked.best["name"], BEST
+        yield f"{BLEND} + {ALL}", population.best["name"], BEST
     for name in names:
         for baseline in (*plain, BLEND, *(n for n in names if n != name)):
             yield name, baseline, baseline
         if name not in with_llm:
             continue
         both = f"{BLEND} + {name}"
-        yield name, asked.best["name"], BEST
-        yield both, asked.best["name"], BEST
+        yield name, population.best["name"], BEST
+        yield both, population.best["name"], BEST
         yield both, BLEND, BLEND
         yield both, name, name
-        if f"{BLEND} + {ALL}" in asked.arms:
+        if f"{BLEND} + {ALL}" in population.arms:
             yield f"{BLEND} + {ALL}", both, both
         for other in names:
             if other != name and other in with_llm:

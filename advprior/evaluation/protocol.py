@@ -92,10 +92,10 @@ def first_labels(histories: Histories, cutoff: int, horizon: int, *, profile_onl
         asked = ~asked & np.asarray([bool(profile) for profile in histories.profiles], np.bool_)
     inside = (time >= cutoff) & (time < cutoff + horizon) & asked[user]
     user, time, advertiser = user[inside], time[inside], histories.advertiser[inside]
-    found, at, index = np.unique(user, return_index=True, return_inverse=True)
+    users, at, index = np.unique(user, return_index=True, return_inverse=True)
     first = time == time[at][index]  # rows are sorted by user and time
-    lengths = np.bincount(index[first], minlength=len(found))
-    return Labels(found, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), advertiser[first])
+    lengths = np.bincount(index[first], minlength=len(users))
+    return Labels(users, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), advertiser[first])
 
 
 def marks(log_probs: Float, labels: Labels) -> dict[str, Double]:
@@ -115,20 +115,20 @@ def marks(log_probs: Float, labels: Labels) -> dict[str, Double]:
     Examples
     --------
     >>> one = Labels(np.array([0]), np.array([0, 1]), np.array([2]))
-    >>> found = marks(np.log(np.array([[.5, .25, .25]], np.float32)), one)
-    >>> found["recall@1"].tolist(), round(float(found["mrr"][0]), 3), round(float(found["nll"][0]), 3)
+    >>> by_metric = marks(np.log(np.array([[.5, .25, .25]], np.float32)), one)
+    >>> by_metric["recall@1"].tolist(), round(float(by_metric["mrr"][0]), 3), round(float(by_metric["nll"][0]), 3)
     ([0.0], 0.417, 1.386)
     """
-    mine = log_probs[labels.row, labels.advertiser]
-    better, tied = np.empty(len(mine), np.int64), np.empty(len(mine), np.int64)
-    for start in range(0, len(mine), 4096):
+    own = log_probs[labels.row, labels.advertiser]
+    better, tied = np.empty(len(own), np.int64), np.empty(len(own), np.int64)
+    for start in range(0, len(own), 4096):
         part = slice(start, start + 4096)
         rows = log_probs[labels.row[part]]
-        better[part] = (rows > mine[part, None]).sum(1)
-        tied[part] = (rows == mine[part, None]).sum(1)
+        better[part] = (rows > own[part, None]).sum(1)
+        tied[part] = (rows == own[part, None]).sum(1)
     harmonic = np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, log_probs.shape[1] + 1))])
-    found = {f"recall@{k}": np.clip((k - better) / tied, 0.0, 1.0) for k in (1, 5, 20)}
-    return {**found, "mrr": (harmonic[better + tied] - harmonic[better]) / tied, "nll": -mine.astype(np.float64)}
+    by_metric = {f"recall@{k}": np.clip((k - better) / tied, 0.0, 1.0) for k in (1, 5, 20)}
+    return {**by_metric, "mrr": (harmonic[better + tied] - harmonic[better]) / tied, "nll": -own.astype(np.float64)}
 
 
 def head(histories: Histories, cutoff: int, size: int) -> npt.NDArray[np.bool_]:
@@ -149,15 +149,15 @@ def segments(labels: Labels, histories: Histories, cutoff: int, size: int) -> di
     past = histories.before(cutoff)
     length = np.diff(past.offsets)[labels.user][labels.row]
     pairs = np.unique(past.user_of_row * size + past.advertiser)
-    known = np.isin(labels.user[labels.row] * size + labels.advertiser, pairs)
+    bought = np.isin(labels.user[labels.row] * size + labels.advertiser, pairs)
     popular = head(past, cutoff, size)[labels.advertiser]
-    found = (
+    masks = (
         np.ones(len(labels.advertiser), np.bool_),
         length == 1,
         (length >= 2) & (length <= 4),
         length >= 5,
         popular,
         ~popular,
-        ~known,
+        ~bought,
     )
-    return dict(zip(SEGMENTS, found, strict=True))
+    return dict(zip(SEGMENTS, masks, strict=True))

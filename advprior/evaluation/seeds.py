@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from advprior.store.arrays import Float
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import digest, read_manifest
 
-Seeds = Literal["together", "averaged", "apart"]
 SEED = "seed"
 AVERAGED = " averaged"
 KEPT = "keep_before"  # what is kept beside a fit changes nothing in it
@@ -85,15 +84,15 @@ def unique_names(names: Sequence[str], taken: Sequence[str]) -> list[str]:
     >>> unique_names(["llm", "llm", "popularity"], ["popularity"])
     ['llm', 'llm (2)', 'popularity (2)']
     """
-    used, found = set(taken), []
+    used, unique = set(taken), []
     for base in names:
         name, number = base, 1
         while name in used:
             number += 1
             name = f"{base} ({number})"
         used.add(name)
-        found.append(name)
-    return found
+        unique.append(name)
+    return unique
 
 
 def _filled(config: dict[str, Any]) -> Any:

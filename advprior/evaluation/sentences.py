@@ -25,8 +25,8 @@ def sentence_vectors(texts: Sequence[str]) -> Float:
     # the package looks for its own tokenizer under another name than it ships it: point it at itself
     folder = Path(wordllama.__file__).parent
     model = wordllama.WordLlama.load(cache_dir=folder, disable_download=True)
-    found: Float = np.asarray(model.embed(list(texts), norm=True), np.float32)
-    return found
+    vectors: Float = np.asarray(model.embed(list(texts), norm=True), np.float32)
+    return vectors
 
 
 def cosines(own: Float, vectors: Float) -> Float:
@@ -37,5 +37,5 @@ def cosines(own: Float, vectors: Float) -> Float:
     """
     mean = own @ vectors
     length = np.linalg.norm(mean, axis=1, keepdims=True)
-    found: Float = (mean / np.maximum(length, 1e-9)) @ vectors.T
-    return found
+    cosine: Float = (mean / np.maximum(length, 1e-9)) @ vectors.T
+    return cosine

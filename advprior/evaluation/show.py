@@ -26,34 +26,34 @@ def frame(result: dict[str, Any], part: str = "arms") -> pd.DataFrame:
 def lines(result: dict[str, Any]) -> list[str]:
     """The tables of arms and of overall Recall@5 differences, as text."""
     width = max(len(_called(row)) for row in result["arms"])
-    found = [
+    text = [
         *_headline(result),
         f"{'arm':<{width}}  recall@1  recall@5  recall@20     mrr     nll",
     ]
     for called, rows in (("", result["arms"]), ("profile only", _alone(result))):
         if called and rows:
-            found.append(f"{called}: {rows[0]['users']} users without an event before the cut-off")
-        found += [
+            text.append(f"{called}: {rows[0]['users']} users without an event before the cut-off")
+        text += [
             f"{_called(r):<{width}}  {r['recall@1']:8.4f}  {r['recall@5']:8.4f}  {r['recall@20']:9.4f}"
             f"  {r['mrr']:6.4f}  {r['nll']:6.3f}"
             for r in rows
         ]
-    found.append("recall@5, arm - baseline [95 %]")
-    found += [
+    text.append("recall@5, arm - baseline [95 %]")
+    text += [
         f"  {c['arm']} - {c['baseline']}: {c['difference']:+.4f} [{c['low']:+.4f}, {c['high']:+.4f}]{_relative(c)}"
         for c in _overall(result)
     ]
-    return found + [f"note: {note}" for note in notes(result)]
+    return text + [f"note: {note}" for note in notes(result)]
 
 
 def markdown(result: dict[str, Any]) -> list[str]:
     """The ladder, Recall@5 by segment, and the differences, as Markdown tables."""
     tables = (ladder_table(result), segment_table(result), comparison_table(result))
-    found = [*_headline(result)]
+    text = [*_headline(result)]
     for table in tables:
-        found += ["", *table]
-    said = notes(result)
-    return found + ([""] + [f"- {note}" for note in said] if said else [])
+        text += ["", *table]
+    remarks = notes(result)
+    return text + ([""] + [f"- {note}" for note in remarks] if remarks else [])
 
 
 def ladder_table(result: dict[str, Any]) -> list[str]:
@@ -70,11 +70,11 @@ def segment_table(result: dict[str, Any]) -> list[str]:
     people = {row["segment"]: row["users"] for row in result["segments"]}
     cells = {(row["arm"], row["segment"]): row["recall@5"] for row in result["segments"]}
     heads = [f"{name} ({users})" for name, users in people.items()]
-    found = [f"| Recall@5 (users) | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
+    table = [f"| Recall@5 (users) | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for r in result["arms"]:
         values = [cells.get((r["name"], name)) for name in people]
-        found.append(f"| {_called(r)} | {' | '.join('' if v is None else f'{v:.4f}' for v in values)} |")
-    return found
+        table.append(f"| {_called(r)} | {' | '.join('' if v is None else f'{v:.4f}' for v in values)} |")
+    return table
 
 
 def comparison_table(result: dict[str, Any], arms: Collection[str] | None = None) -> list[str]:
@@ -90,18 +90,18 @@ def comparison_table(result: dict[str, Any], arms: Collection[str] | None = None
 def notes(result: dict[str, Any]) -> list[str]:
     """What a reader of the tables must know besides."""
     about = result["about"]
-    found = [f"left out: {arm} ({why})" for arm, why in about["left_out"].items()]
-    found += [
+    remarks = [f"left out: {arm} ({why})" for arm, why in about["left_out"].items()]
+    remarks += [
         f"{name} saw the labels that weigh it in the blend, which overstates it there, and it is not among those "
         "that the best control is chosen from; --earlier fixes that"
         for name in about["saw_the_blend_labels"]
     ]
     several = [row for row in result["arms"] if row["seeds"] > 1 and not row["name"].startswith("blend")]
-    found += [
+    remarks += [
         f"{row['name']}: recall@5 of its seeds {', '.join(f'{v:.4f}' for v in row['by_seed']['recall@5'])}"
         for row in several
     ]
-    return found
+    return remarks
 
 
 def _headline(result: dict[str, Any]) -> list[str]:

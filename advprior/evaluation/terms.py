@@ -78,27 +78,27 @@ class Terms:
     def __call__(self, users: Int) -> dict[str, Float]:
         """Every term [P, N] that the data and the installed packages allow, by name."""
         past, size = self._past, self._size
-        found = {name: self._wide(row, users) for name, row in self._drift.items()}
+        terms = {name: self._wide(row, users) for name, row in self._drift.items()}
         own = {h: self._own(users, h) for h in {*OWN, *MIXED, EVER}}
-        found |= {name: np.log1p(own[h]) for name, h in zip(OWN_TERMS, (*OWN, EVER), strict=False)}
-        found["bought before"] = (own[EVER] > 0).astype(np.float32)
-        found["last"] = last_advertisers(past, users, size)
+        terms |= {name: np.log1p(own[h]) for name, h in zip(OWN_TERMS, (*OWN, EVER), strict=False)}
+        terms["bought before"] = (own[EVER] > 0).astype(np.float32)
+        terms["last"] = last_advertisers(past, users, size)
         share = np.exp(self._drift[POPULAR_TERMS[1]])
         for name, h in zip(MIXED_TERMS, MIXED, strict=True):
             mixed = own[h] + BACK_OFF * share
-            found[name] = np.log(mixed / mixed.sum(1, keepdims=True))
-        found |= {name: neighbour_term(own[h], self._similarity) for name, h in zip(NEAR_TERMS, OWN[1:], strict=True)}
-        found["sequence"] = (found["last"] @ self._sequence).astype(np.float32)
+            terms[name] = np.log(mixed / mixed.sum(1, keepdims=True))
+        terms |= {name: neighbour_term(own[h], self._similarity) for name, h in zip(NEAR_TERMS, OWN[1:], strict=True)}
+        terms["sequence"] = (terms["last"] @ self._sequence).astype(np.float32)
         if als_installed():
             scores = self._factors[0][users] @ self._factors[1].T
-            found[ALS] = np.log(np.clip(scores, 0.0, None) + ALS_FLOOR)
+            terms[ALS] = np.log(np.clip(scores, 0.0, None) + ALS_FLOOR)
         if past.profile_levels:
-            found["profile"] = profile_term(past, users, size)
+            terms["profile"] = profile_term(past, users, size)
         if past.categories:
-            found["category"] = category_term(past, users, size)
+            terms["category"] = category_term(past, users, size)
         if len(past.value):
-            found["price"] = price_term(past, users, size)
-        return found
+            terms["price"] = price_term(past, users, size)
+        return terms
 
     def _own(self, users: Int, half_life: float) -> Float:
         return counts.own_points(self._past, users, np.full(len(users), self._cutoff, np.int64), half_life, self._size)
@@ -113,15 +113,15 @@ class Terms:
         past, size = self._past, self._size
         back = past.time > counts.first_times(past)[past.user_of_row]
         age = (self._cutoff - past.time) / counts.DAY
-        found = {}
-        for names, half_lives, kept in (
+        drift = {}
+        for names, half_lives, counted in (
             (POPULAR_TERMS, POPULAR, np.ones_like(back)),
             (RETURNING_TERMS, POPULAR[1:], back),
         ):
             for name, h in zip(names, half_lives, strict=True):
-                weight = np.bincount(past.advertiser[kept], weights=0.5 ** (age[kept] / h), minlength=size)
-                found[name] = log_softmax(np.log(weight + SMOOTHING))
-        return found
+                weight = np.bincount(past.advertiser[counted], weights=0.5 ** (age[counted] / h), minlength=size)
+                drift[name] = log_softmax(np.log(weight + SMOOTHING))
+        return drift
 
     @cached_property
     def _similarity(self) -> Float:
@@ -148,9 +148,9 @@ def last_advertisers(past: Histories, users: Int, size: int) -> Float:
     point, row = _rows(past, users)
     last = np.full(len(users), np.iinfo(np.int64).min)
     np.maximum.at(last, point, past.time[row])
-    kept = past.time[row] == last[point]
+    at_last = past.time[row] == last[point]
     out = np.zeros((len(users), size), np.float32)
-    out[point[kept], past.advertiser[row[kept]]] = 1.0
+    out[point[at_last], past.advertiser[row[at_last]]] = 1.0
     shares: Float = out / np.maximum(out.sum(1, keepdims=True), 1.0)
     return shares
 
@@ -224,9 +224,9 @@ def category_term(past: Histories, users: Int, size: int) -> Float:
     told = past.category >= 0
     sold = np.bincount(past.advertiser[told] * kinds + past.category[told], minlength=size * kinds)
     point, row = _rows(past, users)
-    kept = past.category[row] >= 0
-    mine = np.bincount(point[kept] * kinds + past.category[row[kept]], minlength=len(users) * kinds)
-    term: Float = np.log(_shares(mine, kinds) @ _shares(sold, kinds).T + SHARE_FLOOR).astype(np.float32)
+    told_row = past.category[row] >= 0
+    bought = np.bincount(point[told_row] * kinds + past.category[row[told_row]], minlength=len(users) * kinds)
+    term: Float = np.log(_shares(bought, kinds) @ _shares(sold, kinds).T + SHARE_FLOOR).astype(np.float32)
     return term
 
 
@@ -235,12 +235,12 @@ def price_term(past: Histories, users: Int, size: int) -> Float:
     value = np.log1p(np.clip(np.nan_to_num(past.value.astype(np.float64)), 0.0, None))
     bought = np.bincount(past.advertiser, minlength=size)
     mean = value.mean() if len(value) else 0.0
-    theirs = (np.bincount(past.advertiser, weights=value, minlength=size) + mean) / (bought + 1)
+    usual = (np.bincount(past.advertiser, weights=value, minlength=size) + mean) / (bought + 1)
     point, row = _rows(past, users)
-    mine = np.bincount(point, minlength=len(users))
-    level = np.bincount(point, weights=value[row], minlength=len(users)) / np.maximum(mine, 1)
-    distance = np.abs(level[:, None] - theirs)
-    distance[mine == 0] = 0.0
+    own = np.bincount(point, minlength=len(users))
+    level = np.bincount(point, weights=value[row], minlength=len(users)) / np.maximum(own, 1)
+    distance = np.abs(level[:, None] - usual)
+    distance[own == 0] = 0.0
     return -distance.astype(np.float32)
 
 

@@ -52,14 +52,14 @@ class Catalog:
         """Advertiser id -> index."""
         return {advertiser: i for i, advertiser in enumerate(self.ids)}
 
-    def descriptions(self) -> tuple[str, ...]:
-        """``name: text`` of each advertiser, or its name alone where there is no text.
+    def descriptions(self, between: str = ": ") -> tuple[str, ...]:
+        """Name and text of each advertiser, or its name alone where there is no text.
 
         >>> Catalog(("a1", "a2"), ("Tea house", "Bakery"), ("green tea, cups", "")).descriptions()
         ('Tea house: green tea, cups', 'Bakery')
         """
         texts = self.texts or ("",) * len(self)
-        return tuple(f"{name}: {text}" if text else name for name, text in zip(self.names, texts, strict=True))
+        return tuple(f"{name}{between}{text}" if text else name for name, text in zip(self.names, texts, strict=True))
 
     def save(self, path: Path) -> None:
         """Write ``{"version", "advertisers": [{"advertiser_id", "name", "text"}, ...]}``, text where there is one."""

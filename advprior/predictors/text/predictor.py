@@ -66,16 +66,6 @@ class TextSettings(BaseModel):
     seed: int = 0
 
 
-def catalog_texts(catalog: Catalog) -> list[str]:
-    """Name and text of every advertiser; the name alone where no more is known.
-
-    >>> catalog_texts(Catalog(("a", "b"), ("Tea house", "Bakery"), ("Green tea", "")))
-    ['Tea house. Green tea', 'Bakery']
-    """
-    texts = catalog.texts or ("",) * len(catalog)
-    return [f"{name}. {text}" if text else name for name, text in zip(catalog.names, texts, strict=True)]
-
-
 def encode_catalog(catalog: Catalog, settings: TextSettings) -> tuple[Float, dict[str, Any]]:
     """What the LLM makes of each name, and beside it of each text, NaN where there is none [N, 2·H]."""
     from advprior.predictors.llm.tuning.encode import encode_texts

@@ -12,6 +12,7 @@ import pytest
 from advprior.cli import main
 from advprior.evaluation import sentences
 from advprior.evaluation.cold import evaluate_cold
+from advprior.evaluation.options import Options
 from advprior.history.catalog import Catalog
 from advprior.history.histories import build_histories, micros
 from advprior.history.withheld import choose_withheld, draw
@@ -73,7 +74,9 @@ def test_what_is_new_costs_what_the_boost_says(folder) -> None:
 
 def test_recall_beats_popularity_and_its_interval_says_so(folder) -> None:
     runs = [folder / "boosted", folder / "alone", folder / "popular"]
-    result = evaluate_cold(runs, folder / "tables", CUTOFF, horizon=timedelta(days=28), replicates=200, device="cpu")
+    result = evaluate_cold(
+        runs, folder / "tables", CUTOFF, Options(horizon=timedelta(days=28), replicates=200, device="cpu")
+    )
     by = {(r["arm"], r["segment"]): r for r in result["segments"]}
     assert by["popularity", "withheld"]["recall@5"] == 0
     assert by["popular", "withheld"]["recall@5"] == 0
@@ -111,7 +114,7 @@ def test_runs_must_have_withheld_the_same(folder, tmp_path) -> None:
     export(tmp_path / "all")
     for runs in ([tmp_path / "all"], [folder / "text", tmp_path / "all"]):
         with pytest.raises(AdvpriorError, match="PRI061"):
-            evaluate_cold(runs, folder / "tables", CUTOFF, horizon=timedelta(days=28), device="cpu")
+            evaluate_cold(runs, folder / "tables", CUTOFF, Options(horizon=timedelta(days=28), device="cpu"))
 
 
 def test_who_is_withheld(folder, tmp_path) -> None:

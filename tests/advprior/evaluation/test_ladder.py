@@ -13,9 +13,11 @@ import pytest
 
 from advprior.cli import main
 from advprior.evaluation import controls
-from advprior.evaluation.ladder import TAKEN, evaluate
+from advprior.evaluation.ladder import evaluate
+from advprior.evaluation.options import Options
 from advprior.evaluation.population import ALL
 from advprior.evaluation.protocol import METRICS, PROFILE_ONLY, SEGMENTS, first_labels
+from advprior.evaluation.runs import TAKEN
 from advprior.evaluation.seeds import group_runs
 from advprior.evaluation.show import frame, markdown
 from advprior.evaluation.terms import ARMS, als_factors, als_installed
@@ -46,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def result(folder: Path) -> dict:
     runs = [folder / "popularity", folder / "neighbours"]
-    found, fresh = evaluate(runs, folder / "tables", CUTOFF, horizon=WEEKS, replicates=100, device="cpu")
+    found, fresh = evaluate(runs, folder / "tables", CUTOFF, Options(horizon=WEEKS, replicates=100, device="cpu"))
     assert fresh
     return found
 
@@ -90,7 +92,7 @@ def test_nothing_from_the_cutoff_on_is_fitted_on(folder: Path, result: dict, tmp
     assert 0 < keep.sum() < len(events)
     events[keep].to_parquet(tmp_path / "tables/events.parquet")
     runs = [folder / "popularity", folder / "neighbours"]
-    cut, _ = evaluate(runs, tmp_path / "tables", CUTOFF, horizon=WEEKS, replicates=10, device="cpu")
+    cut, _ = evaluate(runs, tmp_path / "tables", CUTOFF, Options(horizon=WEEKS, replicates=10, device="cpu"))
     for part in ("controls", "blend_weights", "fitted_at", "fitted_users"):
         assert cut["about"][part] == result["about"][part]
 
@@ -98,7 +100,7 @@ def test_nothing_from_the_cutoff_on_is_fitted_on(folder: Path, result: dict, tmp
 def test_a_model_that_saw_later_labels_is_refused(folder: Path) -> None:
     for runs, earlier in (([folder / "popularity"], []), ([], [folder / "neighbours"])):
         with pytest.raises(AdvpriorError) as caught:
-            evaluate(runs, folder / "tables", CUTOFF - timedelta(seconds=1), earlier=earlier)
+            evaluate(runs, folder / "tables", CUTOFF - timedelta(seconds=1), Options(earlier=tuple(earlier)))
         assert caught.value.code == "PRI040"
 
 
@@ -107,17 +109,19 @@ def test_an_earlier_run_weighs_the_blend(folder: Path, result: dict) -> None:
     assert result["about"]["saw_the_blend_labels"] == ["popularity (2)", "neighbours (2)"]
     later = CUTOFF + 2 * WEEKS
     run = folder / "neighbours"
-    found, _ = evaluate([run], folder / "tables", later, horizon=WEEKS, earlier=[run], replicates=10, device="cpu")
+    found, _ = evaluate(
+        [run], folder / "tables", later, Options(horizon=WEEKS, earlier=(run,), replicates=10, device="cpu")
+    )
     assert found["about"]["saw_the_blend_labels"] == []
     with pytest.raises(AdvpriorError) as caught:
-        evaluate([run, folder / "popularity"], folder / "tables", CUTOFF, earlier=[run])
+        evaluate([run, folder / "popularity"], folder / "tables", CUTOFF, Options(earlier=(run,)))
     assert caught.value.code == "PRI042"
 
 
 def test_another_catalog_is_refused(folder: Path, tmp_path: Path) -> None:
     write_tiny(tmp_path / "tables", advertisers=11)
     with pytest.raises(AdvpriorError) as caught:
-        evaluate([folder / "popularity"], tmp_path / "tables", CUTOFF, horizon=WEEKS)
+        evaluate([folder / "popularity"], tmp_path / "tables", CUTOFF, Options(horizon=WEEKS))
     assert caught.value.code == "PRI002"
 
 
@@ -149,7 +153,7 @@ def test_the_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 def test_a_file_of_others_is_kept(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text("{}")
     with pytest.raises(AdvpriorError) as caught:
-        evaluate([], folder / "tables", CUTOFF, horizon=WEEKS, out=tmp_path / "mine.json")
+        evaluate([], folder / "tables", CUTOFF, Options(horizon=WEEKS), out=tmp_path / "mine.json")
     assert caught.value.code == "PRI043"
     assert (tmp_path / "mine.json").read_text() == "{}"
 
@@ -204,14 +208,16 @@ def llms(folder: Path) -> list[Path]:
 @pytest.fixture(scope="module")
 def seeded(folder: Path, llms: list[Path]) -> dict:
     runs = [llms[0], folder / "neighbours", llms[1]]
-    return evaluate(runs, folder / "tables", CUTOFF, horizon=WEEKS, replicates=100, device="cpu")[0]
+    return evaluate(runs, folder / "tables", CUTOFF, Options(horizon=WEEKS, replicates=100, device="cpu"))[0]
 
 
 def test_runs_that_differ_in_their_seed_are_one_arm(folder: Path, llms: list[Path], seeded: dict) -> None:
     arms = {row["name"]: row for row in seeded["arms"]}
     assert arms["llm"]["seeds"] == arms["blend + llm"]["seeds"] == 2
     assert [run["run"] for run in seeded["about"]["runs"]["llm"]] == ["llm-seed0", "llm-seed1"]
-    apart, _ = evaluate(llms, folder / "tables", CUTOFF, horizon=WEEKS, replicates=10, device="cpu", seeds="apart")
+    apart, _ = evaluate(
+        llms, folder / "tables", CUTOFF, Options(horizon=WEEKS, replicates=10, device="cpu", seeds="apart")
+    )
     alone = {row["name"]: row for row in apart["arms"]}
     for metric in METRICS:
         values = arms["llm"]["by_seed"][metric]
@@ -224,7 +230,7 @@ def test_runs_that_differ_in_their_seed_are_one_arm(folder: Path, llms: list[Pat
 def test_seeds_that_answer_as_one_are_better_than_one_of_them(folder: Path, llms: list[Path], seeded: dict) -> None:
     """The mean of probabilities: its likelihood is at least the mean of theirs (Jensen), user by user."""
     options = {"horizon": WEEKS, "replicates": 10, "device": "cpu"}
-    found, _ = evaluate(llms, folder / "tables", CUTOFF, seeds="averaged", **options)
+    found, _ = evaluate(llms, folder / "tables", CUTOFF, Options(seeds="averaged", **options))
     arms = {row["name"]: row for row in found["arms"]}
     apart = {row["name"]: row for row in seeded["arms"]}["llm"]["by_seed"]["nll"]
     assert "llm" not in arms
@@ -256,12 +262,12 @@ def test_each_seed_is_weighed_by_its_own_earlier_run(folder: Path, llms: list[Pa
     assert seeded["about"]["saw_the_blend_labels"] == ["llm", "neighbours (2)"]
     later = CUTOFF + 2 * WEEKS
     options = {"horizon": WEEKS, "replicates": 10, "device": "cpu"}
-    found, _ = evaluate(llms, folder / "tables", later, earlier=llms, **options)
+    found, _ = evaluate(llms, folder / "tables", later, Options(earlier=tuple(llms), **options))
     assert found["about"]["saw_the_blend_labels"] == []
     mine = found["about"]["blend_weights"]["blend + llm"]
-    swapped, _ = evaluate(llms[::-1], folder / "tables", later, earlier=llms[::-1], **options)
+    swapped, _ = evaluate(llms[::-1], folder / "tables", later, Options(earlier=tuple(llms[::-1]), **options))
     assert swapped["about"]["blend_weights"]["blend + llm"] == mine[::-1]
-    crossed, _ = evaluate(llms, folder / "tables", later, earlier=llms[::-1], **options)
+    crossed, _ = evaluate(llms, folder / "tables", later, Options(earlier=tuple(llms[::-1]), **options))
     assert crossed["about"]["blend_weights"]["blend + llm"] == mine[::-1]
     assert mine[0] != mine[1]
 
@@ -275,9 +281,9 @@ def test_a_fit_that_keeps_what_it_was_is_its_own_earlier_run(folder: Path, llms:
     for each in (run, run / "before"):
         export(each)
     options = {"horizon": WEEKS, "replicates": 10, "device": "cpu"}
-    found, _ = evaluate([run], folder / "tables", CUTOFF, earlier=[run / "before"], **options)
+    found, _ = evaluate([run], folder / "tables", CUTOFF, Options(earlier=(run / "before",), **options))
     assert found["about"]["saw_the_blend_labels"] == []
-    alone, _ = evaluate([run], folder / "tables", CUTOFF, **options)
+    alone, _ = evaluate([run], folder / "tables", CUTOFF, Options(**options))
     assert alone["about"]["saw_the_blend_labels"] == ["llm-kept"]
     assert read_manifest(run / "before", step="finetune")["facts"]["model_cutoff"] == (CUTOFF - WEEKS).isoformat()
 
@@ -318,7 +324,7 @@ def write_newcomers(folder: Path) -> Path:
 def test_users_known_by_their_profile_alone_are_a_row_apart(folder: Path, llms: list[Path], tmp_path: Path) -> None:
     tables = write_newcomers(tmp_path / "tables")
     options = {"horizon": WEEKS, "replicates": 20, "device": "cpu"}
-    found, _ = evaluate(llms[:1], tables, CUTOFF, **options)
+    found, _ = evaluate(llms[:1], tables, CUTOFF, Options(**options))
     alone = [row for row in found["segments"] if row["segment"] == PROFILE_ONLY]
     assert [row["arm"] for row in alone] == [row["name"] for row in found["arms"]]
     assert {row["users"] for row in alone} == {10}
@@ -326,10 +332,10 @@ def test_users_known_by_their_profile_alone_are_a_row_apart(folder: Path, llms: 
     pairs = {(c["arm"], c["baseline"]) for c in found["comparisons"] if c["segment"] == PROFILE_ONLY}
     assert {("llm-seed0", "best control"), ("blend + llm-seed0", "blend")} <= pairs
     assert any(PROFILE_ONLY in line for line in markdown(found))
-    main, _ = evaluate(llms[:1], tables, CUTOFF, **options, profile_only=0)
+    main, _ = evaluate(llms[:1], tables, CUTOFF, Options(**options, profile_only=0))
     assert main["arms"] == found["arms"]
     assert main["comparisons"] == [c for c in found["comparisons"] if c["segment"] != PROFILE_ONLY]
-    some, _ = evaluate(llms[:1], tables, CUTOFF, **options, profile_only=4)
+    some, _ = evaluate(llms[:1], tables, CUTOFF, Options(**options, profile_only=4))
     assert {row["users"] for row in some["segments"] if row["segment"] == PROFILE_ONLY} == {4}
 
 
@@ -348,7 +354,7 @@ def test_a_result_reads_as_markdown_and_as_frames(result: dict) -> None:
 
 def test_a_sample_of_users_is_the_same_for_every_arm(folder: Path, result: dict) -> None:
     runs = [folder / "popularity"]
-    small, _ = evaluate(runs, folder / "tables", CUTOFF, horizon=WEEKS, replicates=20, users=7, device="cpu")
+    small, _ = evaluate(runs, folder / "tables", CUTOFF, Options(horizon=WEEKS, replicates=20, users=7, device="cpu"))
     assert {row["users"] for row in small["arms"]} == {7}
     assert small["about"]["config"]["asked"] == 7
     assert result["arms"][0]["users"] > 7
@@ -356,7 +362,7 @@ def test_a_sample_of_users_is_the_same_for_every_arm(folder: Path, result: dict)
 
 def test_several_llm_arms_are_blended_together_too(folder: Path, llms: list[Path], result: dict) -> None:
     options = {"horizon": WEEKS, "replicates": 20, "device": "cpu", "profile_only": 0}
-    both, _ = evaluate(llms[:2], folder / "tables", CUTOFF, **options, seeds="apart")
+    both, _ = evaluate(llms[:2], folder / "tables", CUTOFF, Options(**options, seeds="apart"))
     arms = {row["name"]: row for row in both["arms"]}
     assert arms["blend + all LLMs"]["uses_llm"]
     (weights,) = both["about"]["blend_weights"]["blend + all LLMs"]

@@ -11,6 +11,7 @@ import yaml
 
 from advprior.cli import main
 from advprior.evaluation.ladder import evaluate
+from advprior.evaluation.options import Options
 from advprior.pipeline.card import _base, card, write_card
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest
@@ -24,7 +25,7 @@ KINDS = ("llm", "popularity", "neighbours")
 def measured(fitted: Fitted, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("measured") / "ladder.json"
     runs = [fitted.model(kind) for kind in KINDS]
-    evaluate(runs, fitted.tables, PLAN.finetune_end, horizon=4 * WEEK, out=out, replicates=20, device="cpu")
+    evaluate(runs, fitted.tables, PLAN.finetune_end, Options(horizon=4 * WEEK, replicates=20, device="cpu"), out=out)
     return out
 
 

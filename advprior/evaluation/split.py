@@ -1,0 +1,71 @@
+"""Histories on both sides of a cut-off, and the earlier cut-off whose labels weigh controls and blends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from advprior.evaluation.terms import Terms
+from advprior.history.catalog import Catalog
+from advprior.history.histories import Histories
+
+
+@dataclass(frozen=True)
+class Split:
+    """Everything that an evaluation reads, by time.
+
+    Attributes
+    ----------
+    histories : Histories
+        All events, labels included.
+    catalog : Catalog
+    now, ahead : int
+        The cut-off and the horizon, in microseconds.
+    seed : int
+        Of ALS.
+    """
+
+    histories: Histories
+    catalog: Catalog
+    now: int
+    ahead: int
+    seed: int = 0
+
+    @property
+    def size(self) -> int:
+        """N advertisers."""
+        return len(self.catalog)
+
+    @cached_property
+    def past(self) -> Histories:
+        """Events before the cut-off: all that anything is fitted on or scored from."""
+        return self.histories.before(self.now)
+
+    @cached_property
+    def back(self) -> int:
+        """How long before the cut-off labels to fit on start.
+
+        A horizon; where the data before the cut-off is shorter than two, half of it is history.
+        """
+        times = self.past.time
+        return min(self.ahead, int(self.now - times.min()) // 2) if len(times) else 1
+
+    @property
+    def then(self) -> int:
+        """The earlier cut-off; labels to fit on lie between it and the cut-off."""
+        return self.now - self.back
+
+    @cached_property
+    def before(self) -> Histories:
+        """Events before the earlier cut-off."""
+        return self.histories.before(self.then)
+
+    def terms_at(self, moment: int) -> Terms:
+        """Terms as of a moment, from events before it: the same for every population."""
+        if moment not in self._terms:
+            self._terms[moment] = Terms(self.histories.before(moment), moment, self.size, self.seed)
+        return self._terms[moment]
+
+    @cached_property
+    def _terms(self) -> dict[int, Terms]:
+        return {}
