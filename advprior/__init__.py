@@ -24,12 +24,19 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from advprior.frames import Priors, fit, load_predictor, load_priors, score_users
+    from advprior.frames.predictors import fit, load_predictor, score_users
+    from advprior.frames.priors import Priors, load_priors
     from advprior.store.errors import AdvpriorError
 
 __all__ = ["AdvpriorError", "Priors", "fit", "load_predictor", "load_priors", "score_users"]
-_FRAMES = "advprior.frames"
-_HOMES = dict.fromkeys(__all__, _FRAMES) | {"AdvpriorError": "advprior.store.errors"}
+_HOMES = {
+    "AdvpriorError": "advprior.store.errors",
+    "Priors": "advprior.frames.priors",
+    "load_priors": "advprior.frames.priors",
+    "fit": "advprior.frames.predictors",
+    "load_predictor": "advprior.frames.predictors",
+    "score_users": "advprior.frames.predictors",
+}
 
 
 def __getattr__(name: str) -> Any:

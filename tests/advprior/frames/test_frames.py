@@ -73,24 +73,10 @@ def test_a_user_known_by_a_profile_alone_has_a_prior(fitted: Fitted, tables: dic
 def test_what_is_fitted_on_frames_is_a_run_like_any_other(fitted: Fitted, tables: dict, tmp_path: Path) -> None:
     settings = {"half_lives_days": [30, 7]}
     events = tables["events"]
-    predictor = advprior.fit(
-        "neighbours",
-        events,
-        tables["advertisers"],
-        CUTOFF,
-        tmp_path / "run",
-        profiles=tables["users"],
-        settings=settings,
-    )
+    predictor = advprior.fit("neighbours", tables, CUTOFF, tmp_path / "run", settings)
     assert predictor.parameters["half_lives_days"] == [30, 7]
-    later = advprior.fit(
-        "neighbours",
-        events[events.timestamp < CUTOFF],
-        tables["advertisers"],
-        CUTOFF,
-        tmp_path / "cut",
-        settings=settings,
-    )
+    cut = {**tables, "events": events[events.timestamp < CUTOFF]}
+    later = advprior.fit("neighbours", cut, CUTOFF, tmp_path / "cut", settings)
     assert later.parameters["weights"] == predictor.parameters["weights"]
     frames = [advprior.score_users(run, events, CUTOFF) for run in (predictor, tmp_path / "run")]
     pd.testing.assert_frame_equal(*frames)
@@ -132,8 +118,9 @@ def test_wrong_input_is_said(fitted: Fitted, tables: dict, tmp_path: Path) -> No
         (lambda: advprior.load_predictor(tmp_path), "RUN001"),
         (lambda: advprior.score_users(run, events.drop(columns="timestamp"), CUTOFF), "PRI081"),
         (lambda: advprior.score_users(run, events, CUTOFF, users=["nobody"]), "PRI081"),
-        (lambda: advprior.fit("forest", events, tables["advertisers"], CUTOFF, tmp_path / "x"), "PRI003"),
-        (lambda: advprior.fit("popularity", events, tables["advertisers"], PLAN.start, tmp_path / "x"), "PRI006"),
+        (lambda: advprior.fit("forest", tables, CUTOFF, tmp_path / "x"), "PRI003"),
+        (lambda: advprior.fit("popularity", tables, PLAN.start, tmp_path / "x"), "PRI006"),
+        (lambda: advprior.fit("popularity", {"events": events}, CUTOFF, tmp_path / "x"), "PRI081"),
     ):
         with pytest.raises(AdvpriorError) as caught:
             wrong()
