@@ -34,15 +34,17 @@ from ranking.candidates.towers import Towers
 from ranking.service.ads import AdTable
 from ranking.service.app import create_app, make_engine
 from ranking.service.engine import Engine
+from ranking.service.quota import read_quota
 from ranking.service.settings import ServeSettings
-from ranking.service.towers import TowerSource, load_towers, read_quota
+from ranking.service.slate import Query
+from ranking.service.towers import TowerSource, load_towers
 
 EXACT, NEVER = 0, 1 << 40
 
 
 def grown(engine: Engine, towers: Towers, count: int, seed: int = 0) -> tuple[AdTable, Towers]:
     """A table of so many ads, and towers that know them."""
-    real, rng = engine.table, np.random.default_rng(seed)
+    real, rng = engine.resources.table, np.random.default_rng(seed)
     source = rng.integers(0, len(real.ids), count)
     ids = [f"{real.ids[i]}/{n}" for n, i in enumerate(source.tolist())]
     at = np.append(source, len(real.ids))
@@ -56,7 +58,7 @@ def grown(engine: Engine, towers: Towers, count: int, seed: int = 0) -> tuple[Ad
         {name: moments[at] for name, moments in real.available_us.items()},
         real.read_us,
     )
-    for catalog in engine.catalogs.histories.values():
+    for catalog in engine.resources.catalogs.histories.values():
         for level in catalog.ids:
             table._by_catalog[(catalog.version, level)] = real.history_ids(catalog, level)[at]
     names, arrays = towers.vocabulary, dict(towers.arrays)
@@ -93,14 +95,14 @@ def _ask(side: Nearest, asked: list[Any], k: int, i: int) -> Any:
 
 def search(engine: Engine, towers: Towers, users: list[str], sizes: list[int], k: int) -> None:
     print(f"\nsearch alone, k = {k}")
-    source: Any = engine.source
+    source: Any = engine.resources.source
     for size in sizes:
         table, mine = grown(engine, towers, size)
         frame = pd.DataFrame({AD_ID: table.ids, ADVERTISER_ID: table.advertisers, CATEGORY: table.categories})
         vectors, bias = mine.ads(frame)
         whole = np.concatenate([vectors, bias[:, None]], axis=1)
-        asked: list[Any] = [source.user_vector(engine.reader.read_user(user))[0] for user in users]
-        probes = source._probes(engine.table)
+        asked: list[Any] = [source.user_vector(engine.resources.reader.read_user(user))[0] for user in users]
+        probes = source._probes(engine.resources.table)
         begin = time.perf_counter()
         index = Nearest(whole, exact_up_to=EXACT, probes=probes, k=k)
         built = time.perf_counter() - begin
@@ -120,21 +122,21 @@ def search(engine: Engine, towers: Towers, users: list[str], sizes: list[int], k
 
 
 def requests(options: argparse.Namespace, engine: Engine, towers: Towers, users: list[str], port: int) -> None:
-    quota = read_quota(options.candidates, options.towers, engine.rankers.priors.plan.predictors)
-    real = engine.table
+    quota = read_quota(options.candidates, options.towers, engine.resources.rankers.priors.plan.predictors)
+    real = engine.resources.table
     with tempfile.TemporaryDirectory() as folder:
         bodies = Path(folder) / "bodies.jsonl"
         bodies.write_text("\n".join(json.dumps({"user_id": user, "slots": 10}) for user in users))
         for limit in options.limits:
             print(f"\nPOST /rank without candidates, {limit} chosen, 10 returned, {quota.share:.0%} for predicted")
-            engine.default_candidates = limit
+            engine.resources.default_candidates = limit
             for size in [0, *options.sizes]:
                 table, mine = (real, towers) if not size else grown(engine, towers, size)
                 sides = {"exact": NEVER} | ({"index": EXACT} if size else {})
                 sources = {}
                 for name, edge in sides.items():
                     sources[name] = TowerSource(
-                        mine, quota, engine.reader, engine.catalogs, limit=limit, exact_up_to=edge
+                        mine, quota, engine.resources.reader, engine.resources.catalogs, limit=limit, exact_up_to=edge
                     )
                     sources[name].prepare(table)
                 stages: dict[str, list[float]] = {name: [] for name in sides}
@@ -142,11 +144,11 @@ def requests(options: argparse.Namespace, engine: Engine, towers: Towers, users:
                 for _ in range(3):
                     for name, source in sources.items():
                         # one after the other: the catalog is swapped between requests, never within one
-                        engine.table, engine.source = table, source
-                        for loaded in (engine.rankers.priors, engine.rankers.plain):
+                        engine.resources.table, engine.resources.source = table, source
+                        for loaded in (engine.resources.rankers.priors, engine.resources.rankers.plain):
                             loaded.plan.ads(table)
                         for i in range(150):
-                            slate = engine.rank(users[i % len(users)], 10)
+                            slate = engine.rank(Query(users[i % len(users)], 10))
                             stages[name].append(slate.timings["candidates"])
                         load = [sys.executable, "-m", "benchmarks.serve_load", str(port), "/rank", str(bodies)]
                         done = subprocess.run(
@@ -163,7 +165,7 @@ def requests(options: argparse.Namespace, engine: Engine, towers: Towers, users:
                         f"stage candidates {quantiles(stages[name])}",
                         flush=True,
                     )
-                engine.table = real
+                engine.resources.table = real
 
 
 def main() -> None:

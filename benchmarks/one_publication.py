@@ -31,8 +31,10 @@ from ranking.frame.counts import Ints, micros, moment_us
 from ranking.frame.gather import PriorFiles, mean_probability
 from ranking.service.ads import AdTable, read_ads
 from ranking.service.engine import Engine
-from ranking.service.features import Matrix, Prior, Request, history_catalog, matrix
-from ranking.service.reader import Row, ViewRow
+from ranking.service.histories import history_catalog
+from ranking.service.matrix import Candidates, UserInputs, matrix
+from ranking.service.priors import Prior
+from ranking.service.rows import Matrix, Row, ViewRow
 
 Verdict = Literal["whole", "degraded", "mixed"]
 #: Scores differ by rounding only when everything they are made of is the same.
@@ -79,7 +81,7 @@ class Witness:
     def add(self, folder: Path) -> None:
         """Take in a publication, before it can be pruned."""
         folder = folder.resolve()
-        scalars = list(self._engine.reader.views[self._view].columns)
+        scalars = list(self._engine.resources.reader.views[self._view].columns)
         table = pd.read_parquet(folder / TABLE_FILE, columns=[USER_ID, PRIOR_ROW, SNAPSHOT, EVENT_TIMESTAMP, *scalars])
         moments, rows, files = micros(table[SNAPSHOT]), table[PRIOR_ROW].to_numpy(np.int64), PriorFiles.open(folder)
         found, means = mean_probability(files, rows, moments)
@@ -101,14 +103,14 @@ class Witness:
 
     def look(self, users: list[str]) -> None:
         """Take in what the other views hold now."""
-        engine = self._engine
-        engine.catalogs.refresh(engine.clock.now_us())
-        assert engine.catalogs.newest is not None
+        engine, reader, catalogs = self._engine, self._engine.resources.reader, self._engine.resources.catalogs
+        catalogs.refresh(engine.clock.now_us())
+        assert catalogs.newest is not None
         others = {
-            user: {n: row for n, row in engine.reader.read_user(user).items() if not n.startswith(PRIOR_VIEW_PREFIX)}
+            user: {n: row for n, row in reader.read_user(user).items() if not n.startswith(PRIOR_VIEW_PREFIX)}
             for user in users
         }
-        self._seen.append(_Seen(others, read_ads(engine.reader, engine.catalogs.newest, engine.clock.now_us())))
+        self._seen.append(_Seen(others, read_ads(reader, catalogs.newest, engine.clock.now_us())))
 
     def judge(self, answer: dict[str, Any], moment: str) -> Verdict:
         """What an answer is made of.
@@ -189,19 +191,13 @@ class Witness:
         self, prior: Prior, answer: dict[str, Any], rows: dict[str, Row], table: AdTable, now_us: int
     ) -> npt.NDArray[np.float64]:
         engine = self._engine
-        loaded = engine.rankers.priors
+        loaded = engine.resources.rankers.priors
         history = rows.get(USER_HISTORY_VIEW)
-        catalog = history_catalog(history, engine.catalogs)
-        mine = (history, catalog) if isinstance(history, ViewRow) and catalog is not None else None
-        ads: Ints = table.rows([slot["ad_id"] for slot in answer["slots"]])
-        block = matrix(
-            loaded.plan,
-            Request(ads, {}),
+        catalog = history_catalog(history, engine.resources.catalogs)
+        of_user = UserInputs(
             rows,
-            engine.reader.views,
-            mine,
-            {self._view.removeprefix(PRIOR_VIEW_PREFIX): prior},
-            table,
-            now_us,
+            (history, catalog) if isinstance(history, ViewRow) and catalog is not None else None,
+            {prior.predictor: prior},
         )
-        return loaded.predictor.scores(block)
+        ads: Ints = table.rows([slot["ad_id"] for slot in answer["slots"]])
+        return loaded.predictor.scores(matrix(loaded.plan, Candidates(ads), of_user, table, now_us))

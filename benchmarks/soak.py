@@ -31,6 +31,7 @@ from benchmarks.serve_setup import LOAD, Load, about_machine, free_port, in_stor
 from ranking.experiment.exposures import read_exposures
 from ranking.service.engine import Engine
 from ranking.service.predictor import default_cache
+from ranking.service.resources import EngineOptions
 
 _PROBED = 300
 #: Memory may grow by so much after the first minute.
@@ -80,7 +81,7 @@ def soak(options: argparse.Namespace, root: Path, redis_port: int | None) -> int
     serve = [sys.executable, "-W", "ignore", "-m", "advprior", "rank", "serve", "--repo", str(repo), "--ranker"]
     serve += [str(work / "ranker"), "--fallback", str(work / "ranker_baseline"), "--no-api-key", "--port", str(port)]
     serve += ["--clock-start", (until + timedelta(hours=2)).isoformat(), "--exposures", str(exposures)]
-    engine = Engine(repo, work / "ranker", work / "ranker_baseline", cache=default_cache())
+    engine = Engine(EngineOptions(repo, work / "ranker", work / "ranker_baseline", cache=default_cache()))
     witness = Witness(engine, prior_view(LLM))
     witness.add_kept(repo / "data" / prior_view(LLM))
     witness.look(users)

@@ -22,12 +22,12 @@ class Moment(click.ParamType):  # type: ignore[type-arg]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         try:
-            found = value if isinstance(value, datetime) else datetime.fromisoformat(value)
+            moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
         except ValueError:
             self.fail(f"{value!r} is no ISO 8601 time", param, ctx)
-        if found.tzinfo is None:
+        if moment.tzinfo is None:
             self.fail(f"{value!r} has no zone: add Z or +00:00", param, ctx)
-        return found
+        return moment
 
 
 _OPTIONS = [
@@ -79,7 +79,7 @@ _OPTIONS = [
     click.option(
         "--page",
         is_flag=True,
-        help="Show at / what is known of a user and both slates. Browsers give the API key as password.",
+        help="Show at / a user's profile, history, priors and both slates. Browsers give the API key as password.",
     ),
     click.option(
         "--no-compile", "compile", is_flag=True, flag_value=False, default=True, help="Score with LightGBM itself."
@@ -182,7 +182,8 @@ def serve(host: str, port: int, workers: int, log_level: str, drain_s: int, **va
             os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="advprior-metrics-"))
         import uvicorn
 
-        from ranking.service.app import create_app, make_engine, required_key
+        from ranking.service.app import create_app, make_engine
+        from ranking.service.keys import required_key
         from ranking.service.logs import log_config
         from ranking.service.settings import SETTINGS_VARIABLE
     except ImportError as error:

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from ranking.frame.counts import Ints
 from ranking.frame.gather import places
 from ranking.service.catalogs import HistoryCatalog
-from ranking.service.reader import OnlineReader, ServedView, ViewRow, in_time
+from ranking.service.reader import OnlineReader
+from ranking.service.rows import ServedView, ViewRow, in_time
 
 #: Ads a read; between two reads the interpreter is free for requests.
 _BATCH = 64
@@ -24,14 +25,14 @@ _BATCH = 64
 
 @dataclass
 class AdTable:
-    """Ads in rows; one row more at the end stands for an ad that is not known (index −1).
+    """Ads in rows; one row more at the end stands for an ad that is not in the catalog (index −1).
 
     Attributes
     ----------
     ids, advertisers, categories : per ad
     index : ad id to row
     values : dict of column to array [ads + 1]
-        float64 (NaN: not there) or object (text, None).
+        float64 (NaN: missing) or object (text, None).
     available_us : dict of view to int64 [ads + 1]
         When each ad's row became available; −1 where it has none.
     """
@@ -45,12 +46,12 @@ class AdTable:
     available_us: dict[str, Ints]
     read_us: int
     _by_catalog: dict[tuple[str, str], Any] = field(default_factory=dict)
-    _encoded: dict[Any, Any] = field(default_factory=dict)
+    _made: dict[Any, Any] = field(default_factory=dict)
     _moments: dict[str, list[int]] | None = None
 
     @classmethod
     def unread(cls, reader: OnlineReader, catalog: HistoryCatalog) -> AdTable:
-        """The ads of a catalog, nothing known of them; ``read_us`` is −1."""
+        """The ads of a catalog before anything is read of them; ``read_us`` is −1."""
         n = len(catalog.ads)
         values: dict[str, npt.NDArray[Any]] = {}
         view_of: dict[str, str] = {}
@@ -65,7 +66,7 @@ class AdTable:
         return cls(catalog.ads, catalog.advertisers, catalog.categories, index, values, view_of, available, -1)
 
     def rows(self, ad_ids: Sequence[str]) -> Ints:
-        """Row of each ad, −1 where it is not known."""
+        """Row of each ad, −1 where it is not in the table."""
         get = self.index.get
         return np.fromiter((get(ad, -1) for ad in ad_ids), dtype=np.int64, count=len(ad_ids))
 
@@ -73,7 +74,7 @@ class AdTable:
         """Views some of whose rows the join would not take now; rows of one refresh share one or two moments."""
         if self._moments is None:
             self._moments = {name: np.unique(at[at >= 0]).tolist() for name, at in self.available_us.items()}
-        return [n for n, found in self._moments.items() if any(in_time(t, views[n], now_us) for t in found)]
+        return [n for n, moments in self._moments.items() if any(in_time(t, views[n], now_us) for t in moments)]
 
     def history_ids(self, catalog: HistoryCatalog, level: str) -> Ints:
         """Id of each ad at a level of a history's catalog, int64 [ads + 1]."""
@@ -82,15 +83,15 @@ class AdTable:
             place = {ad: i for i, ad in enumerate(catalog.ads)}
             at = np.array([*(place.get(ad, -1) for ad in self.ids), -1], dtype=np.int64)
             self._by_catalog[key] = np.append(catalog.ids[level], -1)[at]
-        found: Ints = self._by_catalog[key]
-        return found
+        ids: Ints = self._by_catalog[key]
+        return ids
 
     def advertiser_index(self, version: str, advertisers: list[str]) -> Ints:
         """Place of each ad's advertiser in a prior's catalog, int64 [ads + 1]."""
         key = (version, "advertisers")
         if key not in self._by_catalog:  # by advertiser, or by advertiser × category where the catalog lists those
-            found = places(advertisers, self.advertisers, self.categories)
-            self._by_catalog[key] = np.append(found, np.int64(-1))
+            of_ads = places(advertisers, self.advertisers, self.categories)
+            self._by_catalog[key] = np.append(of_ads, np.int64(-1))
         index: Ints = self._by_catalog[key]
         return index
 
@@ -98,17 +99,17 @@ class AdTable:
         """Place of each ad's category among a prior's interests, int64 [ads + 1]."""
         return self._places((version, f"interests {len(categories)}"), self.categories, categories)
 
-    def kept(self, key: Any, make: Callable[[], Any]) -> Any:
+    def cached(self, key: Any, make: Callable[[], Any]) -> Any:
         """What was worked out from these ads before, or is now."""
-        if key not in self._encoded:
-            self._encoded[key] = make()
-        return self._encoded[key]
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def _places(self, key: tuple[str, str], of_ads: list[str | None], names: list[str]) -> Ints:
         if key not in self._by_catalog:
             place = {name: i for i, name in enumerate(names)}
-            found = [-1 if name is None else place.get(name, -1) for name in of_ads]
-            self._by_catalog[key] = np.array([*found, -1], dtype=np.int64)
+            at = [-1 if name is None else place.get(name, -1) for name in of_ads]
+            self._by_catalog[key] = np.array([*at, -1], dtype=np.int64)
         index: Ints = self._by_catalog[key]
         return index
 
@@ -131,9 +132,9 @@ def read_ads(reader: OnlineReader, catalog: HistoryCatalog, now_us: int, *, paus
                     continue
                 table.available_us[name][at] = row.available_us
                 for feature, column in view.columns.items():
-                    got = row.text(feature) if feature in view.text else row.number(feature)
-                    if got is not None:
-                        table.values[column][at] = got
+                    value = row.text(feature) if feature in view.text else row.number(feature)
+                    if value is not None:
+                        table.values[column][at] = value
         if pause_s:
             time.sleep(pause_s)
     table.read_us = now_us

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from ranking.frame.counts import Ints
 from ranking.service.ads import AdTable
-from ranking.service.features import Prior
-from ranking.service.reader import Row
+from ranking.service.priors import Prior
+from ranking.service.rows import Row
 
 #: Where a candidate came from, in the order of `Choice.origin`.
 GIVEN, MOST_SHOWN, TOWERS, PREDICTED = ORIGINS = ("given", "most_shown", "towers", "predicted_advertiser")
@@ -54,7 +54,7 @@ class CandidateSource(Protocol):
 
         Parameters
         ----------
-        rows : the user's rows by view; None for one that is not there or not in time
+        rows : the user's rows by view; None for one that is missing or not in time
         priors : by predictor; empty where there is none that can be used, or the arm has none
         """
         ...
@@ -65,7 +65,7 @@ class CandidateSource(Protocol):
 
 
 class MostShown:
-    """Every ad there is; above the limit, those shown most often in the last four weeks."""
+    """Every ad; above the limit, those shown most often in the last four weeks."""
 
     def prepare(self, table: AdTable) -> None:
         self._order(table)
@@ -79,12 +79,12 @@ class MostShown:
     @staticmethod
     def _order(table: AdTable) -> Ints:
         def make() -> Ints:
-            known = np.arange(len(table.ids))
+            rows = np.arange(len(table.ids))
             shown = table.values.get("ad_impressions_4w")
             if shown is not None:
                 counts = np.nan_to_num(shown[:-1].astype(np.float64), nan=-1.0)
-                known = np.argsort(-counts, kind="stable")
-            return known.astype(np.int64)
+                rows = np.argsort(-counts, kind="stable")
+            return rows.astype(np.int64)
 
-        found: Ints = table.kept("most shown", make)
-        return found
+        order: Ints = table.cached("most shown", make)
+        return order

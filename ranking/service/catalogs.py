@@ -1,7 +1,7 @@
 """What the numbers in a row mean: catalogs by version, and the mean prior of each snapshot.
 
 A row says by which catalog its ids and its vector are numbered. Rows of two catalogs stand side by side in the store
-while it is being refreshed, so every version that is still published is known here, and a row of an unknown one is not
+while it is being refreshed, so every version that is still published is read here, and a row of another one is not
 used. Published folders never change, so each is read once.
 
 One snapshot may be published twice with other values, when a predictor was trained anew. A row's own vector then tells
@@ -39,9 +39,9 @@ from ranking.frame.history import HISTORY_IDS, LEVELS
 log = logging.getLogger("advprior.service")
 #: Snapshots whose mean prior is worked out ahead: the newest, and one that a rollback goes to.
 _AHEAD = 2
-#: What is no longer published stays known for the rows that are still in the store: so many catalogs of a view,
+#: What is no longer published is remembered for the rows that are still in the store: so many catalogs of a view,
 #: snapshots of a catalog, and publications of a snapshot. Without a limit a service would grow with every refresh.
-_KEPT_CATALOGS, _KEPT_SNAPSHOTS, _KEPT_PUBLICATIONS = 6, 16, 4
+_CATALOGS, _SNAPSHOTS, _PUBLICATIONS = 6, 16, 4
 
 Doubles = npt.NDArray[np.float64]
 
@@ -73,12 +73,12 @@ class HistoryCatalog:
         advertisers = [names[i] if i >= 0 else None for i in of_ad["advertiser"]]
         categories = [about["categories"][i] if i >= 0 else None for i in of_ad["category"]]
         ids = {level: np.array(of_ad[level], dtype=np.int64) for level in LEVELS}
-        pairs = [""] * int(about["sizes"]["ad"])
+        of_ads = [""] * int(about["sizes"]["ad"])
         for i, advertiser, category in zip(ids["ad"].tolist(), advertisers, categories, strict=True):
             if i >= 0:
-                pairs[i] = f"{advertiser}|{category}"
-        both = {"advertiser": list(names), "category": list(about["categories"]), "ad": pairs}
-        return cls(str(about.get("version", "")), list(of_ad[AD_ID]), advertisers, categories, ids, both)
+                of_ads[i] = f"{advertiser}|{category}"
+        by_level = {"advertiser": list(names), "category": list(about["categories"]), "ad": of_ads}
+        return cls(str(about.get("version", "")), list(of_ad[AD_ID]), advertisers, categories, ids, by_level)
 
 
 @dataclass(frozen=True)
@@ -102,11 +102,13 @@ class Published:
 class PriorCatalog:
     """A catalog of advertisers, and what was published of each snapshot: the oldest first.
 
-    ``interests`` are the categories of the vector of interests, where the predictor has one.
+    ``names`` are what people call the advertisers; ``interests`` the categories of the vector of interests, where the
+    predictor has one.
     """
 
     version: str
     advertisers: list[str]
+    names: dict[str, str] = field(default_factory=dict)
     interests: list[str] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
     snapshots: dict[int, list[Published]] = field(default_factory=dict)
@@ -142,21 +144,21 @@ class Catalogs:
     def refresh(self, now_us: int) -> None:
         """Take in what was published since; a folder that cannot be read is logged and left out."""
         self._links_seen = self._links()
-        there = self._folders(USER_HISTORY_VIEW)
+        folders = self._folders(USER_HISTORY_VIEW)
         histories = dict(self.histories)
-        for folder in there:
+        for folder in folders:
             if (history := self._once(folder, HistoryCatalog.read)) is not None:
                 histories.pop(history.version, None)  # put in anew: the last ones are those that stay
                 histories[history.version] = history
                 self.newest = history  # the current one comes last
-        self.histories = _newest(histories, _KEPT_CATALOGS)
+        self.histories = _newest(histories, _CATALOGS)
         for view in self._prior_views:
-            there += self._refresh_priors(view, now_us)
+            folders += self._refresh_priors(view, now_us)
         while self._wanted:
             self._work_out_wanted(*self._wanted.pop())
-        self._seen = {folder: found for folder, found in self._seen.items() if folder in there}
-        self._moments = {folder: found for folder, found in self._moments.items() if folder in there}
-        self._worked_out = {(folder, at) for folder, at in self._worked_out if folder in there}
+        self._seen = {folder: catalog for folder, catalog in self._seen.items() if folder in folders}
+        self._moments = {folder: moments for folder, moments in self._moments.items() if folder in folders}
+        self._worked_out = {(folder, at) for folder, at in self._worked_out if folder in folders}
         self.wanted.clear()
 
     def _links(self) -> list[str]:
@@ -167,32 +169,42 @@ class Catalogs:
         """The catalog that a row's vector is ordered by."""
         return self.priors.get(view, {}).get(version)
 
+    def name_of(self, advertiser: str) -> str | None:
+        """What people call an advertiser, by the newest prior catalog that lists it; None where none does."""
+        for catalogs in self.priors.values():
+            for catalog in reversed(catalogs.values()):
+                if advertiser in catalog.names:
+                    return catalog.names[advertiser]
+        return None
+
     def published(
         self, view: str, version: str, snapshot_us: int, pointer: float | None, vector: npt.NDArray[np.float32]
     ) -> Published | None:
-        """The publication that a row is of; None (and looked for soon) when it is not known.
+        """The publication that a row is of; None (and looked for soon) when it was not read yet.
 
         Parameters
         ----------
         pointer : the row's ``prior_row``
         vector : the row's log-probabilities as stored
         """
-        known = self.prior(view, version)
-        found = [] if known is None else known.snapshots.get(snapshot_us, [])
+        catalog = self.prior(view, version)
+        published = [] if catalog is None else catalog.snapshots.get(snapshot_us, [])
         # files are only looked into where publications differ in what they say of a snapshot
-        one = found[0] if len(found) == 1 else next((one for one in found if one.holds(pointer, vector)), None)
-        if one is None:
+        of_row = published[0] if len(published) == 1 else None
+        if len(published) > 1:
+            of_row = next((one for one in published if one.holds(pointer, vector)), None)
+        if of_row is None:
             self._wanted.add((view, version, snapshot_us))
             self.wanted.set()
-        return one
+        return of_row
 
     def _folders(self, view: str) -> list[Path]:
         """Published versions of a view, the current one last."""
         link = self._data / view
         current = link.resolve()
         older = sorted(self._data.glob(f".versions/{view}-*"), key=lambda p: p.stat().st_mtime)
-        found = [folder for folder in older if folder.resolve() != current]
-        return [folder for folder in [*found, current] if (folder / MANIFEST).is_file()]
+        folders = [folder for folder in older if folder.resolve() != current]
+        return [folder for folder in [*folders, current] if (folder / MANIFEST).is_file()]
 
     def _once(self, folder: Path, read: Any) -> Any:
         if folder not in self._seen:
@@ -208,31 +220,34 @@ class Catalogs:
         by_version: dict[str, PriorCatalog] = {}
         folders = self._folders(view)
         for folder in folders:
-            found: PriorCatalog | None = self._once(folder, _read_prior)
-            if found is not None:
-                mine = by_version.setdefault(found.version, PriorCatalog(found.version, found.advertisers))
-                mine.interests = found.interests  # the newest publication's
-                mine.folders.append(folder)
+            published: PriorCatalog | None = self._once(folder, _read_prior)
+            if published is not None:
+                of_version = by_version.setdefault(
+                    published.version, PriorCatalog(published.version, published.advertisers)
+                )
+                # those of the newest publication
+                of_version.names, of_version.interests = published.names, published.interests
+                of_version.folders.append(folder)
         catalogs = dict(self.priors[view])
         for version, new in by_version.items():
             old = catalogs.pop(version, None)
             if old is not None and old.folders == new.folders:
                 new = old
             elif old is not None:
-                # rows of older snapshots may still be in the store: what was known of them stays known
+                # rows of older snapshots may still be in the store: what was read of them stays
                 new.snapshots = dict(old.snapshots)
             for snapshot in sorted({*self._newest_snapshots(new, now_us), *new.snapshots}):
                 self._work_out(new, snapshot)
-            kept = sorted(new.snapshots)[-_KEPT_SNAPSHOTS:]
-            self._worked_out -= {(f, at) for f in new.folders for at in set(new.snapshots) - set(kept)}
-            new.snapshots = {snapshot: new.snapshots[snapshot] for snapshot in kept}
+            newest = sorted(new.snapshots)[-_SNAPSHOTS:]
+            self._worked_out -= {(f, at) for f in new.folders for at in set(new.snapshots) - set(newest)}
+            new.snapshots = {snapshot: new.snapshots[snapshot] for snapshot in newest}
             catalogs[version] = new
-        self.priors[view] = _newest(catalogs, _KEPT_CATALOGS)
+        self.priors[view] = _newest(catalogs, _CATALOGS)
         return folders
 
-    def _newest_snapshots(self, known: PriorCatalog, now_us: int) -> list[int]:
+    def _newest_snapshots(self, catalog: PriorCatalog, now_us: int) -> list[int]:
         newest: set[int] = set()
-        for folder in known.folders:
+        for folder in catalog.folders:
             moments = self._moments_of(folder)
             newest.update(moments[moments <= now_us][-_AHEAD:].tolist())
         return sorted(newest)[-_AHEAD:]
@@ -249,23 +264,23 @@ class Catalogs:
         return self._moments[folder]
 
     def _work_out_wanted(self, view: str, version: str, snapshot_us: int) -> None:
-        known = self.prior(view, version)
-        if known is not None:
-            self._work_out(known, snapshot_us)
+        catalog = self.prior(view, version)
+        if catalog is not None:
+            self._work_out(catalog, snapshot_us)
 
-    def _work_out(self, known: PriorCatalog, snapshot_us: int) -> None:
-        """Add what publications say of a snapshot, where they differ from those that are known."""
-        found = list(known.snapshots.get(snapshot_us, []))
-        for folder in known.folders:
+    def _work_out(self, catalog: PriorCatalog, snapshot_us: int) -> None:
+        """Add what publications say of a snapshot, where they differ from those that were read before."""
+        published = list(catalog.snapshots.get(snapshot_us, []))
+        for folder in catalog.folders:
             if (folder, snapshot_us) in self._worked_out or snapshot_us not in self._moments_of(folder):
                 continue
-            if (new := _read_snapshot(folder, snapshot_us, known.advertisers)) is None:
+            if (new := _read_snapshot(folder, snapshot_us, catalog.advertisers)) is None:
                 continue
             self._worked_out.add((folder, snapshot_us))
-            if not any(np.allclose(new.mean, one.mean, rtol=1e-9, atol=0.0) for one in found):
-                found.append(new)
-        if found:
-            known.snapshots[snapshot_us] = found[-_KEPT_PUBLICATIONS:]
+            if not any(np.allclose(new.mean, one.mean, rtol=1e-9, atol=0.0) for one in published):
+                published.append(new)
+        if published:
+            catalog.snapshots[snapshot_us] = published[-_PUBLICATIONS:]
 
 
 def _read_prior(folder: Path) -> PriorCatalog:
@@ -274,7 +289,9 @@ def _read_prior(folder: Path) -> PriorCatalog:
     if (folder / INTERESTS_FILE).is_file():
         listed = json.loads((folder / INTERESTS_FILE).read_text())["advertisers"]
         interests = [entry["advertiser_id"] for entry in listed]
-    return PriorCatalog(str(about["version"]), [one["advertiser_id"] for one in about["advertisers"]], interests)
+    ids = [one["advertiser_id"] for one in about["advertisers"]]
+    names = {one["advertiser_id"]: str(one.get("name") or one["advertiser_id"]) for one in about["advertisers"]}
+    return PriorCatalog(str(about["version"]), ids, names, interests)
 
 
 def _read_snapshot(folder: Path, snapshot_us: int, advertisers: list[str]) -> Published | None:
@@ -282,15 +299,15 @@ def _read_snapshot(folder: Path, snapshot_us: int, advertisers: list[str]) -> Pu
     try:
         table = pd.read_parquet(folder / TABLE_FILE, columns=[PRIOR_ROW, SNAPSHOT])
         moments = micros(table[SNAPSHOT])
-        mine = moments == snapshot_us
+        of_snapshot = moments == snapshot_us
         files = replace(PriorFiles.open(folder), advertisers=advertisers)  # one list for all snapshots of a catalog
-        mean = mean_probability(files, table[PRIOR_ROW].to_numpy(np.int64)[mine], moments[mine])[1][0]
+        mean = mean_probability(files, table[PRIOR_ROW].to_numpy(np.int64)[of_snapshot], moments[of_snapshot])[1][0]
         return Published(folder.name.rpartition("-")[2], mean, files)
     except (OSError, ValueError, IndexError) as error:
         log.warning("a published folder cannot be read", extra={"folder": str(folder), "error": str(error)})
         return None
 
 
-def _newest(known: dict[str, Any], keep: int) -> dict[str, Any]:
+def _newest(by_version: dict[str, Any], count: int) -> dict[str, Any]:
     """What was put in last."""
-    return dict(list(known.items())[-keep:])
+    return dict(list(by_version.items())[-count:])

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
-from ranking.service.features import Plan
+from ranking.service.plan import Plan
 
 UserId = Annotated[str, Field(min_length=1, max_length=256, description="Whose slate it is.", examples=["h7"])]
 AdId = Annotated[str, Field(min_length=1, max_length=256)]
@@ -22,15 +22,14 @@ _Text = Annotated[str, Field(max_length=256)]
 
 
 def context_model(plans: list[Plan]) -> type[BaseModel]:
-    """The context features that the rankers know: text or a number each, all optional, nothing else."""
+    """The context features that the rankers read: text or a number each, all optional, nothing else."""
     fields: dict[str, Any] = {}
     for plan in plans:
-        assert plan.ranker.encoder is not None
-        for _, name in plan.context:
-            kind = _Text if name in plan.ranker.encoder.categories else _Number
+        for name, text in plan.context_kinds().items():
+            kind = _Text if text else _Number
             fields[name] = (kind | None, Field(default=None))
     model: type[BaseModel] = create_model(
-        "Context", __config__=ConfigDict(extra="forbid", strict=True), __doc__="What is known of the request.", **fields
+        "Context", __config__=ConfigDict(extra="forbid", strict=True), __doc__="Features of the request.", **fields
     )
     return model
 
@@ -92,7 +91,7 @@ class Slot(_Answer):
 
     position: int = Field(ge=1)
     ad_id: str
-    advertiser_id: str | None = Field(description="None: the ad is not known here.")
+    advertiser_id: str | None = Field(description="None: the ad is not in the service's catalog.")
     score: float = Field(ge=0, le=1, description="Calibrated probability.")
     contributions: Contributions | None = Field(default=None, description="With ?explain=true.")
     origin: Literal["given", "most_shown", "towers", "predicted_advertiser"] | None = Field(
@@ -134,7 +133,7 @@ class RankResponse(_Answer):
     )
     prior: PriorUsed | None = Field(description="None where the arm has no priors, or none could be used.")
     candidates: int = Field(ge=0)
-    unknown_ads: list[str] = Field(description="Candidates that the service does not know; ranked all the same.")
+    unknown_ads: list[str] = Field(description="Candidates that are not in the service's catalog; ranked all the same.")
     slots: list[Slot]
     exposure: Exposure | None = Field(description="None: exposures are not logged.")
     as_of: dict[str, list[str]] | None = Field(
@@ -150,7 +149,7 @@ class Problem(_Answer):
     code: str
     what: str
     where: str | None = None
-    found: str | None = None
+    actual: str | None = None
     expected: str | None = None
 
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from advprior.store.runs import digest, sha256_file
 from ranking.models.calibration import apply_calibration
 from ranking.models.ranker import MODEL_FILE, Ranker
-from ranking.service.features import Matrix
+from ranking.service.rows import Matrix
 
 log = logging.getLogger("advprior.service")
 Doubles = npt.NDArray[np.float64]
@@ -38,7 +38,7 @@ class Predictor:
         Loaded from ``folder``.
     folder : Path
     cache : Path, optional
-        Where compiled trees are kept; without one they are not compiled.
+        Where compiled trees are stored; without one they are not compiled.
 
     Attributes
     ----------
@@ -63,13 +63,13 @@ class Predictor:
         A row sums to the raw score.
         """
         booster, _ = self.ranker._fitted()
-        found = booster.predict(matrix, pred_contrib=True, num_iteration=self.ranker.rounds, num_threads=1)
-        return np.asarray(found, dtype=np.float64)
+        values = booster.predict(matrix, pred_contrib=True, num_iteration=self.ranker.rounds, num_threads=1)
+        return np.asarray(values, dtype=np.float64)
 
     def _by_lightgbm(self, matrix: Matrix) -> Doubles:
         booster, _ = self.ranker._fitted()
-        found = booster.predict(matrix, raw_score=True, num_iteration=self.ranker.rounds, num_threads=1)
-        return np.asarray(found, dtype=np.float64)
+        scores = booster.predict(matrix, raw_score=True, num_iteration=self.ranker.rounds, num_threads=1)
+        return np.asarray(scores, dtype=np.float64)
 
     def _compile(self, folder: Path, cache: Path) -> None:
         try:
@@ -78,16 +78,16 @@ class Predictor:
             return
         path = folder / MODEL_FILE
         about = {"model": sha256_file(path), "lleaves": version("lleaves"), "cpu": _cpu(), "format": 1}
-        kept = cache / f"trees-{digest(about)}.o"
+        compiled_file = cache / f"trees-{digest(about)}.o"
         try:
             cache.mkdir(parents=True, exist_ok=True)
             model = lleaves.Model(model_file=str(path))
-            if kept.is_file():
-                model.compile(cache=str(kept), raw_score=True)
+            if compiled_file.is_file():
+                model.compile(cache=str(compiled_file), raw_score=True)
             else:
-                beside = kept.with_suffix(f".{os.getpid()}.tmp")
+                beside = compiled_file.with_suffix(f".{os.getpid()}.tmp")
                 model.compile(cache=str(beside), raw_score=True)
-                os.replace(beside, kept)  # two workers that compile at once leave one whole file
+                os.replace(beside, compiled_file)  # two workers that compile at once leave one whole file
         except Exception as error:  # compiling is an optimisation: whatever fails in it must not stop the service
             log.warning("the trees cannot be compiled, LightGBM scores", extra={"error": str(error)})
             return

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,10 @@ from advprior.store.contract import (
     CATEGORY,
     USER_HISTORY_VIEW,
     USER_PROFILE_VIEW,
+    prior_view,
 )
 from advprior.store.errors import AdvpriorError
-from advprior.store.runs import manifest_digest, read_manifest
+from advprior.store.runs import read_manifest
 from ranking.candidates.inputs import LEVELS as TOKEN_LEVELS
 from ranking.candidates.nearest import EXACT_UP_TO, Floats32, Nearest, best
 from ranking.candidates.towers import FIX, STEP, Towers
@@ -34,64 +34,16 @@ from ranking.frame.history import LEVELS, online_columns, token_column
 from ranking.service.ads import AdTable
 from ranking.service.candidates import ORIGINS, PREDICTED, TOWERS, Choice
 from ranking.service.catalogs import Catalogs, HistoryCatalog
-from ranking.service.features import Prior, floats
-from ranking.service.reader import OnlineReader, Row, ViewRow
+from ranking.service.priors import Prior
+from ranking.service.quota import Quota
+from ranking.service.reader import OnlineReader
+from ranking.service.rows import Row, ViewRow, floats
 
 log = logging.getLogger("advprior.service")
 
-CANDIDATES_FIX = "advprior rank candidates --tables TABLES --repo REPO --towers TOWERS --out CANDIDATES"
-#: Below it the ads are not those that the towers were fitted for: the rest would be placed by category alone.
-_KNOWN_SHARE = 0.5
+#: Below this share of ads that the towers can place by ad or advertiser, they were fitted for other ads.
+_PLACED_SHARE = 0.5
 _PROBES = 64
-
-
-@dataclass(frozen=True)
-class Quota:
-    """Slots that ads of a prior's likeliest advertisers get, as validation chose it.
-
-    Attributes
-    ----------
-    predictor : str
-        Whose priors.
-    share : float
-        Of the slots.
-    top : int
-        Advertisers of a prior that count as predicted.
-    k : int
-        Candidates per request that it was chosen for.
-    """
-
-    predictor: str
-    share: float
-    top: int
-    k: int
-
-
-def read_quota(folder: Path, towers: Path, predictors: Sequence[str]) -> Quota:
-    """What ``rank candidates`` chose for the ranker's own predictor.
-
-    Raises
-    ------
-    AdvpriorError
-        ``RUN00x`` and ``RNK032`` when it cannot be read, ``SRV012`` when it was chosen for other towers or for priors
-        that the ranker does not read.
-    """
-    from ranking.candidates.curve import CandidateCurve
-
-    curve = CandidateCurve.load(folder)
-    made, wanted = read_manifest(folder)["inputs"].get("towers"), manifest_digest(towers)
-    mine = [name for name in curve.chosen if name in predictors]
-    if made != wanted or not mine:
-        raise AdvpriorError(
-            "SRV012",
-            "the quota was not chosen for what is served",
-            where=str(folder),
-            actual=f"towers {made}" if made != wanted else f"priors of {', '.join(curve.chosen) or 'nobody'}",
-            expected=f"towers {wanted}" if made != wanted else f"priors of {', '.join(predictors)}",
-            fix=CANDIDATES_FIX,
-        )
-    name = max(mine, key=lambda one: float(curve.at_choice(one, "valid")["recall"]))
-    return Quota(name, curve.chosen[name], int(curve.about["top"]), int(curve.about["k"]))
 
 
 class TowerSource:
@@ -132,8 +84,8 @@ class TowerSource:
         self._fields = sorted({token.partition("=")[0] for token in vocabulary.profiles})
         self._profile_at = len(FADES) * sum(vocabulary.sizes.values())
         self._columns: dict[str, dict[str, Ints]] = {}
-        self._kept: tuple[AdTable, Nearest] | None = None
-        self.known = 0.0
+        self._latest: tuple[AdTable, Nearest] | None = None
+        self.fitted_share = 0.0
         self._check_service(reader)
         if catalogs.newest is not None:
             self._check_ads(catalogs.newest)
@@ -150,7 +102,7 @@ class TowerSource:
             raise AdvpriorError(
                 "SRV011",
                 "the store does not hold what the towers read of a user",
-                where=", ".join(reader.services),
+                where=", ".join(reader.views_of),
                 actual=f"no {', '.join(lacking[:5])}",
                 expected=f"{len(LEVELS)} token columns of {USER_HISTORY_VIEW} and {len(self._fields)} profile fields",
                 fix="advprior rank features --tables TABLES --repo REPO ; feast -c REPO apply ; feast materialize; or "
@@ -159,15 +111,15 @@ class TowerSource:
 
     def _check_ads(self, catalog: HistoryCatalog) -> None:
         tokens = self._towers.vocabulary.ad_tokens(_frame(catalog.ads, catalog.advertisers, catalog.categories))
-        self.known = float((tokens[:, 0] >= 0).mean()) if len(tokens) else 0.0
+        self.fitted_share = float((tokens[:, 0] >= 0).mean()) if len(tokens) else 0.0
         placed = float((tokens[:, :3] >= 0).any(axis=1).mean()) if len(tokens) else 0.0
-        if placed < _KNOWN_SHARE:
+        if placed < _PLACED_SHARE:
             raise AdvpriorError(
                 "SRV010",
                 "the towers were fitted for other ads",
                 where=f"catalog {catalog.version}",
                 actual=f"{placed:.0%} of {len(catalog.ads):,} ads are known to them, or their advertiser is",
-                expected=f"{_KNOWN_SHARE:.0%}",
+                expected=f"{_PLACED_SHARE:.0%}",
                 fix=FIX,
             )
 
@@ -175,7 +127,7 @@ class TowerSource:
 
     def prepare(self, table: AdTable) -> None:
         """Vectors of the ads and their index; those of the same ads are kept."""
-        last = self._kept
+        last = self._latest
         if last is not None and (last[0].ids, last[0].advertisers, last[0].categories) == (
             table.ids,
             table.advertisers,
@@ -184,13 +136,13 @@ class TowerSource:
             nearest = last[1]
         else:
             nearest = self._index_of(table)
-        table.kept(self, lambda: nearest)
-        self._kept = (table, nearest)
+        table.cached(self, lambda: nearest)
+        self._latest = (table, nearest)
         for catalog in list(self._catalogs.histories.values()):
             self._columns_of(catalog)
         if self.quota is not None:
-            for known in list(self._catalogs.priors.get(f"prior_{self.quota.predictor}", {}).values()):
-                self._ads_by_advertiser(table, nearest, known.version, known.advertisers)
+            for prior in list(self._catalogs.priors.get(prior_view(self.quota.predictor), {}).values()):
+                self._ads_by_advertiser(table, nearest, prior.version, prior.advertisers)
 
     def _index_of(self, table: AdTable) -> Nearest:
         vectors, bias = self._towers.ads(_frame(table.ids, table.advertisers, table.categories))
@@ -204,35 +156,33 @@ class TowerSource:
 
     def _probes(self, table: AdTable) -> Floats32:
         """Vectors of made-up users, who bought from a few ads each."""
-        rng, codes = (
-            np.random.default_rng(0),
-            self._towers.vocabulary.codes(_frame(table.ids, table.advertisers, table.categories)),
-        )
-        found = []
+        rng = np.random.default_rng(0)
+        codes = self._towers.vocabulary.codes(_frame(table.ids, table.advertisers, table.categories))
+        vectors = []
         for _ in range(_PROBES):
             bought = rng.integers(0, len(table.ids), rng.integers(1, 20))
             at, start = [], 0
             for level in TOKEN_LEVELS:
                 size = self._towers.vocabulary.sizes[level]
-                known = np.unique(codes[level][bought])
-                known = known[known >= 0]
-                at += [known + start + i * size for i in range(len(FADES))]
+                tokens = np.unique(codes[level][bought])
+                tokens = tokens[tokens >= 0]
+                at += [tokens + start + i * size for i in range(len(FADES))]
                 start += len(FADES) * size
             columns = np.concatenate(at)
-            found.append(self._vector(columns, np.log1p(rng.exponential(2.0, len(columns))).astype(np.float32)))
-        return np.array(found)
+            vectors.append(self._vector(columns, np.log1p(rng.exponential(2.0, len(columns))).astype(np.float32)))
+        return np.array(vectors)
 
     def _columns_of(self, catalog: HistoryCatalog) -> dict[str, Ints]:
-        """Column of each id of a history in the users' matrix: int64 [ids, fades] per level, −1 where not known."""
+        """Column of each id of a history in the users' matrix: int64 [ids, fades] per level, −1: none."""
         if catalog.version not in self._columns:
-            vocabulary, start, found = self._towers.vocabulary, 0, {}
+            vocabulary, start, columns = self._towers.vocabulary, 0, {}
             named = (vocabulary.advertisers, vocabulary.categories, vocabulary.pairs)
             for level, names, size in zip(LEVELS, named, vocabulary.sizes.values(), strict=True):
                 place = {name: i for i, name in enumerate(names)}
                 code = np.array([place.get(name, -1) for name in catalog.names[level]], dtype=np.int64)[:, None]
-                found[level] = np.where(code >= 0, code + start + size * np.arange(len(FADES)), -1)
+                columns[level] = np.where(code >= 0, code + start + size * np.arange(len(FADES)), -1)
                 start += len(FADES) * size
-            self._columns[catalog.version] = found
+            self._columns[catalog.version] = columns
         return self._columns[catalog.version]
 
     def _ads_by_advertiser(
@@ -245,14 +195,14 @@ class TowerSource:
             order = np.argsort(place, kind="stable").astype(np.int64)
             return order, np.searchsorted(place[order], np.arange(len(advertisers) + 1)), nearest.vectors[order]
 
-        found: tuple[Ints, Ints, Floats32] = table.kept((self, version), make)
-        return found
+        rows: tuple[Ints, Ints, Floats32] = table.cached((self, version), make)
+        return rows
 
     # -- in a request ----------------------------------------------------------------------------------------------
 
     def choose(self, table: AdTable, rows: Mapping[str, Row], priors: Mapping[str, Prior], limit: int) -> Choice:
         """The towers' best ads, with slots for those of predicted advertisers where the user has a prior."""
-        nearest: Nearest = table.kept(self, lambda: self._index_of(table))
+        nearest: Nearest = table.cached(self, lambda: self._index_of(table))
         vector, whole = self.user_vector(rows)
         degraded = [] if whole else ["candidates_inputs_missing"]
         quota = self.quota
@@ -262,25 +212,29 @@ class TowerSource:
             chosen = Choice.all_from(ads, TOWERS)
             return Choice(chosen.ads, chosen.origin, degraded)
         head = ads[: limit - slots]
-        extra = self._predicted(table, priors[quota.predictor], nearest, vector, head, slots, quota.top)
+        extra = self._predicted(
+            self._likely_ads(table, priors[quota.predictor], nearest, quota.top), vector, head, slots
+        )
         rest = ads[limit - slots :]
         rest = rest[~np.isin(rest, extra)][: slots - len(extra)]
         origin = np.full(len(head) + len(extra) + len(rest), ORIGINS.index(TOWERS), dtype=np.int8)
         origin[len(head) : len(head) + len(extra)] = ORIGINS.index(PREDICTED)
         return Choice(np.concatenate([head, extra, rest]), origin, degraded)
 
-    def _predicted(
-        self, table: AdTable, prior: Prior, nearest: Nearest, vector: Floats32, head: Ints, slots: int, top: int
-    ) -> Ints:
-        """The best ads of the likeliest advertisers, those in ``head`` left out."""
+    def _likely_ads(self, table: AdTable, prior: Prior, nearest: Nearest, top: int) -> tuple[Ints, Floats32]:
+        """Rows and vectors of the ads of a prior's likeliest advertisers."""
         order, starts, vectors = self._ads_by_advertiser(table, nearest, prior.version, prior.advertisers)
         size = len(prior.log_probs)
         # rank <= top, ties sharing the better rank: as `ranking.frame.gather.gather_priors` has it
         edge = np.partition(prior.log_probs, size - top)[size - top] if top < size else -np.inf
-        likely = np.flatnonzero(prior.log_probs >= edge).tolist()
-        score = np.concatenate([vectors[starts[i] : starts[i + 1]] @ vector for i in likely])
-        at = best(score, slots + len(head))  # enough, whichever of them are in the head
-        rows = np.concatenate([order[starts[i] : starts[i + 1]] for i in likely])[at]
+        spans = [slice(starts[i], starts[i + 1]) for i in np.flatnonzero(prior.log_probs >= edge).tolist()]
+        return np.concatenate([order[span] for span in spans]), np.concatenate([vectors[span] for span in spans])
+
+    @staticmethod
+    def _predicted(likely: tuple[Ints, Floats32], vector: Floats32, head: Ints, slots: int) -> Ints:
+        """The best of the likely ads for a user, those in ``head`` left out."""
+        ads, vectors = likely
+        rows = ads[best(vectors @ vector, slots + len(head))]  # enough, whichever of them are in the head
         return rows[~np.isin(rows, head)][:slots]
 
     def user_vector(self, rows: Mapping[str, Row]) -> tuple[Floats32, bool]:
@@ -293,20 +247,22 @@ class TowerSource:
         version = row.text(CATALOG_VERSION) if isinstance(row, ViewRow) else None
         catalog = None if version is None else self._catalogs.histories.get(version)
         if isinstance(row, ViewRow) and catalog is not None:
-            for level, known in self._columns_of(catalog).items():
+            for level, columns_of in self._columns_of(catalog).items():
                 ids_message, tokens = row.values.get(online_columns(level)[0]), row.values.get(token_column(level))
                 ids = np.array([] if ids_message is None else ids_message.int32_list_val.val, dtype=np.int64)
                 value = np.empty(0, np.float32) if tokens is None else floats(tokens.float_list_val)
-                if len(value) != len(FADES) * len(ids) or (len(ids) and not 0 <= ids.min() <= ids.max() < len(known)):
+                if len(value) != len(FADES) * len(ids) or (
+                    len(ids) and not 0 <= ids.min() <= ids.max() < len(columns_of)
+                ):
                     whole = False
                     continue
-                at = known[ids].ravel()
+                at = columns_of[ids].ravel()
                 columns.append(at[at >= 0])
                 values.append(value[at >= 0])
         profile = rows.get(USER_PROFILE_VIEW)
         if isinstance(profile, ViewRow):
-            told = [self._profile.get(f"{name}={profile.text(name)}") for name in self._fields]
-            at = np.array([self._profile_at + i for i in told if i is not None], dtype=np.int64)
+            tokens_of = [self._profile.get(f"{name}={profile.text(name)}") for name in self._fields]
+            at = np.array([self._profile_at + i for i in tokens_of if i is not None], dtype=np.int64)
             columns.append(at)
             values.append(np.ones(len(at), dtype=np.float32))
         if not columns:
@@ -320,15 +276,16 @@ class TowerSource:
         return np.append(hidden @ a["user_out"], np.float32(1.0)).astype(np.float32)
 
     def about(self) -> dict[str, Any]:
-        return self._about(None if self._kept is None else self._kept[1])
+        """What chooses, for people."""
+        return self._about(None if self._latest is None else self._latest[1])
 
     def _about(self, nearest: Nearest | None) -> dict[str, Any]:
-        found: dict[str, Any] = {"source": TOWERS, "ads_known": round(self.known, 4)}
+        about: dict[str, Any] = {"source": TOWERS, "ads_known": round(self.fitted_share, 4)}
         if nearest is not None:
-            found |= {"search": nearest.kind, "recall": round(nearest.recall, 4)}
+            about |= {"search": nearest.kind, "recall": round(nearest.recall, 4)}
         if self.quota is not None:
-            found |= {"predictor": self.quota.predictor, "quota": self.quota.share, "top": self.quota.top}
-        return found
+            about |= {"predictor": self.quota.predictor, "quota": self.quota.share, "top": self.quota.top}
+        return about
 
 
 def load_towers(folder: Path) -> Towers:

@@ -17,6 +17,9 @@ import uvicorn
 from ranking.service.app import create_app, make_engine
 from ranking.service.clock import Clock
 from ranking.service.engine import Engine
+from ranking.service.loading import RankerFolder, features_by_service
+from ranking.service.reader import OnlineReader
+from ranking.service.resources import EngineOptions
 from ranking.service.settings import ServeSettings
 from tests.service.workspaces import NOW, FixedClock, Project, free_port
 
@@ -35,6 +38,16 @@ def settings_of(project: Project, **changed: Any) -> ServeSettings:
         "refresh_s": 0.2,
     }
     return ServeSettings.model_validate(base | changed)
+
+
+def engine_for(project: Project, **options: Any) -> Engine:
+    """An engine on a project's rankers; no ad is read yet."""
+    return Engine(EngineOptions(project.repo, project.ranker, project.plain, **options))
+
+
+def reader_of(project: Project) -> OnlineReader:
+    """What the ranker with priors reads of the store."""
+    return OnlineReader(project.repo, features_by_service([RankerFolder.read(project.ranker)]))
 
 
 def post(port: int, body: Any, path: str = "/rank", headers: dict[str, str] | None = None) -> tuple[int, Any]:

@@ -97,7 +97,7 @@ def test_bad_input_is_named(client: TestClient, body: object, where: str) -> Non
     assert response.status_code == 422
     problem = ErrorResponse.model_validate_json(response.content).problems[0]
     assert problem.where == where
-    assert problem.found
+    assert problem.actual
     assert problem.expected
 
 
@@ -166,20 +166,24 @@ def test_logs_are_json(client: TestClient, caplog: pytest.LogCaptureFixture) -> 
 # -- starting ------------------------------------------------------------------------------------------------------
 
 
-def test_a_service_that_differs_from_its_ranker_is_refused(project: Project, tmp_path: Path) -> None:
-    """The ranker lacks a feature that its service gives, or asks for one that it does not give."""
-    for change in ("drop", "add"):
-        folder = tmp_path / change
-        shutil.copytree(project.ranker, folder)
-        about = json.loads((folder / "ranker.json").read_text())
-        name = "activity_occasions_4w"
-        # the model's width stays, so that only the names differ
-        changed = next(feature for feature in about["features"] if feature["name"] == name)
-        changed["name"] = "history_other" if change == "add" else "context_other"
-        (folder / "ranker.json").write_text(json.dumps(about))
-        with pytest.raises(AdvpriorError, match="SRV003") as caught:
-            make_engine(settings_of(project, ranker=folder))
-        assert name in str(caught.value)
+def changed(project: Project, folder: Path, name: str, **to: str) -> Path:
+    """A copy of the ranker with priors, one of whose features is another: the model's width stays."""
+    shutil.copytree(project.ranker, folder)
+    about = json.loads((folder / "ranker.json").read_text())
+    next(feature for feature in about["features"] if feature["name"] == name).update(to)
+    (folder / "ranker.json").write_text(json.dumps(about))
+    return folder
+
+
+def test_what_a_ranker_lacks_is_left_out_and_what_a_service_lacks_is_refused(project: Project, tmp_path: Path) -> None:
+    """The list of the ranker counts: the service may offer more, but not less."""
+    fewer = changed(project, tmp_path / "fewer", "activity_occasions_4w", name="context_other", source="impressions")
+    engine = make_engine(settings_of(project, ranker=fewer))
+    assert "activity_occasions_4w" not in [column for _, _, _, column in engine.resources.rankers.priors.plan.user]
+    more = changed(project, tmp_path / "more", "activity_occasions_4w", name="history_other")
+    with pytest.raises(AdvpriorError, match="SRV003") as caught:
+        make_engine(settings_of(project, ranker=more))
+    assert "not served: history_other" in str(caught.value)
     with pytest.raises(AdvpriorError, match="SRV004"):
         make_engine(settings_of(project, ranker=project.plain))
     with pytest.raises(AdvpriorError, match="RUN001"):

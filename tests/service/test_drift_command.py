@@ -22,6 +22,7 @@ from ranking.experiment.exposures import read_exposures
 from ranking.experiment.shown import FEATURES, to_frame
 from ranking.models.ranker import Ranker
 from ranking.service.app import create_app, make_engine
+from ranking.service.slate import Query
 from tests.ranking.stores import publish
 from tests.service.live import TestClient, settings_of
 from tests.service.workspaces import NOW, FixedClock, Project, copy_project, knowing_priors
@@ -109,12 +110,14 @@ def test_what_was_read_online_is_what_is_measured(project: Project, tmp_path: Pa
     frame = to_frame(read_exposures(exposures), ranker)
     assert len(frame) == sum(len(a["slots"]) for a in answers if a["ranker"] == ranker)
     engine = make_engine(settings_of(project), now)
-    engine.refresh()
+    engine.resources.refresh()
     for answer in answers[:5]:
         ready = engine.prepare(
-            answer["user_id"],
-            [s["ad_id"] for s in answer["slots"]],
-            context={"context_placement": "front" if int(answer["user_id"][1:]) % 2 else "back"},
+            Query(
+                answer["user_id"],
+                candidates=[s["ad_id"] for s in answer["slots"]],
+                context={"context_placement": "front" if int(answer["user_id"][1:]) % 2 else "back"},
+            )
         )
         mine = frame[(frame.user_id == answer["user_id"]).to_numpy()]
         encoded = ready.ranker.plan.ranker.encoder.encode(mine)

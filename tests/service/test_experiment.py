@@ -23,8 +23,9 @@ from ranking.experiment.assignment import EVERYBODY, Experiment, ServedArm, load
 from ranking.experiment.exposures import ExposureLog, read_exposures
 from ranking.experiment.readout import cuped, effect, read_out, sample_ratio
 from ranking.experiment.simulation import ClickModel, click
-from ranking.service.app import _log_exposure
-from ranking.service.engine import Engine
+from ranking.service.answers import RequestInfo, log_exposure
+from ranking.service.slate import Query
+from tests.service.live import engine_for
 from tests.service.workspaces import NOW, SNAPSHOT, FixedClock, Project, coming_week
 
 YAML = """
@@ -212,13 +213,13 @@ def test_the_readout_finds_the_lift_that_the_service_makes(project: Project, tmp
     arms = (ServedArm(name="control", share=1, priors=False), ServedArm(name="treatment", share=1, priors=True))
     experiment = Experiment(name="loop", salt="s", arms=arms)
     clock = FixedClock(NOW)
-    engine = Engine(project.repo, project.ranker, project.plain, clock=clock, experiment=experiment)
-    engine._refresh_ads(pause_s=0)
+    engine = engine_for(project, clock=clock, experiment=experiment)
+    engine.resources.refresh_ads()
     log = ExposureLog(tmp_path / "exposures")
 
     def slate_of(user: str) -> list[str | None]:
-        slate = engine.rank(user, 3)
-        _log_exposure(log, engine, slate, user, "r")
+        slate = engine.rank(Query(user, 3))
+        log_exposure(log, slate, RequestInfo(user, "r", engine.experiment.name))
         return [advertiser for _, advertiser in slate.ads]
 
     def in_arm(priors: bool) -> float:

@@ -27,10 +27,11 @@ from advprior.store.errors import AdvpriorError
 from advprior.store.runs import write_json
 from ranking.cli.service import rollback as rollback_command
 from ranking.experiment.exposures import read_exposures
-from ranking.service.engine import Engine, Found
-from ranking.service.reader import Broken, OnlineReader, ViewRow, _entity_key
+from ranking.service.reader import entity_key
+from ranking.service.rows import Broken, ViewRow
+from ranking.service.slate import Query, UserRows
 from tests.ranking.stores import publish
-from tests.service.live import Traffic, get, live, traffic, until
+from tests.service.live import Traffic, engine_for, get, live, reader_of, traffic, until
 from tests.service.workspaces import (
     NOW,
     SNAPSHOT,
@@ -94,16 +95,16 @@ def test_redis_dies_and_comes_back(own_redis: Any, tmp_path: Path) -> None:
 
 def corrupt(project: Project, user: str, value: bytes) -> None:
     """Overwrite the stored log-probabilities of a user."""
-    reader = OnlineReader(project.repo, [prior_service(LLM)])
+    reader = reader_of(project)
     if reader._redis is not None:
         view = reader.views["prior_llm"]
-        key = reader._online._generate_redis_keys_for_entities(reader._config, [_entity_key("user_id", user)])[0]
+        key = reader._online._generate_redis_keys_for_entities(reader._config, [entity_key("user_id", user)])[0]
         field = reader._redis._fields_of(view)[view.features.index("log_probs")]
         reader._redis._client.hset(key, field, value)
         return
     from feast.infra.key_encoding_utils import serialize_entity_key
 
-    key = serialize_entity_key(_entity_key("user_id", user), entity_key_serialization_version=3)
+    key = serialize_entity_key(entity_key("user_id", user), entity_key_serialization_version=3)
     connection = reader._online._get_conn(reader._config)
     sql = "UPDATE advprior_prior_llm SET value = ? WHERE entity_key = ? AND feature_name = 'log_probs'"
     assert connection.execute(sql, (value, key)).rowcount == 1
@@ -117,7 +118,7 @@ def test_a_corrupt_prior_row_costs_that_user_the_prior(served: Project, tmp_path
     def vector(values: list[float]) -> bytes:
         return Value(float_list_val=FloatList(val=values)).SerializeToString()
 
-    reader, exposures = OnlineReader(served.repo, [prior_service(LLM)]), tmp_path / "exposures"
+    reader, exposures = reader_of(served), tmp_path / "exposures"
     row = reader.read_user("u001")["prior_llm"]
     assert isinstance(row, ViewRow)
     stored = vars(row)["values"]["log_probs"]
@@ -172,20 +173,20 @@ def test_whatever_a_row_holds_the_request_is_answered(served: Project) -> None:
         Value(int64_list_val=Int64List(val=[2**62])),
         Value(string_list_val=StringList(val=["a"])),
     ]
-    engine = Engine(served.repo, served.ranker, served.plain, clock=FixedClock(NOW))
-    engine.refresh()
+    engine = engine_for(served, clock=FixedClock(NOW))
+    engine.resources.refresh()
     whole = engine.look_up("u001")
     reasons = set()
     for view, row in whole.rows.items():
         assert isinstance(row, ViewRow)
-        for name in engine.reader.views[view].features:
+        for name in engine.resources.reader.views[view].features:
             for value in odd:
                 rows = {**whole.rows, view: replace(row, values=vars(row)["values"] | {name: value})}
-                slate = engine.rank("u001", 3, found=Found(rows, []))
+                slate = engine.rank(Query("u001", 3, user_rows=UserRows(rows, [])))
                 assert len(slate.ads) == 3
                 assert np.isfinite(slate.scores).all()
                 reasons.update(slate.degraded)
-        slate = engine.rank("u001", 3, found=Found({**whole.rows, view: Broken("garbage")}, []))
+        slate = engine.rank(Query("u001", 3, user_rows=UserRows({**whole.rows, view: Broken("garbage")}, [])))
         assert slate.degraded == [f"{view.removeprefix('user_').removesuffix('_llm')}_corrupt"]
     assert reasons == {"prior_corrupt", "prior_catalog_unknown", "history_corrupt", "history_catalog_unknown"}
 
@@ -202,12 +203,12 @@ def test_a_ranker_is_swapped_and_a_broken_one_refused(project: Project, tmp_path
         (beside / "model.txt").write_text(text[: len(text) // 2])  # truncated: LightGBM would end the process
         shutil.rmtree(ranker)
         beside.rename(ranker)
-        until(lambda: service.engine.reloads["refused"] >= 1)
+        until(lambda: service.engine.resources.reloads["refused"] >= 1)
         assert {a["ranker"] for a in found.answers[found.await_answers() :]} == first
         (ranker / "model.txt").write_text(text)
         manifest = json.loads((ranker / "manifest.json").read_text())
         write_json(ranker / "manifest.json", manifest | {"key": "mended"})
-        until(lambda: service.engine.reloads["done"] == 1)
+        until(lambda: service.engine.resources.reloads["done"] == 1)
         found.await_answers(4)  # those that were under way
         last = {a["ranker"] for a in found.answers[found.await_answers() :]}
         assert len(first) == len(last) == 1
@@ -284,7 +285,7 @@ def test_a_killed_materialization_leaves_the_last_good_rows(own_redis: Any, tmp_
             (SNAPSHOT + WEEK).isoformat()
         }
         said_counted_and_kept(service.port, found, exposures)
-    OnlineReader(project.repo, [prior_service(LLM)]).ping()  # a service that starts now reads as well
+    reader_of(project).ping()  # a service that starts now reads as well
 
 
 def publish_other_catalog(project: Project) -> None:

@@ -10,13 +10,15 @@ import pytest
 
 from ranking.frame.history import LEVELS
 from ranking.service.engine import Engine
+from ranking.service.slate import Query
+from tests.service.live import engine_for
 from tests.service.workspaces import NOW, SNAPSHOT, FixedClock, Project, build_project
 from tests.tiny import PLAN
 
 
 def engine_at(project: Project, moment=NOW, **options) -> Engine:  # type: ignore[no-untyped-def]
-    engine = Engine(project.repo, project.ranker, project.plain, clock=FixedClock(moment), **options)
-    engine._refresh_ads(pause_s=0)
+    engine = engine_for(project, clock=FixedClock(moment), **options)
+    engine.resources.refresh_ads()
     return engine
 
 
@@ -42,7 +44,7 @@ def equal_to_the_frame(served: Project, least: int = 100) -> list[str]:
     for (user, moment), slate in rows.groupby(["user_id", "timestamp"], observed=True):
         engine.clock = FixedClock(moment.to_pydatetime())
         contexts = [{"context_placement": placement} for placement in slate.context_placement]
-        ready = engine.prepare(str(user), slate.ad_id.astype(str).tolist(), contexts=contexts)
+        ready = engine.prepare(Query(str(user), candidates=slate.ad_id.astype(str).tolist(), contexts=contexts))
         assert ready.degraded == []
         plan = ready.ranker.plan
         expected = plan.ranker.encoder.encode(slate)
@@ -61,10 +63,10 @@ def test_a_row_past_its_ttl_is_no_row(served: Project) -> None:
     edge = SNAPSHOT + PLAN.lag + timedelta(days=14)
     engine = engine_at(served, edge)
     # two newer snapshots are published by then, so that this one's mean was not worked out ahead: said, then mended
-    assert engine.prepare("u001", ["a00/Tea"]).degraded == ["prior_catalog_unknown"]
-    engine.catalogs.refresh(engine.clock.now_us())
-    assert engine.prepare("u001", ["a00/Tea"]).degraded == []
-    after = engine_at(served, edge + timedelta(seconds=1)).prepare("u001", ["a00/Tea"])
+    assert engine.prepare(Query("u001", candidates=["a00/Tea"])).degraded == ["prior_catalog_unknown"]
+    engine.resources.catalogs.refresh(engine.clock.now_us())
+    assert engine.prepare(Query("u001", candidates=["a00/Tea"])).degraded == []
+    after = engine_at(served, edge + timedelta(seconds=1)).prepare(Query("u001", candidates=["a00/Tea"]))
     assert after.degraded == ["prior_stale", "history_stale"]
     named = dict(zip(after.ranker.plan.features, after.matrix[0], strict=True))
     assert np.isnan([named["history_advertiser_all"], named["activity_occasions_4w"], named["ad_rate_4w"]]).all()
@@ -72,7 +74,7 @@ def test_a_row_past_its_ttl_is_no_row(served: Project) -> None:
 
 
 def test_unknown_user_and_unknown_ad(served: Project) -> None:
-    slate = engine_at(served).rank("nobody", 3, ["a00/Tea", "no/such", "a01/Coffee"])
+    slate = engine_at(served).rank(Query("nobody", 3, ["a00/Tea", "no/such", "a01/Coffee"]))
     assert not slate.user_known
     assert slate.degraded == ["prior_missing"]
     assert slate.unknown_ads == ["no/such"]
@@ -82,7 +84,7 @@ def test_unknown_user_and_unknown_ad(served: Project) -> None:
 
 def test_one_round_trip_equals_feasts_own_reads(redis_project: Project) -> None:
     engine = engine_at(redis_project)
-    reader = engine.reader
+    reader = engine.resources.reader
     fast = reader.read_user("u003")
     direct, reader._redis = reader._redis, None
     try:
@@ -95,9 +97,9 @@ def test_one_round_trip_equals_feasts_own_reads(redis_project: Project) -> None:
 
 def test_explanations_add_up(project: Project) -> None:
     engine = engine_at(project)
-    slate = engine.rank("u002", 4, explain=True)
+    slate = engine.rank(Query("u002", 4, explain=True))
     assert slate.contributions is not None
-    ready = engine.prepare("u002", [ad for ad, _ in slate.ads])
+    ready = engine.prepare(Query("u002", candidates=[ad for ad, _ in slate.ads]))
     raw = ready.ranker.plan.ranker.raw(ready.matrix)
     for found, expected in zip(slate.contributions, raw, strict=True):
         assert found["base"] + sum(found["features"].values()) == pytest.approx(expected, abs=1e-9)

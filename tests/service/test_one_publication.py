@@ -17,9 +17,8 @@ from ranking.experiment.assignment import EVERYBODY
 from ranking.experiment.exposures import read_exposures
 from ranking.experiment.readout import _publication
 from ranking.service.catalogs import Catalogs
-from ranking.service.engine import Engine
 from tests.ranking.stores import apply, publish
-from tests.service.live import Live, live, post, until
+from tests.service.live import Live, engine_for, live, post, until
 from tests.service.test_faults import corrupt
 from tests.service.workspaces import NOW, FixedClock, Project, copy_project, knowing_priors, materialize
 from tests.service.workspaces import SNAPSHOT as ONLINE
@@ -39,7 +38,7 @@ def own(project: Project, tmp_path: Path) -> Project:
 
 
 def witness_of(project: Project) -> Witness:
-    witness = Witness(Engine(project.repo, project.ranker, project.plain, clock=FixedClock(NOW)), VIEW)
+    witness = Witness(engine_for(project, clock=FixedClock(NOW)), VIEW)
     witness.add(project.repo / "data" / VIEW)
     witness.look(USERS)
     return witness
@@ -65,7 +64,7 @@ def test_a_snapshot_published_twice_is_not_weighed_against_the_other_mean(own: P
         assert (own.repo / "data" / VIEW).resolve().name == f"{VIEW}-{first}"
         publish(own.repo, VIEW, knowing_priors(own.tables, seed=5))
         witness.add(own.repo / "data" / VIEW)
-        catalog = service.engine.catalogs
+        catalog = service.engine.resources.catalogs
         until(lambda: all(len(found) == 2 for found in list(catalog.priors[VIEW]["v1"].snapshots.values())))
         between = ask(service)  # the store still has the rows of the first
         assert judged(witness, between) == {"whole"}
@@ -135,7 +134,7 @@ def test_the_witness_fires_on_a_vector_of_another_snapshot(own: Project) -> None
 def test_the_witness_fires_on_a_mean_or_a_catalog_of_another_publication(own: Project, wrong: str) -> None:
     witness = witness_of(own)
     with live(own) as service:
-        known = service.engine.catalogs.priors[VIEW]["v1"]
+        known = service.engine.resources.catalogs.priors[VIEW]["v1"]
         for snapshot, (found,) in list(known.snapshots.items()):
             if wrong == "mean":
                 known.snapshots[snapshot] = [replace(found, mean=found.mean[::-1].copy())]
@@ -143,7 +142,7 @@ def test_the_witness_fires_on_a_mean_or_a_catalog_of_another_publication(own: Pr
                 known.snapshots[snapshot] = [replace(found, publication="0123456789abcdef")]
         if wrong == "catalog":
             known.advertisers = known.advertisers[::-1]
-            service.engine.table._by_catalog.clear()
+            service.engine.resources.table._by_catalog.clear()
         verdicts = [witness.judge(answer, NOW.isoformat()) for answer in ask(service)]
         assert verdicts.count("mixed") >= 18  # on a user or two the trees may not tell
 

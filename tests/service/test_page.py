@@ -41,6 +41,12 @@ def test_it_shows_what_the_service_answers(client: TestClient) -> None:
     with_priors, without = page.split('id="slate2"')
     shown = re.findall(r'<b>([^<]+)<small>.*?class="p">([\d.]+) %', with_priors.split('id="slate1"')[1], re.DOTALL)
     assert shown == [(slot["ad_id"], f"{100 * slot['score']:.2f}") for slot in answer["slots"]]
+    # advertisers by name, their ids beside it: in the prior, in the history and with each ad
+    first = answer["slots"][0]["advertiser_id"]
+    named = f'name of {first} <span class="id">{first}</span>'
+    assert f"<small>{named}" in with_priors
+    assert f"<small>{named}" in without or first not in without
+    assert len(re.findall(r'<th scope="row">name of a\d\d <span class="id">a\d\d</span>', page)) > 10
     largest = next(iter(answer["slots"][0]["contributions"]["features"].items()))
     assert largest[0] in page
     assert f"{largest[1]:+.2f}" in page
@@ -72,7 +78,7 @@ def test_whatever_is_asked_for_is_escaped(client: TestClient) -> None:
     assert "<script" not in response.text
     assert "<img" not in response.text
     assert html.escape(evil, quote=False) in response.text.replace("&#34;", '"')
-    assert "Nothing is known of this user" in response.text
+    assert "The online store has no row of this user" in response.text
     assert "prior_missing" in response.text
     assert "default-src 'none'" in response.headers["content-security-policy"]
     assert response.headers["cache-control"] == "no-store"
@@ -167,7 +173,7 @@ def test_a_browser_draws_the_running_service(project: Project, tmp_path: Path) -
 
 def test_a_view_reads_the_store_once(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both slates and the history shown beside them are of the same rows, whatever is materialized meanwhile."""
-    reader = client.app.state.engine.reader  # type: ignore[attr-defined]
+    reader = client.app.state.engine.resources.reader  # type: ignore[attr-defined]
     read, asked = reader.read_user, []
     monkeypatch.setattr(reader, "read_user", lambda user: asked.append(user) or read(user))
     assert client.get("/", params={"user": "u004"}).status_code == 200

@@ -38,10 +38,12 @@ from ranking.frame.views import view_folder
 from ranking.service.app import create_app, make_engine
 from ranking.service.engine import Engine
 from ranking.service.messages import RankResponse
+from ranking.service.quota import read_quota
 from ranking.service.settings import TIME_HEADER
-from ranking.service.towers import TowerSource, read_quota
+from ranking.service.slate import Query
+from ranking.service.towers import TowerSource
 from tests.ranking.stores import apply
-from tests.service.live import TestClient, settings_of
+from tests.service.live import TestClient, engine_for, settings_of
 from tests.service.workspaces import NOW, FixedClock, Project, copy_project, materialize
 from tests.service.workspaces import SNAPSHOT as MOMENT
 from tests.tiny import PLAN
@@ -110,8 +112,8 @@ def runs(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 def engine_of(project: Project, runs: Runs, **options: Any) -> Engine:
     named = {"clock": FixedClock(NOW), "towers": runs.towers, "quota": runs.candidates} | options
-    engine = Engine(project.repo, project.ranker, project.plain, **named)
-    engine._refresh_ads(pause_s=0)
+    engine = engine_for(project, **named)
+    engine.resources.refresh_ads()
     return engine
 
 
@@ -121,8 +123,8 @@ def engine_of(project: Project, runs: Runs, **options: Any) -> Engine:
 def test_vectors_and_candidates_are_those_of_offline(served: Project, runs: Runs) -> None:
     """Of every user, through the store as it is: the vector from the tables, the choice by `choose`."""
     engine = engine_of(served, runs)
-    assert engine.default_candidates == K
-    source = engine.source
+    assert engine.resources.default_candidates == K
+    source = engine.resources.source
     assert isinstance(source, TowerSource)
     tables = load_tables(served.tables, "users", "ads", "events")
     towers, ads = Towers.load(runs.towers), tables["ads"].reset_index(drop=True)
@@ -134,21 +136,23 @@ def test_vectors_and_candidates_are_those_of_offline(served: Project, runs: Runs
     wanted = predicted(served.repo, LLM, rows, ads, TOP)
     origins = set()
     for i, user in enumerate(pasts.ids):
-        vector, whole = source.user_vector(engine.reader.read_user(user))
+        vector, whole = source.user_vector(engine.resources.reader.read_user(user))
         assert whole
         np.testing.assert_allclose(vector[:-1], vectors[i], atol=2e-6)
         score = of_ads @ vectors[i] + bias
         for arm, quota in ((None, QUOTA), (WITHOUT, 0.0)):
-            ready = engine.prepare(user, arm=arm)
+            ready = engine.prepare(Query(user, arm=arm))
             assert ready.degraded == []
             expected = choose(Sorted.of(np.zeros(len(ads)), score), wanted[i], K, quota)
-            got = {engine.table.ids[row] for row in ready.ads}
+            got = {engine.resources.table.ids[row] for row in ready.ads}
             assert got == set(ads["ad_id"][expected]), user
             assert len(ready.ads) == K
             origins |= set(ready.choice.origin.tolist())
             # a slot for an advertiser goes to one that the prior names
             place = {ad: j for j, ad in enumerate(ads["ad_id"])}
-            slots = [engine.table.ids[row] for row, o in zip(ready.ads, ready.choice.origin, strict=True) if o == 3]
+            slots = [
+                engine.resources.table.ids[row] for row, o in zip(ready.ads, ready.choice.origin, strict=True) if o == 3
+            ]
             assert all(wanted[i][place[ad]] for ad in slots)
             assert bool(slots) <= (quota > 0)
     assert origins == {2, 3}
@@ -158,11 +162,11 @@ def test_tokens_of_a_quiet_user_are_those_of_offline(served: Project, runs: Runs
     """Without a history row, as before a user's first refresh, the profile alone speaks; of nobody, nothing does."""
     engine = engine_of(served, runs)
     towers, stored = Towers.load(runs.towers), load_tables(served.tables, "users", "events")
-    rows = engine.reader.read_user("u004")
-    alone, _ = engine.source.user_vector({"user_profile": rows["user_profile"]})  # type: ignore[attr-defined]
+    rows = engine.resources.reader.read_user("u004")
+    alone, _ = engine.resources.source.user_vector({"user_profile": rows["user_profile"]})  # type: ignore[attr-defined]
     users, empty = stored["users"].query("user_id == 'u004'"), stored["events"].iloc[:0]
     np.testing.assert_allclose(alone[:-1], towers.users(Pasts(users, empty, towers.vocabulary).at(0))[0], atol=2e-6)
-    nobody, whole = engine.source.user_vector({})  # type: ignore[attr-defined]
+    nobody, whole = engine.resources.source.user_vector({})  # type: ignore[attr-defined]
     assert whole
     zero = towers.users(np.zeros((1, towers.vocabulary.user_tokens), np.float32))[0]
     np.testing.assert_allclose(nobody[:-1], zero, atol=1e-6)
@@ -193,7 +197,7 @@ def test_an_answer_says_where_its_ads_came_from(client: TestClient) -> None:
     assert given["slots"][0]["origin"] == "given"
     page = client.get("/", params={"user": "u004"}).text
     with_priors, without = page.split('id="slate2"')
-    said = re.findall(r"<b>([^<]+)<small>[^;<]+; ([^<]+)</small>", with_priors)
+    said = re.findall(r"<b>([^<]+)<small>(?:[^<;]|</?span[^>]*>)+; ([^<]+)</small>", with_priors)
     assert dict(said) == {
         slot.ad_id: {"towers": "retrieved by the towers"}.get(
             slot.origin or "", "retrieved for its predicted advertiser"
@@ -227,18 +231,18 @@ def test_the_stage_is_timed_where_the_service_chooses(client: TestClient) -> Non
 
 def test_without_a_prior_the_towers_stand_alone_and_it_is_said(project: Project, runs: Runs) -> None:
     engine = engine_of(project, runs)
-    nobody = engine.rank("nobody", K)
+    nobody = engine.rank(Query("nobody", K))
     assert nobody.degraded == ["prior_missing", "candidates_without_priors"]
     assert set(nobody.origins) == {"towers"}
     assert len(nobody.ads) == K
-    assert engine.rank("u004", K, arm=WITHOUT).degraded == []  # this arm has none by design
-    assert engine.rank("u004", 2, ["a00/Tea", "a01/Coffee"]).degraded == []
-    late = engine.rank("u004", K, now_us=moment_us(NOW + timedelta(days=40)))
+    assert engine.rank(Query("u004", K, arm=WITHOUT)).degraded == []  # this arm has none by design
+    assert engine.rank(Query("u004", 2, ["a00/Tea", "a01/Coffee"])).degraded == []
+    late = engine.rank(Query("u004", K, now_us=moment_us(NOW + timedelta(days=40))))
     assert late.degraded[:2] == ["prior_stale", "history_stale"]
     assert late.degraded[-1] == "candidates_without_priors"
     assert len(late.ads) == K
-    engine.reader.read_user = lambda user: (_ for _ in ()).throw(OSError("gone"))  # type: ignore[method-assign]
-    dead = engine.rank("u004", K)
+    engine.resources.reader.read_user = lambda user: (_ for _ in ()).throw(OSError("gone"))  # type: ignore[method-assign]
+    dead = engine.rank(Query("u004", K))
     assert dead.degraded == ["store_unavailable", "candidates_without_priors"]
     assert dead.ads
     assert {ad for ad, _ in dead.ads} == {ad for ad, _ in nobody.ads}
@@ -247,7 +251,7 @@ def test_without_a_prior_the_towers_stand_alone_and_it_is_said(project: Project,
 def test_a_row_without_tokens_is_said(project: Project, runs: Runs) -> None:
     """As after a rollback to what was published before the towers: the profile alone is left to go by."""
     engine = engine_of(project, runs)
-    read = engine.reader.read_user
+    read = engine.resources.reader.read_user
 
     def older(user: str) -> Any:
         rows = read(user)
@@ -255,8 +259,8 @@ def test_a_row_without_tokens_is_said(project: Project, runs: Runs) -> None:
         kept = {name: value for name, value in row.values.items() if not name.endswith("_tokens")}  # noqa: PD011
         return rows | {USER_HISTORY_VIEW: type(row)(row.available_us, kept)}
 
-    engine.reader.read_user = older  # type: ignore[method-assign]
-    slate = engine.rank("u004", K)
+    engine.resources.reader.read_user = older  # type: ignore[method-assign]
+    slate = engine.rank(Query("u004", K))
     assert slate.degraded == ["candidates_inputs_missing"]
     assert slate.ranker.service == "ranker_with_priors_v1"
 
@@ -337,7 +341,7 @@ def test_a_store_without_the_tokens_is_refused(project: Project, runs: Runs, tmp
 def test_towers_cost_a_service_without_them_nothing(project: Project) -> None:
     """A row's tokens are not even read."""
     engine = make_engine(settings_of(project))
-    assert not [n for view in engine.reader.views.values() for n in view.features if n.endswith("_tokens")]
+    assert not [n for view in engine.resources.reader.views.values() for n in view.features if n.endswith("_tokens")]
 
 
 # -- new ads -------------------------------------------------------------------------------------------------------
@@ -348,10 +352,10 @@ def test_new_ads_are_taken_in_and_known_ones_kept(project: Project, runs: Runs, 
     apply(copied.repo)
     materialize(copied.repo, MOMENT + PLAN.lag)
     engine = engine_of(copied, runs, default_candidates=30)
-    before = engine.table.kept(engine.source, None)  # type: ignore[arg-type]
-    assert len(engine.rank("u004", 30).ads) == 24
-    engine.refresh()
-    assert engine.table.kept(engine.source, None) is before  # type: ignore[arg-type]
+    before = engine.resources.table.cached(engine.resources.source, None)  # type: ignore[arg-type]
+    assert len(engine.rank(Query("u004", 30)).ads) == 24
+    engine.resources.refresh()
+    assert engine.resources.table.cached(engine.resources.source, None) is before  # type: ignore[arg-type]
     tables = tmp_path / "tables"
     shutil.copytree(copied.tables, tables)
     ads = load_tables(tables, "ads")["ads"]
@@ -361,8 +365,8 @@ def test_new_ads_are_taken_in_and_known_ones_kept(project: Project, runs: Runs, 
     (tables / "manifest.json").write_text(json.dumps(manifest | {"key": "another"}))
     publish_features(tables, copied.repo)
     materialize(copied.repo, MOMENT + PLAN.lag)
-    engine.refresh()
-    slate = engine.rank("u004", 30)
+    engine.resources.refresh()
+    slate = engine.rank(Query("u004", 30))
     assert "new/ad" in {ad for ad, _ in slate.ads}
     assert slate.degraded == []
 
@@ -401,10 +405,10 @@ def test_an_index_finds_what_exact_search_finds() -> None:
 def test_a_service_chooses_the_same_by_its_index(project: Project, runs: Runs) -> None:
     pytest.importorskip("faiss")
     exact, index = engine_of(project, runs), engine_of(project, runs, exact_up_to=10)
-    assert index.source.about()["search"] == "index"
+    assert index.resources.source.about()["search"] == "index"
     same = []
     for i in range(20):
-        one, other = (set(engine.prepare(f"u{i:03d}").ads.tolist()) for engine in (exact, index))
+        one, other = (set(engine.prepare(Query(f"u{i:03d}")).ads.tolist()) for engine in (exact, index))
         same.append(len(one & other) / K)
     assert np.mean(same) > 0.9
 

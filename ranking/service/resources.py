@@ -1,0 +1,262 @@
+"""What an engine ranks with - rankers, ads, catalogs, a source of candidates - and how each is renewed under traffic.
+
+A request takes each part once, at its start. A part is swapped whole, and only when its successor is ready: what cannot
+be read or does not fit is logged, counted and left out, and the old part stays.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from advprior.store.contract import USER_HISTORY_VIEW
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import manifest_digest
+from ranking.candidates.nearest import EXACT_UP_TO
+from ranking.experiment.assignment import EVERYBODY, Experiment
+from ranking.service.ads import AdTable, read_ads
+from ranking.service.candidates import CandidateSource, MostShown
+from ranking.service.catalogs import Catalogs, HistoryCatalog
+from ranking.service.clock import Clock
+from ranking.service.loading import RankerFolder, features_by_service, make_rankers
+from ranking.service.quota import read_quota
+from ranking.service.reader import OnlineReader
+from ranking.service.towers import TowerSource, load_towers
+
+log = logging.getLogger("advprior.service")
+
+#: How often the links to what is published are looked at.
+_LOOK_S = 1.0
+#: Rest between batches of ads, so that reading them does not hold up requests.
+_PAUSE_S = 0.005
+#: Candidates of a request that names none.
+_CANDIDATES = 500
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine ranks.
+
+    Attributes
+    ----------
+    repo : Path
+        Feature repository, published, applied and materialized.
+    ranker, fallback : Path
+        Ranker folders, of a service with priors and of one without.
+    experiment : Experiment
+        Who is ranked with priors. Default: everybody.
+    clock : Clock, optional
+        Default: the system's.
+    cache : Path, optional
+        Of compiled trees; without one they are not compiled.
+    max_prior_age_days : float, optional
+        A prior of an older snapshot is stale. Default: only its view's TTL counts.
+    refresh_s : float
+        How often ads, catalogs and ranker folders are looked at.
+    towers : Path, optional
+        ``rank towers`` run that retrieves where a request names no candidates. Default: the ads shown most often.
+    quota : Path, optional
+        ``rank candidates`` run on these towers, whose quota of slots goes to ads of predicted advertisers.
+    exact_up_to : int
+        Ads up to which retrieval is exact.
+    default_candidates : int, optional
+        Ads ranked where a request names none. Default: what the quota was chosen for; 500 without one.
+    """
+
+    repo: Path
+    ranker: Path
+    fallback: Path
+    experiment: Experiment = EVERYBODY
+    clock: Clock | None = None
+    cache: Path | None = None
+    max_prior_age_days: float | None = None
+    refresh_s: float = 60.0
+    towers: Path | None = None
+    quota: Path | None = None
+    exact_up_to: int = EXACT_UP_TO
+    default_candidates: int | None = None
+
+    @property
+    def folders(self) -> tuple[Path, Path]:
+        """Of both rankers, the one with priors first."""
+        return Path(self.ranker), Path(self.fallback)
+
+
+class Resources:
+    """What is loaded, and its renewal.
+
+    Attributes
+    ----------
+    reader : OnlineReader
+    catalogs : Catalogs
+    rankers : Rankers
+    table : AdTable
+        The ads and what the store says of them.
+    source : CandidateSource
+        Chooses for a request that names no candidates.
+    quota : Quota, optional
+        Of slots for ads of predicted advertisers.
+    default_candidates, exact_up_to : int
+    reloads : dict of str to int
+        Rankers swapped in (``done``) and refused.
+
+    Raises
+    ------
+    AdvpriorError
+        ``SRV003`` when a service lacks what its ranker was trained on, ``SRV004`` when the rankers are the wrong way
+        round, ``SRV010`` to ``SRV012`` when the towers do not fit, and whatever reading them raises.
+    """
+
+    def __init__(self, options: EngineOptions, clock: Clock) -> None:
+        self._options, self._clock = options, clock
+        folders = [RankerFolder.read(folder) for folder in options.folders]
+        self.reader = OnlineReader(options.repo, features_by_service(folders), tokens=options.towers is not None)
+        self.rankers = make_rankers(folders, self.reader, options.cache)
+        self.catalogs = Catalogs(options.repo, self.reader.prior_views())
+        newest = self._first_catalog()
+        self.quota = None
+        if options.towers is not None and options.quota is not None:
+            self.quota = read_quota(options.quota, options.towers, self.rankers.priors.plan.predictors)
+        self.default_candidates = options.default_candidates or (_CANDIDATES if self.quota is None else self.quota.k)
+        self.exact_up_to = options.exact_up_to
+        self.source = self._candidate_source()
+        self.table = AdTable.unread(self.reader, newest)
+        self.source.prepare(self.table)
+        self.reloads: dict[str, int] = {"done": 0, "refused": 0}
+        self._refused: tuple[str, ...] | None = None
+
+    def _first_catalog(self) -> HistoryCatalog:
+        self.catalogs.refresh(self._clock.now_us())
+        if self.catalogs.newest is None:
+            repo = self._options.repo
+            raise AdvpriorError(
+                "STO003",
+                "views are not published",
+                where=str(repo),
+                actual=f"no {USER_HISTORY_VIEW}",
+                fix=f"advprior rank features --tables TABLES --repo {repo} ; feast -c {repo} apply",
+            )
+        return self.catalogs.newest
+
+    def _candidate_source(self) -> CandidateSource:
+        if self._options.towers is None:
+            return MostShown()
+        return TowerSource(
+            load_towers(self._options.towers),
+            self.quota,
+            self.reader,
+            self.catalogs,
+            limit=self.default_candidates,
+            exact_up_to=self.exact_up_to,
+        )
+
+    def refresh(self) -> None:
+        """Take in what was published, materialized or trained since. Failures keep what is loaded."""
+        self.refresh_catalogs()
+        self.refresh_ads(pause_s=_PAUSE_S)
+        self.refresh_rankers()
+
+    def refresh_catalogs(self) -> None:
+        """Take in what was published since."""
+        try:
+            self.catalogs.refresh(self._clock.now_us())
+        except Exception:
+            log.exception("catalogs cannot be refreshed, the old ones stay")
+
+    def refresh_ads(self, *, pause_s: float = 0.0) -> None:
+        """Read every ad's rows anew.
+
+        Parameters
+        ----------
+        pause_s : float
+            Rest between batches.
+        """
+        catalog = self.catalogs.newest
+        if catalog is None:
+            return
+        try:
+            table = read_ads(self.reader, catalog, self._clock.now_us(), pause_s=pause_s)
+        except Exception as error:
+            log.warning("ads cannot be read, the old ones stay", extra={"error": repr(error)})
+            return
+        for loaded in self.rankers.both():
+            loaded.plan.ads(table)  # worked out here, not by the first request
+        try:
+            self.source.prepare(table)
+        except Exception:
+            log.exception("candidates cannot be prepared, the old ads stay")
+            return
+        self.table = table
+
+    def refresh_rankers(self) -> None:
+        """Swap rankers that were trained anew; what cannot be read or does not fit is refused once, and counted."""
+        digests: tuple[str, ...]
+        try:
+            digests = tuple(manifest_digest(folder) for folder in self._options.folders)
+        except (AdvpriorError, OSError) as error:
+            digests = (repr(error), "")
+        if digests in (self.rankers.digests, self._refused):
+            return
+        try:
+            folders = [RankerFolder.read(folder) for folder in self._options.folders]
+            rankers = make_rankers(folders, self.reader, self._options.cache)
+            if rankers.context_names != self.rankers.context_names:
+                raise ValueError("the new ranker asks for other context features: start the service anew")
+            for loaded in rankers.both():
+                loaded.plan.ads(self.table)
+            self.rankers = rankers
+            self.reloads["done"] += 1
+            self._refused = None
+            log.info("rankers swapped", extra={"rankers": list(rankers.digests)})
+        except Exception as error:
+            self._refused = digests
+            self.reloads["refused"] += 1
+            log.warning("a new ranker is refused, the old one stays", extra={"error": str(error)})
+
+
+class Refresher:
+    """Renews resources in the background, from `start` to `stop`.
+
+    Parameters
+    ----------
+    resources : Resources
+    every_s : float
+        Between two full refreshes; catalogs are taken in as soon as they are published.
+    """
+
+    def __init__(self, resources: Resources, every_s: float) -> None:
+        self._resources, self._every_s = resources, every_s
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread = threading.Thread(target=self._run, name="advprior-refresh", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End, once what is under way is done."""
+        self._stop.set()
+        self._resources.catalogs.wanted.set()
+        if self._thread is not None:
+            self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        catalogs = self._resources.catalogs
+        due = time.monotonic() + self._every_s
+        while not self._stop.is_set():
+            # a row of a catalog that is not read yet is a reason to look at once, but not in a tight loop
+            wanted = catalogs.wanted.wait(min(_LOOK_S, max(0.0, due - time.monotonic())))
+            if self._stop.is_set():
+                return
+            if time.monotonic() >= due:
+                self._resources.refresh()
+                due = time.monotonic() + self._every_s
+            elif wanted or catalogs.moved():  # read before the first row of it can be online
+                self._resources.refresh_catalogs()
+            else:
+                continue
+            self._stop.wait(min(1.0, self._every_s))

@@ -1,0 +1,180 @@
+"""The service's endpoints: `/rank` ranks in a worker thread, the others say how the service is."""
+
+from __future__ import annotations
+
+import json
+import random
+from asyncio import get_running_loop
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+
+from ranking.experiment.exposures import ExposureLog
+from ranking.frame.counts import moment_us
+from ranking.service import slate
+from ranking.service.answers import RequestInfo, log_exposure, rank_answer
+from ranking.service.engine import Engine
+from ranking.service.keys import KeyHeader
+from ranking.service.messages import ERRORS, Health, RankResponse, Ready, request_model
+from ranking.service.metrics import Metrics
+from ranking.service.settings import TIME_HEADER, ServeSettings
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the endpoints of one worker share.
+
+    Attributes
+    ----------
+    key : str, optional
+        API key that ``/rank`` asks for; None where it asks for none.
+    exposures : ExposureLog, optional
+    pool : ThreadPoolExecutor
+        Where requests are ranked.
+    """
+
+    settings: ServeSettings
+    engine: Engine
+    metrics: Metrics
+    key: str | None
+    exposures: ExposureLog | None
+    pool: ThreadPoolExecutor
+
+
+def add_rank(app: FastAPI, service: Service) -> None:
+    """``POST /rank``."""
+    settings, plans = service.settings, [loaded.plan for loaded in service.engine.resources.rankers.both()]
+    body_model: Any = request_model(plans, settings.max_candidates, settings.max_slots)
+
+    async def rank(
+        request: Request,
+        body: body_model,
+        explain: Annotated[bool, Query(description="Give each slot's contributions (exact TreeSHAP).")] = False,
+    ) -> Response:
+        """Rank ads for one user.
+
+        Never fails for want of a feature: whatever is missing, stale or unreachable is named in `degraded`, and the
+        ranker without priors answers.
+        """
+        now_us = _time_of(request) if settings.clock_source == "request" else None
+        # not by user or time: what is sampled must be like all that is shown
+        keep_features = service.exposures is not None and random.random() < settings.log_features
+        query = _query(body, explain, now_us, keep_features)
+        info = RequestInfo(body.user_id, request.state.request_id, service.engine.experiment.name)
+        ranked, exposure = await get_running_loop().run_in_executor(service.pool, _rank, service, query, info)
+        if exposure is not None:
+            service.metrics.exposures.labels("logged" if exposure["logged"] else "failed").inc()
+        service.metrics.ranked(ranked)
+        request.state.about = {"arm": ranked.arm.name, "degraded": ranked.degraded, "candidates": ranked.candidates}
+        answer = rank_answer(ranked, info, exposure)
+        # the models describe the answer and tests hold it to them; building it through them would cost a millisecond
+        return Response(json.dumps(answer, separators=(",", ":"), allow_nan=False), media_type="application/json")
+
+    rank.__annotations__["body"] = body_model  # a local name, which FastAPI cannot look up
+    guards = [] if service.key is None else [Depends(KeyHeader(service.key))]
+    errors = {status: about for status, about in ERRORS.items() if service.key is not None or status != 401}
+    app.post("/rank", response_model=RankResponse, responses=errors, dependencies=guards, tags=["ranking"])(rank)
+
+
+def _rank(service: Service, query: slate.Query, info: RequestInfo) -> tuple[slate.Slate, dict[str, Any] | None]:
+    """Rank, and log the exposure: in a worker thread."""
+    ranked = service.engine.rank(query)
+    logged = None if service.exposures is None else log_exposure(service.exposures, ranked, info)
+    return ranked, logged
+
+
+def _query(body: Any, explain: bool, now_us: int | None, keep_features: bool) -> slate.Query:
+    """A validated body as the engine takes it: ad ids without doubles, and the contexts of those that brought one."""
+    contexts: dict[str, dict[str, Any] | None] | None = None
+    if body.candidates is not None:
+        contexts = {}
+        for one in body.candidates:
+            if isinstance(one, str):
+                contexts.setdefault(one, None)
+            else:
+                contexts.setdefault(one.ad_id, _context(one.context))
+    return slate.Query(
+        body.user_id,
+        body.slots,
+        None if contexts is None else list(contexts),
+        context=_context(body.context) or {},
+        contexts=list(contexts.values()) if contexts and any(contexts.values()) else None,
+        explain=explain,
+        now_us=now_us,
+        keep_features=keep_features,
+    )
+
+
+def _context(model: Any) -> dict[str, Any] | None:
+    return None if model is None else dict(model.model_dump(exclude_none=True))
+
+
+def _time_of(request: Request) -> int | None:
+    """As of when a replayed request is to be ranked; None where it does not say."""
+    given = request.headers.get(TIME_HEADER)
+    if given is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(given)
+        if moment.tzinfo is None:
+            raise ValueError("no zone")
+        return moment_us(moment)
+    except (ValueError, OverflowError) as error:
+        problem = {"type": "value_error", "loc": ("header", TIME_HEADER), "input": given, "msg": "ISO 8601 with a zone"}
+        raise RequestValidationError([problem]) from error
+
+
+def add_status(app: FastAPI, service: Service) -> None:
+    """``GET /health`` and ``GET /ready``."""
+    engine = service.engine
+
+    @app.get("/health", response_model=Health, tags=["service"])
+    async def health() -> Health:
+        """Whether the process answers: restart it when it does not."""
+        return Health(status="ok")
+
+    @app.get("/ready", response_model=Ready, responses={503: {"model": Ready}}, tags=["service"])
+    async def ready(response: Response) -> Ready:
+        """Whether to send traffic here: 503 before the ads are read, and while the store does not answer.
+
+        A service that is not ready still answers `/rank`, degraded.
+        """
+        reasons = await get_running_loop().run_in_executor(service.pool, engine.not_ready)
+        response.status_code = 503 if reasons else 200
+        resources = engine.resources
+        return Ready(
+            ready=not reasons,
+            degraded=reasons,
+            rankers={loaded.service: loaded.digest for loaded in resources.rankers.both()},
+            experiment=engine.experiment.name,
+            scores_by=resources.rankers.priors.predictor.kind,
+            ads=len(resources.table.ids),
+            candidates=resources.source.about(),
+            clock=service.settings.clock_source,
+            exposures=service.exposures is not None,
+        )
+
+
+def add_metrics(app: FastAPI, service: Service) -> None:
+    """``GET /metrics``."""
+    engine, metrics = service.engine, service.metrics
+
+    @app.get(
+        "/metrics",
+        response_class=Response,
+        tags=["service"],
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
+    async def prometheus() -> Response:
+        """Metrics in Prometheus' text format."""
+        for result, count in engine.resources.reloads.items():
+            metrics.reloads.labels(result).set(count)
+        read_us = engine.resources.table.read_us
+        if read_us >= 0:
+            metrics.ads_age.set((engine.clock.now_us() - read_us) / 1e6)
+        text, kind = metrics.page()
+        return Response(text, media_type=kind)

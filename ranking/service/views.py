@@ -1,0 +1,144 @@
+"""Which of a Feast service's views hold what the rankers read, and under which column of theirs.
+
+A ranker's manifest lists its features; a Feast service may offer more. Only the views that give a listed feature are
+read online. A column's name is always made from its view and feature, never taken apart: so a predictor, or a view of a
+user's own, may have any name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from advprior.store.contract import (
+    AD_ID,
+    INTEREST_TOP_INDEX,
+    INTEREST_TOP_LOG_PROBS,
+    PRIOR_ROW,
+    PRIOR_VIEW_PREFIX,
+    SNAPSHOT,
+    USER_HISTORY_VIEW,
+    USER_ID,
+    USER_PROFILE_VIEW,
+)
+from advprior.store.errors import AdvpriorError
+from advprior.store.features import Feature
+from ranking.frame.join import scalar_refs
+from ranking.frame.views import NOT_JOINED, POINTERS, column_name
+from ranking.frame.gather import HISTORY_VALUES
+from ranking.frame.history import LEVELS, token_column
+from ranking.service.priors import DERIVED
+from ranking.service.rows import ServedView
+
+#: In the row for others to read: the ranker has the whole vector.
+_UNREAD = (INTEREST_TOP_INDEX, INTEREST_TOP_LOG_PROBS)
+#: Read whatever the rankers take: they say who a user is, to the page, the towers and `user_known`.
+_ALWAYS = (USER_PROFILE_VIEW, USER_HISTORY_VIEW)
+
+
+def derived_columns(view: str) -> frozenset[str]:
+    """Features that are worked out from a view's rows, beside those that are read as they are.
+
+    >>> sorted(derived_columns("prior_text_pair"))[:2], derived_columns("my_view")
+    (['prior_text_pair_age_days', 'prior_text_pair_interest_log_prob'], frozenset())
+    """
+    if view == USER_HISTORY_VIEW:
+        return frozenset(f"history_{level}_{value}" for level in LEVELS for value in HISTORY_VALUES)
+    if view.startswith(PRIOR_VIEW_PREFIX):
+        return frozenset(f"{view}_{name}" for name in DERIVED)
+    return frozenset()
+
+
+class ViewCatalog:
+    """Feature views of an applied repository, as the rankers' services offer them.
+
+    Parameters
+    ----------
+    store : Feast's store
+    repo : Path
+        Of the store, for messages.
+    tokens : bool
+        Whether two towers read their tokens of a user's history.
+    """
+
+    def __init__(self, store: Any, repo: Path, *, tokens: bool) -> None:
+        self._store, self._repo = store, repo
+        self._unread = frozenset(_UNREAD if tokens else (*_UNREAD, *map(token_column, LEVELS)))
+        self.tables: dict[str, Any] = {}
+
+    def needed(self, service: str, features: Collection[Feature]) -> Iterator[ServedView]:
+        """Views of a service that give one of the features, and those that say who a user is.
+
+        Raises
+        ------
+        AdvpriorError
+            ``STO005`` when the service is not applied, ``SRV001`` when a view that is needed cannot be read by user or
+            by ad.
+        """
+        refs, _ = scalar_refs(self._store, [service], self._repo)
+        columns: dict[str, dict[str, str]] = {}
+        for ref in refs:
+            view, feature = ref.split(":")
+            if feature not in POINTERS:
+                columns.setdefault(view, {})[feature] = column_name(view, feature)
+        names, sources = {feature.name for feature in features}, {feature.source for feature in features}
+        for projection in self._store.get_feature_service(service).feature_view_projections:
+            view = projection.name_to_use()
+            if view in sources or view in _ALWAYS:
+                yield self._view(projection, columns.get(view, {}), names)
+
+    def _view(self, projection: Any, columns: Mapping[str, str], names: Collection[str]) -> ServedView:
+        """A view as it is read: all of its scalars, for another ranker of the same service may take them.
+
+        Parameters
+        ----------
+        projection : Feast's projection of the view in a service
+        columns : the frame's columns, by scalar feature of the view
+        names : columns that the rankers read
+        """
+        from feast.errors import FeastObjectNotFoundException
+
+        name = projection.name_to_use()
+        try:
+            view = self._store.get_feature_view(projection.name)
+        except FeastObjectNotFoundException as error:
+            raise self._unservable(name, "an on-demand view", "a view whose rows are stored") from error
+        keys = [column.name for column in view.entity_columns]
+        if keys not in ([USER_ID], [AD_ID]):
+            raise self._unservable(name, f"keys {', '.join(keys)}", f"{USER_ID} or {AD_ID}")
+        kinds = {field.name: str(field.dtype) for field in view.features}
+        times = frozenset(feature for feature, kind in kinds.items() if kind == "UnixTimestamp" and feature in columns)
+        if keys == [AD_ID]:
+            if moments := sorted(feature for feature in times if columns[feature] in names):
+                raise self._unservable(
+                    name,
+                    f"moments of ads: {', '.join(moments)}",
+                    "numbers and text; publish the days since that moment instead, as of the snapshot",
+                )
+            columns = {feature: column for feature, column in columns.items() if feature not in times}
+        # of the pointers into files only a prior's is read: it tells which publication the row is of
+        skipped = {*POINTERS, *NOT_JOINED, *self._unread}
+        features = tuple(n for n in kinds if n not in skipped) + tuple(
+            n for n in kinds if n in (SNAPSHOT, PRIOR_ROW, *NOT_JOINED) and not n.startswith("top1_")
+        )
+        self.tables[name] = view
+        return ServedView(
+            name=name,
+            key=keys[0],
+            ttl_us=0 if view.ttl is None else int(view.ttl.total_seconds() * 1e6),
+            columns=dict(columns),
+            text=frozenset(feature for feature, kind in kinds.items() if kind == "String"),
+            times=times,
+            features=features,
+        )
+
+    def _unservable(self, view: str, actual: str, expected: str) -> AdvpriorError:
+        return AdvpriorError(
+            "SRV001",
+            "a view that the ranker reads cannot be served",
+            where=f"{view} in {self._repo}",
+            actual=actual,
+            expected=expected,
+            fix="key the view by user or by ad, or train the ranker without its features",
+        )
