@@ -64,7 +64,10 @@ class Service:
         self._kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._host, self._port, self._path = parts.hostname, parts.port, parts.path.rstrip("/")
         self._timeout_s = timeout_s
-        self._headers = {"content-type": "application/json", **({"x-api-key": key} if key else {})}
+        # bytes: http.client would send text as Latin-1 or refuse it
+        self._headers: dict[str, str | bytes] = {"content-type": "application/json"}
+        if key:
+            self._headers["x-api-key"] = key.encode()
 
     def get(self, path: str) -> tuple[int, Any]:
         """Status and JSON of a page.
@@ -138,7 +141,7 @@ class Service:
 
     def _one(self, connection: http.client.HTTPConnection, ask: Ask, due: float) -> Answer:
         try:
-            connection.request("POST", f"{self._path}/rank", ask.body, self._headers | ask.headers)
+            connection.request("POST", f"{self._path}/rank", ask.body, {**self._headers, **ask.headers})
             response = connection.getresponse()
             data = response.read()
             status, body = response.status, json.loads(data)

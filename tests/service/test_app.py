@@ -139,17 +139,24 @@ def test_metrics_count_what_happened(client: TestClient) -> None:
     assert client.get("/ready").json()["ready"]
 
 
-def test_the_key_is_asked_for(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("key", ["s3cret", "schlüssel-ключ-42"])
+def test_the_key_is_required(project: Project, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    """As a client sends it: in UTF-8. What is in another encoding is another key, and no failure."""
     own = settings_of(project, api_key=True)
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     with pytest.raises(AdvpriorError, match="SRV005"):
         create_app(own)
-    monkeypatch.setenv(KEY_VARIABLE, "s3cret")
+    monkeypatch.setenv(KEY_VARIABLE, key)
     with TestClient(create_app(own, make_engine(own, FixedClock(NOW)))) as guarded:
-        body = {"user_id": "u001"}
-        assert guarded.post("/rank", json=body).status_code == 401
-        assert guarded.post("/rank", json=body, headers={"x-api-key": "s3cres"}).status_code == 401
-        assert guarded.post("/rank", json=body, headers={"x-api-key": "s3cret"}).status_code == 200
+
+        def status(sent: bytes | None) -> int:
+            headers = {} if sent is None else {"x-api-key": sent}
+            return guarded.post("/rank", json={"user_id": "u001"}, headers=headers).status_code  # type: ignore[arg-type]
+
+        assert status(None) == 401
+        assert status(key.encode()[:-1]) == 401
+        assert status("café".encode("latin-1")) == 401
+        assert status(key.encode()) == 200
         assert guarded.get("/health").status_code == 200
 
 
@@ -166,11 +173,11 @@ def test_logs_are_json(client: TestClient, caplog: pytest.LogCaptureFixture) -> 
 # -- starting ------------------------------------------------------------------------------------------------------
 
 
-def changed(project: Project, folder: Path, name: str, **to: str) -> Path:
+def changed(project: Project, folder: Path, feature: str, **to: str) -> Path:
     """A copy of the ranker with priors, one of whose features is another: the model's width stays."""
     shutil.copytree(project.ranker, folder)
     about = json.loads((folder / "ranker.json").read_text())
-    next(feature for feature in about["features"] if feature["name"] == name).update(to)
+    next(entry for entry in about["features"] if entry["name"] == feature).update(to)
     (folder / "ranker.json").write_text(json.dumps(about))
     return folder
 
