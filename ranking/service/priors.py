@@ -124,7 +124,7 @@ def whole(row: ViewRow, stored: Matrix, size: int) -> Matrix | None:
 
 
 def prior_columns(prior: Prior, advertisers: Ints, categories: Ints, now_us: int) -> dict[str, Matrix]:
-    """The derived features of `ranking.frame.columns.prior_columns`, by advertiser's and category's place (−1: none)."""
+    """The derived features of `ranking.frame.columns.prior_columns`, by place of advertiser and category."""
     listed = advertisers >= 0
     at = np.where(listed, advertisers, 0)
     log_prob = prior.log_probs[at]

@@ -24,10 +24,10 @@ from advprior.store.contract import (
 )
 from advprior.store.errors import AdvpriorError
 from advprior.store.features import Feature
-from ranking.frame.join import scalar_refs
-from ranking.frame.views import NOT_JOINED, POINTERS, column_name
 from ranking.frame.gather import HISTORY_VALUES
 from ranking.frame.history import LEVELS, token_column
+from ranking.frame.join import scalar_refs
+from ranking.frame.views import NOT_JOINED, POINTERS, column_name
 from ranking.service.priors import DERIVED
 from ranking.service.rows import ServedView
 
