@@ -54,12 +54,12 @@ def test_a_resumable_run_keeps_its_parts_for_the_same_key_only(tmp_path: Path) -
             (run.path / f"part-{len(there)}").write_text("x")
             raise KeyboardInterrupt(there)
 
-    found = []
+    leftovers = []
     for key in ("one", "one", "two"):
         with pytest.raises(KeyboardInterrupt) as caught:
             interrupt(key)
-        found.append(caught.value.args[0])
-    assert found == [[], ["part-0"], []]
+        leftovers.append(caught.value.args[0])
+    assert leftovers == [[], ["part-0"], []]
 
 
 def test_an_unfinished_or_foreign_folder_is_not_read(tmp_path: Path) -> None:
