@@ -30,65 +30,54 @@ def tiny_tables(users: int = 40, advertisers: int = 12, weeks: int = 30, seed: i
         [(f"{a}/{c}", a, c) for a, categories in zip(advertiser_ids, sold, strict=True) for c in categories],
         columns=["ad_id", "advertiser_id", "category"],
     )
+    events, impressions = _happenings(ads, users, weeks, rng)
+    profiles = {
+        "user_id": [f"u{i:03d}" for i in range(users)],
+        "profile_age": rng.choice(["18-34", "35-54", "55+"], users),
+        "profile_region": pd.Series(rng.choice(["north", "south"], users)).where(rng.random(users) < 0.8, None),
+    }
+    names = [f"{CATEGORIES[i % 6]} and {CATEGORIES[(i + 1) % 6]} house {i}" for i in range(advertisers)]
+    return {
+        "users": pd.DataFrame(profiles),
+        "advertisers": pd.DataFrame({"advertiser_id": advertiser_ids, "name": names}),
+        "ads": ads,
+        "events": events,
+        "impressions": impressions,
+    }
+
+
+def _happenings(
+    ads: pd.DataFrame, users: int, weeks: int, rng: np.random.Generator
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Events and impressions: in most weeks a user comes once, buys one to three times, and is shown eight ads."""
+    advertisers = len(ads) // 2
     taste = rng.dirichlet(np.full(advertisers, 0.3), size=users)
-    events, impressions = [], []
+    events: list[tuple[object, ...]] = []
+    impressions: list[tuple[object, ...]] = []
     for user in range(users):
+        name = f"u{user:03d}"
         for week in range(weeks):
             if rng.random() < 0.25:
                 continue
             when = START + week * WEEK + timedelta(seconds=int(rng.integers(7200, 6 * 86400)))
-            picked = rng.choice(advertisers, size=int(rng.integers(1, 4)), p=taste[user])
             bought = set()
-            for a in picked:
+            for a in rng.choice(advertisers, size=int(rng.integers(1, 4)), p=taste[user]):
                 row = ads.iloc[2 * a + int(rng.integers(2))]
                 bought.add(row.ad_id)
-                events.append((f"u{user:03d}", when, row.advertiser_id, row.category, round(float(rng.gamma(2, 3)), 2)))
+                events.append((name, when, row.advertiser_id, row.category, round(float(rng.gamma(2, 3)), 2)))
             if rng.random() < 0.3:  # a purchase of nobody in the catalog: activity, no advertiser
-                events.append((f"u{user:03d}", when, None, "Produce", 1.0))
+                events.append((name, when, None, "Produce", 1.0))
+            slate = user * weeks + week
             for ad in rng.choice(len(ads), size=8, replace=False):
-                ad_id = ads.ad_id[ad]
-                impressions.append(
-                    (
-                        len(impressions),
-                        user * weeks + week,
-                        f"u{user:03d}",
-                        ad_id,
-                        ad_id.split("/")[0],
-                        when,
-                        int(ad_id in bought),
-                        ["front", "back"][int(ad) % 2],
-                    )
-                )
-    return {
-        "users": pd.DataFrame(
-            {
-                "user_id": [f"u{i:03d}" for i in range(users)],
-                "profile_age": rng.choice(["18-34", "35-54", "55+"], users),
-                "profile_region": pd.Series(rng.choice(["north", "south"], users)).where(rng.random(users) < 0.8, None),
-            }
-        ),
-        "advertisers": pd.DataFrame(
-            {
-                "advertiser_id": advertiser_ids,
-                "name": [f"{CATEGORIES[i % 6]} and {CATEGORIES[(i + 1) % 6]} house {i}" for i in range(advertisers)],
-            }
-        ),
-        "ads": ads,
-        "events": pd.DataFrame(events, columns=["user_id", "timestamp", "advertiser_id", "category", "value"]),
-        "impressions": pd.DataFrame(
-            impressions,
-            columns=[
-                "impression_id",
-                "slate_id",
-                "user_id",
-                "ad_id",
-                "advertiser_id",
-                "timestamp",
-                "label",
-                "context_placement",
-            ],
-        ),
-    }
+                ad_id, place = ads.ad_id[ad], ["front", "back"][int(ad) % 2]
+                owner, label = ad_id.split("/")[0], int(ad_id in bought)
+                impressions.append((len(impressions), slate, name, ad_id, owner, when, label, place))
+    event_columns = ["user_id", "timestamp", "advertiser_id", "category", "value"]
+    shown_columns = ["impression_id", "slate_id", "user_id", "ad_id", "advertiser_id", "timestamp", "label"]
+    return (
+        pd.DataFrame(events, columns=event_columns),
+        pd.DataFrame(impressions, columns=[*shown_columns, "context_placement"]),
+    )
 
 
 def write_tiny(folder: Path, plan: TimePlan = PLAN, **options: int) -> Path:

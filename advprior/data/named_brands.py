@@ -99,9 +99,9 @@ def read_reviews(source: Path) -> pd.DataFrame:
 
 def _require_file(source: Path) -> None:
     if not Path(source).is_file():
-        found = "a folder" if Path(source).is_dir() else "no such file"
+        problem = "a folder" if Path(source).is_dir() else "no such file"
         raise AdvpriorError(
-            "DAT001", "a file is missing", where=str(source), actual=found, expected="a Parquet file", fix=FIX
+            "DAT001", "a file is missing", where=str(source), actual=problem, expected="a Parquet file", fix=FIX
         )
 
 

@@ -48,11 +48,11 @@ def pair_ids(table: pd.DataFrame) -> pd.Series[Any]:
     """
     import pandas as pd
 
-    some = (table[ADVERTISER_ID].notna() & table[CATEGORY].notna()).to_numpy()
-    found = pd.Series([None] * len(table), index=table.index, dtype=object)
-    whose, what = table[ADVERTISER_ID].astype(object)[some], table[CATEGORY].astype(object)[some]
-    found[some] = [pair_id(a, c) for a, c in zip(whose, what, strict=True)]
-    return found
+    complete = (table[ADVERTISER_ID].notna() & table[CATEGORY].notna()).to_numpy()
+    ids = pd.Series([None] * len(table), index=table.index, dtype=object)
+    advertisers, categories = (table[column].astype(object)[complete] for column in (ADVERTISER_ID, CATEGORY))
+    ids[complete] = [pair_id(a, c) for a, c in zip(advertisers, categories, strict=True)]
+    return ids
 
 
 def pair_tables(tables: dict[str, pd.DataFrame], cutoff: datetime) -> dict[str, pd.DataFrame]:

@@ -60,7 +60,7 @@ TAIL_LOG_MASS = "tail_log_mass"  # float32: log of the probability that the K do
 PRIOR_SCALARS = ("entropy", "top1_index", "top1_log_prob")
 
 #: Whose priors the store may hold. ``placebo`` is the LLM's, shuffled between the users of a snapshot; ``twin`` is an
-#: LLM of random weights; ``text`` knows advertisers by their texts alone.
+#: LLM of random weights; ``text`` goes by the advertisers' texts alone.
 LLM, POPULARITY, NEIGHBOURS, PLACEBO, SASREC, HYBRID, TWIN, ZERO_SHOT, CATALOG_TEXT = PREDICTORS = (
     "llm",
     "popularity",
