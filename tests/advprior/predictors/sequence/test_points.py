@@ -9,7 +9,7 @@ from advprior.predictors.sequence.points import Target, WaitRules, Waits, waits
 
 H = Histories(
     ("u", "v"), ("", ""), np.array([0, 4, 5]), np.array([1, 11, 11, 400, 5], np.int64) * DAY, np.array([0, 1, 2, 1, 0])
-)  # fmt: skip
+)
 
 
 def waits_of(**options: object) -> Waits:
