@@ -22,12 +22,13 @@ ARGS    ?=
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  variables: RUNTIME=cpu|gpu  PYTHON=$(PYTHON)  ARGS='options of demo, test or lock'"
+	@echo "  variables: RUNTIME=cpu|gpu  PYTHON=$(PYTHON)  ARGS='options of init, test or lock'"
 
 install: $(STAMP)  ## make .venv from the lock (RUNTIME=gpu for CUDA)
 
 demo: $(STAMP)  ## the whole chain on real data: tables, priors, store, ranker, report
-	$(BIN)/advprior demo $(ARGS)
+	$(BIN)/advprior init runs/demo --example complete_journey $(ARGS)
+	$(BIN)/advprior run runs/demo
 
 test: $(STAMP)  ## all tests and doctests, no network
 	$(BIN)/python -m pytest --doctest-modules tests advprior ranking $(ARGS)
@@ -36,8 +37,8 @@ bench: $(STAMP)  ## ratios measured in one run, some 15 minutes: scoring, memory
 	$(BIN)/python -m benchmarks.scoring $(ARGS)
 	$(BIN)/python -m benchmarks.memory --users 1000000
 	$(BIN)/python -m benchmarks.validity
-	if test -f runs/demo/demo.json; then $(BIN)/python -m benchmarks.evidence --workspace runs/demo; fi
-	if test -f runs/demo-all/demo.json; then $(BIN)/python -m benchmarks.evidence --workspace runs/demo-all --every-impression; fi
+	if test -f runs/demo/report/manifest.json; then $(BIN)/python -m benchmarks.evidence --workspace runs/demo; fi
+	if test -f runs/demo-all/report/manifest.json; then $(BIN)/python -m benchmarks.evidence --workspace runs/demo-all --every-impression; fi
 
 bench-serve: $(STAMP)  ## the service under load, against the plain ways (after make demo)
 	$(BIN)/python -m benchmarks.serve --workspace runs/demo $(ARGS)

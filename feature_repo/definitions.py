@@ -5,9 +5,10 @@ work at any stage of a project: what is not there yet is left out, and said. App
 view. Nothing here knows a data set: columns come from the published files.
 """
 
+import json
 import sys
 import warnings
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from advprior.store.contract import (
     prior_view,
 )
 from advprior.store.offline import SPARK, STORE_FILE, check_spark, offline_kind, store_config
+from advprior.store.runs import MANIFEST
 
 # Absolute, because Feast's duckdb store resolves a relative path against the working directory, and only
 # `apply` changes into the repository. After moving the folder, apply again; of a *copy*, delete data/registry.db
@@ -56,9 +58,10 @@ _ON_SPARK = offline_kind(_STORE) == SPARK
 if _ON_SPARK:
     check_spark(_STORE, DATA.parent / STORE_FILE)
 
-# The cost of the point-in-time join grows with the snapshots inside the TTL. Two weeks hold the newest weekly
-# snapshot and one before it, so that a single missed refresh costs freshness, not coverage.
-WEEKLY_TTL = timedelta(days=14)
+# The cost of the point-in-time join grows with the snapshots inside the TTL. Two distances of snapshots hold the newest
+# one and one before it, so that a single missed refresh costs freshness, not coverage.
+SNAPSHOTS_IN_TTL = 2
+WEEK = timedelta(days=7)
 # A profile is one row per user, known from the start of the data: it never expires (0 = no limit).
 PROFILE_TTL = timedelta(0)
 
@@ -90,18 +93,30 @@ def _published(name: str) -> bool:
     return (DATA / name / TABLE_FILE).is_file()
 
 
+def _facts(name: str) -> dict[str, Any]:
+    """What the publication says of itself."""
+    path = DATA / name / MANIFEST
+    return dict(json.loads(path.read_text()).get("facts", {})) if path.is_file() else {}
+
+
+def _ttl() -> timedelta:
+    """How long a row of a snapshot is used: by the distance of the snapshots that the published history has."""
+    times = [datetime.fromisoformat(time) for time in _facts(USER_HISTORY_VIEW).get("snapshots", [])]
+    return SNAPSHOTS_IN_TTL * (times[1] - times[0] if len(times) > 1 else WEEK)
+
+
 def _source(name: str) -> Any:
     """A published table, as the offline store of feature_store.yaml reads it."""
     path = str(DATA / name / TABLE_FILE)
-    told = {"timestamp_field": EVENT_TIMESTAMP, "created_timestamp_column": CREATED_TIMESTAMP}
+    columns = {"timestamp_field": EVENT_TIMESTAMP, "created_timestamp_column": CREATED_TIMESTAMP}
     if not _ON_SPARK:
-        return FileSource(name=f"{name}_table", path=path, **told)
+        return FileSource(name=f"{name}_table", path=path, **columns)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # Feast calls the source experimental, once a view
         from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
 
         # with its scheme: a cluster's default file system is another one
-        return SparkSource(name=f"{name}_table", path=f"file://{path}", file_format="parquet", **told)
+        return SparkSource(name=f"{name}_table", path=f"file://{path}", file_format="parquet", **columns)
 
 
 def _view(name: str, entity: Entity, ttl: timedelta, description: str, schema: list[Field] | None = None) -> Any:
@@ -113,7 +128,14 @@ def _view(name: str, entity: Entity, ttl: timedelta, description: str, schema: l
         columns = pq.read_schema(DATA / name / TABLE_FILE)
         schema = [Field(name=c.name, dtype=_dtype(c.type)) for c in columns if c.name not in keys]
     return FeatureView(
-        name=name, entities=[entity], ttl=ttl, schema=schema, source=_source(name), online=True, description=description
+        name=name,
+        entities=[entity],
+        ttl=ttl,
+        schema=schema,
+        source=_source(name),
+        # `advprior publish --offline` says so of what is measured only; it is neither materialized nor served
+        online=bool(_facts(name).get("online", True)),
+        description=description,
     )
 
 
@@ -136,7 +158,7 @@ def _prior(predictor: str) -> Any:
             Field(name=TOP_INDEX, dtype=Array(Int64), description="whose log-probabilities the vector holds"),
             Field(name=TAIL_LOG_MASS, dtype=Float32, description="log of the share of all others, spread evenly"),
         ]
-    return _view(prior_view(predictor), user, WEEKLY_TTL, f"Advertiser priors by `{predictor}`", schema)
+    return _view(prior_view(predictor), user, SNAPSHOT_TTL, f"Advertiser priors by `{predictor}`", schema)
 
 
 def _interests(name: str) -> list[Field]:
@@ -157,12 +179,14 @@ def _service(name: str, views: list[Any], description: str) -> Any:
     return FeatureService(name=name, features=views, description=description)
 
 
+SNAPSHOT_TTL = _ttl()
+
 user = Entity(name="user", join_keys=[USER_ID], value_type=ValueType.STRING)
 ad = Entity(name="ad", join_keys=[AD_ID], value_type=ValueType.STRING)
 
 user_profile = _view(USER_PROFILE_VIEW, user, PROFILE_TTL, "What a user says of themselves")
-user_history = _view(USER_HISTORY_VIEW, user, WEEKLY_TTL, "Activity, and the pointer to a user's own counts")
-ad_stats = _view(AD_STATS_VIEW, ad, WEEKLY_TTL, "Popularity of an ad, its advertiser and its category")
+user_history = _view(USER_HISTORY_VIEW, user, SNAPSHOT_TTL, "Activity, and the pointer to a user's own counts")
+ad_stats = _view(AD_STATS_VIEW, ad, SNAPSHOT_TTL, "Popularity of an ad, its advertiser and its category")
 prior_llm = _prior(LLM)
 prior_popularity = _prior(POPULARITY)
 prior_neighbours = _prior(NEIGHBOURS)
@@ -181,9 +205,9 @@ ranker_with_placebo_v1 = _service(
 )
 
 # Whoever else predicts: a view and a service for each further prior that is published, under the same rules.
-_KNOWN = {prior_view(name) for name in (LLM, POPULARITY, NEIGHBOURS, PLACEBO)}
+_NAMED = {prior_view(name) for name in (LLM, POPULARITY, NEIGHBOURS, PLACEBO)}
 for _folder in sorted(DATA.glob(f"{PRIOR_VIEW_PREFIX}*")):
-    if _folder.name not in _KNOWN and _published(_folder.name):
+    if _folder.name not in _NAMED and _published(_folder.name):
         _other = _folder.name.removeprefix(PRIOR_VIEW_PREFIX)
         globals()[_folder.name] = _prior(_other)
         globals()[prior_service(_other)] = _service(

@@ -19,6 +19,9 @@ from advprior.store.errors import AdvpriorError
 
 #: name -> (module:attribute, one-line help shown by ``advprior --help`` without importing the module)
 _COMMANDS = {
+    "init": ("advprior.cli.init:init", "Make a project: your own tables, or an example's."),
+    "run": ("advprior.cli.run:run", "The whole chain of a project, from tables to verdict; only what is stale."),
+    "status": ("advprior.cli.run:status", "What of a project is current, stale or missing, and what it cost."),
     "data": ("advprior.cli.data:data", "Build canonical tables, or check your own."),
     "finetune": ("advprior.cli.finetune:finetune", "Fit a predictor on the histories."),
     "export": ("advprior.cli.export:export", "Export a fitted predictor to ONNX, with a parity report."),
@@ -28,8 +31,6 @@ _COMMANDS = {
     "card": ("advprior.cli.card:card", "Write the model card of a fitted predictor."),
     "cold": ("advprior.cli.cold:cold", "Who ranks advertisers best that nobody has bought from yet?"),
     "catalog": ("advprior.cli.catalog:catalog", "Show, compare and extend the list of advertisers."),
-    "demo": ("advprior.cli.demo:demo", "The whole chain on real data, from tables to verdict."),
-    "init": ("advprior.cli.init:init", "Make a project folder of your own."),
 }
 _PLUGIN_HELP = {"rank": "Frames, rankers, ablations and reports (package `ranking`)."}
 
@@ -65,7 +66,8 @@ def _plugins() -> dict[str, Any]:
 def cli(debug: bool) -> None:
     """Advertiser priors from a small LLM: measure them on your own ranker, then serve them.
 
-    Start with `advprior demo`, or `advprior init DIR` for a project of your own.
+    Start with `advprior init DIR --example complete_journey`, then `advprior run DIR`; for your own tables
+    `advprior init DIR`, `advprior data check` and `advprior run` there.
     """
 
 

@@ -204,10 +204,13 @@ def pairs(tables: Path, out: Path, force: bool) -> None:
 def check(tables: Path | None, mapping: Path | None, out: Path | None, force: bool) -> None:
     """Check your own tables: every problem at once, by table, column and row.
 
-    Either TABLES, a folder that is canonical already, or --mapping, a YAML as `advprior init` writes it.
+    Without options in a project folder: what advprior.yaml says, written to tables/. Else either TABLES, a folder
+    that is canonical already, or --mapping, a YAML as `advprior init` writes it.
     """
+    if tables is None and mapping is None and out is None:
+        tables, mapping, out = _of_project()
     if (tables is None) == (mapping is None):
-        raise click.UsageError("give either TABLES or --mapping mapping.yaml")
+        raise click.UsageError("give either TABLES or --mapping mapping.yaml, or be in a project folder")
     if out is not None and mapping is None:
         raise click.UsageError("--out goes with --mapping")
     from advprior.data.check import check_folder, check_mapping
@@ -222,7 +225,38 @@ def check(tables: Path | None, mapping: Path | None, out: Path | None, force: bo
         click.echo(f"data: unchanged, reused {out}")
         return
     _tell(facts)
+    _tell_plan(facts)
     click.echo(f"data: wrote {out}" if out is not None else f"data: {mapping} and its tables are sound")
+
+
+def _of_project() -> tuple[Path | None, Path | None, Path | None]:
+    """What the project file in this folder says: tables, mapping and where canonical tables go."""
+    from advprior.pipeline.settings import PROJECT_FILE, read_project
+
+    if not Path(PROJECT_FILE).is_file():
+        return None, None, None
+    source = read_project(Path()).config.tables
+    if source.mapping is not None:
+        return None, Path(source.mapping), Path("tables")
+    if source.folder is None and not Path("tables").is_dir():
+        raise AdvpriorError(
+            "DAT041",
+            "nothing to check yet: the tables are an example's",
+            where=PROJECT_FILE,
+            actual=f"example: {source.example}",
+            fix="advprior run builds them",
+        )
+    return Path(source.folder or "tables"), None, None
+
+
+def _tell_plan(facts: Mapping[str, Any]) -> None:
+    """The time plan, and whether it was proposed."""
+    from advprior.pipeline.outlook import time_plan_lines
+    from advprior.store.contract import TimePlan
+
+    proposed = bool(facts.get("time_plan_proposed"))
+    for line in time_plan_lines(TimePlan.from_json(dict(facts["time_plan"])), proposed):
+        click.echo(line)
 
 
 def _tell(facts: Mapping[str, Any]) -> None:

@@ -9,20 +9,39 @@ import click
 
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=True))
-def init(folder: Path) -> None:
-    """Make a project in DIR: Feast repository, commented configs, a README with the next commands.
+@click.option("--example", metavar="NAME", help="Start with public data: complete_journey. Without: your own tables.")
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a key of advprior.yaml: tables.households=all, priors=full, origins=3. Repeatable.",
+)
+def init(folder: Path, example: str | None, changes: tuple[str, ...]) -> None:
+    """Make a project in DIR: advprior.yaml, a Feast repository, commented configs.
 
     Safe to run again: files that you edited are kept, the others follow the installed version.
     """
-    from advprior.pipeline.project import lay_out
+    from advprior.pipeline.project import MAPPING, PROJECT_FILE, lay_out
 
-    done = lay_out(folder)
+    done = lay_out(folder, example)
     for verb, names in (("wrote", done.written), ("updated", done.updated)):
         for name in names:
             click.echo(f"  {verb} {folder / name}")
     for name in done.kept:
         click.echo(f"  kept {folder / name}: it differs from the shipped file, so it is taken as yours")
-    if not done.written and not done.updated:
+    if changes:
+        from advprior.pipeline.edit import set_keys
+        from advprior.pipeline.settings import read_project
+
+        set_keys(folder / PROJECT_FILE, changes)
+        read_project(folder)  # refused now, not at the run
+    if not done.written and not done.updated and not changes:
         click.echo(f"init: nothing to do, {folder} is a project already")
+    elif example is not None or not (folder / MAPPING).is_file():
+        click.echo(f"init: {folder} is ready; next: advprior run {folder}")
     else:
-        click.echo(f"init: {folder} is ready; its README.md has the next commands")
+        click.echo(
+            f"init: {folder} is ready; next: name your files and columns in {folder / MAPPING}, then in {folder}: "
+            "advprior data check"
+        )

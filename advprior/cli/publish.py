@@ -16,12 +16,13 @@ import click
     help="Publish under this name, the predictor's by default; `placebo` and `placebo_NAME` shuffle users.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the placebo's shuffle.")
+@click.option("--offline", is_flag=True, help="For what is measured only: never materialized, never served.")
 @click.option("--force", is_flag=True, help="Publish again even when nothing changed.")
-def publish(priors: Path, repo: Path, name: str | None, seed: int, force: bool) -> None:
+def publish(priors: Path, repo: Path, name: str | None, seed: int, offline: bool, force: bool) -> None:
     """Validate PRIORS and make them the current ones in the feature repository, atomically."""
     from advprior.pipeline.publish import publish as work
 
-    view = work(priors, repo, name=name, seed=seed, force=force)
+    view = work(priors, repo, name=name, seed=seed, online=not offline, force=force)
     if view is None:
         click.echo(f"publish: unchanged, reused {repo}/data")
         return

@@ -95,6 +95,7 @@ def _checked(path: Path, mapping: DataMapping) -> tuple[dict[str, pd.DataFrame],
     facts: dict[str, Any] = {
         "source": str(path.name),
         "time_plan": plan.to_json(),
+        "time_plan_proposed": mapping.time_plan is None,
         "rows": {name: len(table) for name, table in tables.items()},
         "warnings": table_warnings(tables, plan),
     }

@@ -193,14 +193,16 @@ def _complete(tables: dict[str, pd.DataFrame]) -> None:
 
 
 def resolve_time_plan(mapping: DataMapping, tables: Mapping[str, pd.DataFrame], where: str) -> TimePlan:
-    """The mapping's time plan, with ``start`` and ``end`` from the data where it has none.
+    """The mapping's time plan, with ``start`` and ``end`` from the data where it has none; without one, a proposal.
 
     Raises
     ------
     AdvpriorError
-        ``DAT009`` for a time without zone, ``CFG002`` for times out of order.
+        ``DAT009`` for a time without zone, ``CFG002`` for times out of order, ``DAT051`` where none can be proposed.
     """
     plan = mapping.time_plan
+    if plan is None:
+        return _proposed(tables, where)
     times = [tables[name][TIMESTAMP] for name in (EVENTS, IMPRESSIONS) if name in tables]
     moments = {
         "start": plan.start or min(t.min() for t in times).to_pydatetime(),
@@ -235,3 +237,16 @@ def resolve_time_plan(mapping: DataMapping, tables: Mapping[str, pd.DataFrame], 
             expected=str(error),
             fix="correct time_plan in the mapping",
         ) from error
+
+
+def _proposed(tables: Mapping[str, pd.DataFrame], where: str) -> TimePlan:
+    """A time plan that fits the data's own span."""
+    from advprior.data.spans import propose_time_plan
+
+    times = {name: tables[name][TIMESTAMP] for name in (EVENTS, IMPRESSIONS) if name in tables}
+    after = timedelta(seconds=1)
+    start = min(t.min() for t in times.values()).to_pydatetime()
+    end = max(t.max() for t in times.values()).to_pydatetime() + after
+    shown = times.get(IMPRESSIONS, times[EVENTS])
+    shown_span = shown.min().to_pydatetime(), shown.max().to_pydatetime() + after
+    return propose_time_plan((start, end), shown_span, lag=timedelta(hours=1), where=where)

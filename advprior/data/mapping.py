@@ -85,7 +85,7 @@ class DataMapping(_Strict):
     """The whole ``mapping.yaml``."""
 
     tables: TablesMapping
-    time_plan: TimePlanMapping
+    time_plan: TimePlanMapping | None = None
     folder: str = "."
     timezone: str | None = None
 
@@ -132,7 +132,7 @@ def read_mapping(path: Path) -> DataMapping:
     import yaml
 
     path = Path(path)
-    fix = "advprior init DIR writes a commented configs/mapping.yaml to start from"
+    fix = "advprior init DIR writes a commented mapping.yaml to start from"
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

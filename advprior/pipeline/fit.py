@@ -46,28 +46,42 @@ def read_settings(kind: str, path: Path | None, changes: Sequence[str] = ()) -> 
         setting is unknown or wrong.
     """
     import yaml
-    from pydantic import ValidationError
 
     raw: Any = {}
     if path is not None:
         try:
             raw = yaml.safe_load(Path(path).read_text()) or {}
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            found = " ".join(str(error).split())[:200]
-            raise AdvpriorError("CFG001", "the config cannot be read", where=str(path), actual=found) from error
+            reason = " ".join(str(error).split())[:200]
+            raise AdvpriorError("CFG001", "the config cannot be read", where=str(path), actual=reason) from error
         if not isinstance(raw, dict):
             raise AdvpriorError("CFG001", "the config is no mapping", where=str(path), actual=type(raw).__name__)
     for change in changes:
         _change(raw, change)
+    return validated_settings(kind, raw, str(path or "--set"))
+
+
+def validated_settings(kind: str, raw: dict[str, Any], where: str) -> Any:
+    """Checked settings of a predictor; an unknown key is refused with the nearest known one.
+
+    Raises
+    ------
+    AdvpriorError
+        ``CFG002``.
+    """
+    from pydantic import ValidationError
+
+    from advprior.store.keys import explain
+
+    predictor = predictor_class(kind)
     try:
-        return predictor_class(kind).settings(raw)
+        return predictor.settings(raw)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise AdvpriorError(
             "CFG002",
             "the config has settings that do not fit",
-            where=str(path or "--set"),
-            actual=problems,
+            where=where,
+            actual=explain(error, type(predictor.settings({}))),
             expected=f"the settings of predictor {kind}",
             fix="advprior init DIR writes a commented config",
         ) from error
@@ -77,10 +91,10 @@ def _change(raw: dict[str, Any], change: str) -> None:
     """Put ``key=value`` into nested settings, in place."""
     import yaml
 
-    name, equals, said = change.partition("=")
+    name, equals, text = change.partition("=")
     *levels, last = name.strip().split(".")
     try:
-        value = yaml.safe_load(said)
+        value = yaml.safe_load(text)
     except yaml.YAMLError:
         equals = ""
     place: Any = raw

@@ -1,8 +1,8 @@
-"""A project folder of the user's own: the feature repository and commented configs, as ``feast init`` makes one.
+"""A project folder of the user's own: one project file, the feature repository, and what goes with it.
 
 The files are copies of what the packages ship, so that the demo runs exactly what a user gets. A copy that the
 user edited is theirs: it is kept and named. A copy nobody edited follows the package when that changes, which
-needs the digests of what was written (``.advprior.json``).
+needs the digests of what was written (``.advprior/files.json``).
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from pathlib import Path
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import write_json
 
-RECORD = ".advprior.json"
+PROJECT_FILE = "advprior.yaml"
+RECORD = ".advprior/files.json"
+OLD_RECORD = ".advprior.json"  # where earlier versions kept it
 
 #: file of the project -> (package, file inside it). Packages are looked up by name: no import of ``ranking``.
 _SOURCES = {
@@ -25,11 +27,24 @@ _SOURCES = {
     "configs/llm.yaml": ("advprior", "templates/llm.yaml"),
     "configs/hybrid.yaml": ("advprior", "templates/hybrid.yaml"),
     "configs/text.yaml": ("advprior", "templates/text.yaml"),
-    "configs/mapping.yaml": ("advprior", "templates/mapping.yaml"),
     "configs/arms.yaml": ("ranking", "models/arms.yaml"),
     "configs/experiment.yaml": ("advprior", "templates/experiment.yaml"),
     "refresh.sh": ("advprior", "templates/refresh.sh"),
 }
+MAPPING = "mapping.yaml"
+
+#: The `tables` block of a project file, by example; "" is the user's own.
+_TABLES = {
+    "": f"  mapping: {MAPPING}            # which of your columns is which",
+    "complete_journey": (
+        "  example: complete_journey        # a year of grocery purchases and store mailers, public\n"
+        "  households: 200                  # of 801, or all"
+    ),
+}
+EXAMPLES = tuple(name for name in _TABLES if name)
+
+#: The plain Feast repository that a project starts with.
+_REPO_FILES = ("feature_store.yaml", "definitions.py", ".feastignore")
 
 
 @dataclass
@@ -42,10 +57,6 @@ class Laid:
     kept: list[str] = field(default_factory=list)
 
 
-#: The plain Feast repository that a project starts with.
-_REPO_FILES = ("feature_store.yaml", "definitions.py", ".feastignore")
-
-
 def shipped_repo() -> Path:
     """Folder of the Feast repository that projects start with: inside the wheel, or beside the packages in a checkout.
 
@@ -56,19 +67,30 @@ def shipped_repo() -> Path:
     return inside if inside.is_dir() else package.parent / "feature_repo"
 
 
-def shipped() -> dict[str, bytes]:
-    """Content of every file of a new project, by its path there."""
-    contents = {name: files(package).joinpath(source).read_bytes() for name, (package, source) in _SOURCES.items()}
+def shipped(example: str = "") -> dict[str, bytes]:
+    """Content of every file of a new project, by its path there.
+
+    Parameters
+    ----------
+    example : str
+        Public data that it starts with; without one, a mapping of the user's own tables.
+    """
+    template = files("advprior").joinpath("templates/advprior.yaml").read_text()
+    contents = {PROJECT_FILE: template.format(tables=_TABLES[example]).encode()}
+    sources = dict(_SOURCES) if example else {**_SOURCES, MAPPING: ("advprior", "templates/mapping.yaml")}
+    contents |= {name: files(package).joinpath(source).read_bytes() for name, (package, source) in sources.items()}
     return contents | {f"feature_repo/{name}": (shipped_repo() / name).read_bytes() for name in _REPO_FILES}
 
 
-def lay_out(folder: Path) -> Laid:
+def lay_out(folder: Path, example: str | None = None) -> Laid:
     """Write a project folder, or bring one up to date; a file that the user wrote or edited is never touched.
 
     Parameters
     ----------
     folder : Path
         Made when missing. Other files in it are left alone.
+    example : str, optional
+        Public data that a new project starts with; without one, the user's own tables. An existing project keeps its.
 
     Returns
     -------
@@ -78,28 +100,33 @@ def lay_out(folder: Path) -> Laid:
     Raises
     ------
     AdvpriorError
-        ``CFG010`` when the folder cannot be made or written to.
+        ``CFG010`` when the folder cannot be made or written to, ``DAT041`` when there is no such example.
     """
     folder = Path(folder)
+    if example is not None and example not in EXAMPLES:
+        raise AdvpriorError(
+            "DAT041", "no such example", where="--example", actual=example, expected=", ".join(EXAMPLES)
+        )
     result = Laid()
-    contents = shipped()
+    contents = shipped(_example_of(folder) if example is None else example)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        record = _read_record(folder / RECORD)
+        record = _read_record(folder)
         for name, content in contents.items():
             path = folder / name
-            there = path.read_bytes() if path.exists() else None
-            if there == content:
+            old = path.read_bytes() if path.exists() else None
+            if old == content:
                 result.unchanged.append(name)
-            elif there is None or _sha256(there) == record.get(name):
+            elif old is None or _sha256(old) == record.get(name):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
-                (result.written if there is None else result.updated).append(name)
+                (result.written if old is None else result.updated).append(name)
             else:
                 result.kept.append(name)
                 continue
             record[name] = _sha256(content)
         if result.written or result.updated or not (folder / RECORD).exists():
+            (folder / RECORD).parent.mkdir(exist_ok=True)
             write_json(folder / RECORD, record)
     except OSError as error:
         raise AdvpriorError(
@@ -113,14 +140,24 @@ def lay_out(folder: Path) -> Laid:
     return result
 
 
+def _example_of(folder: Path) -> str:
+    """The example that an existing project file names."""
+    try:
+        text = (folder / PROJECT_FILE).read_text()
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return next((name for name in EXAMPLES if f"\n  example: {name}" in text), "")
+
+
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _read_record(path: Path) -> dict[str, str]:
+def _read_record(folder: Path) -> dict[str, str]:
     """Digests of the files as they were written; a lost or broken record means that every file is the user's."""
+    path = folder / RECORD
     try:
-        record = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+        record = json.loads((path if path.exists() else folder / OLD_RECORD).read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
     return {str(name): str(value) for name, value in record.items()} if isinstance(record, dict) else {}

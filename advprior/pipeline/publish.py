@@ -32,7 +32,17 @@ from advprior.store.contract import (
     shuffled_source,
 )
 from advprior.store.errors import AdvpriorError
-from advprior.store.runs import is_current, manifest_digest, new_run, publish_version, read_manifest, run_key
+from advprior.store.offline import require_current_repo
+from advprior.store.runs import (
+    MANIFEST,
+    is_current,
+    manifest_digest,
+    new_run,
+    publish_version,
+    read_manifest,
+    run_key,
+    write_json,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,8 +72,22 @@ class _Scored:
         return cls(np.load(folder / MATRIX_FILE, mmap_mode="r"), mapped(TOP_INDEX_FILE), mapped(TAIL_FILE))
 
 
-def publish(priors: Path, repo: Path, *, name: str | None = None, seed: int = 0, force: bool = False) -> str | None:
+def publish(
+    priors: Path, repo: Path, *, name: str | None = None, seed: int = 0, online: bool = True, force: bool = False
+) -> str | None:
     """Publish a score run as ``<repo>/data/prior_<name>``; the view's name, or None when it was current.
+
+    Parameters
+    ----------
+    priors, repo : Path
+    name : str, optional
+        What it is published as; the predictor's name by default.
+    seed : int
+        Of a placebo's shuffle.
+    online : bool
+        Whether `feast materialize` puts the view online. False for what is measured only: controls, placebos.
+    force : bool
+        Publish again even when nothing changed.
 
     Raises
     ------
@@ -82,6 +106,7 @@ def publish(priors: Path, repo: Path, *, name: str | None = None, seed: int = 0,
             expected="a folder made by `advprior init`",
             fix="advprior init DIR, then --repo DIR/feature_repo",
         )
+    require_current_repo(repo)
     name = name or str(scored["facts"]["predictor"])
     if not (name.isascii() and name.isidentifier() and name.islower() and name[0] != "_"):
         raise AdvpriorError(
@@ -95,7 +120,7 @@ def publish(priors: Path, repo: Path, *, name: str | None = None, seed: int = 0,
     key = run_key(STEP, config, inputs, CODE_VERSION)
     link = repo / "data" / view
     if not force and is_current(link, key):
-        return None
+        return view if _switch_online(link, online) else None
 
     from advprior.pipeline.publish_interests import add_interests
     from advprior.store.tables import read_parquet
@@ -114,9 +139,22 @@ def publish(priors: Path, repo: Path, *, name: str | None = None, seed: int = 0,
         add_interests(run.path, priors, source)
         run.facts.update({k: v for k, v in scored["facts"].items() if k != "predictor"})
         run.facts.update(predictor=name, source_predictor=scored["facts"]["predictor"], score_seconds=scored["seconds"])
-        run.facts.update(score_cpu_seconds=scored.get("cpu_seconds"))
+        run.facts.update(score_cpu_seconds=scored.get("cpu_seconds"), online=online)
     publish_version(staged, link)
     return view
+
+
+def _switch_online(link: Path, online: bool) -> bool:
+    """Say of a published view that it goes online, or no longer does; False where that is what it says.
+
+    A fact of the manifest, and no part of the key: the rows are the same, and what was measured on them stays current.
+    """
+    manifest = read_manifest(link)
+    if manifest["facts"].get("online", True) == online:
+        return False
+    manifest["facts"]["online"] = online
+    write_json(link / MANIFEST, manifest)
+    return True
 
 
 def shuffled_rows(rows: pd.DataFrame, seed: int) -> npt.NDArray[np.int64]:

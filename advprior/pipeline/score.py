@@ -114,7 +114,7 @@ def score(
     """
     fitted = read_manifest(run, step="finetune", fix="advprior finetune --tables TABLES --out RUN")
     exported = read_manifest(run / "onnx", step="export", fix=f"advprior export {run}")
-    read_manifest(tables, step="data", fix=TABLES_FIX)
+    by_category = bool(read_manifest(tables, step="data", fix=TABLES_FIX)["facts"].get("pairs"))
     config = {
         "predictor": fitted["facts"]["predictor"],
         "shard_users": shard_users,
@@ -205,6 +205,7 @@ def score(
             predictor=config["predictor"],
             provider=scorer.provider,
             catalog_version=catalog.version,
+            by="advertiser_category" if by_category else "advertiser",
             model=model,
             model_cutoff=fitted["facts"]["model_cutoff"],
             lag_s=plan.lag.total_seconds(),

@@ -44,7 +44,29 @@ def store_config(repo: Path) -> dict[str, Any]:
             expected=f"a {STORE_FILE}",
             fix="advprior init DIR",
         )
+    require_current_repo(repo)
     return config
+
+
+def require_current_repo(repo: Path) -> None:
+    """Refuse definitions that import what an earlier version called ``feature_repo.contract``.
+
+    Raises
+    ------
+    AdvpriorError
+        ``STO023``.
+    """
+    path = Path(repo) / "definitions.py"
+    text = path.read_text(errors="replace") if path.is_file() else ""
+    if "feature_repo.contract" in text or "from feature_repo" in text:
+        raise AdvpriorError(
+            "STO023",
+            "the feature repository was made by an earlier version",
+            where=str(path),
+            actual="it imports feature_repo.contract",
+            expected="advprior.store.contract, where those names are now",
+            fix=f"advprior init {Path(repo).parent}   (edited definitions are kept: change that import by hand)",
+        )
 
 
 def offline_kind(config: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ cd "$(dirname "$0")"
 
 PREDICTOR=${PREDICTOR:-llm}    # whose priors are served
 EXPORT=${EXPORT:-}             # your own command that brings the Parquet files up to date; nothing: they are
-MAPPING=${MAPPING-configs/mapping.yaml}  # set to nothing: tables/ is made by something else, as the demo's is
+MAPPING=${MAPPING-mapping.yaml}  # set to nothing: tables/ is made by something else, as the demo's is
 SERVE_OPTIONS=${SERVE_OPTIONS:---no-api-key}  # further options that the service runs with, for its preflight
 THREADS=${THREADS:-}           # of ONNX Runtime; nothing: the real cores
 KEEP=${KEEP:-7}                # scored runs kept; the newest is what the next refresh starts from

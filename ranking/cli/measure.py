@@ -348,4 +348,4 @@ def _next_command(ablation: Path) -> str:
         return f"advprior rank train --frame {facts['frame']} --service {facts['service']} --out {out}"
     if facts["kind"] == "untrusted":
         return f"advprior rank ablate --frame {facts['frame']} --out {ablation} --seeds 5   (less noise of training)"
-    return "advprior demo --households all   (more users, shorter intervals), or advprior init DIR for your own data"
+    return "more users shorten the intervals; for your own data: advprior init DIR"

@@ -225,11 +225,15 @@ def _require_unchanged(repo: Path, versions: Mapping[str, str]) -> None:
 
 def _check_whole(columns: Columns, rows: FrameRows, split: Any, priors: Mapping[str, Mapping[str, Any]]) -> Findings:
     """Checks of the frame as a whole: catalogs, splits, and features that all but know the label."""
-    catalogs = {name: str(facts["catalog_version"]) for name, facts in priors.items() if "catalog_version" in facts}
+    # priors by advertiser and by advertiser × category have catalogs of their own, and are meant to
+    catalogs: dict[str, dict[str, str]] = {}
+    for name, facts in priors.items():
+        if "catalog_version" in facts:
+            catalogs.setdefault(str(facts.get("by")), {})[name] = str(facts["catalog_version"])
     test = split == "test"
     of_test = pd.DataFrame({name: array[test] for name, array in columns.arrays.items()})
     return [
-        checks.check_one_catalog(catalogs),
+        *(checks.check_one_catalog(versions) for versions in catalogs.values()),
         checks.check_splits_apart(split, as_datetimes(micros(rows.table[TIMESTAMP]))),
         checks.check_enough_positives(split, rows.label),
         *checks.check_golden_features(of_test, rows.label[test]),

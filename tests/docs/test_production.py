@@ -41,7 +41,7 @@ for line in sys.stdin.read().splitlines():
     cli.main(args=line.split(), standalone_mode=False)
 """
 _COMMANDS = """
-data check --mapping configs/mapping.yaml --out tables
+data check --mapping mapping.yaml --out tables
 finetune --tables tables --out models/llm --config configs/llm.yaml
 export models/llm
 score models/llm --tables tables --out priors/llm
@@ -114,7 +114,7 @@ def finished_project(root: Path, now: datetime) -> Path:
     edit(
         project / "configs" / "arms.yaml", ranker={"max_rounds": 20, "patience": 5, "min_data_in_leaf": 5, "threads": 1}
     )
-    shutil.copy(write_raw(root / "raw", now - timedelta(days=2), now), project / "configs" / "mapping.yaml")
+    shutil.copy(write_raw(root / "raw", now - timedelta(days=2), now), project / "mapping.yaml")
     in_project(project, _COMMANDS)
     subprocess.run([feast(), "-c", "feature_repo", "apply"], cwd=project, check=True, capture_output=True)
     in_project(project, _THEN)

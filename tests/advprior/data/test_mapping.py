@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 import yaml
@@ -77,19 +78,39 @@ def test_one_of_ads_and_impressions_is_not_enough(tmp_path, tables, capsys, name
     refused(capsys, tmp_path, mapping, "CFG002", f"{name} is missing; ads and impressions come together")
 
 
-def test_a_predictors_tables_need_a_time_plan_and_the_other_three_tables(tmp_path, tables, capsys):
+def test_a_predictors_tables_need_the_other_three_tables(tmp_path, tables, capsys):
     mapping = without(write_own(tmp_path / "own", tables), "ads", "impressions", "events")
     refused(capsys, tmp_path, mapping, "CFG002", "tables.events: Field required")
-    raw = yaml.safe_load(without(write_own(tmp_path / "own", tables), "ads", "impressions").read_text())
+
+
+def without_time_plan(mapping: Path) -> Path:
+    raw = yaml.safe_load(mapping.read_text())
     del raw["time_plan"]
     mapping.write_text(yaml.safe_dump(raw))
-    refused(capsys, tmp_path, mapping, "CFG002", "time_plan: Field required")
+    return mapping
+
+
+def test_without_a_time_plan_one_is_proposed_from_the_span_and_printed(tmp_path, tables, capsys):
+    code, out, err = run(capsys, "--mapping", without_time_plan(write_own(tmp_path / "own", tables)))
+    assert code == 0, err
+    assert "time plan, proposed from the data's span" in out
+    first = min(tables[name]["timestamp"].min() for name in ("events", "impressions"))
+    assert f"{first:%Y-%m-%d}" in out
+
+
+def test_too_short_a_span_for_a_proposal_is_a_coded_error(tmp_path, tables, capsys):
+    start = tables["events"]["timestamp"].min()
+    for name in ("events", "impressions"):
+        times = tables[name]["timestamp"]
+        tables[name]["timestamp"] = start + (times - start) / 1000
+    mapping = without_time_plan(write_own(tmp_path / "own", tables))
+    refused(capsys, tmp_path, mapping, "DAT051", "no time plan can be proposed")
 
 
 def test_the_mapping_that_init_writes_names_all_five_tables(tmp_path):
     with pytest.raises(SystemExit) as leave:
         main(["init", str(tmp_path / "w")])
     assert leave.value.code == 0
-    mapping = tmp_path / "w" / "configs" / "mapping.yaml"
+    mapping = tmp_path / "w" / "mapping.yaml"
     assert read_mapping(mapping).tables.present() == TABLES
     assert read_mapping(without(mapping, "ads", "impressions")).tables.present() == ("users", "advertisers", "events")

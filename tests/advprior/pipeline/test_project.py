@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 
 import pytest
@@ -10,8 +12,10 @@ from click.testing import CliRunner
 
 from advprior.cli.init import init
 from advprior.pipeline import project
-from advprior.pipeline.project import RECORD, lay_out, shipped
+from advprior.pipeline.project import EXAMPLES, OLD_RECORD, PROJECT_FILE, RECORD, lay_out, shipped
+from advprior.pipeline.settings import read_project
 from advprior.store.errors import AdvpriorError
+from ranking.frame.preflight import check_store
 
 
 def files(folder):
@@ -22,7 +26,6 @@ def test_a_new_project_is_complete(tmp_path):
     done = lay_out(tmp_path / "mine")
     assert set(done.written) == set(shipped())
     assert files(tmp_path / "mine") == set(shipped()) | {RECORD}
-    assert not list((tmp_path / "mine").rglob("__init__.py"))  # it would shadow the installed feature_repo
     for config in (tmp_path / "mine" / "configs").iterdir():
         assert yaml.safe_load(config.read_text()) is not None
 
@@ -63,7 +66,7 @@ def test_an_unedited_copy_follows_a_newer_version(tmp_path, monkeypatch):
     newer = {**shipped(), "configs/llm.yaml": b"layers: 12\n"}
     (tmp_path / "configs" / "arms.yaml").write_text("edited: true\n")
     newer["configs/arms.yaml"] = b"newer: true\n"
-    monkeypatch.setattr(project, "shipped", lambda: newer)
+    monkeypatch.setattr(project, "shipped", lambda example: newer)
     done = lay_out(tmp_path)
     assert done.updated == ["configs/llm.yaml"]
     assert done.kept == ["configs/arms.yaml"]
@@ -76,7 +79,7 @@ def test_a_broken_record_makes_every_file_the_users(tmp_path, broken, monkeypatc
     lay_out(tmp_path)
     (tmp_path / RECORD).write_text(broken)
     names = set(shipped())
-    monkeypatch.setattr(project, "shipped", lambda: dict.fromkeys(names, b"newer"))
+    monkeypatch.setattr(project, "shipped", lambda example: dict.fromkeys(names, b"newer"))
     assert set(lay_out(tmp_path).kept) == names
 
 
@@ -94,3 +97,37 @@ def test_a_folder_without_permission_is_a_coded_error(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(AdvpriorError):
         lay_out(tmp_path / "below")
+
+
+@pytest.mark.parametrize("example", [None, *EXAMPLES])
+def test_the_project_file_of_a_new_project_is_valid_and_stays(tmp_path, example):
+    lay_out(tmp_path, example)
+    assert read_project(tmp_path).config.tables.example == example
+    assert (tmp_path / "mapping.yaml").exists() == (example is None)
+    assert len((tmp_path / PROJECT_FILE).read_text().splitlines()) < 40  # one screen
+    assert set(lay_out(tmp_path).unchanged) == set(shipped(example or ""))  # again, without saying which
+
+
+def test_a_project_of_an_earlier_version_is_brought_up_to_date(tmp_path):
+    lay_out(tmp_path)
+    old = {name: hashlib.sha256(b"old").hexdigest() for name in ("feature_repo/definitions.py", "refresh.sh")}
+    (tmp_path / OLD_RECORD).write_text(json.dumps(old))
+    (tmp_path / RECORD).unlink()
+    (tmp_path / PROJECT_FILE).unlink()
+    for name in old:
+        (tmp_path / name).write_text("old")
+    with pytest.raises(AdvpriorError, match="CFG013") as caught:
+        read_project(tmp_path)
+    assert f"advprior init {tmp_path}" in str(caught.value)
+    done = lay_out(tmp_path)
+    assert set(done.updated) == set(old)
+    assert done.written == [PROJECT_FILE]
+
+
+def test_definitions_of_an_earlier_version_are_refused_with_what_to_run(tmp_path):
+    lay_out(tmp_path)
+    definitions = tmp_path / "feature_repo" / "definitions.py"
+    definitions.write_text("from feature_repo.contract import USER_ID\n")
+    with pytest.raises(AdvpriorError, match="STO023") as caught:
+        check_store(tmp_path / "feature_repo")
+    assert f"advprior init {tmp_path}" in str(caught.value)

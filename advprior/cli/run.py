@@ -1,0 +1,51 @@
+"""`advprior run` and `advprior status`: a project's whole chain, what of it is stale, and what it costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+_PROJECT = click.argument(
+    "folder", metavar="[DIR]", type=click.Path(path_type=Path, file_okay=False), default=Path(), required=False
+)
+
+
+@click.command()
+@_PROJECT
+@click.option("--until", metavar="STEP", help="Stop after this step; `first`: after the first answer, without an LLM.")
+@click.option("--dry-run", is_flag=True, help="Print the commands that would run, and their forecast.")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Steps at a time.")
+@click.option("--force", is_flag=True, help="Do every step again, also where nothing changed.")
+def run(folder: Path, until: str | None, dry_run: bool, jobs: int, force: bool) -> None:
+    """Run the project in DIR: tables, priors, store, rankers, report; only what is stale.
+
+    Each step is printed as the command it is, to be typed in DIR. A run that was stopped goes on where it was.
+    """
+    from advprior.pipeline import outlook
+    from advprior.pipeline.runner import RunOptions
+    from advprior.pipeline.runner import run as work
+    from advprior.pipeline.settings import read_project
+
+    project = read_project(folder)
+    outlook.check_project(project)
+    if dry_run:
+        for line in outlook.dry_run(project, until, force=force):
+            click.echo(line)
+        return
+    if folder != Path():
+        click.echo(f"in {folder}:")
+    outcome = work(project, RunOptions(until, jobs, force))
+    for line in outlook.summary(project, outcome, until):
+        click.echo(line)
+
+
+@click.command()
+@_PROJECT
+def status(folder: Path) -> None:
+    """What of the project in DIR is current, stale (and why) or missing, and what each step cost."""
+    from advprior.pipeline import outlook
+    from advprior.pipeline.settings import read_project
+
+    for line in outlook.status_lines(read_project(folder)):
+        click.echo(line)

@@ -1,0 +1,312 @@
+"""Steps in the making: what a project's priors, store, rankers and report take, as commands in the project folder.
+
+The order is for people: what is cheap and tells something comes first, so that a first answer stands before the
+language model is fitted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import yaml
+
+from advprior.pipeline.armsfile import arms_text, first_arms_text
+from advprior.pipeline.presets import CHEAP
+from advprior.pipeline.settings import HIDDEN, Prior, Project
+from advprior.pipeline.span_settings import merged, settings_for_span
+from advprior.pipeline.steps import Plan, Step
+from advprior.store.contract import (
+    AD_STATS_VIEW,
+    BASELINE_SERVICE,
+    LLM,
+    PREDICTOR_ONLY,
+    USER_HISTORY_VIEW,
+    USER_PROFILE_VIEW,
+    TimePlan,
+    prior_service,
+    prior_view,
+)
+from advprior.store.runs import MANIFEST, read_manifest
+
+TABLES = "tables"
+#: The step that ends the first answer.
+FIRST = "first rank ablate"
+_PROFILE_AND_HISTORY = (USER_PROFILE_VIEW, USER_HISTORY_VIEW, AD_STATS_VIEW)
+#: More curves than these make a picture that cannot be read.
+_CURVES = 8
+
+
+class Chain:
+    """Steps in the making: one folder (the project, or one cut-off inside it) and what tells its names apart."""
+
+    def __init__(self, project: Project, folder: str = "", suffix: str = "") -> None:
+        self.project, self.config = project, project.config
+        self.folder, self.suffix = folder, suffix
+        self.steps: list[Step] = []
+        self.files: dict[str, str] = {}
+        manifest = project.folder / self.at(TABLES) / MANIFEST
+        facts = read_manifest(manifest.parent)["facts"] if manifest.is_file() else {}
+        self.times = TimePlan.from_json(facts["time_plan"]) if "time_plan" in facts else None
+        self.predictor_only = facts.get("purpose") == PREDICTOR_ONLY
+
+    def plan(self) -> Plan:
+        return Plan(tuple(self.steps), self.files)
+
+    def at(self, name: str) -> str:
+        """A folder of this chain, relative to the project."""
+        return f"{self.folder}/{name}" if self.folder else name
+
+    @property
+    def repo(self) -> str:
+        return self.at("feature_repo")
+
+    def view(self, name: str) -> str:
+        return f"{self.repo}/data/{prior_view(name)}"
+
+    def advprior(
+        self, name: str, *words: str, out: str, reads: tuple[str, ...], also: tuple[str, ...] = (), kind: str = ""
+    ) -> None:
+        """Add an ``advprior`` command that writes ``out`` and reads folders of this chain, and others, ``also``."""
+        folder = self.at(out)
+        inputs = (*(self.at(one) for one in reads), *also)
+        self.steps.append(
+            Step(name + self.suffix, ("advprior", *words, "--out", folder), inputs, folder, kind=kind or name)
+        )
+
+    # -- tables ------------------------------------------------------------------------------------
+    def tables(self) -> None:
+        """The user's own through a mapping, or an example's."""
+        tables = self.config.tables
+        words: tuple[str, ...]
+        if tables.mapping is not None:
+            words = ("data", "check", "--mapping", tables.mapping)
+            self.advprior("data check", *words, out=TABLES, reads=(), also=(tables.mapping, *self._sources()))
+        elif tables.example is not None:
+            count = "200" if tables.households is None else str(tables.households)
+            words = ("data", "build", tables.example, "--households", count, "--seed", str(self.config.seed))
+            self.advprior("data build", *words, out=TABLES, reads=())
+
+    def _sources(self) -> tuple[str, ...]:
+        """Files that the mapping names; a mapping that cannot be read is told by the command itself."""
+        path = self.project.folder / str(self.config.tables.mapping)
+        try:
+            raw = yaml.safe_load(path.read_text())
+            inside = Path(str(self.config.tables.mapping)).parent / raw.get("folder", ".")
+            return tuple((inside / table["file"]).as_posix() for table in raw["tables"].values())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+            return ()
+
+    # -- everything behind them ----------------------------------------------------------------------
+    def everything(self) -> None:
+        """All of one project: measured, then served."""
+        self.measure()
+        if self.predictor_only:
+            return
+        if self.config.retrieval is not None:
+            self.retrieval()
+        self.rankers()
+        if self.config.report is not None:
+            self.report()
+        self.materialize()
+
+    def measure(self) -> None:
+        """Priors, the store, the frame and the ablation."""
+        if any(prior.by == "advertiser_category" for prior in self.config.priors):
+            tables = self.at(TABLES)
+            self.advprior("data pairs", "data", "pairs", "--tables", tables, out="tables_pair", reads=(TABLES,))
+        cheap = [prior for prior in self.config.priors if prior.predictor in CHEAP]
+        costly = [prior for prior in self.config.priors if prior not in cheap]
+        for prior in cheap:
+            self.prior(prior)
+        if self.predictor_only:
+            for prior in costly:
+                self.prior(prior)
+            return
+        tables = self.at(TABLES)
+        self.steps.append(
+            Step(
+                "rank features" + self.suffix,
+                ("advprior", "rank", "features", "--tables", tables, "--repo", self.repo),
+                (tables,),
+                f"{self.repo}/data/{USER_HISTORY_VIEW}",
+                kind="rank features",
+            )
+        )
+        if cheap and costly and self.config.first_answer and not self.folder:
+            self.first_answer(cheap)
+        for prior in costly:
+            self.prior(prior)
+        self.feast("feast apply", "apply", self.views())
+        self.frame_and_ablation()
+
+    def prior(self, prior: Prior) -> None:
+        """Fit, export, score and publish one prior, and its placebo."""
+        name = prior.name
+        source = "tables_pair" if prior.by == "advertiser_category" else TABLES
+        model, priors = f"models/{name}", f"priors/{name}"
+        fit: tuple[str, ...] = ("finetune", "--tables", self.at(source))
+        fit += () if prior.predictor == LLM else ("--predictor", prior.predictor)
+        settings = self._settings(prior)
+        fit += ("--config", settings) if settings else ()
+        also = (settings,) if settings else ()
+        kind = f"finetune {prior.predictor}"
+        self.advprior(f"finetune {name}", *fit, out=model, reads=(source,), also=also, kind=kind)
+        onnx = f"{model}/onnx"
+        self.steps.append(
+            Step(
+                f"export {name}{self.suffix}",
+                ("advprior", "export", self.at(model)),
+                (self.at(model),),
+                self.at(onnx),
+                kind=f"export {prior.predictor}",
+            )
+        )
+        score = ("score", self.at(model), "--tables", self.at(source))
+        kind = f"score {prior.predictor}"
+        self.advprior(f"score {name}", *score, out=priors, reads=(model, onnx, source), kind=kind)
+        if self.predictor_only:
+            return
+        online = prior == self.config.served
+        self.publish(name, name, () if name == prior.predictor else ("--as", name), online)
+        if prior.placebo_name is not None:
+            self.publish(prior.placebo_name, name, ("--as", prior.placebo_name), False)
+
+    def publish(self, name: str, source: str, named: tuple[str, ...], online: bool) -> None:
+        """Put scored priors into the store; what is not served stays offline."""
+        priors = self.at(f"priors/{source}")
+        offline = () if online else ("--offline",)
+        command = ("advprior", "publish", priors, "--repo", self.repo, *named, *offline)
+        self.steps.append(Step(f"publish {name}{self.suffix}", command, (priors,), self.view(name), kind="publish"))
+
+    def _settings(self, prior: Prior) -> str | None:
+        """Settings file of a prior: the user's own, or one made of what the project file and the data's span say."""
+        if prior.settings_file is not None:
+            return prior.settings_file
+        settings = merged(settings_for_span(prior.predictor, self.times), prior.settings)
+        if not settings:
+            return None
+        path = f"{HIDDEN}/settings/{self.at(prior.name)}.yaml"
+        self.files[path] = yaml.safe_dump(settings, sort_keys=False)
+        return path
+
+    def views(self) -> tuple[str, ...]:
+        """Folders of all published views so far."""
+        published = [step.output for step in self.steps if step.kind == "publish" and step.output]
+        return (*(f"{self.repo}/data/{name}" for name in _PROFILE_AND_HISTORY), *published)
+
+    def feast(self, name: str, verb: str, views: tuple[str, ...], *words: str, exists: tuple[str, ...] = ()) -> None:
+        """One of Feast's own commands: it reads the definitions and the published views."""
+        files = tuple(f"{self.repo}/{file}" for file in ("definitions.py", "feature_store.yaml"))
+        store = f"{self.repo}/feature_store.yaml"
+        needed = tuple(f"{self.repo}/{file}" for file in ("data/registry.db", *exists) if self._names(store, file))
+        publishes = tuple(step.name for step in self.steps if step.output in views or step.kind == "rank features")
+        self.steps.append(
+            Step(
+                name + self.suffix,
+                ("feast", "-c", self.repo, verb, *words),
+                (*files, *views),
+                after=publishes,
+                exists=needed,
+                kind=f"feast {verb}",
+            )
+        )
+
+    def _names(self, store: str, file: str) -> bool:
+        """Whether the store's configuration keeps this very file."""
+        path = self.project.folder / store
+        source = path if path.is_file() else self.project.folder / "feature_repo" / "feature_store.yaml"
+        return source.is_file() and file in source.read_text()
+
+    def first_answer(self, cheap: list[Prior]) -> None:
+        """What the priors that need no network do to the ranker: one seed, fewer rounds."""
+        self.feast("first feast apply", "apply", self.views())
+        names = [prior.name for prior in cheap]
+        views = tuple(self.view(name) for name in names)
+        tables = self.at(TABLES)
+        frame = ("rank", "frame", "--tables", tables, "--repo", self.repo, "--predictors", ",".join(names))
+        self.advprior("first rank frame", *frame, out="first/frame", reads=(TABLES,), also=views)
+        self._after("first feast apply")
+        arms = f"{HIDDEN}/arms_first.yaml"
+        self.files[arms] = first_arms_text(self.config)
+        ablate = ("rank", "ablate", "--frame", self.at("first/frame"), "--arms", arms)
+        few = ("--seeds", "1", "--replicates", "200")
+        self.advprior(FIRST, *ablate, *few, out="first/ablation", reads=("first/frame",), also=(arms,))
+
+    def _after(self, name: str) -> None:
+        """The newest step comes after another, although it reads none of its folders."""
+        self.steps[-1] = replace(self.steps[-1], after=(*self.steps[-1].after, name + self.suffix))
+
+    def frame_and_ablation(self) -> None:
+        """The point-in-time frame of all priors, and what each arm does to the ranker."""
+        stale = ",".join(map(str, self.config.arms.stale))
+        frame: tuple[str, ...] = ("rank", "frame", "--tables", self.at(TABLES), "--repo", self.repo)
+        frame += ("--stale", stale) if stale else ()
+        self.advprior("rank frame", *frame, out="frame", reads=(TABLES,), also=self.views())
+        self._after("feast apply")
+        arms = self._arms()
+        options: tuple[str, ...] = ()
+        options += ("--seeds", str(self.config.arms.seeds)) if self.config.arms.seeds != 2 else ()
+        options += ("--replicates", str(self.config.arms.replicates)) if self.config.arms.replicates != 1000 else ()
+        options += ("--optional",) if self.config.arms.variants else ()
+        ablate = ("rank", "ablate", "--frame", self.at("frame"), "--arms", arms, *options)
+        self.advprior("rank ablate", *ablate, out="ablation", reads=("frame",), also=(arms,))
+
+    def _arms(self) -> str:
+        if self.config.arms.file is not None:
+            return self.config.arms.file
+        path = f"{HIDDEN}/arms.yaml"
+        self.files[path] = arms_text(self.config)
+        return path
+
+    def retrieval(self) -> None:
+        """Two towers, the quota of predicted advertisers' ads, and candidates × ranker."""
+        assert self.config.retrieval is not None
+        tables, towers, seed = self.at(TABLES), self.at("towers"), ("--seed", str(self.config.seed))
+        self.advprior("rank towers", "rank", "towers", "--tables", tables, *seed, out="towers", reads=(TABLES,))
+        chosen = {"--k": self.config.retrieval.k, "--top": self.config.retrieval.top}
+        options = tuple(word for name, value in chosen.items() if value is not None for word in (name, str(value)))
+        if len(self.config.priors) > _CURVES:
+            some = [prior.name for prior in self.config.priors[:6]]
+            options += ("--predictors", ",".join(dict.fromkeys([*some, self.config.served.name])))
+        curve = ("rank", "candidates", "--tables", tables, "--repo", self.repo, "--towers", towers, *options)
+        self.advprior("rank candidates", *curve, out="candidates", reads=(TABLES, "towers"), also=self.views())
+        self._after("feast apply")
+        both: tuple[str, ...] = ("rank", "two-by-two", "--tables", tables, "--frame", self.at("frame"), "--ablation")
+        both += (self.at("ablation"), "--towers", towers, "--arm", self.config.served.name)
+        self.advprior("rank two-by-two", *both, out="two_by_two", reads=(TABLES, "frame", "ablation", "towers"))
+
+    def rankers(self) -> None:
+        """The ranker that is served, and the one that answers where there is no prior."""
+        arms, seed = self._arms(), ("--seed", str(self.config.seed))
+        for name, service, out in (
+            ("rank train", prior_service(self.config.served.name), "ranker"),
+            ("rank train baseline", BASELINE_SERVICE, "ranker_baseline"),
+        ):
+            train = ("rank", "train", "--frame", self.at("frame"), "--service", service, "--arms", arms, *seed)
+            self.advprior(name, *train, out=out, reads=("frame",), also=(arms,), kind="rank train")
+
+    def report(self) -> None:
+        """One page that says it all, with the facts of the served prior's runs."""
+        assert self.config.report is not None
+        name = self.config.served.name
+        runs = tuple(self.at(run) for run in (f"models/{name}", f"models/{name}/onnx", f"priors/{name}"))
+        words = tuple(word for run in runs for word in ("--predictor-run", run))
+        more: tuple[str, ...] = ()
+        if self.config.retrieval is not None:
+            more = (self.at("candidates"), self.at("two_by_two"))
+            words += ("--candidates", more[0], "--two-by-two", more[1])
+        report = ("rank", "report", self.at("ablation"), *words)
+        self.advprior("rank report", *report, out=self.config.report.folder, reads=("ablation",), also=(*runs, *more))
+
+    def materialize(self) -> None:
+        """What is served goes online, up to the newest snapshot."""
+        start, end = "START", "END"
+        if self.times is not None:
+            # the newest snapshot is available a lag after it, which may be past the end of the data
+            last = self.times.end + self.times.lag + timedelta(seconds=1)
+            start, end = (moment.strftime("%Y-%m-%dT%H:%M:%S") for moment in (self.times.start, last))
+        online = (*(f"{self.repo}/data/{name}" for name in _PROFILE_AND_HISTORY), self.view(self.config.served.name))
+        self.feast("feast materialize", "materialize", online, start, end, exists=("data/online_store.db",))
+        self._after("feast apply")

@@ -1,0 +1,141 @@
+"""What `advprior run` and `advprior status` print: the state of each step, what is to come, and what was learned."""
+
+from __future__ import annotations
+
+import shlex
+from datetime import timedelta
+from pathlib import Path
+
+from advprior.pipeline.budget import forecast_lines
+from advprior.pipeline.forecast import Forecast, duration
+from advprior.pipeline.plan import FIRST, make_plan, time_plan
+from advprior.pipeline.runner import Outcome, last_step, stamps_of
+from advprior.pipeline.settings import Project
+from advprior.pipeline.steps import Cost, Step, states
+from advprior.store.contract import TimePlan
+from advprior.store.runs import MANIFEST, read_manifest
+
+
+def check_project(project: Project) -> None:
+    """Refuse wrong settings of any predictor now, not after the steps before it.
+
+    Raises
+    ------
+    AdvpriorError
+        ``CFG001`` and ``CFG002``, as `advprior finetune` raises them; ``STO023`` for an earlier version's repository.
+    """
+    from advprior.pipeline.fit import read_settings, validated_settings
+    from advprior.store.offline import require_current_repo
+
+    require_current_repo(project.folder / "feature_repo")
+    for prior in project.config.priors:
+        if prior.settings_file is not None:
+            read_settings(prior.predictor, project.folder / prior.settings_file)
+        elif prior.settings:
+            validated_settings(prior.predictor, prior.settings, f"advprior.yaml: settings of {prior.name}")
+
+
+def status_rows(project: Project) -> list[tuple[Step, str, str, Cost | None]]:
+    """Every step with its state, why it is not current, and what it cost."""
+    plan, stamps = make_plan(project), stamps_of(project)
+    every = states(project.folder, plan, stamps)
+    return [(step, *every[step.name], stamps.cost(step)) for step in plan.steps]
+
+
+def status_lines(project: Project) -> list[str]:
+    """One line a step: state, cost, and why it is not current; then what to do."""
+    rows = status_rows(project)
+    width = max(len(step.name) for step, *_ in rows)
+    lines = [f"{'step':<{width}}  {'state':<8} {'CPU-s':>8} {'s':>7} {'GB':>5} {'disk MB':>8}"]
+    for step, state, why, cost in rows:
+        figures = " " * 31
+        if cost is not None:
+            memory = cost.memory_mb / 1024
+            figures = f"{cost.cpu_seconds:>8.1f} {cost.seconds:>7.1f} {memory:>5.1f} {cost.disk_mb:>8.1f}"
+        lines.append(f"{step.name:<{width}}  {state:<8} {figures}  {why}".rstrip())
+    costs = [cost for *_, cost in rows if cost is not None]
+    if costs:
+        cpu, seconds = sum(cost.cpu_seconds for cost in costs), sum(cost.seconds for cost in costs)
+        memory, disk = max(cost.memory_mb for cost in costs) / 1024, sum(cost.disk_mb for cost in costs)
+        lines.append(f"{'in all':<{width}}  {'':<8} {cpu:>8.1f} {seconds:>7.1f} {memory:>5.1f} {disk:>8.1f}")
+    times = time_plan(project.folder / "tables")
+    lines += time_plan_lines(times) if times else []
+    todo = sum(state != "current" for _, state, *_ in rows)
+    lines.append(f"{len(rows) - todo} of {len(rows)} steps are current" + ("" if not todo else "; next: advprior run"))
+    return lines
+
+
+def time_plan_lines(plan: TimePlan, proposed: bool = False) -> list[str]:
+    """A time plan in words, one line a period."""
+    day = timedelta(days=1)
+    periods = {
+        "predictors learn": (plan.start, plan.finetune_end),
+        "rankers learn": (plan.finetune_end, plan.train_end),
+        "rankers are tuned": (plan.train_end, plan.valid_end),
+        "everything is tested": (plan.valid_end, plan.end),
+    }
+    how = ", proposed from the data's span (set time_plan in the mapping to change it)" if proposed else ""
+    return [
+        f"time plan{how}:",
+        *(
+            f"  {name:<22} {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}  ({(end - start) / day:.0f} days)"
+            for name, (start, end) in periods.items()
+        ),
+        f"  priors are made anew every {plan.snapshot_every / day:g} days",
+    ]
+
+
+def dry_run(project: Project, until: str | None, *, force: bool = False) -> list[str]:
+    """The commands that would run, and the forecast."""
+    plan, stamps = make_plan(project), stamps_of(project)
+    every = states(project.folder, plan, stamps)
+    todo = [step for step in last_step(plan, until) if force or every[step.name][0] != "current"]
+    if not todo:
+        return ["nothing to do: every step is current"]
+    lines = [f"cd {project.folder}"] if project.folder != Path() else []
+    for step in todo:
+        lines += [f"# {step.name}: {every[step.name][0]}{_because(every[step.name][1])}", shlex.join(step.command)]
+    if time_plan(project.folder / "tables") is None:
+        return [*lines, "# times of materialize, and the forecast, follow the tables: advprior run --until 'data …'"]
+    return [*lines, *(f"# {line.strip()}" for line in forecast_lines(Forecast(project, plan, stamps), todo))]
+
+
+def _because(why: str) -> str:
+    return f" ({why})" if why else ""
+
+
+def summary(project: Project, outcome: Outcome, until: str | None) -> list[str]:
+    """What was learned, where it stands, what it cost, what to do next."""
+    folder = project.folder
+    if not outcome.ran:
+        lines = [f"nothing to do: {len(outcome.current)} steps are current"]
+    else:
+        costs = outcome.costs.values()
+        cpu, memory = sum(cost.cpu_seconds for cost in costs), max(cost.memory_mb for cost in costs)
+        lines = [
+            f"\ncost:    {duration(outcome.seconds)}, {cpu:.0f} CPU-seconds, at most {memory / 1024:.1f} GB in one step"
+            + (f"; {len(outcome.current)} steps were current" if outcome.current else "")
+        ]
+    report = project.config.report.folder if project.config.report is not None else "ablation"
+    first = folder / "first" / "ablation"
+    if until is not None:
+        if until in ("first", FIRST) and (first / MANIFEST).is_file():
+            lines.insert(0, f"\nwithout an LLM: {read_manifest(first)['facts'].get('verdict', '')}")
+        return lines
+    if (folder / report / MANIFEST).is_file():
+        lines.insert(0, "\n" + str(read_manifest(folder / report)["facts"].get("verdict", "")))
+        page = next((folder / report).glob("*.html"), None)
+        lines += [f"report:  {page}"] if page else []
+    note = read_manifest(folder / "tables")["facts"].get("note")
+    lines += [f"data:    {note}"] if note else []
+    lines.append("next:    " + _next(project))
+    return lines
+
+
+def _next(project: Project) -> str:
+    """What to do after a whole run."""
+    if project.config.tables.example is not None:
+        return "your own data: advprior init my-project"
+    repo, ranker = project.folder / "feature_repo", project.folder / "ranker"
+    fallback = project.folder / "ranker_baseline"
+    return f"advprior rank serve --repo {repo} --ranker {ranker} --fallback {fallback} --no-api-key"

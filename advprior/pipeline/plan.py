@@ -1,0 +1,51 @@
+"""From a project file to its steps: one chain of commands, or one for each of several cut-offs in time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from advprior.pipeline.chain import FIRST, TABLES, Chain
+from advprior.pipeline.settings import Project
+from advprior.pipeline.steps import Plan
+from advprior.store.contract import TimePlan
+from advprior.store.runs import MANIFEST, read_manifest
+
+__all__ = ["FIRST", "make_plan", "time_plan"]
+
+
+def make_plan(project: Project) -> Plan:
+    """Steps of a project. What depends on the data's span is filled in once the tables are there."""
+    if project.config.origins > 1:
+        return _rolling(project)
+    chain = Chain(project)
+    chain.tables()
+    chain.everything()
+    return chain.plan()
+
+
+def time_plan(folder: Path) -> TimePlan | None:
+    """Time plan of tables that are made; None before."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    return TimePlan.from_json(read_manifest(folder)["facts"]["time_plan"])
+
+
+def _rolling(project: Project) -> Plan:
+    """The chain at several cut-offs, everything refitted at each, then one pooled ablation and report."""
+    whole = Chain(project)
+    whole.tables()
+    origins = project.config.origins
+    ablations = []
+    for number in range(1, origins + 1):
+        chain = Chain(project, f"cutoff_{number}", f" (cut-off {number})")
+        cut = ("rank", "origin", "--tables", TABLES, "--number", str(number), "--of", str(origins))
+        chain.advprior("rank origin", *cut, out=TABLES, reads=(), also=(TABLES,))
+        chain.measure()
+        whole.steps += chain.steps
+        whole.files |= chain.files
+        ablations.append(chain.at("ablation"))
+    whole.advprior("rank pool", "rank", "pool", *ablations, out="ablation", reads=(), also=tuple(ablations))
+    if project.config.report is not None:
+        out = project.config.report.folder
+        whole.advprior("rank report", "rank", "report", "ablation", out=out, reads=("ablation",))
+    return whole.plan()

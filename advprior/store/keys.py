@@ -1,0 +1,75 @@
+"""What is wrong with a settings file, in words: each problem by its path, an unknown key with the nearest known one."""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
+
+
+def key_paths(model: type[BaseModel]) -> list[str]:
+    """Every key that a model takes, dots between levels; a list's own keys follow the list's name.
+
+    >>> from pydantic import create_model
+    >>> training = create_model("Training", epochs=(int, 1))
+    >>> key_paths(create_model("Settings", training=(training | None, None)))
+    ['training', 'training.epochs']
+    """
+    paths = []
+    for name, field in model.model_fields.items():
+        paths.append(name)
+        for inner in _models(field.annotation):
+            paths += [f"{name}.{path}" for path in key_paths(inner)]
+    return paths
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """Models inside an annotation such as ``tuple[Prior, ...] | None``."""
+    from pydantic import BaseModel
+
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in typing.get_args(annotation) for model in _models(inner)]
+
+
+def nearest_key(unknown: str, paths: list[str]) -> str | None:
+    """The known path that an unknown one was probably meant to be: of the same level first, then anywhere.
+
+    >>> paths = ["layers", "training", "training.epochs", "training.valid_days"]
+    >>> nearest_key("training.valid_day", paths), nearest_key("valid_days", paths), nearest_key("zzz", paths)
+    ('training.valid_days', 'training.valid_days', None)
+    """
+    level, _, last = unknown.rpartition(".")
+    by_name: dict[str, list[str]] = {}
+    for path in paths:
+        by_name.setdefault(path.rpartition(".")[2], []).append(path)
+    same_level = {path.rpartition(".")[2]: path for path in paths if path.rpartition(".")[0] == level}
+    for names in (same_level, {name: some[0] for name, some in by_name.items()}):
+        close = difflib.get_close_matches(last, names, n=1, cutoff=0.6)
+        if close:
+            return names[close[0]]
+    return None
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """All problems of a pydantic error in one line, each by its path.
+
+    Parameters
+    ----------
+    error : pydantic.ValidationError
+    model : type of pydantic.BaseModel
+        Whose keys are suggested.
+    """
+    paths = key_paths(model)
+    problems = []
+    for problem in error.errors():
+        place = ".".join(map(str, problem["loc"]))
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            meant = nearest_key(".".join(str(part) for part in problem["loc"] if not isinstance(part, int)), paths)
+            message = "unknown key" + (f"; did you mean {meant}?" if meant else "")
+        problems.append(f"{place}: {message}" if place else message)
+    return "; ".join(problems)

@@ -1,0 +1,106 @@
+"""`advprior.yaml`: one screen, checked whole, and a slip of the pen answered with what was meant."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from advprior.pipeline.edit import set_keys
+from advprior.pipeline.fit import read_settings
+from advprior.pipeline.project import PROJECT_FILE, lay_out
+from advprior.pipeline.settings import read_project
+from advprior.store.errors import AdvpriorError
+
+
+def project(folder, **keys):
+    (folder / PROJECT_FILE).write_text(yaml.safe_dump({"tables": {"example": "complete_journey"}, **keys}))
+    return read_project(folder).config
+
+
+def refused(folder, **keys):
+    with pytest.raises(AdvpriorError) as caught:
+        project(folder, **keys)
+    assert caught.value.code == "CFG002"
+    return str(caught.value.actual)
+
+
+def test_tables_alone_are_a_project(tmp_path):
+    config = project(tmp_path)
+    assert [prior.name for prior in config.priors][-1] == config.served.name == "llm"
+    assert config.retrieval is not None
+    assert config.report is not None
+
+
+def test_full_measures_old_priors_and_variants_too(tmp_path):
+    config = project(tmp_path, priors="full")
+    assert len(config.priors) == 16
+    assert config.arms.variants
+    assert config.arms.stale == (1, 4, 12)
+    assert project(tmp_path, priors="full", arms={"stale": []}).arms.stale == ()
+
+
+@pytest.mark.parametrize(
+    ("keys", "meant"),
+    [
+        ({"prior": ["llm"]}, "did you mean priors?"),
+        ({"retreival": False}, "did you mean retrieval?"),
+        ({"arms": {"seed": 3}}, "did you mean arms.seeds?"),
+        ({"memory_gb": 8}, "did you mean budget.memory_gb?"),
+        ({"priors": [{"name": "llm", "setings": {}}]}, "did you mean priors.settings?"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_nearest_known_one(tmp_path, keys, meant):
+    assert meant in refused(tmp_path, **keys)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"tables": {}},
+        {"tables": {"mapping": "m.yaml", "example": "complete_journey"}},
+        {"tables": {"example": "no_such"}},
+        {"tables": {"mapping": "m.yaml", "households": 5}},
+        {"tables": {"example": "complete_journey", "households": 0}},
+        {"priors": []},
+        {"priors": ["llm", "llm"]},
+        {"priors": ["nobody"]},
+        {"priors": [{"name": "placebo_llm", "predictor": "llm"}]},
+        {"priors": ["popularity"], "serve": "llm"},
+        {"origins": 0},
+        {"priors": 3},
+    ],
+)
+def test_what_cannot_be_meant_is_refused(tmp_path, keys):
+    assert refused(tmp_path, **keys)
+
+
+def test_a_predictors_unknown_setting_is_answered_too(tmp_path):
+    with pytest.raises(AdvpriorError, match=r"did you mean training\.valid_days\?"):
+        read_settings("llm", None, ["valid_dayz=3"])
+
+
+@pytest.mark.parametrize("text", ["", "- a list", "tables: [", "\t"])
+def test_what_is_no_mapping_is_a_coded_error(tmp_path, text):
+    (tmp_path / PROJECT_FILE).write_text(text)
+    with pytest.raises(AdvpriorError, match="CFG001"):
+        read_project(tmp_path)
+
+
+def test_set_changes_a_key_and_keeps_the_comments(tmp_path):
+    lay_out(tmp_path, "complete_journey")
+    path = tmp_path / PROJECT_FILE
+    before = path.read_text()
+    set_keys(path, ("tables.households=all", "priors=full", "origins=3", "arms.seeds=5", "budget.minutes=30"))
+    config = read_project(tmp_path).config
+    assert (config.tables.households, len(config.priors), config.origins) == ("all", 16, 3)
+    assert (config.arms.seeds, config.budget.minutes) == (5, 30)
+    kept = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert set(kept) < set(before.splitlines())
+    assert "serve: llm" in path.read_text()
+
+
+@pytest.mark.parametrize("change", ["households", "=3", "tables.households=", "Tables=3"])
+def test_a_change_that_is_none_is_a_coded_error(tmp_path, change):
+    lay_out(tmp_path, "complete_journey")
+    with pytest.raises(AdvpriorError, match="CFG001"):
+        set_keys(tmp_path / PROJECT_FILE, (change,))
