@@ -19,6 +19,7 @@ import numpy as np
 
 from advprior.history import counts
 from advprior.history.histories import Histories
+from advprior.predictors.logit import RIDGE, fit_logit
 from advprior.predictors.offset import SMOOTHING
 from advprior.store.arrays import Bool, Double, Float, Int
 
@@ -50,20 +51,20 @@ class Space:
         some = ~np.isnan(encodings).all(0)
         mean[some], spread[some] = np.nanmean(seen, axis=0), np.nanstd(seen, axis=0) + 1e-6
         plain = cls(mean, spread, np.eye(0, dtype=np.float32))
-        kept = min(components, len(encodings) - 1, encodings.shape[1])
+        count = min(components, len(encodings) - 1, encodings.shape[1])
         _, size, right = np.linalg.svd(plain.standard(encodings).astype(np.float64), full_matrices=False)
-        scale = np.sqrt(len(encodings)) / np.maximum(size[:kept], 1e-9)
-        return cls(mean, spread, (right[:kept].T * scale).astype(np.float32))
+        scale = np.sqrt(len(encodings)) / np.maximum(size[:count], 1e-9)
+        return cls(mean, spread, (right[:count].T * scale).astype(np.float32))
 
     def standard(self, encodings: Float) -> Float:
         """Standardised; what is not known is taken for the mean."""
-        found: Float = np.nan_to_num((encodings - self.mean) / self.spread)
-        return found
+        standard: Float = np.nan_to_num((encodings - self.mean) / self.spread)
+        return standard
 
     def features(self, encodings: Float) -> Float:
         """Text features [N, K]."""
-        found: Float = self.standard(encodings) @ self.directions
-        return found
+        features: Float = self.standard(encodings) @ self.directions
+        return features
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,14 @@ class Weights:
 
     def offset(self, terms: Float, features: Float, new: Bool) -> Float:
         """Everything but the personal part of the logits [P, N]; ``terms`` [T, P, N] are zero where ``new``."""
-        known = np.tensordot(self.known.astype(np.float32), terms, 1)
-        by_text = np.where(new, features @ self.popular_new, features @ self.popular_known)
-        total: Float = (known + by_text).astype(np.float32)
+        by_text = [(features @ weights).astype(np.float32) for weights in (self.popular_new, self.popular_known)]
+        total: Float = np.tensordot(self.known.astype(np.float32), terms, 1)
+        total += np.where(new, *by_text)
         return total
 
 
 @dataclass(frozen=True)
-class Points:
+class TextPoints:
     """P (user, moment) points to fit on.
 
     Attributes
@@ -99,9 +100,7 @@ class Points:
     taste : float32 [P, K]
         What the user's advertisers are like.
     new, truth : bool [P, N], float32 [P, N]
-        Truth rows sum to one.
-    weight : float64 [P]
-        Sums to one.
+        Truth sums to one over all points, which weigh the same.
     candidate : bool [N]
         Has an event at all: a label on another is impossible, which says nothing of it.
     """
@@ -110,22 +109,21 @@ class Points:
     taste: Float
     new: Bool
     truth: Float
-    weight: Double
     candidate: Bool
 
 
 def taste(own: Float, features: Float) -> Float:
     """Mean text features [P, K] of decayed purchases [P, N]."""
-    found: Float = (own @ features) / (own.sum(1, keepdims=True) + OWN_BACK_OFF)
-    return found
+    mean: Float = (own @ features) / (own.sum(1, keepdims=True) + OWN_BACK_OFF)
+    return mean
 
 
 def known_terms(popular: Float, own: Float, new: Bool) -> Float:
     """Terms [H + 3, P, N] of known advertisers from decayed purchases of all [H, P, N] and of the user [P, N]."""
     terms = [np.log(p + SMOOTHING) for p in popular]
     terms += [np.log1p(own), (own > 0).astype(np.float32), np.ones_like(own)]
-    found: Float = (np.stack(terms) * ~new).astype(np.float32)
-    return found
+    of_known: Float = (np.stack(terms) * ~new).astype(np.float32)
+    return of_known
 
 
 def popularity_at(histories: Histories, moments: Int, half_lives: tuple[float, ...], size: int) -> Float:
@@ -134,38 +132,55 @@ def popularity_at(histories: Histories, moments: Int, half_lives: tuple[float, .
     return np.stack([counts.popularity(histories, weeks, h, size).astype(np.float32)[index] for h in half_lives])
 
 
-def fit(points: Points, features: Float, penalty: float, personal_penalty: float, iterations: int = 60) -> Weights:
-    """Weights by penalised likelihood; a penalty of 1 weighs a squared weight by 1/2000 nat a point."""
-    from scipy.optimize import minimize
+class TextTerms:
+    """The terms of the formula above at some points, never held as one array of T + 2·K + K² matrices [P, N].
 
-    terms, components = len(points.terms), features.shape[1]
-    out = np.where(points.candidate, 0.0, FAR)
-    weight = points.weight[:, None]
-    fresh = points.new.astype(np.float32)
+    Parameters
+    ----------
+    points : TextPoints
+    features : float32 [N, K]
+    """
 
-    def loss(flat: Double) -> tuple[float, Double]:
-        w = Weights.unpack(flat, terms, components)
-        # double from here on: a line search gives up on the noise of single precision
-        logits = w.offset(points.terms, features, points.new) + out
-        logits += (points.taste @ w.personal.astype(np.float32)) @ features.T
-        logits -= logits.max(1, keepdims=True)
-        probs = np.exp(logits)
-        norm = probs.sum(1, keepdims=True)
-        nll = -float(((logits - np.log(norm)) * points.truth * weight).sum(dtype=np.float64))
-        residual = ((probs / norm - points.truth) * weight).astype(np.float32)
-        by_new, by_all = (residual * fresh).sum(0), residual.sum(0)
-        gradient = np.concatenate(
-            [
-                [float((residual * t).sum(dtype=np.float64)) for t in points.terms],
-                (by_all - by_new) @ features + penalty * w.popular_known / 1000,
-                by_new @ features + penalty * w.popular_new / 1000,
-                (points.taste.T @ (residual @ features)).ravel() + personal_penalty * w.personal.ravel() / 1000,
-            ]
-        ).astype(np.float64)
-        nll += 0.5 * penalty / 1000 * float((w.popular_known**2).sum() + (w.popular_new**2).sum())
-        nll += 0.5 * personal_penalty / 1000 * float((w.personal**2).sum())
-        return nll, gradient
+    def __init__(self, points: TextPoints, features: Float) -> None:
+        self._points, self._features = points, features
+        self._barred = np.where(points.candidate, 0.0, FAR)
+        self._new = points.new.astype(np.float32)
 
-    start = np.zeros(terms + 2 * components + components**2)
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": iterations})
-    return Weights.unpack(found.x, terms, components)
+    def __len__(self) -> int:
+        components = int(self._features.shape[1])
+        return len(self._points.terms) + 2 * components + components**2
+
+    def logits(self, weights: Double) -> Double:
+        """See `advprior.predictors.logit.Design`."""
+        points, unpacked = self._points, self.unpack(weights)
+        logits: Double = self._barred + unpacked.offset(points.terms, self._features, points.new)
+        logits += (points.taste @ unpacked.personal.astype(np.float32)) @ self._features.T
+        return logits
+
+    def slope(self, residual: Float) -> Double:
+        """See `advprior.predictors.logit.Design`."""
+        points, features = self._points, self._features
+        by_new, by_all = (residual * self._new).sum(0), residual.sum(0)
+        known = [float((residual * term).sum(dtype=np.float64)) for term in points.terms]
+        personal = points.taste.T @ (residual @ features)
+        return np.concatenate([known, (by_all - by_new) @ features, by_new @ features, personal.ravel()])
+
+    def unpack(self, weights: Double) -> Weights:
+        """The weights by name."""
+        return Weights.unpack(weights, len(self._points.terms), self._features.shape[1])
+
+
+def fit(points: TextPoints, features: Float, penalty: float, personal_penalty: float) -> Weights:
+    """Weights by penalised likelihood; a penalty of 1 weighs a squared weight by 1/2000 nat a point.
+
+    Terms of known advertisers are held by `advprior.predictors.logit.RIDGE` nats over all points, as everywhere.
+    """
+    design, components = TextTerms(points, features), features.shape[1]
+    ridge = np.concatenate(
+        [
+            np.full(len(points.terms), RIDGE / max(len(points.taste), 1)),
+            np.full(2 * components, penalty / 1000),
+            np.full(components**2, personal_penalty / 1000),
+        ]
+    )
+    return design.unpack(fit_logit(design, points.truth, ridge=ridge))

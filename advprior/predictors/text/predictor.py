@@ -22,8 +22,8 @@ from advprior.predictors.logit import log_softmax
 from advprior.predictors.text.logit import (
     OWN_BACK_OFF,
     OWN_HALF_LIFE,
-    Points,
     Space,
+    TextPoints,
     Weights,
     fit,
     known_terms,
@@ -127,7 +127,7 @@ class TextPredictor(Predictor):
         data.catalog.save(out / CATALOG_FILE)
         return {
             "base": origin,
-            "points": len(points.weight),
+            "points": len(points.taste),
             "advertisers_with_events": int(points.candidate.sum()),
             "valid": {},
         }
@@ -152,7 +152,7 @@ class TextPredictor(Predictor):
         return _TextScorer(self, onnx, device, threads)
 
 
-def training_points(data: FitData, features: Float, settings: TextSettings) -> Points:
+def training_points(data: FitData, features: Float, settings: TextSettings) -> TextPoints:
     """Occasions with a history, recent ones more likely, each with advertisers withheld at random.
 
     Raises
@@ -197,25 +197,23 @@ def training_points(data: FitData, features: Float, settings: TextSettings) -> P
     lengths = ends - row
     occasion = np.repeat(row - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
     truth[np.repeat(np.arange(len(user)), lengths), histories.advertiser[occasion]] = 1.0
-    truth /= truth.sum(1, keepdims=True)
-    weight = np.full(len(user), 1.0 / len(user))
-    return Points(
+    truth /= truth.sum(1, keepdims=True) * len(user)
+    return TextPoints(
         known_terms(popular, own * ~new, new),
         taste(own, features),
         new,
         truth,
-        weight,
         seen,
     )
 
 
 def _withheld(rng: np.random.Generator, points: int, seen: Any, share: float) -> Any:
     """A mask [points, N]: each seen advertiser is withheld in a ``share`` of the points, whole folds at a time."""
-    known = np.flatnonzero(seen)
+    known_ones = np.flatnonzero(seen)
     folds = max(round(1 / share), 2)
     masks = np.zeros((2 * folds, len(seen)), np.bool_)
     for start in (0, folds):
-        order = rng.permutation(known)
+        order = rng.permutation(known_ones)
         for fold in range(folds):
             masks[start + fold, order[fold::folds]] = True
     return masks[rng.integers(len(masks), size=points)]
