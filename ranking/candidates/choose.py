@@ -5,40 +5,12 @@ Rows are ads of requests, any number each. One sort serves every quota.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ranking.frame.counts import Ints
+from ranking.evidence.ordering import Sorted
 
 Mask = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Sorted:
-    """Rows by request and falling score."""
-
-    order: Ints
-    request: Ints  # compact, of the sorted rows
-    place: Ints  # 0 = the request's best
-    starts: Ints
-
-    @classmethod
-    def of(cls, request: ArrayLike, score: ArrayLike) -> Sorted:
-        """Sort rows; equal scores keep their order."""
-        order = np.lexsort((-np.asarray(score, dtype=np.float64), np.asarray(request)))
-        _, compact = np.unique(np.asarray(request)[order], return_inverse=True)
-        starts = np.flatnonzero(np.diff(compact, prepend=-1))
-        return cls(order, compact, np.arange(len(order)) - starts[compact], starts)
-
-    def running(self, mask: Mask) -> Ints:
-        """How many of the request's rows up to and with each one are in a mask of the sorted rows."""
-        total = np.cumsum(mask)
-        before = np.concatenate([[0], total])[self.starts]
-        found: Ints = total - before[self.request]
-        return found
 
 
 def choose(rows: Sorted, predicted: ArrayLike, k: int, quota: float) -> Mask:
@@ -83,14 +55,3 @@ def choose(rows: Sorted, predicted: ArrayLike, k: int, quota: float) -> Mask:
     out = np.empty(len(taken), dtype=bool)
     out[rows.order] = taken
     return out
-
-
-def concentration(advertiser: Ints, weights: Any = None) -> float:
-    """Herfindahl–Hirschman index of advertisers: the sum of their squared shares, 1 / N … 1.
-
-    >>> import numpy as np
-    >>> concentration(np.array([0, 0, 1, 1]))
-    0.5
-    """
-    count = np.bincount(advertiser, weights=weights)
-    return float(np.sum((count / count.sum()) ** 2)) if count.sum() else float("nan")

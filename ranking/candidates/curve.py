@@ -7,8 +7,9 @@ was not shown cannot have been engaged with: recall counts what could be seen, a
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +20,14 @@ from advprior.store.contract import AD_ID, ADVERTISER_ID
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest, write_json
 from advprior.store.tables import load_tables, load_time_plan
-from ranking.candidates.choose import Sorted, choose, concentration
+from ranking.candidates.choose import choose
 from ranking.candidates.inputs import Pasts, Requests, blocks, requests
 from ranking.candidates.priors import predicted, prior_rows
 from ranking.candidates.towers import Towers
-from ranking.evidence.lift import user_weights
+from ranking.evidence.bootstrap import user_weights
 from ranking.evidence.metrics import Floats
+from ranking.evidence.ordering import Sorted, concentration
+from ranking.evidence.wording import interval, outcome, signed
 from ranking.frame.counts import Ints, moment_us
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ CURVE_FILE = "candidates.json"
 QUOTAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 TOP_ADVERTISERS = 20
 _BLOCK = 512
+_DRAWS = 100
 _COLUMNS = [
     "predictor",
     "split",
@@ -83,25 +87,22 @@ class CandidateCurve:
 
     def sentence(self, predictor: str) -> str:
         """What the choice gives on test rows, in words."""
-        from ranking.evidence.verdict import signed
-
         row, quota = self.at_choice(predictor), self.chosen[predictor]
         if quota == 0:
             return f"{predictor}: validation gives its advertisers no slot; the towers alone recall {row.recall:.4f}"
         alone = self.table.query("predictor == @predictor and split == 'test' and quota == 0").iloc[0]
-        word = "a clear gain" if row.low > 0 else "a clear loss" if row.high < 0 else "no clear effect"
         return (
             f"{predictor}: with {quota:.0%} of {self.about['k']} slots (chosen on validation) test recall is "
-            f"{row.recall:.4f}, {signed(row.gain)} [{signed(row.low)}, {signed(row.high)}] over the towers alone: "
-            f"{word}; "
+            f"{row.recall:.4f}, {signed(row.gain)} {interval(row.low, row.high)} over the towers alone: "
+            f"{outcome(row.low > 0, row.high < 0)}; "
             f"{row.unique_hits:,.0f} unique hits, {row.lost_hits:,.0f} lost, HHI {alone.hhi:.4f} → {row.hhi:.4f}"
         )
 
     def plot(self) -> Figure:
         """Recall gain and concentration against quota, on test requests."""
-        from ranking.evidence.plots import candidate_curve
+        from ranking.candidates.plots import quota_curve
 
-        return candidate_curve(self)
+        return quota_curve(self.table[self.table["split"] == "test"], self.chosen, self.about["k"])
 
     def _repr_html_(self) -> str:
         from html import escape
@@ -141,16 +142,30 @@ class CandidateCurve:
             ) from error
 
 
+@dataclass(frozen=True)
+class CurveOptions:
+    """What a curve measures.
+
+    Parameters
+    ----------
+    k : int
+        Candidates per request.
+    top : int
+        Advertisers per prior that count as predicted.
+    quotas : tuple of float
+        Shares of slots; 0, the towers alone, is always among them.
+    replicates : int
+        Resamplings of users behind the intervals.
+    """
+
+    k: int = 20
+    top: int = TOP_ADVERTISERS
+    quotas: tuple[float, ...] = QUOTAS
+    replicates: int = 1000
+
+
 def candidate_curve(
-    tables: Path,
-    repo: Path,
-    towers: Towers,
-    predictors: Sequence[str],
-    *,
-    k: int = 20,
-    top: int = TOP_ADVERTISERS,
-    quotas: Sequence[float] = QUOTAS,
-    replicates: int = 1000,
+    tables: Path, repo: Path, towers: Towers, predictors: Sequence[str], options: CurveOptions | None = None
 ) -> CandidateCurve:
     """Retrieve for every request of validation and test, at every quota.
 
@@ -161,108 +176,149 @@ def candidate_curve(
     towers : Towers
     predictors : sequence of str
         Whose predicted advertisers get slots.
-    k : int
-        Candidates per request.
-    top : int
-        Advertisers per prior that count as predicted.
-    quotas : sequence of float
-        Shares of slots; 0, the towers alone, is always among them.
-    replicates : int
-        Resamplings of users behind the intervals.
+    options : CurveOptions, optional
+
+    Raises
+    ------
+    AdvpriorError
+        As `ranking.candidates.priors.prior_rows` raises it.
     """
     from tqdm.auto import tqdm
 
-    plan = load_time_plan(tables)
-    loaded = load_tables(tables, "users", "ads", "events", "impressions")
-    users, ads = loaded["users"], loaded["ads"].reset_index(drop=True)
-    pasts = Pasts(users, loaded["events"], towers.vocabulary)
-    asked = requests(
-        loaded["impressions"], pasts.ids, ads[AD_ID].astype(str).tolist(), plan, start=moment_us(plan.train_end)
-    )
-    vectors, bias = towers.ads(ads)
-    advertiser, _ = pd.factorize(ads[ADVERTISER_ID].astype(str))
-    quotas = sorted({0.0, *quotas})
-    ids = [pasts.ids[u] for u in asked.user]
+    options = options or CurveOptions()
+    options = replace(options, quotas=tuple(sorted({0.0, *options.quotas})))
+    inventory = _Inventory.of(tables, towers)
+    asked = inventory.requests
+    ids = [inventory.pasts.ids[u] for u in asked.user]
     pointers = {name: prior_rows(repo, name, ids, asked.time) for name in predictors}
-    won = np.zeros(len(asked.user), dtype=np.int64)
-    np.add.at(won, asked.engaged[:, 0], 1)
-
-    hits = {(p, q): np.zeros(len(asked.user)) for p in predictors for q in quotas}
-    extra = {(p, q): np.zeros(len(asked.user)) for p in predictors for q in quotas}
-    shown = {(p, q, s): np.zeros(advertiser.max() + 1) for p in predictors for q in quotas for s in ("valid", "test")}
-    moments = [moment_us(s) for s in plan.feature_snapshots()]
-    bar = tqdm(total=len(asked.user), desc="candidates", unit="request", disable=None)
-    for snapshot in np.unique(asked.snapshot):
-        tokens = pasts.at(moments[snapshot])
-        there = asked.live[int(snapshot)]
-        for part in blocks(np.flatnonzero(asked.snapshot == snapshot), _BLOCK):
-            score = towers.users(tokens[asked.user[part]]) @ vectors[there].T + bias[there]
-            request = np.repeat(np.arange(len(part)), len(there))
-            rows = Sorted.of(request, score.ravel())
-            engaged = _engaged(asked, part, there)
+    counts = {(name, q): _Counts.empty(inventory) for name in predictors for q in options.quotas}
+    with tqdm(total=len(asked.user), desc="candidates", unit="request", disable=None) as bar:
+        for part, live, score in inventory.scores():
+            ranked = Sorted.of(np.repeat(np.arange(len(part)), len(live)), score.ravel())
+            engaged = _engaged(asked, part, live)
             for name in predictors:
-                wanted = predicted(repo, name, pointers[name][part], ads.iloc[there], top)
+                wanted = predicted(repo, name, pointers[name][part], inventory.ads.iloc[live], options.top).ravel()
                 alone = None
-                for q in quotas:
-                    taken = choose(rows, wanted.ravel(), k, q).reshape(len(part), len(there))
-                    found = taken & engaged
-                    alone = found if alone is None else alone
-                    hits[name, q][part] = found.sum(axis=1)
-                    extra[name, q][part] = (found & ~alone).sum(axis=1)
-                    for split in ("valid", "test"):
-                        mine = asked.split[part] == split
-                        shown[name, q, split] += np.bincount(
-                            advertiser[there], weights=taken[mine].sum(axis=0), minlength=advertiser.max() + 1
-                        )
+                for q in options.quotas:
+                    taken = choose(ranked, wanted, options.k, q).reshape(engaged.shape)
+                    alone = taken & engaged if alone is None else alone
+                    counts[name, q].add(inventory, part, live, (taken, engaged, alone))
             bar.update(len(part))
-    bar.close()
-
-    table = []
-    for name in predictors:
-        for split in ("valid", "test"):
-            mine = asked.split == split
-            for q in quotas:
-                base, got = hits[name, 0.0][mine], hits[name, q][mine]
-                gain, low, high = _gain(asked.user[mine], got - base, won[mine].astype(np.float64), replicates)
-                total, found = float(won[mine].sum()), float(got.sum())
-                unique = float(extra[name, q][mine].sum())
-                values = [
-                    name,
-                    split,
-                    q,
-                    found / total if total else np.nan,
-                    gain,
-                    low,
-                    high,
-                    found,
-                    unique,
-                    unique - (found - float(base.sum())),
-                    total,
-                    concentration(np.arange(advertiser.max() + 1), shown[name, q, split]),
-                    int(mine.sum()),
-                ]
-                table.append(dict(zip(_COLUMNS, values, strict=True)))
-    curve = pd.DataFrame(table, columns=_COLUMNS)
-    valid = curve[curve["split"] == "valid"]
+    table = pd.DataFrame(
+        [
+            dict(zip(_COLUMNS, (name, split, q, *values), strict=True))
+            for name in predictors
+            for split in ("valid", "test")
+            for q in options.quotas
+            for values in [_measures(counts[name, q], counts[name, 0.0], inventory, split, options.replicates)]
+        ],
+        columns=_COLUMNS,
+    )
+    valid = table[table["split"] == "valid"]
     best = valid.sort_values(["recall", "quota"], ascending=[False, True]).groupby("predictor")["quota"].first()
-    chosen = {name: float(best[name]) for name in predictors}
     about = {
-        "k": k,
-        "top": top,
-        "replicates": replicates,
+        "k": options.k,
+        "top": options.top,
+        "replicates": options.replicates,
         "data": read_manifest(tables)["facts"].get("note"),
         "towers": towers.facts,
     }
-    return CandidateCurve(curve, chosen, about)
+    return CandidateCurve(table, {name: float(best[name]) for name in predictors}, about)
 
 
-def _engaged(asked: Requests, part: Ints, there: Ints) -> Any:
-    """bool [part, there]: what the user of each request engaged with."""
+@dataclass(frozen=True, eq=False)
+class _Inventory:
+    """The requests of validation and test, and what the towers say of every ad that was live then."""
+
+    ads: pd.DataFrame
+    advertiser: Ints  # index of each ad's advertiser
+    advertisers: int
+    pasts: Pasts
+    requests: Requests
+    towers: Towers
+    moments: list[int]
+
+    @classmethod
+    def of(cls, tables: Path, towers: Towers) -> _Inventory:
+        plan = load_time_plan(tables)
+        loaded = load_tables(tables, "users", "ads", "events", "impressions")
+        ads = loaded["ads"].reset_index(drop=True)
+        pasts = Pasts(loaded["users"], loaded["events"], towers.vocabulary)
+        names, start = ads[AD_ID].astype(str).tolist(), moment_us(plan.train_end)
+        advertiser = pd.factorize(ads[ADVERTISER_ID].astype(str))[0].astype(np.int64)
+        made = requests(loaded["impressions"], pasts.ids, names, plan, start=start)
+        moments = [moment_us(s) for s in plan.feature_snapshots()]
+        return cls(ads, advertiser, int(advertiser.max()) + 1, pasts, made, towers, moments)
+
+    @cached_property
+    def engaged(self) -> Floats:
+        """Ads that each request engaged with."""
+        return np.bincount(self.requests.engaged[:, 0], minlength=len(self.requests.user)).astype(np.float64)
+
+    def scores(self) -> Iterator[tuple[Ints, Ints, Any]]:
+        """Blocks of requests of one snapshot, the ads live then, and the towers' scores [requests, ads]."""
+        vectors, bias = self.towers.ads(self.ads)
+        for snapshot in np.unique(self.requests.snapshot):
+            tokens = self.pasts.at(self.moments[snapshot])
+            live = self.requests.live[int(snapshot)]
+            for part in blocks(np.flatnonzero(self.requests.snapshot == snapshot), _BLOCK):
+                yield part, live, self.towers.users(tokens[self.requests.user[part]]) @ vectors[live].T + bias[live]
+
+
+@dataclass(eq=False)
+class _Counts:
+    """What one predictor's slots brought at one quota, request by request."""
+
+    hits: Floats
+    extra: Floats  # hits that the towers alone do not have
+    shown: dict[str, Floats]  # split to slots of each advertiser
+
+    @classmethod
+    def empty(cls, inventory: _Inventory) -> _Counts:
+        size = len(inventory.requests.user)
+        return cls(
+            np.zeros(size), np.zeros(size), {name: np.zeros(inventory.advertisers) for name in ("valid", "test")}
+        )
+
+    def add(self, inventory: _Inventory, part: Ints, live: Ints, masks: tuple[Any, Any, Any]) -> None:
+        """Count a block; masks [requests, ads]: taken, engaged, hits of the towers alone."""
+        taken, engaged, alone = masks
+        hits = taken & engaged
+        self.hits[part] = hits.sum(axis=1)
+        self.extra[part] = (hits & ~alone).sum(axis=1)
+        split = inventory.requests.split[part]
+        for name, shown in self.shown.items():
+            slots = taken[split == name].sum(axis=0)
+            shown += np.bincount(inventory.advertiser[live], weights=slots, minlength=inventory.advertisers)
+
+
+def _measures(counts: _Counts, alone: _Counts, inventory: _Inventory, split: str, replicates: int) -> list[float]:
+    """One row of the table, from its recall on."""
+    chosen = inventory.requests.split == split
+    base, own, engaged = alone.hits[chosen], counts.hits[chosen], inventory.engaged[chosen]
+    gain, low, high = _gain(inventory.requests.user[chosen], own - base, engaged, replicates)
+    total, hits, unique = float(engaged.sum()), float(own.sum()), float(counts.extra[chosen].sum())
+    return [
+        hits / total if total else np.nan,
+        gain,
+        low,
+        high,
+        hits,
+        unique,
+        unique - (hits - float(base.sum())),
+        total,
+        concentration(np.arange(inventory.advertisers), counts.shown[split]),
+        int(chosen.sum()),
+    ]
+
+
+def _engaged(asked: Requests, part: Ints, live: Ints) -> Any:
+    """bool [part, live]: what the user of each request engaged with."""
     place = np.full(len(asked.user), -1, dtype=np.int64)
     place[part] = np.arange(len(part))
-    mine = asked.engaged[place[asked.engaged[:, 0]] >= 0]
-    out = np.zeros((len(part), len(there)), dtype=bool)
-    out[place[mine[:, 0]], np.searchsorted(there, mine[:, 1])] = True
+    chosen = asked.engaged[place[asked.engaged[:, 0]] >= 0]
+    out = np.zeros((len(part), len(live)), dtype=bool)
+    out[place[chosen[:, 0]], np.searchsorted(live, chosen[:, 1])] = True
     return out
 
 
@@ -272,8 +328,11 @@ def _gain(user: Ints, change: Floats, engaged: Floats, replicates: int, seed: in
     top, bottom = np.bincount(who, weights=change), np.bincount(who, weights=engaged)
     if not bottom.sum():
         return float("nan"), float("nan"), float("nan")
-    weights = user_weights(len(top), replicates, seed).astype(np.float64)
-    below = weights @ bottom
-    found = (weights @ top)[below > 0] / below[below > 0]
-    low, high = np.quantile(found, [0.025, 0.975])
+    weights = user_weights(len(top), replicates, seed)
+    ratios = []
+    for start in range(0, replicates, _DRAWS):  # small integers to floats by the block: [replicates, users] is large
+        drawn = weights[start : start + _DRAWS].astype(np.float64)
+        below = drawn @ bottom
+        ratios.append((drawn @ top)[below > 0] / below[below > 0])
+    low, high = np.quantile(np.concatenate(ratios), [0.025, 0.975])
     return float(top.sum() / bottom.sum()), float(low), float(high)

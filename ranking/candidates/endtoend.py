@@ -4,15 +4,16 @@ Within each test slate the towers choose k candidates (alone, or with the quota 
 an arm's ranker orders them, and the first ``slots`` are what the user would have seen. The measure is the positives
 among those, per slate, and NDCG over them, against what the slate held: an ad that was not a candidate ranks behind
 all that were. The slate, all that a user was shown, stands for the inventory; what a user would have done with an ad
-that was not shown nobody knows, so this is unbiased for re-ordering shown ads, and no forecast of a larger corpus.
+that was not shown is unknown, so this is unbiased for re-ordering shown ads, and no forecast of a larger corpus.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -21,16 +22,21 @@ from advprior.store.contract import AD_ID, IMPRESSION_ID, LABEL, SLATE_ID, TIMES
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest, write_json
 from advprior.store.tables import load_tables, load_time_plan, read_parquet
-from ranking.candidates.choose import Mask, Sorted, choose
+from ranking.candidates.choose import Mask, choose
 from ranking.candidates.curve import QUOTAS
 from ranking.candidates.inputs import Pasts, snapshot_of
 from ranking.candidates.towers import Towers
 from ranking.evidence.ablation import load_seeds
-from ranking.evidence.lift import Lifts, as_lifts, paired_bootstrap
+from ranking.evidence.bootstrap import Outcomes, Resampling, paired_bootstrap
+from ranking.evidence.lift import Lifts, as_lifts
 from ranking.evidence.metrics import Conversions, Floats, Ndcg
-from ranking.evidence.verdict import with_interval
+from ranking.evidence.ordering import Sorted
+from ranking.evidence.wording import outcome
 from ranking.frame.counts import micros, moment_us
 from ranking.frame.read import FRAME_FILE, FRAME_FIX
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 STEP = "rank two-by-two"
 FILE = "two_by_two.json"
@@ -85,20 +91,22 @@ class TwoByTwo:
     def sentences(self) -> list[str]:
         """Each effect on conversions in words."""
         slots = self.about["slots"]
-        said = []
+        sentences = []
         for arm, against, label in EFFECTS:
             lift = self.lifts.get(arm, against, f"conversions_{slots}")
-            word = "a clear gain" if lift.better else "a clear loss" if lift.worse else "no clear effect"
-            said.append(
-                f"{label}: conversions per slate at {slots} ads {with_interval(lift)} ({lift.relative:+.2%}), {word}"
+            word = outcome(lift.better, lift.worse)
+            sentences.append(
+                f"{label}: conversions per slate at {slots} ads {lift.text()} ({lift.relative:+.2%}), {word}"
             )
-        return said
+        return sentences
 
-    def plot(self) -> Any:
+    def plot(self) -> Figure:
         """Each effect with its interval."""
-        from ranking.evidence.plots import effects
+        from ranking.candidates.plots import effects
 
-        return effects(self)
+        slots, table = self.about["slots"], self.frame()
+        axis = f"Change in conversions per slate at {slots} of {self.about['k']} candidates, 95 % interval"
+        return effects(table[table["metric"] == f"conversions_{slots}"], axis)
 
     def _repr_html_(self) -> str:
         from html import escape
@@ -133,17 +141,31 @@ class TwoByTwo:
             ) from error
 
 
+@dataclass(frozen=True)
+class TwoByTwoOptions:
+    """What a two-by-two compares.
+
+    Parameters
+    ----------
+    arm, baseline : str
+        Arms of the ablation: the ranker with priors, and without.
+    k : int
+        Candidates per slate.
+    slots : int
+        Ads that the user sees.
+    replicates : int
+        Resamplings of users behind the intervals.
+    """
+
+    arm: str = "llm"
+    baseline: str = "baseline"
+    k: int = 15
+    slots: int = 5
+    replicates: int = 1000
+
+
 def two_by_two(
-    tables: Path,
-    frame: Path,
-    ablation: Path,
-    towers: Towers,
-    *,
-    arm: str = "llm",
-    baseline: str = "baseline",
-    k: int = 15,
-    slots: int = 5,
-    replicates: int = 1000,
+    tables: Path, frame: Path, ablation: Path, towers: Towers, options: TwoByTwoOptions | None = None
 ) -> TwoByTwo:
     """Measure the four cells on the test slates of an ablation.
 
@@ -153,11 +175,7 @@ def two_by_two(
         Canonical tables; what ``rank frame`` and ``rank ablate`` made of them. Predicted advertisers are the frame's
         top-20 members, as joined through the store.
     towers : Towers
-    arm, baseline : str
-        Arms of the ablation: the ranker with priors, and without.
-    k, slots : int
-        Candidates per slate; ads that the user sees.
-    replicates : int
+    options : TwoByTwoOptions, optional
 
     Raises
     ------
@@ -165,64 +183,46 @@ def two_by_two(
         ``RNK021`` when the ablation has no such arm, ``RNK022`` when the frame lacks the arm's priors, ``RNK006`` when
         frame and ablation are of different rows.
     """
-    rows, scores = load_seeds(ablation)
-    for name in (arm, baseline):
-        if name not in scores:
-            raise AdvpriorError(
-                "RNK021",
-                "the ablation has no such arm",
-                where=str(ablation),
-                actual=name,
-                expected=", ".join(scores),
-                fix="advprior rank ablate --arm " + name,
-            )
-    top20 = f"{prior_view(arm)}_top20"
-    table = read_parquet(Path(frame) / FRAME_FILE, fix=FRAME_FIX)
-    if top20 not in table:
-        raise AdvpriorError(
-            "RNK022",
-            "the frame has no priors of this arm",
-            where=top20,
-            fix="build the frame with that predictor's priors",
-        )
-    table = table[[IMPRESSION_ID, SLATE_ID, USER_ID, AD_ID, TIMESTAMP, LABEL, "split", top20]]
-    test = table[table["split"] == "test"].reset_index(drop=True)
-    if not np.array_equal(test[IMPRESSION_ID].to_numpy(), rows[IMPRESSION_ID].to_numpy()):
+    options = options or TwoByTwoOptions()
+    scored, scores = load_seeds(ablation)
+    _check_arms(scores, options, ablation)
+    top20 = f"{prior_view(options.arm)}_top20"
+    valid, test = _splits(frame, top20)
+    if not np.array_equal(test[IMPRESSION_ID].to_numpy(), scored[IMPRESSION_ID].to_numpy()):
         raise AdvpriorError(
             "RNK006",
             "the ablation was measured on other test rows than this frame's",
             where=str(ablation),
             fix="advprior rank ablate on this frame again",
         )
-    valid = table[table["split"] == "valid"].reset_index(drop=True)
-    quota, tried = _quota(valid, retrieval_scores(tables, towers, valid), top20, k)
+    of_valid, of_test = retrieval_scores(tables, towers, valid, test)
+    quota, tried = _quota(valid, of_valid, top20, options.k)
 
-    sorted_rows = Sorted.of(test[SLATE_ID].to_numpy(), retrieval_scores(tables, towers, test))
+    sorted_rows = Sorted.of(test[SLATE_ID].to_numpy(), of_test)
     wanted = test[top20].to_numpy(np.float64) == 1
-    alone, augmented = choose(sorted_rows, wanted, k, 0.0), choose(sorted_rows, wanted, k, quota)
+    alone, augmented = choose(sorted_rows, wanted, options.k, 0.0), choose(sorted_rows, wanted, options.k, quota)
+    plain, with_priors = scores[options.baseline], scores[options.arm]
     cells = {
-        NEITHER: [_behind(score, alone) for score in scores[baseline]],
-        RETRIEVAL: [_behind(score, augmented) for score in scores[baseline]],
-        RANKING: [_behind(score, alone) for score in scores[arm]],
-        BOTH: [_behind(score, augmented) for score in scores[arm]],
+        NEITHER: [_behind(score, alone) for score in plain],
+        RETRIEVAL: [_behind(score, augmented) for score in plain],
+        RANKING: [_behind(score, alone) for score in with_priors],
+        BOTH: [_behind(score, augmented) for score in with_priors],
     }
     lifts = paired_bootstrap(
         cells,
-        test[LABEL],
-        test[USER_ID].astype(str),
+        Outcomes.of(test[LABEL], test[USER_ID].astype(str), slate=test[SLATE_ID]),
         [(a, b) for a, b, _ in EFFECTS],
-        slate=test[SLATE_ID],
-        metrics=(Conversions(slots), Ndcg(slots)),
-        replicates=replicates,
-        progress=True,
+        Resampling(
+            (Conversions(options.slots), Ndcg(options.slots)), replicates=options.replicates, progress=True
+        ),
     )
     about = {
-        "k": k,
-        "slots": slots,
+        "k": options.k,
+        "slots": options.slots,
         "quota": quota,
         "tried": tried,
-        "arm": arm,
-        "baseline": baseline,
+        "arm": options.arm,
+        "baseline": options.baseline,
         "slates": int(test[SLATE_ID].nunique()),
         "users": int(test[USER_ID].nunique()),
         "positives": int(test[LABEL].sum()),
@@ -232,31 +232,73 @@ def two_by_two(
     return TwoByTwo(lifts, about)
 
 
-def retrieval_scores(tables: Path, towers: Towers, rows: pd.DataFrame) -> Floats:
-    """The towers' score of each row's user and ad, the user as of the newest snapshot known at the row's time."""
+def _check_arms(scores: Mapping[str, Any], options: TwoByTwoOptions, ablation: Path) -> None:
+    for name in (options.arm, options.baseline):
+        if name not in scores:
+            raise AdvpriorError(
+                "RNK021",
+                "the ablation has no such arm",
+                where=str(ablation),
+                actual=name,
+                expected=", ".join(scores),
+                fix="advprior rank ablate --arm " + name,
+            )
+
+
+def _splits(frame: Path, top20: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Validation and test rows of a frame, with the columns that a two-by-two reads."""
+    columns = [IMPRESSION_ID, SLATE_ID, USER_ID, AD_ID, TIMESTAMP, LABEL, "split", top20]
+    table = read_parquet(Path(frame) / FRAME_FILE, fix=FRAME_FIX)
+    if top20 not in table:
+        raise AdvpriorError(
+            "RNK022",
+            "the frame has no priors of this arm",
+            where=top20,
+            fix="build the frame with that predictor's priors",
+        )
+    valid, test = (table.loc[table["split"] == name, columns].reset_index(drop=True) for name in ("valid", "test"))
+    return valid, test
+
+
+def retrieval_scores(tables: Path, towers: Towers, *splits: pd.DataFrame) -> list[Floats]:
+    """The towers' score of each row's user and ad, the user as of the newest snapshot available at the row's time.
+
+    Parameters
+    ----------
+    tables : Path
+    towers : Towers
+    *splits : DataFrame
+        Rows with user_id, ad_id and timestamp.
+
+    Returns
+    -------
+    list of float array [rows]
+        One for each split.
+    """
     plan, loaded = load_time_plan(tables), load_tables(tables, "users", "ads", "events")
     pasts = Pasts(loaded["users"], loaded["events"], towers.vocabulary)
     vectors, bias = towers.ads(loaded["ads"])
+    rows = pd.concat([split[[USER_ID, AD_ID, TIMESTAMP]] for split in splits], ignore_index=True)
     user = pd.Index(pasts.ids).get_indexer(pd.Index(rows[USER_ID].astype(str)))
     ad = pd.Index(loaded["ads"][AD_ID].astype(str)).get_indexer(pd.Index(rows[AD_ID].astype(str)))
     at = snapshot_of(micros(rows[TIMESTAMP]), plan)
     moments = [moment_us(s) for s in plan.feature_snapshots()]
     score = np.empty(len(rows))
     for snapshot in np.unique(at):
-        mine = np.flatnonzero(at == snapshot)
-        who, place = np.unique(user[mine], return_inverse=True)
-        of_user = towers.users(pasts.at(moments[snapshot])[who])
-        score[mine] = (of_user[place] * vectors[ad[mine]]).sum(axis=1) + bias[ad[mine]]
-    return score
+        chosen = np.flatnonzero(at == snapshot)
+        users, place = np.unique(user[chosen], return_inverse=True)
+        of_user = towers.users(pasts.at(moments[snapshot])[users])
+        score[chosen] = (of_user[place] * vectors[ad[chosen]]).sum(axis=1) + bias[ad[chosen]]
+    return np.split(score, np.cumsum([len(split) for split in splits])[:-1])
 
 
 def _quota(valid: pd.DataFrame, score: Floats, top20: str, k: int) -> tuple[float, dict[str, float]]:
-    """The quota above zero with the most engaged ads among validation's candidates, and what each quota found."""
+    """The quota above zero with the most engaged ads among validation's candidates, and the share of them at each quota."""
     rows, wanted = Sorted.of(valid[SLATE_ID].to_numpy(), score), valid[top20].to_numpy(np.float64) == 1
     won = valid[LABEL].to_numpy() == 1
-    found = {q: float((choose(rows, wanted, k, q) & won).sum() / max(won.sum(), 1)) for q in QUOTAS}
-    best = max((q for q in QUOTAS if q > 0), key=lambda q: (found[q], -q))
-    return best, {str(q): round(recall, 5) for q, recall in found.items()}
+    recall = {q: float((choose(rows, wanted, k, q) & won).sum() / max(won.sum(), 1)) for q in QUOTAS}
+    best = max((q for q in QUOTAS if q > 0), key=lambda q: (recall[q], -q))
+    return best, {str(q): round(value, 5) for q, value in recall.items()}
 
 
 def _behind(score: Floats, candidates: Mask) -> Floats:

@@ -114,7 +114,21 @@ class Rows:
         # a negative strictly between two steps lies above the lower one; below the lowest it ranks above no positive
         return matrix(positive, at), matrix(~positive & tied, at), matrix(~positive & ~tied & (at > 0), at - 1)
 
-    def kept(self, key: Any, make: Callable[[], Any]) -> Any:
+    def part(self, mask: NDArray[np.bool_]) -> Rows:
+        """Some of the rows, in their order; users keep their index. The order within slates is taken over."""
+        part = Rows(
+            self.label[mask],
+            self.score[mask],
+            self.user[mask],
+            None if self.slate is None else self.slate[mask],
+            self.users,
+        )
+        if self.slate is not None:
+            order = self._slate_order
+            part.__dict__["_slate_order"] = (np.cumsum(mask) - 1)[order[mask[order]]]
+        return part
+
+    def memo(self, key: Any, make: Callable[[], Any]) -> Any:
         """What ``make`` gave for ``key`` the first time: work that does not depend on the weights."""
         if key not in self._memo:
             self._memo[key] = make()
@@ -131,18 +145,25 @@ class Rows:
             ties = tied @ weights if tied.nnz else np.zeros((1, 1))
             down_to = np.cumsum(above @ weights + ties, axis=0)
             self._memo.update(weights=weights, curve=(here, np.cumsum(here, axis=0), down_to, ties))
-        found: tuple[Floats, Floats, Floats, Floats] = self._memo["curve"]
-        return found
+        curve: tuple[Floats, Floats, Floats, Floats] = self._memo["curve"]
+        return curve
+
+    @cached_property
+    def _slate_order(self) -> Ints:
+        """Rows by slate and falling score; equal scores keep their order."""
+        order: Ints = np.lexsort((-self.score, self.slate))
+        return order
 
     @cached_property
     def slates(self) -> Slates:
         """The rows sorted by slate and falling score."""
         if self.slate is None:
             raise ValueError("NDCG and MRR need the slate of every row")
-        _, slate = np.unique(self.slate, return_inverse=True)
-        order = np.lexsort((-self.score, slate))
-        slate, score, label = slate[order], self.score[order], self.label[order].astype(np.float64)
-        new_slate = np.diff(slate, prepend=-1) != 0
+        order = self._slate_order
+        own, score, label = self.slate[order], self.score[order], self.label[order].astype(np.float64)
+        new_slate = np.ones(len(order), dtype=bool)
+        new_slate[1:] = own[1:] != own[:-1]
+        slate = np.cumsum(new_slate) - 1
         new_tie = new_slate | (np.diff(score, prepend=np.nan) != 0)
         starts, tie = np.flatnonzero(new_slate), np.cumsum(new_tie) - 1
         return Slates(
@@ -170,9 +191,9 @@ class Slates:
 
     def to_users(self, values: Floats, users: int) -> tuple[Floats, Floats]:
         """Sum over each user's slates with a positive, and how many they are."""
-        kept = self.positives > 0
-        total = _sums(self.user[kept], values[kept], users)
-        return total, np.bincount(self.user[kept], minlength=users).astype(np.float64)
+        counted = self.positives > 0
+        total = _sums(self.user[counted], values[counted], users)
+        return total, np.bincount(self.user[counted], minlength=users).astype(np.float64)
 
 
 @dataclass(frozen=True)
@@ -271,7 +292,7 @@ class Ece(Metric):
         return gap.reshape(self.bins, rows.users)
 
     def weighted(self, rows: Rows, weights: Floats) -> Floats:
-        gap = rows.kept(self, lambda: self.per_user(rows))
+        gap = rows.memo(self, lambda: self.per_user(rows))
         return _ratio(np.abs(gap @ weights).sum(axis=0), rows.counts @ weights)
 
 
@@ -283,8 +304,8 @@ class _SlateMetric(Metric):
         raise NotImplementedError
 
     def weighted(self, rows: Rows, weights: Floats) -> Floats:
-        kept: tuple[Floats, Floats] = rows.kept(self, lambda: self.per_user(rows))
-        return _ratio(kept[0] @ weights, kept[1] @ weights)
+        sums: tuple[Floats, Floats] = rows.memo(self, lambda: self.per_user(rows))
+        return _ratio(sums[0] @ weights, sums[1] @ weights)
 
 
 @dataclass(frozen=True)
@@ -307,9 +328,9 @@ class Ndcg(_SlateMetric):
     def per_user(self, rows: Rows) -> tuple[Floats, Floats]:
         slates = rows.slates
         discount = np.where(slates.place < self.k, 1 / np.log2(slates.place + 2.0), 0.0)
-        found = _sums(slates.slate, slates.hits / slates.tied * discount)
+        gain = _sums(slates.slate, slates.hits / slates.tied * discount)
         best = np.r_[0.0, np.cumsum(1 / np.log2(np.arange(self.k) + 2.0))][np.minimum(slates.positives, self.k)]
-        return slates.to_users(_ratio(found, best), rows.users)
+        return slates.to_users(_ratio(gain, best), rows.users)
 
 
 @dataclass(frozen=True)
@@ -336,8 +357,8 @@ class Mrr(_SlateMetric):
 class Conversions(_SlateMetric):
     """Positives among the first ``k`` ads of each slate: what an ad load of ``k`` converts, per slate.
 
-    Slates without a positive count. Tied scores share their mean. Unbiased only for ads that were shown: of others
-    nobody knows the label.
+    Slates without a positive count. Tied scores share their mean. Unbiased only for ads that were shown: the label of
+    others is unknown.
     """
 
     k: int = 5

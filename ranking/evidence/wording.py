@@ -1,0 +1,72 @@
+"""How numbers and segments are written, in sentences, tables and pictures alike. Strings in, strings out."""
+
+from __future__ import annotations
+
+from math import isnan
+
+_SEGMENTS = {
+    "overall": "All test impressions",
+    "never_advertiser": "Advertisers new to the user",
+    "never_ad": "Ads new to the user",
+    "few_events": "The quarter of users with the fewest events",
+    "tail_advertiser": "Advertisers of the tail (outside 80 % of purchases)",
+    "profile_known": "Users with a profile",
+    "profile_unknown": "Users without a profile",
+}
+
+
+def segment_label(name: str) -> str:
+    """How a segment is called in a report.
+
+    >>> segment_label("never_advertiser"), segment_label("new_users")
+    ('Advertisers new to the user', 'new users')
+    """
+    return _SEGMENTS.get(name, name.replace("_", " "))
+
+
+def uncapitalised(text: str) -> str:
+    """A label in the middle of a sentence; an abbreviation at its start stays.
+
+    >>> uncapitalised("History baseline"), uncapitalised("LLM prior")
+    ('history baseline', 'LLM prior')
+    """
+    return text if text[1:2].isupper() else text[:1].lower() + text[1:]
+
+
+def signed(value: float, digits: int = 4) -> str:
+    """A difference with its sign, a true minus.
+
+    >>> signed(0.00123), signed(-0.5, 1), signed(-0.00001)
+    ('+0.0012', '−0.5', '0.0000')
+    """
+    if isnan(value):
+        return "undefined"
+    text = f"{value:+.{digits}f}"
+    return f"{0:.{digits}f}" if float(text) == 0 else text.replace("-", "−")
+
+
+def interval(low: float, high: float, digits: int = 4) -> str:
+    """Both ends of an interval.
+
+    >>> interval(-0.0003, 0.0027)
+    '[−0.0003, +0.0027]'
+    """
+    return f"[{signed(low, digits)}, {signed(high, digits)}]"
+
+
+def plain_label(label: str) -> str:
+    """An arm's label without its leading plus and what stands in brackets.
+
+    >>> plain_label("+ placebo (LLM priors of other users)"), plain_label("History baseline")
+    ('placebo', 'History baseline')
+    """
+    return label.removeprefix("+").split("(")[0].strip()
+
+
+def outcome(better: bool, worse: bool) -> str:
+    """What an interval says, in words.
+
+    >>> outcome(True, False), outcome(False, False)
+    ('a clear gain', 'no clear effect')
+    """
+    return "a clear gain" if better else "a clear loss" if worse else "no clear effect"
