@@ -3,7 +3,7 @@
     python -m benchmarks.evidence --workspace runs/demo [--repeats 3]
     python -m benchmarks.evidence --workspace runs/demo-all --every-impression
 
-Reads a finished demo; what its ablation and its two-by-two found is printed as they left it. Both sides of a ratio
+Reads a finished demo; the results of its ablation and its two-by-two are printed as they stand. Both sides of a ratio
 do the same job in the same run. The frame's other side is polars' `join_asof` of the same columns from the same files
 under the same time-to-live, and its values are compared with Feast's before any time is printed; gathering by pointer
 and the checks are the same work for both. With ``--every-impression`` the frame's time plan starts with the data, so
@@ -42,7 +42,6 @@ from advprior.store.contract import (
     POPULARITY,
     PREDICTORS,
     SASREC,
-    SLATE_ID,
     TABLE_FILE,
     USER_ID,
     USER_PROFILE_VIEW,
@@ -51,18 +50,18 @@ from advprior.store.contract import (
 from advprior.store.runs import MANIFEST, peak_memory_mb
 from advprior.store.tables import load_time_plan
 from ranking.candidates.endtoend import TwoByTwo
-from ranking.evidence.ablation import AblationResult, load_seeds
-from ranking.evidence.lift import OVERALL, paired_bootstrap
+from ranking.evidence.bootstrap import Outcomes, Resampling, paired_bootstrap
+from ranking.evidence.lift import OVERALL
 from ranking.evidence.metrics import Auc
-from ranking.evidence.verdict import with_interval
+from ranking.evidence.rankers import Encoded
+from ranking.evidence.result import AblationResult, load_seeds
 from ranking.frame import build as frames
 from ranking.frame.join import Joined, join_features, open_store
 from ranking.frame.preflight import published_predictors
-from ranking.frame.read import load_features, load_frame
+from ranking.frame.table import Frame
 from ranking.frame.views import view_folder
 from ranking.models.arms import RankerConfig, arm_features, load_arms
-from ranking.models.encoder import Encoder
-from ranking.models.ranker import Ranker, prepare
+from ranking.models.ranker import Examples, Ranker, prepare
 
 TTL = "14d"
 #: Priors in the frame that is timed: those of a usual project, however many the workspace has.
@@ -126,8 +125,8 @@ def every_impression(workspace: Path, folder: Path) -> tuple[Path, Path]:
     return tables, repo
 
 
-def found_rows(workspace: Path, folder: Path) -> None:
-    """What the demo found: every arm, then both steps."""
+def result_rows(workspace: Path, folder: Path) -> None:
+    """The demo's results: every arm, then both steps."""
     result = AblationResult.load(folder)
     base, segment = result.arms.baseline.name, "never_advertiser"
     print(f"{'arm':<46} {'AUC':>6}  {'lift [95 %]':<28} {'never bought':>12}  lift there")
@@ -136,7 +135,7 @@ def found_rows(workspace: Path, folder: Path) -> None:
         lifts = (
             []
             if arm.is_baseline
-            else [with_interval(result.lifts.get(arm.name, base, Auc.name, s)) for s in (OVERALL, segment)]
+            else [result.lifts.get(arm.name, base, Auc.name, s).text() for s in (OVERALL, segment)]
         )
         print(f"{arm.label[:46]:<46} {auc[0]:.4f}  {''.join(lifts[:1]):<28} {auc[1]:>12.4f}  {''.join(lifts[1:])}")
     print(result.verdict.sentence)
@@ -170,10 +169,10 @@ def frame_rows(tables: Path, repo: Path, repeats: int) -> None:
     spent: list[np.ndarray] = []
 
     def timed(store: Any, refs: Sequence[str], entities: pd.DataFrame) -> Joined:
-        found: list[Joined] = []
-        spent.append(seconds(lambda: found.append(join_features(store, refs, entities))))
+        joined: list[Joined] = []
+        spent.append(seconds(lambda: joined.append(join_features(store, refs, entities))))
         asked.append((list(refs), entities.copy()))
-        return found[0]
+        return joined[0]
 
     ratios, whole = [], []
     rows = 0
@@ -200,27 +199,17 @@ def frame_rows(tables: Path, repo: Path, repeats: int) -> None:
 
 def ranker_rows(folder: Path, repeats: int, threads: int) -> None:
     """LightGBM for a fixed number of rounds, with and without priors, in turn."""
-    frame = load_frame(folder)
-    arms = load_arms()
+    frame, arms = Frame.load(folder), load_arms().only("llm")
     config = RankerConfig(max_rounds=100, patience=100, threads=threads)
-    of_frame = load_features(folder)
+    encoded = Encoded.of(frame.rows, frame.features, arms)
     prepared = {}
-    for arm in (arms.baseline, arms.find("llm")):
-        features = arm_features(arm, of_frame)
-        parts = {name: frame[frame["split"] == name] for name in ("train", "valid")}
-        encoder = Encoder.fit(parts["train"], [feature.name for feature in features])
-        prepared[arm.name] = (
-            features,
-            prepare(
-                encoder,
-                encoder.encode(parts["train"]),
-                parts["train"][LABEL].to_numpy(np.int8),
-                encoder.encode(parts["valid"]),
-                parts["valid"][LABEL].to_numpy(np.int8),
-                config,
-                (parts["train"][SLATE_ID].to_numpy(), parts["valid"][SLATE_ID].to_numpy()),
-            ),
-        )
+    for arm in arms.arms:
+        features = arm_features(arm, encoded.features)
+        places = [encoded.features.index(feature) for feature in features]
+        blocks = [encoded.blocks[name] for name in ("train", "valid")]
+        examples = [Examples(block.matrix(places), block.label) for block in blocks]
+        encoder = encoded.encoder.select([feature.name for feature in features])
+        prepared[arm.name] = (features, prepare(encoder, *examples, config))
     spent: dict[str, list[np.ndarray]] = {name: [] for name in prepared}
     for seed in range(repeats):
         for name, (features, data) in prepared.items():
@@ -234,11 +223,9 @@ def bootstrap_rows(folder: Path) -> None:
     """2,000 replicates of one lift of AUC on all test rows, one seed an arm."""
     rows, scores = load_seeds(folder)
     pair = {name: scores[name][:1] for name in ("baseline", "llm")}
-    spent = seconds(
-        lambda: paired_bootstrap(
-            pair, rows[LABEL], rows[USER_ID].astype(str), [("llm", "baseline")], metrics=[Auc()], replicates=2000
-        )
-    )
+    options = Resampling((Auc(),), replicates=2000)
+    outcomes = Outcomes.of(rows[LABEL], rows[USER_ID].astype(str))
+    spent = seconds(lambda: paired_bootstrap(pair, outcomes, [("llm", "baseline")], options))
     users = rows[USER_ID].nunique()
     line(f"2,000 replicates of a lift of AUC, {len(rows):,} rows, {users} users, s", [spent[0]], "at most 60")
 
@@ -253,7 +240,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     workspace = options.workspace
-    found_rows(workspace, options.ablation or workspace / "ablation")
+    result_rows(workspace, options.ablation or workspace / "ablation")
     if options.every_impression:
         with tempfile.TemporaryDirectory() as folder:
             frame_rows(*every_impression(workspace, Path(folder)), options.repeats)

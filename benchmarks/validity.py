@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from advprior.store.features import Feature
 from ranking.evidence.ablation import ablate
 from ranking.frame.checks import check_golden_features
+from ranking.frame.table import Frame
 from ranking.models.arms import Arm, Arms, RankerConfig
 
 FEATURES = [
@@ -86,13 +87,14 @@ def world(seed: int, signal: float) -> pd.DataFrame:
 
 def replays(count: int, signal: float, first: int, replicates: int) -> dict[str, Any]:
     """Lift and interval of AUC of every replay, for the priors and the placebo."""
-    found: dict[str, Any] = {"llm": [], "placebo": []}
+    lifts: dict[str, Any] = {"llm": [], "placebo": []}
     for seed in tqdm(range(first, first + count), desc=f"signal {signal:g}", unit="replay", disable=None):
-        result, _ = ablate(world(seed, signal), ARMS, FEATURES, seeds=2, replicates=replicates)
-        for arm, rows in found.items():
+        frame = Frame(world(seed, signal), tuple(FEATURES))
+        result = ablate(frame, ARMS, seeds=2, replicates=replicates)
+        for arm, rows in lifts.items():
             lift = result.lifts.get(arm, "baseline", "auc")
             rows.append((lift.difference, lift.low, lift.high, lift.p_adjusted))
-    return {arm: np.array(rows) for arm, rows in found.items()}
+    return {arm: np.array(rows) for arm, rows in lifts.items()}
 
 
 def share(name: str, mask: np.ndarray, bar: str) -> None:

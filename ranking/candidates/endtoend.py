@@ -26,11 +26,11 @@ from ranking.candidates.choose import Mask, choose
 from ranking.candidates.curve import QUOTAS
 from ranking.candidates.inputs import Pasts, snapshot_of
 from ranking.candidates.towers import Towers
-from ranking.evidence.ablation import load_seeds
 from ranking.evidence.bootstrap import Outcomes, Resampling, paired_bootstrap
 from ranking.evidence.lift import Lifts, as_lifts
 from ranking.evidence.metrics import Conversions, Floats, Ndcg
 from ranking.evidence.ordering import Sorted
+from ranking.evidence.result import load_seeds
 from ranking.evidence.wording import outcome
 from ranking.frame.counts import micros, moment_us
 from ranking.frame.read import FRAME_FILE, FRAME_FIX
@@ -212,9 +212,7 @@ def two_by_two(
         cells,
         Outcomes.of(test[LABEL], test[USER_ID].astype(str), slate=test[SLATE_ID]),
         [(a, b) for a, b, _ in EFFECTS],
-        Resampling(
-            (Conversions(options.slots), Ndcg(options.slots)), replicates=options.replicates, progress=True
-        ),
+        Resampling((Conversions(options.slots), Ndcg(options.slots)), replicates=options.replicates, progress=True),
     )
     about = {
         "k": options.k,
@@ -293,7 +291,7 @@ def retrieval_scores(tables: Path, towers: Towers, *splits: pd.DataFrame) -> lis
 
 
 def _quota(valid: pd.DataFrame, score: Floats, top20: str, k: int) -> tuple[float, dict[str, float]]:
-    """The quota above zero with the most engaged ads among validation's candidates, and the share of them at each quota."""
+    """The quota above zero with the most engaged ads among validation's candidates, and their share at each quota."""
     rows, wanted = Sorted.of(valid[SLATE_ID].to_numpy(), score), valid[top20].to_numpy(np.float64) == 1
     won = valid[LABEL].to_numpy() == 1
     recall = {q: float((choose(rows, wanted, k, q) & won).sum() / max(won.sum(), 1)) for q in QUOTAS}

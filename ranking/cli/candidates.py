@@ -124,11 +124,12 @@ def candidates(
     if not force and is_current(out, key):
         click.echo(f"rank candidates: unchanged, reused {out}")
         return
-    from ranking.candidates.curve import candidate_curve
+    from ranking.candidates.curve import CurveOptions, candidate_curve
     from ranking.candidates.towers import Towers
 
     with new_run(out, "rank candidates", config=config, inputs=inputs, key=key) as run:
-        curve = candidate_curve(tables, repo, Towers.load(towers_folder), names, k=k, top=top, replicates=replicates)
+        options = CurveOptions(k=k, top=top, replicates=replicates)
+        curve = candidate_curve(tables, repo, Towers.load(towers_folder), names, options)
         curve.save(run.path)
         run.facts.update(chosen=curve.chosen)
     for name in names:
@@ -176,18 +177,18 @@ def two_by_two(
     if not force and is_current(out, key):
         click.echo(f"rank two-by-two: unchanged, reused {out}")
         return
+    from ranking.candidates.endtoend import TwoByTwoOptions
     from ranking.candidates.endtoend import two_by_two as measure
     from ranking.candidates.towers import Towers
 
     with new_run(out, "rank two-by-two", config=config, inputs=inputs, key=key) as run:
-        result = measure(
-            tables, frame_folder, ablation, Towers.load(towers_folder), arm=arm, k=k, slots=slots, replicates=replicates
-        )
+        options = TwoByTwoOptions(arm=arm, k=k, slots=slots, replicates=replicates)
+        result = measure(tables, frame_folder, ablation, Towers.load(towers_folder), options)
         result.save(run.path)
         run.facts.update(quota=result.about["quota"], effects=result.sentences())
     click.echo("\n".join(result.sentences()))
-    found = result.about["among_candidates"]
+    among = result.about["among_candidates"]
     click.echo(
-        f"rank two-by-two: quota {result.about['quota']:.0%} of {k} (from validation), {found['alone']:,} of "
-        f"{result.about['positives']:,} engaged ads among the candidates, {found['augmented']:,} with priors, in {out}"
+        f"rank two-by-two: quota {result.about['quota']:.0%} of {k} (from validation), {among['alone']:,} of "
+        f"{result.about['positives']:,} engaged ads among the candidates, {among['augmented']:,} with priors, in {out}"
     )

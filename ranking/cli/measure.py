@@ -212,20 +212,12 @@ def ablate(
     if not force and is_current(out, key):
         click.echo(f"rank ablate: unchanged, reused {out}")
         return
-    from ranking.evidence.ablation import run_ablation
+    from ranking.evidence.ablation import AblationOptions, run_ablation
 
     with new_run(out, "rank ablate", config=config, inputs=inputs, key=key) as run:
-        result, left_out = run_ablation(
-            frame_folder, run.path, arms, asked=asked, optional=optional, seeds=seeds, replicates=replicates
-        )
-        worth = result.best_control if result.verdict.kind == "win_not_over_control" else None
-        run.facts.update(
-            verdict=result.verdict.sentence,
-            note=read_manifest(frame_folder)["facts"].get("data", {}).get("note"),
-            kind=result.verdict.kind,
-            frame=str(frame_folder),
-            service=(result.arms.find(worth) if worth else result.arms.of_role("treatment")[0]).service,
-        )
+        options = AblationOptions(seeds, replicates)
+        result, left_out = run_ablation(frame_folder, run.path, arms, options, asked=asked, optional=optional)
+        run.facts.update(result.facts(), frame=str(frame_folder))
     if left_out:
         click.echo(f"rank ablate: arms left out, their priors are not in the frame: {', '.join(left_out)}", err=True)
     click.echo(
@@ -286,7 +278,7 @@ def pool(ablations: tuple[Path, ...], out: Path, replicates: int, force: bool) -
 
     with new_run(out, "rank ablate", config=config, inputs=inputs, key=key) as run:
         result = pool_ablations(ablations, replicates=replicates)
-        result.save(run.path)
+        result.write(run.path)
         facts = read_manifest(ablations[-1])["facts"]
         run.facts.update(facts, verdict=result.verdict.sentence, kind=result.verdict.kind, cutoffs=len(ablations))
     for place, one in enumerate(result.about["cutoffs"], start=1):
@@ -325,12 +317,12 @@ def report(
         click.echo(f"rank report: unchanged, reused {out}")
         sentence = str(read_manifest(out)["facts"]["verdict"])
     else:
+        from ranking.candidates.section import retrieval_section
         from ranking.evidence.report import REPORT_FILE, write_report
 
         with new_run(out, "rank report", config={}, inputs=inputs, key=key) as run:
-            sentence = write_report(
-                ablation, run.path / REPORT_FILE, predictor_runs, candidates=candidates, two_by_two=two_by_two
-            )
+            retrieval = retrieval_section(candidates, two_by_two)
+            sentence = write_report(ablation, run.path / REPORT_FILE, predictor_runs, retrieval)
             run.facts["verdict"] = sentence
     click.echo(f"verdict: {sentence}")
     note = read_manifest(ablation)["facts"].get("note")

@@ -1,172 +1,38 @@
 """The ablation: every arm trains on the same rows, is measured on the same rows, and gets its lift with an interval.
 
 One frame is encoded once; an arm is a choice of its columns. The best control is chosen on validation rows, so that
-the test rows are not asked twice.
+the test rows are used once.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from html import escape
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from advprior.store.contract import ADVERTISER_ID, IMPRESSION_ID, LABEL, SLATE_ID, USER_ID
 from advprior.store.errors import AdvpriorError
 from advprior.store.features import Feature, groups_of
-from advprior.store.runs import MANIFEST, peak_memory_mb, read_manifest, write_json
-from advprior.store.tables import read_parquet, write_parquet
-from ranking.evidence.lift import OVERALL, Lifts, as_lifts, paired_bootstrap
-from ranking.evidence.metrics import DEFAULT_METRICS, MORE_METRICS, Auc, Floats, Rows, calibration_curve
-from ranking.evidence.segments import SEGMENT_PREFIX, segments_of
+from advprior.store.runs import peak_memory_mb
+from ranking.evidence.bootstrap import Resampler, Resampling, lifts_of
+from ranking.evidence.lift import OVERALL, Lifts
+from ranking.evidence.metrics import Auc
+from ranking.evidence.rankers import MEASURED, ArmScores, Encoded, feature_digest, fit_arm, row_digest
+from ranking.evidence.result import AblationResult
 from ranking.evidence.value import value_at_loads
-from ranking.evidence.verdict import Verdict, judge, segment_label, with_interval
+from ranking.evidence.verdict import judge
 from ranking.frame.checks import Finding, check_placebo, check_same_test_rows, enforce
-from ranking.frame.read import SPLITS, load_features, load_frame
-from ranking.models.arms import Arms, arm_features, with_available
-from ranking.models.encoder import Encoder
-from ranking.models.ranker import Ranker, importance_by_group, prepare
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-STEP = "rank ablate"
-ABLATION_FILE = "ablation.json"
-PREDICTIONS_FILE = "predictions.parquet"
-SEEDS_FILE = "seeds.parquet"  # the same rows' scores of each single ranker, as ``<arm>.<seed>``
-_TOP_FEATURES = 20
-_MEASURED = ["arm", "seed", "split", "segment", "metric", "value"]
-
-
-@dataclass
-class AblationResult:
-    """What an ablation found.
-
-    Parameters
-    ----------
-    arms : Arms
-        Those that were measured.
-    lifts : Lifts
-        Every arm against the baseline, and the treatments against every control and placebo.
-    verdict : Verdict
-    best_control : str or None
-        The control with the best AUC on validation rows.
-    measured : DataFrame
-        Every metric of every ranker: columns arm, seed, split, segment, metric, value.
-    about : dict
-        Splits, segments, importance, calibration, provenance.
-    scores : dict of str to list of array
-        Test probabilities of each arm, one array per seed; only where the ablation was just run.
-    """
-
-    arms: Arms
-    lifts: Lifts
-    verdict: Verdict
-    best_control: str | None
-    measured: pd.DataFrame
-    about: dict[str, Any] = field(default_factory=dict)
-    scores: dict[str, list[Floats]] = field(default_factory=dict, repr=False)
-
-    def frame(self) -> pd.DataFrame:
-        """Lifts, one row per arm, baseline, metric and segment."""
-        return self.lifts.frame()
-
-    def table(self, segment: str = OVERALL) -> pd.DataFrame:
-        """Metrics of every arm on test rows, means over seeds: one row per arm, one column per metric."""
-        chosen = self.measured[(self.measured["split"] == "test") & (self.measured["segment"] == segment)]
-        wide = chosen.pivot_table(
-            index="arm", columns="metric", values="value", aggfunc="mean", sort=False, dropna=False
-        )
-        return wide.reindex(index=[arm.name for arm in self.arms.arms])
-
-    def value(self, load: int = 5) -> pd.DataFrame:
-        """Conversions per slate and concentration of advertisers at an ad load, one row per arm."""
-        rows = [row for row in self.about["value"] if row["load"] == load]
-        return pd.DataFrame(rows).set_index("arm")
-
-    def plot(self) -> Figure:
-        """Lift over the baseline with intervals, overall and by segment."""
-        from ranking.evidence.plots import forest
-
-        return forest(self)
-
-    def _repr_html_(self) -> str:
-        baseline, auc = self.arms.baseline.name, self.table()[Auc.name]
-        rows = []
-        for arm in self.arms.arms:
-            cells = [
-                with_interval(lift)
-                for lift in self.lifts
-                if (lift.arm, lift.baseline, lift.metric) == (arm.name, baseline, Auc.name)
-            ]
-            rows.append([arm.label, f"{float(auc[arm.name]):.4f}", *(cells or ["baseline"])])
-        head = ["Arm", "AUC", *(f"ΔAUC, {segment_label(s)}" for s in self.segments)]
-        body = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in row)}</tr>" for row in rows)
-        return (
-            f"<p><b>{escape(self.verdict.headline)}.</b> {escape(self.verdict.sentence)}</p><table><thead><tr>"
-            f"{''.join(f'<th>{escape(h)}</th>' for h in head)}</tr></thead><tbody>{body}</tbody></table>"
-        )
-
-    @property
-    def segments(self) -> list[str]:
-        """Overall first."""
-        return list(self.about["segment_order"])
-
-    def save(self, folder: Path) -> None:
-        """Write ``ablation.json``."""
-        write_json(
-            Path(folder) / ABLATION_FILE,
-            _without_nan(
-                {
-                    "arms": self.arms.model_dump(),
-                    "lifts": [asdict(lift) for lift in self.lifts],
-                    "verdict": self.verdict.to_json(),
-                    "best_control": self.best_control,
-                    "measured": self.measured.to_dict("records"),
-                    **self.about,
-                }
-            ),
-        )
-
-    @classmethod
-    def load(cls, folder: Path) -> AblationResult:
-        """Read a finished ablation.
-
-        Raises
-        ------
-        AdvpriorError
-            ``RUN001`` … ``RUN003`` when the folder is none, ``RNK026`` when its file cannot be read.
-        """
-        fix = "advprior rank ablate --frame FRAME --out ABLATION"
-        read_manifest(folder, step=STEP, fix=fix)
-        path = Path(folder) / ABLATION_FILE
-        try:
-            about = json.loads(path.read_text())
-            said = about.pop("verdict")
-            return cls(
-                Arms.model_validate(about.pop("arms")),
-                as_lifts(about.pop("lifts")),
-                Verdict(said["kind"], said["sentence"], said["details"]),
-                about.pop("best_control"),
-                pd.DataFrame(about.pop("measured"), columns=_MEASURED).astype({"value": np.float64}),
-                about,
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise AdvpriorError(
-                "RNK026", "the ablation cannot be read", where=str(path), actual=str(error).splitlines()[0], fix=fix
-            ) from error
+from ranking.frame.table import Frame
+from ranking.models.arms import Arm, Arms, arm_features, load_arms, with_available
 
 
 def usable_arms(
-    arms: Arms, features: Sequence[Feature], asked: Sequence[str] = (), *, optional: bool = False
+    arms: Arms, features: Sequence[Feature], named: Sequence[str] = (), *, optional: bool = False
 ) -> tuple[Arms, dict[str, str]]:
     """The arms that a frame can feed, and what the others lack (`ranking.models.arms.with_available`).
 
@@ -175,224 +41,238 @@ def usable_arms(
     AdvpriorError
         ``RNK021``, ``RNK022``; ``RNK028`` when no treatment is left to measure.
     """
-    kept, left_out = with_available(arms, features, asked, optional=optional)
-    if not kept.of_role("treatment"):
+    usable, left_out = with_available(arms, features, named, optional=optional)
+    if not usable.of_role("treatment"):
         raise AdvpriorError(
             "RNK028",
             "there is no treatment to measure",
-            actual=f"arms {', '.join(arm.name for arm in kept.arms)}",
+            actual=f"arms {', '.join(arm.name for arm in usable.arms)}",
             expected="an arm with `role: treatment` whose priors are in the frame",
             fix="publish the priors (advprior publish) and build the frame again",
         )
-    return kept, left_out
-
-
-def row_digest(ids: NDArray[Any], label: NDArray[Any]) -> str:
-    """Digest of which rows were scored, in which order, with which labels."""
-    found = hashlib.sha256(np.ascontiguousarray(ids).tobytes())
-    found.update(np.ascontiguousarray(label).tobytes())
-    return found.hexdigest()[:16]
+    return usable, left_out
 
 
 def ablate(
-    frame: pd.DataFrame,
-    arms: Arms,
-    features: Sequence[Feature],
+    frame: Frame,
+    arms: Arms | None = None,
     *,
     seeds: int = 2,
     replicates: int = 1000,
-    facts: Mapping[str, Any] | None = None,
-) -> tuple[AblationResult, pd.DataFrame]:
+    reuse: AblationResult | None = None,
+) -> AblationResult:
     """Train and measure every arm.
 
     Parameters
     ----------
-    frame : DataFrame
-        As ``advprior rank frame`` writes it. Its feature columns are dropped in place once encoded, to save memory.
-    arms : Arms
-    features : sequence of Feature
-        Of the frame, as its manifest lists them.
+    frame : Frame
+        Not changed.
+    arms : Arms, optional
+        The package's own without. Those whose priors the frame lacks are left out, and named in ``about["left_out"]``.
     seeds : int
         Rankers per arm.
     replicates : int
         Resamplings of users.
-    facts : mapping, optional
-        Of the frame's manifest; kept in the result.
+    reuse : AblationResult, optional
+        A finished ablation of the same frame: arms that it measured with the same settings are not fitted again.
 
     Returns
     -------
     AblationResult
-    DataFrame
-        Test rows: impression_id, user_id, slate_id, label, segments, and one column per arm, the mean of its
-        calibrated probabilities over seeds.
 
     Raises
     ------
     AdvpriorError
-        ``RNK006`` when arms were measured on different rows, ``RNK022``, ``RNK024``, ``RNK028``.
+        ``RNK006`` when ``reuse`` was trained or measured on other rows, ``RNK022`` when an arm adds what the frame
+        lacks, ``RNK024`` when a split has no positives, ``RNK028`` when no treatment is left.
+
+    Examples
+    --------
+    With a feature of one's own, on a finished demo::
+
+        frame = ranking.Frame.load("runs/demo/frame")
+        frame = frame.with_prior("hour", frame.rows["timestamp"].dt.hour)
+        arms = ranking.load_arms().with_arm("hour", adds=["prior_hour"], label="+ hour of day")
+        result = ranking.ablate(frame, arms, reuse=ranking.AblationResult.load("runs/demo/ablation"))
+        print(result.compare("hour", "baseline"))
     """
+    usable, left_out = usable_arms(load_arms() if arms is None else arms, frame.features)
+    result = measure(
+        Encoded.of(frame.rows, frame.features, usable),
+        usable,
+        AblationOptions(seeds, replicates, dict(frame.facts), dict(frame.manifest), reuse),
+    )
+    result.about["left_out"] = left_out
+    return result
+
+
+@dataclass(frozen=True)
+class AblationOptions:
+    """How an ablation is measured.
+
+    Parameters
+    ----------
+    seeds : int
+        Rankers per arm.
+    replicates : int
+        Resamplings of users.
+    facts : dict
+        Of the frame's manifest; kept in the result.
+    manifest : dict
+        What else it says of how the frame was made.
+    reuse : AblationResult, optional
+        Whose arms need not be fitted again.
+    """
+
+    seeds: int = 2
+    replicates: int = 1000
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    reuse: AblationResult | None = None
+
+
+def measure(encoded: Encoded, arms: Arms, options: AblationOptions) -> AblationResult:
+    """Train and measure every arm on an encoded frame; see `ablate`."""
     from tqdm.auto import tqdm
 
     started = time.time()
-    used = {feature for arm in arms.arms for feature in arm_features(arm, features)}
-    columns = [feature.name for feature in features if feature in used]
-    at = {name: np.flatnonzero((frame["split"] == name).to_numpy()) for name in SPLITS}
-    encoder = Encoder.fit(frame.iloc[at["train"]], columns)
-    matrix = encoder.encode(frame)
-    segments = segments_of(frame.iloc[at["test"]])
-    frame.drop(columns=[feature.name for feature in features], inplace=True)  # noqa: PD002 a copy would double the memory
-    label = frame[LABEL].to_numpy(np.int8)
-    place = {name: i for i, name in enumerate(columns)}
+    resampler = Resampler.of(encoded.outcomes, Resampling(replicates=options.replicates))
+    previous = _Previous.of(encoded, options)
+    reached: dict[str, ArmScores] = {}
+    with tqdm(total=len(arms.arms) * options.seeds, desc="rankers", unit="ranker", disable=None) as bar:
 
-    scores: dict[str, list[Floats]] = {}
-    values: list[dict[str, Any]] = []
-    per_arm: dict[str, dict[str, Any]] = {}
-    digests: dict[str, str] = {}
-    test = frame.iloc[at["test"]]
-    codes = {
-        name: (
-            np.unique(frame[USER_ID].iloc[rows].astype(str), return_inverse=True)[1],
-            frame[SLATE_ID].iloc[rows].to_numpy(),
-        )
-        for name, rows in at.items()
-        if name != "train"
-    }
-    bar = tqdm(total=len(arms.arms) * seeds, desc="rankers", unit="ranker", disable=None)
-    for arm in arms.arms:
-        begun = time.time()
-        own = arm_features(arm, features)
-        chosen = [place[feature.name] for feature in own]
-        part = {name: np.ascontiguousarray(matrix[rows][:, chosen]) for name, rows in at.items()}
-        prepared = prepare(
-            encoder.select([feature.name for feature in own]),
-            part.pop("train"),
-            label[at["train"]],
-            part["valid"],
-            label[at["valid"]],
-            arms.config_of(arm),
-            (frame[SLATE_ID].to_numpy()[at["train"]], frame[SLATE_ID].to_numpy()[at["valid"]]),
-        )
-        importance, rounds = np.zeros(len(own)), []
-        scores[arm.name] = []
-        for seed in range(seeds):
-            bar.set_postfix_str(f"{arm.name}, seed {seed}")
-            ranker = Ranker(arm.service, own, arms.config_of(arm), seed).fit_prepared(prepared)
-            importance += np.array(list(ranker.importance().values())) / seeds
-            rounds.append(ranker.rounds)
-            valid, tested = ranker.predict_matrix(part["valid"]), ranker.predict_matrix(part["test"])
-            scores[arm.name].append(tested)
-            rows = at["test"]
-            digests[f"{arm.name}, seed {seed}"] = row_digest(frame[IMPRESSION_ID].to_numpy()[rows], label[rows])
-            values += _values(arm.name, seed, "valid", label[at["valid"]], valid, *codes["valid"], {})
-            values += _values(arm.name, seed, "test", label[at["test"]], tested, *codes["test"], segments)
-            bar.update()
-        shares = dict(zip([feature.name for feature in own], importance.tolist(), strict=True))
-        per_arm[arm.name] = {
-            "features": len(own),
-            "rounds": rounds,
-            "seconds": round(time.time() - begun, 1),
-            "importance": sorted(shares.items(), key=lambda pair: -pair[1])[:_TOP_FEATURES],
-            "importance_by_group": list(importance_by_group(shares, own).items()),
-            "calibration": calibration_curve(test[LABEL], np.mean(scores[arm.name], axis=0)),
-        }
-        del prepared, part
-    bar.close()
-    del matrix
-    enforce([check_same_test_rows(digests)], "the test rows")
+        def seeds_of(arm: Arm) -> Iterator[int]:
+            for seed in range(options.seeds):
+                bar.set_postfix_str(f"{arm.name}, seed {seed}")
+                yield seed
+                bar.update()
 
-    table = pd.DataFrame(values, columns=_MEASURED)
-    best_control = best_control_of(arms, table)
-    lifts = paired_bootstrap(
-        scores,
-        test[LABEL],
-        test[USER_ID].astype(str),
-        pairs_of(arms),
-        slate=test[SLATE_ID],
-        segments=segments,
-        replicates=replicates,
-        progress=True,
+        for arm in arms.arms:
+            old = previous.scores(arm, arms, encoded, resampler) if previous else None
+            old = old if old is not None and len(old.scores) == options.seeds else None
+            reached[arm.name] = old or fit_arm(arm, arms, encoded, resampler, seeds_of(arm))
+            if old:
+                bar.update(options.seeds)
+    enforce([check_same_test_rows({name: one.rows for name, one in reached.items()})], "the test rows")
+
+    measured = pd.DataFrame([row for one in reached.values() for row in one.measured], columns=MEASURED)
+    best_control = best_control_of(arms, measured)
+    lifts = lifts_of({name: one.draws for name, one in reached.items()}, pairs_of(arms), resampler.options)
+    return AblationResult(
+        arms,
+        lifts,
+        judge(lifts, arms, best_control=best_control),
+        best_control,
+        measured,
+        _about(encoded, arms, reached, lifts, options) | {"seconds": round(time.time() - started, 1)},
+        encoded.test_rows(),
+        {name: one.scores for name, one in reached.items()},
     )
-    verdict = judge(lifts, arms, best_control=best_control)
-    about = {
-        "per_arm": per_arm,
-        "segment_order": [OVERALL, *segments],
-        "segments": {
-            name: _counts(test[mask]) for name, mask in {OVERALL: np.ones(len(test), bool), **segments}.items()
+
+
+def _about(
+    encoded: Encoded, arms: Arms, reached: Mapping[str, ArmScores], lifts: Lifts, options: AblationOptions
+) -> dict[str, Any]:
+    """What a report says beside lifts and measures."""
+    test = encoded.blocks["test"]
+    masks = {OVERALL: np.ones(len(test.keys), bool), **encoded.segments}
+    return {
+        "per_arm": {name: one.about for name, one in reached.items()},
+        "segment_order": list(masks),
+        "segments": {name: _counts(test.keys[mask]) for name, mask in masks.items()},
+        "splits": {name: _counts(block.keys) for name, block in encoded.blocks.items()},
+        "groups": sorted(groups_of(encoded.features)),
+        "test_rows": test.digest,
+        "trained_on": encoded.trained_on,
+        "settings": {
+            "seeds": options.seeds,
+            "replicates": options.replicates,
+            "ranker": arms.ranker.model_dump(),
         },
-        "splits": {name: _counts(frame.iloc[rows]) for name, rows in at.items()},
-        "groups": sorted(groups_of(used)),
-        "test_rows": next(iter(digests.values())),
-        "settings": {"seeds": seeds, "replicates": replicates, "ranker": arms.ranker.model_dump()},
         "value": value_at_loads(
-            test[SLATE_ID].to_numpy(),
-            test[LABEL],
-            pd.factorize(test[ADVERTISER_ID].astype(str))[0].astype(np.int64),
-            scores,
+            test.slate,
+            test.label,
+            pd.factorize(test.keys[ADVERTISER_ID].astype(str))[0].astype(np.int64),
+            {name: one.scores for name, one in reached.items()},
         ),
         "warnings": [finding.to_json() for finding in warnings_of(lifts, arms)],
-        "seconds": round(time.time() - started, 1),
         "peak_memory_mb": round(peak_memory_mb()),
-        "frame_facts": dict(facts or {}),
+        "frame_facts": dict(options.facts),
+        "frame_manifest": dict(options.manifest),
     }
-    predictions = test[[IMPRESSION_ID, USER_ID, SLATE_ID, LABEL]].reset_index(drop=True)
-    for name, mask in segments.items():
-        predictions[SEGMENT_PREFIX + name] = mask
-    for name, of_arm in scores.items():
-        predictions[name] = np.mean(of_arm, axis=0).astype(np.float32)
-    return AblationResult(arms, lifts, verdict, best_control, table, about, scores), predictions
+
+
+@dataclass(frozen=True, eq=False)
+class _Previous:
+    """A finished ablation of the same rows, whose arms need not be fitted again."""
+
+    result: AblationResult
+    rows: str  # digest of the rows that its scores belong to, and their labels
+
+    @classmethod
+    def of(cls, encoded: Encoded, options: AblationOptions) -> _Previous | None:
+        """None where nothing is to be reused; a finished ablation of other rows is refused."""
+        result = options.reuse
+        if result is None:
+            return None
+        rows = result.load_scores().rows
+        assert rows is not None
+        own = row_digest(rows[IMPRESSION_ID].to_numpy(), rows[LABEL].to_numpy(np.int8))
+        enforce([check_same_test_rows({"reused arms": own, "new arms": encoded.blocks["test"].digest})], "reuse")
+        keys = [about.get("key") for about in (result.about.get("frame_manifest", {}), options.manifest)]
+        if result.about.get("trained_on") != encoded.trained_on or (all(keys) and keys[0] != keys[1]):
+            raise AdvpriorError(
+                "RNK006",
+                "the arms to reuse were trained on another frame",
+                where=str(result.folder or "reuse"),
+                expected="an ablation of this frame, with the same split",
+                fix="ablate this frame without reuse",
+            )
+        return cls(result, own)
+
+    def scores(self, arm: Arm, arms: Arms, encoded: Encoded, resampler: Resampler) -> ArmScores | None:
+        """An arm's scores, resampled anew; None where it was not measured with these settings."""
+        about = self.result.about["per_arm"].get(arm.name, {})
+        features = feature_digest(arm_features(arm, encoded.features))
+        if arm not in self.result.arms.arms or about.get("feature_digest") != features:
+            return None
+        if self.result.arms.config_of(arm) != arms.config_of(arm):
+            return None
+        reached, measured = ArmScores(self.rows, about=about), self.result.measured
+        valid = measured[(measured["arm"] == arm.name) & (measured["split"] == "valid")]
+        reached.measured += [{str(key): value for key, value in row.items()} for row in valid.to_dict("records")]
+        for score in self.result.scores[arm.name]:
+            reached.add(arm.name, score, resampler)
+        return reached
 
 
 def run_ablation(
     frame_folder: Path,
     out: Path,
     arms: Arms,
+    options: AblationOptions | None = None,
     *,
     asked: Sequence[str] = (),
     optional: bool = False,
-    seeds: int,
-    replicates: int,
 ) -> tuple[AblationResult, dict[str, str]]:
-    """Ablate the frame of a run folder; write ``ablation.json``, ``predictions.parquet`` and ``seeds.parquet``."""
-    frame, features = load_frame(frame_folder), load_features(frame_folder)
-    kept, left_out = usable_arms(arms, features, asked, optional=optional)
-    manifest = read_manifest(frame_folder)
-    result, predictions = ablate(frame, kept, features, seeds=seeds, replicates=replicates, facts=manifest["facts"])
+    """Ablate the frame of a run folder; write ``ablation.json``, ``predictions.parquet`` and ``seeds.parquet``.
+
+    Returns
+    -------
+    AblationResult
+    dict of str to str
+        Arms left out, and what the frame lacks of them.
+    """
+    options = options or AblationOptions()
+    frame = Frame.load(frame_folder)
+    usable, left_out = usable_arms(arms, frame.features, asked, optional=optional)
+    options = AblationOptions(options.seeds, options.replicates, frame.facts, frame.manifest)
+    encoded = Encoded.of(frame.rows, frame.features, usable)
+    del frame  # as large as what was encoded of it
+    result = measure(encoded, usable, options)
     result.about["left_out"] = left_out
-    result.about["frame_manifest"] = {
-        key: manifest.get(key)
-        for key in ("key", "inputs", "config", "versions", "finished", "seconds", "peak_memory_mb")
-    }
-    result.save(out)
-    write_parquet(predictions, Path(out) / PREDICTIONS_FILE)
-    by_seed = {
-        f"{arm}.{seed}": score.astype(np.float32)
-        for arm, of_arm in result.scores.items()
-        for seed, score in enumerate(of_arm)
-    }
-    write_parquet(predictions[[IMPRESSION_ID]].assign(**by_seed), Path(out) / SEEDS_FILE)
+    result.write(out)
     return result, left_out
-
-
-def _values(
-    arm: str,
-    seed: int,
-    split: str,
-    label: NDArray[Any],
-    score: Floats,
-    user: NDArray[Any],
-    slate: NDArray[Any],
-    segments: Mapping[str, NDArray[np.bool_]],
-) -> list[dict[str, Any]]:
-    """Every metric of one ranker, overall and by segment."""
-    out = []
-    for segment, mask in {OVERALL: np.ones(len(label), dtype=bool), **segments}.items():
-        rows = Rows.of(label[mask], score[mask], user=user[mask], slate=slate[mask], users=int(user.max()) + 1)
-        for metric in (*DEFAULT_METRICS, *MORE_METRICS):
-            value = metric(rows)
-            out.append(
-                {"arm": arm, "seed": seed, "split": split, "segment": segment, "metric": metric.name, "value": value}
-            )
-    return out
 
 
 def warnings_of(lifts: Lifts, arms: Arms) -> list[Finding]:
@@ -412,12 +292,12 @@ def _counts(rows: pd.DataFrame) -> dict[str, int]:
 
 def pairs_of(arms: Arms) -> list[tuple[str, str]]:
     """Every arm against the baseline; every treatment against its controls and its placebo."""
-    others = [(arm.name, arms.baseline.name) for arm in arms.arms if not arm.is_baseline]
+    comparisons = [(arm.name, arms.baseline.name) for arm in arms.arms if not arm.is_baseline]
     for treatment in arms.of_role("treatment"):
         placebo = arms.placebo_of(treatment)
         against = arms.controls_of(treatment) + ([] if placebo is None else [placebo])
-        others += [(treatment.name, arm.name) for arm in against]
-    return others
+        comparisons += [(treatment.name, arm.name) for arm in against]
+    return comparisons
 
 
 def best_control_of(arms: Arms, values: pd.DataFrame) -> str | None:
@@ -427,42 +307,3 @@ def best_control_of(arms: Arms, values: pd.DataFrame) -> str | None:
         return None
     valid = values[(values["split"] == "valid") & (values["metric"] == Auc.name) & values["arm"].isin(names)]
     return str(valid.groupby("arm")["value"].mean().idxmax())
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON knows no NaN: what is undefined becomes null."""
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _without_nan(inner) for key, inner in value.items()}
-    return [_without_nan(inner) for inner in value] if isinstance(value, list | tuple) else value
-
-
-def load_seeds(folder: Path) -> tuple[pd.DataFrame, dict[str, list[Floats]]]:
-    """Test rows of a finished ablation, and each arm's scores by seed, in the same order.
-
-    Raises
-    ------
-    AdvpriorError
-        ``RUN001`` … ``RUN003``, ``DAT001``, ``DAT002``; ``RNK006`` when the two files are of different rows.
-    """
-    fix = "advprior rank ablate --frame FRAME --out ABLATION --force"
-    read_manifest(folder, step=STEP, fix=fix)
-    rows = read_parquet(Path(folder) / PREDICTIONS_FILE, fix=fix)
-    by_seed = read_parquet(Path(folder) / SEEDS_FILE, fix=fix)
-    digests = {
-        name: row_digest(table[IMPRESSION_ID].to_numpy(), np.zeros(0))
-        for name, table in ((PREDICTIONS_FILE, rows), (SEEDS_FILE, by_seed))
-    }
-    enforce([check_same_test_rows(digests)], str(folder))
-    scores: dict[str, list[Floats]] = {}
-    for column in by_seed.columns:
-        if "." in str(column):
-            scores.setdefault(str(column).split(".")[0], []).append(by_seed[column].to_numpy(np.float64))
-    return rows, scores
-
-
-def manifest_of(folder: Path) -> dict[str, Any]:
-    """Manifest of a finished ablation, for the report's provenance."""
-    manifest: dict[str, Any] = json.loads((Path(folder) / MANIFEST).read_text())
-    return manifest

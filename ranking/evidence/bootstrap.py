@@ -234,9 +234,7 @@ def paired_bootstrap(
     return lifts_of(draws, pairs, options)
 
 
-def lifts_of(
-    draws: Mapping[str, Sequence[Draws]], pairs: Iterable[tuple[str, str]], options: Resampling
-) -> Lifts:
+def lifts_of(draws: Mapping[str, Sequence[Draws]], pairs: Iterable[tuple[str, str]], options: Resampling) -> Lifts:
     """Lifts from what `Resampler.draws` gave for each arm's rankers, one entry per training seed."""
     pairs = list(pairs)
     rng = np.random.default_rng([options.seed, 1])

@@ -1,4 +1,4 @@
-"""Lift: one arm minus another on one metric and segment, with its intervals. What a bootstrap leaves and a report shows."""
+"""Lift: one arm minus another on one metric and segment, with its intervals."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,11 @@ from advprior.store.contract import LABEL, SLATE_ID, USER_ID, TimePlan
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import Run, digest, read_manifest
 from advprior.store.tables import load_time_plan, present_tables
-from ranking.evidence.ablation import AblationResult, best_control_of, load_seeds, pairs_of, warnings_of
-from ranking.evidence.lift import OVERALL, paired_bootstrap
+from ranking.evidence.ablation import best_control_of, pairs_of, warnings_of
+from ranking.evidence.bootstrap import Outcomes, Resampling, paired_bootstrap
+from ranking.evidence.lift import OVERALL
 from ranking.evidence.metrics import Floats
+from ranking.evidence.result import AblationResult
 from ranking.evidence.segments import SEGMENT_PREFIX
 from ranking.evidence.verdict import judge
 
@@ -99,63 +101,66 @@ def pool(ablations: Sequence[Path], *, replicates: int = 1000) -> AblationResult
     AdvpriorError
         ``RNK033`` when the ablations differ in arms, seeds or segments; ``RNK006``.
     """
-    results = [AblationResult.load(folder) for folder in ablations]
-    loaded = [load_seeds(folder) for folder in ablations]
-    first = results[0]
-    shapes = [
-        (tuple(a.name for a in r.arms.arms), r.about["settings"]["seeds"], tuple(r.segments), r.arms.ranker)
-        for r in results
-    ]
-    if len(ablations) < 2 or len(set(map(str, shapes))) > 1:
-        raise AdvpriorError(
-            "RNK033",
-            "these ablations cannot be pooled",
-            where=", ".join(map(str, ablations)),
-            actual=f"{len(ablations)} with {len(set(map(str, shapes)))} sets of arms, seeds, segments and settings",
-            expected="two or more ablations of the same arms",
-            fix="ablate every origin with the same arms file",
-        )
-    rows = pd.concat([table for table, _ in loaded], ignore_index=True)
-    cutoff = np.repeat(np.arange(len(loaded)), [len(table) for table, _ in loaded])
-    seeds = first.about["settings"]["seeds"]
+    results = [AblationResult.load(folder).load_scores() for folder in ablations]
+    _check_alike(results, ablations)
+    first, seeds = results[0], results[0].about["settings"]["seeds"]
+    rows = pd.concat([result.rows for result in results], ignore_index=True)
+    cutoff = np.repeat(np.arange(len(results)), [len(result.rows) for result in results if result.rows is not None])
     scores: dict[str, list[Floats]] = {
-        arm.name: [np.concatenate([of[arm.name][s] for _, of in loaded]) for s in range(seeds)]
+        arm.name: [np.concatenate([result.scores[arm.name][s] for result in results]) for s in range(seeds)]
         for arm in first.arms.arms
     }
     segments = {s: rows[SEGMENT_PREFIX + s].to_numpy(bool) for s in first.segments if s != OVERALL}
     slate = pd.factorize(pd.MultiIndex.from_arrays([cutoff, rows[SLATE_ID]]))[0]
     lifts = paired_bootstrap(
         scores,
-        rows[LABEL],
-        rows[USER_ID].astype(str),
+        Outcomes.of(rows[LABEL], rows[USER_ID].astype(str), slate=slate, segments=segments, cutoff=cutoff),
         pairs_of(first.arms),
-        slate=slate,
-        segments=segments,
-        cutoff=cutoff,
-        replicates=replicates,
-        progress=True,
+        Resampling(replicates=replicates, progress=True),
     )
     measured = pd.concat(
         [r.measured.assign(seed=r.measured["seed"] + i * seeds) for i, r in enumerate(results)], ignore_index=True
     )
     best_control = best_control_of(first.arms, measured)
-    verdict = judge(lifts, first.arms, best_control=best_control)
-    about = dict(results[-1].about)
+    about = _about(results, rows.assign(**{SLATE_ID: slate}), segments)
     about["warnings"] = [finding.to_json() for finding in warnings_of(lifts, first.arms)]
+    about["settings"] = {**about["settings"], "replicates": replicates}
+    verdict = judge(lifts, first.arms, best_control=best_control)
+    return AblationResult(first.arms, lifts, verdict, best_control, measured, about, scores=scores)
+
+
+def _check_alike(results: Sequence[AblationResult], ablations: Sequence[Path]) -> None:
+    shapes = {
+        str((tuple(a.name for a in r.arms.arms), r.about["settings"]["seeds"], tuple(r.segments), r.arms.ranker))
+        for r in results
+    }
+    if len(results) < 2 or len(shapes) > 1:
+        raise AdvpriorError(
+            "RNK033",
+            "these ablations cannot be pooled",
+            where=", ".join(map(str, ablations)),
+            actual=f"{len(ablations)} with {len(shapes)} sets of arms, seeds, segments and settings",
+            expected="two or more ablations of the same arms",
+            fix="ablate every origin with the same arms file",
+        )
+
+
+def _about(results: Sequence[AblationResult], rows: pd.DataFrame, segments: Mapping[str, Any]) -> dict[str, Any]:
+    """The last one's, with counts summed and every origin named."""
+    about = dict(results[-1].about)
     about["splits"] = {s: _sum([r.about["splits"][s] for r in results]) for s in about["splits"]}
     about["segments"] = {
         name: {
             "rows": int(mask.sum()),
             "positives": int(rows[LABEL][mask].sum()),
             "users": int(rows[USER_ID][mask].nunique()),
-            "slates": len(np.unique(slate[mask])),
+            "slates": int(rows[SLATE_ID][mask].nunique()),
         }
         for name, mask in {OVERALL: np.ones(len(rows), bool), **segments}.items()
     }
     about["splits"]["test"] = about["segments"][OVERALL]
     about["value"] = _mean_value([r.about["value"] for r in results])
     about["test_rows"] = digest([r.about["test_rows"] for r in results])
-    about["settings"] = {**about["settings"], "replicates": replicates}
     about["cutoffs"] = [
         {
             "test": f"{plan['valid_end']} to {plan['end']}",
@@ -165,7 +170,7 @@ def pool(ablations: Sequence[Path], *, replicates: int = 1000) -> AblationResult
         for r in results
         if (plan := r.about["frame_facts"].get("time_plan"))
     ]
-    return AblationResult(first.arms, lifts, verdict, best_control, measured, about, scores)
+    return about
 
 
 def _sum(counts: Sequence[dict[str, int]]) -> dict[str, int]:

@@ -39,7 +39,7 @@ def segments_of(rows: pd.DataFrame) -> dict[str, Mask]:
         fewest occasions when first seen here; ``tail_advertiser``, advertisers outside those with four fifths of the
         purchases by then; ``profile_known`` and ``profile_unknown``.
     """
-    found = {
+    own = {
         str(c).removeprefix(SEGMENT_PREFIX): rows[c].to_numpy(bool) for c in rows if str(c).startswith(SEGMENT_PREFIX)
     }
     derived: dict[str, Mask] = {}
@@ -51,9 +51,9 @@ def segments_of(rows: pd.DataFrame) -> dict[str, Mask]:
         derived["tail_advertiser"] = in_tail(value)[place]
     profile = [c for c in rows if str(c).startswith(PROFILE_PREFIX)]
     if profile:
-        known = rows[profile].notna().any(axis=1).to_numpy(bool)
-        derived |= {"profile_known": known, "profile_unknown": ~known}
-    return found | {name: mask for name, mask in derived.items() if mask.any() and not mask.all()}
+        has_profile = rows[profile].notna().any(axis=1).to_numpy(bool)
+        derived |= {"profile_known": has_profile, "profile_unknown": ~has_profile}
+    return own | {name: mask for name, mask in derived.items() if mask.any() and not mask.all()}
 
 
 def in_tail(count: NDArray[np.float64]) -> Mask:

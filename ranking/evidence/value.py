@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ranking.candidates.choose import Sorted, concentration
 from ranking.evidence.metrics import Floats
+from ranking.evidence.ordering import Sorted, concentration
 from ranking.frame.counts import Ints
 
 LOADS = (1, 3, 5, 10)
@@ -44,23 +44,23 @@ def value_at_loads(
     Examples
     --------
     >>> import numpy as np
-    >>> found = value_at_loads([0, 0, 1], [1, 0, 0], np.array([0, 1, 1]), {"a": [np.array([.9, .1, .5])]}, [1])
-    >>> found[0]["conversions"], found[0]["share"], found[0]["hhi"]
+    >>> rows = value_at_loads([0, 0, 1], [1, 0, 0], np.array([0, 1, 1]), {"a": [np.array([.9, .1, .5])]}, [1])
+    >>> rows[0]["conversions"], rows[0]["share"], rows[0]["hhi"]
     (0.5, 1.0, 0.5)
     """
     y = np.asarray(label, dtype=np.float64)
     out: list[dict[str, Any]] = []
     for arm, of_arm in scores.items():
-        found: dict[int, list[tuple[float, float]]] = {load: [] for load in loads}
+        by_load: dict[int, list[tuple[float, float]]] = {load: [] for load in loads}
         slates = 1
         for score in of_arm:
             rows = Sorted.of(slate, score)
             slates = max(len(rows.starts), 1)
             for load in loads:
                 shown = rows.order[rows.place < load]
-                found[load].append((float(y[shown].sum()), concentration(advertiser[shown])))
+                by_load[load].append((float(y[shown].sum()), concentration(advertiser[shown])))
         for load in loads:
-            hits, hhi = np.mean(found[load], axis=0)
+            hits, hhi = np.mean(by_load[load], axis=0)
             out.append(
                 {
                     "arm": arm,
@@ -73,8 +73,8 @@ def value_at_loads(
     return out
 
 
-def scoring_price(prior: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> float | None:
-    """CPU-seconds to score a million users once, from what a scoring run took; None where nobody said.
+def scoring_cost(prior: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> float | None:
+    """CPU-seconds to score a million users once, from what a scoring run took; None where it was not recorded.
 
     Processor time, not time on the clock: it does not depend on how many cores there were or who shared them.
 
@@ -87,7 +87,7 @@ def scoring_price(prior: Mapping[str, Any], run: Mapping[str, Any] | None = None
 
     Examples
     --------
-    >>> scoring_price({"rows": 2000, "score_seconds": 30.0, "score_cpu_seconds": 50.0})
+    >>> scoring_cost({"rows": 2000, "score_seconds": 30.0, "score_cpu_seconds": 50.0})
     25000.0
     """
     facts = dict(run["facts"]) if run else dict(prior)

@@ -11,7 +11,8 @@ from math import isnan
 from typing import Any, Literal
 
 from ranking.evidence.lift import OVERALL, Lift, Lifts
-from ranking.evidence.metrics import Auc, LogLoss, Metric
+from ranking.evidence.metrics import Auc, Metric
+from ranking.evidence.wording import outcome, segment_label, uncapitalised
 from ranking.models.arms import Arm, Arms
 
 Kind = Literal["win", "win_not_over_control", "loss", "unclear", "untrusted", "undefined"]
@@ -54,32 +55,9 @@ class Verdict:
         return {"kind": self.kind, "headline": self.headline, "sentence": self.sentence, "details": self.details}
 
 
-def signed(value: float, digits: int = 4) -> str:
-    """A difference with its sign, a true minus.
-
-    >>> signed(0.00123), signed(-0.5, 1), signed(-0.00001)
-    ('+0.0012', '−0.5', '0.0000')
-    """
-    if isnan(value):
-        return "undefined"
-    text = f"{value:+.{digits}f}"
-    return f"{0:.{digits}f}" if float(text) == 0 else text.replace("-", "−")
-
-
-def digits_of(lift: Lift) -> int:
-    """Digits that a lift is shown with: a log-loss moves in the fifth."""
-    return 5 if lift.metric == LogLoss.name else 4
-
-
-def with_interval(lift: Lift, digits: int = 4) -> str:
-    """A difference and its interval, as in ``+0.0012 [−0.0003, +0.0027]``."""
-    return f"{signed(lift.difference, digits)} [{signed(lift.low, digits)}, {signed(lift.high, digits)}]"
-
-
 def _name(arm: Arm) -> str:
     """Label in the middle of a sentence: ``History baseline`` is *history baseline*, ``+ LLM priors`` *LLM priors*."""
-    label = arm.label.removeprefix("+").strip()
-    return label if label[1:2].isupper() else label[:1].lower() + label[1:]
+    return uncapitalised(arm.label.removeprefix("+").strip())
 
 
 def judge(lifts: Lifts, arms: Arms, *, best_control: str | None = None, metric: Metric | None = None) -> Verdict:
@@ -98,18 +76,18 @@ def judge(lifts: Lifts, arms: Arms, *, best_control: str | None = None, metric: 
     metric = metric or Auc()
     treatment, baseline = arms.of_role("treatment")[0], arms.baseline
     gain = lifts.get(treatment.name, baseline.name, metric.name)
-    changes = f"{metric.label} changes by {with_interval(gain)} against the {_name(baseline)}"
+    changes = f"{metric.label} changes by {gain.text()} against the {_name(baseline)}"
     subject = f"With {_name(treatment)} the ranker's {changes}"
     control = None if best_control is None else lifts.get(treatment.name, best_control, metric.name)
     control_arm = None if best_control is None else arms.find(best_control)
     over = ""
     if control is not None and control_arm is not None:
-        over = f" the best control ({_name(control_arm)}): {with_interval(control)}"
+        over = f" the best control ({_name(control_arm)}): {control.text()}"
     imitation = arms.placebo_of(treatment)
     placebo = lifts.get(imitation.name, baseline.name, metric.name) if imitation else None
     others = _others(lifts, arms, treatment, metric)
     tail = (
-        f" Placebo: {with_interval(placebo)}, not told apart from zero, as it should be."
+        f" Placebo: {placebo.text()}, not told apart from zero, as it should be."
         if placebo
         else " No placebo was measured."
     ) + others
@@ -131,9 +109,9 @@ def judge(lifts: Lifts, arms: Arms, *, best_control: str | None = None, metric: 
         own = lifts.get(treatment.name, placebo.arm, metric.name)
         return Verdict(
             "untrusted",
-            f"This measurement is not to be trusted: the placebo changes {metric.label} by {with_interval(placebo)}; "
+            f"This measurement is not to be trusted: the placebo changes {metric.label} by {placebo.text()}; "
             f"{cause}. "
-            f"{subject}, and by {with_interval(own)} against the placebo.{others}",
+            f"{subject}, and by {own.text()} against the placebo.{others}",
             details,
         )
     if gain.worse:
@@ -153,8 +131,8 @@ def _missed(gain: Lift) -> str:
     """What an unclear result does not rule out."""
     if isnan(gain.detectable):
         return ""
-    found = f"{gain.detectable:.{digits_of(gain)}f}"
-    return f" A true lift of {found} would have shown four times in five; a smaller one may be there."
+    size = f"{gain.detectable:.{gain.digits}f}"
+    return f" A true lift of {size} would have shown four times in five; a smaller one may be there."
 
 
 def _nearest(lifts: Lifts, treatment: Arm, baseline: Arm, metric: Metric) -> str:
@@ -170,8 +148,7 @@ def _nearest(lifts: Lifts, treatment: Arm, baseline: Arm, metric: Metric) -> str
     if not among:
         return ""
     best = max(among, key=lambda lift: sign * lift.difference / lift.error)
-    where = segment_label(best.segment)
-    return f" It comes closest in the segment “{where[:1].lower()}{where[1:]}”: {with_interval(best)}."
+    return f" It comes closest in the segment “{uncapitalised(segment_label(best.segment))}”: {best.text()}."
 
 
 def _others(lifts: Lifts, arms: Arms, first: Arm, metric: Metric) -> str:
@@ -179,35 +156,35 @@ def _others(lifts: Lifts, arms: Arms, first: Arm, metric: Metric) -> str:
     objective = arms.config_of(arms.baseline).objective
     among = {arm.name: arm for arm in arms.of_role("treatment") if arms.config_of(arm).objective == objective}
     among.pop(first.name, None)  # its objective may be another
-    asked = (arms.baseline.name, metric.name, OVERALL)
+    wanted = (arms.baseline.name, metric.name, OVERALL)
     gains = [
         (among[lift.arm], lift)
         for lift in lifts
-        if lift.arm in among and (lift.baseline, lift.metric, lift.segment) == asked
+        if lift.arm in among and (lift.baseline, lift.metric, lift.segment) == wanted
         if ((lift.adjusted_low > 0) if metric.higher_is_better else (lift.adjusted_high < 0))
     ]
-    said = []
+    phrases = []
     for arm, lift in sorted(gains, key=lambda gain: -abs(gain[1].difference)):
-        found = f"{_name(arm)} {_jointly(lift)}"
+        phrase = f"{_name(arm)} {_jointly(lift)}"
         imitation = arms.placebo_of(arm)
         if imitation is not None:
             placebo = lifts.get(imitation.name, arms.baseline.name, metric.name)
             own = lifts.get(arm.name, imitation.name, metric.name)
-            found += f" (its placebo {with_interval(placebo)}; against that {with_interval(own)})"
-        said.append(found)
-    if not said:
+            phrase += f" (its placebo {placebo.text()}; against that {own.text()})"
+        phrases.append(phrase)
+    if not phrases:
         return ""
-    return f" Among all arms, with intervals that hold for all of them at once, these gain: {'; '.join(said)}."
+    return f" Among all arms, with intervals that hold for all of them at once, these gain: {'; '.join(phrases)}."
 
 
 def _jointly(lift: Lift) -> str:
     """A difference and its interval for the whole family of comparisons."""
-    return with_interval(replace(lift, low=lift.adjusted_low, high=lift.adjusted_high), digits_of(lift))
+    return replace(lift, low=lift.adjusted_low, high=lift.adjusted_high).text()
 
 
 def _details(lifts: Lifts, arms: Arms, treatment: Arm, metric: Metric) -> list[str]:
     """The same lift on every segment."""
-    said = []
+    sentences = []
     for lift in lifts:
         if lift.segment == OVERALL or (lift.arm, lift.baseline, lift.metric) != (
             treatment.name,
@@ -215,26 +192,6 @@ def _details(lifts: Lifts, arms: Arms, treatment: Arm, metric: Metric) -> list[s
             metric.name,
         ):
             continue
-        outcome = "a clear gain" if lift.better else "a clear loss" if lift.worse else "no clear effect"
-        if isnan(lift.difference):
-            outcome = "not measurable"
-        said.append(f"{segment_label(lift.segment)}: {metric.label} {with_interval(lift)}, {outcome}.")
-    return said
-
-
-def segment_label(name: str) -> str:
-    """How a segment is called in a report.
-
-    >>> segment_label("never_advertiser"), segment_label("new_users")
-    ('Advertisers new to the user', 'new users')
-    """
-    known = {
-        OVERALL: "All test impressions",
-        "never_advertiser": "Advertisers new to the user",
-        "never_ad": "Ads new to the user",
-        "few_events": "The quarter of users with the fewest events",
-        "tail_advertiser": "Advertisers of the tail (outside 80 % of purchases)",
-        "profile_known": "Users with a profile",
-        "profile_unknown": "Users without a profile",
-    }
-    return known.get(name, name.replace("_", " "))
+        word = "not measurable" if isnan(lift.difference) else outcome(lift.better, lift.worse)
+        sentences.append(f"{segment_label(lift.segment)}: {metric.label} {lift.text()}, {word}.")
+    return sentences

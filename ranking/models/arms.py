@@ -6,10 +6,11 @@ the baseline, a control, the treatment or the placebo is said in the file, becau
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -69,6 +70,7 @@ class RankerConfig(BaseModel):
     lambda_l2: float = Field(default=5.0, ge=0)
     objective: Objective = "binary"
     monotone: bool = False
+    negatives_per_positive: int | None = Field(default=None, ge=1)
     max_rounds: int = Field(default=1000, ge=1)
     patience: int = Field(default=40, ge=1)
     calibration: Literal["platt", "isotonic"] = "platt"
@@ -129,6 +131,57 @@ class Arms(BaseModel):
         alone = all(arm.optional for arm in self.of_role("treatment"))
         return [arm for arm in self.of_role("control") if alone or arm.optional == treatment.optional]
 
+    def only(self, *names: str) -> Arms:
+        """The baseline and these arms, which are then no longer optional.
+
+        Raises
+        ------
+        AdvpriorError
+            ``RNK021`` when no arm has a name.
+        """
+        chosen = {self.find(name).name for name in names} | {self.baseline.name}
+        arms = (arm.model_copy(update={"optional": False}) for arm in self.arms if arm.name in chosen)
+        return self.model_copy(update={"arms": tuple(arms)})
+
+    def with_arm(
+        self, name: str, adds: Sequence[str], *, label: str | None = None, role: Role = "treatment", service: str = ""
+    ) -> Arms:
+        """These arms and one more.
+
+        Parameters
+        ----------
+        name : str
+            New among the arms.
+        adds : sequence of str
+            Groups or features of the frame, on top of the baseline's.
+        label : str, optional
+            What a report calls it.
+        role : str
+            ``treatment``, ``control`` or ``placebo``. The verdict is about the first treatment.
+        service : str
+            The feature service that would serve it; only a ranker that is served needs one.
+
+        Examples
+        --------
+        >>> arms = load_arms().only("neighbours").with_arm("hour", ["prior_hour"])
+        >>> [arm.name for arm in arms.arms]
+        ['baseline', 'neighbours', 'hour']
+        """
+        with _coded(f"arm {name}"):
+            arm = Arm(
+                name=name, service=service or f"{name}_v1", label=label or f"+ {name}", role=role, adds=tuple(adds)
+            )
+            return Arms(arms=(*self.arms, arm), ranker=self.ranker)
+
+    def with_ranker(self, **changes: Any) -> Arms:
+        """The same arms, trained with other settings of LightGBM.
+
+        >>> load_arms().with_ranker(num_leaves=63, learning_rate=0.05).ranker.num_leaves
+        63
+        """
+        with _coded("the ranker's settings"):
+            return Arms(arms=self.arms, ranker=RankerConfig(**{**self.ranker.model_dump(), **changes}))
+
     def find(self, name: str) -> Arm:
         """The arm with this name or feature service.
 
@@ -148,6 +201,16 @@ class Arms(BaseModel):
             expected=", ".join(arm.service for arm in self.arms),
             fix="name one of these, or add an arm to arms.yaml",
         )
+
+
+@contextmanager
+def _coded(where: str) -> Iterator[None]:
+    """What pydantic refuses, as a coded error."""
+    try:
+        yield
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'arms'}: {e['msg']}" for e in error.errors())
+        raise AdvpriorError("CFG001", "these arms are not valid", where=where, actual=problems) from error
 
 
 def load_arms(path: Path | None = None) -> Arms:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,6 +54,19 @@ class Encoder:
         Raises
         ------
         AdvpriorError
+            As `columns` does.
+        """
+        out = np.empty((len(frame), len(self.features)), dtype=np.float32)
+        for i, values in enumerate(self.columns(frame)):
+            out[:, i] = values
+        return out
+
+    def columns(self, frame: pd.DataFrame) -> Iterator[Float]:
+        """The matrix column by column, so that no second whole of it has to be held.
+
+        Raises
+        ------
+        AdvpriorError
             ``RNK023`` when a column is missing or is neither number nor text as it was.
         """
         missing = [name for name in self.features if name not in frame.columns]
@@ -65,10 +78,8 @@ class Encoder:
                 actual=f"{len(missing)} of {len(self.features)} missing",
                 fix="build the frame again",
             )
-        out = np.empty((len(frame), len(self.features)), dtype=np.float32)
-        for i, name in enumerate(self.features):
-            out[:, i] = self._column(frame[name])
-        return out
+        for name in self.features:
+            yield self._column(frame[name])
 
     def _column(self, values: pd.Series[Any]) -> Float:
         name = str(values.name)

@@ -6,7 +6,7 @@ import matplotlib as mpl
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from ranking.evidence.plots import _STYLE, svg_uri
+from ranking.evidence.plots import STYLE, svg_uri
 from ranking.monitor.drift import Drift, DriftReport
 from ranking.monitor.severity import MAJOR, MODERATE
 
@@ -38,7 +38,7 @@ def render(report: DriftReport) -> str:
 
 def bars(drifts: list[Drift], width: float = 7.6) -> Figure:
     """The index of each feature, with the thresholds."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, 0.9 + 0.22 * max(1, len(drifts))), layout="constrained")
         ax = figure.subplots()
         shown = drifts[::-1]
@@ -59,7 +59,7 @@ def bars(drifts: list[Drift], width: float = 7.6) -> Figure:
 
 def shares(drift: Drift, width: float = 7.6) -> Figure:
     """Share of rows by bin, in training and now."""
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, 2.3), layout="constrained")
         ax = figure.subplots()
         at = range(len(drift.labels))

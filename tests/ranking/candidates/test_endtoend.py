@@ -18,6 +18,7 @@ from ranking.candidates.endtoend import (
     RANKING,
     RETRIEVAL,
     TwoByTwo,
+    TwoByTwoOptions,
     retrieval_scores,
     two_by_two,
 )
@@ -69,7 +70,8 @@ def workspace(tmp_path_factory):
 
 def measure(workspace, **options):
     root, tables, towers, _, _ = workspace
-    return two_by_two(tables, root / "frame", root / "ablation", towers, k=4, slots=2, replicates=300, **options)
+    chosen = TwoByTwoOptions(k=4, slots=2, replicates=300, **options)
+    return two_by_two(tables, root / "frame", root / "ablation", towers, chosen)
 
 
 def test_a_prior_helps_where_it_is_used(workspace):
@@ -96,7 +98,7 @@ def test_a_cell_is_what_the_loop_counts(workspace):
     _, _, _, test, by_seed = workspace
     result = measure(workspace)
     total = []
-    score = retrieval_scores(workspace[1], workspace[2], test)
+    (score,) = retrieval_scores(workspace[1], workspace[2], test)
     taken = choose(Sorted.of(test["slate_id"], score), test["prior_llm_top20"] == 1, 4, result.about["quota"])
     for seed in range(2):
         for rows in test.groupby("slate_id").groups.values():

@@ -8,10 +8,12 @@ import pytest
 
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import new_run
-from ranking.evidence.ablation import AblationResult, ablate, load_seeds, run_ablation, usable_arms
+from ranking.evidence.ablation import AblationOptions, ablate, run_ablation, usable_arms
 from ranking.evidence.metrics import Auc, Rows
+from ranking.evidence.result import AblationResult, load_seeds
 from ranking.frame.checks import check_same_test_rows, enforce
 from ranking.frame.read import load_frame
+from ranking.frame.table import Frame
 from ranking.models.arms import Arms, RankerConfig, load_arms
 from tests.ranking.frames import features_of, synthetic_frame, write_frame
 
@@ -20,9 +22,12 @@ FIVE = ("baseline", "popularity", "neighbours", "llm", "placebo")
 ARMS = Arms(arms=tuple(arm for arm in load_arms().arms if arm.name in FIVE), ranker=FAST)
 
 
+def framed(rows):
+    return Frame(rows, tuple(features_of(rows)), {"coverage": {"llm": 1.0}})
+
+
 def ablated(**options):
-    frame = synthetic_frame(users=150, **options)
-    return ablate(frame, ARMS, features_of(frame), seeds=2, replicates=200, facts={"coverage": {"llm": 1.0}})
+    return ablate(framed(synthetic_frame(users=150, **options)), ARMS, seeds=2, replicates=200)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +36,7 @@ def planted():
 
 
 def test_a_planted_signal_is_found_and_its_placebo_is_null(planted):
-    result, _ = planted
+    result = planted
     assert result.verdict.kind == "win", result.verdict.sentence
     assert result.best_control == "neighbours"
     lift = result.lifts.get("llm", "baseline", "auc")
@@ -44,12 +49,12 @@ def test_a_planted_signal_is_found_and_its_placebo_is_null(planted):
 
 
 def test_without_a_signal_no_gain_is_claimed():
-    result, _ = ablated(signal=0.0, seed=5)
+    result = ablated(signal=0.0, seed=5)
     assert result.verdict.kind not in ("win", "win_not_over_control"), result.verdict.sentence
 
 
 def test_every_arm_metric_seed_and_segment_is_there(planted):
-    result, predictions = planted
+    result, predictions = planted, planted.predictions()
     test = result.measured[result.measured["split"] == "test"]
     assert len(test) == 5 * 2 * 3 * 8  # arms, seeds, segments, metrics
     assert test["value"].notna().all()
@@ -75,7 +80,7 @@ def test_every_arm_metric_seed_and_segment_is_there(planted):
 
 
 def test_the_lift_is_the_difference_of_the_arms_means(planted):
-    result, _ = planted
+    result = planted
     table = result.table()
     for metric in ("auc", "pr_auc", "log_loss", "ndcg_10"):
         lift = result.lifts.get("llm", "baseline", metric)
@@ -83,7 +88,7 @@ def test_the_lift_is_the_difference_of_the_arms_means(planted):
 
 
 def test_result_is_shown_and_survives_saving(planted, tmp_path):
-    result, _ = planted
+    result = planted
     frame = result.frame()
     assert isinstance(frame, pd.DataFrame)
     assert "With LLM priors" in result._repr_html_()
@@ -91,7 +96,7 @@ def test_result_is_shown_and_survives_saving(planted, tmp_path):
     folder = write_frame(tmp_path / "any")  # a folder with a manifest, whose step is then the ablation's
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "step": "rank ablate"}))
-    result.save(folder)
+    result.write(folder)
     loaded = AblationResult.load(folder)
     assert loaded.lifts == result.lifts
     assert loaded.verdict == result.verdict
@@ -103,9 +108,9 @@ def test_result_is_shown_and_survives_saving(planted, tmp_path):
 
 
 def test_the_same_run_twice_gives_the_same_numbers(planted):
-    again, predictions = ablated()
-    assert again.lifts == planted[0].lifts
-    pd.testing.assert_frame_equal(predictions, planted[1])
+    again = ablated()
+    assert again.lifts == planted.lifts
+    pd.testing.assert_frame_equal(again.predictions(), planted.predictions())
 
 
 def test_a_lift_without_positives_is_null_in_json_not_nan(tmp_path):
@@ -113,7 +118,7 @@ def test_a_lift_without_positives_is_null_in_json_not_nan(tmp_path):
     frame["segment_never_ad"] = False
     arms = Arms(arms=(ARMS.baseline, ARMS.find("llm")), ranker=FAST)
     folder = write_frame(tmp_path / "f", frame)
-    result, _ = run_ablation(folder, tmp_path, arms, seeds=1, replicates=20)
+    result, _ = run_ablation(folder, tmp_path, arms, AblationOptions(1, 20))
     text = (tmp_path / "ablation.json").read_text()
     assert "NaN" not in text
     assert np.isnan(result.lifts.get("llm", "baseline", "auc", "never_ad").difference)

@@ -15,9 +15,9 @@ from advprior.store.runs import new_run, run_key
 from ranking.candidates.curve import _COLUMNS, CandidateCurve
 from ranking.candidates.endtoend import BOTH, EFFECTS, NEITHER, RANKING, RETRIEVAL, TwoByTwo
 from ranking.cli import rank
-from ranking.evidence.ablation import AblationResult, load_seeds
-from ranking.evidence.lift import paired_bootstrap
+from ranking.evidence.bootstrap import Outcomes, Resampling, paired_bootstrap
 from ranking.evidence.metrics import Conversions, Ndcg
+from ranking.evidence.result import AblationResult, load_seeds
 from ranking.models.arms import load_arms
 from ranking.models.ranker import Ranker
 from tests.ranking.frames import synthetic_frame, write_frame
@@ -135,15 +135,9 @@ def test_candidates_and_the_two_by_two_have_their_sections(workspace, tmp_path):
         name: [rng.random(len(frame)) + add * label]
         for name, add in ((NEITHER, 0), (RETRIEVAL, 0.2), (RANKING, 0.3), (BOTH, 0.6))
     }
-    lifts = paired_bootstrap(
-        cells,
-        label,
-        user,
-        [(a, b) for a, b, _ in EFFECTS],
-        slate=slate,
-        metrics=(Conversions(5), Ndcg(5)),
-        replicates=50,
-    )
+    options = Resampling((Conversions(5), Ndcg(5)), replicates=50)
+    pairs = [(a, b) for a, b, _ in EFFECTS]
+    lifts = paired_bootstrap(cells, Outcomes.of(label, user, slate=slate), pairs, options)
     about = {"k": 15, "slots": 5, "quota": 0.3, "arm": "llm", "baseline": "baseline"}
     with new_run(tmp_path / "two", "rank two-by-two", config={}, inputs={}, key="k") as run:
         TwoByTwo(lifts, about).save(run.path)

@@ -10,7 +10,7 @@ from advprior.store.contract import TABLES
 from advprior.store.errors import AdvpriorError
 from advprior.store.tables import load_tables, load_time_plan
 from ranking.cli import rank
-from ranking.evidence.ablation import AblationResult
+from ranking.evidence.result import AblationResult
 from ranking.evidence.rolling import origins
 from ranking.models.arms import load_arms
 from tests.ranking.frames import synthetic_frame, write_frame

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from ranking.evidence.lift import Lift, Lifts
-from ranking.evidence.verdict import judge, signed, with_interval
+from ranking.evidence.verdict import judge
+from ranking.evidence.wording import signed
 from ranking.models.arms import Arms, load_arms
 
 
@@ -91,7 +92,7 @@ def test_segments_are_told_beside_the_verdict():
 
 def test_numbers_are_written_alike():
     assert signed(-0.00004) == "0.0000"
-    assert with_interval(lift("a", "b", -0.1, -0.2, 0.0)) == "−0.1000 [−0.2000, 0.0000]"
+    assert lift("a", "b", -0.1, -0.2, 0.0).text() == "−0.1000 [−0.2000, 0.0000]"
 
 
 def test_no_lift_says_what_it_could_have_shown_and_where_it_comes_closest():

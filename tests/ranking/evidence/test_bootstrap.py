@@ -4,8 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ranking.evidence.lift import OVERALL, Lifts, as_lifts, paired_bootstrap, user_weights
+from ranking.evidence.bootstrap import Outcomes, Resampling, paired_bootstrap, user_weights
+from ranking.evidence.lift import OVERALL, Lifts, as_lifts
 from ranking.evidence.metrics import DEFAULT_METRICS, Auc, Rows
+
+
+def bootstrap(scores, label, user, pairs, *, slate=None, segments=None, cutoff=None, **options):
+    outcomes = Outcomes.of(label, user, slate=slate, segments=segments, cutoff=cutoff)
+    return paired_bootstrap(scores, outcomes, pairs, Resampling(**options))
 
 
 def world(rng, users=60, rows=40):
@@ -28,7 +34,7 @@ def test_intervals_cover_zero_under_the_null_at_the_nominal_rate():
     for i in range(worlds):
         user, truth, label, slate = world(rng)
         arms = {arm: [noisy(rng, truth, user, 1.0)] for arm in ("base", "arm")}
-        for lift in paired_bootstrap(arms, label, user, [("arm", "base")], slate=slate, replicates=200, seed=i):
+        for lift in bootstrap(arms, label, user, [("arm", "base")], slate=slate, replicates=200, seed=i):
             covered[lift.metric] += lift.low <= 0 <= lift.high
     # 200 worlds at .95: 190 expected, standard deviation 3.1; percentile intervals of 60 users run a little short
     assert all(0.90 <= n / worlds <= 0.99 for n in covered.values()), covered
@@ -43,8 +49,8 @@ def test_training_noise_is_in_the_interval():
         arms = {
             f"arm{a}": [noisy(rng, truth, np.zeros_like(user), sd) for sd in rng.uniform(0.2, 1.8, 2)] for a in range(5)
         }
-        lifts = paired_bootstrap(
-            arms, label, user, [(f"arm{a}", "arm0") for a in range(1, 5)], metrics=[Auc()], replicates=200, seed=i
+        lifts = bootstrap(
+            arms, label, user, [(f"arm{a}", "arm0") for a in range(1, 5)], metrics=(Auc(),), replicates=200, seed=i
         )
         covered += lifts[0].low <= 0 <= lifts[0].high
         assert lifts[0].seed_sd > 0
@@ -55,11 +61,11 @@ def test_a_planted_difference_is_found_with_its_sign():
     rng = np.random.default_rng(5)
     user, truth, label, slate = world(rng, users=200)
     arms = {"base": [noisy(rng, truth, user, 1.5)], "arm": [noisy(rng, truth, user, 0.5)]}
-    lifts = paired_bootstrap(arms, label, user, [("arm", "base")], slate=slate, replicates=300)
+    lifts = bootstrap(arms, label, user, [("arm", "base")], slate=slate, replicates=300)
     assert len(lifts) == len(DEFAULT_METRICS)
     assert all(lift.better and not lift.worse for lift in lifts)
     assert lifts.get("arm", "base", "log_loss").difference < 0  # lower is better there
-    back = paired_bootstrap(arms, label, user, [("base", "arm")], slate=slate, replicates=300)
+    back = bootstrap(arms, label, user, [("base", "arm")], slate=slate, replicates=300)
     assert all(lift.worse and not lift.better for lift in back)
     assert back[0].difference == pytest.approx(-lifts[0].difference)
 
@@ -71,7 +77,7 @@ def test_pairing_makes_the_interval_shorter_than_that_of_one_arm():
     near = 1 / (1 + np.exp(-(np.log(score / (1 - score)) + rng.normal(0, 0.1, len(score)))))
     constant = np.full(len(score), 0.1)
     arms = {"base": [score], "near": [near], "constant": [constant]}
-    paired, alone = paired_bootstrap(arms, label, user, [("near", "base"), ("base", "constant")], metrics=[Auc()])
+    paired, alone = bootstrap(arms, label, user, [("near", "base"), ("base", "constant")], metrics=(Auc(),))
     assert paired.high - paired.low < 0.3 * (alone.high - alone.low)
 
 
@@ -81,8 +87,8 @@ def test_users_are_resampled_not_rows():
     user, truth, label, _ = world(rng, users=40, rows=20)
     arms = {"base": [noisy(rng, truth, user, 1.5)], "arm": [noisy(rng, truth, user, 0.8)]}
     tenfold = {arm: [np.tile(s[0], 10)] for arm, s in arms.items()}
-    one = paired_bootstrap(arms, label, user, [("arm", "base")], metrics=[Auc()])[0]
-    ten = paired_bootstrap(tenfold, np.tile(label, 10), np.tile(user, 10), [("arm", "base")], metrics=[Auc()])[0]
+    one = bootstrap(arms, label, user, [("arm", "base")], metrics=(Auc(),))[0]
+    ten = bootstrap(tenfold, np.tile(label, 10), np.tile(user, 10), [("arm", "base")], metrics=(Auc(),))[0]
     assert (ten.low, ten.high, ten.difference) == pytest.approx((one.low, one.high, one.difference))
 
 
@@ -91,8 +97,8 @@ def test_segments_are_their_rows_and_results_survive_a_round_trip():
     user, truth, label, slate = world(rng)
     arms = {"base": [noisy(rng, truth, user, 1.5)], "arm": [noisy(rng, truth, user, 0.5)]}
     mask = rng.random(len(user)) < 0.4
-    lifts = paired_bootstrap(arms, label, user, [("arm", "base")], slate=slate, segments={"new": mask}, replicates=100)
-    cut = paired_bootstrap(
+    lifts = bootstrap(arms, label, user, [("arm", "base")], slate=slate, segments={"new": mask}, replicates=100)
+    cut = bootstrap(
         {a: [s[0][mask]] for a, s in arms.items()},
         label[mask],
         user[mask],
@@ -110,7 +116,7 @@ def test_segments_are_their_rows_and_results_survive_a_round_trip():
 
 
 def test_undefined_metrics_give_nan_and_no_warning():
-    lifts = paired_bootstrap({"a": [[0.1, 0.2]], "b": [[0.2, 0.1]]}, [0, 0], ["u", "v"], [("a", "b")], metrics=[Auc()])
+    lifts = bootstrap({"a": [[0.1, 0.2]], "b": [[0.2, 0.1]]}, [0, 0], ["u", "v"], [("a", "b")], metrics=(Auc(),))
     assert np.isnan(lifts[0].difference)
     assert not lifts[0].better
     assert not lifts[0].worse
@@ -144,7 +150,7 @@ def test_cut_offs_are_measured_apart_and_averaged():
     arms = {"base": [noisy(rng, truth, user, 1.5) for _ in range(2)], "arm": [noisy(rng, truth, user, 1.0)] * 2}
     shifted = {arm: [score / (1 + cutoff) for score in of_arm] for arm, of_arm in arms.items()}  # no common scale
     pooled, moved = (
-        paired_bootstrap(s, label, user, [("arm", "base")], slate=slate, cutoff=cutoff, metrics=[Auc()])[0]
+        bootstrap(s, label, user, [("arm", "base")], slate=slate, cutoff=cutoff, metrics=(Auc(),))[0]
         for s in (arms, shifted)
     )
     assert pooled.difference == pytest.approx(moved.difference)  # so scales of cut-offs do not mix
@@ -153,7 +159,7 @@ def test_cut_offs_are_measured_apart_and_averaged():
     for c in range(3):
         rows = cutoff == c
         cut = {arm: [score[rows] for score in of_arm] for arm, of_arm in arms.items()}
-        alone.append(paired_bootstrap(cut, label[rows], user[rows], [("arm", "base")], metrics=[Auc()])[0])
+        alone.append(bootstrap(cut, label[rows], user[rows], [("arm", "base")], metrics=(Auc(),))[0])
     assert pooled.by_cutoff == pytest.approx([lift.difference for lift in alone])
     assert pooled.difference == pytest.approx(np.mean(pooled.by_cutoff))
     assert pooled.error < np.mean([lift.error for lift in alone])
@@ -166,8 +172,8 @@ def test_many_arms_are_judged_jointly():
     for i in range(worlds):
         user, truth, label, _ = world(rng, users=60, rows=15)
         arms = {f"arm{a}": [noisy(rng, truth, user, 1.0)] for a in range(11)}
-        lifts = paired_bootstrap(
-            arms, label, user, [(f"arm{a}", "arm0") for a in range(1, 11)], metrics=[Auc()], replicates=300, seed=i
+        lifts = bootstrap(
+            arms, label, user, [(f"arm{a}", "arm0") for a in range(1, 11)], metrics=(Auc(),), replicates=300, seed=i
         )
         alone += any(lift.p < 0.05 for lift in lifts)
         jointly += any(lift.p_adjusted < 0.05 for lift in lifts)
@@ -183,7 +189,7 @@ def test_the_detectable_lift_is_that_many_standard_errors():
     rng = np.random.default_rng(12)
     user, truth, label, _ = world(rng, users=60)
     arms = {"base": [noisy(rng, truth, user, 1.0)], "arm": [noisy(rng, truth, user, 1.0)]}
-    lift = paired_bootstrap(arms, label, user, [("arm", "base")], metrics=[Auc()])[0]
+    lift = bootstrap(arms, label, user, [("arm", "base")], metrics=(Auc(),))[0]
     assert lift.detectable == pytest.approx(2.8016 * lift.error, rel=1e-4)
     assert lift.frame()["detectable"][0] == lift.detectable
     assert (lift.high - lift.low) / lift.error == pytest.approx(3.92, abs=0.3)
@@ -194,8 +200,8 @@ def test_lifts_show_themselves():
     user, truth, label, _ = world(rng, users=60)
     arms = {name: [noisy(rng, truth, user, noise) for _ in range(2)] for name, noise in (("base", 3.0), ("arm", 0.5))}
     half = (np.arange(len(label)) % 2).astype(int)
-    lifts = paired_bootstrap(
-        arms, label, user, [("arm", "base")], metrics=[Auc()], cutoff=half, segments={"few_events": user < 30}
+    lifts = bootstrap(
+        arms, label, user, [("arm", "base")], metrics=(Auc(),), cutoff=half, segments={"few_events": user < 30}
     )
     axis = lifts.plot().axes[0]
     assert [text.get_text() for text in axis.get_yticklabels()] == [

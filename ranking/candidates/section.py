@@ -1,0 +1,62 @@
+"""The part of a report that is about retrieval: pictures, words and numbers, ready for the template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ranking.candidates.curve import CandidateCurve
+from ranking.candidates.endtoend import BOTH, EFFECTS, NEITHER, TwoByTwo
+from ranking.evidence.cells import lift_cell
+from ranking.evidence.plots import svg_uri
+
+
+def retrieval_section(candidates: Path | None = None, two_by_two: Path | None = None) -> dict[str, Any]:
+    """What the report says of finished ``advprior rank candidates`` and ``rank two-by-two`` runs.
+
+    Parameters
+    ----------
+    candidates, two_by_two : Path, optional
+        Their folders.
+
+    Returns
+    -------
+    dict
+        ``curve``, ``k``, ``sentences`` of the first; ``end_to_end``, ``effects``, ``cells``, ``rows``, ``about`` of
+        the second; nothing of what was not given.
+
+    Raises
+    ------
+    AdvpriorError
+        ``RUN001`` … ``RUN003``, ``RNK032``.
+    """
+    section: dict[str, Any] = {}
+    if candidates is not None:
+        section |= _of_curve(CandidateCurve.load(candidates))
+    if two_by_two is not None:
+        section |= _of_cells(TwoByTwo.load(two_by_two))
+    return section
+
+
+def _of_curve(curve: CandidateCurve) -> dict[str, Any]:
+    return {
+        "k": curve.about["k"],
+        "curve": svg_uri(curve.plot()),
+        "sentences": [curve.sentence(name) for name in curve.chosen],
+    }
+
+
+def _of_cells(result: TwoByTwo) -> dict[str, Any]:
+    slots = result.about["slots"]
+    metrics = (f"conversions_{slots}", f"ndcg_{slots}")
+    table = result.table()
+    return {
+        "about": result.about,
+        "end_to_end": result.lifts.get(BOTH, NEITHER, metrics[0]),
+        "effects": svg_uri(result.plot()),
+        "cells": [[name, *(f"{v:.4f}" for v in row)] for name, row in zip(table.index, table.to_numpy(), strict=True)],
+        "rows": [
+            {"label": label, "cells": [lift_cell(result.lifts.get(arm, against, m)) for m in metrics]}
+            for arm, against, label in EFFECTS
+        ],
+    }

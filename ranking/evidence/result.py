@@ -1,0 +1,320 @@
+"""What an ablation measured: shown, compared, saved and loaded."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from advprior.store.contract import IMPRESSION_ID, LABEL, SLATE_ID, USER_ID
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import digest, new_run, read_manifest, write_json
+from advprior.store.tables import read_parquet, write_parquet
+from ranking.evidence.bootstrap import Outcomes, Resampling, paired_bootstrap
+from ranking.evidence.lift import OVERALL, Lifts, as_lifts
+from ranking.evidence.metrics import Auc, Floats
+from ranking.evidence.rankers import MEASURED, row_digest
+from ranking.evidence.segments import SEGMENT_PREFIX
+from ranking.evidence.verdict import Verdict
+from ranking.evidence.wording import segment_label
+from ranking.frame.checks import check_same_test_rows, enforce
+from ranking.models.arms import Arms
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STEP = "rank ablate"
+ABLATION_FILE = "ablation.json"
+PREDICTIONS_FILE = "predictions.parquet"
+SEEDS_FILE = "seeds.parquet"  # the same rows' scores of each single ranker, as ``<arm>.<seed>``
+_FIX = "advprior rank ablate --frame FRAME --out ABLATION"
+
+
+@dataclass(repr=False)
+class AblationResult:
+    """What an ablation measured.
+
+    Parameters
+    ----------
+    arms : Arms
+        Those that were measured.
+    lifts : Lifts
+        Every arm against the baseline, and the treatments against every control and placebo.
+    verdict : Verdict
+    best_control : str or None
+        The control with the best AUC on validation rows.
+    measured : DataFrame
+        Every metric of every ranker: columns arm, seed, split, segment, metric, value.
+    about : dict
+        Splits, segments, importance, calibration, provenance.
+    rows : DataFrame or None
+        Test rows: impression_id, user_id, slate_id, label, segments; None in a loaded result until `load_scores`.
+    scores : dict of str to list of array
+        Test probabilities of each arm, one array per seed, in the order of ``rows``.
+    """
+
+    arms: Arms
+    lifts: Lifts
+    verdict: Verdict
+    best_control: str | None
+    measured: pd.DataFrame
+    about: dict[str, Any] = field(default_factory=dict)
+    rows: pd.DataFrame | None = None
+    scores: dict[str, list[Floats]] = field(default_factory=dict)
+    folder: Path | None = None
+
+    def frame(self) -> pd.DataFrame:
+        """Lifts, one row per arm, baseline, metric and segment."""
+        return self.lifts.frame()
+
+    def table(self, segment: str = OVERALL) -> pd.DataFrame:
+        """Metrics of every arm on test rows, means over seeds: one row per arm, one column per metric."""
+        chosen = self.measured[(self.measured["split"] == "test") & (self.measured["segment"] == segment)]
+        wide = chosen.pivot_table(
+            index="arm", columns="metric", values="value", aggfunc="mean", sort=False, dropna=False
+        )
+        return wide.reindex(index=[arm.name for arm in self.arms.arms])
+
+    def value(self, load: int = 5) -> pd.DataFrame:
+        """Conversions per slate and concentration of advertisers at an ad load, one row per arm."""
+        rows = [row for row in self.about["value"] if row["load"] == load]
+        return pd.DataFrame(rows).set_index("arm")
+
+    def compare(self, a: str, b: str) -> Lifts:
+        """Arm ``a`` minus arm ``b``, on every metric and segment.
+
+        Parameters
+        ----------
+        a, b : str
+            Names of two arms that were measured.
+
+        Raises
+        ------
+        AdvpriorError
+            ``RNK021`` when an arm was not measured; ``DAT001`` when a loaded result has no scores beside it.
+        """
+        for name in (a, b):
+            self.arms.find(name)
+        measured = Lifts(lift for lift in self.lifts if (lift.arm, lift.baseline) == (a, b))
+        if measured:
+            return measured
+        self.load_scores()
+        scores = {name: self.scores[name] for name in (a, b)}
+        options = Resampling(replicates=self.about["settings"]["replicates"])
+        return paired_bootstrap(scores, self._outcomes(), [(a, b)], options)
+
+    def plot(self, metric: str = Auc.name) -> Figure:
+        """Lift over the baseline with intervals, overall and by segment.
+
+        Parameters
+        ----------
+        metric : str
+            Name of a metric that has lifts, such as ``auc`` or ``conversions_5``.
+        """
+        from ranking.evidence.plots import forest
+
+        arms = [arm for arm in self.arms.arms if not arm.is_baseline]
+        lifts = self.frame()
+        lifts = lifts[(lifts["baseline"] == self.arms.baseline.name) & (lifts["metric"] == metric)]
+        segments = [{"name": s, **self.about["segments"][s]} for s in self.segments]
+        axis = f"Difference in {metric_label(metric)} from “{self.arms.baseline.label}”, with {self.level} interval"
+        return forest(lifts, pd.DataFrame([arm.model_dump() for arm in arms]), pd.DataFrame(segments), axis)
+
+    @property
+    def level(self) -> str:
+        """Nominal coverage of the intervals, as ``95 %``."""
+        return f"{100 * self.lifts[0].level:.0f} %" if self.lifts else "95 %"
+
+    @property
+    def segments(self) -> list[str]:
+        """Overall first."""
+        return list(self.about["segment_order"])
+
+    def __repr__(self) -> str:
+        """One screen: the verdict, then AUC and lift of every arm."""
+        sentence = textwrap.shorten(self.verdict.sentence, 900, placeholder=" …")
+        lines = [self.verdict.headline, *textwrap.wrap(sentence, 110)]
+        width = max(len(arm.label) for arm in self.arms.arms)
+        lines += ["", f"{'arm':<{width}}  {'AUC':>6}  difference from the baseline, {self.level} interval"]
+        for label, auc, lift in self._lines([OVERALL])[:20]:
+            lines.append(f"{label:<{width}}  {auc}  {lift}")
+        if len(self.arms.arms) > 20:
+            lines.append(f"… {len(self.arms.arms) - 20} more: .frame()")
+        return "\n".join([*lines, "", ".plot() .frame() .table() .compare(a, b) .save(folder)"])
+
+    def _repr_html_(self) -> str:
+        head = ["Arm", "AUC", *(f"ΔAUC, {segment_label(s)}" for s in self.segments)]
+        body = "".join(
+            f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in self._lines(self.segments)
+        )
+        return (
+            f"<p><b>{escape(self.verdict.headline)}.</b> {escape(self.verdict.sentence)}</p><table><thead><tr>"
+            f"{''.join(f'<th>{escape(h)}</th>' for h in head)}</tr></thead><tbody>{body}</tbody></table>"
+        )
+
+    def _lines(self, segments: list[str]) -> list[list[str]]:
+        """Label, AUC and lifts of each arm."""
+        baseline, auc, lines = self.arms.baseline.name, self.table()[Auc.name], []
+        for arm in self.arms.arms:
+            cells = ["baseline"]
+            if not arm.is_baseline:
+                cells = [self.lifts.get(arm.name, baseline, Auc.name, s).text() for s in segments]
+            lines.append([arm.label, f"{float(auc[arm.name]):.4f}", *cells])
+        return lines
+
+    def predictions(self) -> pd.DataFrame:
+        """Test rows, and one column per arm: the mean of its calibrated probabilities over seeds."""
+        self.load_scores()
+        assert self.rows is not None
+        means = {name: np.mean(of_arm, axis=0).astype(np.float32) for name, of_arm in self.scores.items()}
+        return self.rows.assign(**means)
+
+    def facts(self) -> dict[str, Any]:
+        """What the manifest of its folder keeps: the verdict, and which arm's service is worth training."""
+        worth = self.best_control if self.verdict.kind == "win_not_over_control" else None
+        return {
+            "verdict": self.verdict.sentence,
+            "kind": self.verdict.kind,
+            "note": self.about["frame_facts"].get("data", {}).get("note"),
+            "service": (self.arms.find(worth) if worth else self.arms.of_role("treatment")[0]).service,
+        }
+
+    def save(self, folder: str | Path) -> Path:
+        """Write a finished run: ``ablation.json``, predictions, scores by seed and a manifest.
+
+        What it writes is an ablation as any other: `load`, ``advprior rank report`` and ``rank pool`` take it.
+
+        Raises
+        ------
+        AdvpriorError
+            When the folder holds something else.
+        """
+        arms = self.arms.model_dump(mode="json")
+        config = {"arms": arms, **self.about["settings"]}
+        key = digest({"config": config, "rows": self.about["test_rows"], "measured": self.measured["value"].tolist()})
+        with new_run(Path(folder), STEP, config=config, inputs={}, key=key) as run:
+            self.write(run.path)
+            run.facts.update(self.facts())
+        return Path(folder)
+
+    def write(self, folder: Path) -> None:
+        """Write the files of a run without its manifest."""
+        content = {
+            "arms": self.arms.model_dump(),
+            "lifts": [asdict(lift) for lift in self.lifts],
+            "verdict": self.verdict.to_json(),
+            "best_control": self.best_control,
+            "measured": self.measured.to_dict("records"),
+            **self.about,
+        }
+        write_json(Path(folder) / ABLATION_FILE, _without_nan(content))
+        if self.rows is None:
+            return
+        write_parquet(self.predictions(), Path(folder) / PREDICTIONS_FILE)
+        by_seed = {
+            f"{arm}.{seed}": score.astype(np.float32)
+            for arm, of_arm in self.scores.items()
+            for seed, score in enumerate(of_arm)
+        }
+        write_parquet(self.rows[[IMPRESSION_ID]].assign(**by_seed), Path(folder) / SEEDS_FILE)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> AblationResult:
+        """Read a finished ablation.
+
+        Raises
+        ------
+        AdvpriorError
+            ``RUN001`` … ``RUN003`` when the folder is none, ``RNK026`` when its file cannot be read.
+        """
+        folder = Path(folder)
+        read_manifest(folder, step=STEP, fix=_FIX)
+        path = folder / ABLATION_FILE
+        try:
+            about = json.loads(path.read_text())
+            verdict = about.pop("verdict")
+            return cls(
+                Arms.model_validate(about.pop("arms")),
+                as_lifts(about.pop("lifts")),
+                Verdict(verdict["kind"], verdict["sentence"], verdict["details"]),
+                about.pop("best_control"),
+                pd.DataFrame(about.pop("measured"), columns=MEASURED).astype({"value": np.float64}),
+                about,
+                folder=folder,
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise AdvpriorError(
+                "RNK026", "the ablation cannot be read", where=str(path), actual=str(error).splitlines()[0], fix=_FIX
+            ) from error
+
+    def load_scores(self) -> AblationResult:
+        """Read rows and scores of a loaded result, once; the result itself.
+
+        Raises
+        ------
+        AdvpriorError
+            As `load_seeds` does.
+        """
+        if self.rows is None and self.folder is not None:
+            table, self.scores = load_seeds(self.folder)
+            names = [IMPRESSION_ID, USER_ID, SLATE_ID, LABEL, *(SEGMENT_PREFIX + s for s in self.segments[1:])]
+            self.rows = table[names]
+        return self
+
+    def _outcomes(self) -> Outcomes:
+        assert self.rows is not None
+        segments = {s: self.rows[SEGMENT_PREFIX + s].to_numpy(bool) for s in self.segments[1:]}
+        return Outcomes.of(
+            self.rows[LABEL], self.rows[USER_ID].astype(str), slate=self.rows[SLATE_ID], segments=segments
+        )
+
+
+def metric_label(name: str) -> str:
+    """How a metric is called, by its name.
+
+    >>> metric_label("auc"), metric_label("ndcg_10")
+    ('AUC', 'NDCG@10')
+    """
+    from ranking.evidence.metrics import DEFAULT_METRICS, MORE_METRICS
+
+    return next((m.label for m in (*DEFAULT_METRICS, *MORE_METRICS) if m.name == name), name)
+
+
+def load_seeds(folder: Path) -> tuple[pd.DataFrame, dict[str, list[Floats]]]:
+    """Test rows of a finished ablation, and each arm's scores by seed, in the same order.
+
+    Raises
+    ------
+    AdvpriorError
+        ``RUN001`` … ``RUN003``, ``DAT001``, ``DAT002``; ``RNK006`` when the two files are of different rows.
+    """
+    fix = f"{_FIX} --force"
+    read_manifest(folder, step=STEP, fix=fix)
+    rows = read_parquet(Path(folder) / PREDICTIONS_FILE, fix=fix)
+    by_seed = read_parquet(Path(folder) / SEEDS_FILE, fix=fix)
+    digests = {
+        name: row_digest(table[IMPRESSION_ID].to_numpy(), np.zeros(0))
+        for name, table in ((PREDICTIONS_FILE, rows), (SEEDS_FILE, by_seed))
+    }
+    enforce([check_same_test_rows(digests)], str(folder))
+    scores: dict[str, list[Floats]] = {}
+    for column in by_seed.columns:
+        if "." in str(column):
+            scores.setdefault(str(column).split(".")[0], []).append(by_seed[column].to_numpy(np.float64))
+    return rows, scores
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON knows no NaN: what is undefined becomes null."""
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _without_nan(inner) for key, inner in value.items()}
+    return [_without_nan(inner) for inner in value] if isinstance(value, list | tuple) else value
