@@ -207,9 +207,9 @@ def ranker_rows(folder: Path, repeats: int, threads: int) -> None:
         features = arm_features(arm, encoded.features)
         places = [encoded.features.index(feature) for feature in features]
         blocks = [encoded.blocks[name] for name in ("train", "valid")]
-        examples = [Examples(block.matrix(places), block.label) for block in blocks]
+        train, valid = (Examples(block.matrix(places), block.label) for block in blocks)
         encoder = encoded.encoder.select([feature.name for feature in features])
-        prepared[arm.name] = (features, prepare(encoder, *examples, config))
+        prepared[arm.name] = (features, prepare(encoder, train, valid, config))
     spent: dict[str, list[np.ndarray]] = {name: [] for name in prepared}
     for seed in range(repeats):
         for name, (features, data) in prepared.items():

@@ -32,7 +32,7 @@ if not workspace.is_absolute() and not workspace.is_dir():
 # ## The answer
 
 # %%
-from ranking.evidence.ablation import AblationResult
+from ranking.evidence.result import AblationResult
 
 result = AblationResult.load(workspace / "ablation")
 result

@@ -29,7 +29,7 @@ if not workspace.is_absolute() and not workspace.is_dir():
     workspace = Path("..") / workspace  # started from the notebooks' folder
 
 # %%
-from ranking.evidence.ablation import AblationResult
+from ranking.evidence.result import AblationResult
 
 result = AblationResult.load(workspace / "ablation")
 print(result.verdict.sentence)

@@ -275,7 +275,7 @@ def _compare(
     values = [(float(by_arm[arm][:, :, 0].mean()), float(by_arm[other][:, :, 0].mean())) for arm, other in pairs]
     joint = _max_t([value - against for value, against in values], replicates, pairs, options.level)
     lifts = []
-    for (arm, other), (value, against), replicate, of_family in zip(pairs, values, replicates, joint, strict=True):
+    for (arm, other), (value, reference), replicate, of_family in zip(pairs, values, replicates, joint, strict=True):
         low, high = _interval(replicate, options.level)
         lift = Lift(
             arm=arm,
@@ -283,9 +283,9 @@ def _compare(
             metric=metric.name,
             segment=family.segment,
             value=value,
-            baseline_value=against,
-            difference=value - against,
-            relative=(value - against) / against if against else float("nan"),
+            baseline_value=reference,
+            difference=value - reference,
+            relative=(value - reference) / reference if reference else float("nan"),
             low=low,
             high=high,
             replicates=options.replicates,

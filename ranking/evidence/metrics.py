@@ -151,6 +151,8 @@ class Rows:
     @cached_property
     def _slate_order(self) -> Ints:
         """Rows by slate and falling score; equal scores keep their order."""
+        if self.slate is None:
+            raise ValueError("NDCG and MRR need the slate of every row")
         order: Ints = np.lexsort((-self.score, self.slate))
         return order
 

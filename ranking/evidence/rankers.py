@@ -200,15 +200,16 @@ def fit_arm(arm: Arm, arms: Arms, encoded: Encoded, resampler: Resampler, seeds:
     names = [feature.name for feature in features]
     train, valid, test = (encoded.blocks[name] for name in SPLITS)
     chosen = [place[name] for name in names]
-    examples = [Examples(block.matrix(chosen), block.label, block.slate) for block in (train, valid)]
-    prepared = prepare(encoded.encoder.select(names), *examples, config)
-    del examples
+    learned, held = (Examples(block.matrix(chosen), block.label, block.slate) for block in (train, valid))
+    prepared = prepare(encoded.encoder.select(names), learned, held, config)
+    del learned, held
     reached, importance, rounds = ArmScores(test.digest), np.zeros(len(features)), []
     matrix = test.matrix(chosen)
     for seed in seeds:
         ranker = Ranker(arm.service, features, config, seed).fit_prepared(prepared)
         importance += np.array(list(ranker.importance().values()))
         rounds.append(ranker.rounds)
+        assert ranker.valid_scores is not None
         on_valid = Rows.of(valid.label, ranker.valid_scores, user=valid.user, slate=valid.slate)
         values = {metric.name: metric(on_valid) for metric in (*DEFAULT_METRICS, *MORE_METRICS)}
         reached.measured += measures(values, arm.name, seed, "valid", OVERALL)

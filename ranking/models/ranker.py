@@ -234,11 +234,11 @@ class Ranker:
     def fit(self, train: pd.DataFrame, valid: pd.DataFrame) -> Ranker:
         """Train on one frame; stop and calibrate on another, later one."""
         encoder = Encoder.fit(train, self.names)
-        examples = [
+        learned, held = (
             Examples(encoder.encode(rows), rows[LABEL].to_numpy(np.int8), rows[SLATE_ID].to_numpy())
             for rows in (train, valid)
-        ]
-        return self.fit_prepared(prepare(encoder, *examples, self.config))
+        )
+        return self.fit_prepared(prepare(encoder, learned, held, self.config))
 
     def fit_prepared(self, prepared: Prepared) -> Ranker:
         """Train on rows that `prepare` binned."""

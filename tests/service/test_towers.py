@@ -21,7 +21,7 @@ from advprior.store.contract import LLM, PRIOR_ROW, SNAPSHOT, TABLE_FILE, USER_H
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import new_run, run_key
 from advprior.store.tables import load_tables, load_time_plan, write_parquet
-from ranking.candidates.choose import Sorted, choose
+from ranking.candidates.choose import choose
 from ranking.candidates.inputs import Pasts
 from ranking.candidates.nearest import RECALL, Nearest, best
 from ranking.candidates.priors import predicted
@@ -30,6 +30,7 @@ from ranking.candidates.training import TowerConfig, fit_towers
 from ranking.cli import rank
 from ranking.cli.service import check as check_command
 from ranking.cli.service import serve as serve_command
+from ranking.evidence.ordering import Sorted
 from ranking.experiment.assignment import ServedArm
 from ranking.frame.counts import moment_us
 from ranking.frame.history import LEVELS, token_column

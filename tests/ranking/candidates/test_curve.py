@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 
 from advprior.store.contract import LLM, MATRIX_FILE, PLACEBO, TABLE_FILE, pair_id
 from advprior.store.errors import AdvpriorError
-from ranking.candidates.choose import Sorted, choose, concentration
+from ranking.candidates.choose import choose
 from ranking.candidates.curve import CandidateCurve
 from ranking.candidates.priors import predicted, prior_rows
 from ranking.cli import rank
+from ranking.evidence.ordering import Sorted, concentration
 from tests.ranking.stores import apply, copy_repo, publish_priors, random_priors
 from tests.tiny import PLAN, tiny_tables, write_tiny
 
