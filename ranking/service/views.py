@@ -13,6 +13,7 @@ from typing import Any
 
 from advprior.store.contract import (
     AD_ID,
+    CATALOG_VERSION,
     INTEREST_TOP_INDEX,
     INTEREST_TOP_LOG_PROBS,
     PRIOR_ROW,
@@ -27,7 +28,7 @@ from advprior.store.features import Feature
 from ranking.frame.gather import HISTORY_VALUES
 from ranking.frame.history import LEVELS, token_column
 from ranking.frame.join import scalar_refs
-from ranking.frame.views import NOT_JOINED, POINTERS, column_name
+from ranking.frame.views import column_name, is_joined, is_ours, is_pointer
 from ranking.service.priors import DERIVED
 from ranking.service.rows import ServedView
 
@@ -80,7 +81,7 @@ class ViewCatalog:
         columns: dict[str, dict[str, str]] = {}
         for ref in refs:
             view, feature = ref.split(":")
-            if feature not in POINTERS:
+            if not is_pointer(view, feature):
                 columns.setdefault(view, {})[feature] = column_name(view, feature)
         names, sources = {feature.name for feature in features}, {feature.source for feature in features}
         for projection in self._store.get_feature_service(service).feature_view_projections:
@@ -117,11 +118,7 @@ class ViewCatalog:
                     "numbers and text; publish the days since that moment instead, as of the snapshot",
                 )
             columns = {feature: column for feature, column in columns.items() if feature not in times}
-        # of the pointers into files only a prior's is read: it tells which publication the row is of
-        skipped = {*POINTERS, *NOT_JOINED, *self._unread}
-        features = tuple(n for n in kinds if n not in skipped) + tuple(
-            n for n in kinds if n in (SNAPSHOT, PRIOR_ROW, *NOT_JOINED) and not n.startswith("top1_")
-        )
+        features = tuple(feature for feature in kinds if self._is_read(name, feature))
         self.tables[name] = view
         return ServedView(
             name=name,
@@ -132,6 +129,12 @@ class ViewCatalog:
             times=times,
             features=features,
         )
+
+    def _is_read(self, view: str, feature: str) -> bool:
+        """Whether a request needs a feature of a view; of pointers, those that say which publication a row is of."""
+        if not is_ours(view) or feature in (SNAPSHOT, PRIOR_ROW, CATALOG_VERSION):
+            return True
+        return is_joined(view, feature) and not is_pointer(view, feature) and feature not in self._unread
 
     def _unservable(self, view: str, actual: str, expected: str) -> AdvpriorError:
         return AdvpriorError(

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import uvicorn
@@ -43,6 +44,13 @@ def settings_of(project: Project, **changed: Any) -> ServeSettings:
 def engine_for(project: Project, **options: Any) -> Engine:
     """An engine on a project's rankers; no ad is read yet."""
     return Engine(EngineOptions(project.repo, project.ranker, project.plain, **options))
+
+
+def engine_at(project: Project, moment: datetime = NOW, **options: Any) -> Engine:
+    """An engine that has read its ads, at a moment that stands still."""
+    engine = engine_for(project, clock=FixedClock(moment), **options)
+    engine.resources.refresh_ads()
+    return engine
 
 
 def reader_of(project: Project) -> OnlineReader:

@@ -3,59 +3,20 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ranking.frame.history import LEVELS
-from ranking.service.engine import Engine
 from ranking.service.slate import Query
-from tests.service.live import engine_for
-from tests.service.workspaces import NOW, SNAPSHOT, FixedClock, Project, build_project
+from tests.service.live import engine_at
+from tests.service.parity import equal_to_the_frame
+from tests.service.workspaces import SNAPSHOT, Project
 from tests.tiny import PLAN
-
-
-def engine_at(project: Project, moment=NOW, **options) -> Engine:  # type: ignore[no-untyped-def]
-    engine = engine_for(project, clock=FixedClock(moment), **options)
-    engine.resources.refresh_ads()
-    return engine
 
 
 def test_online_matrix_equals_the_frame(served: Project) -> None:
     """Every impression in the reach of the newest snapshot, every feature, bit by bit."""
     equal_to_the_frame(served)
-
-
-def test_so_does_that_of_top_k_priors_with_interests(tmp_path: Path) -> None:
-    few = build_project(tmp_path / "few", users=25, top_k=True)
-    features = equal_to_the_frame(few, least=50)
-    assert {"prior_llm_interest_log_prob", "prior_llm_log_prob", "prior_llm_rank"} <= set(features)
-
-
-def equal_to_the_frame(served: Project, least: int = 100) -> list[str]:
-    """Assert it; the features that were compared."""
-    frame = served.frame
-    low, high = SNAPSHOT + PLAN.lag, SNAPSHOT + PLAN.lag + timedelta(days=7)
-    rows = frame[(frame.timestamp >= low) & (frame.timestamp < high)]
-    assert len(rows) > least
-    engine = engine_at(served)
-    seen = dict.fromkeys(LEVELS, 0)
-    for (user, moment), slate in rows.groupby(["user_id", "timestamp"], observed=True):
-        engine.clock = FixedClock(moment.to_pydatetime())
-        contexts = [{"context_placement": placement} for placement in slate.context_placement]
-        ready = engine.prepare(Query(str(user), candidates=slate.ad_id.astype(str).tolist(), contexts=contexts))
-        assert ready.degraded == []
-        plan = ready.ranker.plan
-        expected = plan.ranker.encoder.encode(slate)
-        for i, name in enumerate(plan.features):
-            np.testing.assert_array_equal(ready.matrix[:, i], expected[:, i], err_msg=f"{name} of {user} at {moment}")
-        for level in LEVELS:
-            seen[level] += int((slate[f"history_{level}_all"] > 0).sum())
-        scores = ready.ranker.predictor.scores(ready.matrix)
-        np.testing.assert_allclose(scores, plan.ranker.predict(slate), atol=1e-9)
-    assert min(seen.values()) > 5  # there was history to get wrong
-    return list(plan.features)
 
 
 def test_a_row_past_its_ttl_is_no_row(served: Project) -> None:

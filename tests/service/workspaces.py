@@ -138,31 +138,35 @@ def materialize(repo: Path, until: datetime, views: list[str] | None = None) -> 
         FeatureStore(repo_path=str(repo)).materialize(START, until, feature_views=views)
 
 
-def build_project(root: Path, users: int = 40, *, top_k: bool = False) -> Project:
+def build_project(root: Path, users: int = 40) -> Project:
     """Everything offline, and the sqlite online store as of `SNAPSHOT`."""
     project = Project(root)
     write_tiny(project.tables, users=users)
     copy_repo(project.repo)
     publish_features(project.tables, project.repo)
-    priors = knowing_priors(project.tables)
-    publish(project.repo, prior_view(LLM), with_top_k_and_interests(priors) if top_k else priors)
+    publish(project.repo, prior_view(LLM), knowing_priors(project.tables))
     apply(project.repo)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        result = build_frame(project.tables, project.repo, [LLM])
-    folder = root / "frame"
-    with new_run(folder, "rank frame", config={}, inputs={}, key=run_key("rank frame", {}, {})) as run:
-        write_parquet(result.frame, run.path / FRAME_FILE)
-        run.facts.update(result.facts)
+    write_frame(project, LLM)
     train(project, project.ranker, prior_service(LLM))
     train(project, project.plain, BASELINE_SERVICE)
     materialize(project.repo, SNAPSHOT + PLAN.lag)
     return project
 
 
-def train(project: Project, out: Path, service: str, seed: int = 0) -> None:
-    adds = () if service == BASELINE_SERVICE else ("prior_llm",)
-    arm = Arm(name="arm", service=service, label=service, adds=adds)
+def write_frame(project: Project, predictor: str) -> None:
+    """The frame of one predictor's priors, as a finished run."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = build_frame(project.tables, project.repo, [predictor])
+    key = run_key("rank frame", {}, {})
+    with new_run(project.root / "frame", "rank frame", config={}, inputs={}, key=key) as run:
+        write_parquet(result.frame, run.path / FRAME_FILE)
+        run.facts.update(result.facts)
+
+
+def train(project: Project, out: Path, service: str, seed: int = 0, adds: tuple[str, ...] = ("prior_llm",)) -> None:
+    """A ranker of a service; without priors where it is the baseline's."""
+    arm = Arm(name="arm", service=service, label=service, adds=() if service == BASELINE_SERVICE else adds)
     key = run_key("rank train", service, {}, seed)
     with new_run(out, "rank train", config={"seed": seed}, inputs={}, key=key) as run:
         run.facts.update(train_arm(project.root / "frame", arm, _SMALL, seed, run.path))

@@ -1,0 +1,47 @@
+"""What the service ranks by, held to the frame that its ranker was trained on."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import numpy as np
+
+from ranking.frame.history import LEVELS
+from ranking.service.slate import Query
+from tests.service.live import engine_at
+from tests.service.workspaces import SNAPSHOT, FixedClock, Project
+from tests.tiny import PLAN
+
+
+def equal_to_the_frame(project: Project, least: int = 100) -> list[str]:
+    """Assert that online and offline are equal, bit by bit, for every impression in the reach of the newest snapshot.
+
+    Returns
+    -------
+    list of str
+        The features that were compared: all of the ranker with priors.
+    """
+    frame = project.frame
+    low, high = SNAPSHOT + PLAN.lag, SNAPSHOT + PLAN.lag + timedelta(days=7)
+    rows = frame[(frame.timestamp >= low) & (frame.timestamp < high)]
+    assert len(rows) > least
+    engine = engine_at(project)
+    plan = engine.resources.rankers.priors.plan
+    names = list(plan.context_kinds())
+    with_history = dict.fromkeys(LEVELS, 0)
+    for (user, moment), slate in rows.groupby(["user_id", "timestamp"], observed=True):
+        engine.clock = FixedClock(moment.to_pydatetime())
+        contexts = slate[names].to_dict("records")
+        ads = slate.ad_id.astype(str).tolist()
+        ready = engine.prepare(Query(str(user), candidates=ads, contexts=contexts))
+        assert ready.degraded == []
+        assert ready.ranker.plan is plan
+        expected = plan.ranker.encoder.encode(slate)
+        for i, name in enumerate(plan.features):
+            np.testing.assert_array_equal(ready.matrix[:, i], expected[:, i], err_msg=f"{name} of {user} at {moment}")
+        for level in LEVELS:
+            with_history[level] += int((slate[f"history_{level}_all"] > 0).sum())
+        scores = ready.ranker.predictor.scores(ready.matrix)
+        np.testing.assert_allclose(scores, plan.ranker.predict(slate), rtol=1e-9)
+    assert min(with_history.values()) > 5  # there was history to get wrong
+    return list(plan.features)
