@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -41,18 +42,11 @@ def replay(
     tables: Path,
     out: Path,
     url: str,
-    day: datetime | None,
-    start: datetime | None,
-    end: datetime | None,
-    limit: int,
-    rate: float | None,
-    speed: float | None,
-    connections: int,
-    minutes: float,
     timeout_s: float,
     frame_folder: Path | None,
     rankers: tuple[Path, ...],
     log_exposures: bool,
+    **window: Any,
 ) -> None:
     """Send a past day's impressions through the running service, slate by slate.
 
@@ -60,14 +54,8 @@ def replay(
     ones. Start the service with --clock request, so that each slate is ranked as of its own time. A replay measures
     something that runs: it is never reused.
     """
-    if (rate and speed) or (day and (start or end)):
-        raise AdvpriorError(
-            "CFG001",
-            "two options say the same",
-            where="--rate, --speed" if rate and speed else "--day, --from, --to",
-            actual="both",
-            expected="one of them",
-        )
+    _refuse_two(window, ("rate",), ("speed",))
+    _refuse_two(window, ("day",), ("start", "end"))
     read_manifest(tables, fix=_TABLES_FIX)
     require_impressions(tables)
     inputs = {"tables": manifest_digest(tables)}
@@ -75,37 +63,43 @@ def replay(
         read_manifest(frame_folder, step="rank frame", fix=_FRAME_FIX)
         inputs["frame"] = manifest_digest(frame_folder)
     inputs |= {f"ranker {i}": manifest_digest(folder) for i, folder in enumerate(rankers)}
-    config = {
-        "url": url,
-        "day": day and f"{day:%Y-%m-%d}",
-        "from": start,
-        "to": end,
-        "limit": limit,
-        "rate": rate,
-        "speed": speed,
-        "connections": connections,
-        "minutes": minutes,
-    }
+    day: datetime | None = window["day"]
+    config = {"url": url, **window, "day": day and f"{day:%Y-%m-%d}"}
     from ranking.experiment.client import Service
-    from ranking.experiment.replay import STEP, Pace
+    from ranking.experiment.replay import STEP, Pace, ReplayOptions
     from ranking.experiment.replay import replay as send
     from ranking.service.settings import KEY_VARIABLE
 
     key = run_key(STEP, digest(config), inputs, REPLAY_VERSION)
     with new_run(out, STEP, config=config, inputs=inputs, key=key) as run:
-        found = send(
-            tables,
-            Service(url, os.environ.get(KEY_VARIABLE), timeout_s),
+        options = ReplayOptions(
             day=day and day.replace(tzinfo=UTC),
-            start=start,
-            end=end,
-            limit=limit,
-            pace=Pace(rate, speed, connections, minutes, timeout_s),
+            start=window["start"],
+            end=window["end"],
+            limit=window["limit"],
+            pace=Pace(window["rate"], window["speed"], window["connections"], window["minutes"]),
             frame=frame_folder,
             rankers=rankers,
             log_exposures=log_exposures,
         )
-        found.save(run.path)
-        run.facts.update(found.about)
-    click.echo(f"rank replay: {found.text()}")
+        result = send(tables, Service(url, os.environ.get(KEY_VARIABLE), timeout_s), options)
+        result.save(run.path)
+        run.facts.update(result.about)
+    click.echo(f"rank replay: {result.text()}")
     click.echo(f"rank replay: in {out}")
+
+
+#: How the options are called on the command line, where the parameter has another name.
+_OPTION = {"start": "--from", "end": "--to"}
+
+
+def _refuse_two(values: dict[str, Any], first: tuple[str, ...], second: tuple[str, ...]) -> None:
+    """Refuse options that exclude each other."""
+    if any(values[name] for name in first) and any(values[name] for name in second):
+        raise AdvpriorError(
+            "CFG001",
+            "two options say the same",
+            where=", ".join(_OPTION.get(name, f"--{name}") for name in (*first, *second)),
+            actual="both",
+            expected="one of them",
+        )

@@ -46,26 +46,9 @@ def drift(
 
     From 0.1 on a move is moderate, from 0.25 on major. Exit code 3 when one is as severe as --fail-on.
     """
-    from advprior.store.contract import prior_view
-    from ranking.frame.preflight import check_store, published_predictors
-    from ranking.frame.views import view_folder
-
-    step = "advprior rank frame --tables TABLES --repo FEATURE_REPO --out FRAME"
     if exposures is not None and (recent is not None or ranker is None):
         raise click.UsageError("--exposures takes the place of --recent, and needs the --ranker that served")
-    inputs = {}
-    for name, folder in (("frame", frame_folder), ("recent", recent)):
-        if folder is not None:
-            read_manifest(folder, step="rank frame", fix=step)
-            inputs[name] = manifest_digest(folder)
-    if ranker is not None:
-        inputs["ranker"] = manifest_digest(ranker)
-    if exposures is not None:
-        inputs["exposures"] = digest({file.name: file.stat().st_size for file in sorted(exposures.glob("*.jsonl"))})
-    if repo is not None:
-        check_store(repo)
-        views = [prior_view(name) for name in published_predictors(repo, [])]
-        inputs |= {view: manifest_digest(view_folder(repo, view)) for view in views}
+    inputs = _inputs(frame_folder, recent, exposures, ranker, repo)
     config = {"days": days}
     key = run_key("rank drift", config, inputs, DRIFT_VERSION)
     if not force and is_current(out, key):
@@ -96,3 +79,28 @@ def drift(
 
     if at_least(facts["worst"], fail_on):
         raise click.exceptions.Exit(3)
+
+
+def _inputs(
+    frame: Path, recent: Path | None, exposures: Path | None, ranker: Path | None, repo: Path | None
+) -> dict[str, str]:
+    """Digests of what the drift is measured on; each folder is a finished run."""
+    from advprior.store.contract import prior_view
+    from ranking.frame.preflight import check_store, published_predictors
+    from ranking.frame.views import view_folder
+
+    step = "advprior rank frame --tables TABLES --repo FEATURE_REPO --out FRAME"
+    inputs = {}
+    for name, folder in (("frame", frame), ("recent", recent)):
+        if folder is not None:
+            read_manifest(folder, step="rank frame", fix=step)
+            inputs[name] = manifest_digest(folder)
+    if ranker is not None:
+        inputs["ranker"] = manifest_digest(ranker)
+    if exposures is not None:
+        inputs["exposures"] = digest({file.name: file.stat().st_size for file in sorted(exposures.glob("*.jsonl"))})
+    if repo is not None:
+        check_store(repo)
+        views = [prior_view(name) for name in published_predictors(repo, [])]
+        inputs |= {view: manifest_digest(view_folder(repo, view)) for view in views}
+    return inputs

@@ -269,7 +269,7 @@ def readout(
 ) -> None:
     """Lift of each arm over the control, with interval, CUPED and a sample-ratio check.
 
-    Exit code 3 when the sample ratio is not as dealt: then the figures must not be trusted.
+    Exit code 3 when the sample ratio is not as configured: then the figures must not be trusted.
     """
     from advprior.store.runs import write_json
     from advprior.store.tables import read_parquet
@@ -277,7 +277,7 @@ def readout(
     from ranking.experiment.exposures import read_exposures
     from ranking.experiment.readout import read_out
 
-    found = read_out(
+    result = read_out(
         read_exposures(exposures),
         read_parquet(outcomes),
         load_experiment(experiment),
@@ -286,9 +286,9 @@ def readout(
         until=until,
     )
     if json_file is not None:
-        write_json(json_file, found.to_json())
-    click.echo(found.text())
-    if not found.trusted:
+        write_json(json_file, result.to_json())
+    click.echo(result.text())
+    if not result.trusted:
         raise click.exceptions.Exit(3)
 
 

@@ -34,9 +34,9 @@ class ServedArm(BaseModel):
 
 
 class Experiment(BaseModel):
-    """An experiment: arms and the salt that deals users to them.
+    """An experiment: arms and the salt that assigns users to them.
 
-    A new salt deals anew; the same salt keeps every user where they are, as long as the shares stay.
+    A new salt assigns anew; the same salt keeps every user where they are, as long as the shares stay.
 
     Examples
     --------
@@ -104,5 +104,7 @@ def load_experiment(path: Path | None) -> Experiment:
             "CFG001", "the experiment is not YAML", where=str(path), actual=str(error).replace("\n", " "), fix=fix
         ) from error
     except ValidationError as error:
-        found = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
-        raise AdvpriorError("CFG001", "the experiment is not valid", where=str(path), actual=found, fix=fix) from error
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+        raise AdvpriorError(
+            "CFG001", "the experiment is not valid", where=str(path), actual=problems, fix=fix
+        ) from error

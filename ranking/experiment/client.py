@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 from advprior.store.errors import AdvpriorError
 
+#: As of when a request is to be ranked, where the service runs with ``--clock request``.
+TIME_HEADER = "X-Advprior-Time"
 SERVE_FIX = "advprior rank serve --clock request … on this machine, then --url http://127.0.0.1:8000"
 
 

@@ -9,7 +9,7 @@ missing from an arm, and then no figure here means anything (Fabijan et al., 201
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -58,7 +58,7 @@ class Readout:
     ----------
     effects : dict of arm to its effect, plain
     adjusted : the same with CUPED, empty without a pre-period
-    variance_kept : float or None
+    variance_left : float or None
         Share of the variance that CUPED leaves.
     sample_ratio_p : float
         Probability of a ratio this far from the shares, by chance.
@@ -74,7 +74,7 @@ class Readout:
     degraded: dict[str, float]
     effects: dict[str, Effect]
     adjusted: dict[str, Effect]
-    variance_kept: float | None
+    variance_left: float | None
     sample_ratio_p: float
     crossed_users: int
     publications: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -105,8 +105,8 @@ class Readout:
                     f"  {arm} against {self.control}, {name}: {e.lift:+.2%} [{e.low:+.2%}, {e.high:+.2%}], "
                     f"p = {e.p_value:.3g}"
                 )
-        if self.variance_kept is not None:
-            lines.append(f"  CUPED leaves {self.variance_kept:.0%} of the variance")
+        if self.variance_left is not None:
+            lines.append(f"  CUPED leaves {self.variance_left:.0%} of the variance")
         verdict = "as configured" if self.trusted else "NOT AS CONFIGURED: do not trust any figure above"
         lines.append(f"  sample ratio: p = {self.sample_ratio_p:.3g}, {verdict}")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
@@ -128,8 +128,8 @@ def sample_ratio(users: Mapping[str, int], shares: Mapping[str, float]) -> float
     total = sum(users.values())
     if len(shares) < 2 or not total:
         return 1.0
-    found = [users.get(arm, 0) for arm in shares]
-    return float(chisquare(found, [share * total for share in shares.values()]).pvalue)
+    counts = [users.get(arm, 0) for arm in shares]
+    return float(chisquare(counts, [share * total for share in shares.values()]).pvalue)
 
 
 def effect(treated: Doubles, control: Doubles, level: float = 0.95) -> Effect:
@@ -160,13 +160,32 @@ def cuped(outcome: Doubles, before: Doubles, arm: npt.NDArray[Any]) -> Doubles:
     """
     covariance = variance = 0.0
     for one in np.unique(arm):
-        mine = arm == one
-        x = before[mine] - before[mine].mean()
-        covariance += float(x @ outcome[mine])
+        of_arm = arm == one
+        x = before[of_arm] - before[of_arm].mean()
+        covariance += float(x @ outcome[of_arm])
         variance += float(x @ x)
     slope = covariance / variance if variance else 0.0
     clean: Doubles = outcome - slope * (before - before.mean())
     return clean
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What an exposure log says of one experiment.
+
+    Attributes
+    ----------
+    exposures : pandas.DataFrame
+        One row an exposure of the users that are compared: user_id, arm, degraded, publication.
+    users : pandas.DataFrame
+        One row a user of one arm, by user_id: arm, and time of the first exposure.
+    crossed : int
+        Users that were seen in more than one arm; they are in neither table.
+    """
+
+    exposures: pd.DataFrame
+    users: pd.DataFrame
+    crossed: int
 
 
 def read_out(
@@ -186,7 +205,7 @@ def read_out(
         Those of other experiments are passed over.
     outcomes : pandas.DataFrame
         user_id, timestamp and, where outcomes differ in worth, value. Those before the first exposure of all count as
-        the pre-period.
+        the pre-period. Whole numbers as user ids are taken as text, as the log has them.
     control : str, optional
         Default: the first arm without priors, else the first.
     pre_days : float
@@ -197,18 +216,83 @@ def read_out(
     Raises
     ------
     AdvpriorError
-        ``EXP001`` when there is nothing to compare, ``EXP002`` when outcomes lack a column.
+        ``EXP001`` when there is nothing to compare, ``EXP002`` when outcomes lack a column, or hold times without a
+        zone or values that are no numbers.
     """
-    lacking = [name for name in (USER_ID, TIMESTAMP) if name not in outcomes]
-    if lacking:
+    outcomes = _checked(outcomes)
+    names = [arm.name for arm in experiment.arms]
+    control = control or next((arm.name for arm in experiment.arms if not arm.priors), names[0])
+    shown = _shown(exposures, experiment)
+    users = shown.users
+    counts = {name: int((users["arm"] == name).sum()) for name in names}
+    _check_comparable(experiment, control, counts)
+    after = outcomes[TIMESTAMP] >= outcomes[USER_ID].map(users["first"])  # False for users who were not exposed
+    if until is not None:
+        after &= outcomes[TIMESTAMP] < pd.Timestamp(until)
+    outcome, arm = _per_user(outcomes[after], users.index), users["arm"].to_numpy()
+    effects = {name: effect(outcome[arm == name], outcome[arm == control]) for name in names if name != control}
+    adjusted: dict[str, Effect] = {}
+    variance_left = None
+    notes = []
+    if not after.any():
+        notes.append("no outcome follows an exposure: are user_id and timestamp of the same users and time?")
+    if pre_days > 0:
+        begin = users["first"].min()
+        early = (outcomes[TIMESTAMP] < begin) & (outcomes[TIMESTAMP] >= begin - timedelta(days=pre_days))
+        before = _per_user(outcomes[early], users.index)
+        if before.std() > 0:
+            clean = cuped(outcome, before, arm)
+            adjusted = {name: effect(clean[arm == name], clean[arm == control]) for name in effects}
+            spread = sum(outcome[arm == name].var() * counts[name] for name in names)
+            left = sum(clean[arm == name].var() * counts[name] for name in names)
+            variance_left = float(left / spread) if spread else None
+        else:
+            notes.append(f"no outcome in the {pre_days:g} days before {begin}: no CUPED")
+    if shown.crossed:
+        notes.append(f"{shown.crossed} users seen in more than one arm are left out: did the salt change?")
+    return Readout(
+        experiment=experiment.name,
+        control=control,
+        users=counts,
+        mean={name: float(outcome[arm == name].mean()) for name in names},
+        **_by_arm(shown.exposures, names),
+        effects=effects,
+        adjusted=adjusted,
+        variance_left=variance_left,
+        sample_ratio_p=sample_ratio(counts, experiment.shares),
+        crossed_users=shown.crossed,
+        notes=notes,
+    )
+
+
+def _checked(outcomes: pd.DataFrame) -> pd.DataFrame:
+    """The outcomes with text ids, times in UTC and a numeric value."""
+    problem = None
+    columns = [name for name in (USER_ID, TIMESTAMP, VALUE) if name in outcomes]
+    if lacking := [name for name in (USER_ID, TIMESTAMP) if name not in outcomes]:
+        problem = f"no {' and no '.join(lacking)}, only {', '.join(map(str, outcomes.columns))}"
+    elif not isinstance(outcomes[TIMESTAMP].dtype, pd.DatetimeTZDtype):
+        problem = f"{TIMESTAMP} is {outcomes[TIMESTAMP].dtype}"
+    elif VALUE in outcomes and not pd.api.types.is_numeric_dtype(outcomes[VALUE]):
+        problem = f"{VALUE} is {outcomes[VALUE].dtype}"
+    elif empty := [name for name in columns if outcomes[name].isna().any()]:
+        problem = f"{', '.join(empty)} missing in {int(outcomes[empty].isna().any(axis=1).sum())} rows"
+    if problem is not None:
         raise AdvpriorError(
             "EXP002",
-            "the outcomes lack a column",
-            actual=", ".join(map(str, outcomes.columns)),
-            expected=f"{USER_ID}, {TIMESTAMP} and perhaps {VALUE}",
-            fix=f"add {', '.join(lacking)}",
+            "the outcomes cannot be read",
+            actual=problem,
+            expected=f"{USER_ID}, {TIMESTAMP} with a zone, and perhaps a number {VALUE}; none of them missing",
+            fix=f"outcomes.{TIMESTAMP} = pandas.to_datetime(outcomes.{TIMESTAMP}, utc=True), or name the columns so",
         )
-    shown = pd.DataFrame(
+    value = outcomes[VALUE].astype(np.float64) if VALUE in outcomes else 1.0
+    when = outcomes[TIMESTAMP].dt.tz_convert("UTC")
+    return pd.DataFrame({USER_ID: outcomes[USER_ID].astype(str), TIMESTAMP: when, VALUE: value})
+
+
+def _shown(exposures: Iterable[Mapping[str, Any]], experiment: Experiment) -> _Shown:
+    """An experiment's exposures, of users of one arm."""
+    every = pd.DataFrame(
         [
             (e["user_id"], e["arm"], e["time"], bool(e["degraded"]), _publication(e))
             for e in exposures
@@ -216,14 +300,15 @@ def read_out(
         ],
         columns=[USER_ID, "arm", "time", "degraded", "publication"],
     )
-    names = [arm.name for arm in experiment.arms]
-    control = control or next((arm.name for arm in experiment.arms if not arm.priors), names[0])
-    shown["time"] = pd.to_datetime(shown["time"], utc=True, format="ISO8601")
-    per_user = shown.groupby(USER_ID).agg(arm=("arm", "first"), arms=("arm", "nunique"), first=("time", "min"))
-    crossed = per_user["arms"] > 1
-    kept = per_user[~crossed & per_user["arm"].isin(names)]
-    counts = {name: int((kept["arm"] == name).sum()) for name in names}
-    if control not in names or min(counts.values(), default=0) < 2 or len(names) < 2:
+    every["time"] = pd.to_datetime(every["time"], utc=True, format="ISO8601")
+    by_user = every.groupby(USER_ID).agg(arm=("arm", "first"), arms=("arm", "nunique"), first=("time", "min"))
+    crossed = by_user["arms"] > 1
+    users = by_user[~crossed & by_user["arm"].isin(list(experiment.shares))]
+    return _Shown(every[every[USER_ID].isin(users.index)], users, int(crossed.sum()))
+
+
+def _check_comparable(experiment: Experiment, control: str, counts: Mapping[str, int]) -> None:
+    if control not in counts or min(counts.values(), default=0) < 2 or len(counts) < 2:
         raise AdvpriorError(
             "EXP001",
             "there is nothing to compare",
@@ -232,51 +317,25 @@ def read_out(
             expected=f"two users or more in each arm, and a control ({control})",
             fix="let it run longer, or name the experiment that was served",
         )
-    begin = kept["first"].min()
-    when = outcomes[TIMESTAMP].dt.tz_convert("UTC")
-    worth = outcomes[VALUE].astype(np.float64) if VALUE in outcomes else pd.Series(1.0, index=outcomes.index)
-    first = outcomes[USER_ID].map(kept["first"])
-    after = when >= first  # False for users who were not exposed
-    if until is not None:
-        after &= when < pd.Timestamp(until)
-    outcome = worth[after].groupby(outcomes[USER_ID][after]).sum().reindex(kept.index, fill_value=0.0).to_numpy()
-    arm = kept["arm"].to_numpy()
-    effects = {name: effect(outcome[arm == name], outcome[arm == control]) for name in names if name != control}
-    adjusted: dict[str, Effect] = {}
-    variance_kept = None
-    notes = []
-    if pre_days > 0:
-        early = (when < begin) & (when >= begin - timedelta(days=pre_days))
-        before = worth[early].groupby(outcomes[USER_ID][early]).sum().reindex(kept.index, fill_value=0.0).to_numpy()
-        if before.std() > 0:
-            clean = cuped(outcome, before, arm)
-            adjusted = {name: effect(clean[arm == name], clean[arm == control]) for name in effects}
-            spread = sum(outcome[arm == name].var() * counts[name] for name in names)
-            left = sum(clean[arm == name].var() * counts[name] for name in names)
-            variance_kept = float(left / spread) if spread else None
-        else:
-            notes.append(f"no outcome in the {pre_days:g} days before {begin}: no CUPED")
-    if crossed.any():
-        notes.append(f"{int(crossed.sum())} users seen in more than one arm are left out: did the salt change?")
-    mine = shown[shown[USER_ID].isin(kept.index)]
-    return Readout(
-        experiment=experiment.name,
-        control=control,
-        users=counts,
-        mean={name: float(outcome[arm == name].mean()) for name in names},
-        exposures={name: int((mine["arm"] == name).sum()) for name in names},
-        degraded={name: float(mine.loc[mine["arm"] == name, "degraded"].mean()) for name in names},
-        effects=effects,
-        adjusted=adjusted,
-        variance_kept=variance_kept,
-        sample_ratio_p=sample_ratio(counts, experiment.shares),
-        crossed_users=int(crossed.sum()),
-        publications={
-            name: {str(k): int(n) for k, n in mine.loc[mine["arm"] == name, "publication"].value_counts().items()}
-            for name in names
+
+
+def _per_user(outcomes: pd.DataFrame, users: pd.Index[Any]) -> Doubles:
+    """Sum of the outcomes' values, of each user."""
+    sums = outcomes.groupby(USER_ID)[VALUE].sum().reindex(users, fill_value=0.0)
+    return sums.to_numpy(dtype=np.float64)
+
+
+def _by_arm(exposures: pd.DataFrame, names: Sequence[str]) -> dict[str, Any]:
+    """Exposures, the share of degraded ones, and exposures by publication, of each arm."""
+    of_arm = {name: exposures[(exposures["arm"] == name).to_numpy()] for name in names}
+    return {
+        "exposures": {name: len(rows) for name, rows in of_arm.items()},
+        "degraded": {name: float(rows["degraded"].mean()) for name, rows in of_arm.items()},
+        "publications": {
+            name: {str(k): int(n) for k, n in rows["publication"].value_counts().items()}
+            for name, rows in of_arm.items()
         },
-        notes=notes,
-    )
+    }
 
 
 def _publication(exposure: Mapping[str, Any]) -> str:

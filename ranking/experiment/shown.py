@@ -1,7 +1,7 @@
 """Features of what was shown, in the exposure log and back: what the ranker really read online, to measure drift on.
 
-A block has one row a slot. A feature that is the same in all slots, as a user's are, is kept once; categories are kept
-as the text that they stand for, so that they compare with a training frame.
+A block has one row a slot. A feature that is the same in all slots, as a user's are, is written once; categories are
+written as the text that they stand for, so that they compare with a training frame.
 """
 
 from __future__ import annotations
@@ -35,18 +35,17 @@ def to_record(
     >>> to_record(block, ["a", "b", "c"], {"c": ["front", "back"]})
     {'a': 1.0, 'b': [0.5, None], 'c': ['back', 'front']}
     """
-    found: dict[str, Any] = {}
+    record: dict[str, Any] = {}
     for name, column in zip(names, block.T.tolist(), strict=True):
-        known = categories.get(name)
-        values = [_value(v, known) for v in column]
-        found[name] = values[0] if all(v == values[0] for v in values) else values
-    return found
+        values = [_value(v, categories.get(name)) for v in column]
+        record[name] = values[0] if all(v == values[0] for v in values) else values
+    return record
 
 
-def _value(value: float, known: Sequence[str] | None) -> Any:
+def _value(value: float, texts: Sequence[str] | None) -> Any:
     if not np.isfinite(value):
         return None
-    return float(f"{value:.7g}") if known is None else known[int(value)]  # a float32 has no more digits
+    return float(f"{value:.7g}") if texts is None else texts[int(value)]  # a float32 has no more digits
 
 
 def to_frame(exposures: Iterable[Mapping[str, Any]], ranker: str) -> pd.DataFrame:

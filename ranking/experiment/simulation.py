@@ -1,4 +1,4 @@
-"""Users whose taste is known, clicking on what the service shows them: does the readout find what is there?
+"""Users of a given taste, clicking on what the service shows them: does the readout report the lift that they make?
 
 A click depends on the user's taste for the advertiser and on the place in the slate, on nothing else: so the lift of
 one arm over another is known exactly, as the expected clicks on the slates that each arm would show.
@@ -16,7 +16,7 @@ import pandas as pd
 
 from advprior.store.contract import TIMESTAMP, USER_ID
 
-#: A user's slate: advertisers in ranked order, None for one that is not known.
+#: A user's slate: advertisers in ranked order, None for an ad outside the catalog.
 SlateOf = Callable[[str], Sequence[str | None]]
 Doubles = npt.NDArray[np.float64]
 
@@ -61,6 +61,6 @@ def click(
             chance = model.probabilities(user, slate_of(user))
             when = start + at * every + timedelta(seconds=1)  # a click follows its exposure
             rows += [(user, when)] * int((rng.random(len(chance)) < chance).sum())
-    found = pd.DataFrame(rows, columns=[USER_ID, TIMESTAMP])
-    found[TIMESTAMP] = pd.to_datetime(found[TIMESTAMP], utc=True)
-    return found
+    clicks = pd.DataFrame(rows, columns=[USER_ID, TIMESTAMP])
+    clicks[TIMESTAMP] = pd.to_datetime(clicks[TIMESTAMP], utc=True)
+    return clicks

@@ -67,7 +67,7 @@ class DriftReport:
         return max((one.severity for one in self.drifts), key=ORDER.index, default="stable")
 
     def of(self, severity: Severity) -> list[Drift]:
-        """Those of one severity."""
+        """Moves of one severity."""
         return [one for one in self.drifts if one.severity == severity]
 
     def to_json(self) -> dict[str, Any]:
@@ -132,17 +132,17 @@ def prior_drifts(table: pd.DataFrame, predictor: str, until: pd.Timestamp) -> tu
     until : the moment of the last training row
     """
     newest = table[SNAPSHOT].max()
-    known = table[(table[EVENT_TIMESTAMP] <= until).to_numpy() & (table[SNAPSHOT] < newest).to_numpy()]
+    earlier = table[(table[EVENT_TIMESTAMP] <= until).to_numpy() & (table[SNAPSHOT] < newest).to_numpy()]
     last = table[(table[SNAPSHOT] == newest).to_numpy()]
-    if not len(known):
+    if not len(earlier):
         return [], {"newest": newest.isoformat(), "reference_snapshots": 0}
-    users = known[USER_ID].nunique(), last[USER_ID].nunique()
+    users = earlier[USER_ID].nunique(), last[USER_ID].nunique()
     drifts = [
-        drift_of(f"{prior_view(predictor)}_{name}", "prior", known[name], last[name], users)
+        drift_of(f"{prior_view(predictor)}_{name}", "prior", earlier[name], last[name], users)
         for name in SCALARS
         if name in table.columns
     ]
-    return drifts, {"newest": newest.isoformat(), "reference_snapshots": int(known[SNAPSHOT].nunique())}
+    return drifts, {"newest": newest.isoformat(), "reference_snapshots": int(earlier[SNAPSHOT].nunique())}
 
 
 def measure(
@@ -207,8 +207,8 @@ def measure(
     if repo is not None:
         for predictor in published_predictors(repo, []):
             table = read_parquet(view_folder(repo, prior_view(predictor)) / TABLE_FILE, fix="advprior publish")
-            found, about["priors"][predictor] = prior_drifts(table, predictor, until)
-            drifts += found
+            of_prior, about["priors"][predictor] = prior_drifts(table, predictor, until)
+            drifts += of_prior
     return DriftReport(sorted(drifts, key=lambda one: -one.psi), about)
 
 
@@ -232,15 +232,15 @@ def _current(
     whole: pd.DataFrame, until: pd.Timestamp, recent: Path | None, days: float | None, shown: pd.DataFrame | None
 ) -> pd.DataFrame:
     if shown is not None:
-        found = shown[(shown[TIMESTAMP] > until).to_numpy()]
+        rows = shown[(shown[TIMESTAMP] > until).to_numpy()]
     elif recent is None:
-        found = whole[(whole["split"] == "test").to_numpy()]
+        rows = whole[(whole["split"] == "test").to_numpy()]
     else:
-        found = load_frame(recent)
-        found = found[(found[TIMESTAMP] > until).to_numpy()]
-    if days is not None and len(found):
-        found = found[(found[TIMESTAMP] > found[TIMESTAMP].max() - timedelta(days=days)).to_numpy()]
-    if not len(found):
+        newer = load_frame(recent)
+        rows = newer[(newer[TIMESTAMP] > until).to_numpy()]
+    if days is not None and len(rows):
+        rows = rows[(rows[TIMESTAMP] > rows[TIMESTAMP].max() - timedelta(days=days)).to_numpy()]
+    if not len(rows):
         raise AdvpriorError(
             "RNK035",
             "there is nothing to compare the training rows with",
@@ -249,20 +249,23 @@ def _current(
             expected="a frame with newer impressions",
             fix="build the tables and the frame again with newer events",
         )
-    return found
+    return rows
 
 
 def _ranker_of(folder: Path, frame_folder: Path) -> Ranker:
     read_manifest(folder, step="rank train", fix="advprior rank train --frame FRAME --service SERVICE --out RANKER")
     loaded = Ranker.load(folder)
-    mine, its = read_manifest(frame_folder, step="rank frame", fix=FRAME_FIX).get("key"), loaded.facts.get("frame")
-    if its is not None and its != mine:
+    given, trained_on = (
+        read_manifest(frame_folder, step="rank frame", fix=FRAME_FIX).get("key"),
+        loaded.facts.get("frame"),
+    )
+    if trained_on is not None and trained_on != given:
         raise AdvpriorError(
             "RNK036",
             "the ranker was trained on another frame",
             where=str(folder),
-            actual=f"frame {its}",
-            expected=f"frame {mine}, of {frame_folder}",
+            actual=f"frame {trained_on}",
+            expected=f"frame {given}, of {frame_folder}",
             fix="give the frame that it was trained on as --frame, and a newer one as --recent",
         )
     return loaded

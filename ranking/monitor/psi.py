@@ -33,7 +33,7 @@ class Bins:
 
     @classmethod
     def of_numbers(cls, values: npt.NDArray[np.float64], bins: int = BINS) -> Bins:
-        """Bins between the quantiles of the values that are there.
+        """Bins between the quantiles of the values that are not missing.
 
         Where a tenth or more of them is the minimum, what is smaller still gets a bin of its own.
 
@@ -42,12 +42,12 @@ class Bins:
         >>> Bins.of_numbers(np.array([0.0, 0.0, 0.0, 4.0]), bins=2).labels()
         ['< 0', '0', '> 0', 'missing']
         """
-        there = values[np.isfinite(values)]
-        if not len(there):
+        present = values[np.isfinite(values)]
+        if not len(present):
             return cls(edges=np.empty(0))
         inner = np.arange(1, bins) / bins
-        edges = np.unique(np.quantile(there, inner, method="inverted_cdf"))
-        if edges[0] == there.min():
+        edges = np.unique(np.quantile(present, inner, method="inverted_cdf"))
+        if edges[0] == present.min():
             edges = np.concatenate([[np.nextafter(edges[0], -np.inf)], edges])
         return cls(edges=edges)
 
@@ -77,7 +77,7 @@ class Bins:
             return [*self.categories, "others", "missing"]
         assert self.edges is not None
         if not len(self.edges):
-            return ["there", "missing"]
+            return ["present", "missing"]
         edges = [float(edge) for edge in self.edges]
         if len(edges) > 1 and edges[0] == np.nextafter(edges[1], -np.inf):
             named = [f"< {edges[1]:.3g}", f"{edges[1]:.3g}", *(f"≤ {edge:.3g}" for edge in edges[2:])]
@@ -101,9 +101,9 @@ def psi(reference: npt.ArrayLike, current: npt.ArrayLike) -> float:
     0.415888
     """
     r, c = np.asarray(reference, dtype=np.float64), np.asarray(current, dtype=np.float64)
-    known = (r > 0) | (c > 0)
-    r = np.maximum(r[known], _EMPTY) / r.sum()
-    c = np.maximum(c[known], _EMPTY) / c.sum()
+    filled = (r > 0) | (c > 0)
+    r = np.maximum(r[filled], _EMPTY) / r.sum()
+    c = np.maximum(c[filled], _EMPTY) / c.sum()
     return float(np.sum((c - r) * np.log(c / r)))
 
 

@@ -30,11 +30,11 @@ class JsonFormatter(logging.Formatter):
 def log_config(level: str = "info") -> dict[str, Any]:
     """A `logging.config.dictConfig` for the service and its server; the service logs its own access lines."""
     handler = {"class": "logging.StreamHandler", "formatter": "json", "stream": "ext://sys.stderr"}
-    mine = {"handlers": ["out"], "level": level.upper(), "propagate": False}
+    own = {"handlers": ["out"], "level": level.upper(), "propagate": False}
     return {
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"json": {"()": "ranking.service.logs.JsonFormatter"}},
         "handlers": {"out": handler},
-        "loggers": {"advprior": mine, "uvicorn": mine, "uvicorn.error": {"level": level.upper()}},
+        "loggers": {"advprior": own, "uvicorn": own, "uvicorn.error": {"level": level.upper()}},
     }

@@ -116,7 +116,7 @@ class Page:
         )
         places = [{ad: i for i, (ad, _) in enumerate(slate.ads)} for slate in (with_priors, without)]
         return {
-            "known": with_priors.user_known,
+            "in_store": with_priors.user_known,
             "arm": engine.experiment.arm_of(user).name,
             "experiment": engine.experiment.name,
             "now": _text_of(engine.clock.now_us()),

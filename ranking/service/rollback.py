@@ -36,11 +36,13 @@ class RolledBack:
 
 
 def previous_version(repo: Path, view: str) -> Path | None:
-    """The publication before the current one, if it is still kept."""
+    """The publication before the current one, if it still exists."""
     link = view_folder(repo, view)
     current = link.resolve()
-    kept = [p for p in link.parent.glob(f".versions/{view}-*") if p.resolve() != current and (p / MANIFEST).is_file()]
-    return max(kept, key=lambda p: p.stat().st_mtime, default=None)
+    versions = [
+        p for p in link.parent.glob(f".versions/{view}-*") if p.resolve() != current and (p / MANIFEST).is_file()
+    ]
+    return max(versions, key=lambda p: p.stat().st_mtime, default=None)
 
 
 def roll_back(repo: Path, view: str, now: datetime, snapshot: datetime | None = None) -> RolledBack:
@@ -65,17 +67,17 @@ def roll_back(repo: Path, view: str, now: datetime, snapshot: datetime | None = 
     source = folder or link.resolve()
     table = pd.read_parquet(source / TABLE_FILE, columns=[EVENT_TIMESTAMP, *_snapshot_column(source)])
     moments = table[SNAPSHOT] if SNAPSHOT in table else table[EVENT_TIMESTAMP]
-    known = sorted(moments[table[EVENT_TIMESTAMP] <= pd.Timestamp(now)].unique())
+    snapshots = sorted(moments[table[EVENT_TIMESTAMP] <= pd.Timestamp(now)].unique())
     if snapshot is not None:
-        wanted = pd.Timestamp(snapshot) if pd.Timestamp(snapshot) in known else None
+        wanted = pd.Timestamp(snapshot) if pd.Timestamp(snapshot) in snapshots else None
     else:
-        wanted = (known[-1:] if folder else known[-2:-1] or [None])[0] if known else None
+        wanted = (snapshots[-1:] if folder else snapshots[-2:-1] or [None])[0] if snapshots else None
     if wanted is None:
         raise AdvpriorError(
             "SRV007",
             "there is nothing to go back to",
             where=str(source),
-            actual=f"{len(known)} snapshots until {now}",
+            actual=f"{len(snapshots)} snapshots until {now}",
             expected=f"snapshot {snapshot}" if snapshot else "an earlier publication or snapshot",
             fix="name one of its snapshots with --snapshot, or publish the earlier priors again",
         )
@@ -101,7 +103,7 @@ def _point(link: Path, folder: Path) -> None:
 
 
 def _write(repo: Path, view: str, folder: Path, moment: pd.Timestamp) -> int:
-    """Write one snapshot's rows into the online store, whatever is there."""
+    """Write one snapshot's rows into the online store, over whatever it holds."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
     from feast.utils import _convert_arrow_to_proto

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 
+from ranking.experiment.client import TIME_HEADER
 from ranking.experiment.exposures import ExposureLog
 from ranking.frame.counts import moment_us
 from ranking.service import slate
@@ -21,7 +22,7 @@ from ranking.service.engine import Engine
 from ranking.service.keys import KeyHeader
 from ranking.service.messages import ERRORS, Health, RankResponse, Ready, request_model
 from ranking.service.metrics import Metrics
-from ranking.service.settings import TIME_HEADER, ServeSettings
+from ranking.service.settings import ServeSettings
 
 
 @dataclass(frozen=True)

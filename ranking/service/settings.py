@@ -12,7 +12,6 @@ from ranking.candidates.nearest import EXACT_UP_TO
 from ranking.experiment.exposures import Fsync
 
 #: Where workers find their settings, and where the API key comes from: never on a command line.
-TIME_HEADER = "X-Advprior-Time"
 SETTINGS_VARIABLE = "ADVPRIOR_SERVE_SETTINGS"
 KEY_VARIABLE = "ADVPRIOR_API_KEY"
 

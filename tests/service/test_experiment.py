@@ -193,6 +193,24 @@ def test_users_of_two_arms_are_left_out_and_named() -> None:
         read_out(both, pd.DataFrame({"user_id": []}), HALVES)
 
 
+def test_outcomes_are_read_as_they_come_or_refused() -> None:
+    """Whole numbers are ids as the log has them; what cannot be placed in time, or summed, is named."""
+    users = [str(i) for i in range(60)]
+    log, outcomes = exposed(users), outcomes_of(users, np.arange(60) % 3)
+    numbers = outcomes.assign(user_id=outcomes.user_id.astype(np.int64))
+    assert read_out(log, numbers, HALVES).to_json() == read_out(log, outcomes, HALVES).to_json()
+    strangers = read_out(log, outcomes.assign(user_id="x" + outcomes.user_id), HALVES)
+    assert "no outcome follows an exposure" in strangers.text()
+    for wrong in (
+        outcomes.assign(timestamp=outcomes.timestamp.dt.tz_localize(None)),
+        outcomes.assign(timestamp=outcomes.timestamp.astype(str)),
+        outcomes.assign(value="abc"),
+        outcomes.assign(value=np.where(outcomes.index == 3, np.nan, 1.0)),
+    ):
+        with pytest.raises(AdvpriorError, match="EXP002"):
+            read_out(log, wrong, HALVES)
+
+
 def test_cuped_moves_no_mean_when_arms_were_alike() -> None:
     rng = np.random.default_rng(0)
     before, arm = rng.normal(size=1000), np.arange(1000) % 2

@@ -132,7 +132,7 @@ def test_they_reach_the_served_score(own: Project) -> None:
         assert set(schemas["Context"]["properties"]) == {
             "context_hour",
             "context_placement",
-        }  # an hour of its own, never the clock's
+        }
 
 
 def test_the_hour_of_a_request_is_its_own(own: Project) -> None:

@@ -17,7 +17,8 @@ from advprior.store.tables import load_tables
 from ranking.cli import rank
 from ranking.evidence.metrics import Auc, Rows
 from ranking.experiment.client import Service
-from ranking.experiment.replay import Limits, Pace, replay, requests_of, window_of
+from ranking.experiment.past_requests import Limits, Pace, requests_of, window_of
+from ranking.experiment.replay import ReplayOptions, replay
 from ranking.models.ranker import Ranker
 from ranking.service.settings import KEY_VARIABLE
 from tests.service.live import Live, live
@@ -90,11 +91,13 @@ def test_days_that_the_store_is_too_new_for_are_said(running: Live, project: Pro
     found = replay(
         project.tables,
         Service(address(running)),
-        start=LOW - timedelta(days=7),
-        end=LOW,
-        limit=15,
-        frame=project.root / "frame",
-        rankers=[project.ranker, project.plain],
+        ReplayOptions(
+            start=LOW - timedelta(days=7),
+            end=LOW,
+            limit=15,
+            frame=project.root / "frame",
+            rankers=[project.ranker, project.plain],
+        ),
     )
     assert found.about["requests"] == 15
     assert set(found.about["degraded"]) == {"prior_early", "history_early"}
@@ -110,11 +113,13 @@ def test_a_service_on_its_own_clock_compares_nothing(project: Project) -> None:
         found = replay(
             project.tables,
             Service(address(own)),
-            start=LOW,
-            end=HIGH,
-            limit=10,
-            frame=project.root / "frame",
-            rankers=[project.ranker],
+            ReplayOptions(
+                start=LOW,
+                end=HIGH,
+                limit=10,
+                frame=project.root / "frame",
+                rankers=[project.ranker],
+            ),
         )
     assert found.about["parity"]["compared"] == 0
     assert "quality means nothing" in found.about["notes"][0]
@@ -135,9 +140,13 @@ def test_requests_are_paced_in_order_and_bounded(running: Live, project: Project
     assert [c["context"]["context_placement"] for c in body["candidates"]] == first.context_placement.tolist()
     assert requests_of(week, Limits(7, 5, {}), Pace(), 20, timed=False).too_large == week.slate_id.nunique()
 
-    found = replay(project.tables, service, start=LOW, end=HIGH, limit=21, pace=Pace(rate=40, connections=2))
+    found = replay(
+        project.tables, service, ReplayOptions(start=LOW, end=HIGH, limit=21, pace=Pace(rate=40, connections=2))
+    )
     assert found.about["seconds"] >= 20 / 40
-    cut = replay(project.tables, service, start=LOW, end=HIGH, limit=60, pace=Pace(rate=20, minutes=0.5 / 60))
+    cut = replay(
+        project.tables, service, ReplayOptions(start=LOW, end=HIGH, limit=60, pace=Pace(rate=20, minutes=0.5 / 60))
+    )
     assert 9 <= cut.about["requests"] <= 11
     assert cut.about["requests"] + cut.about["not_sent"] == 60
     assert any("not sent" in note for note in cut.about["notes"])
@@ -149,7 +158,7 @@ def test_what_cannot_be_replayed_is_refused(running: Live, project: Project, tmp
     start, end = window_of(shown, None, None, None)
     assert (start.date(), end - start) == (day.date(), timedelta(days=1))
     with pytest.raises(AdvpriorError, match="RNK041"):
-        replay(project.tables, service, day=day + timedelta(days=9))
+        replay(project.tables, service, ReplayOptions(day=day + timedelta(days=9)))
     with pytest.raises(AdvpriorError, match="RNK042"):
         replay(project.tables, Service(f"http://127.0.0.1:{free_port()}"))
     with pytest.raises(AdvpriorError, match="CFG001"):
@@ -158,12 +167,12 @@ def test_what_cannot_be_replayed_is_refused(running: Live, project: Project, tmp
         Service("http://me:secret@example.org")
     assert "secret" not in str(caught.value)
     with pytest.raises(AdvpriorError, match="RNK044"):
-        replay(project.tables, service, frame=project.root / "frame", rankers=[project.root / "frame"])
+        replay(project.tables, service, ReplayOptions(frame=project.root / "frame", rankers=[project.root / "frame"]))
     with live(project, exposures=tmp_path / "exposures") as logged:
         with pytest.raises(AdvpriorError, match="RNK043"):
-            replay(project.tables, Service(address(logged)), limit=1)
+            replay(project.tables, Service(address(logged)), ReplayOptions(limit=1))
         assert not list((tmp_path / "exposures").glob("*.jsonl"))
-        found = replay(project.tables, Service(address(logged)), limit=3, log_exposures=True)
+        found = replay(project.tables, Service(address(logged)), ReplayOptions(limit=3, log_exposures=True))
     assert found.about["requests"] == 3
     assert sum(len(file.read_text().splitlines()) for file in (tmp_path / "exposures").glob("*.jsonl")) == 3
 
@@ -171,10 +180,10 @@ def test_what_cannot_be_replayed_is_refused(running: Live, project: Project, tmp
 def test_refused_requests_are_errors_and_no_scores(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEY_VARIABLE, "s3cret")
     with live(project, clock_source="request", api_key=True) as guarded:
-        found = replay(project.tables, Service(address(guarded)), start=LOW, end=HIGH, limit=5)
+        found = replay(project.tables, Service(address(guarded)), ReplayOptions(start=LOW, end=HIGH, limit=5))
         assert found.about["errors"] == {"401 SRV401": 5}
         assert found.scores["score"].isna().all()
         assert found.about["quality"] == {}
-        keyed = replay(project.tables, Service(address(guarded), "s3cret"), start=LOW, end=HIGH, limit=5)
+        keyed = replay(project.tables, Service(address(guarded), "s3cret"), ReplayOptions(start=LOW, end=HIGH, limit=5))
         assert keyed.about["errors"] == {}
     assert "5 errors (401 SRV401 5)" in found.text()

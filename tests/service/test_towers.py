@@ -32,6 +32,7 @@ from ranking.cli.service import check as check_command
 from ranking.cli.service import serve as serve_command
 from ranking.evidence.ordering import Sorted
 from ranking.experiment.assignment import ServedArm
+from ranking.experiment.client import TIME_HEADER
 from ranking.frame.counts import moment_us
 from ranking.frame.history import LEVELS, token_column
 from ranking.frame.publish import publish_features
@@ -40,7 +41,6 @@ from ranking.service.app import create_app, make_engine
 from ranking.service.engine import Engine
 from ranking.service.messages import RankResponse
 from ranking.service.quota import read_quota
-from ranking.service.settings import TIME_HEADER
 from ranking.service.slate import Query
 from ranking.service.towers import TowerSource
 from tests.ranking.stores import apply
