@@ -66,7 +66,8 @@ def replay(
     day: datetime | None = window["day"]
     config = {"url": url, **window, "day": day and f"{day:%Y-%m-%d}"}
     from ranking.experiment.client import Service
-    from ranking.experiment.replay import STEP, Pace, ReplayOptions
+    from ranking.experiment.past_requests import Pace
+    from ranking.experiment.replay import STEP, ReplayOptions
     from ranking.experiment.replay import replay as send
     from ranking.service.settings import KEY_VARIABLE
 
