@@ -13,8 +13,9 @@
 # %% [markdown]
 # # What does the LLM believe, and when does it change its mind?
 #
-# Reads the priors that a finished `advprior demo` published: one distribution over all advertisers, per user and week.
-# A prior that never moves is popularity under another name; one that moves with what the user does has read it.
+# The priors of a finished project (`make demo`, or `advprior run` on your own tables): one distribution over all
+# advertisers, per user and week. A prior that never moves is popularity under another name; one that moves with what
+# the user does has read it. At the end a control of your own is fitted and measured in the same way.
 
 # %% tags=["parameters"]
 import os
@@ -29,28 +30,18 @@ if not workspace.is_absolute() and not workspace.is_dir():
     workspace = Path("..") / workspace  # started from the notebooks' folder
 
 # %%
-import json
-
 import numpy as np
 import pandas as pd
 
-views = workspace / "feature_repo" / "data"
+import advprior
 
+names = ("popularity", "neighbours", "llm")
+priors = {name: advprior.load_priors(workspace / "priors" / name) for name in names}
+llm = priors["llm"]
+llm
 
-def priors(predictor):
-    """Rows, log-probabilities and names of a published prior."""
-    folder = views / f"prior_{predictor}"
-    columns = ["user_id", "snapshot", "prior_row", "entropy"]
-    rows = pd.read_parquet(folder / "table.parquet", columns=columns).sort_values(["user_id", "snapshot"])
-    catalog = json.loads((folder / "catalog.json").read_text())["advertisers"]
-    return rows.reset_index(drop=True), np.load(folder / "log_probs.npy", mmap_mode="r"), pd.DataFrame(catalog)
-
-
-rows, log_probs, catalog = priors("llm")
-print(
-    f"{len(rows):,} priors: {rows.user_id.nunique()} users x {rows.snapshot.nunique()} weeks,",
-    f"{len(catalog)} advertisers",
-)
+# %%
+llm.frame(top=3).head(6)
 
 # %% [markdown]
 # ## How sure is it?
@@ -59,12 +50,12 @@ print(
 
 # %%
 figure, ax = plt.subplots(figsize=(8, 3), layout="constrained")
-for name in ("popularity", "neighbours", "llm"):
-    entropy = priors(name)[0]["entropy"]
+for name in names:
+    entropy = priors[name].rows["entropy"]
     ax.hist(
         entropy, bins=40, histtype="step", linewidth=1.8, label=f"{name}: median {entropy.median():.2f}", density=True
     )
-ax.axvline(np.log(len(catalog)), color="0.5", linestyle="--", linewidth=1, label="no idea (log N)")
+ax.axvline(np.log(len(llm.advertisers)), color="0.5", linestyle="--", linewidth=1, label="no idea (log N)")
 ax.set(xlabel="entropy of a prior, nats", ylabel="density")
 ax.legend(frameon=False, fontsize=8)
 
@@ -75,18 +66,17 @@ ax.legend(frameon=False, fontsize=8)
 
 
 # %%
-def divergence(predictor):
+def divergence(prior):
     """KL(prior of a user || mean of the week), nats, one per row."""
-    rows, log_probs, _ = priors(predictor)
-    found = np.empty(len(rows))
-    for index in rows.groupby("snapshot").groups.values():
-        logs = np.asarray(log_probs[rows.loc[index, "prior_row"].to_numpy()], dtype=np.float64)
+    parts = []
+    for snapshot in prior.rows["snapshot"].unique():
+        logs = prior.of(snapshot=snapshot).array().astype(np.float64)
         mean = np.log(np.exp(logs).mean(axis=0))
-        found[index] = (np.exp(logs) * (logs - mean)).sum(axis=1)
-    return found
+        parts.append((np.exp(logs) * (logs - mean)).sum(axis=1))
+    return np.concatenate(parts)
 
 
-pd.DataFrame({name: divergence(name) for name in ("popularity", "neighbours", "llm", "placebo")}).describe().round(3)
+pd.DataFrame({name: divergence(priors[name]) for name in names}).describe().round(3)
 
 # %% [markdown]
 # ## One user's story
@@ -95,18 +85,19 @@ pd.DataFrame({name: divergence(name) for name in ("popularity", "neighbours", "l
 # the user bought in the weeks before.
 
 # %%
-spread = rows.groupby("user_id")["entropy"].agg(np.ptp)
+spread = llm.rows.groupby("user_id")["entropy"].agg(np.ptp)
 user = spread.idxmax()
-mine = rows[rows["user_id"] == user]
-probability = np.exp(log_probs[mine["prior_row"].to_numpy()])
+weeks = llm.of(user)
+probability = np.exp(weeks.array())
 favourites = np.argsort(-probability.max(axis=0))[:6]
-events = pd.read_parquet(workspace / "tables" / "events.parquet", filters=[("user_id", "==", user)])
+events = pd.read_parquet(workspace / "tables" / "events.parquet").dropna(subset=["advertiser_id"])
+own = events[events["user_id"] == user]
 
 figure, (top, bottom) = plt.subplots(2, 1, figsize=(9, 6), sharex=True, layout="constrained")
-for place, index in enumerate(favourites):
-    advertiser = catalog.loc[index, "advertiser_id"]
-    (line,) = top.plot(mine["snapshot"], probability[:, index], label=catalog.loc[index, "name"][:45])
-    bought = events.loc[events["advertiser_id"] == advertiser, "timestamp"]
+for place, column in enumerate(favourites):
+    advertiser = llm.advertisers.iloc[column]
+    (line,) = top.plot(weeks.rows["snapshot"], probability[:, column], label=advertiser["name"][:45])
+    bought = own.loc[own["advertiser_id"] == advertiser["advertiser_id"], "timestamp"]
     bottom.plot(bought, np.full(len(bought), -place), "|", color=line.get_color(), markersize=12)
 top.set(ylabel="P(advertiser | history)", title=f"User {user}")
 top.legend(fontsize=7, frameon=False)
@@ -119,32 +110,47 @@ bottom.set(ylabel="purchases", yticks=[])
 # as well says that the LLM is not needed for this.
 
 # %%
-all_events = pd.read_parquet(workspace / "tables" / "events.parquet", columns=["user_id", "timestamp", "advertiser_id"])
-all_events = all_events.dropna().sort_values("timestamp")
+ordered = events.sort_values("timestamp")[["user_id", "timestamp", "advertiser_id"]]
 
 
-def next_ranks(predictor):
+def next_ranks(prior):
     """Rank of the next bought advertiser under each prior."""
-    rows, log_probs, catalog = priors(predictor)
-    index = pd.Index(catalog["advertiser_id"])
-    known = all_events[all_events["advertiser_id"].isin(index)]
+    index = pd.Index(prior.advertisers["advertiser_id"])
+    bought = ordered[ordered["advertiser_id"].isin(index)]
+    rows = prior.rows.assign(row=np.arange(len(prior.rows))).sort_values("snapshot")
     joined = pd.merge_asof(
-        rows.sort_values("snapshot"), known, left_on="snapshot", right_on="timestamp", by="user_id", direction="forward"
+        rows, bought, left_on="snapshot", right_on="timestamp", by="user_id", direction="forward"
     ).dropna(subset=["advertiser_id"])
-    logs = np.asarray(log_probs[joined["prior_row"].to_numpy()])
+    logs = prior.array()[joined["row"].to_numpy()]
     own = logs[np.arange(len(logs)), index.get_indexer(joined["advertiser_id"])]
     return (logs > own[:, None]).sum(axis=1) + 1
 
 
-ranks = {name: next_ranks(name) for name in ("popularity", "neighbours", "llm", "placebo")}
-pd.DataFrame(
-    {
-        name: {
-            "Recall@1": (r <= 1).mean(),
-            "Recall@5": (r <= 5).mean(),
-            "Recall@20": (r <= 20).mean(),
-            "median rank": np.median(r),
-        }
-        for name, r in ranks.items()
-    }
-).T.round(3)
+def summary(ranks):
+    recall = {f"Recall@{k}": (ranks <= k).mean() for k in (1, 5, 20)}
+    return pd.Series({**recall, "median rank": np.median(ranks)})
+
+
+pd.DataFrame({name: summary(next_ranks(priors[name])) for name in names}).T.round(3)
+
+# %% [markdown]
+# ## A control of your own
+#
+# Fitted on the events before the first snapshot alone, then asked at one snapshot beside the LLM: *who bought last,
+# buys again*. `advprior.fit` takes frames; the folder that it writes is a run like any other.
+
+# %%
+from tempfile import mkdtemp
+
+tables = {"events": events, "advertisers": pd.read_parquet(workspace / "tables" / "advertisers.parquet")}
+first, late = llm.rows["snapshot"].min(), llm.rows["snapshot"].max() - pd.Timedelta(weeks=4)
+last_bought = advprior.fit("neighbours", tables, first, mkdtemp() + "/last", {"half_lives_days": [3], "similar": False})
+scores = advprior.score_users(last_bought, events, late, top=None)
+
+# %%
+following = ordered[ordered["timestamp"] >= late].drop_duplicates("user_id")  # the next purchase of each user
+ranks = {"last bought": scores.merge(following, on=["user_id", "advertiser_id"])["rank"]}
+for name in names:
+    frame = priors[name].of(snapshot=late).frame(top=None)
+    ranks[name] = frame.merge(following, on=["user_id", "advertiser_id"])["rank"]
+pd.DataFrame({name: summary(r) for name, r in ranks.items()}).T.round(3)
