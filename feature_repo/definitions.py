@@ -192,6 +192,7 @@ prior_popularity = _prior(POPULARITY)
 prior_neighbours = _prior(NEIGHBOURS)
 prior_placebo = _prior(PLACEBO)
 
+# A view of your own, of users or ads, belongs into this list: then it reaches every ranker, and is served.
 _BASELINE = [user_profile, user_history, ad_stats]
 ranker_baseline_v1 = _service(BASELINE_SERVICE, _BASELINE, "History, popularity, profile: what a prior must beat")
 ranker_with_priors_v1 = _service(prior_service(LLM), [*_BASELINE, prior_llm], "The baseline and the LLM's priors")

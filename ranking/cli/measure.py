@@ -138,21 +138,41 @@ arms_option = click.option(
 
 @click.command()
 @frame_option
-@click.option("--service", required=True, help="Feature service (or arm) to train on, such as ranker_with_priors_v1.")
+@click.option("--arm", "arm_name", help="Arm to train, such as llm or llm_rank.")
+@click.option("--service", help="In place of --arm: the first arm of this feature service.")
 @click.option("--out", type=_FOLDER, required=True, help="Where the ranker goes.")
 @arms_option
 @click.option("--seed", default=0, show_default=True, help="Of bagging and feature sampling.")
 @force_option
-def train(frame_folder: Path, service: str, out: Path, arms_file: Path | None, seed: int, force: bool) -> None:
+def train(
+    frame_folder: Path,
+    arm_name: str | None,
+    service: str | None,
+    out: Path,
+    arms_file: Path | None,
+    seed: int,
+    force: bool,
+) -> None:
     """Train and save one ranker, calibrated on validation rows.
 
     Its manifest says which feature service, features and categories it must be fed.
     """
     from ranking.models.arms import load_arms
 
+    name = arm_name or service
+    if name is None or (arm_name and service):
+        raise AdvpriorError(
+            "CFG001",
+            "one arm is trained",
+            where="--arm, --service",
+            actual="neither" if name is None else "both",
+            expected="one of the two",
+            fix="advprior rank train --frame FRAME --arm llm --out OUT",
+        )
+
     read_manifest(frame_folder, step="rank frame", fix=_FRAME_FIX)
     arms = load_arms(arms_file)
-    arm = arms.find(service)
+    arm = arms.find(name)
     config = {"arm": arm.model_dump(mode="json"), "ranker": arms.config_of(arm).model_dump(), "seed": seed}
     inputs = {"frame": manifest_digest(frame_folder)}
     key = run_key("rank train", config, inputs, TRAIN_VERSION)
@@ -165,7 +185,7 @@ def train(frame_folder: Path, service: str, out: Path, arms_file: Path | None, s
         run.facts.update(train_arm(frame_folder, arm, arms.config_of(arm), seed, run.path))
     facts = run.facts
     click.echo(
-        f"rank train: {arm.service}, {facts['features']} features, {facts['rounds']} rounds, "
+        f"rank train: {arm.name} ({arm.service}), {facts['features']} features, {facts['rounds']} rounds, "
         f"test AUC {facts['test']['auc']:.4f}, log-loss {facts['test']['log_loss']:.4f}, in {out}"
     )
 

@@ -47,7 +47,7 @@ from ranking.frame.columns import (
     prior_columns,
     request_column,
 )
-from ranking.frame.join import Joined, join_features, open_store, scalar_refs
+from ranking.frame.join import Joined, join_features, open_store, scalar_refs, views_in_no_service
 from ranking.frame.preflight import preflight
 from ranking.frame.read import SPLITS
 from ranking.frame.rows import FrameRows, load_rows, split_of
@@ -106,7 +106,8 @@ def build_frame(
 
     columns = Columns()
     _add_baseline(columns, joined, refs, rows)
-    findings = _add_history(columns, joined, repo, rows)
+    findings = [checks.check_views_joined(views_in_no_service(store, refs), service)]
+    findings += _add_history(columns, joined, repo, rows)
     for predictor in predictors:
         findings += _add_prior(columns, joined, repo, predictor, rows)
     for weeks in stale if predictors else ():

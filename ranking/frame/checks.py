@@ -6,7 +6,7 @@ what causes it and how to fix it stands in ``docs/checks.md``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
@@ -68,13 +68,13 @@ def enforce(findings: Iterable[Finding | None], where: str | None = None) -> lis
     AdvpriorError
         With the code of the first error.
     """
-    found = [finding for finding in findings if finding is not None]
-    errors = [finding for finding in found if finding.severity == "error"]
+    actual = [finding for finding in findings if finding is not None]
+    errors = [finding for finding in actual if finding.severity == "error"]
     if errors:
         first, *others = errors
         also = "; also " + ", ".join(f"{o.code}: {o.message}" for o in others) if others else ""
         raise AdvpriorError(first.code, first.message + also, where=where, expected=f"see {first.docs}", fix=first.fix)
-    return found
+    return actual
 
 
 def check_model_cutoff(predictor: str, cutoff: Array, impression: Array) -> Finding | None:
@@ -137,16 +137,16 @@ def check_splits_apart(split: Array, time: Array) -> Finding | None:
     return None
 
 
-def check_rows_kept(expected_ids: Array, found_ids: Array) -> Finding | None:
+def check_rows_kept(expected_ids: Array, joined_ids: Array) -> Finding | None:
     """RNK005: a join lost, doubled or swapped impressions."""
-    if len(expected_ids) == len(found_ids) and np.array_equal(np.sort(expected_ids), np.sort(found_ids)):
+    if len(expected_ids) == len(joined_ids) and np.array_equal(np.sort(expected_ids), np.sort(joined_ids)):
         return None
-    lost = len(np.setdiff1d(expected_ids, found_ids))
-    doubled = len(found_ids) - len(np.unique(found_ids))
+    lost = len(np.setdiff1d(expected_ids, joined_ids))
+    doubled = len(joined_ids) - len(np.unique(joined_ids))
     return Finding(
         "RNK005",
         "error",
-        f"{len(expected_ids):,} impressions went into the join and {len(found_ids):,} rows came out"
+        f"{len(expected_ids):,} impressions went into the join and {len(joined_ids):,} rows came out"
         f" ({lost:,} lost, {doubled:,} doubled)",
         "make impression_id unique, and use the duckdb offline store (the file store loses rows)",
     )
@@ -173,7 +173,6 @@ def univariate_auc(values: pd.Series[Any], label: Array) -> float:
     A text feature is ranked by the mean label of its values, where it has few enough for that to mean anything.
     """
     import pandas as pd
-    from scipy.stats import rankdata
 
     positive = label == 1
     n1, n0 = int(positive.sum()), int((~positive).sum())
@@ -188,9 +187,11 @@ def univariate_auc(values: pd.Series[Any], label: Array) -> float:
         numbers = (sums / np.maximum(counts, 1))[codes + 1]
     else:
         numbers = np.nan_to_num(values.to_numpy(np.float64), nan=-np.inf, posinf=np.finfo(np.float64).max)
-    ranks = rankdata(numbers)
-    auc = (ranks[positive].sum() - n1 * (n1 + 1) / 2) / (n1 * n0)
-    return float(max(auc, 1 - auc))
+    below = np.sort(numbers[~positive])
+    # a positive beats every negative below it, and half of those that are equal
+    won = sum(int(np.searchsorted(below, numbers[positive], side=side).sum()) for side in ("left", "right")) / 2
+    auc = won / (n1 * n0)
+    return max(auc, 1 - auc)
 
 
 def check_golden_features(features: pd.DataFrame, label: Array, *, seed: int = 0) -> list[Finding]:
@@ -268,6 +269,18 @@ def check_in_catalog(predictor: str, known: Array) -> Finding | None:
     )
 
 
+def check_views_joined(absent: Sequence[str], service: str) -> Finding | None:
+    """RNK014: feature views of a user's own are applied, but no service has them (their names)."""
+    if not absent:
+        return None
+    return Finding(
+        "RNK014",
+        "warning",
+        f"feature views that `{service}` does not have are not joined: {', '.join(absent)}",
+        "add them to _BASELINE in definitions.py, apply, and build the frame again",
+    )
+
+
 def check_one_catalog(versions: Mapping[str, str]) -> Finding | None:
     """RNK013: predictors under comparison have different catalogs (version by predictor)."""
     if len(set(versions.values())) <= 1:
@@ -275,6 +288,6 @@ def check_one_catalog(versions: Mapping[str, str]) -> Finding | None:
     return Finding(
         "RNK013",
         "warning",
-        "priors of different catalogs are compared: " + ", ".join(f"{name} {v}" for name, v in versions.items()),
+        "priors of different catalogs are compared: " + ", ".join(f"{n} {v}" for n, v in versions.items()),
         "fit every predictor on the same tables: log-probabilities over other catalogs do not share a scale",
     )

@@ -7,15 +7,14 @@ own rows, from which a service computes the same user vector (`ranking.frame.his
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-from ranking.frame.counts import Ints
+from advprior.store.arrays import Double, Float, Int
 
 FADES = (28.0, None)  # half-lives in days; None fades never
 _FAINT = 0.05  # a faded count below it is left out: it would cost memory and say nothing
 
 
-def fading(age: npt.NDArray[np.float64], place: Ints, size: int) -> npt.NDArray[np.float32]:
+def fading(age: Double, place: Int, size: int) -> Float:
     """log(1 + count) per place and fade, float32 [size, fades]: the tenth purchase says less than the first.
 
     Parameters

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from advprior.store.arrays import Float, Int
 from advprior.store.contract import (
     CATALOG_FILE,
     INTEREST_MATRIX_FILE,
@@ -23,17 +24,16 @@ from advprior.store.contract import (
     TOP_INDEX_FILE,
     pair_id,
 )
-from ranking.frame.counts import Ints
+from ranking.frame.counts import codes_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Floats = npt.NDArray[np.float32]
 HISTORY_VALUES = ("1w", "4w", "12w", "all", "recency_days")
 TOP = 20
 
 
-def gather_history(folder: Path, files: tuple[str, str], size: int, rows: Ints, ids: Ints) -> Floats:
+def gather_history(folder: Path, files: tuple[str, str], size: int, rows: Int, ids: Int) -> Float:
     """Counts and recency of one level.
 
     Parameters
@@ -54,19 +54,19 @@ def gather_history(folder: Path, files: tuple[str, str], size: int, rows: Ints, 
     """
     keys = np.load(folder / files[0], mmap_mode="r")
     values = np.load(folder / files[1], mmap_mode="r")
-    found = np.zeros((len(rows), 5), dtype=np.float32)
-    found[:, 4] = np.nan
-    asked = (rows >= 0) & (ids >= 0)
+    out = np.zeros((len(rows), 5), dtype=np.float32)
+    out[:, 4] = np.nan
+    answerable = (rows >= 0) & (ids >= 0)
     wanted = rows * size + ids
     if len(keys):
         # ascending look-ups walk the file once instead of jumping about in it
         order = np.argsort(wanted)
         at = np.searchsorted(keys, wanted[order])
-        hit = (at < len(keys)) & asked[order]
+        hit = (at < len(keys)) & answerable[order]
         hit[hit] = keys[at[hit]] == wanted[order][hit]
-        found[order[hit]] = values[at[hit]]
-    found[~asked] = np.nan
-    return found
+        out[order[hit]] = values[at[hit]]
+    out[~answerable] = np.nan
+    return out
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,11 @@ class PriorFiles:
         Log of what all others share evenly.
     """
 
-    log_probs: Floats
+    log_probs: Float
     advertisers: list[str]
     version: str
     top_index: npt.NDArray[np.int32] | None = None
-    tail: Floats | None = None
+    tail: Float | None = None
 
     @classmethod
     def open(cls, folder: Path) -> PriorFiles:
@@ -108,7 +108,7 @@ class PriorFiles:
         """N, the advertisers of the catalog."""
         return len(self.advertisers) if self.top_index is not None else int(self.log_probs.shape[1])
 
-    def row(self, pointer: int) -> Floats:
+    def row(self, pointer: int) -> Float:
         """Log-probabilities [N] of one row, the tail's share for those that a top-K row does not name."""
         kept = np.asarray(self.log_probs[pointer])
         if self.top_index is None or self.tail is None:
@@ -120,7 +120,7 @@ class PriorFiles:
         return full
 
 
-def gather_priors(files: PriorFiles, rows: Ints, advertisers: Ints) -> tuple[Floats, Floats]:
+def gather_priors(files: PriorFiles, rows: Int, advertisers: Int) -> tuple[Float, Float]:
     """Log-probability of the ad's advertiser, and its rank among all (1 = best; ties share the better rank).
 
     In top-K priors every advertiser outside the K has its even share of the tail, and rank K + 1.
@@ -139,21 +139,21 @@ def gather_priors(files: PriorFiles, rows: Ints, advertisers: Ints) -> tuple[Flo
     """
     log_prob = np.full(len(rows), np.nan, dtype=np.float32)
     rank = np.full(len(rows), np.nan, dtype=np.float32)
-    asked = np.flatnonzero((rows >= 0) & (advertisers >= 0))
-    order = asked[np.argsort(rows[asked], kind="stable")]
+    answerable = np.flatnonzero((rows >= 0) & (advertisers >= 0))
+    order = answerable[np.argsort(rows[answerable], kind="stable")]
     pointers, starts = np.unique(rows[order], return_index=True)
     n = files.size
     # one pass over the file in row order; each row is sorted once for all its impressions
     for pointer, start, stop in zip(pointers, starts, np.append(starts, len(order))[1:], strict=True):
         here = order[start:stop]
         row = files.row(int(pointer))
-        mine = row[advertisers[here]]
-        log_prob[here] = mine
-        rank[here] = n - np.searchsorted(np.sort(row), mine, side="right") + 1
+        own = row[advertisers[here]]
+        log_prob[here] = own
+        rank[here] = n - np.searchsorted(np.sort(row), own, side="right") + 1
     return log_prob, rank
 
 
-def places(catalog: Sequence[str], advertisers: Any, categories: Any) -> Ints:
+def places(catalog: Sequence[str], advertisers: Any, categories: Any) -> Int:
     """Place of each ad in a prior's catalog, −1 where it is not there.
 
     By its advertiser; in a catalog that knows none of them, by advertiser × category (`pair_id`).
@@ -167,22 +167,20 @@ def places(catalog: Sequence[str], advertisers: Any, categories: Any) -> Ints:
     """
     import pandas as pd
 
-    names = pd.Index(catalog)
-    found: Ints = names.get_indexer(pd.Index(np.asarray(advertisers, object))).astype(np.int64)
-    if (found >= 0).any():
-        return found
+    by_advertiser = codes_of(np.asarray(advertisers, object), catalog)
+    if (by_advertiser >= 0).any() or not len(by_advertiser):
+        return by_advertiser
     both = pd.DataFrame({"a": np.asarray(advertisers, object), "c": np.asarray(categories, object)})
     code = both.groupby(["a", "c"], sort=False, dropna=False).ngroup().to_numpy()
-    of_pair = both.drop_duplicates(ignore_index=True)
+    distinct = both.drop_duplicates(ignore_index=True)
     pairs = [
         pair_id(a, c) if isinstance(a, str) and isinstance(c, str) else None
-        for a, c in zip(of_pair["a"], of_pair["c"], strict=True)
+        for a, c in zip(distinct["a"], distinct["c"], strict=True)
     ]
-    place: Ints = names.get_indexer(pd.Index(pairs, dtype=object)).astype(np.int64)
-    return place[code] if len(code) else found
+    return codes_of(pd.Index(pairs, dtype=object), catalog)[code]
 
 
-def gather_interests(folder: Path, rows: Ints, categories: pd.Series[Any]) -> Floats | None:
+def gather_interests(folder: Path, rows: Int, categories: pd.Series[Any]) -> Float | None:
     """Log-probability of each impression's product category, where the published priors have interests.
 
     Parameters
@@ -198,21 +196,19 @@ def gather_interests(folder: Path, rows: Ints, categories: pd.Series[Any]) -> Fl
     float32 [impressions] or None
         NaN where there is no row, or the category was not seen before the model's cut-off.
     """
-    import pandas as pd
-
     if not (folder / INTEREST_MATRIX_FILE).is_file():
         return None
     names = [entry["advertiser_id"] for entry in json.loads((folder / INTERESTS_FILE).read_text())["advertisers"]]
     matrix = np.load(folder / INTEREST_MATRIX_FILE, mmap_mode="r")
-    index = pd.Index(names).get_indexer(pd.Index(categories.astype(object)))
-    found = np.full(len(rows), np.nan, dtype=np.float32)
-    asked = np.flatnonzero((rows >= 0) & (index >= 0))
-    order = asked[np.argsort(rows[asked], kind="stable")]  # one walk through the file
-    found[order] = matrix[rows[order], index[order]]
-    return found
+    index = codes_of(categories.astype(object), names)
+    out = np.full(len(rows), np.nan, dtype=np.float32)
+    answerable = np.flatnonzero((rows >= 0) & (index >= 0))
+    order = answerable[np.argsort(rows[answerable], kind="stable")]  # one walk through the file
+    out[order] = matrix[rows[order], index[order]]
+    return out
 
 
-def mean_probability(files: PriorFiles, rows: Ints, snapshots: Ints) -> tuple[Ints, npt.NDArray[np.float64]]:
+def mean_probability(files: PriorFiles, rows: Int, snapshots: Int) -> tuple[Int, npt.NDArray[np.float64]]:
     """Mean probability of each advertiser over the users of each snapshot.
 
     Parameters
@@ -225,11 +221,11 @@ def mean_probability(files: PriorFiles, rows: Ints, snapshots: Ints) -> tuple[In
     int array [S], float64 [S, N]
         The snapshots, ascending, and the means.
     """
-    found, index = np.unique(snapshots, return_inverse=True)
-    means = np.zeros((len(found), files.size))
-    for i in range(len(found)):
-        mine = np.sort(rows[index == i])
-        for block in np.array_split(mine, max(1, len(mine) // 4096)):
+    moments, index = np.unique(snapshots, return_inverse=True)
+    means = np.zeros((len(moments), files.size))
+    for i in range(len(moments)):
+        rows_of = np.sort(rows[index == i])
+        for block in np.array_split(rows_of, max(1, len(rows_of) // 4096)):
             kept = np.exp(files.log_probs[block].astype(np.float64))
             if files.top_index is None or files.tail is None:
                 means[i] += kept.sum(axis=0)
@@ -239,5 +235,5 @@ def mean_probability(files: PriorFiles, rows: Ints, snapshots: Ints) -> tuple[In
             means[i] += share.sum()
             beyond = (kept - share[:, None]).ravel()
             means[i] += np.bincount(files.top_index[block].ravel(), weights=beyond, minlength=files.size)
-        means[i] /= len(mine)
-    return found, means
+        means[i] /= len(rows_of)
+    return moments, means

@@ -10,18 +10,18 @@ import atexit
 import shutil
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from advprior.store.contract import EVENT_TIMESTAMP, IMPRESSION_ID
+from advprior.store.contract import AD_ID, EVENT_TIMESTAMP, IMPRESSION_ID, USER_ID
 from advprior.store.errors import AdvpriorError
 from advprior.store.offline import SPARK
 from ranking.frame import checks
-from ranking.frame.views import is_joined
+from ranking.frame.views import is_joined, is_ours
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,6 +125,13 @@ def scalar_refs(store: Any, services: Sequence[str], repo: Path) -> tuple[dict[s
                 keys[projection.join_key_map.get(column.name, column.name)] = None
     require_sources(store, list(views.values()), repo)
     return refs, list(keys)
+
+
+def views_in_no_service(store: Any, refs: Iterable[str]) -> list[str]:
+    """A user's own views of users or ads that are applied, but that no joined service has."""
+    joined = {ref.split(":")[0] for ref in refs}
+    own = [view for view in store.list_feature_views() if not is_ours(view.name) and view.name not in joined]
+    return sorted(v.name for v in own if {column.name for column in v.entity_columns} <= {USER_ID, AD_ID})
 
 
 @cache

@@ -195,10 +195,10 @@ class Arms(BaseModel):
                 return arm
         raise AdvpriorError(
             "RNK021",
-            "no arm has this feature service",
-            where="--service",
+            "no arm has this name or feature service",
+            where="--arm, --service",
             actual=name,
-            expected=", ".join(arm.service for arm in self.arms),
+            expected=", ".join(arm.name for arm in self.arms),
             fix="name one of these, or add an arm to arms.yaml",
         )
 

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,13 @@ from advprior.store.runs import new_run, publish_version, run_key
 from advprior.store.tables import load_tables, load_time_plan, write_parquet
 
 SHIPPED = shipped_repo()
+
+
+class Workspace(NamedTuple):
+    """Canonical tables, and a feature repository with what was published from them."""
+
+    tables: Path
+    repo: Path
 
 
 def copy_repo(folder: Path) -> Path:

@@ -231,7 +231,7 @@ def test_train_saves_a_ranker_for_the_service(workspace, tmp_path):
     assert ranker.facts["time_plan"]["finetune_end"]
     assert len(ranker.predict(synthetic_frame(users=5))) == 600
     assert "unchanged, reused" in invoke(*command, "ranker_with_priors_v1").output
-    with pytest.raises(AdvpriorError, match=r"RNK021(.|\n)*ranker_with_neighbours_v1"):
+    with pytest.raises(AdvpriorError, match=r"RNK021(.|\n)*neighbours"):
         invoke(*command, "ranker_v9")
 
 

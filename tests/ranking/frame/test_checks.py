@@ -212,6 +212,17 @@ def test_other_catalogs_fire() -> None:
     fires(finding, "RNK013", "warning")
 
 
+def test_a_view_that_no_service_has_fires() -> None:
+    finding = checks.check_views_joined(["ad_quality"], "ranker_baseline_v1")
+    fires(finding, "RNK014", "warning")
+    assert finding is not None
+    assert "ad_quality" in finding.message
+
+
+def test_views_that_are_joined_silent() -> None:
+    assert checks.check_views_joined([], "ranker_baseline_v1") is None
+
+
 def test_one_catalog_silent() -> None:
     assert checks.check_one_catalog({"llm": "v1", "twin": "v1"}) is None
     assert checks.check_one_catalog({}) is None

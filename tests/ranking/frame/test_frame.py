@@ -6,7 +6,7 @@ import json
 import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,32 +16,23 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from advprior.store.contract import (
-    BASELINE_SERVICE,
     LLM,
-    MATRIX_FILE,
     POPULARITY,
     TABLE_FILE,
-    TAIL_FILE,
-    TAIL_LOG_MASS,
-    TOP_INDEX,
-    TOP_INDEX_FILE,
     prior_service,
     prior_view,
 )
 from advprior.store.errors import AdvpriorError
-from advprior.store.features import features_from_json
 from advprior.store.runs import read_manifest
 from ranking.cli.measure import features as features_command
 from ranking.cli.measure import frame as frame_command
 from ranking.frame.build import build_frame
 from ranking.frame.columns import clock_columns
 from ranking.frame.join import join_features, open_store, scalar_refs
-from ranking.frame.publish import publish_features
 from ranking.frame.rows import never_before
 from ranking.frame.views import view_folder
-from ranking.models.arms import load_arms, with_available
-from tests.ranking.stores import apply, copy_repo, publish, publish_priors, random_priors
-from tests.tiny import PLAN, tiny_tables, write_tiny
+from tests.ranking.stores import Workspace, apply, copy_repo, publish, publish_priors, random_priors
+from tests.tiny import PLAN, tiny_tables
 
 # ibis 12 calls a method that duckdb 2 renamed
 pytestmark = pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")
@@ -49,22 +40,6 @@ DAY = timedelta(days=1)
 TTL = 14 * DAY
 TICK = timedelta(microseconds=1)
 T0 = datetime(2024, 3, 1, tzinfo=UTC)
-
-
-class Workspace(NamedTuple):
-    tables: Path
-    repo: Path
-
-
-@pytest.fixture(scope="module")
-def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    root = tmp_path_factory.mktemp("frame")
-    tables, repo = write_tiny(root / "tables"), copy_repo(root / "feature_repo")
-    publish_features(tables, repo)
-    publish_priors(repo, tables, LLM, seed=1)
-    publish_priors(repo, tables, POPULARITY, seed=2)
-    apply(repo)
-    return Workspace(tables, repo)
 
 
 @pytest.fixture(scope="module")
@@ -236,73 +211,6 @@ def test_rows_before_the_first_lag_have_no_prior(tmp_path: Path, workspace: Work
     assert np.isnan(row.prior_llm_entropy)
     assert np.isnan(row.prior_llm_age_days)
     assert row.activity_occasions_all >= 0
-
-
-def test_a_feature_added_to_the_service_becomes_a_column(tmp_path: Path, workspace: Workspace) -> None:
-    repo = Path(shutil.copytree(workspace.repo, tmp_path / "feature_repo", symlinks=True))
-    table = pd.DataFrame(
-        {
-            "user_id": tiny_tables()["users"].user_id,
-            "score": np.arange(40, dtype=float),
-            "vector": [[1.0]] * 40,
-            "event_timestamp": PLAN.start,
-            "created_timestamp": PLAN.start,
-        }
-    )
-    publish(repo, "mine", {TABLE_FILE: table})
-    text = (repo / "definitions.py").read_text()
-    text = text.replace("_BASELINE = [", 'mine = _view("mine", user, PROFILE_TTL, "My own")\n_BASELINE = [mine, ')
-    (repo / "definitions.py").write_text(text)
-    apply(repo)
-    result = build_frame(workspace.tables, repo, [])
-    assert (result.frame.mine__score == result.frame.user_id.astype(str).str[1:].astype(float)).all()
-    own = [feature for feature in result.facts["features"] if feature["group"] == "mine"]
-    assert own == [
-        {"name": "mine__score", "group": "mine", "source": "mine", "dtype": "float32"}
-    ]  # no vector is joined
-    assert result.facts["services"] == [BASELINE_SERVICE]
-
-
-def test_every_feature_is_listed_with_its_group_and_source(workspace: Workspace, tmp_path: Path) -> None:
-    """The manifest's list is the frame's columns but for keys, and knows what no column's name tells."""
-    repo = Path(shutil.copytree(workspace.repo, tmp_path / "feature_repo", symlinks=True))
-    files = random_priors(
-        tiny_tables()["users"].user_id.tolist(), ["a00", "a01", "a02"], PLAN.snapshots(), PLAN.lag, PLAN.finetune_end, 4
-    )
-    top = np.argsort(-files[MATRIX_FILE], axis=1)[:, :2].astype(np.int32)
-    rest = 1 - np.exp(np.take_along_axis(files[MATRIX_FILE], top, axis=1)).sum(axis=1)
-    tail, pointer = np.log(rest), files[TABLE_FILE].prior_row
-    table = files[TABLE_FILE].assign(
-        **{TOP_INDEX: list(top[pointer].astype(np.int64)), TAIL_LOG_MASS: tail[pointer].astype(np.float32)}
-    )
-    arrays = {TOP_INDEX_FILE: top, TAIL_FILE: tail.astype(np.float32)}
-    kept = np.take_along_axis(files[MATRIX_FILE], top, axis=1)
-    publish(repo, prior_view("text_pair"), {**files, **arrays, MATRIX_FILE: kept, TABLE_FILE: table})
-    apply(repo)
-    tables = Path(shutil.copytree(workspace.tables, tmp_path / "tables"))
-    impressions = pd.read_parquet(tables / "impressions.parquet")
-    impressions["context_hour"] = 100 + np.arange(len(impressions)) % 24
-    impressions.to_parquet(tables / "impressions.parquet", index=False, coerce_timestamps="us")
-    result = build_frame(tables, repo, ["text_pair"])
-
-    assert result.frame.context_hour.between(100, 123).all()  # the user's own, not the clock's
-    features = features_from_json(result.facts["features"])
-    keys = ["impression_id", "slate_id", "user_id", "ad_id", "advertiser_id", "timestamp", "label", "split"]
-    assert [feature.name for feature in features] == [
-        name for name in result.frame if name not in keys and not name.startswith("segment_")
-    ]
-    for feature in features:
-        assert (result.frame[feature.name].dtype == feature.dtype) is True
-    of = {feature.name: (feature.group, feature.source) for feature in features}
-    assert of["prior_text_pair_tail_log_mass"] == of["prior_text_pair_rank"] == ("prior_text_pair", "prior_text_pair")
-    assert of["context_hour"] == ("context", "impressions")
-    assert of["clock_hour"] == ("context", "clock")
-    assert of["profile_age"] == ("profile", "user_profile")
-    assert of["ad_category"] == ("ad", "ad_stats")
-    assert of["activity_occasions_4w"] == ("activity", "user_history")
-    assert of["history_ad_4w"] == ("history", "user_history")
-    names = {arm.name for arm in with_available(load_arms(), features)[0].arms}
-    assert names == {"baseline", "text_pair"}
 
 
 def test_later_model_cutoff_is_refused(tmp_path: Path, workspace: Workspace) -> None:
