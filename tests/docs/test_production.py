@@ -1,15 +1,18 @@
 """The production guide, run as it stands: its bash blocks in order, in one shell, in a project on tiny tables.
 
 What differs here (folder, port, Redis, users) comes through the variables that the guide reads itself. A day passes
-between setting the project up and the first refresh, so that there is something to refresh.
+between setting the project up and the first refresh, so that there is something to refresh. Commands are forks of one
+process that has imported what they share (`tests.docs.preloaded`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -22,6 +25,7 @@ import yaml
 
 from advprior.pipeline.project import lay_out
 from tests.docs.markdown import DOCS, split
+from tests.docs.preloaded import preloaded, write_command
 from tests.service.workspaces import free_port, redis_server
 from tests.tiny import START, WEEK, tiny_tables
 from tests.tiny_llm import write_tiny_llm
@@ -32,7 +36,8 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("curl") is None or shutil.which("flock") is None, reason="the guide uses curl"),
 ]
 
-#: The guide begins at a finished project: the commands of its README, one after the other in one process.
+#: The guide begins at a finished project: the commands of its README. Those before the frame need torch and not Feast,
+#: so they share a process of their own.
 _SETUP = """
 import sys, warnings
 warnings.simplefilter("ignore")
@@ -49,9 +54,10 @@ publish priors/llm --repo feature_repo
 rank features --tables tables --repo feature_repo
 """
 _THEN = """
-rank frame --tables tables --repo feature_repo --out frame
-rank train --frame frame --service ranker_with_priors_v1 --arms configs/arms.yaml --out ranker
-rank train --frame frame --service ranker_baseline_v1 --arms configs/arms.yaml --out ranker_baseline
+feast -c feature_repo apply
+advprior rank frame --tables tables --repo feature_repo --out frame
+advprior rank train --frame frame --service ranker_with_priors_v1 --arms configs/arms.yaml --out ranker
+advprior rank train --frame frame --service ranker_baseline_v1 --arms configs/arms.yaml --out ranker_baseline
 """
 USERS = [f"u{i:03d}" for i in range(24)]
 
@@ -105,7 +111,7 @@ def in_project(project: Path, commands: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def finished_project(root: Path, now: datetime) -> Path:
+def finished_project(root: Path, now: datetime, path: str) -> Path:
     """A project as it stands after steps 1 to 5 of its README, with the rows of two days ago."""
     project = root / "project"
     lay_out(project)
@@ -116,22 +122,22 @@ def finished_project(root: Path, now: datetime) -> Path:
     )
     shutil.copy(write_raw(root / "raw", now - timedelta(days=2), now), project / "mapping.yaml")
     in_project(project, _COMMANDS)
-    subprocess.run([feast(), "-c", "feature_repo", "apply"], cwd=project, check=True, capture_output=True)
-    in_project(project, _THEN)
+    for command in _THEN.strip().splitlines():
+        done = subprocess.run(
+            ["sh", "-c", command], cwd=project, env={**os.environ, "PATH": path}, capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stderr.decode()
     return project
 
 
-def feast() -> str:
-    return str(Path(sys.executable).with_name("feast"))
-
-
-def commands_on_path(folder: Path) -> str:
+def commands_on_path(folder: Path, server: Path) -> str:
     """A PATH on which `advprior`, `feast` and `python` are this environment's, whether or not it is activated."""
     folder.mkdir()
-    for name, words in (("advprior", ["-m", "advprior"]), ("python", []), ("feast", [feast()])):
-        script = folder / name
-        script.write_text(f'#!/bin/sh\nexec {" ".join([sys.executable, "-W", "ignore", *words])} "$@"\n')
-        script.chmod(0o755)
+    for name in ("advprior", "feast"):
+        write_command(folder / name, name, server)
+    script = folder / "python"
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} -W ignore "$@"\n')
+    script.chmod(0o755)
     return f"{folder}{os.pathsep}{os.environ['PATH']}"
 
 
@@ -151,6 +157,15 @@ def script_of(page: Path, *, redis: bool) -> str:
     return "\n".join(lines)
 
 
+def two_free_ports() -> int:
+    """A free port whose next one is free, too: the guide replays through a second service there."""
+    while True:
+        port = free_port()
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port + 1))
+            return port
+
+
 @dataclass
 class Ran:
     project: Path
@@ -158,20 +173,21 @@ class Ran:
     output: str
 
 
-def run_guide(root: Path, redis: str | None) -> Ran:
+def run_guide(root: Path, server: Path, redis: str | None) -> Ran:
     now = datetime.now(UTC).replace(microsecond=0)
-    project = finished_project(root, now)
+    path = commands_on_path(root / "bin", server)
+    project = finished_project(root, now, path)
     write_raw(root / "raw", now, now)  # the days since
     write_outcomes(root / "outcomes.parquet", now)
     script = root / "guide.sh"
     script.write_text(script_of(GUIDE, redis=redis is not None))
     environment = {
         **os.environ,
-        "PATH": commands_on_path(root / "bin"),
+        "PATH": path,
         "PYTHONPATH": os.pathsep.join([str(DOCS.parent), os.environ.get("PYTHONPATH", "")]),
         "XDG_CACHE_HOME": str(root / "cache"),
         "PROJECT": str(project),
-        "PORT": str(free_port()),
+        "PORT": str(two_free_ports()),
         "SOME_USERS": " ".join(USERS),
         "OUTCOMES": str(root / "outcomes.parquet"),
         "COPY": str(root / "copy"),
@@ -208,12 +224,13 @@ def _stop_all(session: int) -> None:
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     root = tmp_path_factory.mktemp("guide")
-    if shutil.which("redis-server") is None:
-        return run_guide(root, None)
-    pytest.importorskip("redis")
-    (root / "redis").mkdir()
-    with redis_server(root / "redis") as server:
-        return run_guide(root, f"localhost:{server.port}")
+    with preloaded(root) as server:
+        if shutil.which("redis-server") is None:
+            return run_guide(root, server, None)
+        pytest.importorskip("redis")
+        (root / "redis").mkdir()
+        with redis_server(root / "redis") as redis:
+            return run_guide(root, server, f"localhost:{redis.port}")
 
 
 def test_the_guide_runs(ran: Ran) -> None:
