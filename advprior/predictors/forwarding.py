@@ -38,7 +38,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Forwarded:
-    """What came of a job.
+    """Result of one job.
 
     Attributes
     ----------

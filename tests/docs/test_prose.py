@@ -26,7 +26,7 @@ PRIVATE = {
     r"straw m[ae]n": "weak control",
     r"the price of (a|the|its) prior": "the cost of …",
 }
-_PRIVATE = re.compile(rf"\b({'|'.join(PRIVATE)})\b", flags=re.IGNORECASE)
+_PRIVATE = re.compile(rf"(?<![.\w])({'|'.join(PRIVATE)})\b", flags=re.IGNORECASE)
 #: Where old names are explained: the glossary's brackets, and the entry of the changelog that says they changed.
 _EXPLAINED = re.compile(r"\(old name: [^)]*\)|\*random-weight control\* for twin|prior\* for pair\s+prior")
 
@@ -43,7 +43,7 @@ def private_words(text: str) -> list[str]:
 def messages(source: str) -> list[str]:
     """Strings that a user may read: docstrings, messages, options' help; not keys, names and code in backticks."""
     parsed = (node.value for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Constant))
-    return [re.sub(r"`[^`]*`", "``", value) for value in parsed if isinstance(value, str) and " " in value.strip()]
+    return [re.sub(r"`+[^`]*`+", "``", value) for value in parsed if isinstance(value, str) and " " in value.strip()]
 
 
 def test_readme_fits_two_screens() -> None:

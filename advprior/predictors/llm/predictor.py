@@ -162,7 +162,7 @@ class LLMPredictor(Predictor):
 
     @property
     def uses_llm(self) -> bool:
-        """Whether pre-trained weights are behind it: not so for a twin."""
+        """Whether pre-trained weights are behind it: not so for a random-weight control."""
         return not json.loads((self.run / "prompt.json").read_text()).get("twin", False)
 
     @classmethod

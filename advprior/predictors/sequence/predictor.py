@@ -75,7 +75,7 @@ class HybridPredictor(SASRecPredictor):
 
     @property
     def uses_llm(self) -> bool:  # type: ignore[override]
-        """Whether pre-trained weights are behind it: not so for a twin."""
+        """Whether pre-trained weights are behind it: not so for a random-weight control."""
         assert isinstance(self.fitted, HybridSettings)
         return not self.fitted.encoder.twin
 

@@ -135,7 +135,7 @@ def test_another_treatment_that_gains_is_named_with_its_own_placebo(adjusted_low
     said = judge(lifts, some)
     assert said.kind == "unclear"  # the placebo of another treatment takes nothing from the first
     words = (
-        "these gain: priors from texts by category +0.0017 [+0.0004, +0.0030] "
+        "these gain: LLM text prior by category +0.0017 [+0.0004, +0.0030] "
         "(its placebo +0.0004 [+0.0001, +0.0006]; against that +0.0013 [+0.0007, +0.0019])."
     )
     assert (words in said.sentence) is named

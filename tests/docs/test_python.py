@@ -1,0 +1,39 @@
+"""The Python of README and docs/python.md runs as it stands, in order, beside a small project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from advprior.pipeline.fit import finetune
+from advprior.pipeline.score import score
+from advprior.predictors.registry import load_predictor, predictor_class
+from advprior.store.runs import manifest_digest, new_run
+from tests.docs.markdown import DOCS, ROOT, split
+from tests.tiny import write_tiny
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``my-project``: tables, a cheap predictor, its priors."""
+    folder = tmp_path_factory.mktemp("python") / "my-project"
+    tables, run = folder / "tables", folder / "models" / "neighbours"
+    write_tiny(tables)
+    finetune(tables, run, "neighbours", predictor_class("neighbours").settings({}))
+    with new_run(run / "onnx", "export", config={}, inputs={"run": manifest_digest(run)}, key="x") as work:
+        work.facts.update(load_predictor(run).export(work.path))
+    score(run, tables, folder / "priors" / "neighbours")
+    return folder.parent
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", DOCS / "python.md"], ids=lambda page: page.name)
+def test_the_python_of_a_page_runs(page: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    blocks = [block for block in split(page.read_text())[0] if block.language == "python"]
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile("\n" * block.line + block.text, page.name, "exec"), names)
+    assert blocks, "the page shows Python"
+    assert names["priors"].of("u001").array().shape[1] == 12  # type: ignore[attr-defined]
+    assert names["top"].groupby("user_id").size().to_dict() == {"u001": 10, "u002": 10}  # type: ignore[attr-defined]
