@@ -137,6 +137,8 @@ def profile_text(users: pd.DataFrame) -> list[str]:
     ['Age: 45-54']
     """
     fields = [c for c in users.columns if c.startswith(PROFILE_PREFIX)]
+    if not fields:  # without a column pandas has no rows to go through
+        return [""] * len(users)
     titles = [c.removeprefix(PROFILE_PREFIX).replace("_", " ").capitalize() for c in fields]
     lines = []
     for values in users[fields].itertuples(index=False, name=None):

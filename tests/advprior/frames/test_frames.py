@@ -68,6 +68,8 @@ def test_a_user_known_by_a_profile_alone_has_a_prior(fitted: Fitted, tables: dic
     profiles = pd.DataFrame({"user_id": ["new"], "profile_age": ["18-34"]})
     frame = advprior.score_users(fitted.model("llm"), tables["events"], CUTOFF, users=["new"], profiles=profiles)
     assert np.exp(frame.log_prob).sum() == pytest.approx(1.0, rel=1e-4)  # twelve advertisers: all of them
+    nothing = advprior.score_users(fitted.model("llm"), tables["events"], CUTOFF, users=["u003", "u001"], top=1)
+    assert nothing.user_id.tolist() == ["u003", "u001"]  # nobody has a profile
 
 
 def test_what_is_fitted_on_frames_is_a_run_like_any_other(fitted: Fitted, tables: dict, tmp_path: Path) -> None:

@@ -95,6 +95,7 @@ def test_histories_keep_users_without_events_and_drop_events_of_nobody() -> None
 def test_profile_leaves_out_what_is_missing() -> None:
     users = pd.DataFrame({"user_id": ["a", "b"], "profile_age": ["18-34", None], "profile_home_town": [None, np.nan]})
     assert profile_text(users) == ["Age: 18-34", ""]
+    assert profile_text(users[["user_id"]]) == ["", ""]  # tables without a profile column: a line each all the same
 
 
 def test_quality_by_hand() -> None:
