@@ -14,7 +14,7 @@ PREDICTORS = (LLM, POPULARITY, NEIGHBOURS, SASREC, HYBRID, CATALOG_TEXT, ZERO_SH
 @click.command()
 @click.option("--tables", required=True, type=click.Path(path_type=Path), help="Canonical tables (advprior data).")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder to write.")
-@click.option("--predictor", type=click.Choice(PREDICTORS), default="llm", show_default=True, help="Who predicts.")
+@click.option("--predictor", type=click.Choice(PREDICTORS), default="llm", show_default=True, help="Predictor to fit.")
 @click.option("--config", type=click.Path(path_type=Path), help="Settings (YAML); defaults without one.")
 @click.option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a setting: training.epochs=2. Repeatable."

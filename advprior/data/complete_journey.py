@@ -111,7 +111,7 @@ def chosen_households(ids: Sequence[int], count: int | None, seed: int) -> list[
     if not 1 <= count <= len(ids):
         raise AdvpriorError(
             "DAT042",
-            "no such number of households",
+            "not a number of households of this data",
             where="--households",
             actual=str(count),
             expected=f"1 to {len(ids)} (those with a profile), or all",

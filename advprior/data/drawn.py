@@ -64,7 +64,7 @@ class Size:
                 )
         if self.seed < 0:
             raise AdvpriorError(
-                "CFG002", "a seed is not negative", where="--seed", actual=str(self.seed), expected="0 or more"
+                "CFG002", "the seed must not be negative", where="--seed", actual=str(self.seed), expected="0 or more"
             )
 
 

@@ -163,7 +163,7 @@ class _Ladder:
         if main is None:
             raise AdvpriorError(
                 "PRI041",
-                "nobody can be asked, or fitted on",
+                "no user can be measured or fitted on",
                 where=f"{self.tables}/events.parquet",
                 actual="no user with an event before the cut-off and one within the horizon, there or one horizon "
                 "earlier",

@@ -33,7 +33,7 @@ def require_past(run: Path, cutoff: datetime) -> None:
     if datetime.fromisoformat(fitted["facts"]["model_cutoff"]) > cutoff:
         raise AdvpriorError(
             "PRI040",
-            "the model saw labels that it is to be asked about",
+            "the model saw labels that it would be tested on",
             where=str(run),
             actual=f"fitted on events up to {fitted['facts']['model_cutoff']}",
             expected=f"no event from the cut-off {cutoff.isoformat()} on",

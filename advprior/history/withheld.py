@@ -58,19 +58,21 @@ def choose_withheld(tables: Path, which: str, seed: int) -> tuple[str, ...]:
         share = None
     if share is not None:
         if not 0 < share < 1:
-            raise AdvpriorError("PRI060", "cannot withhold that", where="--withhold", actual=which, expected=_EXPECTED)
+            raise AdvpriorError(
+                "PRI060", "these advertisers cannot be withheld", where="--withhold", actual=which, expected=_EXPECTED
+            )
         return draw(known, share, seed)
     try:
         named = {line.strip() for line in Path(which).read_text().splitlines() if line.strip()}
     except (OSError, UnicodeDecodeError) as error:
         raise AdvpriorError(
-            "PRI060", "cannot withhold that", where="--withhold", actual=str(error), expected=_EXPECTED
+            "PRI060", "these advertisers cannot be withheld", where="--withhold", actual=str(error), expected=_EXPECTED
         ) from error
     strange = sorted(named - known)
     if strange or not named or named == known:
         raise AdvpriorError(
             "PRI060",
-            "cannot withhold that",
+            "these advertisers cannot be withheld",
             where=which,
             actual=f"unknown: {', '.join(strange[:5])}" if strange else f"{len(named)} of {len(known)} advertisers",
             expected="some of the advertisers of the tables, not all",

@@ -301,7 +301,7 @@ class _Carried:
         if not (since / NETWORK_KEYS_FILE).is_file():
             raise AdvpriorError(
                 "PRI012",
-                "the earlier priors kept no network part",
+                "the earlier priors have no saved network part",
                 where=str(since),
                 actual=f"no {NETWORK_FILE}",
                 expected="priors scored with --keep-network (the default for whole rows, not for top-K)",

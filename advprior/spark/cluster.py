@@ -202,7 +202,7 @@ class Cluster:
             if head["version"] != advprior.__version__:
                 raise AdvpriorError(
                     "PRI073",
-                    "the workers run another advprior",
+                    "the workers run another version of advprior",
                     where=str(self._session.sparkContext.master),
                     actual=head["version"],
                     expected=advprior.__version__,
@@ -323,7 +323,7 @@ def open_cluster(spark: str, run: Path, device: str, threads: int | None) -> Ite
         kind = "PySparkException" if isinstance(error, PySparkException) else type(error).__name__
         raise AdvpriorError(
             "PRI072",
-            "no Spark session can be had",
+            "the Spark session did not start",
             where=f"--spark {spark}",
             actual=f"{kind}: {_last(error)}",
             expected="a master that answers, and Java 17 or later",

@@ -254,7 +254,7 @@ def _lock(partial: Path, out: Path) -> int:
         os.close(lock)
         raise AdvpriorError(
             "RUN005",
-            "another process is writing this very folder",
+            "another process is writing this folder",
             where=str(out),
             actual=f"{partial} is in use",
             expected="one at a time",

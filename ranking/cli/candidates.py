@@ -41,7 +41,7 @@ top_option = click.option(
 @click.option(
     "--epochs", type=click.IntRange(1), default=30, show_default=True, help="At most; validation stops earlier."
 )
-@click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="Of torch.")
+@click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="Threads of torch.")
 @click.option("--seed", default=0, show_default=True, help="Of the start and the order of training.")
 @force_option
 def towers(tables: Path, out: Path, size: int, epochs: int, threads: int, seed: int, force: bool) -> None:
@@ -84,7 +84,7 @@ def towers(tables: Path, out: Path, size: int, epochs: int, threads: int, seed: 
 @repo_option
 @towers_option
 @click.option("--out", type=_FOLDER, required=True, help="Where the curve goes.")
-@click.option("--predictors", default=None, help="Whose priors get slots, comma-separated. Default: those published.")
+@click.option("--predictors", default=None, help="Priors that get slots, comma-separated. Default: those published.")
 @click.option("--k", type=click.IntRange(1), default=20, show_default=True, help="Candidates per request.")
 @top_option
 @click.option("--replicates", type=click.IntRange(20), default=1000, show_default=True, help="Resamplings of users.")
@@ -143,9 +143,9 @@ def candidates(
 @click.option("--ablation", type=_FOLDER, required=True, help="What `rank ablate` made of that frame.")
 @towers_option
 @click.option("--out", type=_FOLDER, required=True, help="Where the result goes.")
-@click.option("--arm", default="llm", show_default=True, help="Arm of the ablation whose priors are on trial.")
+@click.option("--arm", default="llm", show_default=True, help="Arm of the ablation whose priors are measured.")
 @click.option("--k", type=click.IntRange(1), default=15, show_default=True, help="Candidates per slate.")
-@click.option("--slots", type=click.IntRange(1), default=5, show_default=True, help="Ads that the user sees.")
+@click.option("--slots", type=click.IntRange(1), default=5, show_default=True, help="Ads shown per slate.")
 @click.option("--replicates", type=click.IntRange(20), default=1000, show_default=True, help="Resamplings of users.")
 @force_option
 def two_by_two(

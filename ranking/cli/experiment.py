@@ -29,7 +29,7 @@ REPLAY_VERSION = 1
 @click.option("--to", "end", type=Moment(), help="Up to here, not with it.")
 @click.option("--limit", type=click.IntRange(1), default=10_000, show_default=True, help="Requests at most.")
 @click.option("--rate", type=click.FloatRange(0, min_open=True, max=10_000), help="Requests a second.")
-@click.option("--speed", type=click.FloatRange(0, min_open=True), help="So many times as fast as it happened.")
+@click.option("--speed", type=click.FloatRange(0, min_open=True), help="This many times as fast as it happened.")
 @click.option("--connections", type=click.IntRange(1, 64), default=4, show_default=True, help="Requests at a time.")
 @click.option("--minutes", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True, help="At most.")
 @click.option("--timeout-s", type=click.FloatRange(0, min_open=True), default=10.0, show_default=True)
@@ -99,7 +99,7 @@ def _refuse_two(values: dict[str, Any], first: tuple[str, ...], second: tuple[st
     if any(values[name] for name in first) and any(values[name] for name in second):
         raise AdvpriorError(
             "CFG001",
-            "two options say the same",
+            "two options exclude each other",
             where=", ".join(_OPTION.get(name, f"--{name}") for name in (*first, *second)),
             actual="both",
             expected="one of them",

@@ -48,7 +48,7 @@ def features(tables: Path, repo: Path, force: bool) -> None:
 @tables_option
 @repo_option
 @click.option("--out", type=_FOLDER, required=True, help="Where the frame goes.")
-@click.option("--predictors", default=None, help="Whose priors to join, comma-separated. Default: those published.")
+@click.option("--predictors", default=None, help="Priors to join, comma-separated. Default: those published.")
 @click.option(
     "--stale", "stale_text", default="", help="Also the priors of so many weeks ago, such as 1,4,12, of the first one."
 )
@@ -85,7 +85,7 @@ def frame(tables: Path, repo: Path, out: Path, predictors: str | None, stale_tex
     facts = result.facts
     click.echo(
         f"rank frame: {len(result.frame):,} impressions, {len(facts['features'])} features, "
-        f"priors of {', '.join(names) or 'nobody'}, in {out}"
+        f"priors of {', '.join(names) or 'none'}, in {out}"
     )
     for finding in result.warnings:
         click.echo(f"warning {finding.code}: {finding.message} ({finding.docs})", err=True)
@@ -142,7 +142,7 @@ arms_option = click.option(
 @click.option("--service", help="In place of --arm: the first arm of this feature service.")
 @click.option("--out", type=_FOLDER, required=True, help="Where the ranker goes.")
 @arms_option
-@click.option("--seed", default=0, show_default=True, help="Of bagging and feature sampling.")
+@click.option("--seed", default=0, show_default=True, help="Seed of bagging and feature sampling.")
 @force_option
 def train(
     frame_folder: Path,
@@ -163,7 +163,7 @@ def train(
     if name is None or (arm_name and service):
         raise AdvpriorError(
             "CFG001",
-            "one arm is trained",
+            "give exactly one arm to train",
             where="--arm, --service",
             actual="neither" if name is None else "both",
             expected="one of the two",
@@ -248,8 +248,10 @@ def ablate(
 
 @click.command()
 @tables_option
-@click.option("--number", type=click.IntRange(1), required=True, help="Which cut-off, from 1.")
-@click.option("--of", "count", type=click.IntRange(1), default=3, show_default=True, help="How many there are.")
+@click.option("--number", type=click.IntRange(1), required=True, help="Number of the cut-off, from 1.")
+@click.option(
+    "--of", "count", type=click.IntRange(1), default=3, show_default=True, help="How many cut-offs there are."
+)
 @click.option("--out", type=_FOLDER, required=True, help="Where the tables go.")
 @force_option
 def origin(tables: Path, number: int, count: int, out: Path, force: bool) -> None:

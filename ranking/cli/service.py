@@ -61,7 +61,13 @@ _OPTIONS = [
     click.option("--max-prior-age-days", type=float, help="Older priors are not used. Default: the view's TTL."),
     click.option("--max-candidates", type=click.IntRange(1), default=1000, show_default=True),
     click.option("--max-slots", type=click.IntRange(1), default=100, show_default=True),
-    click.option("--max-body", type=click.IntRange(1024), default=262_144, show_default=True, help="Bytes."),
+    click.option(
+        "--max-body",
+        type=click.IntRange(1024),
+        default=262_144,
+        show_default=True,
+        help="Largest request body, in bytes.",
+    ),
     click.option(
         "--refresh-s",
         type=float,
@@ -156,9 +162,11 @@ def _lacking(error: ImportError) -> AdvpriorError:
 @_served
 @click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 for every interface.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Worker processes.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
-@click.option("--drain-s", type=click.IntRange(1), default=10, show_default=True, help="To finish requests in.")
+@click.option(
+    "--drain-s", type=click.IntRange(1), default=10, show_default=True, help="Seconds to finish running requests."
+)
 def serve(host: str, port: int, workers: int, log_level: str, drain_s: int, **values: Any) -> None:
     """Serve POST /rank over HTTP.
 

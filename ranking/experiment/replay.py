@@ -123,11 +123,11 @@ def _ready(service: Service, log_exposures: bool) -> dict[str, Any]:
     if ready["exposures"] and not log_exposures:
         raise AdvpriorError(
             "RNK043",
-            "the service logs what it answers as shown: a replay would go into its experiment",
+            "the service logs exposures: a replay would count in its experiment",
             where=service.url,
             actual="exposures are logged",
             expected="a service without --exposures",
-            fix="serve beside it without --exposures, or say --log-exposures if the log is for this replay",
+            fix="serve beside it without --exposures, or add --log-exposures if the log is for this replay",
         )
     return ready
 

@@ -53,7 +53,7 @@ def read_quota(folder: Path, towers: Path, predictors: Sequence[str]) -> Quota:
             "SRV012",
             "the quota was not chosen for what is served",
             where=str(folder),
-            actual=f"towers {made}" if made != wanted else f"priors of {', '.join(curve.chosen) or 'nobody'}",
+            actual=f"towers {made}" if made != wanted else f"priors of {', '.join(curve.chosen) or 'none'}",
             expected=f"towers {wanted}" if made != wanted else f"priors of {', '.join(predictors)}",
             fix=CANDIDATES_FIX,
         )

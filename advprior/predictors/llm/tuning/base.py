@@ -204,7 +204,7 @@ def _decoder(folder: Path, source: str, layers: int | None) -> tuple[Any, int]:
     if not 1 <= kept <= there:
         raise AdvpriorError(
             "PRI022",
-            "cannot keep that many layers",
+            "the base model has fewer layers than that",
             where=source,
             actual=f"layers: {kept}",
             expected=f"1 to {there}",
@@ -300,7 +300,7 @@ def _converted(found: Source, sha256: str, cache_dir: Path | None) -> Path:
         except (PermissionError, FileExistsError, NotADirectoryError) as error:
             raise AdvpriorError(
                 "PRI025",
-                "the converted model cannot be kept",
+                "the converted model cannot be cached",
                 where=str(folder),
                 actual=str(error),
                 expected="a folder that can be written",

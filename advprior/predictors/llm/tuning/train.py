@@ -207,7 +207,7 @@ def _with_interests(data: FitData, settings: LLMSettings) -> FitData:
     if data.interests is None:
         raise AdvpriorError(
             "PRI052",
-            "interests are asked for and no event tells a category",
+            "interests need categories, and no event has one",
             where="events, column category",
             actual="no category before finetune_end",
             expected="a category for some events",
