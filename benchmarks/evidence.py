@@ -61,7 +61,8 @@ from ranking.frame.preflight import published_predictors
 from ranking.frame.table import Frame
 from ranking.frame.views import view_folder
 from ranking.models.arms import RankerConfig, arm_features, load_arms
-from ranking.models.ranker import Examples, Ranker, prepare
+from ranking.models.binning import Examples, prepare
+from ranking.models.ranker import Ranker
 
 TTL = "14d"
 #: Priors in the frame that is timed: those of a usual project, however many the workspace has.

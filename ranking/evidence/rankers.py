@@ -22,8 +22,9 @@ from ranking.evidence.metrics import DEFAULT_METRICS, MORE_METRICS, Floats, Rows
 from ranking.evidence.segments import SEGMENT_PREFIX, segments_of
 from ranking.frame.read import SPLITS
 from ranking.models.arms import Arm, Arms, arm_features
+from ranking.models.binning import Examples, prepare
 from ranking.models.encoder import Encoder
-from ranking.models.ranker import Examples, Ranker, importance_by_group, prepare
+from ranking.models.ranker import Ranker, importance_by_group
 
 TOP_FEATURES = 20
 MEASURED = ["arm", "seed", "split", "segment", "metric", "value"]

@@ -233,8 +233,8 @@ def load_arms(path: Path | None = None) -> Arms:
             "CFG001", "the arms file is not YAML", where=where, actual=str(error).replace("\n", " "), fix=fix
         ) from error
     except ValidationError as error:
-        found = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
-        raise AdvpriorError("CFG001", "the arms file is not valid", where=where, actual=found, fix=fix) from error
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+        raise AdvpriorError("CFG001", "the arms file is not valid", where=where, actual=problems, fix=fix) from error
 
 
 def _adds(entry: str, feature: Feature) -> bool:

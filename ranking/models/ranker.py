@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from advprior.store.arrays import Double, Float
 from advprior.store.contract import LABEL, SLATE_ID
@@ -21,6 +20,7 @@ from advprior.store.errors import AdvpriorError
 from advprior.store.features import Feature, features_from_json, features_to_json, groups_of
 from advprior.store.runs import sha256_file, versions, write_json
 from ranking.models.arms import RankerConfig
+from ranking.models.binning import Examples, Prepared, dataset_params, lightgbm_module, prepare
 from ranking.models.calibration import apply_calibration, fit_calibration
 from ranking.models.encoder import Encoder
 
@@ -31,132 +31,6 @@ if TYPE_CHECKING:
 MODEL_FILE = "model.txt"
 RANKER_FILE = "ranker.json"
 _FORMAT = 2  # 2: features as data
-
-
-def _lightgbm() -> Any:
-    """LightGBM, whose threads sleep while they wait for one another.
-
-    By default OpenMP's waiting threads spin: on two shared cores a fit took 25 times as long (190 s, not 8 s). The
-    setting is read when the library loads; a value that the user has set stays.
-    """
-    import os
-
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
-    import lightgbm
-
-    return lightgbm
-
-
-@dataclass
-class Prepared:
-    """Binned training rows of one arm, shared by the rankers of several seeds."""
-
-    encoder: Encoder
-    train: lgb.Dataset
-    valid: lgb.Dataset
-    valid_matrix: Float
-    valid_label: NDArray[np.int8]
-
-
-@dataclass(frozen=True, eq=False)
-class Examples:
-    """Encoded rows of one split.
-
-    Parameters
-    ----------
-    matrix : float32 [rows, features]
-    label : int8 [rows]
-    slate : array [rows], optional
-        What lambdarank ranks within.
-    """
-
-    matrix: Float
-    label: NDArray[np.int8]
-    slate: NDArray[Any] | None = None
-
-    def by_slate(self) -> tuple[Examples, NDArray[np.int64]]:
-        """The rows with those of a slate together, and the length of each slate."""
-        if self.slate is None:
-            raise ValueError("lambdarank needs the slate of every row")
-        order = np.argsort(self.slate, kind="stable")
-        lengths = np.unique(self.slate, return_counts=True)[1]
-        return Examples(self.matrix[order], self.label[order], self.slate[order]), lengths
-
-
-def prepare(encoder: Encoder, train: Examples, valid: Examples, config: RankerConfig) -> Prepared:
-    """Bin encoded rows once.
-
-    Parameters
-    ----------
-    encoder : Encoder
-        Which encoded the rows.
-    train, valid : Examples
-    config : RankerConfig
-
-    Raises
-    ------
-    AdvpriorError
-        ``RNK024`` when training or validation rows lack positives or negatives.
-    """
-    lgb = _lightgbm()
-    for name, part in (("train", train), ("valid", valid)):
-        if not 0 < int(part.label.sum()) < len(part.label):
-            raise AdvpriorError(
-                "RNK024",
-                "a ranker needs positives and negatives in training and validation",
-                where=f"split {name}",
-                actual=f"{int(part.label.sum())} positives in {len(part.label)} rows",
-                fix="take more users",
-            )
-    names = [_safe(name) for name in encoder.features]
-    options = {"feature_name": names, "categorical_feature": encoder.categorical, "params": _dataset_params(config)}
-    groups: list[NDArray[np.int64] | None] = [None, None]
-    weight = None
-    if config.objective == "lambdarank":
-        (train, groups[0]), (valid, groups[1]) = train.by_slate(), valid.by_slate()
-    elif config.negatives_per_positive is not None:
-        rows, weight = sampled_rows(train.label, config.negatives_per_positive)
-        train = train if rows is None else Examples(train.matrix[rows], train.label[rows])
-    train_set = lgb.Dataset(train.matrix, train.label, weight=weight, group=groups[0], **options).construct()
-    valid_set = lgb.Dataset(valid.matrix, valid.label, group=groups[1], reference=train_set, **options).construct()
-    return Prepared(encoder, train_set, valid_set, valid.matrix, valid.label)
-
-
-def sampled_rows(
-    label: NDArray[np.int8], negatives_per_positive: int
-) -> tuple[NDArray[np.int64] | None, NDArray[np.float32] | None]:
-    """Training rows with at most so many negatives to a positive, and the weight of each row.
-
-    A negative that stays counts for those that went, so that probabilities keep their level (King & Zeng 2001, 4.2).
-    Where positives are rare, most of the cost of a fit is negatives that say the same (He et al. 2014, *Practical
-    lessons from predicting clicks on ads at Facebook*, 6.3). The draw is the same for every arm and seed. The order of
-    a slate needs all of its rows: lambdarank keeps them.
-
-    Returns
-    -------
-    int array or None
-        Rows, rising; None for all of them.
-    float32 array or None
-        Weight of each of these rows; None for 1.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> label = np.array([1] + [0] * 9, dtype=np.int8)
-    >>> rows, weight = sampled_rows(label, 3)
-    >>> len(rows), weight.tolist()
-    (4, [1.0, 3.0, 3.0, 3.0])
-    >>> sampled_rows(label, 9)
-    (None, None)
-    """
-    negative = np.flatnonzero(label == 0)
-    wanted = (len(label) - len(negative)) * negatives_per_positive
-    if wanted >= len(negative):
-        return None, None
-    drawn = np.random.default_rng(0).choice(negative, wanted, replace=False)
-    rows = np.sort(np.concatenate([np.flatnonzero(label == 1), drawn]))
-    return rows, np.where(label[rows] == 1, 1.0, len(negative) / wanted).astype(np.float32)
 
 
 #: What LightGBM minimises, and what stops it on validation rows.
@@ -179,23 +53,6 @@ def direction(feature: Feature) -> int:
     0
     """
     return 0 if feature.predictor is None else _DIRECTIONS.get(feature.quantity, 0)
-
-
-def _safe(name: str) -> str:
-    """LightGBM refuses JSON's special characters in names."""
-    return "".join(c if c.isalnum() or c == "_" else "_" for c in name)
-
-
-def _dataset_params(config: RankerConfig) -> dict[str, Any]:
-    return {
-        "verbosity": -1,
-        "num_threads": config.threads,
-        "force_col_wise": True,
-        "deterministic": True,
-        "data_random_seed": 1,
-        "min_data_in_leaf": config.min_data_in_leaf,
-        "feature_pre_filter": False,
-    }
 
 
 @dataclass
@@ -242,10 +99,10 @@ class Ranker:
 
     def fit_prepared(self, prepared: Prepared) -> Ranker:
         """Train on rows that `prepare` binned."""
-        lgb = _lightgbm()
+        lgb = lightgbm_module()
 
         params = {
-            **_dataset_params(self.config),
+            **dataset_params(self.config),
             **_OBJECTIVES[self.config.objective],
             "learning_rate": self.config.learning_rate,
             "num_leaves": self.config.num_leaves,
@@ -328,7 +185,7 @@ class Ranker:
         AdvpriorError
             ``RNK025`` when the folder holds no ranker, or one that cannot be read.
         """
-        lgb = _lightgbm()
+        lgb = lightgbm_module()
 
         folder = Path(folder)
         fix = "advprior rank train --frame FRAME --service SERVICE --out OUT"

@@ -139,6 +139,20 @@ def test_lambdarank_orders_slates_better_than_chance_and_is_calibrated(frame, pa
     assert Ndcg(10)(Rows.of(parts[2]["label"], again.predict(parts[2]), slate=parts[2]["slate_id"])) > Ndcg(10)(blind)
 
 
+def test_validation_scores_stand_in_the_order_of_the_rows(frame, parts):
+    config = CONFIG.model_copy(update={"objective": "lambdarank", "max_rounds": 10})
+    shuffled = parts[1].sample(frac=1, random_state=1)
+    ranker = Ranker("ranker_with_priors_v1", features(frame), config).fit(parts[0], shuffled)
+    np.testing.assert_array_equal(ranker.valid_scores, ranker.predict(shuffled))
+
+
+def test_a_slate_that_lambdarank_cannot_take_is_named(frame, parts):
+    config = CONFIG.model_copy(update={"objective": "lambdarank", "max_rounds": 2})
+    long = pd.concat([parts[0]] * (10_001 // len(parts[0]) + 1)).assign(slate_id=7)
+    with pytest.raises(AdvpriorError, match=r"RNK037(.|\n)*slate_id 7"):
+        Ranker("s", features(frame), config).fit(long, parts[1])
+
+
 def test_a_monotone_score_never_falls_with_the_prior(frame, parts, tmp_path):
     steps = np.linspace(-4, 4, 30).astype(np.float32)
 
