@@ -3,7 +3,7 @@
 The only data here with names *and* profiles, so it answers whether a language model's knowledge of the world pays.
 The file is not ours to ship: it is read from a path that its user gives, and nothing of it but tables is written.
 
-- *User*: an author of reviews, with what they told of skin and looks.
+- *User*: an author of reviews, with what they state of skin and looks.
 - *Advertiser*: a brand, by its real name.
 - *Event*: one review, which stands for a purchase; what the author thought of the product is left out.
 
@@ -52,8 +52,8 @@ FIX = "give --source the reviews.parquet that this reader is for; advprior data 
 
 NOTE = (
     "A review stands for a purchase; days, no times of day; no ads and no impressions, so it measures a predictor and "
-    "never a ranker. A user's profile is what they last told before the cut-off; of users first seen later, what they "
-    "told on their first day"
+    "never a ranker. A user's profile is what they last stated before the cut-off; of users first seen later, what "
+    "they stated on their first day"
 )
 
 
@@ -163,14 +163,14 @@ def canonical(reviews: pd.DataFrame, cutoff: datetime = CUTOFF) -> dict[str, pd.
 
     time = reviews["event_date"].dt.tz_convert("UTC").astype("datetime64[us, UTC]").dt.floor("D")
     profile = [f"profile_{field}" for field in PROFILE]
-    told = reviews[["user_id", *PROFILE]].set_axis(["user_id", *profile], axis=1)
+    stated = reviews[["user_id", *PROFILE]].set_axis(["user_id", *profile], axis=1)
     first_day = time == time.groupby(reviews["user_id"]).transform("min")
     before = time < pd.Timestamp(cutoff)
-    # `last` takes the last value that is not missing: a field told once is not lost when not told again
-    users = told[before | first_day].groupby("user_id", sort=True, as_index=False)[profile].last()
-    known = reviews["subcategory"].notna() & reviews["subcategory"].astype(str).str.strip().ne("")
+    # `last` takes the last value that is not missing: a field stated once is not lost when left out later
+    users = stated[before | first_day].groupby("user_id", sort=True, as_index=False)[profile].last()
+    has_subcategory = reviews["subcategory"].notna() & reviews["subcategory"].astype(str).str.strip().ne("")
     category = reviews["category"].astype(object)
-    category = category.where(~known, category + "/" + reviews["subcategory"].astype(object).fillna(""))
+    category = category.where(~has_subcategory, category + "/" + reviews["subcategory"].astype(object).fillna(""))
     advertisers = (
         reviews[["advertiser_id", "advertiser_name"]]
         .drop_duplicates("advertiser_id")

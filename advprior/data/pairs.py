@@ -56,19 +56,19 @@ def pair_ids(table: pd.DataFrame) -> pd.Series[Any]:
 
 
 def pair_tables(tables: dict[str, pd.DataFrame], cutoff: datetime) -> dict[str, pd.DataFrame]:
-    """``users``, ``advertisers``, ``ads`` and ``events`` with pairs in the place of advertisers.
+    """``users``, ``advertisers``, ``ads`` and ``events`` with advertiser × category in the place of advertisers.
 
     Parameters
     ----------
     tables : dict of str to DataFrame
         Canonical users, advertisers, ads and events.
     cutoff : datetime
-        Pairs of events at or after it are not listed, unless an ad has them; their events lose their advertiser.
+        What only events at or after it have is not listed, unless an ad has it; those events lose their advertiser.
 
     Raises
     ------
     AdvpriorError
-        ``DAT050`` when events or ads tell no category.
+        ``DAT050`` when events or ads have no category.
     """
     import pandas as pd
 
@@ -94,17 +94,17 @@ def pair_tables(tables: dict[str, pd.DataFrame], cutoff: datetime) -> dict[str, 
             NAME: [f"{c}, by {names[a]}" for a, c in zip(listed[ADVERTISER_ID], listed[CATEGORY], strict=True)],
         }
     ).sort_values(ADVERTISER_ID, ignore_index=True)
-    known = set(catalog[ADVERTISER_ID])
+    listed_ids = set(catalog[ADVERTISER_ID])
     return {
         USERS: tables[USERS],
         ADVERTISERS: catalog,
         ADS: ads.assign(**{ADVERTISER_ID: of_ads}),
-        EVENTS: events.assign(**{ADVERTISER_ID: of_events.where(of_events.isin(known), None)}),
+        EVENTS: events.assign(**{ADVERTISER_ID: of_events.where(of_events.isin(listed_ids), None)}),
     }
 
 
 def build(tables: Path, out: Path, *, force: bool = False) -> bool:
-    """Write the tables of pairs as a run folder; False when it was up to date.
+    """Write the tables of advertiser × category as a run folder; False when it was up to date.
 
     There are no impressions in it: it is for predictors, and the frame is built on the tables that it comes from.
     """
@@ -115,9 +115,10 @@ def build(tables: Path, out: Path, *, force: bool = False) -> bool:
         return False
     plan = load_time_plan(tables)
     with new_run(out, STEP, config=config, inputs=inputs, key=key) as run:
-        made = pair_tables(load_tables(tables, USERS, ADVERTISERS, ADS, EVENTS), plan.finetune_end)
-        for name, table in made.items():
+        pairs = pair_tables(load_tables(tables, USERS, ADVERTISERS, ADS, EVENTS), plan.finetune_end)
+        for name, table in pairs.items():
             write_parquet(table, run.path / f"{name}.parquet")
-        kept = {k: v for k, v in facts.items() if k not in ("rows", "slates", "positives", "warnings")}
-        run.facts.update(kept, rows={name: len(table) for name, table in made.items()}, pairs=True)
+        rows = {name: len(table) for name, table in pairs.items()}
+        counted = ("rows", "slates", "positives", "warnings")
+        run.facts.update({k: v for k, v in facts.items() if k not in counted}, rows=rows, pairs=True)
     return True

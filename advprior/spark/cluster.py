@@ -218,9 +218,9 @@ def _packed_jobs(histories: Histories, jobs: list[Job], places: list[int], tasks
     step = -(-len(places) // tasks)
     chunks = []
     for start in range(0, len(places), step):
-        some = places[start : start + step]
-        users = [packed(part_of(histories, jobs[place].fresh)) for place in some]
-        chunks.append(pa.table({"job": pa.array(some, pa.int64()), "histories": pa.array(users, pa.binary())}))
+        chunk = places[start : start + step]
+        users = [packed(part_of(histories, jobs[place].fresh)) for place in chunk]
+        chunks.append(pa.table({"job": pa.array(chunk, pa.int64()), "histories": pa.array(users, pa.binary())}))
     return pa.concat_tables(chunks)
 
 
