@@ -176,8 +176,8 @@ class _Case:
 
     def segments(self) -> dict[str, Bool]:
         """Which labels count in each of `SEGMENTS`."""
-        told = np.asarray([bool(text) for text in self.catalog.texts or ("",) * len(self.catalog)])
-        cold, text = self.hidden[self.labels.advertiser], told[self.labels.advertiser]
+        has_text = np.asarray([bool(text) for text in self.catalog.texts or ("",) * len(self.catalog)])
+        cold, text = self.hidden[self.labels.advertiser], has_text[self.labels.advertiser]
         masks = (np.ones(len(cold), np.bool_), cold, cold & text, cold & ~text, ~cold)
         return dict(zip(SEGMENTS, masks, strict=True))
 

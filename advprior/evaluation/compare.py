@@ -48,7 +48,7 @@ def compare(
         every arm of several: the interval is that of another draw of both.
     """
     row, credit, users = labels.row, labels.credit, len(labels)
-    weight: Double = np.stack([np.bincount(row, credit * kept, minlength=users) for kept in inside.values()], axis=1)
+    weight: Double = np.stack([np.bincount(row, credit * mask, minlength=users) for mask in inside.values()], axis=1)
     total = np.tile(weight.sum(0), len(METRICS))
     drawn_weight = np.tile(resample([weight], replicates=replicates, seed=seed)[0], len(METRICS))
     people = (weight > 0).sum(0)
@@ -108,9 +108,9 @@ def overall(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _sums(log_probs: Float, labels: Labels, inside: Segments) -> Double:
     marked = marks(log_probs, labels)
     columns = [
-        np.bincount(labels.row, marked[m] * labels.credit * kept, minlength=len(labels))
+        np.bincount(labels.row, marked[m] * labels.credit * mask, minlength=len(labels))
         for m in METRICS
-        for kept in inside.values()
+        for mask in inside.values()
     ]
     return np.stack(columns, axis=1)
 

@@ -25,7 +25,7 @@ CHUNK_CELLS = 4_000_000  # of one term held at once
 
 
 @dataclass
-class Window:
+class EarlierLabels:
     """Labels of one earlier cut-off, and the terms as of then."""
 
     terms: Terms
@@ -58,7 +58,7 @@ class Controls:
         return log_probs
 
 
-def fit_controls(windows: Sequence[Window], size: int, *, seed: int) -> tuple[Controls, dict[str, Float]]:
+def fit_controls(windows: Sequence[EarlierLabels], size: int, *, seed: int) -> tuple[Controls, dict[str, Float]]:
     """Weights of every control on the labels of all windows, and what they say of the first window's users.
 
     Returns

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from advprior.evaluation.compare import mean_marks
-from advprior.evaluation.controls import BEST, BLEND, Controls, Window, blend, fit_blend, fit_controls
+from advprior.evaluation.controls import BEST, BLEND, Controls, EarlierLabels, blend, fit_blend, fit_controls
 from advprior.evaluation.options import Options
 from advprior.evaluation.protocol import Labels, first_labels
 from advprior.evaluation.split import Split
@@ -79,12 +79,12 @@ def populate(split: Split, options: Options, *, profile_only: bool = False) -> P
     fitted = min(most, max(MOST_CELLS // split.size, 1000))
     if options.users is not None:
         labels, fitted = labels.sample(options.users, options.seed), min(options.users, MOST_FITTED)
-    windows: list[Window] = []
+    windows: list[EarlierLabels] = []
     for share in EARLIER:
         then = split.now - int(share * split.back)
         early = first_labels(split.past, then, split.now - then, profile_only=profile_only).sample(fitted, options.seed)
         if len(early):
-            windows.append(Window(split.terms_at(then), early))
+            windows.append(EarlierLabels(split.terms_at(then), early))
         elif share == EARLIER[0]:  # the blends are fitted on these
             return None
     if not len(labels):

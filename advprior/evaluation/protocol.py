@@ -65,9 +65,9 @@ class Labels:
         """At most ``most`` of the users, drawn without replacement."""
         if len(self) <= most:
             return self
-        kept = np.zeros(len(self), np.bool_)
-        kept[np.random.default_rng(seed).choice(len(self), most, replace=False)] = True
-        return self.keep(kept)
+        drawn = np.zeros(len(self), np.bool_)
+        drawn[np.random.default_rng(seed).choice(len(self), most, replace=False)] = True
+        return self.keep(drawn)
 
     def keep(self, users: npt.NDArray[np.bool_]) -> Labels:
         """The labels of those users only [P]."""
@@ -87,10 +87,10 @@ def first_labels(histories: Histories, cutoff: int, horizon: int, *, profile_onl
     ([0], [1, 2], [0.5, 0.5])
     """
     user, time = histories.user_of_row, histories.time
-    asked = np.bincount(user[time < cutoff], minlength=len(histories)) > 0
+    wanted = np.bincount(user[time < cutoff], minlength=len(histories)) > 0
     if profile_only:
-        asked = ~asked & np.asarray([bool(profile) for profile in histories.profiles], np.bool_)
-    inside = (time >= cutoff) & (time < cutoff + horizon) & asked[user]
+        wanted = ~wanted & np.asarray([bool(profile) for profile in histories.profiles], np.bool_)
+    inside = (time >= cutoff) & (time < cutoff + horizon) & wanted[user]
     user, time, advertiser = user[inside], time[inside], histories.advertiser[inside]
     users, at, index = np.unique(user, return_index=True, return_inverse=True)
     first = time == time[at][index]  # rows are sorted by user and time

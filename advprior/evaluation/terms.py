@@ -210,8 +210,8 @@ def profile_term(past: Histories, users: Int, size: int) -> Float:
     out = np.zeros((len(users), size))
     for f, levels in enumerate(past.profile_levels):
         code = past.profile_codes[past.user_of_row, f]
-        told = code >= 0
-        cells = code[told].astype(np.int64) * size + past.advertiser[told]
+        filled = code >= 0
+        cells = code[filled].astype(np.int64) * size + past.advertiser[filled]
         bought = np.bincount(cells, minlength=len(levels) * size).reshape(-1, size)
         odds = np.log((bought + PROFILE_PRIOR * share) / (bought.sum(1, keepdims=True) + PROFILE_PRIOR) / share)
         out += np.concatenate([odds, np.zeros((1, size))])[past.profile_codes[users, f]]  # the last: not told
@@ -221,11 +221,11 @@ def profile_term(past: Histories, users: Int, size: int) -> Float:
 def category_term(past: Histories, users: Int, size: int) -> Float:
     """Log of the share of an advertiser's purchases that lies in the user's categories."""
     kinds = len(past.categories)
-    told = past.category >= 0
-    sold = np.bincount(past.advertiser[told] * kinds + past.category[told], minlength=size * kinds)
+    has_one = past.category >= 0
+    sold = np.bincount(past.advertiser[has_one] * kinds + past.category[has_one], minlength=size * kinds)
     point, row = _rows(past, users)
-    told_row = past.category[row] >= 0
-    bought = np.bincount(point[told_row] * kinds + past.category[row[told_row]], minlength=len(users) * kinds)
+    has_category = past.category[row] >= 0
+    bought = np.bincount(point[has_category] * kinds + past.category[row[has_category]], minlength=len(users) * kinds)
     term: Float = np.log(_shares(bought, kinds) @ _shares(sold, kinds).T + SHARE_FLOOR).astype(np.float32)
     return term
 

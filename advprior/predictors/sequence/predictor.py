@@ -38,9 +38,11 @@ class SASRecPredictor(Predictor):
         raw: dict[str, Any] = json.loads((self.run / PARAMETERS).read_text())
         self.fitted = type(self).settings(raw["settings"])
         self.offset = Offset.from_json(raw["offset"])
-        said = raw["vocabulary"]
+        vocabulary = raw["vocabulary"]
         self.vocabulary = Vocabulary(
-            tuple(said["categories"]), tuple(said["profile_fields"]), tuple(map(tuple, said["profile_levels"]))
+            tuple(vocabulary["categories"]),
+            tuple(vocabulary["profile_fields"]),
+            tuple(map(tuple, vocabulary["profile_levels"])),
         )
 
     @classmethod
@@ -95,26 +97,26 @@ class HybridPredictor(SASRecPredictor):
         return {"base": origin, **facts}
 
     def encodings(self) -> Float | None:
-        found: Float = np.load(self.run / ENCODINGS)
-        return found
+        encodings: Float = np.load(self.run / ENCODINGS)
+        return encodings
 
 
 def encode_catalog(catalog: Catalog, settings: EncoderSettings, seed: int) -> tuple[Float, dict[str, Any]]:
     """Whitened principal components [N, D] of what the LLM makes of each name and text, and which base it was."""
     from advprior.predictors.llm.tuning.encode import encode_texts
 
-    found, origin = encode_texts(
+    encodings, origin = encode_texts(
         catalog.descriptions(),
         settings.base,
         layers=settings.layers,
         tokens=settings.tokens,
         twin_seed=seed if settings.twin else None,
     )
-    centred = found - found.mean(0)
+    centred = encodings - encodings.mean(0)
     left, spread, _ = np.linalg.svd(centred, full_matrices=False)
-    kept = min(settings.components, int((spread > spread[0] * 1e-5).sum())) if len(spread) else 0
+    count = min(settings.components, int((spread > spread[0] * 1e-5).sum())) if len(spread) else 0
     # unit variance each: few advertisers, so that no direction is too faint to matter
-    return (left[:, :kept] * np.sqrt(len(catalog) / max(kept, 1))).astype(np.float32), origin
+    return (left[:, :count] * np.sqrt(len(catalog) / max(count, 1))).astype(np.float32), origin
 
 
 class _SequenceScorer(Scorer):

@@ -37,9 +37,10 @@ class OffsetSettings(_Strict):
 
 
 class FitSettings(_Strict):
-    """How the network is fitted."""
+    """How the network is fitted; ``patience``: passes without a better likelihood after which the choice is made."""
 
     epochs: int = Field(default=8, ge=1)
+    patience: int = Field(default=2, ge=1)
     batch_tokens: int = Field(default=1024, ge=16)
     lr: float = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)

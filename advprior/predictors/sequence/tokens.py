@@ -64,7 +64,7 @@ class Vocabulary:
 
 
 @dataclass(frozen=True)
-class Window:
+class TokenWindow:
     """Tokens of one user, and the points that are read off them.
 
     Attributes
@@ -109,7 +109,7 @@ def price_bucket(values: npt.NDArray[np.float32]) -> Int:
     return bucket
 
 
-def windows(histories: Histories, user: Int, moment: Int, context: int) -> Iterator[Window]:
+def windows(histories: Histories, user: Int, moment: Int, context: int) -> Iterator[TokenWindow]:
     """Windows that hold what each (user, moment) point has seen; points of a user in order of time.
 
     Which window a point falls in depends on the number of purchases before it alone, so a point's answer is the same
@@ -126,7 +126,7 @@ def windows(histories: Histories, user: Int, moment: Int, context: int) -> Itera
             who, first = int(user[part[0]]), int(start[part[0]])
             offset = int(histories.offsets[who])
             rows = slice(offset + first, offset + int(seen[part[-1]]))
-            yield Window(who, rows, part.astype(np.int64), seen[part] - first)
+            yield TokenWindow(who, rows, part.astype(np.int64), seen[part] - first)
 
 
 class Tokens:
@@ -142,7 +142,7 @@ class Tokens:
         self._gap = gap_bucket(gap)
         self._gap[first] = GAPS - 1
 
-    def batch(self, windows: list[Window], moment: Int) -> dict[str, Int]:
+    def batch(self, windows: list[TokenWindow], moment: Int) -> dict[str, Int]:
         """Padded inputs of the network, without the offset.
 
         Returns

@@ -71,17 +71,17 @@ def encode_catalog(catalog: Catalog, settings: TextSettings) -> tuple[Float, dic
     from advprior.predictors.llm.tuning.encode import encode_texts
 
     texts = catalog.texts or ("",) * len(catalog)
-    told = np.asarray([bool(text) for text in texts])
-    found, origin = encode_texts(
+    has_text = np.asarray([bool(text) for text in texts])
+    encodings, origin = encode_texts(
         [*catalog.names, *(t for t in texts if t)],
         settings.base,
         layers=settings.layers,
         tokens=settings.tokens,
         twin_seed=settings.seed if settings.twin else None,
     )
-    names, rest = found[: len(catalog)], found[len(catalog) :]
+    names, rest = encodings[: len(catalog)], encodings[len(catalog) :]
     beside = np.full_like(names, np.nan)
-    beside[told] = rest
+    beside[has_text] = rest
     return np.concatenate([names, beside], axis=1), origin
 
 

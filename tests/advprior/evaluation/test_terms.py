@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from advprior.evaluation.controls import Window, fit_controls
+from advprior.evaluation.controls import EarlierLabels, fit_controls
 from advprior.evaluation.protocol import first_labels
 from advprior.evaluation.seeds import group_runs
 from advprior.evaluation.terms import (
@@ -88,8 +88,8 @@ def test_what_a_blend_is_fitted_on_did_not_see_the_users_own_label() -> None:
     labels = first_labels(histories, 3 * DAY, 9 * DAY)
     changed = labels.advertiser.copy()
     changed[7] = (changed[7] + 1) % 4
-    _, first = fit_controls([Window(terms, labels)], 4, seed=0)
-    _, other = fit_controls([Window(terms, replace(labels, advertiser=changed))], 4, seed=0)
+    _, first = fit_controls([EarlierLabels(terms, labels)], 4, seed=0)
+    _, other = fit_controls([EarlierLabels(terms, replace(labels, advertiser=changed))], 4, seed=0)
     moved = np.abs(first["recency"] - other["recency"]).max(axis=1)
     half = moved < 1e-4  # the fit starts from one on all users, and ends at the same optimum within its tolerance
     assert half[7]

@@ -66,8 +66,8 @@ def export_sequence(
         case = _case(rng, batch, min(tokens, settings.network.context), points, size, vocabulary)
         with torch.inference_mode():
             ours = network(*as_tensors(case).values()).numpy()
-        kept = {name: case[name] for name in session.inputs}
-        worst = float(np.fmax(worst, np.abs(ours - session.run_inputs(kept)).max()))
+        read = {name: case[name] for name in session.inputs}
+        worst = float(np.fmax(worst, np.abs(ours - session.run_inputs(read)).max()))
         require_parity(worst, f"{out} at batch {batch}, {tokens} tokens, {points} points")
     return {"parity": worst, "cases": len(_SHAPES)}
 

@@ -17,7 +17,7 @@ from advprior.predictors.logit import fit_logit, log_softmax
 from advprior.predictors.offset import Around, OffsetTerms, weigh, weighed
 from advprior.predictors.sequence.points import Target, Waits
 from advprior.predictors.sequence.settings import SequenceSettings
-from advprior.predictors.sequence.tokens import Tokens, Vocabulary, Window, windows
+from advprior.predictors.sequence.tokens import Tokens, TokenWindow, Vocabulary, windows
 from advprior.predictors.sequence.tuning.network import SequenceNetwork, as_tensors
 from advprior.predictors.sequence.tuning.snapshots import CELLS, Snapshots
 from advprior.store.arrays import Float, Int
@@ -55,7 +55,7 @@ class Judge:
     Parameters
     ----------
     histories : Histories
-    asked : Snapshots
+    points : Snapshots
     shape : OffsetTerms
 
     Attributes
@@ -64,28 +64,28 @@ class Judge:
         What is known at each point without the network: drift so far, then habit.
     """
 
-    def __init__(self, histories: Histories, asked: Snapshots, shape: OffsetTerms) -> None:
-        self._histories, self._asked, self.shape = histories, asked, shape
-        self.terms = shape(histories, asked.user, asked.moment, asked.target.shape[1])
+    def __init__(self, histories: Histories, points: Snapshots, shape: OffsetTerms) -> None:
+        self._histories, self._points, self.shape = histories, points, shape
+        self.terms = shape(histories, points.user, points.moment, points.target.shape[1])
 
     def __call__(self, network: SequenceNetwork, vocabulary: Vocabulary) -> tuple[dict[str, float], Weighing]:
         """Columns of the curve, and what was weighed."""
-        asked = self._asked
-        away = deviations(network, Tokens(self._histories, vocabulary), asked)
-        weights, strength = weigh(self.terms, asked.target, away)
-        now = quality(log_softmax(weighed(self.terms, weights) + strength * away), asked.target)
+        points = self._points
+        away = deviations(network, Tokens(self._histories, vocabulary), points)
+        weights, strength = weigh(self.terms, points.target, away)
+        now = quality(log_softmax(weighed(self.terms, weights) + strength * away), points.target)
         columns = {f"valid_{name}": now[name] for name in ("nll", "recall@5", "recall@20")}
         return columns | {"strength": strength}, (weights, strength)
 
 
-def deviations(network: SequenceNetwork, tokens: Tokens, asked: Snapshots) -> Float:
+def deviations(network: SequenceNetwork, tokens: Tokens, points: Snapshots) -> Float:
     """How each point differs from everyone [P, N], before its strength."""
-    out = np.zeros(asked.target.shape, np.float32)
+    out = np.zeros(points.target.shape, np.float32)
     network.eval()
     with torch.inference_mode():
-        every = list(windows(tokens.histories, asked.user, asked.moment, network.context))
+        every = list(windows(tokens.histories, points.user, points.moment, network.context))
         for part in batches(every, JUDGED_TOKENS):
-            logits = network.deviation(as_tensors(tokens.batch(part, asked.moment))).numpy()
+            logits = network.deviation(as_tensors(tokens.batch(part, points.moment))).numpy()
             for row, window in enumerate(part):
                 out[window.points] = logits[row, : len(window.points)]
     return out
@@ -111,7 +111,10 @@ class Learner:
         self._around = None if around is None else Around(past, around, size)
 
     def learn(self, passes: int, judge: Judge | None = None) -> tuple[SequenceNetwork, Curve, list[Weighing]]:
-        """The network after ``passes``, its curve, and what the judge weighed after each pass."""
+        """The network after ``passes``, its curve, and what the judge weighed after each pass.
+
+        With a judge it ends early, after ``patience`` passes without a better likelihood.
+        """
         training = self._recipe.settings.training
         torch.manual_seed(training.seed)
         rng = np.random.default_rng(training.seed)
@@ -133,6 +136,8 @@ class Learner:
                 curve.append({**line, "seconds": round(time.monotonic() - clock, 1)})
                 bar.update()
                 bar.set_postfix({k: f"{v:.3f}" for k, v in line.items() if k in ("train_nll", "valid_nll")})
+                if judge is not None and number - best_pass(curve) >= training.patience:
+                    break
         return self._network, curve, weighings
 
     def _begin(self) -> None:
@@ -141,7 +146,11 @@ class Learner:
         self._network = SequenceNetwork(recipe.target.size, self.vocabulary, recipe.settings.network, encodings)
         self._tokens = Tokens(self._past, self.vocabulary)
         self._optimizer = torch.optim.AdamW(
-            self._network.parameters(), lr=training.lr, weight_decay=training.weight_decay, betas=(0.9, 0.98)
+            self._network.parameters(),
+            lr=training.lr,
+            weight_decay=training.weight_decay,
+            betas=(0.9, 0.98),
+            fused=True,
         )
         self._step, self._steps = 0, 0
 
@@ -166,7 +175,7 @@ class Learner:
             weight_sum += float(weight)
         return loss_sum / weight_sum
 
-    def _loss(self, part: list[Window], moment: Int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _loss(self, part: list[TokenWindow], moment: Int) -> tuple[torch.Tensor, torch.Tensor]:
         """Weighed negative log-likelihood of the points of some windows, and their weight."""
         points = np.concatenate([w.points for w in part])
         row = np.repeat(np.arange(len(part)), [len(w.points) for w in part])
@@ -201,14 +210,19 @@ class Learner:
         return tuple(map(float, fit_logit(terms, truth, centre=centre)))
 
 
+def best_pass(curve: Curve) -> int:
+    """Index of the pass with the best likelihood on the labels that choose."""
+    return int(np.argmin([row["valid_nll"] for row in curve]))
+
+
 def learning_rate(progress: float) -> float:
     """Share of the peak at a share of all steps: a linear warm-up inside a half cosine."""
     cosine = 0.5 * (1 + np.cos(np.pi * progress)) * (1 - LEAST_SHARE) + LEAST_SHARE
     return float(max(min(progress / WARM_UP, 1.0) * cosine, 1e-3))
 
 
-def batches(every: list[Window], budget: int, rng: np.random.Generator | None = None) -> list[list[Window]]:
-    """Windows of like length together, at most ``budget`` tokens with padding; in random order when asked."""
+def batches(every: list[TokenWindow], budget: int, rng: np.random.Generator | None = None) -> list[list[TokenWindow]]:
+    """Windows of like length together, at most ``budget`` tokens with padding; in random order with ``rng``."""
     length = np.asarray([len(w) for w in every])
     order = np.argsort(length + (rng.random(len(length)) if rng is not None else 0.0), kind="stable")
     parts, start = [], 0

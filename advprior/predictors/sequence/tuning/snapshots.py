@@ -36,8 +36,8 @@ class Snapshots:
         """Points from ``border`` (microseconds) on; a sample of them where their targets would not fit into memory."""
         last = data.cutoff - target.horizon
         grid = np.arange(min(border, last), last + 1, data.snapshot_every, dtype=np.int64)
-        asked = [_asked(data, int(moment), target) for moment in grid]
-        user, moment, end = (np.concatenate(column) for column in zip(*asked, strict=True))
+        parts = [_points_at(data, int(moment), target) for moment in grid]
+        user, moment, end = (np.concatenate(column) for column in zip(*parts, strict=True))
         most = max(CELLS // target.size, 1000)
         if len(user) > most:
             sample = np.sort(np.random.default_rng(seed).choice(len(user), most, replace=False))
@@ -45,7 +45,7 @@ class Snapshots:
         return cls(user, moment, target.shares(data.histories, user, moment, end))
 
 
-def _asked(data: FitData, moment: int, target: Target) -> tuple[Int, Int, Int]:
+def _points_at(data: FitData, moment: int, target: Target) -> tuple[Int, Int, Int]:
     """Users with an event before ``moment`` and one within the horizon: (user, moment, time of that event)."""
     histories = data.histories
     user = np.flatnonzero(first_times(histories) < moment)

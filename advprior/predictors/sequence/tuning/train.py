@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from advprior.history.counts import DAY
@@ -25,7 +24,7 @@ from advprior.predictors.sequence.points import Target, WaitRules, Waits, waits
 from advprior.predictors.sequence.settings import SequenceSettings
 from advprior.predictors.sequence.tokens import Vocabulary
 from advprior.predictors.sequence.tuning.network import SequenceNetwork
-from advprior.predictors.sequence.tuning.passes import Judge, Learner, Recipe
+from advprior.predictors.sequence.tuning.passes import Judge, Learner, Recipe, best_pass
 from advprior.predictors.sequence.tuning.snapshots import Snapshots
 from advprior.store.arrays import Float
 from advprior.store.errors import AdvpriorError
@@ -93,11 +92,11 @@ class _Fit:
         """All steps; writes into ``out``."""
         data, training = self.data, self.settings.training
         early = self._learner(self.border, training.epochs)
-        asked = Snapshots.since(data, self.border, self.target, training.seed)
-        _require_labels(early.waits, asked)
-        judge = Judge(data.histories, asked, OffsetTerms(self.settings.offset.popular, self.settings.offset.own))
+        points = Snapshots.since(data, self.border, self.target, training.seed)
+        _require_labels(early.waits, points)
+        judge = Judge(data.histories, points, OffsetTerms(self.settings.offset.popular, self.settings.offset.own))
         _, curve, weighings = early.learn(training.epochs, judge)
-        best = int(np.argmin([row["valid_nll"] for row in curve]))
+        best = best_pass(curve)
         weights, strength = weighings[best]
         offset = Offset(judge.shape, weights)
 
@@ -105,17 +104,17 @@ class _Fit:
         network, again, _ = final.learn(best + 1)
         network.strength.fill_(strength)
         self._write(out, network, offset, final.vocabulary)
-        alone = weighed(judge.terms, weigh(judge.terms, asked.target)[0])
+        alone = weighed(judge.terms, weigh(judge.terms, points.target)[0])
         valid = {name.removeprefix("valid_"): v for name, v in curve[best].items() if name.startswith("valid_")}
         refitted = len(final.waits) if training.refit else len(early.waits)
         return {
-            "labels": {"train": len(early.waits), "refit": refitted, "valid": len(asked)},
+            "labels": {"train": len(early.waits), "refit": refitted, "valid": len(points)},
             "curve": curve,
             "refit_curve": again if training.refit else [],
             "best_epoch": best + 1,
             "strength": strength,
             "offset": offset.to_json(),
-            "valid": {"network": valid, "offset": quality(log_softmax(alone), asked.target)},
+            "valid": {"network": valid, "offset": quality(log_softmax(alone), points.target)},
             "parameters": {"trained": sum(p.numel() for p in network.parameters())},
         }
 
@@ -139,13 +138,13 @@ class _Fit:
         write_json(out / PARAMETERS, parameters)
 
 
-def _require_labels(labels: Waits, asked: Snapshots) -> None:
-    if not len(labels) or not len(asked):
+def _require_labels(labels: Waits, points: Snapshots) -> None:
+    if not len(labels) or not len(points):
         raise AdvpriorError(
             "PRI006",
             "the histories hold too little to fit on",
             where="events before finetune_end",
-            actual=f"{len(labels)} labels to fit on, {len(asked)} to choose with",
+            actual=f"{len(labels)} labels to fit on, {len(points)} to choose with",
             expected="at least one of each",
             fix="move finetune_end later, lower valid_days, or add events",
         )

@@ -76,11 +76,21 @@ def test_priors_are_distributions_and_see_the_past_alone(fitted: tuple[Path, Fit
     assert (whole[begun, -1].argmax(-1) == last[begun] + N // 2).mean() > 0.9
 
 
-def test_the_same_seed_gives_the_same_network(fitted: tuple[Path, FitData, dict], tmp_path: Path) -> None:
-    _, data, facts = fitted
-    kind = predictor_class("sasrec")
-    again = kind.fit(data, kind.settings(SMALL), tmp_path)
-    assert [row["valid_nll"] for row in again["curve"]] == [row["valid_nll"] for row in facts["curve"]]
+def test_the_same_seed_gives_the_same_network(tmp_path: Path) -> None:
+    kind, data = predictor_class("sasrec"), couples(20)
+    settings = kind.settings({**SMALL, "training": {"epochs": 2}})
+    first, second = (kind.fit(data, settings, tmp_path)["curve"] for _ in range(2))
+    assert [row["valid_nll"] for row in first] == [row["valid_nll"] for row in second]
+
+
+def test_it_ends_when_passes_bring_nothing(tmp_path: Path) -> None:
+    """At a learning rate of nothing no pass after the first is better; the best one is fitted again."""
+    kind, data = predictor_class("sasrec"), couples(20)
+    raw = {**SMALL, "training": {"epochs": 9, "patience": 2, "lr": 1e-12, "points_a_history": 4}}
+    facts = kind.fit(data, kind.settings(raw), tmp_path)
+    assert len(facts["curve"]) < 9
+    assert len(facts["curve"]) - facts["best_epoch"] == 2
+    assert len(facts["refit_curve"]) == facts["best_epoch"]
 
 
 @pytest.mark.parametrize("twin", [False, True])
