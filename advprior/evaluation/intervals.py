@@ -1,6 +1,7 @@
 """Paired intervals: all arms on the same users, users (and seeds) drawn again with replacement.
 
-Written here because `ranking`, which has its own for slates, is never imported by this side.
+Percentile intervals of the bootstrap (Efron 1979). Written here because `ranking`, which has its own for slates, is
+never imported by this side.
 """
 
 from __future__ import annotations

@@ -183,7 +183,11 @@ def sequence_odds(past: Histories, size: int) -> Double:
 
 
 def als_factors(past: Histories, size: int, seed: int) -> tuple[Float, Float]:
-    """Factors of users and of advertisers by alternating least squares on log1p of purchases."""
+    """Factors of users [U, F] and of advertisers [N, F] by alternating least squares on log1p of purchases.
+
+    Implicit feedback as Hu, Koren and Volinsky weigh it ("Collaborative filtering for implicit feedback datasets",
+    ICDM 2008), by the package ``implicit``. Users without an event get zeros.
+    """
     from implicit.als import AlternatingLeastSquares
     from scipy.sparse import csr_matrix
     from threadpoolctl import threadpool_limits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,6 @@ class PopularityPredictor(Predictor):
 
     def __init__(self, run: Path) -> None:
         super().__init__(run)
-        import json
-
         self.parameters = json.loads((self.run / "parameters.json").read_text())
 
     @classmethod
