@@ -238,7 +238,7 @@ def main() -> None:
         from advprior.predictors.llm.tuning.export import parity, parity_cases
 
         alone = alone_against_batch(engine, vocabulary)
-        torch_difference = parity(model, Path(folder) / "model.onnx", parity_cases(model)[:5])["max_abs_difference"]
+        torch_difference = parity(model, Path(folder) / "model.onnx", parity_cases(model)[:5])
     print(
         f"{real_cores()} cores, load {os.getloadavg()[0]:.1f}, float32 matmul peak {np.median(peaks) / 1e9:.0f} GFLOP/s"
     )

@@ -13,10 +13,10 @@ CODE_VERSION = 2
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16", "int8"]),
+    type=click.Choice(["fp32", "fp16"]),
     default="fp32",
     show_default=True,
-    help="Smaller numbers (fp16 for GPUs) pass a quality gate first: it needs --tables.",
+    help="fp16, for GPUs, passes a quality gate first: it needs --tables.",
 )
 @click.option("--tables", type=click.Path(path_type=Path), help="Canonical tables to measure the damage on.")
 @click.option("--force", is_flag=True, help="Export again even when nothing changed.")
@@ -24,8 +24,8 @@ def export(run: Path, precision: str, tables: Path | None, force: bool) -> None:
     """Export the predictor in RUN (written by `advprior finetune`) to RUN/onnx.
 
     Runs the graph beside the model on batches from one token to about a thousand, padded ones too, and
-    refuses it when any log-probability differs by more than 1e-4. fp16 and int8 graphs are refused when they
-    change the priors of real users by too much; the graph in fp32 is the better one then.
+    refuses it when a log-probability differs by more than rounding. A graph in fp16 is refused when it
+    changes the priors of real users by too much; the one in fp32 is the better one then.
     """
     from advprior.store.errors import AdvpriorError
     from advprior.store.runs import is_current, manifest_digest, new_run, read_manifest, run_key
@@ -60,7 +60,7 @@ def export(run: Path, precision: str, tables: Path | None, force: bool) -> None:
         if precision != "fp32" and tables is not None:
             from advprior.pipeline.precision import reduce_export
 
-            said = reduce_export(run, work.path, tables, precision)  # type: ignore[arg-type]
+            said = reduce_export(run, work.path, tables)
             # size and digest are the reduced graph's: the manifest lists them
             work.facts.update(said | {"bytes": None, "sha256": None})
         size = sum(file.stat().st_size for file in work.path.rglob("*.onnx*"))

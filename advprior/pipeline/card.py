@@ -82,7 +82,6 @@ def card(run: Path, *, evaluation: Path | None = None) -> str:
     import yaml
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    from advprior.predictors.base import PARITY_TOLERANCE
     from advprior.predictors.registry import load_predictor
 
     fitted = read_manifest(run, step="finetune", fix="advprior finetune --tables TABLES --out RUN")
@@ -115,7 +114,6 @@ def card(run: Path, *, evaluation: Path | None = None) -> str:
         facts={"history_start": None, **facts},
         tables=fitted["inputs"].get("tables", ""),
         export=export["facts"],
-        tolerance=PARITY_TOLERANCE,
         versions=", ".join(f"{name} {version}" for name, version in fitted["versions"].items()),
         evaluation=measured,
         metrics=measured["metrics"] if measured else {},

@@ -49,9 +49,8 @@ ROWS_FILE = "rows.parquet"
 NETWORK_FILE = "network.npy"  # [U, N] float32: the network's part at the last snapshot
 NETWORK_KEYS_FILE = "network_keys.npy"  # [U] uint64: the input it was computed from
 SCALARS_FILE = "scalars.npy"  # while scoring only: becomes columns of ROWS_FILE
-SUM_TOLERANCE = 1e-4
-PAST_TOLERANCE = 1e-4  # prior of the whole history against the history cut at the snapshot
-PAST_TOLERANCE_FP16 = 0.02  # half precision rounds by the shape of the batch; a leak is far larger
+SUM_TOLERANCE = 1e-4  # of one
+PAST_FP16 = 4e-3  # of the largest log-prob: half precision rounds by the shape of the batch; a leak is far larger
 PAST_SAMPLE = 12  # priors that are checked so
 SHARD_USERS = 32  # users a shard at least
 SHARDS = 2_000  # and shards a run at most, by default
@@ -154,7 +153,7 @@ def score(
     from advprior.predictors.base import NetworkScorer
     from advprior.predictors.forwarding import here
     from advprior.predictors.llm.interest_scores import score_interests
-    from advprior.runtime import topk
+    from advprior.runtime import parity, topk
 
     predictor = load_predictor(run)
     histories, catalog = load_histories(tables)
@@ -189,8 +188,8 @@ def score(
 
             np.save(work.path / NETWORK_KEYS_FILE, input_keys(histories, int(cutoffs[-1]), model))
         files.close()
-        tolerance = PAST_TOLERANCE_FP16 if exported["facts"].get("precision") == "fp16" else PAST_TOLERANCE
-        past = check_past_only(scorer, histories, cutoffs, work.path / MATRIX_FILE, tolerance)
+        relative = PAST_FP16 if exported["facts"].get("precision") == "fp16" else parity.RELATIVE
+        past = check_past_only(scorer, histories, cutoffs, work.path / MATRIX_FILE, relative)
         catalog.save(work.path / CATALOG_FILE)
         interests = predictor.interest_scorer(run / "onnx", device, threads)
         if interests is not None:
@@ -339,7 +338,7 @@ def _check(log_probs: npt.NDArray[np.float32], where: str, tail: npt.NDArray[np.
 
 
 def check_past_only(
-    scorer: Scorer, histories: Histories, cutoffs: Int, matrix: Path, tolerance: float = PAST_TOLERANCE
+    scorer: Scorer, histories: Histories, cutoffs: Int, matrix: Path, relative: float | None = None
 ) -> float:
     """Largest difference between priors as scored and scored again from histories cut at their snapshot.
 
@@ -349,9 +348,11 @@ def check_past_only(
     Raises
     ------
     AdvpriorError
-        ``PRI011`` above the tolerance in log-prob.
+        ``PRI011`` above ``relative`` of the priors' size (see `advprior.runtime.parity`).
     """
     import numpy as np
+
+    from advprior.runtime.parity import RELATIVE, allowed_difference, largest_difference
 
     if not len(histories) or not len(cutoffs):
         return 0.0
@@ -359,7 +360,7 @@ def check_past_only(
     beside = matrix.with_name(TOP_INDEX_FILE)
     top = np.load(beside, mmap_mode="r") if beside.is_file() else None
     rng = np.random.default_rng(0)
-    worst = 0.0
+    worst, allowed = 0.0, 0.0
     for column in rng.choice(len(cutoffs), min(3, len(cutoffs)), replace=False):
         past = histories.before(int(cutoffs[column]))
         users = np.sort(rng.choice(len(histories), min(PAST_SAMPLE // 3, len(histories)), replace=False))
@@ -367,14 +368,15 @@ def check_past_only(
         rows = users * len(cutoffs) + column
         if top is not None:
             again = np.take_along_axis(again, top[rows].astype(np.int64), axis=1)
-        worst = max(worst, float(np.abs(again - priors[rows]).max()))
-    if not worst <= tolerance:
+        worst = max(worst, largest_difference(again, priors[rows]))
+        allowed = max(allowed, allowed_difference(priors[rows], relative or RELATIVE))
+    if not worst <= allowed:
         raise AdvpriorError(
             "PRI011",
             "a prior depends on what came after its snapshot",
             where=str(matrix),
             actual=f"{worst:.1e} in log-prob against the history cut at the snapshot",
-            expected=f"at most {tolerance:.0e}",
+            expected=f"at most {allowed:.1e}, for log-probs of this size",
             fix="advprior export RUN --force, then score again",
         )
     return worst

@@ -20,12 +20,10 @@ from advprior.history.interests import Interests
 from advprior.predictors.logit import add_offset
 from advprior.store.arrays import Float, Int
 from advprior.store.contract import CATALOG_FILE
-from advprior.store.errors import AdvpriorError
 
 #: Folder in a fitted run with the predictor as it was before it was fitted on the labels that validated it. Who writes
 #: it says in the fact of this name what differs from the run's own facts: ``model_cutoff``.
 BEFORE = "before"
-PARITY_TOLERANCE = 1e-4  # torch or numpy against ONNX, in log-prob
 
 
 @dataclass(frozen=True)
@@ -175,22 +173,3 @@ class Predictor(ABC):
     def interest_scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> InterestScorer | None:
         """The same for interests; None where the predictor has none."""
         return None
-
-
-def require_parity(difference: float, where: str) -> None:
-    """Refuse an export that computes something else.
-
-    Raises
-    ------
-    AdvpriorError
-        ``PRI004`` above `PARITY_TOLERANCE`.
-    """
-    if not difference <= PARITY_TOLERANCE:
-        raise AdvpriorError(
-            "PRI004",
-            "the exported graph differs from the model",
-            where=where,
-            actual=f"{difference:.2e} in log-prob",
-            expected=f"at most {PARITY_TOLERANCE:.0e}",
-            fix="advprior export RUN --force, with the locked versions",
-        )

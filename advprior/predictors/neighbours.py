@@ -18,9 +18,10 @@ from pydantic import BaseModel, ConfigDict
 from advprior.history import counts
 from advprior.history.histories import Histories
 from advprior.history.targets import dense, next_advertisers, quality
-from advprior.predictors.base import FitData, Predictor, Scorer, require_parity
+from advprior.predictors.base import FitData, Predictor, Scorer
 from advprior.predictors.logit import fit_logit, log_softmax
 from advprior.predictors.offset import SMOOTHING, OffsetTerms
+from advprior.runtime.parity import require_parity
 from advprior.store.arrays import Float, Int
 from advprior.store.contract import CATALOG_FILE, NEIGHBOURS
 from advprior.store.runs import write_json
@@ -126,9 +127,8 @@ class NeighbourPredictor(Predictor):
         own = [x.astype(np.float32) for x in sparse]
         own[0][0] = 0.0
         theirs = graphs.run(out / "model.onnx", {"popularity": popularity, **{f"own{k}": x for k, x in enumerate(own)}})
-        difference = float(np.abs(self.log_probs(popularity, own) - theirs).max())
-        require_parity(difference, str(out))
-        return {"parity": difference, "cases": len(popularity)}
+        parity = require_parity(theirs, self.log_probs(popularity, own), str(out))
+        return {**parity, "cases": len(popularity)}
 
     def scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> Scorer:
         return _NeighbourScorer(self, onnx, device, threads)

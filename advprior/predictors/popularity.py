@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict
 from advprior.history import counts
 from advprior.history.histories import Histories
 from advprior.history.targets import dense, next_advertisers, quality
-from advprior.predictors.base import FitData, Predictor, Scorer, require_parity
+from advprior.predictors.base import FitData, Predictor, Scorer
 from advprior.predictors.logit import log_softmax
+from advprior.runtime.parity import require_parity
 from advprior.store.arrays import Float, Int
 from advprior.store.contract import CATALOG_FILE, POPULARITY
 from advprior.store.runs import write_json
@@ -68,9 +69,7 @@ class PopularityPredictor(Predictor):
         sample = np.random.default_rng(0).gamma(0.3, 20.0, (5, size)).astype(np.float32)
         ours = log_softmax(np.log(sample + self.parameters["smoothing"]))
         theirs = graphs.run(out / "model.onnx", {"popularity": sample})
-        difference = float(np.abs(ours - theirs).max())
-        require_parity(difference, str(out))
-        return {"parity": difference, "cases": len(sample)}
+        return {**require_parity(theirs, ours, str(out)), "cases": len(sample)}
 
     def scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> Scorer:
         return _PopularityScorer(self, onnx, device, threads)

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from advprior.history import counts
 from advprior.history.catalog import Catalog
 from advprior.history.histories import Histories
-from advprior.predictors.base import FitData, Predictor, Scorer, require_parity
+from advprior.predictors.base import FitData, Predictor, Scorer
 from advprior.predictors.logit import log_softmax
 from advprior.predictors.text.logit import (
     OWN_BACK_OFF,
@@ -30,6 +30,7 @@ from advprior.predictors.text.logit import (
     popularity_at,
     taste,
 )
+from advprior.runtime.parity import require_parity
 from advprior.store.arrays import Float, Int
 from advprior.store.contract import CATALOG_FILE, CATALOG_TEXT
 from advprior.store.errors import AdvpriorError
@@ -144,9 +145,7 @@ class TextPredictor(Predictor):
         offset = rng.normal(0.0, 2.0, (6, size)).astype(np.float32)
         ours = log_softmax(taste(own, self.features) @ right + offset)
         theirs = graphs.run(out / "model.onnx", {"own": own, "offset": offset})
-        difference = float(np.abs(ours - theirs).max())
-        require_parity(difference, str(out))
-        return {"parity": difference, "cases": len(own)}
+        return {**require_parity(theirs, ours, str(out)), "cases": len(own)}
 
     def scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> Scorer:
         return _TextScorer(self, onnx, device, threads)

@@ -14,6 +14,7 @@ from advprior.predictors.registry import load_predictor, predictor_class
 from advprior.store.errors import AdvpriorError
 from advprior.store.tables import load_tables
 from tests.advprior.conftest import export, llm_settings
+from tests.parity import assert_other_log_probs, assert_same_log_probs
 from tests.tiny import PLAN, write_tiny
 from tests.tiny_llm import write_tiny_llm
 
@@ -44,11 +45,11 @@ def test_a_long_forward_says_what_the_truncated_prompts_say(reader: Path) -> Non
     together = scorer.score(histories, users, cutoffs)
     for column, cutoff in enumerate(cutoffs):
         alone = scorer.score(histories.before(int(cutoff)), users, cutoffs[column : column + 1])
-        np.testing.assert_allclose(together[:, column], alone[:, 0], atol=1e-4)
+        assert_same_log_probs(together[:, column], alone[:, 0])
     said = scorer.score(histories, users, cutoffs[-1:])
     events = tables["events"].assign(text="something else")
     other = build_histories(tables["users"], events, predictor.catalog)
-    assert np.abs(scorer.score(other, users, cutoffs[-1:]) - said).max() > 1e-4  # the text is read
+    assert_other_log_probs(scorer.score(other, users, cutoffs[-1:]), said)  # the text is read
 
 
 def test_tables_without_the_texts_it_reads_are_refused(reader: Path) -> None:

@@ -23,6 +23,7 @@ from advprior.store.runs import read_manifest
 from advprior.store.tables import load_tables
 from tests.advprior.conftest import Fitted, llm_settings
 from tests.advprior.history.test_histories import histories_of
+from tests.parity import assert_distributions, assert_other_log_probs, assert_same_log_probs
 from tests.tiny import PLAN, write_tiny
 from tests.tiny_llm import write_tiny_llm
 
@@ -42,12 +43,12 @@ def test_priors_are_distributions_of_the_past_only(fitted: Fitted, kind: str) ->
     users = np.arange(12, dtype=np.int64)
     priors = scorer.score(whole, users, SNAPSHOTS)
     assert priors.shape == (12, len(SNAPSHOTS), 12)
-    np.testing.assert_allclose(np.exp(priors.astype(np.float64)).sum(-1), 1.0, atol=1e-4)
+    assert_distributions(priors)
     for column in (0, 7, len(SNAPSHOTS) - 1):
         alone = scorer.score(whole.before(int(SNAPSHOTS[column])), users, SNAPSHOTS[column : column + 1])
-        np.testing.assert_allclose(alone[:, 0], priors[:, column], atol=1e-4)
+        assert_same_log_probs(alone[:, 0], priors[:, column])
     # the test would not notice a predictor that ignores time
-    assert np.abs(priors[:, 0] - priors[:, -1]).max() > 1e-3
+    assert_other_log_probs(priors[:, 0], priors[:, -1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -63,8 +64,8 @@ def test_an_event_at_the_snapshot_changes_nothing_and_one_before_does(fitted: Fi
     def prior(extra: list[tuple[int, int]]):
         return scorer.score(histories_of([rows[0] + extra, *rows[1:]]), np.asarray([0]), moment)
 
-    np.testing.assert_array_equal(prior([(int(moment[0]), 3)]), prior([]))
-    assert np.abs(prior([(int(moment[0]) - 1, 3)]) - prior([])).max() > 1e-6
+    assert_same_log_probs(prior([(int(moment[0]), 3)]), prior([]))
+    assert_other_log_probs(prior([(int(moment[0]) - 1, 3)]), prior([]))
 
 
 def test_batched_equals_one_by_one(fitted: Fitted) -> None:
@@ -79,7 +80,7 @@ def test_batched_equals_one_by_one(fitted: Fitted) -> None:
         )
         for budget in (2048, 1)
     )
-    np.testing.assert_allclose(together, alone, atol=1e-4)
+    assert_same_log_probs(together, alone)
 
 
 def test_llm_scores_as_the_torch_model(fitted: Fitted) -> None:
@@ -95,7 +96,7 @@ def test_llm_scores_as_the_torch_model(fitted: Fitted) -> None:
     offset = torch.from_numpy(habit.logits(whole, np.asarray([2]), SNAPSHOTS[-1:], len(predictor.catalog)))[None]
     with torch.no_grad():
         expected = model(ids, torch.ones_like(ids), torch.from_numpy(window.positions)[None], offset)["log_probs"]
-    np.testing.assert_allclose(scored[0], expected.numpy()[0], atol=1e-4)
+    assert_same_log_probs(scored[0], expected.numpy()[0])
 
 
 def test_a_user_without_history_gets_a_prior(fitted: Fitted) -> None:
@@ -103,7 +104,7 @@ def test_a_user_without_history_gets_a_prior(fitted: Fitted) -> None:
     for kind in KINDS:
         scorer = load_predictor(fitted.model(kind)).scorer(fitted.model(kind) / "onnx", "cpu")
         prior = scorer.score(empty, np.asarray([0]), SNAPSHOTS[:1])
-        assert np.exp(prior.astype(np.float64)).sum() == pytest.approx(1.0, abs=1e-4)
+        assert_distributions(prior.ravel())
 
 
 def test_training_learns_beyond_habit(fitted: Fitted) -> None:

@@ -26,6 +26,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from advprior.predictors.llm.name_trie import NameTrie
 from advprior.predictors.llm.tuning.base import Base, find_base
 from advprior.predictors.logit import log_softmax
+from advprior.runtime.parity import require_parity, worst
 from advprior.store.arrays import Float, Int
 from advprior.store.errors import AdvpriorError
 
@@ -212,22 +213,20 @@ def export_names(model: NameModel, out: Path) -> dict[str, Any]:
     AdvpriorError
         ``PRI004`` when the graph computes something else.
     """
-    from advprior.predictors.base import require_parity
     from advprior.predictors.llm.tuning.export import export_onnx
     from advprior.runtime.session import open_session
 
     facts = export_onnx(model, out)
     engine = open_session(Path(out) / "model.onnx", device="cpu")
-    worst = 0.0
+    checks = []
     cases = name_cases(model)
     for case in cases:
         with torch.inference_mode():
             ours = model(*map(torch.from_numpy, case))["log_probs"].numpy()
         theirs = engine.run_inputs(dict(zip(("input_ids", "attention_mask", "offset"), case, strict=True)))
-        difference = float(np.abs(ours - theirs).max())
-        require_parity(difference, f"{out} at batch {case[0].shape[0]}, sequence {case[0].shape[1]}")
-        worst = max(worst, difference)
-    return {**facts, "parity": worst, "cases": len(cases)}
+        batch, sequence = case[0].shape
+        checks.append(require_parity(theirs, ours, f"{out} at batch {batch}, sequence {sequence}"))
+    return {**facts, **worst(checks)}
 
 
 def name_cases(model: NameModel, seed: int = 0) -> list[NameCase]:

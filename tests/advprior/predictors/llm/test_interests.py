@@ -26,6 +26,7 @@ from advprior.store.runs import read_manifest
 from advprior.store.tables import load_tables
 from ranking.frame.gather import gather_interests
 from tests.advprior.conftest import Fitted, export, llm_settings
+from tests.parity import assert_distributions, assert_other_log_probs, assert_same_log_probs
 from tests.ranking.stores import copy_repo, definitions
 from tests.tiny import CATEGORIES, PLAN, tiny_tables
 
@@ -81,14 +82,14 @@ def test_scored_as_the_torch_model_and_from_the_past_only(fitted: Fitted, run: P
     matrix = np.load(priors / INTEREST_MATRIX_FILE).reshape(len(whole), len(SNAPSHOTS), -1)
     assert list(Catalog.load(priors / INTERESTS_FILE).ids) == OBSERVED
     assert matrix.shape[2] == len(OBSERVED)
-    np.testing.assert_allclose(np.exp(matrix.astype(np.float64)).sum(-1), 1, atol=1e-4)
+    assert_distributions(matrix)
     assert read_manifest(priors)["facts"]["interests"] == len(OBSERVED)
     scorer = predictor.interest_scorer(run / "onnx", "cpu")
     assert scorer is not None
     for column in (0, 6):
         cut = whole.before(int(SNAPSHOTS[column]))
         alone = scorer.score(cut, np.arange(9), SNAPSHOTS[column : column + 1])
-        np.testing.assert_allclose(alone[:, 0], matrix[:9, column], atol=1e-4)
+        assert_same_log_probs(alone[:, 0], matrix[:9, column])
     model = AdvertiserModel.from_pretrained(run / "model").eval()
     prompt = predictor.encoder().prompt(whole.before(int(SNAPSHOTS[-1])), 3)
     (window,) = predictor.encoder().windows(prompt, np.asarray([len(prompt.ends)]))
@@ -96,8 +97,8 @@ def test_scored_as_the_torch_model_and_from_the_past_only(fitted: Fitted, run: P
     with torch.no_grad():
         at = torch.from_numpy(window.positions)[None]
         expected = model(ids, torch.ones_like(ids), at, torch.zeros(1, 1, 12))["interest_log_probs"]
-    np.testing.assert_allclose(matrix[3, -1], expected[0, 0].numpy(), atol=1e-4)
-    assert np.abs(matrix[:, 0] - matrix[:, -1]).max() > 1e-3
+    assert_same_log_probs(matrix[3, -1], expected[0, 0].numpy())
+    assert_other_log_probs(matrix[:, 0], matrix[:, -1])
 
 
 def test_goes_on_after_the_last_whole_user(fitted: Fitted, run: Path, priors: Path, tmp_path: Path) -> None:
@@ -122,7 +123,7 @@ def test_goes_on_after_the_last_whole_user(fitted: Fitted, run: Path, priors: Pa
         score_interests(scorer, whole, SNAPSHOTS, tmp_path)
         assert asked == list(range(first, len(whole)))
         ours, theirs = np.load(tmp_path / INTEREST_MATRIX_FILE), np.load(priors / INTEREST_MATRIX_FILE)
-        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+        assert_same_log_probs(ours, theirs)
         (tmp_path / INTEREST_MATRIX_FILE).unlink()
 
 

@@ -25,7 +25,7 @@ def test_blocks_say_what_plain_attention_says(length, scaling):
         query, key, value, is_causal=True, enable_gqa=True, scale=scaling
     )
     assert found.shape == (2, length, 6, 8)
-    assert torch.allclose(found, expected.transpose(1, 2), atol=1e-5)
+    assert _apart(found, expected.transpose(1, 2)) <= 1e-5
 
 
 def test_the_mask_counts_within_a_block():
@@ -34,4 +34,9 @@ def test_the_mask_counts_within_a_block():
     masked, _ = block_attention(torch.nn.Identity(), query, key, value, mask)
     seen, _ = block_attention(torch.nn.Identity(), query, key, value, open_mask)
     assert not torch.allclose(masked[:, 0], seen[:, 0]), "the first of a block must not see the second"
-    assert torch.allclose(masked[:, 1], seen[:, 1], atol=1e-5), "the last sees the same keys either way"
+    assert _apart(masked[:, 1], seen[:, 1]) <= 1e-5, "the last sees the same keys either way"
+
+
+def _apart(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Largest difference, relative to the largest of what is expected."""
+    return float((found - expected).abs().max() / expected.abs().max())

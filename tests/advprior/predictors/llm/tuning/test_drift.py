@@ -90,7 +90,7 @@ def test_what_is_scored_is_what_validation_measured(base, tmp_path) -> None:
     assert best["strength"] == pytest.approx(facts["strength"])
     assert best["valid_nll"] < 0.5 * facts["valid"]["habit"]["nll"]  # it reads
     predictor = LLMPredictor(tmp_path)
-    assert predictor.export(tmp_path / "onnx")["parity"] <= 1e-4
+    predictor.export(tmp_path / "onnx")  # refused unless it says the same
     scorer = predictor.scorer(tmp_path / "onnx", "cpu", 1)
     points = [p for p in points_of(data, settings) if p.valid.any()]
     priors, truth = [], []
@@ -142,7 +142,7 @@ def test_before_the_second_pass_is_kept_where_asked(base, tmp_path) -> None:
     for file in ("model/model.safetensors", "habit.json", "prompt.json", "catalog.json"):
         assert (one / file).read_bytes() == (two / "before" / file).read_bytes(), file
     assert (two / "model/model.safetensors").read_bytes() != (one / "model/model.safetensors").read_bytes()
-    assert LLMPredictor(two / "before").export(two / "before" / "onnx")["parity"] <= 1e-4
+    LLMPredictor(two / "before").export(two / "before" / "onnx")  # refused unless it says the same
 
 
 def test_a_ranking_stage_has_the_weighed_validation_points(base, tmp_path) -> None:

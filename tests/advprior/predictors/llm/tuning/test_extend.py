@@ -16,6 +16,7 @@ from advprior.predictors.registry import load_predictor, predictor_class
 from advprior.store.runs import read_manifest
 from advprior.store.tables import load_tables
 from tests.advprior.conftest import export
+from tests.parity import assert_distributions
 from tests.planted import kind_of, write_planted
 from tests.tiny import PLAN
 from tests.tiny_llm import write_tiny_llm
@@ -72,7 +73,7 @@ def test_old_advertisers_keep_their_priors(folder, kind) -> None:
     old = [after.index[a] for a in before.ids]
     # the same shares among themselves; the new ones take theirs from all
     np.testing.assert_allclose(log_softmax(second[:, old]), first, atol=2e-3)
-    np.testing.assert_allclose(np.exp(second).sum(1), 1, atol=1e-5)
+    assert_distributions(second, 1)
 
 
 @pytest.mark.parametrize("kind", ["llm", "text"])
