@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from advprior.runtime.session import Engine, open_session, real_cores, token_budget_batches
+from advprior.runtime.batching import token_budget_batches
+from advprior.runtime.session import Engine, open_session, real_cores
 
 N = 664  # advertisers, as in the demo
 LAYERS = 10
@@ -38,9 +39,9 @@ def build(folder: Path) -> tuple[Engine, dict[str, int], Any]:
     """The demo's network with an untuned head, exported; speed does not depend on what it learned."""
     import torch
 
-    from advprior.predictors.llm.tuning.base import DEFAULT_BASE, load_base
     from advprior.predictors.llm.tuning.export import export_onnx
     from advprior.predictors.llm.tuning.model import from_base
+    from advprior.predictors.tuning.base import DEFAULT_BASE, load_base
 
     base = load_base(DEFAULT_BASE, layers=LAYERS).model
     shape = {k: int(getattr(base.config, k)) for k in ("hidden_size", "intermediate_size")}
@@ -94,8 +95,8 @@ def refresh(folder: Path, vocabulary: int, users: int) -> Callable[[], float]:
     from advprior.history.histories import Histories
     from advprior.pipeline.score import NETWORK_KEYS_FILE, _Carried, _Files, _score_shards
     from advprior.predictors.forwarding import here
-    from advprior.predictors.llm.predictor import LLMScorer
     from advprior.predictors.llm.prompts import PromptEncoder, PromptStyle
+    from advprior.predictors.llm.scorer import LLMScorer
     from advprior.predictors.offset import Offset, OffsetTerms
 
     rng = np.random.default_rng(2)
@@ -110,7 +111,7 @@ def refresh(folder: Path, vocabulary: int, users: int) -> Callable[[], float]:
     after = Histories(ids, histories.profiles, offsets, later, histories.advertiser)
     encoder = PromptEncoder(PromptStyle(), lambda text: [ord(c) % 256 for c in text], vocabulary, ["x"] * N)
     start = Offset(OffsetTerms((30.0,), (60.0, 14.0), monthly=False), (0.5, 1.0, 1.0))
-    scorer = LLMScorer(encoder, start, N, folder, "cpu")
+    scorer = LLMScorer(encoder, start, folder, "cpu")
 
     def run(name: str, data: Histories, day: int, since: Path | None) -> float:
         out = folder / name
@@ -184,8 +185,8 @@ def trie_against_naive() -> float:
     import torch
 
     from advprior.predictors.llm.name_trie import name_tokens
-    from advprior.predictors.llm.tuning.base import DEFAULT_BASE, load_base
     from advprior.predictors.llm.tuning.names import naive_log_probs, name_model
+    from advprior.predictors.tuning.base import DEFAULT_BASE, load_base
 
     base = load_base(DEFAULT_BASE, layers=LAYERS)
     encode = base.tokenizer.backend_tokenizer.encode

@@ -85,13 +85,15 @@ def extend(run: Path, tables: Path, out: Path, force: bool) -> None:
             fix=f"advprior finetune --predictor {kind} --tables {tables}, which is quick",
         )
 
-    from advprior.predictors.llm.tuning import extend as work
-
     with new_run(out, "finetune", config=config, inputs=inputs, key=key) as made:
         if kind == "llm":
-            facts: dict[str, Any] = work.extend_llm(run, wanted, settings, made.path)
+            from advprior.predictors.llm.tuning.extend import extend_llm
+
+            facts: dict[str, Any] = extend_llm(run, wanted, settings, made.path)
         else:
-            facts = work.extend_text(run, wanted, made.path)
+            from advprior.predictors.text.extend import extend_text
+
+            facts = extend_text(run, wanted, made.path)
         made.facts.update(manifest["facts"])
         made.facts.update(facts, catalog_version=wanted.version, advertisers=len(wanted), extended_from=ours.version)
     click.echo(f"extend {kind}: {len(facts['new_advertisers'])} new advertisers, catalog {wanted.version} -> {out}")

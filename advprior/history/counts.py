@@ -5,11 +5,13 @@ A purchase t days before the cut-off weighs ``0.5 ** (t / half_life)``; one at o
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 
 from advprior.history.histories import Histories
-from advprior.history.subset import Part
+from advprior.history.subset import Crowd, Part
 from advprior.store.arrays import Int
 
 DAY = 86_400_000_000  # microseconds
@@ -38,6 +40,12 @@ def popularity(histories: Histories, cutoffs: Int, half_life: float, size: int) 
             counted += np.bincount(advertiser[start:stop], weights=weight, minlength=size)
         out[i], start, last = counted, stop, moment
     return out[index]
+
+
+def crowd(histories: Histories, cutoffs: Int, half_lives: Iterable[float], size: int) -> Crowd:
+    """What scorers with these half-lives (days) ask of everyone at these cut-offs, to go with some users' histories."""
+    moments = np.unique(cutoffs)
+    return Crowd(moments, {float(h): popularity(histories, moments, h, size) for h in half_lives})
 
 
 class PopularityCache:

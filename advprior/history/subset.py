@@ -6,7 +6,6 @@ travels with the users, the second is computed once, where all histories are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
@@ -17,7 +16,7 @@ from advprior.store.arrays import Double, Int
 
 @dataclass(frozen=True)
 class Crowd:
-    """Decayed purchases of everyone at the cut-offs that are scored.
+    """Decayed purchases of everyone at the cut-offs that are scored (see `advprior.history.counts.crowd`).
 
     Attributes
     ----------
@@ -29,14 +28,6 @@ class Crowd:
 
     cutoffs: Int = field(default_factory=lambda: np.zeros(0, np.int64))
     decayed: dict[float, Double] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, histories: Histories, cutoffs: Int, half_lives: Iterable[float], size: int) -> Crowd:
-        """What scorers with these half-lives ask for."""
-        from advprior.history.counts import popularity
-
-        moments = np.unique(cutoffs)
-        return cls(moments, {float(h): popularity(histories, moments, h, size) for h in half_lives})
 
     def popularity(self, cutoffs: Int, half_life: float) -> Double:
         """As `advprior.history.counts.popularity` over all histories [len(cutoffs), N].
@@ -101,5 +92,5 @@ def _used(codes: Codes, labels: tuple[str, ...], rows: Int) -> tuple[Codes, tupl
     used = np.unique(codes[codes >= 0])
     if not len(used):
         return codes, labels[:1]
-    found = np.where(codes >= 0, np.searchsorted(used, codes), UNKNOWN).astype(np.int32)
-    return found, tuple(labels[code] for code in used)
+    renumbered = np.where(codes >= 0, np.searchsorted(used, codes), UNKNOWN).astype(np.int32)
+    return renumbered, tuple(labels[code] for code in used)

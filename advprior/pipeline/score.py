@@ -147,6 +147,7 @@ def score(
 
     import numpy as np
 
+    from advprior.history.counts import crowd as everyone_before
     from advprior.history.histories import micros
     from advprior.history.read import load_histories
     from advprior.history.subset import Crowd
@@ -179,7 +180,7 @@ def score(
         carried = _Carried.open(since, network, histories, cutoffs, model) if since is not None and network else None
         forwarder = here(scorer, histories, cutoffs)
         if cluster is not None:
-            crowd = Crowd.of(histories, cutoffs, scorer.half_lives, size)
+            crowd = everyone_before(histories, cutoffs, scorer.half_lives, size)
             forwarder = cluster.forwarder("priors", histories, cutoffs, crowd, size)
         counted = _score_shards(scorer, histories, cutoffs, files, carried, shard_users, forwarder)
         facts = _finish(work.path, files, histories, snapshots)

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from advprior.store.arrays import Float, Int
 from advprior.store.errors import AdvpriorError
@@ -27,7 +26,6 @@ Device = Literal["auto", "cpu", "cuda"]
 
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
-FEW = 4  # batches a lane: below them, an uneven number leaves lanes idle for long
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
@@ -213,48 +211,6 @@ def open_session(path: Path, device: str = "auto", threads: int | None = None, m
     if many:
         return Engine(session, provider, reason, 1, threads if provider == _CPU else 1)
     return Engine(session, provider, reason, threads)
-
-
-def token_budget_batches(lengths: npt.ArrayLike, budget: int, lanes: int = 1) -> list[Int]:
-    """Group prompts of like length so that no batch is larger than a budget of padded tokens.
-
-    Parameters
-    ----------
-    lengths : int [n]
-        Tokens of each prompt.
-    budget : int
-        Largest ``rows × longest`` of a batch; a single prompt above it gets a batch of its own.
-    lanes : int
-        How many batches run at a time: where there are few, smaller ones keep every lane at work to the end.
-
-    Returns
-    -------
-    list of int64 arrays
-        Indices into ``lengths``, every one exactly once; longest first, so that memory peaks at the start.
-
-    Examples
-    --------
-    >>> [batch.tolist() for batch in token_budget_batches([3, 9, 4, 4, 20], budget=12)]
-    [[4], [1], [2, 3, 0]]
-    """
-    if budget < 1:
-        raise ValueError(f"budget must be at least 1, got {budget}")
-    sizes = np.maximum(np.asarray(lengths, np.int64), 1)
-    order = np.argsort(-sizes, kind="stable")
-
-    def cut(budget: int) -> list[Int]:
-        batches, start = [], 0
-        while start < len(order):
-            rows = max(int(budget // sizes[order[start]]), 1)
-            batches.append(order[start : start + rows])
-            start += rows
-        return batches
-
-    batches = cut(budget)
-    if len(batches) % lanes and len(batches) < FEW * lanes:
-        rounds = -(-len(batches) // lanes)
-        batches = cut(max(int(sizes.sum() // (rounds * lanes)), 1))
-    return batches
 
 
 def real_cores() -> int:

@@ -17,11 +17,14 @@ from advprior.history.catalog import Catalog
 from advprior.history.histories import Histories
 from advprior.predictors.base import InterestScorer
 from advprior.predictors.forwarding import Forwarder, Job, here
+from advprior.predictors.llm.prompts import PromptEncoder, Window, occasions_before
+from advprior.runtime.batching import pad_windows, token_budget_batches
+from advprior.runtime.session import open_session
 from advprior.store.arrays import Float, Int
 from advprior.store.contract import INTEREST_MATRIX_FILE, INTERESTS_FILE
 from advprior.store.errors import AdvpriorError
 
-SUM_TOLERANCE = 1e-4
+SUM_TOLERANCE = 1e-4  # of one
 _SHARD_USERS = 32
 
 
@@ -48,9 +51,9 @@ def score_interests(
     growing = path.with_suffix(".part")
     header = _header(shape)
     width = rows_per_user * size * 4  # bytes of one user
-    there = growing.stat().st_size if growing.is_file() else 0
-    first = max(there - len(header), 0) // width if width and there >= len(header) else 0
-    with growing.open("r+b" if there else "wb") as handle:
+    written = growing.stat().st_size if growing.is_file() else 0
+    first = max(written - len(header), 0) // width if width and written >= len(header) else 0
+    with growing.open("r+b" if written else "wb") as handle:
         handle.truncate(0 if first == 0 else len(header) + first * width)
         handle.seek(0, 2)
         if first == 0:
@@ -58,9 +61,9 @@ def score_interests(
         starts = range(first, len(histories), _SHARD_USERS)
         jobs = _jobs(starts, len(histories))
         done = (forwarder or here(scorer, histories, cutoffs))(jobs)
-        for job, found in tqdm(done, total=len(starts), desc="interests", unit="shard", disable=None):
-            assert found is not None
-            log_probs = found.log_probs[found.index]
+        for job, result in tqdm(done, total=len(starts), desc="interests", unit="shard", disable=None):
+            assert result is not None
+            log_probs = result.log_probs[result.index]
             _require_distribution(log_probs, f"users {job.users[0]} to {job.users[-1]}")
             handle.write(np.ascontiguousarray(log_probs, np.float32).tobytes())
             handle.flush()
@@ -105,38 +108,25 @@ class LLMInterestScorer(InterestScorer):
     encoder : PromptEncoder
     catalog : Catalog
         C categories.
-    size : int
-        N, the advertisers, whose offset the graph asks for and interests do not depend on.
     onnx : Path
     device, threads
         See `advprior.runtime.session.open_session`.
-    token_budget : int, optional
-        The engine's own by default.
     """
 
     def __init__(
         self,
-        encoder: Any,
+        encoder: PromptEncoder,
         catalog: Catalog,
-        size: int,
         onnx: Path,
         device: str = "auto",
         threads: int | None = None,
-        token_budget: int | None = None,
     ) -> None:
-        from advprior.runtime.session import open_session
-
         self.catalog = catalog
-        self._encoder, self._size = encoder, size
+        self._encoder = encoder
         self._engine = open_session(onnx / "model.onnx", device=device, threads=threads, many=True)
-        self._budget = token_budget or self._engine.token_budget
 
     def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
-        from advprior.predictors.llm.predictor import pad_windows
-        from advprior.predictors.llm.prompts import occasions_before
-        from advprior.runtime.session import token_budget_batches
-
-        jobs: list[tuple[int, Any, Int, Int]] = []  # row, window, positions and columns of the snapshots it answers
+        jobs: list[tuple[int, Window, Int, Int]] = []  # row, window, positions and columns of the snapshots it answers
         for row, user in enumerate(users):
             prompt = self._encoder.prompt(histories, int(user))
             seen = occasions_before(prompt, cutoffs)
@@ -149,12 +139,14 @@ class LLMInterestScorer(InterestScorer):
         def forward(batch: Int) -> Float:
             ids, mask, at = pad_windows([(jobs[b][1].ids, jobs[b][2]) for b in batch])
             inputs = {"input_ids": ids, "attention_mask": mask, "positions": at}
-            inputs["offset"] = np.zeros((*at.shape, self._size), np.float32)
+            inputs["offset"] = np.zeros((*at.shape, self._encoder.catalog_size), np.float32)  # interests hang on none
             return self._engine.run_all(inputs)["interest_log_probs"]
 
-        batches = token_budget_batches([len(window.ids) for _, window, _, _ in jobs], self._budget, self._engine.lanes)
-        for batch, found in self._engine.each(batches, forward):
-            for log_probs, b in zip(found, batch, strict=True):
+        batches = token_budget_batches(
+            [len(window.ids) for _, window, _, _ in jobs], self._engine.token_budget, self._engine.lanes
+        )
+        for batch, rows in self._engine.each(batches, forward):
+            for log_probs, b in zip(rows, batch, strict=True):
                 row, _, positions, columns = jobs[b]
                 out[row, columns] = log_probs[: len(positions)]
         return out

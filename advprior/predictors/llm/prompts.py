@@ -128,6 +128,11 @@ class PromptEncoder:
         Ids from here on are advertisers.
     names : sequence of str
         Advertiser names, for ``style.names``.
+
+    Attributes
+    ----------
+    catalog_size : int
+        N.
     """
 
     def __init__(
@@ -142,6 +147,7 @@ class PromptEncoder:
             else np.asarray([text_vocab_size + index], np.int64)
             for index, name in enumerate(names)
         ]
+        self.catalog_size = len(names)
         self._separator = np.asarray(encode(";")[-1:], np.int64)
         self._beside = list(encode(" +"))  # between purchases that no advertiser starts
         self._piece = lru_cache(KEPT_TEXTS)(encode)

@@ -18,15 +18,18 @@ from pydantic import BaseModel, ConfigDict, Field
 from advprior.history.histories import Histories
 from advprior.predictors.base import FitData, Predictor, Scorer
 from advprior.predictors.llm.name_trie import NameTrie, name_tokens
-from advprior.predictors.llm.predictor import load_tokenizer, pad_windows
 from advprior.predictors.llm.prompts import PromptEncoder, PromptStyle, occasions_before
+from advprior.predictors.llm.saved_prompt import PROMPT_FILE, TOKENIZER_FILE, load_encoder
+from advprior.runtime.batching import pad_windows, token_budget_batches
+from advprior.runtime.session import open_session
 from advprior.store.arrays import Float, Int
 from advprior.store.contract import CATALOG_FILE, ZERO_SHOT
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import write_json
 
 KIND = ZERO_SHOT
-NAMES, EMPTY, PROMPT = "names.json", "empty.npy", "prompt.json"
+NAMES, EMPTY = "names.json", "empty.npy"
+TOKEN_BUDGET = 2048  # padded tokens in one batch, the trie's included
 
 
 class ZeroShotSettings(BaseModel):
@@ -52,8 +55,8 @@ class ZeroShotPredictor(Predictor):
 
     @classmethod
     def fit(cls, data: FitData, settings: ZeroShotSettings, out: Path) -> dict[str, Any]:
-        from advprior.predictors.llm.tuning.base import load_base
         from advprior.predictors.llm.tuning.names import empty_scores, name_model
+        from advprior.predictors.tuning.base import load_base
 
         base = load_base(settings.base, layers=settings.layers)
         tokenizer = base.tokenizer.backend_tokenizer
@@ -70,7 +73,7 @@ class ZeroShotPredictor(Predictor):
         np.save(out / EMPTY, empty)
         write_json(out / NAMES, names)
         write_json(
-            out / PROMPT,
+            out / PROMPT_FILE,
             {
                 "style": style.to_json(),
                 "text_vocab_size": vocabulary,
@@ -80,7 +83,7 @@ class ZeroShotPredictor(Predictor):
                 "sha256": base.origin["sha256"],
             },
         )
-        tokenizer.save(str(out / "tokenizer.json"))
+        tokenizer.save(str(out / TOKENIZER_FILE))
         data.catalog.save(out / CATALOG_FILE)
         trie = NameTrie.build(names)
         return {
@@ -91,7 +94,7 @@ class ZeroShotPredictor(Predictor):
         }
 
     def _saved(self) -> dict[str, Any]:
-        saved: dict[str, Any] = json.loads((self.run / PROMPT).read_text())
+        saved: dict[str, Any] = json.loads((self.run / PROMPT_FILE).read_text())
         return saved
 
     def _names(self) -> list[list[int]]:
@@ -99,8 +102,8 @@ class ZeroShotPredictor(Predictor):
         return names
 
     def export(self, out: Path) -> dict[str, Any]:
-        from advprior.predictors.llm.tuning.base import load_base
         from advprior.predictors.llm.tuning.names import export_names, name_model
+        from advprior.predictors.tuning.base import load_base
 
         saved = self._saved()
         base = load_base(saved["base"], layers=saved["layers"])
@@ -117,23 +120,7 @@ class ZeroShotPredictor(Predictor):
 
     def scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> Scorer:
         saved = self._saved()
-        style = PromptStyle(**saved["style"])
-        if style.version != PromptStyle.version:
-            raise AdvpriorError(
-                "PRI005",
-                "the prompt style is of another version",
-                where=str(self.run / PROMPT),
-                actual=str(style.version),
-                expected=str(PromptStyle.version),
-                fix="advprior finetune, again",
-            )
-        tokenizer = load_tokenizer(self.run)
-        encoder = PromptEncoder(
-            style,
-            lambda text: list(tokenizer.encode(text, add_special_tokens=False).ids),
-            int(saved["text_vocab_size"]),
-            self.catalog.names,
-        )
+        encoder = load_encoder(self.run, self.catalog.names)
         offset: Float = (-float(saved["calibration"]) * np.load(self.run / EMPTY)).astype(np.float32)
         return ZeroShotScorer(encoder, offset, len(NameTrie.build(self._names()).tokens), onnx, device, threads)
 
@@ -152,8 +139,6 @@ class ZeroShotScorer(Scorer):
         Folder with ``model.onnx``.
     device : {"auto", "cpu", "cuda"}
     threads : int, optional
-    token_budget : int
-        Padded tokens in one batch, the trie's included.
     """
 
     def __init__(
@@ -164,20 +149,14 @@ class ZeroShotScorer(Scorer):
         onnx: Path,
         device: str = "auto",
         threads: int | None = None,
-        token_budget: int = 2048,
     ) -> None:
-        from advprior.runtime.session import open_session
-
         self._engine = open_session(onnx / "model.onnx", device=device, threads=threads, many=True)
         self.provider = self._engine.provider
         self._encoder = encoder
         self._offset = offset
         self._nodes = nodes
-        self._budget = token_budget
 
     def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
-        from advprior.runtime.session import token_budget_batches
-
         prompts: dict[bytes, tuple[Int, list[tuple[int, int]]]] = {}
         for row, user in enumerate(users):
             prompt = self._encoder.prompt(histories, int(user))
@@ -192,9 +171,9 @@ class ZeroShotScorer(Scorer):
             offset = np.broadcast_to(self._offset, (len(batch), len(self._offset))).copy()
             return self._engine.run_inputs({"input_ids": ids, "attention_mask": mask, "offset": offset})
 
-        batches = token_budget_batches([len(ids) + self._nodes for ids, _ in jobs], self._budget, self._engine.lanes)
-        for batch, found in self._engine.each(batches, forward):
-            for log_probs, b in zip(found, batch, strict=True):
+        batches = token_budget_batches([len(ids) + self._nodes for ids, _ in jobs], TOKEN_BUDGET, self._engine.lanes)
+        for batch, rows in self._engine.each(batches, forward):
+            for log_probs, b in zip(rows, batch, strict=True):
                 for row, column in jobs[b][1]:
                     out[row, column] = log_probs
         return out

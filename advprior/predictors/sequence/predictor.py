@@ -7,7 +7,6 @@ their ids alone, and stands in every table as the control that an LLM has to bea
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from advprior.predictors.base import FitData, Predictor, Scorer
 from advprior.predictors.offset import Offset
 from advprior.predictors.sequence.settings import EncoderSettings, HybridSettings, SequenceSettings
 from advprior.predictors.sequence.tokens import Tokens, Vocabulary, windows
+from advprior.runtime.batching import length_batches
 from advprior.store.arrays import Float, Int
 from advprior.store.contract import CATALOG_FILE, HYBRID, SASREC
 
@@ -103,7 +103,7 @@ class HybridPredictor(SASRecPredictor):
 
 def encode_catalog(catalog: Catalog, settings: EncoderSettings, seed: int) -> tuple[Float, dict[str, Any]]:
     """Whitened principal components [N, D] of what the LLM makes of each name and text, and which base it was."""
-    from advprior.predictors.llm.tuning.encode import encode_texts
+    from advprior.predictors.tuning.encode import encode_texts
 
     encodings, origin = encode_texts(
         catalog.descriptions(),
@@ -150,8 +150,9 @@ class _SequenceScorer(Scorer):
         drift = np.tile(self._popular(histories, cutoffs), (1, len(user) // max(len(cutoffs), 1), 1))
         offset = self._offset(np.concatenate([drift, self._offset.terms.habit(histories, user, moment, self._size)]))
         out = np.empty((len(user), self._size), np.float32)
-        found = list(windows(histories, user, moment, self._context))
-        found.sort(key=lambda w: w.rows.stop - w.rows.start)
+        every = list(windows(histories, user, moment, self._context))
+        # and one token more: the profile
+        batches = length_batches([len(w) + 1 for w in every], BATCH_TOKENS)
 
         def forward(part: list[Any]) -> Float:
             batch: dict[str, Any] = dict(tokens.batch(part, moment))
@@ -160,7 +161,7 @@ class _SequenceScorer(Scorer):
                 batch["offset"][row, : len(window.points)] = offset[window.points]
             return self._session.run_inputs({name: batch[name] for name in self._session.inputs})
 
-        for part, log_probs in self._session.each(_batches(found), forward):
+        for part, log_probs in self._session.each(([every[i] for i in batch] for batch in batches), forward):
             for row, window in enumerate(part):
                 out[window.points] = log_probs[row, : len(window.points)]
         return out
@@ -171,18 +172,3 @@ class _SequenceScorer(Scorer):
         if self._drift is None or self._drift[0] is not histories or self._drift[1] != key:
             self._drift = (histories, key, self._offset.terms.everyone(histories, cutoffs, self._size))
         return self._drift[2]
-
-
-def _batches(found: list[Any]) -> Iterator[list[Any]]:
-    """Windows of like length, no more than a budget of padded tokens together; the shortest come first."""
-    start = 0
-    while start < len(found):
-        stop = start + 1
-        while stop < len(found) and _tokens(found[stop]) * (stop + 1 - start) <= BATCH_TOKENS:
-            stop += 1
-        yield found[start:stop]
-        start = stop
-
-
-def _tokens(window: Any) -> int:
-    return int(window.rows.stop - window.rows.start) + 1

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from advprior.history.counts import DAY
 from advprior.history.histories import Histories, recode
-from advprior.predictors.sequence.padding import padded
+from advprior.runtime.batching import padded
 from advprior.store.arrays import Int
 
 GAPS = 16  # log2 buckets of days: 0, 1-2, 3-6, … more than 32,767; the last also says 'nothing before'

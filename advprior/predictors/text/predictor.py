@@ -69,7 +69,7 @@ class TextSettings(BaseModel):
 
 def encode_catalog(catalog: Catalog, settings: TextSettings) -> tuple[Float, dict[str, Any]]:
     """What the LLM makes of each name, and beside it of each text, NaN where there is none [N, 2·H]."""
-    from advprior.predictors.llm.tuning.encode import encode_texts
+    from advprior.predictors.tuning.encode import encode_texts
 
     texts = catalog.texts or ("",) * len(catalog)
     has_text = np.asarray([bool(text) for text in texts])

@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from advprior.history.counts import popularity
+from advprior.history.counts import crowd, popularity
 from advprior.history.histories import UNKNOWN, Histories, micros
 from advprior.history.read import load_histories
-from advprior.history.subset import Crowd, Part, part_of
+from advprior.history.subset import Part, part_of
 from advprior.predictors.forwarding import forward
 from advprior.predictors.llm.prompts import PromptEncoder, PromptStyle
 from advprior.predictors.registry import KINDS, load_predictor
@@ -32,8 +32,8 @@ def histories(fitted: Fitted) -> Histories:
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_scored_elsewhere_as_here(fitted: Fitted, histories: Histories, kind: str) -> None:
     scorer = load_predictor(fitted.model(kind)).scorer(fitted.model(kind) / "onnx", "cpu", 1)
-    crowd = Crowd.of(histories, CUTOFFS, scorer.half_lives, len(load_predictor(fitted.model(kind)).catalog))
-    part = Part.join(pickle.loads(pickle.dumps(part_of(histories, USERS))), crowd)
+    everyone = crowd(histories, CUTOFFS, scorer.half_lives, len(load_predictor(fitted.model(kind)).catalog))
+    part = Part.join(pickle.loads(pickle.dumps(part_of(histories, USERS))), everyone)
     here = forward(scorer, histories, USERS, CUTOFFS)
     there = forward(scorer, part, np.arange(len(part), dtype=np.int64), CUTOFFS)
     np.testing.assert_array_equal(there.index, here.index)
@@ -69,8 +69,8 @@ def test_users_who_say_nothing_do_not_make_the_column_vanish(histories: Historie
 
 
 def test_what_is_not_known_of_everyone_is_no_guess(histories: Histories) -> None:
-    crowd = Crowd.of(histories, CUTOFFS, (30.0,), 12)
-    part = Part.join(part_of(histories, USERS), crowd)
+    everyone = crowd(histories, CUTOFFS, (30.0,), 12)
+    part = Part.join(part_of(histories, USERS), everyone)
     np.testing.assert_array_equal(
         popularity(part, CUTOFFS[::-1], 30.0, 12), popularity(histories, CUTOFFS, 30.0, 12)[::-1]
     )

@@ -14,7 +14,7 @@ from advprior.history import counts
 from advprior.history.catalog import Catalog
 from advprior.history.histories import build_histories, micros
 from advprior.pipeline.fit import finetune, read_settings
-from advprior.predictors.llm.predictor import LLMScorer
+from advprior.predictors.llm.scorer import LLMScorer
 from advprior.predictors.llm.tuning.model import AdvertiserModel
 from advprior.predictors.offset import Offset, OffsetTerms
 from advprior.predictors.registry import KINDS, load_predictor, predictor_class
@@ -75,9 +75,7 @@ def test_batched_equals_one_by_one(fitted: Fitted) -> None:
     habit = Offset.from_json(json.loads((predictor.run / "habit.json").read_text()))
     users = np.arange(20, dtype=np.int64)
     together, alone = (
-        LLMScorer(predictor.encoder(), habit, len(predictor.catalog), onnx, "cpu", token_budget=budget).score(
-            whole, users, SNAPSHOTS
-        )
+        LLMScorer(predictor.encoder(), habit, onnx, "cpu", token_budget=budget).score(whole, users, SNAPSHOTS)
         for budget in (2048, 1)
     )
     assert_same_log_probs(together, alone)

@@ -6,16 +6,13 @@ import os
 import subprocess
 import sys
 import time
-from itertools import pairwise
 
 import numpy as np
 import onnxruntime as ort
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from advprior.runtime.graphs import save_popularity
-from advprior.runtime.session import open_session, real_cores, token_budget_batches
+from advprior.runtime.session import open_session, real_cores
 from advprior.store.errors import AdvpriorError
 
 
@@ -125,35 +122,3 @@ def test_no_training_stack_is_imported(graph):
 
 def test_real_cores_are_at_most_the_logical_ones():
     assert 1 <= real_cores() <= (os.cpu_count() or 1)
-
-
-@given(st.lists(st.integers(1, 300), max_size=60), st.integers(1, 400))
-def test_batches_hold_every_prompt_once_within_the_budget(lengths, budget):
-    batches = token_budget_batches(lengths, budget)
-    assert sorted(int(i) for batch in batches for i in batch) == list(range(len(lengths)))
-    padded = [max(lengths[i] for i in batch) * len(batch) for batch in batches]
-    assert all(size <= budget or len(batch) == 1 for size, batch in zip(padded, batches, strict=True))
-    # like lengths together: no batch holds a prompt longer than any of an earlier batch
-    for earlier, later in pairwise(batches):
-        assert min(lengths[i] for i in earlier) >= max(lengths[i] for i in later)
-        # and none was closed with room for the next prompt
-        assert max(lengths[i] for i in earlier) * (len(earlier) + 1) > budget
-
-
-def test_budget_by_hand():
-    assert [batch.tolist() for batch in token_budget_batches([3, 9, 4, 4, 20], 12)] == [[4], [1], [2, 3, 0]]
-
-
-def test_few_batches_keep_every_lane_at_work():
-    lengths = [190] * 6
-    assert [len(batch) for batch in token_budget_batches(lengths, 512)] == [2, 2, 2]
-    shared = token_budget_batches(lengths, 512, lanes=2)
-    assert [len(batch) for batch in shared] == [1] * 6
-    assert sorted(np.concatenate(shared)) == list(range(6))
-    many = [190] * 600
-    assert len(token_budget_batches(many, 512, lanes=2)) == len(token_budget_batches(many, 512))
-
-
-def test_a_budget_of_nothing():
-    with pytest.raises(ValueError, match="budget"):
-        token_budget_batches([1], 0)

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from advprior.predictors.llm.predictor import pad_windows
 from advprior.predictors.llm.prompts import Window
 from advprior.predictors.llm.tuning.heads import NameHead
 from advprior.predictors.llm.tuning.model import AdvertiserModel
 from advprior.predictors.llm.tuning.points import Points
+from advprior.runtime.batching import length_batches, pad_windows
 from advprior.store.arrays import Float
 
 CACHE_LIMIT_BYTES = 3 << 30  # cached lower states beyond this are recomputed batch by batch
@@ -64,7 +64,7 @@ class TrainingBatches:
     ) -> None:
         self.model, self.head, self.interest_head = model, head, interest_head
         self._points = points
-        self._batches = _batches([len(p.window.ids) for p in points], budget)
+        self._batches = [part.tolist() for part in length_batches([len(p.window.ids) for p in points], budget)]
         self.order = order = [i for batch in self._batches for i in batch]
         # without frozen layers the lower part is a table: nothing to keep
         self._states = _LowerStates(
@@ -123,17 +123,6 @@ def share_loss(log_probs: torch.Tensor, truth: torch.Tensor, weight: torch.Tenso
     """
     share = truth / truth.sum(1, keepdim=True).clamp(min=1.0)
     return -(weight[:, None] * share * log_probs).sum()
-
-
-def _batches(lengths: list[int], budget: int) -> list[list[int]]:
-    """Length-sorted batches whose padded size stays within ``budget`` tokens (one window at least)."""
-    batches: list[list[int]] = []
-    for i in np.argsort(lengths, kind="stable"):
-        if batches and (len(batches[-1]) + 1) * lengths[i] <= budget:
-            batches[-1].append(int(i))
-        else:
-            batches.append([int(i)])
-    return batches
 
 
 class _LowerStates:

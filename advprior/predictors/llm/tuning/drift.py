@@ -14,7 +14,7 @@ import numpy as np
 from advprior.history.counts import DAY
 from advprior.history.targets import quality
 from advprior.predictors.base import FitData
-from advprior.predictors.llm.predictor import LLMSettings
+from advprior.predictors.llm.settings import LLMSettings
 from advprior.predictors.llm.tuning.batches import TrainingBatches
 from advprior.predictors.llm.tuning.points import Points
 from advprior.predictors.logit import fit_logit, log_softmax

@@ -7,11 +7,8 @@ is wrong when a prompt ends with the pad token's id: hence a configuration of ou
 
 from __future__ import annotations
 
-import logging
 import time
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from optimum.exporters.tasks import TasksManager
 from optimum.utils.normalized_config import NormalizedTextConfig
 
 from advprior.predictors.llm.tuning.attention import traceable
+from advprior.predictors.tuning.tracing import quiet
 from advprior.runtime.parity import require_parity, worst
 from advprior.store.arrays import Float, Int
 from advprior.store.errors import AdvpriorError
@@ -176,22 +174,3 @@ def _case(rng: np.random.Generator, batch: int, sequence: int, points: int, conf
     positions[:, -1] = lengths - 1
     offset = rng.normal(0.0, 2.0, (batch, points, config.catalog_size)).astype(np.float32)
     return ids.astype(np.int64), mask, positions.astype(np.int64), offset
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Hide what tracing says of itself: its guesses are checked on other shapes right after, by `parity`."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "optimum")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
-            for library in ("torch", "transformers", "optimum", "onnx"):
-                for category in (DeprecationWarning, FutureWarning, UserWarning):
-                    warnings.filterwarnings("ignore", category=category, module=rf"{library}(\.|$)")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

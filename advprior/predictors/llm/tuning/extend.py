@@ -3,13 +3,11 @@
 An LLM run gives a new advertiser the part of its head that reads names, ``K(E_name)·Q``, without the free part that
 only events could teach; its input token starts, as everyone's did, at the mean of its name's tokens. Its bias
 is the mean of the fitted ones: a bias says how much more an advertiser is bought than habit and drift tell, and of a
-new one nothing of the kind is known. A text run encodes the new names and texts and keeps its weights.
+new one nothing of the kind is known.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +16,13 @@ import torch
 from torch import nn
 
 from advprior.history.catalog import Catalog
-from advprior.predictors.llm.tuning.base import load_base
-from advprior.predictors.llm.tuning.encode import encode_texts
+from advprior.predictors.extension import copy_beside, places
 from advprior.predictors.llm.tuning.model import AdvertiserConfig, AdvertiserModel
+from advprior.predictors.tuning.base import load_base
+from advprior.predictors.tuning.encode import encode_texts
 from advprior.store.arrays import Float
 from advprior.store.contract import CATALOG_FILE
 from advprior.store.errors import AdvpriorError
-from advprior.store.runs import MANIFEST
 
 NAME_HEAD = "name_head.npz"
 FITTED_CATALOG = "fitted_catalog.json"  # of an extended run: the catalog that standardises the names
@@ -59,7 +57,7 @@ def extend_llm(run: Path, catalog: Catalog, settings: dict[str, Any], out: Path)
     old = Catalog.load(run / CATALOG_FILE)
     origin = run / FITTED_CATALOG if (run / FITTED_CATALOG).is_file() else run / CATALOG_FILE
     fitted = Catalog.load(origin)
-    kept, new = _places(old, catalog)
+    kept, new = places(old, catalog)
     with np.load(run / NAME_HEAD) as saved:
         key, query, names = saved["key"], saved["query"], saved["names"]
     new_names = [catalog.names[i] for i in new]
@@ -101,31 +99,11 @@ def extend_llm(run: Path, catalog: Catalog, settings: dict[str, Any], out: Path)
     state["head.weight"] = _merge(state["head.weight"], torch.from_numpy(rows), kept, new)
     state["head.bias"] = _merge(bias, bias.mean().expand(len(new)), kept, new)
     wide.load_state_dict(state)
-    _copy_beside(run, out)
+    copy_beside(run, out)
     wide.save_pretrained(out / "model")
     fitted.save(out / FITTED_CATALOG)
     catalog.save(out / CATALOG_FILE)
     return {"new_advertisers": [catalog.ids[i] for i in new], "names_drift": drift}
-
-
-def extend_text(run: Path, catalog: Catalog, out: Path) -> dict[str, Any]:
-    """Write the text run with encodings of ``catalog`` into ``out``; weights and space stay."""
-    from advprior.predictors.text.predictor import ENCODINGS, PARAMETERS, TextSettings, encode_catalog
-
-    settings = TextSettings(**json.loads((run / PARAMETERS).read_text())["settings"])
-    _, new = _places(Catalog.load(run / CATALOG_FILE), catalog)
-    encodings, _ = encode_catalog(catalog, settings)
-    _copy_beside(run, out)
-    np.save(out / ENCODINGS, encodings)
-    catalog.save(out / CATALOG_FILE)
-    return {"new_advertisers": [catalog.ids[i] for i in new]}
-
-
-def _places(old: Catalog, new: Catalog) -> tuple[list[int], list[int]]:
-    """Where the old advertisers stand in the new catalog, in old order, and where the new ones do."""
-    index = new.index
-    known = set(old.ids)
-    return [index[a] for a in old.ids], [i for i, a in enumerate(new.ids) if a not in known]
 
 
 def _merge(old: torch.Tensor, fresh: torch.Tensor, kept: list[int], new: list[int]) -> torch.Tensor:
@@ -139,10 +117,3 @@ def _name_embeddings(names: list[str], settings: dict[str, Any], table: torch.Te
     """Mean input embedding of each name's tokens."""
     encode = load_base(settings["base"], layers=1).tokenizer.backend_tokenizer.encode
     return torch.stack([table[torch.tensor(encode(n, add_special_tokens=False).ids)].mean(0) for n in names])
-
-
-def _copy_beside(run: Path, out: Path) -> None:
-    """Everything of a run that does not depend on the catalog."""
-    for file in sorted(run.iterdir()):
-        if file.is_file() and file.name not in (MANIFEST, CATALOG_FILE):
-            shutil.copy2(file, out / file.name)

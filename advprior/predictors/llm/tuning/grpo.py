@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from advprior.history.targets import quality
-from advprior.predictors.llm.predictor import RankingSettings
+from advprior.predictors.llm.settings import RankingSettings
 from advprior.predictors.llm.tuning.batches import Answer, TrainingBatches
 from advprior.predictors.llm.tuning.lists import (
     ADVERTISERS,

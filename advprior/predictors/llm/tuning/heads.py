@@ -6,8 +6,6 @@ It collapses to one matrix for export.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import nn
 
@@ -47,20 +45,3 @@ class NameHead(nn.Module):
         with torch.no_grad():
             linear.weight.copy_(self.weight())
             linear.bias.copy_(self.bias)
-
-
-def encode_names(model: Any, name_tokens: list[list[int]]) -> torch.Tensor:
-    """Mean final state of each name's tokens [N, H]: what the base model makes of the name."""
-    rows = []
-    with torch.no_grad():
-        for start in range(0, len(name_tokens), 64):
-            part = name_tokens[start : start + 64]
-            length = max(map(len, part))
-            ids = torch.zeros(len(part), length, dtype=torch.long)
-            mask = torch.zeros(len(part), length, dtype=torch.long)
-            for row, tokens in enumerate(part):
-                ids[row, : len(tokens)] = torch.tensor(tokens)
-                mask[row, : len(tokens)] = 1
-            states = model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-            rows.append((states * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True))
-    return torch.cat(rows)

@@ -17,9 +17,9 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from advprior.predictors.tuning.schedule import learning_rate
+
 Update = Callable[[torch.Tensor], None]
-WARM_UP = 0.05  # share of all steps
-FLOOR = 0.05  # of the peak learning rate, at the end
 
 
 @dataclass
@@ -126,7 +126,7 @@ def run_stage(
             break
         clock, measured, weight_sum = time.monotonic(), 0.0, 0.0
         for step, batch in enumerate(rng.permutation(batches)):
-            scale = _scale((epoch * batches + step + 1) / ((stage.planned or stage.epochs) * batches))
+            scale = learning_rate((epoch * batches + step + 1) / ((stage.planned or stage.epochs) * batches))
             for group, peak in zip(optimizer.param_groups, peaks, strict=True):
                 group["lr"] = peak * scale
             value, weight = stage.step(int(batch), update)
@@ -156,15 +156,6 @@ def run_stage(
     bar.close()
     restore(tuned, kept)
     return course
-
-
-def _scale(progress: float) -> float:
-    """Warm-up, then a cosine down to the floor; ``progress`` counts the step that is being made.
-
-    >>> [round(_scale(p), 2) for p in (0.01, 0.05, 0.5, 1.0)]
-    [0.2, 0.99, 0.53, 0.05]
-    """
-    return float(min(progress / WARM_UP, 1.0) * (0.5 * (1 + np.cos(np.pi * progress)) * (1 - FLOOR) + FLOOR))
 
 
 def copy_of(tuned: dict[str, nn.Parameter]) -> dict[str, torch.Tensor]:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
-from advprior.predictors.llm.tuning.anatomy import (
+from advprior.predictors.tuning.anatomy import (
     NoPositions,
     norm_name,
     part_state,
@@ -191,7 +191,7 @@ def from_base(
     ------
     AdvpriorError
         ``PRI050`` when the network is not the base model any more, as for an architecture that does more to its
-        input than `advprior.predictors.llm.tuning.anatomy` knows of.
+        input than `advprior.predictors.tuning.anatomy` knows of.
     """
     config = AdvertiserConfig(
         backbone=base.config.to_dict(),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from advprior.predictors.llm.predictor import LLMSettings
+from advprior.predictors.llm.settings import LLMSettings
 from advprior.predictors.llm.tuning.heads import NameHead
 from advprior.predictors.llm.tuning.model import AdvertiserModel
 from advprior.store.errors import AdvpriorError
@@ -85,18 +85,3 @@ def optimizer_for(
             parameter.requires_grad_(rate > 0)
     groups = [{"params": p, "lr": rate, "weight_decay": config.weight_decay} for rate, p in parts if rate > 0]
     return torch.optim.AdamW(groups, betas=(0.9, 0.98))
-
-
-def forget(model: Any, seed: int) -> None:
-    """Give a base model fresh random weights, as before its pre-training: the random-weight control.
-
-    It tells whether pre-training earned anything: the same network, tokens, head and tuning.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    spread = float(getattr(model.config, "initializer_range", 0.02))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(0.0, spread, generator=generator)
-            else:  # biases start at zero, scales of norms at one
-                parameter.fill_(0.0 if name.endswith("bias") else 1.0)

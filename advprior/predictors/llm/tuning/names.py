@@ -24,8 +24,8 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from advprior.predictors.llm.name_trie import NameTrie
-from advprior.predictors.llm.tuning.base import Base, find_base
 from advprior.predictors.logit import log_softmax
+from advprior.predictors.tuning.base import Base, find_base
 from advprior.runtime.parity import require_parity, worst
 from advprior.store.arrays import Float, Int
 from advprior.store.errors import AdvpriorError

@@ -15,8 +15,8 @@ from advprior.history.counts import DAY
 from advprior.history.histories import Histories
 from advprior.history.targets import dense, first_occasion, next_advertisers
 from advprior.predictors.base import FitData
-from advprior.predictors.llm.predictor import LLMSettings
 from advprior.predictors.llm.prompts import PromptEncoder, Window, occasions_before
+from advprior.predictors.llm.settings import LLMSettings
 from advprior.predictors.logit import fit_logit
 from advprior.predictors.offset import Offset, OffsetTerms
 from advprior.store.arrays import Float, Int

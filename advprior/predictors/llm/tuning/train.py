@@ -21,21 +21,23 @@ from torch import nn
 from advprior.history.interests import Interests
 from advprior.history.targets import quality
 from advprior.predictors.base import BEFORE, FitData
-from advprior.predictors.llm.predictor import LLMSettings
 from advprior.predictors.llm.prompts import PromptEncoder, PromptStyle
-from advprior.predictors.llm.tuning.base import Base, load_base
+from advprior.predictors.llm.settings import LLMSettings
 from advprior.predictors.llm.tuning.batches import TrainingBatches, share_loss
 from advprior.predictors.llm.tuning.curve import write_curve
 from advprior.predictors.llm.tuning.drift import Drift
 from advprior.predictors.llm.tuning.extend import TEXT_TOKENS, save_name_head
 from advprior.predictors.llm.tuning.grpo import judge, ranking_stage
-from advprior.predictors.llm.tuning.heads import NameHead, encode_names
+from advprior.predictors.llm.tuning.heads import NameHead
 from advprior.predictors.llm.tuning.loop import Course, Stage, Update, copy_of, restore, run_stage
 from advprior.predictors.llm.tuning.model import AdvertiserModel, from_base
-from advprior.predictors.llm.tuning.modes import forget, frozen_layers, merge, optimizer_for, tuned_weights
+from advprior.predictors.llm.tuning.modes import frozen_layers, merge, optimizer_for, tuned_weights
 from advprior.predictors.llm.tuning.points import Points, fit_habit, training_points
 from advprior.predictors.logit import log_softmax
 from advprior.predictors.offset import Offset
+from advprior.predictors.tuning.base import Base, load_base
+from advprior.predictors.tuning.encode import mean_states
+from advprior.predictors.tuning.random_weights import forget
 from advprior.store.contract import CATALOG_FILE, INTERESTS_FILE
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import write_json
@@ -255,10 +257,10 @@ def _network(
     embeddings = torch.stack([table[torch.tensor(ids)].mean(0) for ids in tokens])
     hidden, rank = int(base.model.config.hidden_size), settings.training.rank
     said = [encode(text)[:TEXT_TOKENS] for text in data.catalog.descriptions()] if settings.texts else tokens
-    head = NameHead(encode_names(base.model, said), hidden, rank)
+    head = NameHead(torch.from_numpy(mean_states(base.model, said)), hidden, rank)
     interest_head = None
     if data.interests is not None:
-        names = encode_names(base.model, [encode(name) for name in data.interests.catalog.names])
+        names = torch.from_numpy(mean_states(base.model, [encode(name) for name in data.interests.catalog.names]))
         interest_head = NameHead(names, hidden, rank)
     model = from_base(
         base.model,

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from advprior.predictors.llm.tuning.export import quiet
 from advprior.predictors.sequence.settings import SequenceSettings
 from advprior.predictors.sequence.tokens import GAPS, PRICES, Vocabulary
 from advprior.predictors.sequence.tuning.network import INPUTS, SequenceNetwork, as_tensors
 from advprior.predictors.sequence.tuning.train import WEIGHTS
+from advprior.predictors.tuning.tracing import quiet
 from advprior.runtime.parity import require_parity, worst
 from advprior.store.arrays import Float
 

@@ -20,10 +20,10 @@ from advprior.predictors.sequence.settings import SequenceSettings
 from advprior.predictors.sequence.tokens import Tokens, TokenWindow, Vocabulary, windows
 from advprior.predictors.sequence.tuning.network import SequenceNetwork, as_tensors
 from advprior.predictors.sequence.tuning.snapshots import CELLS, Snapshots
+from advprior.predictors.tuning.schedule import learning_rate
+from advprior.runtime.batching import length_batches
 from advprior.store.arrays import Float, Int
 
-WARM_UP = 0.05  # of all steps
-LEAST_SHARE = 0.05  # of the peak learning rate, at the end
 JUDGED_TOKENS = 8192  # of one batch when nothing is learnt
 Curve = list[dict[str, Any]]
 Weighing = tuple[tuple[float, ...], float]  # of the offset's terms, and the strength of the deviation
@@ -215,23 +215,10 @@ def best_pass(curve: Curve) -> int:
     return int(np.argmin([row["valid_nll"] for row in curve]))
 
 
-def learning_rate(progress: float) -> float:
-    """Share of the peak at a share of all steps: a linear warm-up inside a half cosine."""
-    cosine = 0.5 * (1 + np.cos(np.pi * progress)) * (1 - LEAST_SHARE) + LEAST_SHARE
-    return float(max(min(progress / WARM_UP, 1.0) * cosine, 1e-3))
-
-
 def batches(every: list[TokenWindow], budget: int, rng: np.random.Generator | None = None) -> list[list[TokenWindow]]:
     """Windows of like length together, at most ``budget`` tokens with padding; in random order with ``rng``."""
-    length = np.asarray([len(w) for w in every])
-    order = np.argsort(length + (rng.random(len(length)) if rng is not None else 0.0), kind="stable")
-    parts, start = [], 0
-    while start < len(order):
-        stop = start + 1
-        while stop < len(order) and length[order[stop]] * (stop + 1 - start) <= budget:
-            stop += 1
-        parts.append([every[i] for i in order[start:stop]])
-        start = stop
+    ties = rng.random(len(every)) if rng is not None else None
+    parts = [[every[i] for i in part] for part in length_batches([len(w) for w in every], budget, ties=ties)]
     if rng is not None:
         rng.shuffle(parts)  # type: ignore[arg-type]
     return parts

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advprior.history.histories import Histories
-from advprior.predictors.llm.predictor import PromptSettings
 from advprior.predictors.llm.prompts import DAY, PromptEncoder, PromptStyle, occasions_before
+from advprior.predictors.llm.settings import PromptSettings
 from advprior.store.errors import AdvpriorError
 from tests.advprior.history.test_histories import histories_of
 

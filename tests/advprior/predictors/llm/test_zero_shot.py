@@ -9,9 +9,9 @@ import torch
 from advprior.history.histories import build_histories, micros
 from advprior.pipeline.fit import finetune
 from advprior.predictors.llm.prompts import occasions_before
-from advprior.predictors.llm.tuning.base import load_base
 from advprior.predictors.llm.tuning.names import naive_scores, name_model
 from advprior.predictors.registry import load_predictor, predictor_class
+from advprior.predictors.tuning.base import load_base
 from advprior.store.errors import AdvpriorError
 from advprior.store.tables import load_tables
 from tests.advprior.conftest import export

@@ -9,7 +9,7 @@ from advprior.history.counts import DAY
 from advprior.history.histories import Histories
 from advprior.history.interests import Interests
 from advprior.predictors.base import FitData
-from advprior.predictors.llm.predictor import LLMSettings
+from advprior.predictors.llm.settings import LLMSettings
 
 SIZE = 8
 NAMES = ("Tea house", "Bakery", "Soap and more", "Coffee bar", "Pasta shop", "Cheese corner", "Book den", "Garden")

@@ -7,9 +7,9 @@ import onnx
 import pytest
 import torch
 
-from advprior.predictors.llm.tuning.base import load_base
 from advprior.predictors.llm.tuning.export import export_onnx, parity, parity_cases
 from advprior.predictors.llm.tuning.model import AdvertiserModel, from_base
+from advprior.predictors.tuning.base import load_base
 from advprior.runtime.session import open_session
 from advprior.store.errors import AdvpriorError
 from tests.parity import assert_distributions, assert_other_log_probs, assert_same_log_probs

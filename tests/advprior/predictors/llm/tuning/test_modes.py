@@ -11,9 +11,9 @@ import torch
 import advprior.predictors.llm.tuning.loop as loop
 from advprior.predictors.base import FitData
 from advprior.predictors.llm.predictor import LLMPredictor
-from advprior.predictors.llm.tuning.base import load_base
 from advprior.predictors.llm.tuning.model import AdvertiserModel, from_base
 from advprior.predictors.llm.tuning.modes import tuned_weights
+from advprior.predictors.tuning.base import load_base
 from advprior.store.errors import AdvpriorError
 from tests.advprior.predictors.llm.tuning.cycles import cycle_data, cycle_settings
 from tests.tiny_llm import VOCABULARY, write_tiny_llm

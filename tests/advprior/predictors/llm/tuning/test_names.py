@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from advprior.predictors.llm.name_trie import NameTrie, name_tokens
-from advprior.predictors.llm.tuning.base import load_base
 from advprior.predictors.llm.tuning.names import NameModel, export_names, naive_log_probs, naive_scores, name_model
+from advprior.predictors.tuning.base import load_base
 from advprior.runtime.session import open_session
 from advprior.store.errors import AdvpriorError
 from tests.parity import assert_distributions, assert_same_log_probs

@@ -196,7 +196,7 @@ def _decoder(folder: Path, source: str, layers: int | None) -> tuple[Any, int]:
     import torch
     from transformers import AutoConfig, AutoModel
 
-    from advprior.predictors.llm.tuning.anatomy import sliced
+    from advprior.predictors.tuning.anatomy import sliced
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     there = getattr(config, "num_hidden_layers", 0)
@@ -290,7 +290,7 @@ def cache_folder(cache_dir: Path | None = None) -> Path:
 
 def _converted(found: Source, sha256: str, cache_dir: Path | None) -> Path:
     """The Hugging Face folder of a GGUF file, made at most once per file and converter."""
-    from advprior.predictors.llm.tuning.gguf_base import CONVERTER_VERSION, convert_gguf
+    from advprior.predictors.tuning.gguf_base import CONVERTER_VERSION, convert_gguf
 
     folder = cache_folder(cache_dir) / "base" / f"{found.path.stem}-{sha256[:16]}-v{CONVERTER_VERSION}"
     if not folder.is_dir():

@@ -13,9 +13,9 @@ import torch
 from huggingface_hub import constants
 from safetensors.numpy import load_file, save_file
 
-from advprior.predictors.llm.tuning.base import DEFAULT_BASE, find_base, load_base
+from advprior.predictors.tuning.base import DEFAULT_BASE, find_base, load_base
 from advprior.store.errors import AdvpriorError
-from tests.advprior.predictors.llm.tuning.tiny_gguf import write_tiny_gguf
+from tests.advprior.predictors.tuning.tiny_gguf import write_tiny_gguf
 from tests.tiny_llm import VOCABULARY, write_tiny_llm
 
 TEXTS = [

@@ -1,0 +1,128 @@
+"""Priors from the exported graph of the LLM: distinct prompts, in batches of like length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from advprior.history.fingerprints import hash64, seen_before
+from advprior.history.histories import Histories
+from advprior.predictors.base import NetworkPart, NetworkScorer
+from advprior.predictors.llm.prompts import DAY, Prompt, PromptEncoder, occasions_before
+from advprior.predictors.offset import Offset
+from advprior.runtime.batching import pad_windows, token_budget_batches
+from advprior.runtime.session import open_session
+from advprior.store.arrays import Float, Int
+
+
+@dataclass
+class Forward:
+    """One forward: token ids [T], the positions that answer, and the rows of the network's part that they fill."""
+
+    ids: Int
+    positions: Int
+    rows: Int
+
+
+class LLMScorer(NetworkScorer):
+    """Scores histories with the exported graph: all snapshots of a user from as few forwards as the context allows.
+
+    Parameters
+    ----------
+    encoder : PromptEncoder
+    habit : Offset
+        What the logits start from, as of each snapshot.
+    onnx : Path
+        Folder with ``model.onnx``.
+    device : {"auto", "cpu", "cuda"}
+    threads : int, optional
+    token_budget : int, optional
+        Padded tokens in one batch; the engine's own by default.
+    """
+
+    def __init__(
+        self,
+        encoder: PromptEncoder,
+        habit: Offset,
+        onnx: Path,
+        device: str = "auto",
+        threads: int | None = None,
+        token_budget: int | None = None,
+    ) -> None:
+        super().__init__()
+        self._engine = open_session(onnx / "model.onnx", device=device, threads=threads, many=True)
+        self.provider = self._engine.provider
+        self._encoder = encoder
+        self._habit = habit
+        self._size = encoder.catalog_size
+        self._budget = token_budget or self._engine.token_budget
+        self._popular: tuple[Histories, bytes, Float] | None = None
+
+    def network(self, histories: Histories, users: Int, cutoffs: Int) -> NetworkPart:
+        jobs, index = self._jobs(histories, users, cutoffs)
+        out = np.empty((sum(len(job.rows) for job in jobs), self._size), np.float32)
+
+        def forward(batch: Int) -> Float:
+            ids, mask, positions = pad_windows([(jobs[b].ids, jobs[b].positions) for b in batch])
+            # the offset is left out of the graph: it changes with time where the network's part does not
+            return self._engine.run(ids, mask, positions, np.zeros((*positions.shape, self._size), np.float32))
+
+        batches = token_budget_batches([len(job.ids) for job in jobs], self._budget, self._engine.lanes)
+        for batch, log_probs in self._engine.each(batches, forward):
+            for row, b in enumerate(batch):
+                out[jobs[b].rows] = log_probs[row, : len(jobs[b].positions)]
+        self.forwarded += len(jobs)
+        return NetworkPart(out, index)
+
+    def offset(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
+        user, cutoff = np.repeat(users, len(cutoffs)), np.tile(cutoffs, len(users))
+        everyone = np.tile(self._everyone(histories, cutoffs), (len(users), 1))
+        logits = self._habit.logits(histories, user, cutoff, self._size, everyone)
+        return logits.reshape(len(users), len(cutoffs), self._size)
+
+    def alike(self, histories: Histories, cutoff: int) -> npt.NDArray[np.uint64]:
+        """By profile, and by what the prompt says of each purchase: the advertiser, and the days since the last."""
+        style = self._encoder.style
+        first = np.zeros(len(histories.time), bool)
+        first[histories.offsets[:-1][np.diff(histories.offsets) > 0]] = True
+        since = np.diff(histories.time, prepend=histories.time[:1])
+        gap = np.where(first, 0, np.minimum(since // DAY, style.max_gap) if style.gaps else 0)
+        same = (since == 0) & ~first  # of one occasion with the row before
+        code = (histories.advertiser * 2 + same) * (style.max_gap + 1) + gap
+        stops = seen_before(histories, cutoff)
+        out = np.empty(len(histories), np.uint64)
+        for user, (start, stop) in enumerate(zip(histories.offsets[:-1], stops, strict=True)):
+            profile = histories.profiles[user].encode() if style.profile else b""
+            out[user] = hash64(profile, code[start:stop].tobytes())
+        return out
+
+    def _everyone(self, histories: Histories, cutoffs: Int) -> Float:
+        """The same for all users of a run."""
+        key = cutoffs.tobytes()
+        if self._popular is None or self._popular[0] is not histories or self._popular[1] != key:
+            fresh = self._habit.everyone(histories, cutoffs, self._size)
+            self._popular = (histories, key, fresh)
+        return self._popular[2]
+
+    def _jobs(self, histories: Histories, users: Int, cutoffs: Int) -> tuple[list[Forward], Int]:
+        """Distinct forwards, and the row of their output for every user and cut-off."""
+        jobs: dict[int, Forward] = {}
+        index = np.empty((len(users), len(cutoffs)), np.int64)
+        rows = 0
+        for i, user in enumerate(users):
+            prompt: Prompt = self._encoder.prompt(histories, int(user))
+            seen = occasions_before(prompt, cutoffs)
+            for window in self._encoder.windows(prompt, seen):
+                self.prompts += 1
+                key = hash64(window.ids.tobytes(), window.positions.tobytes())
+                job = jobs.get(key)
+                if job is None:
+                    job = Forward(window.ids, window.positions, np.arange(rows, rows + len(window.positions)))
+                    jobs[key] = job
+                    rows += len(window.positions)
+                columns = np.flatnonzero(np.isin(seen, window.occasions))
+                index[i, columns] = job.rows[np.searchsorted(window.occasions, seen[columns])]
+        return list(jobs.values()), index

@@ -1,0 +1,122 @@
+"""Settings of the LLM prior, as a configuration file says them: every key has a default, an unknown one is refused."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from advprior.predictors.llm.prompts import Detail
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class PromptSettings(_Strict):
+    """How a history is written (see `advprior.predictors.llm.prompts.PromptStyle`)."""
+
+    profile: bool = True
+    gaps: bool = True
+    max_gap: int = Field(default=30, ge=1)
+    context: int = Field(default=1024, ge=32)
+    names: bool = False
+    detail: Detail = "none"
+    detail_tokens: int = Field(default=24, ge=1)
+    advertisers: bool = True
+
+    @model_validator(mode="after")
+    def _something_is_written(self) -> PromptSettings:
+        if not self.advertisers and self.detail == "none":
+            raise ValueError("advertisers: false needs a detail to be written in their place")
+        return self
+
+
+class HabitSettings(_Strict):
+    """Habit and drift that the network starts from (see `advprior.predictors.offset`)."""
+
+    popularity_half_life_days: float = Field(default=30.0, gt=0)
+    half_lives_days: tuple[float, ...] = (60.0, 14.0)
+
+
+class DriftSettings(_Strict):
+    """What keeps the network from learning fashions instead of users, where labels reach over months.
+
+    With ``around_days`` the logits start, while fitting, from everyone's purchases around the label's own day, both
+    sides, decaying by this half-life. Weights of what is known at a snapshot (popularity at ``popular`` half-lives,
+    own purchases at those of ``habit``) and the strength of the network beside it are fitted on the validation labels;
+    then the network is fitted again on all labels up to the cut-off (``refit``); with ``keep_before``, what it was
+    before that stays in ``before/`` of the run: those labels chose its epoch and strength, and nothing else in it.
+    Each wait for a label is one training point, from a moment drawn within it, and counts for
+    ``(wait / horizon) ** gap_power``.
+    """
+
+    around_days: float | None = Field(default=None, gt=0)
+    popular: tuple[float, ...] = Field(default=(30.0, 90.0, 365.0), min_length=1)
+    gap_power: float = Field(default=0.5, ge=0)
+    refit: bool = True
+    keep_before: bool = False
+
+
+class LoraSettings(_Strict):
+    """Low-rank adapters of ``mode: lora``, on every projection of attention and MLP in all kept layers."""
+
+    rank: int = Field(default=8, ge=1)
+    alpha: int = Field(default=16, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class InterestSettings(_Strict):
+    """The second head, over product categories."""
+
+    weight: float = Field(default=0.0, ge=0)
+    most: int = Field(default=500, ge=1)
+
+
+class RankingSettings(_Strict):
+    """The ranking stage after tuning (see `advprior.predictors.llm.tuning.grpo`)."""
+
+    epochs: int = Field(default=0, ge=0)
+    group: int = Field(default=8, ge=2)
+    lr: float = Field(default=5e-5, gt=0)
+    clip: float = Field(default=0.2, gt=0, lt=1)
+    kl: float = Field(default=0.02, ge=0)
+    inner_steps: int = Field(default=2, ge=1)
+
+
+class TrainingSettings(_Strict):
+    """How the network and its heads are tuned."""
+
+    epochs: int = Field(default=4, ge=1)
+    patience: int = Field(default=2, ge=1)
+    batch_tokens: int = Field(default=2048, ge=32)
+    lr: float = Field(default=1e-4, ge=0)
+    head_lr: float = Field(default=2e-3, gt=0)
+    free_lr: float = Field(default=1e-4, ge=0)
+    adapter_lr: float = Field(default=0.0, ge=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    rank: int = Field(default=64, ge=1)
+    recency_half_life_days: float | None = Field(default=None, gt=0)
+    valid_days: float = Field(default=21.0, gt=0)
+    max_minutes: float | None = Field(default=None, gt=0)
+    seed: int = 0
+
+
+class LLMSettings(_Strict):
+    """Settings of ``advprior finetune`` for the LLM."""
+
+    base: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    twin: bool = False
+    layers: int = Field(default=10, ge=1)
+    mode: Literal["cached", "lora", "full"] = "cached"
+    tuned_layers: int = Field(default=2, ge=1)
+    horizon_days: float = Field(default=7.0, gt=0)
+    target: Literal["all", "first"] = "all"
+    texts: bool = False
+    prompt: PromptSettings = PromptSettings()
+    habit: HabitSettings = HabitSettings()
+    drift: DriftSettings = DriftSettings()
+    lora: LoraSettings = LoraSettings()
+    interests: InterestSettings = InterestSettings()
+    training: TrainingSettings = TrainingSettings()
+    ranking: RankingSettings = RankingSettings()

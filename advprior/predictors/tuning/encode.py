@@ -1,0 +1,61 @@
+"""What a frozen LLM makes of texts: one vector each, computed once and kept in the run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from advprior.predictors.tuning.base import load_base
+from advprior.predictors.tuning.random_weights import forget
+from advprior.runtime.batching import length_batches, pad_windows
+from advprior.store.arrays import Float
+
+BATCH_TOKENS = 2048
+
+
+def encode_texts(
+    texts: Sequence[str], base: str, *, layers: int, tokens: int, twin_seed: int | None = None
+) -> tuple[Float, dict[str, Any]]:
+    """Mean final state of each text's first ``tokens`` tokens [len(texts), H], and which base model it was.
+
+    With a ``twin_seed`` the model forgets its pre-training first: what a network of random weights makes of the texts.
+
+    Raises
+    ------
+    AdvpriorError
+        As `advprior.predictors.tuning.base.load_base`.
+    """
+    loaded = load_base(base, layers=layers)
+    if twin_seed is not None:
+        forget(loaded.model, twin_seed)
+    tokenizer = loaded.tokenizer.backend_tokenizer
+    ids = [tokenizer.encode(text, add_special_tokens=False).ids[:tokens] or [0] for text in texts]
+    return mean_states(loaded.model, ids), loaded.origin
+
+
+def mean_states(model: Any, ids: Sequence[Sequence[int]]) -> Float:
+    """Mean final state [n, H] of the tokens of each row; rows that are equal are computed once.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A decoder without vocabulary head, in eval mode.
+    ids : sequence of sequences of int
+        At least one token each.
+    """
+    distinct = {row: i for i, row in enumerate(dict.fromkeys(tuple(row) for row in ids))}
+    rows = [np.asarray(row, np.int64) for row in distinct]
+    out = np.empty((len(rows), int(model.config.hidden_size)), np.float32)
+    with torch.inference_mode(), tqdm(total=len(rows), desc="texts", unit="text", disable=None) as bar:
+        for batch in length_batches([len(row) for row in rows], BATCH_TOKENS):
+            padded, mask, _ = pad_windows([(rows[i], rows[i][:0]) for i in batch])
+            real = torch.from_numpy(mask)
+            states = model(input_ids=torch.from_numpy(padded), attention_mask=real, use_cache=False).last_hidden_state
+            out[batch] = ((states * real.unsqueeze(-1)).sum(1) / real.sum(1, keepdim=True)).numpy()
+            bar.update(len(batch))
+    encodings: Float = out[np.asarray([distinct[tuple(row)] for row in ids], np.int64)]
+    return encodings
