@@ -225,8 +225,8 @@ def _coded(column: pd.Series) -> tuple[Codes, tuple[str, ...]]:
     """Codes of a column's values and the values in alphabetical order; missing and blank ones are unknown."""
     import pandas as pd
 
-    raw, found = pd.factorize(column)  # missing: -1
-    names = [str(value).strip() for value in found]
+    raw, values = pd.factorize(column)  # missing: -1
+    names = [str(value).strip() for value in values]
     levels = sorted({name for name in names if name})
     index = {name: code for code, name in enumerate(levels)}
     table = np.asarray([*(index.get(name, UNKNOWN) for name in names), UNKNOWN], np.int32)

@@ -60,7 +60,7 @@ class Engine:
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of the graph's inputs: the exporter leaves out what the graph does not read."""
-        return tuple(found.name for found in self.session.get_inputs())
+        return tuple(value.name for value in self.session.get_inputs())
 
     @property
     def token_budget(self) -> int:
@@ -165,41 +165,9 @@ def open_session(path: Path, device: str = "auto", threads: int | None = None, m
     threads = threads or real_cores()
     listed = _CUDA in ort.get_available_providers()
     providers = [_CUDA, _CPU] if listed and device != "cpu" else [_CPU]
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1 if many else threads
-    options.inter_op_num_threads = 1
-    # threads that spin while they wait take the cores of whoever shares the machine
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    # every batch has another shape: a plan of memory per shape would only grow
-    options.enable_mem_pattern = False
-    options.log_severity_level = 3
-
-    if providers[0] == _CUDA and hasattr(ort, "preload_dlls"):
-        try:
-            ort.preload_dlls()
-        except Exception as error:  # whatever is missing, the session below decides
-            log.debug("CUDA libraries were not preloaded: %s", error)
-    try:
-        session = ort.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:  # ONNX Runtime's own exceptions share no base class but Exception
-        raise AdvpriorError(
-            "PRI030",
-            "the exported graph cannot be opened",
-            where=str(path),
-            actual=str(error).splitlines()[0][:200],
-            expected="a model.onnx written by `advprior export`",
-            fix="advprior export RUN --force",
-        ) from error
+    session = _session(path, 1 if many else threads, providers)
     provider = session.get_providers()[0]
-    if provider == _CUDA:
-        reason = "the session has it"
-    elif device == "cpu":
-        reason = "asked for"
-    elif listed:
-        reason = "CUDA is listed, but the session did not get it: no GPU, or its libraries are missing"
-    else:
-        reason = "this build of ONNX Runtime has no CUDA"
+    reason = _reason(provider, device, listed)
     if device == "cuda" and provider != _CUDA:
         raise AdvpriorError(
             "PRI031",
@@ -211,6 +179,48 @@ def open_session(path: Path, device: str = "auto", threads: int | None = None, m
     if many:
         return Engine(session, provider, reason, 1, threads if provider == _CPU else 1)
     return Engine(session, provider, reason, threads)
+
+
+def _session(path: Path, threads: int, providers: list[str]) -> Any:
+    """An ONNX Runtime session that leaves the cores alone while it waits."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # threads that spin while they wait take the cores of whoever shares the machine
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    # every batch has another shape: a plan of memory per shape would only grow
+    options.enable_mem_pattern = False
+    options.log_severity_level = 3
+    if providers[0] == _CUDA and hasattr(ort, "preload_dlls"):
+        try:
+            ort.preload_dlls()
+        except Exception as error:  # whatever is missing, the session below decides
+            log.debug("CUDA libraries were not preloaded: %s", error)
+    try:
+        return ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # ONNX Runtime's own exceptions share no base class but Exception
+        raise AdvpriorError(
+            "PRI030",
+            "the exported graph cannot be opened",
+            where=str(path),
+            actual=str(error).splitlines()[0][:200],
+            expected="a model.onnx written by `advprior export`",
+            fix="advprior export RUN --force",
+        ) from error
+
+
+def _reason(provider: str, device: str, listed: bool) -> str:
+    """Why the session has this provider."""
+    if provider == _CUDA:
+        return "the session has it"
+    if device == "cpu":
+        return "asked for"
+    if listed:
+        return "CUDA is listed, but the session did not get it: no GPU, or its libraries are missing"
+    return "this build of ONNX Runtime has no CUDA"
 
 
 def real_cores() -> int:

@@ -17,7 +17,7 @@ from advprior.history.catalog import Catalog
 from advprior.history.histories import Histories
 from advprior.predictors.base import InterestScorer
 from advprior.predictors.forwarding import Forwarder, Job, here
-from advprior.predictors.llm.prompts import PromptEncoder, Window, occasions_before
+from advprior.predictors.llm.prompts import PromptEncoder, PromptWindow, occasions_before
 from advprior.runtime.batching import pad_windows, token_budget_batches
 from advprior.runtime.session import open_session
 from advprior.store.arrays import Float, Int
@@ -126,7 +126,9 @@ class LLMInterestScorer(InterestScorer):
         self._engine = open_session(onnx / "model.onnx", device=device, threads=threads, many=True)
 
     def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
-        jobs: list[tuple[int, Window, Int, Int]] = []  # row, window, positions and columns of the snapshots it answers
+        jobs: list[
+            tuple[int, PromptWindow, Int, Int]
+        ] = []  # row, window, positions and columns of the snapshots it answers
         for row, user in enumerate(users):
             prompt = self._encoder.prompt(histories, int(user))
             seen = occasions_before(prompt, cutoffs)

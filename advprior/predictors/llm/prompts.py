@@ -99,7 +99,7 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Window:
+class PromptWindow:
     """One forward: token ids, and the positions that answer for occasions.
 
     Attributes
@@ -235,7 +235,7 @@ class PromptEncoder:
                 fix=f"fill the column, or fit with another prompt.detail than {self.style.detail}",
             )
 
-    def windows(self, prompt: Prompt, occasions: Int) -> list[Window]:
+    def windows(self, prompt: Prompt, occasions: Int) -> list[PromptWindow]:
         """Forwards that answer for ``occasions`` (how many occasions each answer has seen), longest shared first.
 
         Answers that see the same start of the history share a forward. Where the history outgrows the
@@ -258,7 +258,7 @@ class PromptEncoder:
             stop = int(seen[chosen].max())
             ids = np.concatenate([prompt.head, prompt.body[start:stop]])
             positions = len(prompt.head) + (seen[chosen] - start) - 1
-            windows.append(Window(ids, positions.astype(np.int64), occasions[chosen]))
+            windows.append(PromptWindow(ids, positions.astype(np.int64), occasions[chosen]))
         return windows
 
 

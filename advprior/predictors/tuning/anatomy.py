@@ -7,6 +7,8 @@ known here is names only; whether a cut model is still the same model is measure
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch import nn
 
 _LAYERS = ("layers", "h", "blocks")  # Llama, GPT-NeoX, Phi … / GPT-2, Falcon / MPT
 _NORMS = ("norm", "final_layer_norm", "final_layernorm", "ln_f", "norm_f")
+_FEED_FORWARD = ("mlp",)  # of a layer: Llama, Qwen, Gemma, GPT-2, GPT-NeoX, Falcon, Phi …
 _POSITIONS = ("wpe", "embed_positions")  # learned, added to the token's embedding at the input
 
 
@@ -44,6 +47,44 @@ def positions_name(model: Any) -> str | None:
     return _named(model, _POSITIONS)
 
 
+@contextmanager
+def feed_forward_at(model: Any, rows: torch.Tensor) -> Iterator[None]:
+    """Let the last layer compute its feed-forward part for some tokens only: most of a layer, and read at no other.
+
+    Everything after the last layer's attention treats each token by itself, so that states at ``rows`` are those of the
+    whole computation; all others are without meaning. A decoder that calls that part otherwise computes all of it.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A decoder, possibly with adapters.
+    rows : int64 Tensor [M]
+        Distinct rows of the flattened batch [B · T].
+    """
+    layers = layers_name(model)
+    name = _named(getattr(model, layers)[-1], _FEED_FORWARD) if layers is not None else None
+    if layers is None or name is None:
+        yield
+        return
+    part = getattr(getattr(model, layers)[-1], name)
+    shapes: list[torch.Size] = []
+
+    def pick(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        shapes.append(inputs[0].shape)
+        return (inputs[0].flatten(0, 1).index_select(0, rows)[None], *inputs[1:])
+
+    def put_back(_: nn.Module, __: Any, output: torch.Tensor) -> torch.Tensor:
+        batch, length, hidden = shapes.pop()
+        return output.new_zeros(batch * length, hidden).index_copy(0, rows, output[0]).view(batch, length, hidden)
+
+    hooks = (part.register_forward_pre_hook(pick), part.register_forward_hook(put_back))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def table_name(model: Any) -> str:
     """State-dict name of the token table."""
     table = model.get_input_embeddings().weight
@@ -54,9 +95,9 @@ def table_name(model: Any) -> str:
 def sliced(config: Any, first: int, stop: int) -> Any:
     """A configuration of the layers ``first`` to ``stop`` alone, what it lists layer by layer included."""
     config = copy.deepcopy(config)
-    there = int(config.num_hidden_layers)
+    layers = int(config.num_hidden_layers)
     for name, value in vars(config).items():
-        if "layer" in name and isinstance(value, (list, tuple)) and len(value) == there:
+        if "layer" in name and isinstance(value, (list, tuple)) and len(value) == layers:
             setattr(config, name, value[first:stop])
     config.num_hidden_layers = stop - first
     return config

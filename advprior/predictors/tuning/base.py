@@ -40,14 +40,14 @@ _FILES = (
 
 @dataclass(frozen=True)
 class Source:
-    """A base model found on this machine.
+    """Where on this machine a base model lies.
 
     Attributes
     ----------
     name : str
-        What was asked for.
+        As `base` has it.
     kind : {"folder", "gguf", "hub cache", "package", "hub"}
-        Which way it was found.
+        Which way it came.
     path : Path
         A Hugging Face folder or a GGUF file.
     """
@@ -160,23 +160,23 @@ def load_base(source: str, *, layers: int | None = None, cache_dir: Path | None 
         ``PRI020``, ``PRI021`` as `find_base`; ``PRI022`` when ``layers`` is more than there are or the model
         is no causal decoder; ``PRI023``, ``PRI024`` when a GGUF file cannot be converted.
     """
-    found = find_base(source)
-    origin: dict[str, Any] = {"source": source, "kind": found.kind, "file": found.path.name}
-    if found.path.suffix == ".gguf":
-        origin["sha256"] = sha256_file(found.path)
-        folder = _converted(found, origin["sha256"], cache_dir)
+    way = find_base(source)
+    origin: dict[str, Any] = {"source": source, "kind": way.kind, "file": way.path.name}
+    if way.path.suffix == ".gguf":
+        origin["sha256"] = sha256_file(way.path)
+        folder = _converted(way, origin["sha256"], cache_dir)
     else:
-        folder = found.path
+        folder = way.path
         origin["sha256"] = _digest(_weights(folder))
-        if found.kind.startswith("hub"):
+        if way.kind.startswith("hub"):
             origin["revision"] = folder.name
-    print(found, file=sys.stderr)
+    print(way, file=sys.stderr)
 
     from safetensors import SafetensorError
 
     try:
         with _quiet_transformers():
-            model, there = _decoder(folder, source, layers)
+            model, layers_before = _decoder(folder, source, layers)
             tokenizer = load_tokenizer(folder)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         first = (str(error).strip() or "no reason given").splitlines()[0]
@@ -188,7 +188,7 @@ def load_base(source: str, *, layers: int | None = None, cache_dir: Path | None 
             expected="a whole Hugging Face folder of a causal LM",
             fix="fetch or convert the folder again",
         ) from error
-    return Base(model, tokenizer, {**origin, "layers": int(model.config.num_hidden_layers), "of_layers": there})
+    return Base(model, tokenizer, {**origin, "layers": int(model.config.num_hidden_layers), "of_layers": layers_before})
 
 
 def _decoder(folder: Path, source: str, layers: int | None) -> tuple[Any, int]:
@@ -199,18 +199,18 @@ def _decoder(folder: Path, source: str, layers: int | None) -> tuple[Any, int]:
     from advprior.predictors.tuning.anatomy import sliced
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    there = getattr(config, "num_hidden_layers", 0)
-    kept = there if layers is None else layers
-    if not 1 <= kept <= there:
+    every = getattr(config, "num_hidden_layers", 0)
+    wanted = every if layers is None else layers
+    if not 1 <= wanted <= every:
         raise AdvpriorError(
             "PRI022",
             "the base model has fewer layers than that",
             where=source,
-            actual=f"layers: {kept}",
-            expected=f"1 to {there}",
+            actual=f"layers: {wanted}",
+            expected=f"1 to {every}",
             fix="change `layers` in the configuration",
         )
-    config = sliced(config, 0, kept)
+    config = sliced(config, 0, wanted)
     config.use_cache = False
     # sdpa, where the architecture has it, needs 0.93 (tuning, 512 tokens) to 0.48 (1,000 tokens, no gradient) of
     # eager's CPU time; same numbers
@@ -238,7 +238,7 @@ def _decoder(folder: Path, source: str, layers: int | None) -> tuple[Any, int]:
             expected="a causal LM: a token's state depends on no later token (Llama, Mistral, Qwen, Gemma, GPT …)",
             fix=f"set `base` to another model, or leave it at {DEFAULT_BASE}",
         )
-    return model, there
+    return model, every
 
 
 def _causal(model: Any) -> bool:
@@ -288,15 +288,15 @@ def cache_folder(cache_dir: Path | None = None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "advprior"
 
 
-def _converted(found: Source, sha256: str, cache_dir: Path | None) -> Path:
+def _converted(way: Source, sha256: str, cache_dir: Path | None) -> Path:
     """The Hugging Face folder of a GGUF file, made at most once per file and converter."""
     from advprior.predictors.tuning.gguf_base import CONVERTER_VERSION, convert_gguf
 
-    folder = cache_folder(cache_dir) / "base" / f"{found.path.stem}-{sha256[:16]}-v{CONVERTER_VERSION}"
+    folder = cache_folder(cache_dir) / "base" / f"{way.path.stem}-{sha256[:16]}-v{CONVERTER_VERSION}"
     if not folder.is_dir():
-        print(f"converting {found.path.name} to float32, once (about 10 s); kept in {folder}", file=sys.stderr)
+        print(f"converting {way.path.name} to float32, once (about 10 s); kept in {folder}", file=sys.stderr)
         try:
-            convert_gguf(found.path, folder)
+            convert_gguf(way.path, folder)
         except (PermissionError, FileExistsError, NotADirectoryError) as error:
             raise AdvpriorError(
                 "PRI025",

@@ -102,8 +102,8 @@ def convert_gguf(source: Path, folder: Path) -> Path:
 
 
 def _value(reader: Any, key: str, default: Any = None) -> Any:
-    found = reader.get_field(key)
-    return default if found is None else found.contents()
+    field = reader.get_field(key)
+    return default if field is None else field.contents()
 
 
 def _config(reader: Any, source: Path) -> dict[str, Any]:

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from advprior.predictors.llm.prompts import Window
 from advprior.predictors.llm.tuning.heads import NameHead
 from advprior.predictors.llm.tuning.model import AdvertiserModel
-from advprior.predictors.llm.tuning.points import Points
-from advprior.runtime.batching import length_batches, pad_windows
-from advprior.store.arrays import Float
+from advprior.predictors.llm.tuning.points import WindowPoints
+from advprior.runtime.batching import length_batches, padded
+from advprior.store.arrays import Float, Int
 
 CACHE_LIMIT_BYTES = 3 << 30  # cached lower states beyond this are recomputed batch by batch
+LOWER_TOKENS = 2048  # padded tokens that frozen layers read at once
 Which = Literal["train", "valid"]
 
 
@@ -49,7 +49,7 @@ class TrainingBatches:
         Its own heads are not used.
     head : NameHead
     interest_head : NameHead, optional
-    points : list of Points
+    points : list of WindowPoints
     budget : int
         Padded tokens in one batch (one window at least).
 
@@ -60,42 +60,50 @@ class TrainingBatches:
     """
 
     def __init__(
-        self, model: AdvertiserModel, head: NameHead, interest_head: NameHead | None, points: list[Points], budget: int
+        self,
+        model: AdvertiserModel,
+        head: NameHead,
+        interest_head: NameHead | None,
+        points: list[WindowPoints],
+        budget: int,
     ) -> None:
         self.model, self.head, self.interest_head = model, head, interest_head
         self._points = points
         self._batches = [part.tolist() for part in length_batches([len(p.window.ids) for p in points], budget)]
-        self.order = order = [i for batch in self._batches for i in batch]
+        self.order = [i for batch in self._batches for i in batch]
         # without frozen layers the lower part is a table: nothing to keep
-        self._states = _LowerStates(
-            model, [points[i].window for i in order], order, keep=model.config.frozen_layers > 0
-        )
+        self._states = _LowerStates(model, [p.window.ids for p in points], keep=model.config.frozen_layers > 0)
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def answer(self, batch: int, which: Which) -> Answer | None:
         """Answers at the training or validation points of a batch, None where it has no such point."""
-        indices = self._batches[batch]
+        indices = [i for i in self._batches[batch] if getattr(self._points[i], which).any()]
+        if not indices:
+            return None
         part = [self._points[i] for i in indices]
         chosen = [getattr(p, which) for p in part]
-        if not any(mask.any() for mask in chosen):
-            return None
-        windows = [p.window for p in part]
-        ids, mask, _ = (torch.from_numpy(x) for x in pad_windows([(w.ids, w.positions) for w in windows]))
-        states = self.model.upper_states(self._states.batch(indices, windows), ids, mask)
-        row = np.concatenate([np.full(int(m.sum()), i) for i, m in enumerate(chosen)])
-        position = np.concatenate([p.positions[m] for p, m in zip(part, chosen, strict=True)])
 
         def taken(what: str) -> torch.Tensor:
             return torch.from_numpy(np.concatenate([getattr(p, what)[m] for p, m in zip(part, chosen, strict=True)]))
 
-        picked = states[torch.from_numpy(row), torch.from_numpy(position)]
+        picked = self._states_at(indices, [p.positions[m] for p, m in zip(part, chosen, strict=True)])
         interest_truth = taken("interests")
         interests = (
             self.interest_head(picked, torch.zeros(())) if self.interest_head is not None else interest_truth[:, :0]
         )
         return Answer(self.head(picked, taken("offset")), taken("truth"), interests, interest_truth, taken("weight"))
+
+    def _states_at(self, indices: list[int], positions: list[Int]) -> torch.Tensor:
+        """Final states at some positions of some windows, one window after another; tokens after them are left out."""
+        ids = [self._points[i].window.ids[: at.max() + 1] for i, at in zip(indices, positions, strict=True)]
+        input_ids = padded(ids)
+        row = np.repeat(np.arange(len(ids)), [len(at) for at in positions])
+        rows, index = np.unique(row * input_ids.shape[1] + np.concatenate(positions), return_inverse=True)
+        lower = self._states.batch(indices, ids)
+        states = self.model.states_at(lower, torch.from_numpy(input_ids), torch.from_numpy(rows))
+        return states[torch.from_numpy(index)]
 
     def validate(self) -> tuple[Float, Float]:
         """Log-probs [V, N] and [V, C] of all validation points, in the order of `truth`."""
@@ -112,8 +120,8 @@ class TrainingBatches:
     def valid(self, what: str) -> Float:
         """Validation points' truth, offset or interests, in the order of `validate`."""
         points = [self._points[i] for i in self.order]
-        found: Float = np.concatenate([getattr(p, what)[p.valid] for p in points])
-        return found
+        values: Float = np.concatenate([getattr(p, what)[p.valid] for p in points])
+        return values
 
 
 def share_loss(log_probs: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -128,26 +136,26 @@ def share_loss(log_probs: torch.Tensor, truth: torch.Tensor, weight: torch.Tenso
 class _LowerStates:
     """Frozen layers' output by window, computed once, or every time where it would not fit."""
 
-    def __init__(self, model: AdvertiserModel, windows: list[Window], order: list[int], *, keep: bool) -> None:
+    def __init__(self, model: AdvertiserModel, windows: list[Int], *, keep: bool) -> None:
         self._model = model
-        size = sum(len(w.ids) for w in windows) * int(model.config.decoder().hidden_size) * 4
+        size = sum(map(len, windows)) * int(model.config.decoder().hidden_size) * 4
         self._states: dict[int, torch.Tensor] | None = {} if keep and size <= CACHE_LIMIT_BYTES else None
         if self._states is None:
             return
-        for start in tqdm(range(0, len(windows), 4), desc="frozen layers", unit="batch", disable=None):
-            chunk = windows[start : start + 4]
-            states = self._compute(chunk)
-            for row, window in enumerate(chunk):
-                self._states[order[start + row]] = states[row, : len(window.ids)].clone()
+        parts = length_batches([len(ids) for ids in windows], LOWER_TOKENS)
+        for part in tqdm(parts, desc="frozen layers", unit="batch", disable=None):
+            states = self._compute([windows[i] for i in part])
+            for row, i in enumerate(part.tolist()):
+                self._states[i] = states[row, : len(windows[i])].clone()
 
-    def _compute(self, windows: list[Window]) -> torch.Tensor:
-        ids, mask, _ = (torch.from_numpy(x) for x in pad_windows([(w.ids, w.positions) for w in windows]))
+    def _compute(self, windows: list[Int]) -> torch.Tensor:
         self._model.lower.eval()  # frozen: no dropout, whatever the upper part does
         with torch.no_grad():
-            return self._model.lower_states(ids, mask)
+            return self._model.lower_states(torch.from_numpy(padded(windows)), None)
 
-    def batch(self, indices: list[int], windows: list[Window]) -> torch.Tensor:
-        """Padded states [B, T, H]."""
+    def batch(self, indices: list[int], windows: list[Int]) -> torch.Tensor:
+        """Padded states [B, T, H] of windows, or of the starts of windows that are given."""
         if self._states is None:
             return self._compute(windows)
-        return nn.utils.rnn.pad_sequence([self._states[i] for i in indices], batch_first=True)
+        states = [self._states[i][: len(ids)] for i, ids in zip(indices, windows, strict=True)]
+        return nn.utils.rnn.pad_sequence(states, batch_first=True)

@@ -16,7 +16,7 @@ from advprior.history.targets import quality
 from advprior.predictors.base import FitData
 from advprior.predictors.llm.settings import LLMSettings
 from advprior.predictors.llm.tuning.batches import TrainingBatches
-from advprior.predictors.llm.tuning.points import Points
+from advprior.predictors.llm.tuning.points import WindowPoints
 from advprior.predictors.logit import fit_logit, log_softmax
 from advprior.predictors.offset import Around, Offset, OffsetTerms, weigh, weighed
 from advprior.store.arrays import Float
@@ -31,7 +31,7 @@ class Drift:
     Parameters
     ----------
     data : FitData
-    points : list of Points
+    points : list of WindowPoints
         Their offsets are filled in: around the label for training points, nothing for validation points.
     order : list of int
         Points in the order of validation.
@@ -44,7 +44,7 @@ class Drift:
         Microseconds: where training labels end and validation labels start.
     """
 
-    def __init__(self, data: FitData, points: list[Points], order: list[int], settings: LLMSettings) -> None:
+    def __init__(self, data: FitData, points: list[WindowPoints], order: list[int], settings: LLMSettings) -> None:
         self._data, self._points, self._settings = data, points, settings
         self._size = len(data.catalog)
         self._shape = OffsetTerms(settings.drift.popular, settings.habit.half_lives_days)
@@ -66,10 +66,10 @@ class Drift:
 
     def judge(self, batches: TrainingBatches) -> dict[str, float]:
         """Validation figures of network and offset, weighed together."""
-        said, interests = batches.validate()
-        weights, strength = weigh(self._terms, self._truth, said)
-        found = quality(log_softmax(self._logits(weights) + strength * said), self._truth)
-        row = {f"valid_{k}": v for k, v in found.items() if k != "points"}
+        log_probs, interests = batches.validate()
+        weights, strength = weigh(self._terms, self._truth, log_probs)
+        figures = quality(log_softmax(self._logits(weights) + strength * log_probs), self._truth)
+        row = {f"valid_{k}": v for k, v in figures.items() if k != "points"}
         if interests.shape[1]:
             of_interests = quality(interests, batches.valid("interests"))
             row |= {f"interest_{k}": of_interests[k] for k in ("nll", "recall@5")}

@@ -62,18 +62,18 @@ def extend_llm(run: Path, catalog: Catalog, settings: dict[str, Any], out: Path)
         key, query, names = saved["key"], saved["query"], saved["names"]
     new_names = [catalog.names[i] for i in new]
     texts = bool(settings.get("texts"))  # whether the head reads what an advertiser sells, too
-    said, fresh = (c.descriptions() if texts else c.names for c in (fitted, catalog))
-    found, _ = encode_texts(
-        [*said, *(fresh[i] for i in new)],
+    fitted_texts, wanted_texts = (c.descriptions() if texts else c.names for c in (fitted, catalog))
+    encodings, _ = encode_texts(
+        [*fitted_texts, *(wanted_texts[i] for i in new)],
         settings["base"],
         layers=int(settings["layers"]),
         tokens=TEXT_TOKENS if texts else _WHOLE_NAME,
     )
-    known = torch.from_numpy(found[: len(fitted)])
+    before = torch.from_numpy(encodings[: len(fitted)])
     # as `NameHead` standardised them; the same encodings must come out, or the base model is another
-    mean, spread = known.mean(0), known.std(0) + 1e-6
-    standard = ((torch.from_numpy(found) - mean) / spread / found.shape[1] ** 0.5).numpy()
-    drift = float(np.abs(standard[: len(fitted)] - names).max()) if names.shape == known.shape else np.inf
+    mean, spread = before.mean(0), before.std(0) + 1e-6
+    standard = ((torch.from_numpy(encodings) - mean) / spread / encodings.shape[1] ** 0.5).numpy()
+    drift = float(np.abs(standard[: len(fitted)] - names).max()) if names.shape == before.shape else np.inf
     if not drift <= 1e-3:
         raise AdvpriorError(
             "PRI064",

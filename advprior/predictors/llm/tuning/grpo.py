@@ -1,10 +1,11 @@
 """The ranking stage: GRPO on ranked lists from the head, after tuning on likelihood.
 
+GRPO (group relative policy optimisation) is of arXiv 2402.03300, its clipped ratio of PPO, arXiv 1707.06347.
 For each training point G lists are drawn from the current policy (`tuning.lists`), rewarded by the paper's
-``R = R_match − P_adv_len − P_interest_len``, standardised within the group, and made likelier or less likely by the
-clipped ratio of list probabilities; interests have a head, lists of 5 and rewards of the same form of their own. A
-penalty on the length is the same for all lists of a group (their number is exact, short of a smaller catalog), so it
-moves the reported reward and never the policy.
+``R = R_match − P_adv_len − P_interest_len`` (arXiv 2605.27856), standardised within the group, and made likelier or
+less likely by the clipped ratio of list probabilities; interests have a head, lists of 5 and rewards of the same form
+of their own. A penalty on the length is the same for all lists of a group (their number is exact, short of a smaller
+catalog), so it moves the reported reward and never the policy.
 
 The stage is kept only if, on the validation points, the best 20 earn more reward, Recall@5 does not fall, and neither
 head's likelihood pays more than 1 % for it: a prior is read as a log-probability, too. Both sides are reported either
@@ -13,6 +14,7 @@ way.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +76,7 @@ def mean_reward(log_probs: Float, truth: Float, length: int) -> float:
 def judge(batches: TrainingBatches, truth: Float, interest_truth: Float) -> dict[str, float]:
     """Validation figures of both heads: ``valid_nll``, ``valid_recall@5/20``, ``valid_reward``, ``interest_…``."""
     log_probs, interests = batches.validate()
-    found = quality(log_probs, truth)
-    row = {f"valid_{k}": v for k, v in found.items() if k != "points"}
+    row = {f"valid_{k}": v for k, v in quality(log_probs, truth).items() if k != "points"}
     row["valid_reward"] = mean_reward(log_probs, truth, ADVERTISERS)
     if batches.interest_head is not None:
         of_interests = quality(interests, interest_truth)
@@ -100,12 +101,12 @@ def policy_step(
         if before.interests.shape[1] and interest_weight:
             sides.append(("interests", "interest_truth", INTERESTS, interest_weight))
         drawn, reward_sum = [], 0.0
-        for said, true, length, weight in sides:
-            old, truth = getattr(before, said), getattr(before, true)
+        for output, target, length, weight in sides:
+            old, truth = getattr(before, output), getattr(before, target)
             lists = sample_lists(old, settings.group, length)
             rewards = match_reward(lists, truth, length) - length_penalty(lists.shape[-1], length)
-            drawn.append((said, lists, list_log_prob(old, lists), advantages(rewards), weight))
-            if said == "log_probs":
+            drawn.append((output, lists, list_log_prob(old, lists), advantages(rewards), weight))
+            if output == "log_probs":
                 reward_sum += float((before.weight * rewards.mean(1)).sum())
             else:  # as in the paper's R: of interests their length alone
                 reward_sum -= float(before.weight.sum()) * length_penalty(lists.shape[-1], length)
@@ -115,30 +116,44 @@ def policy_step(
             now = batches.answer(batch, "train")
             assert now is not None
             loss = torch.zeros(())
-            for said, lists, old, advantage, weight in drawn:
-                log_probs = getattr(now, said)
+            for output, lists, old, advantage, weight in drawn:
+                log_probs = getattr(now, output)
                 loss -= (
                     weight
                     * (share * clipped_gain(list_log_prob(log_probs, lists), old, advantage, settings.clip)).sum()
                 )
                 if settings.kl and base is not None:
-                    loss += weight * settings.kl * (share * divergence(log_probs, getattr(base, said))).sum()
+                    loss += weight * settings.kl * (share * divergence(log_probs, getattr(base, output))).sum()
             update(loss)
         return reward_sum, float(before.weight.sum())
 
     return step
 
 
+@dataclass(frozen=True)
+class RankingOptions:
+    """How the stage runs.
+
+    Attributes
+    ----------
+    settings : RankingSettings
+    interest_weight : float
+        Of the lists of interests beside those of advertisers.
+    patience : int
+        Epochs without a better score that end it.
+    weight_decay : float
+    seed : int
+    """
+
+    settings: RankingSettings
+    interest_weight: float
+    patience: int
+    weight_decay: float
+    seed: int
+
+
 def ranking_stage(
-    batches: TrainingBatches,
-    tuned: dict[str, nn.Parameter],
-    settings: RankingSettings,
-    *,
-    interest_weight: float,
-    patience: int,
-    weight_decay: float,
-    seed: int,
-    checkpoint: Path,
+    batches: TrainingBatches, tuned: dict[str, nn.Parameter], options: RankingOptions, checkpoint: Path
 ) -> tuple[Course, dict[str, Any]]:
     """Run the stage on the tuned parameters and keep it only where validation gains.
 
@@ -150,6 +165,7 @@ def ranking_stage(
         ``kept``, ``criterion``, ``before`` and ``after`` (validation figures; ``after`` is the kept epoch's, or that
         of most reward).
     """
+    settings = options.settings
     truth, interest_truth = batches.valid("truth"), batches.valid("interests")
     batches.model.eval()  # no dropout: a ratio of probabilities must start at one
     before = judge(batches, truth, interest_truth)
@@ -168,17 +184,17 @@ def ranking_stage(
     stage = Stage(
         name="ranking stage",
         measure="train_reward",
-        step=policy_step(batches, settings, interest_weight, reference),
+        step=policy_step(batches, settings, options.interest_weight, reference),
         validate=lambda: judge(batches, truth, interest_truth),
         score=score,
         epochs=settings.epochs,
-        patience=patience,
+        patience=options.patience,
         to_beat=-before["valid_reward"],
     )
     optimizer = torch.optim.AdamW(
-        [{"params": list(tuned.values()), "lr": settings.lr, "weight_decay": weight_decay}], betas=(0.9, 0.98)
+        [{"params": list(tuned.values()), "lr": settings.lr, "weight_decay": options.weight_decay}], betas=(0.9, 0.98)
     )
-    course = run_stage(stage, optimizer, tuned, len(batches), seed, checkpoint)
+    course = run_stage(stage, optimizer, tuned, len(batches), options.seed, checkpoint)
     chosen = course.best_epoch - 1 if course.best_epoch else int(np.argmax([r["valid_reward"] for r in course.curve]))
     return course, {
         "kept": course.best_epoch > 0,

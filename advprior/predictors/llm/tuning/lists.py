@@ -15,6 +15,8 @@ _NOTHING = -1e30  # log of nothing, with finite arithmetic
 def sample_lists(log_probs: torch.Tensor, group: int, length: int) -> torch.Tensor:
     """Draw G lists of K without replacement for each point: Gumbel noise, then the K largest.
 
+    The Gumbel top-k trick (Kool et al., arXiv 1903.06059): the order of the K largest is a draw from Plackett–Luce.
+
     Parameters
     ----------
     log_probs : Tensor [P, N]
@@ -34,6 +36,7 @@ def sample_lists(log_probs: torch.Tensor, group: int, length: int) -> torch.Tens
 def list_log_prob(log_probs: torch.Tensor, lists: torch.Tensor) -> torch.Tensor:
     """Log-probability [P, G] of lists [P, G, K] under Plackett–Luce with log-weights [P, N].
 
+    Plackett (1975), The Analysis of Permutations; Luce (1959), Individual Choice Behavior.
     ``Σ_k log p(l_k) − log Σ_{j not in l_1..l_{k-1}} p(j)``: each place is a choice among what is left.
     """
     spread = log_probs.unsqueeze(1).expand(-1, lists.shape[1], -1)
@@ -58,10 +61,10 @@ def match_reward(lists: torch.Tensor, truth: torch.Tensor, length: int) -> torch
     return (credit * worth).sum(-1)
 
 
-def length_penalty(count: int, asked: int) -> float:
-    """``P_len``: 0 at the exact count, else ``min(0.1·|count − asked|, 1) + 1``.
+def length_penalty(count: int, wanted: int) -> float:
+    """``P_len``: 0 at the exact count, else ``min(0.1·|count − wanted|, 1) + 1``.
 
     >>> length_penalty(20, 20), length_penalty(12, 20), length_penalty(4, 5)
     (0.0, 1.8, 1.1)
     """
-    return 0.0 if count == asked else min(0.1 * abs(count - asked), 1.0) + 1.0
+    return 0.0 if count == wanted else min(0.1 * abs(count - wanted), 1.0) + 1.0

@@ -97,27 +97,13 @@ def run_stage(
     checkpoint : Path
         File that is written after each epoch and stays when the stage is over: the caller removes it.
     """
-    rng = np.random.default_rng(seed)
+    state = _State(Course(), stage.to_beat, copy_of(tuned), np.random.default_rng(seed))
     torch.manual_seed(seed)
-    peaks = [float(group["lr"]) for group in optimizer.param_groups]
-    course, best, kept = Course(), stage.to_beat, copy_of(tuned)
+    schedule = _Schedule(optimizer, (stage.planned or stage.epochs) * batches)
     if checkpoint.is_file():
-        saved = torch.load(checkpoint, weights_only=False)
-        restore(tuned, saved["state"])
-        optimizer.load_state_dict(saved["optimizer"])
-        course, best, kept = Course(saved["curve"], saved["best_epoch"]), saved["best"], saved["kept"]
-        rng.bit_generator.state = saved["rng"]
-        torch.set_rng_state(saved["torch_rng"])
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-
-    def update(loss: torch.Tensor) -> None:
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-
-    total = stage.epochs * batches
-    first = len(course.curve)
+        state.resume(checkpoint, tuned, optimizer)
+    course = state.course
+    first, total = len(course.curve), stage.epochs * batches
     started = time.monotonic() - sum(row["seconds"] for row in course.curve)
     bar = tqdm(total=total, initial=first * batches, desc=stage.name, unit="batch", disable=None)
     for epoch in range(first, stage.epochs):
@@ -125,37 +111,102 @@ def run_stage(
         if epoch and (late or epoch - course.best_epoch >= stage.patience):
             break
         clock, measured, weight_sum = time.monotonic(), 0.0, 0.0
-        for step, batch in enumerate(rng.permutation(batches)):
-            scale = learning_rate((epoch * batches + step + 1) / ((stage.planned or stage.epochs) * batches))
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * scale
-            value, weight = stage.step(int(batch), update)
+        for step, batch in enumerate(state.rng.permutation(batches)):
+            schedule.set(epoch * batches + step + 1)
+            value, weight = stage.step(int(batch), schedule.update)
             bar.update()
             measured += value
             weight_sum += weight
         row: dict[str, Any] = {"epoch": epoch + 1, stage.measure: measured / max(weight_sum, 1e-9), **stage.validate()}
         row["seconds"] = round(time.monotonic() - clock, 1)
-        course.curve.append(row)
-        score = stage.score(row)
         bar.set_postfix({k: f"{v:.3f}" for k, v in row.items() if k in (stage.measure, "valid_nll")})
-        if score < best:
-            best, kept, course.best_epoch = score, copy_of(tuned), epoch + 1
+        state.take(row, stage.score(row), tuned)
+        state.save(checkpoint, tuned, optimizer)
+    bar.close()
+    restore(tuned, state.best)
+    return course
+
+
+class _Schedule:
+    """Steps of the optimizer at the learning rates of the schedule.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        Its learning rates are the peaks.
+    steps : int
+        Over which they fall.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, steps: int) -> None:
+        self._optimizer, self._steps = optimizer, steps
+        self._peaks = [float(group["lr"]) for group in optimizer.param_groups]
+        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def set(self, step: int) -> None:
+        """Set the rates for a step, from 1 on."""
+        share = learning_rate(step / self._steps)
+        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * share
+
+    def update(self, loss: torch.Tensor) -> None:
+        """Make a step."""
+        self._optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
+        self._optimizer.step()
+
+
+@dataclass
+class _State:
+    """What a stage has come to after its last whole epoch.
+
+    Attributes
+    ----------
+    course : Course
+    score : float
+        Of the best epoch so far.
+    best : dict of Tensor
+        Its weights.
+    rng : Generator
+        Of the order of batches.
+    """
+
+    course: Course
+    score: float
+    best: dict[str, torch.Tensor]
+    rng: np.random.Generator
+
+    def take(self, row: dict[str, Any], score: float, tuned: dict[str, nn.Parameter]) -> None:
+        """Add an epoch, and keep its weights where it is the best."""
+        self.course.curve.append(row)
+        if score < self.score:
+            self.score, self.best, self.course.best_epoch = score, copy_of(tuned), int(row["epoch"])
+
+    def save(self, checkpoint: Path, tuned: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+        """Write all that `resume` needs."""
         save_checkpoint(
             checkpoint,
             {
                 "state": copy_of(tuned),
                 "optimizer": optimizer.state_dict(),
-                "curve": course.curve,
-                "best": best,
-                "best_epoch": course.best_epoch,
-                "kept": kept,
-                "rng": rng.bit_generator.state,
+                "curve": self.course.curve,
+                "best": self.score,
+                "best_epoch": self.course.best_epoch,
+                "kept": self.best,
+                "rng": self.rng.bit_generator.state,
                 "torch_rng": torch.get_rng_state(),
             },
         )
-    bar.close()
-    restore(tuned, kept)
-    return course
+
+    def resume(self, checkpoint: Path, tuned: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+        """Go on from what `save` wrote."""
+        saved = torch.load(checkpoint, weights_only=False)
+        restore(tuned, saved["state"])
+        optimizer.load_state_dict(saved["optimizer"])
+        self.course, self.score, self.best = Course(saved["curve"], saved["best_epoch"]), saved["best"], saved["kept"]
+        self.rng.bit_generator.state = saved["rng"]
+        torch.set_rng_state(saved["torch_rng"])
 
 
 def copy_of(tuned: dict[str, nn.Parameter]) -> dict[str, torch.Tensor]:

@@ -1,4 +1,5 @@
-"""What of the base model is tuned: the top layers over cached lower ones, adapters in every layer, or every layer.
+"""What of the base model is tuned: the top layers over cached lower ones, adapters in every layer (LoRA,
+arXiv 2106.09685), or every layer.
 
 The three differ in these few lines alone; points, heads, batches and the loop are the same. The token table is
 never tuned as a whole: an advertiser's token moves by its row of the network's ``adapter`` (``adapter_lr``).

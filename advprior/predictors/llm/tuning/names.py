@@ -24,7 +24,6 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from advprior.predictors.llm.name_trie import NameTrie
-from advprior.predictors.logit import log_softmax
 from advprior.predictors.tuning.base import Base, find_base
 from advprior.runtime.parity import require_parity, worst
 from advprior.store.arrays import Float, Int
@@ -126,36 +125,19 @@ def name_model(base: Base, names: list[list[int]]) -> NameModel:
     Raises
     ------
     AdvpriorError
-        ``PRI063`` when the base model has no vocabulary head to be found.
+        ``PRI063`` when the base model has no vocabulary head.
     """
     config = NameConfig(backbone=base.model.config.to_dict(), names=names)
     model: NameModel = NameModel(config, base.model, _vocabulary(base)).eval()
     return model
 
 
-def naive_scores(model: NameModel, prompt: list[int]) -> Float:
-    """The oracle: log-likelihood [N] of each name after one prompt, each by a plain causal forward of its own."""
-    found = []
-    with torch.inference_mode():
-        for name in model.config.names:
-            ids = torch.tensor([prompt + name[:-1]])
-            states = model.decoder(input_ids=ids, use_cache=False).last_hidden_state[0, len(prompt) - 1 :]
-            log_probs = torch.log_softmax((states @ model.vocabulary.T).float(), dim=-1)
-            found.append(float(log_probs[torch.arange(len(name)), torch.tensor(name)].sum()))
-    return np.asarray(found, np.float32)
-
-
-def naive_log_probs(model: NameModel, prompt: list[int]) -> Float:
-    """Priors [N] by `naive_scores`."""
-    return log_softmax(naive_scores(model, prompt))
-
-
 def empty_scores(model: NameModel, prompt: Int) -> Float:
     """Log-likelihood [N] of each name behind one prompt, in one forward."""
     ids = torch.from_numpy(prompt)[None]
     with torch.inference_mode():
-        found: Float = model.scores(ids, torch.ones_like(ids))[0].numpy()
-    return found
+        scores: Float = model.scores(ids, torch.ones_like(ids))[0].numpy()
+    return scores
 
 
 def _vocabulary(base: Base) -> torch.Tensor:

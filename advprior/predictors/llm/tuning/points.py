@@ -7,7 +7,6 @@ and its targets end by the cut-off.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -15,23 +14,23 @@ from advprior.history.counts import DAY
 from advprior.history.histories import Histories
 from advprior.history.targets import dense, first_occasion, next_advertisers
 from advprior.predictors.base import FitData
-from advprior.predictors.llm.prompts import PromptEncoder, Window, occasions_before
+from advprior.predictors.llm.prompts import Prompt, PromptEncoder, PromptWindow, occasions_before
 from advprior.predictors.llm.settings import LLMSettings
 from advprior.predictors.logit import fit_logit
 from advprior.predictors.offset import Offset, OffsetTerms
-from advprior.store.arrays import Float, Int
+from advprior.store.arrays import Bool, Double, Float, Int
 
 CHUNK_USERS = 1000
 CHUNK_POINTS = 20_000
 
 
 @dataclass
-class Points:
+class WindowPoints:
     """Training points of one window of one user.
 
     Attributes
     ----------
-    window : Window
+    window : PromptWindow
     user : int
     positions, moments : int64 [P]
         Position in the window; the point sees events before this moment (microseconds).
@@ -48,98 +47,134 @@ class Points:
         Multi-hot product categories turned to; C = 0 where interests are not asked for.
     """
 
-    window: Window
+    window: PromptWindow
     user: int
-    positions: Any
-    moments: Any
-    weight: Any
-    train: Any
-    valid: Any
-    again: Any
-    ends: Any
+    positions: Int
+    moments: Int
+    weight: Float
+    train: Bool
+    valid: Bool
+    again: Bool
+    ends: Int
     truth: Float
     offset: Float
     interests: Float
 
 
-def training_points(data: FitData, encoder: PromptEncoder, settings: LLMSettings) -> list[Points]:
+def training_points(data: FitData, encoder: PromptEncoder, settings: LLMSettings) -> list[WindowPoints]:
     """Points whose whole target window ends by the cut-off, split in time.
 
     Training points are all occasions (just after each) and weekly snapshots with targets that end before
     ``cutoff - valid_days``; validation points are the weekly snapshots after that, the way priors are used.
     Where the drift around labels is asked for, each wait for an occasion is one training point instead.
     """
-    drift = settings.drift
-    rng = np.random.default_rng(settings.training.seed)
-    horizon = int(settings.horizon_days * DAY)
-    border = data.cutoff - int(settings.training.valid_days * DAY)
-    half_life = settings.training.recency_half_life_days
-    first = settings.target == "first"
-    interests = data.interests if settings.interests.weight else None
-    weeks = np.arange(data.cutoff - horizon, data.start, -data.snapshot_every, dtype=np.int64)[::-1]
-    found = []
+    maker = _Maker(data, settings, np.random.default_rng(settings.training.seed))
+    points: list[WindowPoints] = []
     # many users at once: looking targets up costs a pass over everyone's events
     for start in range(0, len(data.histories), CHUNK_USERS):
         users = range(start, min(start + CHUNK_USERS, len(data.histories)))
         prompts = [(user, prompt) for user in users if len((prompt := encoder.prompt(data.histories, user)).times)]
         if not prompts:
             continue
-        if drift.around_days is None:
-            ends = [p.times for _, p in prompts]
-            parts = [np.concatenate([p.times + 1, weeks[weeks > p.times[0]]]) for _, p in prompts]
-        else:
-            ends = [p.times[1:] for _, p in prompts]
-            parts = [np.concatenate([_within(p.times, horizon, rng), weeks[weeks > p.times[0]]]) for _, p in prompts]
-        moments = np.concatenate(parts)
-        who = np.repeat([user for user, _ in prompts], [len(part) for part in parts])
-        wanted = _Targets(data.histories, who, moments, horizon, len(data.catalog), only_first=first)
-        of_interests = None
-        if interests is not None:
-            size = len(interests.catalog)
-            of_interests = _Targets(interests.histories, who, moments, horizon, size, only_first=first)
+        times = [maker.moments(prompt) for _, prompt in prompts]
+        who = np.repeat([user for user, _ in prompts], [len(moments) for moments, _ in times])
+        targets = maker.targets(who, np.concatenate([moments for moments, _ in times]))
         stop = 0
-        for (user, prompt), part, end in zip(prompts, parts, ends, strict=True):
-            begin, stop = stop, stop + len(part)
-            weekly = np.arange(len(part)) >= len(end)
-            end = np.concatenate([end, np.zeros(weekly.sum(), np.int64)])
-            valid = (part >= border) & weekly
-            if drift.around_days is None:
-                train, again = part + horizon <= border, np.zeros(len(part), bool)
-            else:
-                known = end if first else part + horizon - 1  # the last event that tells the target
-                train, again = ~weekly & (known < border), ~weekly & (known < data.cutoff)
-            keep = (wanted.counts[begin:stop] > 0) & (train | valid | again)
-            if not keep.any():
+        for (user, prompt), (moments, ends) in zip(prompts, times, strict=True):
+            begin, stop = stop, stop + len(moments)
+            chosen = maker.choose(prompt, moments, ends, targets[0].counts[begin:stop])
+            if not len(chosen.rows):
                 continue
-            rows = begin + np.flatnonzero(keep)
-            truth = wanted.dense(rows)
-            categories = of_interests.dense(rows) if of_interests else np.zeros((len(rows), 0), np.float32)
-            age = np.maximum(data.cutoff - part[keep], 0) / DAY
-            weight = np.ones(len(age)) if half_life is None else 0.5 ** (age / half_life)
-            if drift.around_days is not None and len(prompt.times) > 1:
-                waits = np.minimum(np.diff(prompt.times), horizon) / horizon
-                weight = weight * np.concatenate([waits**drift.gap_power, np.ones(weekly.sum())])[keep]
-            weight = weight.astype(np.float32)
-            seen = occasions_before(prompt, part[keep])
+            truth, categories = (
+                of.dense(begin + chosen.rows) if of is not None else np.zeros((len(chosen.rows), 0), np.float32)
+                for of in targets
+            )
+            seen = occasions_before(prompt, chosen.moments)
             for window in encoder.windows(prompt, seen):
-                here = np.isin(seen, window.occasions)
-                found.append(
-                    Points(
+                within = np.isin(seen, window.occasions)
+                points.append(
+                    WindowPoints(
                         window=window,
                         user=user,
-                        positions=window.positions[np.searchsorted(window.occasions, seen[here])],
-                        moments=part[keep][here],
-                        weight=weight[here],
-                        train=train[keep][here],
-                        valid=valid[keep][here],
-                        again=again[keep][here],
-                        ends=end[keep][here],
-                        truth=truth[here],
+                        positions=window.positions[np.searchsorted(window.occasions, seen[within])],
+                        moments=chosen.moments[within],
+                        weight=chosen.weight[within],
+                        train=chosen.train[within],
+                        valid=chosen.valid[within],
+                        again=chosen.again[within],
+                        ends=chosen.ends[within],
+                        truth=truth[within],
                         offset=np.zeros((0, len(data.catalog)), np.float32),
-                        interests=categories[here],
+                        interests=categories[within],
                     )
                 )
-    return found
+    return points
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Points of one user that train or validate: rows of the moments asked for, and columns of `WindowPoints`."""
+
+    rows: Int
+    moments: Int
+    ends: Int
+    weight: Float
+    train: Bool
+    valid: Bool
+    again: Bool
+
+
+class _Maker:
+    """Moments, targets and weights of the points of a user."""
+
+    def __init__(self, data: FitData, settings: LLMSettings, rng: np.random.Generator) -> None:
+        self._data, self._settings, self._rng = data, settings, rng
+        self._waits = settings.drift.around_days is not None  # each wait for an occasion is one training point
+        self._first = settings.target == "first"
+        self._horizon = int(settings.horizon_days * DAY)
+        self._border = data.cutoff - int(settings.training.valid_days * DAY)
+        last = data.cutoff - self._horizon
+        self._weeks = np.arange(last, data.start, -data.snapshot_every, dtype=np.int64)[::-1]
+
+    def moments(self, prompt: Prompt) -> tuple[Int, Int]:
+        """Moments of occasions (or within the waits for them) and then weekly ones [P]; when the waits end [W]."""
+        weeks = self._weeks[self._weeks > prompt.times[0]]
+        if self._waits:
+            return np.concatenate([_within(prompt.times, self._horizon, self._rng), weeks]), prompt.times[1:]
+        return np.concatenate([prompt.times + 1, weeks]), prompt.times
+
+    def targets(self, user: Int, moment: Int) -> tuple[_Targets, _Targets | None]:
+        """Advertisers turned to, and interests where they are wanted, of points of many users."""
+        data, interests = self._data, self._data.interests if self._settings.interests.weight else None
+        advertisers = _Targets(data.histories, user, moment, self._horizon, len(data.catalog), only_first=self._first)
+        if interests is None:
+            return advertisers, None
+        size = len(interests.catalog)
+        return advertisers, _Targets(interests.histories, user, moment, self._horizon, size, only_first=self._first)
+
+    def choose(self, prompt: Prompt, moments: Int, ends: Int, counts: Int) -> _Chosen:
+        """The points of a user that have a target [P] and lie on one side of the border with all of their horizon."""
+        weekly = np.arange(len(moments)) >= len(ends)
+        ends = np.concatenate([ends, np.zeros(weekly.sum(), np.int64)])
+        valid = (moments >= self._border) & weekly
+        if self._waits:
+            told_by = ends if self._first else moments + self._horizon - 1  # the last event that tells the target
+            train, again = ~weekly & (told_by < self._border), ~weekly & (told_by < self._data.cutoff)
+        else:
+            train, again = moments + self._horizon <= self._border, np.zeros(len(moments), bool)
+        rows = np.flatnonzero((counts > 0) & (train | valid | again))
+        weight = self._weight(prompt, moments, weekly)[rows].astype(np.float32)
+        return _Chosen(rows, moments[rows], ends[rows], weight, train[rows], valid[rows], again[rows])
+
+    def _weight(self, prompt: Prompt, moments: Int, weekly: Bool) -> Double:
+        """Weight of each point in the loss [P]: by its age and, of a wait, by its length."""
+        half_life = self._settings.training.recency_half_life_days
+        age = np.maximum(self._data.cutoff - moments, 0) / DAY
+        weight = np.ones(len(age)) if half_life is None else 0.5 ** (age / half_life)
+        if self._waits and len(prompt.times) > 1:
+            shares = np.minimum(np.diff(prompt.times), self._horizon) / self._horizon
+            weight = weight * np.concatenate([shares**self._settings.drift.gap_power, np.ones(weekly.sum())])
+        return weight
 
 
 def _within(times: Int, horizon: int, rng: np.random.Generator) -> Int:
@@ -169,7 +204,7 @@ class _Targets:
         return dense(offsets, self._index[at], self._size)
 
 
-def fit_habit(data: FitData, points: list[Points], settings: LLMSettings, limit: int = 6000) -> Offset:
+def fit_habit(data: FitData, points: list[WindowPoints], settings: LLMSettings, limit: int = 6000) -> Offset:
     """Habit and drift weights on (a sample of) the training points; fills in every point's offset."""
     user = np.concatenate([np.full(len(p.moments), p.user) for p in points])
     moment = np.concatenate([p.moments for p in points])

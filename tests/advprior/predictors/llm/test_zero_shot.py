@@ -9,12 +9,13 @@ import torch
 from advprior.history.histories import build_histories, micros
 from advprior.pipeline.fit import finetune
 from advprior.predictors.llm.prompts import occasions_before
-from advprior.predictors.llm.tuning.names import naive_scores, name_model
+from advprior.predictors.llm.tuning.names import name_model
 from advprior.predictors.registry import load_predictor, predictor_class
 from advprior.predictors.tuning.base import load_base
 from advprior.store.errors import AdvpriorError
 from advprior.store.tables import load_tables
 from tests.advprior.conftest import export
+from tests.advprior.predictors.llm.naive_names import naive_scores
 from tests.parity import assert_distributions, assert_same_log_probs
 from tests.tiny import PLAN, WEEK, write_tiny
 from tests.tiny_llm import write_tiny_llm

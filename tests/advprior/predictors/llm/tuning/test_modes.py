@@ -221,7 +221,7 @@ def test_interests_need_categories(bases, data, tmp_path) -> None:
 
 
 def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Points, targets and offsets are those of all users at once."""
+    """WindowPoints, targets and offsets are those of all users at once."""
     import advprior.predictors.llm.tuning.points as points_module
     from advprior.predictors.llm.prompts import PromptEncoder, PromptStyle
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from advprior.predictors.llm.name_trie import NameTrie, name_tokens
-from advprior.predictors.llm.tuning.names import NameModel, export_names, naive_log_probs, naive_scores, name_model
+from advprior.predictors.llm.tuning.names import NameModel, export_names, name_model
 from advprior.predictors.tuning.base import load_base
 from advprior.runtime.session import open_session
 from advprior.store.errors import AdvpriorError
+from tests.advprior.predictors.llm.naive_names import naive_log_probs, naive_scores
 from tests.parity import assert_distributions, assert_same_log_probs
 from tests.tiny_llm import VOCABULARY, write_tiny_llm
 
