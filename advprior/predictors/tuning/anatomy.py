@@ -59,7 +59,7 @@ def feed_forward_at(model: Any, rows: torch.Tensor) -> Iterator[None]:
     model : PreTrainedModel
         A decoder, possibly with adapters.
     rows : int64 Tensor [M]
-        Distinct rows of the flattened batch [B · T].
+        Rows of the flattened batch [B · T]; distinct ones, where gradients are taken.
     """
     layers = layers_name(model)
     name = _named(getattr(model, layers)[-1], _FEED_FORWARD) if layers is not None else None

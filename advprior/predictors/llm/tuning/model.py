@@ -147,13 +147,20 @@ class AdvertiserModel(PreTrainedModel):  # type: ignore[misc]
         ).last_hidden_state
         return states
 
-    def states_at(self, lower_states: torch.Tensor, input_ids: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """Final hidden states [M, H] at distinct ``rows`` [M] of the flattened batch [B · T], padded on the right.
+    def states_at(
+        self,
+        lower_states: torch.Tensor,
+        input_ids: torch.Tensor,
+        rows: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Final hidden states [M, H] at ``rows`` [M] of the flattened batch [B · T]; distinct ones, to be fitted.
 
-        No token sees a later one, padding at the end included, so no mask is needed and attention takes its fast way.
+        No token sees a later one, padding at the end included: prompts padded on the right need no mask, and without
+        one attention takes its fast way.
         """
         with feed_forward_at(self.upper, rows):
-            states = self.upper_states(lower_states, input_ids, None)
+            states = self.upper_states(lower_states, input_ids, attention_mask)
         return states.flatten(0, 1).index_select(0, rows)
 
     def forward(
@@ -161,9 +168,9 @@ class AdvertiserModel(PreTrainedModel):  # type: ignore[misc]
     ) -> dict[str, torch.Tensor]:
         """Log-probabilities [B, P, N] at ``positions`` [B, P], with ``offset`` [B, P, N] added to the logits."""
         lower = self.lower_states(input_ids, attention_mask)
-        states = self.upper_states(lower, input_ids, attention_mask)
-        index = positions.unsqueeze(-1).expand(-1, -1, states.shape[-1])
-        picked = torch.gather(states, 1, index)
+        (batch, length), points = input_ids.shape, positions.shape[1]
+        rows = (torch.arange(batch, device=positions.device)[:, None] * length + positions).flatten()
+        picked = self.states_at(lower, input_ids, rows, attention_mask).view(batch, points, -1)
         outputs = {"log_probs": torch.log_softmax((self.head(picked) + offset).float(), dim=-1)}
         if self.interest_head is not None:
             outputs["interest_log_probs"] = torch.log_softmax(self.interest_head(picked).float(), dim=-1)

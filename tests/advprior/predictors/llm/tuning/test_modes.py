@@ -187,6 +187,32 @@ def test_a_cut_model_is_still_the_base_model(bases, architecture: str, cut: int)
         assert float((ours - theirs).abs().max()) <= 1e-4 * float(theirs.abs().max())
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox"])
+def test_states_at_some_positions_are_those_of_the_whole_forward(bases, architecture: str) -> None:
+    """Values and gradients; the prompts are padded on the right, and no mask says so."""
+    base = load_base(str(bases[architecture])).model
+    model = from_base(
+        base, catalog_size=4, text_vocab_size=VOCABULARY, frozen_layers=1, advertiser_embeddings=torch.zeros(4, 32)
+    ).eval()
+    ids = torch.randint(0, VOCABULARY, (3, 20), generator=torch.Generator().manual_seed(1))
+    mask = (torch.arange(20) < torch.tensor([20, 12, 5])[:, None]).long()
+    rows = torch.tensor([0, 7, 19, 20, 31, 44])  # of prompts of 20, 12 and 5 tokens
+    sums, gradients = [], []
+    for some in (False, True):
+        model.zero_grad()
+        lower = model.lower_states(ids, None if some else mask)
+        whole = None if some else model.upper_states(lower, ids, mask).flatten(0, 1)
+        states = model.states_at(lower, ids, rows) if whole is None else whole[rows]
+        states.square().sum().backward()
+        sums.append(states.detach())
+        gradients.append({name: p.grad.clone() for name, p in model.upper.named_parameters() if p.grad is not None})
+    assert float((sums[0] - sums[1]).abs().max()) <= 1e-5 * float(sums[0].abs().max())
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, whole in gradients[0].items():
+        apart = float((gradients[1][name] - whole).abs().max())
+        assert apart <= 1e-4 * float(whole.abs().max()) + 1e-7, name
+
+
 def test_a_model_that_cannot_be_cut_is_refused_and_tuned_whole(bases, data, tmp_path) -> None:
     with pytest.raises(AdvpriorError, match=r"PRI050(.|\n)*mode: full"):
         fit(data, tmp_path / "cached", cycle_settings(bases["bloom"], training={"epochs": 1}))
