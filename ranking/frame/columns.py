@@ -79,10 +79,18 @@ def clock_columns(impression: Any) -> dict[str, Any]:
 
 
 def request_column(values: pd.Series[Any]) -> Any:
-    """A context column of the impressions as the ranker takes it: float32, or category for text."""
+    """A context column of the impressions as the ranker takes it: float32, or category for text.
+
+    >>> import pandas as pd
+    >>> from decimal import Decimal
+    >>> request_column(pd.Series([Decimal("0.50"), None])).tolist(), request_column(pd.Series(["a"])).dtype.name
+    ([0.5, nan], 'category')
+    """
     import pandas as pd
 
-    return values.astype(np.float32 if pd.api.types.is_numeric_dtype(values) else "category")
+    # warehouses unload numbers as decimals, which pandas holds as objects
+    number = pd.api.types.is_numeric_dtype(values) or pd.api.types.infer_dtype(values, skipna=True) == "decimal"
+    return values.astype(np.float32 if number else "category")
 
 
 def _take_times(moments: Any, rows: Int) -> Any:
