@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 from feast.protos.feast.types.Value_pb2 import Value
 
+from advprior.store.arrays import Int
 from advprior.store.contract import (
     EVENT_TIMESTAMP,
     PRIOR_ROW,
@@ -27,7 +28,7 @@ from advprior.store.contract import (
     USER_HISTORY_VIEW,
     USER_ID,
 )
-from ranking.frame.counts import Ints, micros, moment_us
+from advprior.store.times import micros, moment_us
 from ranking.frame.gather import PriorFiles, mean_probability
 from ranking.service.ads import AdTable, read_ads
 from ranking.service.engine import Engine
@@ -199,5 +200,5 @@ class Witness:
             (history, catalog) if isinstance(history, ViewRow) and catalog is not None else None,
             {prior.predictor: prior},
         )
-        ads: Ints = table.rows([slot["ad_id"] for slot in answer["slots"]])
+        ads: Int = table.rows([slot["ad_id"] for slot in answer["slots"]])
         return loaded.predictor.scores(matrix(loaded.plan, Candidates(ads), of_user, table, now_us))

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from advprior.store.arrays import Int
 from advprior.store.contract import AD_ID, CONTEXT_PREFIX, SLATE_ID, TIMESTAMP, USER_ID
 from advprior.store.errors import AdvpriorError
+from advprior.store.times import micros
 from ranking.experiment.client import SERVE_FIX, TIME_HEADER, Ask, Service
-from ranking.frame.counts import Ints, micros
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -42,7 +43,7 @@ class Pace:
         """Whether requests have times of their own."""
         return self.rate is not None or self.speed is not None
 
-    def due(self, times: Ints) -> list[float]:
+    def due(self, times: Int) -> list[float]:
         """Seconds after the first at which requests of these moments (microseconds, rising) are sent."""
         if self.rate is not None:
             return [i / self.rate for i in range(len(times))]
@@ -127,8 +128,8 @@ class Slates:
     """Requests to send, with the rows of the impressions that they stand for."""
 
     asks: list[Ask]
-    rows: list[Ints]
-    times: Ints
+    rows: list[Int]
+    times: Int
     too_large: int
 
 

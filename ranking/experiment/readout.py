@@ -18,13 +18,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from advprior.store.arrays import Double
 from advprior.store.contract import TIMESTAMP, USER_ID, VALUE
 from advprior.store.errors import AdvpriorError
 from ranking.experiment.assignment import Experiment
 
 #: Below it a sample ratio is no chance: strict, since it is looked at again and again.
 SRM_ALPHA = 0.0005
-Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def sample_ratio(users: Mapping[str, int], shares: Mapping[str, float]) -> float
     return float(chisquare(counts, [share * total for share in shares.values()]).pvalue)
 
 
-def effect(treated: Doubles, control: Doubles, level: float = 0.95) -> Effect:
+def effect(treated: Double, control: Double, level: float = 0.95) -> Effect:
     """Difference of means (Welch) and their ratio (delta method on its logarithm)."""
     from scipy.stats import norm
 
@@ -149,7 +149,7 @@ def effect(treated: Doubles, control: Doubles, level: float = 0.95) -> Effect:
     return Effect(lift, low, high, difference, difference - z * error, difference + z * error, p_value)
 
 
-def cuped(outcome: Doubles, before: Doubles, arm: npt.NDArray[Any]) -> Doubles:
+def cuped(outcome: Double, before: Double, arm: npt.NDArray[Any]) -> Double:
     """Outcome less what behaviour before explains; its slope is taken within arms, so that no effect goes into it.
 
     Examples
@@ -165,7 +165,7 @@ def cuped(outcome: Doubles, before: Doubles, arm: npt.NDArray[Any]) -> Doubles:
         covariance += float(x @ outcome[of_arm])
         variance += float(x @ x)
     slope = covariance / variance if variance else 0.0
-    clean: Doubles = outcome - slope * (before - before.mean())
+    clean: Double = outcome - slope * (before - before.mean())
     return clean
 
 
@@ -319,7 +319,7 @@ def _check_comparable(experiment: Experiment, control: str, counts: Mapping[str,
         )
 
 
-def _per_user(outcomes: pd.DataFrame, users: pd.Index[Any]) -> Doubles:
+def _per_user(outcomes: pd.DataFrame, users: pd.Index[Any]) -> Double:
     """Sum of the outcomes' values, of each user."""
     sums = outcomes.groupby(USER_ID)[VALUE].sum().reindex(users, fill_value=0.0)
     return sums.to_numpy(dtype=np.float64)

@@ -23,11 +23,11 @@ from advprior.store.contract import (
 )
 from advprior.store.runs import write_json
 from advprior.store.tables import write_parquet
+from advprior.store.times import micros, moment_us
 from ranking.candidates.inputs import snapshot_of
 from ranking.evidence.metrics import Auc, LogLoss, Metric, Ndcg, Rows
 from ranking.experiment.client import Answer
 from ranking.experiment.past_requests import Slates, iso
-from ranking.frame.counts import micros, moment_us
 from ranking.frame.read import FRAME_FILE
 from ranking.models.ranker import Ranker
 

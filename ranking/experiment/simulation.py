@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from advprior.store.arrays import Double
 from advprior.store.contract import TIMESTAMP, USER_ID
 
 #: A user's slate: advertisers in ranked order, None for an ad outside the catalog.
 SlateOf = Callable[[str], Sequence[str | None]]
-Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -34,11 +33,11 @@ class ClickModel:
 
     users: Sequence[str]
     advertisers: Sequence[str]
-    taste: Doubles
+    taste: Double
     scale: float = 1.0
     decay: float = 0.8
 
-    def probabilities(self, user: str, slate: Sequence[str | None]) -> Doubles:
+    def probabilities(self, user: str, slate: Sequence[str | None]) -> Double:
         """Of a click on each ad of a slate."""
         row = self.taste[self.users.index(user)]
         place = {name: i for i, name in enumerate(self.advertisers)}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ranking.frame.counts import Ints
+from advprior.store.arrays import Int
 from ranking.frame.gather import places
 from ranking.service.catalogs import HistoryCatalog
 from ranking.service.reader import OnlineReader
@@ -43,7 +43,7 @@ class AdTable:
     index: dict[str, int]
     values: dict[str, npt.NDArray[Any]]
     view_of: dict[str, str]
-    available_us: dict[str, Ints]
+    available_us: dict[str, Int]
     read_us: int
     _by_catalog: dict[tuple[str, str], Any] = field(default_factory=dict)
     _made: dict[Any, Any] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class AdTable:
         index = {ad: i for i, ad in enumerate(catalog.ads)}
         return cls(catalog.ads, catalog.advertisers, catalog.categories, index, values, view_of, available, -1)
 
-    def rows(self, ad_ids: Sequence[str]) -> Ints:
+    def rows(self, ad_ids: Sequence[str]) -> Int:
         """Row of each ad, −1 where it is not in the table."""
         get = self.index.get
         return np.fromiter((get(ad, -1) for ad in ad_ids), dtype=np.int64, count=len(ad_ids))
@@ -76,26 +76,26 @@ class AdTable:
             self._moments = {name: np.unique(at[at >= 0]).tolist() for name, at in self.available_us.items()}
         return [n for n, moments in self._moments.items() if any(in_time(t, views[n], now_us) for t in moments)]
 
-    def history_ids(self, catalog: HistoryCatalog, level: str) -> Ints:
+    def history_ids(self, catalog: HistoryCatalog, level: str) -> Int:
         """Id of each ad at a level of a history's catalog, int64 [ads + 1]."""
         key = (catalog.version, level)
         if key not in self._by_catalog:
             place = {ad: i for i, ad in enumerate(catalog.ads)}
             at = np.array([*(place.get(ad, -1) for ad in self.ids), -1], dtype=np.int64)
             self._by_catalog[key] = np.append(catalog.ids[level], -1)[at]
-        ids: Ints = self._by_catalog[key]
+        ids: Int = self._by_catalog[key]
         return ids
 
-    def advertiser_index(self, version: str, advertisers: list[str]) -> Ints:
+    def advertiser_index(self, version: str, advertisers: list[str]) -> Int:
         """Place of each ad's advertiser in a prior's catalog, int64 [ads + 1]."""
         key = (version, "advertisers")
         if key not in self._by_catalog:  # by advertiser, or by advertiser × category where the catalog lists those
             of_ads = places(advertisers, self.advertisers, self.categories)
             self._by_catalog[key] = np.append(of_ads, np.int64(-1))
-        index: Ints = self._by_catalog[key]
+        index: Int = self._by_catalog[key]
         return index
 
-    def category_index(self, version: str, categories: list[str]) -> Ints:
+    def category_index(self, version: str, categories: list[str]) -> Int:
         """Place of each ad's category among a prior's interests, int64 [ads + 1]."""
         return self._places((version, f"interests {len(categories)}"), self.categories, categories)
 
@@ -105,12 +105,12 @@ class AdTable:
             self._made[key] = make()
         return self._made[key]
 
-    def _places(self, key: tuple[str, str], of_ads: list[str | None], names: list[str]) -> Ints:
+    def _places(self, key: tuple[str, str], of_ads: list[str | None], names: list[str]) -> Int:
         if key not in self._by_catalog:
             place = {name: i for i, name in enumerate(names)}
             at = [-1 if name is None else place.get(name, -1) for name in of_ads]
             self._by_catalog[key] = np.array([*at, -1], dtype=np.int64)
-        index: Ints = self._by_catalog[key]
+        index: Int = self._by_catalog[key]
         return index
 
 

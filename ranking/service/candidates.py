@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ranking.frame.counts import Ints
+from advprior.store.arrays import Int
 from ranking.service.ads import AdTable
 from ranking.service.priors import Prior
 from ranking.service.rows import Row
@@ -32,12 +32,12 @@ class Choice:
         Why they are less than they could be.
     """
 
-    ads: Ints
+    ads: Int
     origin: npt.NDArray[np.int8]
     degraded: list[str] = field(default_factory=list)
 
     @classmethod
-    def all_from(cls, ads: Ints, origin: str) -> Choice:
+    def all_from(cls, ads: Int, origin: str) -> Choice:
         """Candidates of one origin."""
         return cls(ads, np.full(len(ads), ORIGINS.index(origin), dtype=np.int8))
 
@@ -77,8 +77,8 @@ class MostShown:
         return {"source": MOST_SHOWN}
 
     @staticmethod
-    def _order(table: AdTable) -> Ints:
-        def make() -> Ints:
+    def _order(table: AdTable) -> Int:
+        def make() -> Int:
             rows = np.arange(len(table.ids))
             shown = table.values.get("ad_impressions_4w")
             if shown is not None:
@@ -86,5 +86,5 @@ class MostShown:
                 rows = np.argsort(-counts, kind="stable")
             return rows.astype(np.int64)
 
-        order: Ints = table.cached("most shown", make)
+        order: Int = table.cached("most shown", make)
         return order

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from advprior.store.arrays import Double, Int
 from advprior.store.contract import (
     AD_ID,
     CATALOG_FILE,
@@ -32,7 +33,7 @@ from advprior.store.contract import (
     USER_HISTORY_VIEW,
 )
 from advprior.store.runs import MANIFEST
-from ranking.frame.counts import Ints, micros
+from advprior.store.times import micros
 from ranking.frame.gather import PriorFiles, mean_probability
 from ranking.frame.history import HISTORY_IDS, LEVELS
 
@@ -42,8 +43,6 @@ _AHEAD = 2
 #: What is no longer published is remembered for the rows that are still in the store: so many catalogs of a view,
 #: snapshots of a catalog, and publications of a snapshot. Without a limit a service would grow with every refresh.
 _CATALOGS, _SNAPSHOTS, _PUBLICATIONS = 6, 16, 4
-
-Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class HistoryCatalog:
     ads: list[str]
     advertisers: list[str | None]
     categories: list[str | None]
-    ids: dict[str, Ints]
+    ids: dict[str, Int]
     names: dict[str, list[str]]
 
     @classmethod
@@ -89,7 +88,7 @@ class Published:
     """
 
     publication: str
-    mean: Doubles
+    mean: Double
     files: PriorFiles
 
     def holds(self, pointer: float | None, vector: npt.NDArray[np.float32]) -> bool:
@@ -131,7 +130,7 @@ class Catalogs:
         self.newest: HistoryCatalog | None = None
         self.priors: dict[str, dict[str, PriorCatalog]] = {view: {} for view in prior_views}
         self._seen: dict[Path, HistoryCatalog | PriorCatalog] = {}
-        self._moments: dict[Path, Ints] = {}
+        self._moments: dict[Path, Int] = {}
         self._worked_out: set[tuple[Path, int]] = set()
         self._links_seen: list[str] = []
         self._wanted: set[tuple[str, str, int]] = set()
@@ -252,7 +251,7 @@ class Catalogs:
             newest.update(moments[moments <= now_us][-_AHEAD:].tolist())
         return sorted(newest)[-_AHEAD:]
 
-    def _moments_of(self, folder: Path) -> Ints:
+    def _moments_of(self, folder: Path) -> Int:
         """Snapshots of a publication, ascending; none when it cannot be read."""
         if folder not in self._moments:
             try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 
-from ranking.frame.counts import moment_us
+from advprior.store.times import moment_us
 
 
 class Clock:

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from advprior.store.contract import USER_HISTORY_VIEW, USER_PROFILE_VIEW, prior_view
+from advprior.store.times import DAY_US
 from ranking.experiment.assignment import ServedArm
-from ranking.frame.counts import DAY_US
 from ranking.service.ads import AdTable
 from ranking.service.candidates import GIVEN, ORIGINS, Choice
 from ranking.service.catalogs import HistoryCatalog

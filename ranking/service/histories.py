@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from advprior.store.arrays import Int
 from advprior.store.contract import CATALOG_VERSION, SNAPSHOT
-from ranking.frame.counts import DAY_US, Ints
+from advprior.store.times import DAY_US
 from ranking.frame.gather import HISTORY_VALUES
 from ranking.frame.history import LEVELS, online_columns
 from ranking.service.catalogs import Catalogs, HistoryCatalog
 from ranking.service.rows import Matrix, Row, ViewRow, floats
 
 
-def history_values(row: ViewRow, level: str, wanted: Ints, now_us: int) -> Matrix:
+def history_values(row: ViewRow, level: str, wanted: Int, now_us: int) -> Matrix:
     """`ranking.frame.gather.gather_history` on one user's own lists: float32 [candidates, 5].
 
     Counts in 1, 4, 12 weeks and ever (0 without an event), days since the last (NaN then); all NaN where the ad

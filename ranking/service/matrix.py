@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from advprior.store.arrays import Int
+from advprior.store.times import DAY_US
 from ranking.frame.columns import clock_columns
-from ranking.frame.counts import DAY_US, Ints
 from ranking.service.ads import AdTable
 from ranking.service.catalogs import HistoryCatalog
 from ranking.service.histories import history_values
@@ -34,7 +35,7 @@ class Candidates:
     contexts : the same per candidate, where they differ
     """
 
-    ads: Ints
+    ads: Int
     context: Mapping[str, Any] = field(default_factory=dict)
     contexts: Sequence[Mapping[str, Any] | None] | None = None
 
@@ -94,7 +95,7 @@ def _of_user_and_request(plan: Plan, context: Mapping[str, Any], rows: Mapping[s
     return values
 
 
-def _put_ads(out: Matrix, plan: Plan, ads: Ints, table: AdTable, now_us: int) -> None:
+def _put_ads(out: Matrix, plan: Plan, ads: Int, table: AdTable, now_us: int) -> None:
     """The ads' own features into their places; those of rows that the join would not take now are missing."""
     out[:, plan.ad_places] = plan.ads(table)[ads]
     for name in table.late_views(plan.views, now_us):
@@ -104,7 +105,7 @@ def _put_ads(out: Matrix, plan: Plan, ads: Ints, table: AdTable, now_us: int) ->
         out[np.ix_(late, places)] = np.nan
 
 
-def _of_prior(prior: Prior | None, ads: Ints, table: AdTable, now_us: int) -> dict[str, Matrix]:
+def _of_prior(prior: Prior | None, ads: Int, table: AdTable, now_us: int) -> dict[str, Matrix]:
     """Features of one predictor's prior, by name: float32 [candidates] each."""
     if prior is None:
         return no_prior_columns(len(ads))

@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from advprior.store.arrays import Double
 from advprior.store.runs import digest, sha256_file
 from ranking.models.calibration import apply_calibration
 from ranking.models.ranker import MODEL_FILE, Ranker
 from ranking.service.rows import Matrix
 
 log = logging.getLogger("advprior.service")
-Doubles = npt.NDArray[np.float64]
 #: Largest difference of a compiled score from LightGBM's, in log-odds.
 PARITY = 1e-6
 _PROBES = 256
@@ -49,15 +48,15 @@ class Predictor:
     def __init__(self, ranker: Ranker, folder: Path, cache: Path | None = None) -> None:
         self.ranker = ranker
         self.kind = "lightgbm"
-        self._raw: Callable[[Matrix], Doubles] = self._by_lightgbm
+        self._raw: Callable[[Matrix], Double] = self._by_lightgbm
         if cache is not None:
             self._compile(folder, cache)
 
-    def scores(self, matrix: Matrix) -> Doubles:
+    def scores(self, matrix: Matrix) -> Double:
         """Calibrated probability of each row."""
         return apply_calibration(self.ranker.calibration, self._raw(matrix))
 
-    def contributions(self, matrix: Matrix) -> Doubles:
+    def contributions(self, matrix: Matrix) -> Double:
         """Exact TreeSHAP, float64 [rows, features + 1]: log-odds by feature, then the base.
 
         A row sums to the raw score.
@@ -66,7 +65,7 @@ class Predictor:
         values = booster.predict(matrix, pred_contrib=True, num_iteration=self.ranker.rounds, num_threads=1)
         return np.asarray(values, dtype=np.float64)
 
-    def _by_lightgbm(self, matrix: Matrix) -> Doubles:
+    def _by_lightgbm(self, matrix: Matrix) -> Double:
         booster, _ = self.ranker._fitted()
         scores = booster.predict(matrix, raw_score=True, num_iteration=self.ranker.rounds, num_threads=1)
         return np.asarray(scores, dtype=np.float64)
@@ -92,7 +91,7 @@ class Predictor:
             log.warning("the trees cannot be compiled, LightGBM scores", extra={"error": str(error)})
             return
 
-        def compiled(matrix: Matrix) -> Doubles:
+        def compiled(matrix: Matrix) -> Double:
             return np.asarray(model.predict(np.ascontiguousarray(matrix, dtype=np.float64), n_jobs=1))
 
         worst = parity(compiled, self._by_lightgbm, self.ranker)
@@ -102,7 +101,7 @@ class Predictor:
         self._raw, self.kind = compiled, "lleaves"
 
 
-def parity(one: Callable[[Matrix], Doubles], other: Callable[[Matrix], Doubles], ranker: Ranker) -> float:
+def parity(one: Callable[[Matrix], Double], other: Callable[[Matrix], Double], ranker: Ranker) -> float:
     """Largest difference of two scorers on random rows with gaps, made to fall on both sides of many splits."""
     _, encoder = ranker._fitted()
     rng = np.random.default_rng(0)

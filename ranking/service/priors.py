@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from advprior.store.arrays import Int
 from advprior.store.contract import (
     CATALOG_VERSION,
     INTEREST_LOG_PROBS,
@@ -21,7 +22,7 @@ from advprior.store.contract import (
     TAIL_LOG_MASS,
     TOP_INDEX,
 )
-from ranking.frame.counts import DAY_US, Ints
+from advprior.store.times import DAY_US
 from ranking.frame.gather import TOP
 from ranking.service.catalogs import Catalogs
 from ranking.service.rows import Broken, Matrix, Row, ServedView, ViewRow, floats, in_time
@@ -123,7 +124,7 @@ def whole(row: ViewRow, stored: Matrix, size: int) -> Matrix | None:
     return full
 
 
-def prior_columns(prior: Prior, advertisers: Ints, categories: Ints, now_us: int) -> dict[str, Matrix]:
+def prior_columns(prior: Prior, advertisers: Int, categories: Int, now_us: int) -> dict[str, Matrix]:
     """The derived features of `ranking.frame.columns.prior_columns`, by place of advertiser and category."""
     listed = advertisers >= 0
     at = np.where(listed, advertisers, 0)
@@ -143,7 +144,7 @@ def prior_columns(prior: Prior, advertisers: Ints, categories: Ints, now_us: int
     }
 
 
-def _at(values: Matrix | None, places: Ints) -> Matrix:
+def _at(values: Matrix | None, places: Int) -> Matrix:
     """``values[places]``, NaN for −1 and where there are no values."""
     if values is None or not len(values):
         return np.full(len(places), np.nan, dtype=np.float32)

@@ -20,7 +20,7 @@ from typing import Any
 from advprior.store.contract import AD_ID, PRIOR_VIEW_PREFIX, USER_ID
 from advprior.store.errors import AdvpriorError
 from advprior.store.features import Feature
-from ranking.frame.counts import moment_us
+from advprior.store.times import moment_us
 from ranking.frame.join import open_store
 from ranking.service.redis_reader import READ_TIMEOUT_S, RedisReader, is_redis
 from ranking.service.rows import Broken, Row, ServedView, ViewRow

@@ -13,9 +13,9 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 
+from advprior.store.times import moment_us
 from ranking.experiment.client import TIME_HEADER
 from ranking.experiment.exposures import ExposureLog
-from ranking.frame.counts import moment_us
 from ranking.service import slate
 from ranking.service.answers import RequestInfo, log_exposure, rank_answer
 from ranking.service.engine import Engine

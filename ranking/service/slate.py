@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from advprior.store.arrays import Int
 from ranking.experiment.assignment import ServedArm
-from ranking.frame.counts import Ints
 from ranking.service.ads import AdTable
 from ranking.service.candidates import Choice
 from ranking.service.loading import Loaded
@@ -82,7 +82,7 @@ class Prepared:
     timings: dict[str, float]
 
     @property
-    def ads(self) -> Ints:
+    def ads(self) -> Int:
         """Candidates, as rows of the ads' table."""
         return self.choice.ads
 

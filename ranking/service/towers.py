@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from advprior.store.arrays import Float, Int
 from advprior.store.contract import (
     AD_ID,
     ADVERTISER_ID,
@@ -26,9 +27,8 @@ from advprior.store.contract import (
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest
 from ranking.candidates.inputs import LEVELS as TOKEN_LEVELS
-from ranking.candidates.nearest import EXACT_UP_TO, Floats32, Nearest, best
+from ranking.candidates.nearest import EXACT_UP_TO, Nearest, best
 from ranking.candidates.towers import FIX, STEP, Towers
-from ranking.frame.counts import Ints
 from ranking.frame.fading import FADES
 from ranking.frame.history import LEVELS, online_columns, token_column
 from ranking.service.ads import AdTable
@@ -83,7 +83,7 @@ class TowerSource:
         self._profile = {token: i for i, token in enumerate(vocabulary.profiles)}
         self._fields = sorted({token.partition("=")[0] for token in vocabulary.profiles})
         self._profile_at = len(FADES) * sum(vocabulary.sizes.values())
-        self._columns: dict[str, dict[str, Ints]] = {}
+        self._columns: dict[str, dict[str, Int]] = {}
         self._latest: tuple[AdTable, Nearest] | None = None
         self.fitted_share = 0.0
         self._check_service(reader)
@@ -154,7 +154,7 @@ class TowerSource:
         log.info("candidates: ads placed", extra=self._about(nearest))
         return nearest
 
-    def _probes(self, table: AdTable) -> Floats32:
+    def _probes(self, table: AdTable) -> Float:
         """Vectors of made-up users, who bought from a few ads each."""
         rng = np.random.default_rng(0)
         codes = self._towers.vocabulary.codes(_frame(table.ids, table.advertisers, table.categories))
@@ -172,7 +172,7 @@ class TowerSource:
             vectors.append(self._vector(columns, np.log1p(rng.exponential(2.0, len(columns))).astype(np.float32)))
         return np.array(vectors)
 
-    def _columns_of(self, catalog: HistoryCatalog) -> dict[str, Ints]:
+    def _columns_of(self, catalog: HistoryCatalog) -> dict[str, Int]:
         """Column of each id of a history in the users' matrix: int64 [ids, fades] per level, −1: none."""
         if catalog.version not in self._columns:
             vocabulary, start, columns = self._towers.vocabulary, 0, {}
@@ -187,15 +187,15 @@ class TowerSource:
 
     def _ads_by_advertiser(
         self, table: AdTable, nearest: Nearest, version: str, advertisers: list[str]
-    ) -> tuple[Ints, Ints, Floats32]:
+    ) -> tuple[Int, Int, Float]:
         """Rows of ads by advertiser of a prior's catalog, where each advertiser's begin, and their vectors in a row."""
 
-        def make() -> tuple[Ints, Ints, Floats32]:
+        def make() -> tuple[Int, Int, Float]:
             place = table.advertiser_index(version, advertisers)[:-1]
             order = np.argsort(place, kind="stable").astype(np.int64)
             return order, np.searchsorted(place[order], np.arange(len(advertisers) + 1)), nearest.vectors[order]
 
-        rows: tuple[Ints, Ints, Floats32] = table.cached((self, version), make)
+        rows: tuple[Int, Int, Float] = table.cached((self, version), make)
         return rows
 
     # -- in a request ----------------------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ class TowerSource:
         origin[len(head) : len(head) + len(extra)] = ORIGINS.index(PREDICTED)
         return Choice(np.concatenate([head, extra, rest]), origin, degraded)
 
-    def _likely_ads(self, table: AdTable, prior: Prior, nearest: Nearest, top: int) -> tuple[Ints, Floats32]:
+    def _likely_ads(self, table: AdTable, prior: Prior, nearest: Nearest, top: int) -> tuple[Int, Float]:
         """Rows and vectors of the ads of a prior's likeliest advertisers."""
         order, starts, vectors = self._ads_by_advertiser(table, nearest, prior.version, prior.advertisers)
         size = len(prior.log_probs)
@@ -231,13 +231,13 @@ class TowerSource:
         return np.concatenate([order[span] for span in spans]), np.concatenate([vectors[span] for span in spans])
 
     @staticmethod
-    def _predicted(likely: tuple[Ints, Floats32], vector: Floats32, head: Ints, slots: int) -> Ints:
+    def _predicted(likely: tuple[Int, Float], vector: Float, head: Int, slots: int) -> Int:
         """The best of the likely ads for a user, those in ``head`` left out."""
         ads, vectors = likely
         rows = ads[best(vectors @ vector, slots + len(head))]  # enough, whichever of them are in the head
         return rows[~np.isin(rows, head)][:slots]
 
-    def user_vector(self, rows: Mapping[str, Row]) -> tuple[Floats32, bool]:
+    def user_vector(self, rows: Mapping[str, Row]) -> tuple[Float, bool]:
         """A user's vector, one longer than the towers' for the ads' bias; False where the row held less than it should.
 
         Equal to ``Towers.users`` of ``Pasts.at`` the row's snapshot, but for rounding.
@@ -269,7 +269,7 @@ class TowerSource:
             return self._vector(np.empty(0, np.int64), np.empty(0, np.float32)), whole
         return self._vector(np.concatenate(columns), np.concatenate(values)), whole
 
-    def _vector(self, columns: Ints, values: Floats32) -> Floats32:
+    def _vector(self, columns: Int, values: Float) -> Float:
         a = self._towers.arrays
         values = values / np.float32(max(float(np.sqrt(values @ values)), 1e-6))
         hidden = np.maximum(values @ a["user_in"][columns] + a["user_in_bias"], 0.0)

@@ -21,6 +21,7 @@ from advprior.store.contract import LLM, PRIOR_ROW, SNAPSHOT, TABLE_FILE, USER_H
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import new_run, run_key
 from advprior.store.tables import load_tables, load_time_plan, write_parquet
+from advprior.store.times import moment_us
 from ranking.candidates.choose import choose
 from ranking.candidates.inputs import Pasts
 from ranking.candidates.nearest import RECALL, Nearest, best
@@ -33,7 +34,6 @@ from ranking.cli.service import serve as serve_command
 from ranking.evidence.ordering import Sorted
 from ranking.experiment.assignment import ServedArm
 from ranking.experiment.client import TIME_HEADER
-from ranking.frame.counts import moment_us
 from ranking.frame.history import LEVELS, token_column
 from ranking.frame.publish import publish_features
 from ranking.frame.views import view_folder

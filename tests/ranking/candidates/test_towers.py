@@ -9,10 +9,10 @@ import pytest
 
 from advprior.store.contract import TimePlan
 from advprior.store.errors import AdvpriorError
+from advprior.store.times import micros, moment_us
 from ranking.candidates.inputs import Pasts, Vocabulary, requests
 from ranking.candidates.towers import ARRAYS_FILE, Towers
 from ranking.candidates.training import TowerConfig, fit_towers
-from ranking.frame.counts import micros, moment_us
 from tests.tiny import PLAN, START, WEEK, tiny_tables
 
 FAST = TowerConfig(size=8, hidden=16, epochs=25, batch=64, learning_rate=0.01, threads=1)
