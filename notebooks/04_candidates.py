@@ -52,9 +52,10 @@ advprior(
 # The placebo shows what slots bring that say nothing of the user. A hit counts only among ads that the user was shown.
 
 # %%
-from ranking.candidates.curve import CandidateCurve
+import ranking
 
-curve = CandidateCurve.load(workspace / "candidates")
+curve = ranking.CandidateCurve.load(workspace / "candidates")
+print(curve)
 curve.plot()
 
 # %%
@@ -69,9 +70,8 @@ folders = ("--frame", workspace / "frame", "--ablation", workspace / "ablation",
 advprior("rank", "two-by-two", "--tables", tables, *folders, "--out", workspace / "two_by_two")
 
 # %%
-from ranking.candidates.endtoend import TwoByTwo
-
-cells = TwoByTwo.load(workspace / "two_by_two")
+cells = ranking.TwoByTwo.load(workspace / "two_by_two")
+print(cells)
 cells.plot()
 
 # %%

@@ -33,18 +33,18 @@ if not workspace.is_absolute() and not workspace.is_dir():
 import numpy as np
 import pandas as pd
 
-predictions = pd.read_parquet(workspace / "ablation" / "predictions.parquet")
-frame = pd.read_parquet(
-    workspace / "frame" / "frame.parquet",
-    columns=[
-        "impression_id",
-        "ad_id",
-        "prior_llm_log_prob",
-        "prior_llm_rank",
-        "history_advertiser_all",
-        "activity_occasions_all",
-    ],
-)
+import ranking
+
+predictions = ranking.AblationResult.load(workspace / "ablation").predictions()
+columns = [
+    "impression_id",
+    "ad_id",
+    "prior_llm_log_prob",
+    "prior_llm_rank",
+    "history_advertiser_all",
+    "activity_occasions_all",
+]
+frame = ranking.Frame.load(workspace / "frame").rows[columns]
 rows = predictions.merge(frame, on="impression_id", validate="one_to_one")
 
 
@@ -91,8 +91,8 @@ by_rank = rows.groupby(place, observed=True).agg(
 by_rank.round(5)
 
 # %%
-known = np.where(rows["history_advertiser_all"] > 0, "bought before", "never bought")
-rows.groupby([known, place.rename("prior rank")], observed=True)["harm"].agg(["size", "mean"]).round(5)
+bought = np.where(rows["history_advertiser_all"] > 0, "bought before", "never bought")
+rows.groupby([bought, place.rename("prior rank")], observed=True)["harm"].agg(["size", "mean"]).round(5)
 
 # %% [markdown]
 # ## The impressions that it moved most in the wrong way

@@ -56,7 +56,7 @@ _COLUMNS = [
 ]
 
 
-@dataclass
+@dataclass(repr=False)
 class CandidateCurve:
     """Recall and concentration against quota.
 
@@ -97,6 +97,10 @@ class CandidateCurve:
             f"{outcome(row.low > 0, row.high < 0)}; "
             f"{row.unique_hits:,.0f} unique hits, {row.lost_hits:,.0f} lost, HHI {alone.hhi:.4f} → {row.hhi:.4f}"
         )
+
+    def __repr__(self) -> str:
+        """One sentence a predictor."""
+        return "\n".join(self.sentence(name) for name in self.chosen)
 
     def plot(self) -> Figure:
         """Recall gain and concentration against quota, on test requests."""

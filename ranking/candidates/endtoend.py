@@ -51,7 +51,7 @@ EFFECTS = (
 )
 
 
-@dataclass
+@dataclass(repr=False)
 class TwoByTwo:
     """Effects of priors in retrieval, in ranking and in both.
 
@@ -99,6 +99,10 @@ class TwoByTwo:
                 f"{label}: conversions per slate at {slots} ads {lift.text()} ({lift.relative:+.2%}), {word}"
             )
         return sentences
+
+    def __repr__(self) -> str:
+        """One sentence an effect."""
+        return "\n".join(self.sentences())
 
     def plot(self) -> Figure:
         """Each effect with its interval."""

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
-from ranking.evidence.wording import interval, signed
+from ranking.evidence.wording import interval, outcome, signed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,7 +114,20 @@ class Lift:
 
 
 class Lifts(list[Lift]):
-    """Lifts of one bootstrap."""
+    """Lifts of one bootstrap: a list that shows itself.
+
+    >>> lift = Lift("llm", "baseline", "auc", "overall", 0.9, 0.89, 0.01, 0.011, 0.005, 0.015, 1000)
+    >>> Lifts([lift])
+    llm − baseline, auc, overall: +0.0100 [+0.0050, +0.0150], a clear gain
+    """
+
+    def __repr__(self) -> str:
+        """At most twenty of them, one a line."""
+        lines = [
+            f"{one.arm} − {one.baseline}, {one.metric}, {one.segment}: {one.text()}, {outcome(one.better, one.worse)}"
+            for one in self[:20]
+        ]
+        return "\n".join(lines + ([f"… {len(self) - 20} more: .frame()"] if len(self) > 20 else []))
 
     def plot(self) -> Figure:
         """Each difference with its interval (thick), that for all comparisons at once (thin), and its cut-offs (dots).

@@ -87,13 +87,15 @@ class AblationResult:
         rows = [row for row in self.about["value"] if row["load"] == load]
         return pd.DataFrame(rows).set_index("arm")
 
-    def compare(self, a: str, b: str) -> Lifts:
-        """Arm ``a`` minus arm ``b``, on every metric and segment.
+    def compare(self, a: str, b: str, metric: str | None = Auc.name) -> Lifts:
+        """Arm ``a`` minus arm ``b``, overall and in every segment.
 
         Parameters
         ----------
         a, b : str
             Names of two arms that were measured.
+        metric : str or None
+            Name of a metric that has lifts, such as ``auc`` or ``conversions_5``; None for all of them.
 
         Raises
         ------
@@ -102,13 +104,13 @@ class AblationResult:
         """
         for name in (a, b):
             self.arms.find(name)
-        measured = Lifts(lift for lift in self.lifts if (lift.arm, lift.baseline) == (a, b))
-        if measured:
-            return measured
-        self.load_scores()
-        scores = {name: self.scores[name] for name in (a, b)}
-        options = Resampling(replicates=self.about["settings"]["replicates"])
-        return paired_bootstrap(scores, self._outcomes(), [(a, b)], options)
+        lifts = Lifts(lift for lift in self.lifts if (lift.arm, lift.baseline) == (a, b))
+        if not lifts:
+            self.load_scores()
+            scores = {name: self.scores[name] for name in (a, b)}
+            options = Resampling(replicates=self.about["settings"]["replicates"])
+            lifts = paired_bootstrap(scores, self._outcomes(), [(a, b)], options)
+        return Lifts(lift for lift in lifts if metric in (None, lift.metric))
 
     def plot(self, metric: str = Auc.name) -> Figure:
         """Lift over the baseline with intervals, overall and by segment.
