@@ -88,10 +88,10 @@ class Vocabulary:
 
         An ad that no fit has seen is still its advertiser and its category.
         """
-        found, start, columns = self.codes(ads), 0, []
+        by_level, start, columns = self.codes(ads), 0, []
         for codes, size in (
             (_codes(ads[AD_ID].astype(object), self.ads), len(self.ads)),
-            *((found[level], self.sizes[level]) for level in ("pair", "advertiser", "category")),
+            *((by_level[level], self.sizes[level]) for level in ("pair", "advertiser", "category")),
         ):
             columns.append(np.where(codes >= 0, codes + start, -1))
             start += size
@@ -131,9 +131,9 @@ class Pasts:
         columns, users_of = [], []
         for values in _profiles(users).values():
             codes = _codes(values, vocabulary.profiles)
-            known = np.flatnonzero(codes >= 0)
-            users_of.append(known)
-            columns.append(codes[known])
+            given = np.flatnonzero(codes >= 0)
+            users_of.append(given)
+            columns.append(codes[given])
         at = (np.concatenate(users_of), np.concatenate(columns)) if columns else (np.array([], int), np.array([], int))
         shape = (len(self.ids), len(vocabulary.profiles))
         self._profile = sparse.csr_matrix((np.ones(len(at[0]), np.float32), at), shape=shape)
@@ -146,11 +146,10 @@ class Pasts:
         blocks = []
         age = (moment - self._times) / DAY_US
         for size, rows, cells, place in self._levels:
-            found = fading(age[rows], place, len(cells))
-            for value in found.T:
-                kept = value > 0
-                at = (cells[kept] // max(size, 1), cells[kept] % max(size, 1))
-                blocks.append(sparse.csr_matrix((value[kept], at), shape=(len(self.ids), size)))
+            for value in fading(age[rows], place, len(cells)).T:
+                some = value > 0
+                at = (cells[some] // max(size, 1), cells[some] % max(size, 1))
+                blocks.append(sparse.csr_matrix((value[some], at), shape=(len(self.ids), size)))
         matrix = sparse.hstack([*blocks, self._profile], format="csr", dtype=np.float32)
         length = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
         return sparse.diags_array(1 / np.maximum(length, 1e-6)).astype(np.float32) @ matrix
@@ -186,8 +185,8 @@ class Requests:
 def snapshot_of(times: Ints, plan: TimePlan) -> Ints:
     """Place in ``plan.feature_snapshots()`` of the newest snapshot available at each time, −1 before the first."""
     available = np.array([moment_us(s + plan.lag) for s in plan.feature_snapshots()], dtype=np.int64)
-    found: Ints = np.searchsorted(available, times, side="right") - 1
-    return found
+    place: Ints = np.searchsorted(available, times, side="right") - 1
+    return place
 
 
 def requests(
@@ -197,9 +196,9 @@ def requests(
     time = micros(impressions[TIMESTAMP])
     at = snapshot_of(time, plan)
     first = moment_us(plan.start) if start is None else start
-    kept = (at >= 0) & (time >= first) & (time < moment_us(plan.end))
-    table = impressions[kept]
-    time, at = time[kept], at[kept]
+    within = (at >= 0) & (time >= first) & (time < moment_us(plan.end))
+    table = impressions[within]
+    time, at = time[within], at[within]
     edges = np.array([moment_us(plan.train_end), moment_us(plan.valid_end)])
     split = np.searchsorted(edges, time, side="right")
     user = _codes(table[USER_ID].astype(object), users)
@@ -223,12 +222,12 @@ def blocks(rows: Ints, size: int) -> Iterator[Ints]:
         yield rows[first : first + size]
 
 
-def _codes(values: Any, known: Sequence[str]) -> Ints:
+def _codes(values: Any, names: Sequence[str]) -> Ints:
     import pandas as pd
 
-    catalog: Any = pd.Index(np.asarray(known, dtype=object))
-    found: Ints = catalog.get_indexer(pd.Index(np.asarray(values, dtype=object))).astype(np.int64)
-    return found
+    catalog: Any = pd.Index(np.asarray(names, dtype=object))
+    codes: Ints = catalog.get_indexer(pd.Index(np.asarray(values, dtype=object))).astype(np.int64)
+    return codes
 
 
 def _pairs(table: pd.DataFrame) -> list[str]:
@@ -240,9 +239,9 @@ def _pairs(table: pd.DataFrame) -> list[str]:
 
 def _profiles(users: pd.DataFrame) -> dict[str, list[str]]:
     """``field=value`` of each user and profile field, empty where it is missing."""
-    found = {}
+    fields = {}
     for name in users.columns:
         if str(name).startswith(PROFILE_PREFIX):
             text = str(name) + "=" + users[name].astype(str)
-            found[str(name)] = text.where(users[name].notna(), "").tolist()
-    return found
+            fields[str(name)] = text.where(users[name].notna(), "").tolist()
+    return fields

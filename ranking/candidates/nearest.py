@@ -80,8 +80,8 @@ class Nearest:
             at = best(score, k)
             return at, score[at]
         score, at = self._index.search(user[None].astype(np.float32), min(k, len(self.vectors)))
-        found = at[0] >= 0
-        return at[0][found].astype(np.int64), score[0][found]
+        filled = at[0] >= 0
+        return at[0][filled].astype(np.int64), score[0][filled]
 
     def _build(self, probes: Floats32, k: int) -> None:
         try:
@@ -106,9 +106,9 @@ class Nearest:
             wanted = max(self.lists // 64, 1)
             while True:
                 self._look_into(wanted)
-                found = [self.top(user, k)[0] for user in probes]
+                nearest = [self.top(user, k)[0] for user in probes]
                 self.recall = float(
-                    np.mean([len(np.intersect1d(a, b)) / len(b) for a, b in zip(found, exact, strict=True)])
+                    np.mean([len(np.intersect1d(a, b)) / len(b) for a, b in zip(nearest, exact, strict=True)])
                 )
                 if self.recall >= RECALL or wanted >= self.lists:
                     break

@@ -66,6 +66,28 @@ def fit_towers(
     AdvpriorError
         ``CFG012`` without torch, ``RNK031`` without engagements in train or validation.
     """
+    torch = _torch()
+    examples = _Examples.of(users, ads, events, impressions, plan)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.threads)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            best, arrays, curve = _Fit(examples, config).run()
+    finally:
+        torch.set_num_threads(threads)
+    facts = {
+        "label_cutoff": plan.train_end.isoformat(),
+        "engaged": {name: len(part) for name, part in examples.engaged.items()},
+        "ads": len(ads),
+        "users": len(users),
+        "valid_loss": round(best, 4),
+        "curve": curve,
+    }
+    return Towers(examples.vocabulary, arrays, facts)
+
+
+def _torch() -> Any:
     try:
         import torch
     except ImportError as error:
@@ -76,104 +98,148 @@ def fit_towers(
             expected="the extra [train]",
             fix="pip install 'advprior[train]'; serving fitted towers needs none of it",
         ) from error
-    from tqdm.auto import tqdm
+    return torch
 
-    vocabulary = Vocabulary.of(users, ads)
-    pasts = Pasts(users, events, vocabulary)
-    asked = requests(impressions, pasts.ids, ads[AD_ID].astype(str).tolist(), plan)
-    split = asked.split[asked.engaged[:, 0]]
-    parts = {name: asked.engaged[split == name] for name in ("train", "valid")}
-    lacking = [name for name, part in parts.items() if not len(part)]
-    if lacking:
-        raise AdvpriorError(
-            "RNK031",
-            "towers need engaged ads to learn from and to stop by",
-            where=f"split {', '.join(lacking)}",
-            actual="no positive impression",
-            fix="take more users, or move the cuts of the time plan",
-        )
-    used = np.unique(np.concatenate([part[:, 0] for part in parts.values()]))
-    tokens, row = _token_rows(pasts, asked, used, plan)
-    live = np.zeros((max(asked.live) + 1, len(ads)), dtype=bool)
-    for snapshot, there in asked.live.items():
-        live[snapshot, there] = True
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(config.threads)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model = _module(vocabulary, config)
-        ad_tokens = torch.as_tensor(np.where((t := vocabulary.ad_tokens(ads)) >= 0, t, model.unknown))
-        optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-        rng = np.random.default_rng(config.seed)
+@dataclass(frozen=True, eq=False)
+class _Examples:
+    """Engaged ads of training and validation requests, and what was known of the users then.
 
-        def loss_of(pairs: Ints, *, sampled: bool) -> Any:
-            pool = np.arange(len(ads))
-            if sampled and len(ads) > config.pool:
-                pool = np.union1d(rng.choice(len(ads), config.pool, replace=False), pairs[:, 1])
-            bag = tokens[row[pairs[:, 0]]]
-            user = model.user(
-                torch.as_tensor(bag.indices.astype(np.int64)),
-                torch.as_tensor(bag.indptr[:-1].astype(np.int64)),
-                torch.as_tensor(bag.data),
+    Parameters
+    ----------
+    engaged : dict of str to int array [n, 2]
+        Request and ad of each, of ``train`` and ``valid``.
+    tokens : sparse [used requests, tokens]
+    row : int array [requests]
+        Row of each request among the tokens, −1 for one that is not used.
+    snapshot : int array [requests]
+    live : bool array [snapshots, ads]
+        Ads that anybody was shown until the next snapshot.
+    ad_tokens : int array [ads, 4]
+    """
+
+    vocabulary: Vocabulary
+    engaged: dict[str, Ints]
+    tokens: Any
+    row: Ints
+    snapshot: Ints
+    live: NDArray[np.bool_]
+    ad_tokens: Ints
+
+    @classmethod
+    def of(
+        cls,
+        users: pd.DataFrame,
+        ads: pd.DataFrame,
+        events: pd.DataFrame,
+        impressions: pd.DataFrame,
+        plan: TimePlan,
+    ) -> _Examples:
+        vocabulary = Vocabulary.of(users, ads)
+        pasts = Pasts(users, events, vocabulary)
+        made = requests(impressions, pasts.ids, ads[AD_ID].astype(str).tolist(), plan)
+        split = made.split[made.engaged[:, 0]]
+        engaged = {name: made.engaged[split == name] for name in ("train", "valid")}
+        lacking = [name for name, part in engaged.items() if not len(part)]
+        if lacking:
+            raise AdvpriorError(
+                "RNK031",
+                "towers need engaged ads to learn from and to stop by",
+                where=f"split {', '.join(lacking)}",
+                actual="no positive impression",
+                fix="take more users, or move the cuts of the time plan",
             )
-            vector, bias = model.ad(ad_tokens[pool])
-            scores = user @ vector.T + bias
-            there = live[asked.snapshot[pairs[:, 0]]][:, pool]
-            scores = scores.masked_fill(torch.as_tensor(~there), float("-inf"))
-            return torch.nn.functional.cross_entropy(scores, torch.as_tensor(np.searchsorted(pool, pairs[:, 1])))
-
-        best, arrays, curve, since = np.inf, model.arrays(), [], 0
-        bar = tqdm(range(config.epochs), desc="towers", unit="epoch", disable=None)
-        for epoch in bar:
-            model.train()
-            order = rng.permutation(len(parts["train"]))
-            train = []
-            for first in range(0, len(order), config.batch):
-                loss = loss_of(parts["train"][order[first : first + config.batch]], sampled=True)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                train.append(float(loss.detach()))
-            model.eval()
-            with torch.no_grad():
-                held = parts["valid"]
-                sums = [
-                    float(loss_of(held[i : i + config.batch], sampled=False)) * len(held[i : i + config.batch])
-                    for i in range(0, len(held), config.batch)
-                ]
-            valid = float(np.sum(sums) / len(held))
-            curve.append({"epoch": epoch + 1, "train": round(float(np.mean(train)), 4), "valid": round(valid, 4)})
-            bar.set_postfix(valid=f"{valid:.4f}")
-            since += 1
-            if valid < best:
-                best, arrays, since = valid, model.arrays(), 0
-            if since >= config.patience:
-                break
-        bar.close()
-    torch.set_num_threads(threads)
-    facts = {
-        "label_cutoff": plan.train_end.isoformat(),
-        "engaged": {name: len(part) for name, part in parts.items()},
-        "ads": len(ads),
-        "users": len(users),
-        "valid_loss": round(best, 4),
-        "curve": curve,
-    }
-    return Towers(vocabulary, arrays, facts)
+        used = np.unique(np.concatenate([part[:, 0] for part in engaged.values()]))
+        tokens, row = _token_rows(pasts, made, used, plan)
+        live = np.zeros((max(made.live) + 1, len(ads)), dtype=bool)
+        for snapshot, shown in made.live.items():
+            live[snapshot, shown] = True
+        return cls(vocabulary, engaged, tokens, row, made.snapshot, live, vocabulary.ad_tokens(ads))
 
 
-def _token_rows(pasts: Pasts, asked: Requests, used: Ints, plan: TimePlan) -> tuple[Any, Ints]:
+class _Fit:
+    """One fit in progress: module, optimizer, and the draws of batches and pools."""
+
+    def __init__(self, examples: _Examples, config: TowerConfig) -> None:
+        import torch
+
+        self.examples, self.config, self.torch = examples, config, torch
+        self.model = _module(examples.vocabulary, config)
+        tokens = np.where(examples.ad_tokens >= 0, examples.ad_tokens, self.model.unknown)
+        self.ad_tokens = torch.as_tensor(tokens)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.rng = np.random.default_rng(config.seed)
+
+    def run(self) -> tuple[float, dict[str, NDArray[np.float32]], list[dict[str, float]]]:
+        """The lowest validation loss, the arrays of its epoch, and the curve of losses."""
+        from tqdm.auto import tqdm
+
+        best, arrays, curve, since = np.inf, self.model.arrays(), [], 0
+        with tqdm(range(self.config.epochs), desc="towers", unit="epoch", disable=None) as bar:
+            for epoch in bar:
+                train, valid = self.epoch(), self.validate()
+                curve.append({"epoch": epoch + 1, "train": round(train, 4), "valid": round(valid, 4)})
+                bar.set_postfix(valid=f"{valid:.4f}")
+                since += 1
+                if valid < best:
+                    best, arrays, since = valid, self.model.arrays(), 0
+                if since >= self.config.patience:
+                    break
+        return best, arrays, curve
+
+    def epoch(self) -> float:
+        """One pass over the training examples; their mean loss."""
+        self.model.train()
+        examples, size, losses = self.examples.engaged["train"], self.config.batch, []
+        order = self.rng.permutation(len(examples))
+        for first in range(0, len(order), size):
+            loss = self.loss(examples[order[first : first + size]], sampled=True)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            losses.append(float(loss.detach()))
+        return float(np.mean(losses))
+
+    def validate(self) -> float:
+        """Mean loss over the validation examples, against every live ad."""
+        self.model.eval()
+        held, size = self.examples.engaged["valid"], self.config.batch
+        parts = [held[first : first + size] for first in range(0, len(held), size)]
+        with self.torch.no_grad():
+            return float(np.sum([float(self.loss(part, sampled=False)) * len(part) for part in parts]) / len(held))
+
+    def loss(self, engaged: Ints, *, sampled: bool) -> Any:
+        """Softmax cross-entropy of each engaged ad among those live at its request, nats."""
+        torch, examples = self.torch, self.examples
+        ads = len(self.ad_tokens)
+        pool = np.arange(ads)
+        if sampled and ads > self.config.pool:
+            pool = np.union1d(self.rng.choice(ads, self.config.pool, replace=False), engaged[:, 1])
+        bag = examples.tokens[examples.row[engaged[:, 0]]]
+        user = self.model.user(
+            torch.as_tensor(bag.indices.astype(np.int64)),
+            torch.as_tensor(bag.indptr[:-1].astype(np.int64)),
+            torch.as_tensor(bag.data),
+        )
+        vector, bias = self.model.ad(self.ad_tokens[pool])
+        absent = ~examples.live[examples.snapshot[engaged[:, 0]]][:, pool]
+        scores = (user @ vector.T + bias).masked_fill(torch.as_tensor(absent), float("-inf"))
+        return torch.nn.functional.cross_entropy(scores, torch.as_tensor(np.searchsorted(pool, engaged[:, 1])))
+
+
+def _token_rows(pasts: Pasts, made: Requests, used: Ints, plan: TimePlan) -> tuple[Any, Ints]:
     """Tokens of the used requests, sparse [used, tokens], and the row of each request in it (−1: not used)."""
     moments = [moment_us(s) for s in plan.feature_snapshots()]
-    row = np.full(len(asked.user), -1, dtype=np.int64)
-    found, place = [], 0
-    for snapshot in np.unique(asked.snapshot[used]):
-        mine = used[asked.snapshot[used] == snapshot]
-        found.append(pasts.at(moments[snapshot])[asked.user[mine]])
-        row[mine] = np.arange(place, place + len(mine))
-        place += len(mine)
-    return sparse.vstack(found, format="csr"), row
+    row = np.full(len(made.user), -1, dtype=np.int64)
+    blocks, place = [], 0
+    for snapshot in np.unique(made.snapshot[used]):
+        chosen = used[made.snapshot[used] == snapshot]
+        blocks.append(pasts.at(moments[snapshot])[made.user[chosen]])
+        row[chosen] = np.arange(place, place + len(chosen))
+        place += len(chosen)
+    return sparse.vstack(blocks, format="csr"), row
 
 
 def _module(vocabulary: Vocabulary, config: TowerConfig) -> Any:
