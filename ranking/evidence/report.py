@@ -15,7 +15,7 @@ from ranking.evidence.cells import lift_cell, number
 from ranking.evidence.metrics import DEFAULT_METRICS, MORE_METRICS, Auc, Conversions
 from ranking.evidence.provenance import provenance
 from ranking.evidence.result import AblationResult
-from ranking.evidence.summary import Manifests, costs, five_lines
+from ranking.evidence.summary import Manifests, costs, five_lines, headline
 from ranking.evidence.value import LOADS
 from ranking.evidence.wording import interval, plain_label, segment_label, signed, uncapitalised
 from ranking.models.arms import Arm
@@ -81,6 +81,7 @@ def render(
     """
     about, settings = result.about, result.about["settings"]
     facts = about["frame_facts"]
+    words, tone = headline(result, retrieval)
     environment = Environment(
         loader=PackageLoader("ranking"),
         autoescape=True,
@@ -90,6 +91,8 @@ def render(
     )
     return environment.get_template("report.html.j2").render(
         title=_TITLE,
+        headline=words,
+        tone=tone,
         lines=five_lines(result, predictors, retrieval),
         verdict=result.verdict.to_json(),
         level=result.level,

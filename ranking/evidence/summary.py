@@ -38,6 +38,19 @@ def five_lines(
     ]
 
 
+def headline(result: AblationResult, retrieval: Mapping[str, Any] | None = None) -> tuple[str, str]:
+    """What the page says in its largest letters, and the tone of it: a key of `ranking.evidence.verdict.HEADLINES`.
+
+    End to end first, where it was measured; then the ranker alone.
+    """
+    kind, words = result.verdict.kind, result.verdict.headline
+    if "end_to_end" not in (retrieval or {}) or kind == "untrusted":
+        return words, kind
+    lift = (retrieval or {})["end_to_end"]
+    tone = "win" if lift.better else "loss" if lift.worse else "unclear"
+    return f"End to end {outcome(lift.better, lift.worse)}; in the ranker: {uncapitalised(words)}", tone
+
+
 def costs(result: AblationResult, predictors: Manifests) -> dict[str, float | None]:
     """CPU-seconds to score a million users once with each arm's priors; None where a run did not record it."""
     priors = result.about["frame_facts"].get("priors", {})
