@@ -13,8 +13,8 @@
 # %% [markdown]
 # # Would a feature of mine pay, and could I have seen it?
 #
-# Adds a feature to the frame of a finished demo, trains a ranker with it, and compares that with the arms that the demo
-# has measured on the same rows. Put your own in its place: one value an impression, known *before* it.
+# Adds a feature to the frame of a finished project, trains a ranker with it, and compares that with the arms that were
+# measured on the same rows. Put your own in its place: one value an impression, known *before* it.
 
 # %% tags=["parameters"]
 import os

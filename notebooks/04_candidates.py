@@ -14,7 +14,7 @@
 # # Should predicted advertisers get slots among the candidates?
 #
 # Two towers retrieve; a quota of the slots goes to ads of advertisers that a prior predicts. Runs
-# `advprior rank towers`, `rank candidates` and `rank two-by-two` on a finished `advprior demo` (reused when unchanged).
+# `advprior rank towers`, `rank candidates` and `rank two-by-two` on a finished project (reused when unchanged).
 
 # %% tags=["parameters"]
 import os

@@ -13,7 +13,7 @@
 # %% [markdown]
 # # Where do priors hurt?
 #
-# Reads the predictions and the frame of a finished `advprior demo`. An average of nothing can hide users that win and
+# Reads the predictions and the frame of a finished project. An average of nothing can hide users that win and
 # users that lose; before tuning, look at who they are, and at the impressions that the prior moved most in the wrong
 # way.
 

@@ -57,7 +57,7 @@ def prior_rows(repo: Path, predictor: str, users: Sequence[str], time: NDArray[A
     entities = pd.DataFrame({IMPRESSION_ID: np.arange(len(users)), USER_ID: list(users), EVENT_TIMESTAMP: at})
     names = (PRIOR_ROW, SNAPSHOT, MODEL_CUTOFF)
     joined = join_features(open_store(repo), [f"{view}:{name}" for name in names], entities)
-    found = as_pointer(joined.pop(f"{view}__{PRIOR_ROW}"))
+    rows = as_pointer(joined.pop(f"{view}__{PRIOR_ROW}"))
     checks.enforce(
         [
             checks.check_model_cutoff(predictor, as_times(joined.pop(f"{view}__{MODEL_CUTOFF}")), time),
@@ -65,7 +65,7 @@ def prior_rows(repo: Path, predictor: str, users: Sequence[str], time: NDArray[A
         ],
         "the candidates",
     )
-    return found
+    return rows
 
 
 def predicted(repo: Path, predictor: str, rows: Ints, ads: pd.DataFrame, top: int) -> NDArray[np.bool_]:
@@ -83,5 +83,5 @@ def predicted(repo: Path, predictor: str, rows: Ints, ads: pd.DataFrame, top: in
     files = PriorFiles.open(view_folder(repo, prior_view(predictor)))
     index = places(files.advertisers, ads[ADVERTISER_ID], ads[CATEGORY])
     _, rank = gather_priors(files, np.repeat(rows, len(index)), np.tile(index, len(rows)))
-    found: NDArray[np.bool_] = (rank <= top).reshape(len(rows), len(index))  # no rank where there is no prior
-    return found
+    mask: NDArray[np.bool_] = (rank <= top).reshape(len(rows), len(index))  # no rank where there is no prior
+    return mask

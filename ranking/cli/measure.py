@@ -124,7 +124,7 @@ def _definitions_digest(repo: Path) -> str:
 
 
 TRAIN_VERSION = 3
-ABLATE_VERSION = REPORT_VERSION = 2
+ABLATE_VERSION = REPORT_VERSION = 3  # 3: reuse of arms; five lines first
 POOL_VERSION = 1
 _FRAME_FIX = "advprior rank frame --tables TABLES --repo FEATURE_REPO --out FRAME"
 _ABLATE_FIX = "advprior rank ablate --frame FRAME --out ABLATION"

@@ -70,7 +70,7 @@ class RankerConfig(BaseModel):
     lambda_l2: float = Field(default=5.0, ge=0)
     objective: Objective = "binary"
     monotone: bool = False
-    negatives_per_positive: int | None = Field(default=None, ge=1)
+    negatives_per_positive: int | None = Field(default=15, ge=1)
     max_rounds: int = Field(default=1000, ge=1)
     patience: int = Field(default=40, ge=1)
     calibration: Literal["platt", "isotonic"] = "platt"

@@ -10,7 +10,7 @@ from advprior.store.errors import AdvpriorError
 from ranking.evidence.metrics import Auc, Ece, Ndcg, Rows
 from ranking.models.arms import RankerConfig, load_arms
 from ranking.models.encoder import Encoder
-from ranking.models.ranker import Ranker, importance_by_group
+from ranking.models.ranker import Examples, Ranker, importance_by_group, prepare
 from tests.ranking.frames import features_of, synthetic_frame
 
 CONFIG = RankerConfig(max_rounds=80, patience=10, num_leaves=15, learning_rate=0.1, threads=1)
@@ -167,3 +167,21 @@ def test_a_monotone_score_never_falls_with_the_prior(frame, parts, tmp_path):
 
     assert (np.diff(scores(True), axis=0) >= 0).all()
     assert (np.diff(scores(False), axis=0) < 0).any()  # else the bound would show nothing
+
+
+def test_rare_positives_are_learned_from_fewer_negatives_that_weigh_more(frame, parts):
+    train, valid, test = parts
+    rng = np.random.default_rng(0)
+    train = train[(train["label"] == 0) | (rng.random(len(train)) < 0.3)]
+    positives = int(train["label"].sum())
+    few = CONFIG.model_copy(update={"negatives_per_positive": 4})
+    encoder = Encoder.fit(train, [feature.name for feature in features(frame)])
+    learned, held = (Examples(encoder.encode(part), part["label"].to_numpy(np.int8)) for part in (train, valid))
+    data = prepare(encoder, learned, held, few).train
+    assert data.num_data() == 5 * positives < len(train) / 2
+    assert data.get_weight().sum() == pytest.approx(len(train), rel=1e-5)  # the level of probabilities stays
+    scores = {}
+    for name, config in (("few", few), ("all", CONFIG.model_copy(update={"negatives_per_positive": None}))):
+        scores[name] = Rows.of(test["label"], Ranker("r", features(frame), config).fit(train, valid).predict(test))
+    assert Auc()(scores["few"]) == pytest.approx(Auc()(scores["all"]), abs=0.02)
+    assert Ece()(scores["few"]) < 0.05
