@@ -30,7 +30,7 @@ from advprior.store.arrays import Double, Float, Int
 RIDGE = 1.0  # nats by which a weight that is off its centre by √2 is held back: a normal prior of variance 1
 STEPS = 30  # of Newton's method
 PASSES = 60  # of L-BFGS-B
-ENOUGH = 1e-6  # nats a target: a smaller gain ends Newton's method
+ENOUGH = 1e-6  # nats a target: a step that promises less is the last one of Newton's method
 CELLS = 8_000_000  # of all terms at once, for the Hessian
 
 
@@ -193,17 +193,18 @@ def _newton(loss: _Loss, design: Dense, weights: Double) -> Double:
     for _ in range(STEPS):
         # what no label moves is left where it is: the least curvature is not zero
         curvature = design.curvature(mass, loss.row[:, 0]) + np.diag(loss.ridge + 1e-6 * loss.total)
-        step, scale = np.linalg.solve(curvature, loss.slope(weights, mass)), 1.0
-        trial, trial_mass = loss(weights - step)
+        slope = loss.slope(weights, mass)
+        step, scale = np.linalg.solve(curvature, slope), 1.0
+        if float(slope @ step) / (2 * loss.total) < ENOUGH:
+            # taken unseen: the slope is exact where differences of the loss drown in rounding
+            return weights - step
+        trial, mass = loss(weights - step)
         while trial > value and scale >= 1e-3:
             scale /= 2
-            trial, trial_mass = loss(weights - scale * step)
+            trial, mass = loss(weights - scale * step)
         if not trial < value:
             break
-        gain, value = value - trial, trial
-        weights, mass = weights - scale * step, trial_mass
-        if gain < ENOUGH:
-            break
+        value, weights = trial, weights - scale * step
     return weights
 
 
