@@ -12,70 +12,115 @@ import json
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
+_HEADERS = {"content-type": "application/json"}
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """What is sent where, in the order of the command line.
+
+    Attributes
+    ----------
+    seconds : float
+        Of load.
+    connections : int
+        Requests at a time, where no rate is given.
+    rate : float
+        Requests a second; 0: one after another.
+    answers : Path, optional
+        Where every ``every``-th answer goes.
+    """
+
+    port: int
+    path: str
+    bodies: Path
+    seconds: float
+    connections: int
+    rate: float
+    answers: Path | None = None
+    every: int = 0
+
+    @classmethod
+    def of(cls, arguments: Sequence[str]) -> LoadOptions:
+        """From the command line."""
+        port, path, bodies, seconds, connections, rate = arguments[:6]
+        options = cls(int(port), path, Path(bodies), float(seconds), int(connections), float(rate))
+        return replace(options, answers=Path(arguments[6]), every=int(arguments[7])) if len(arguments) > 6 else options
+
+
+@dataclass
+class Results:
+    """What came back."""
+
+    times: list[tuple[float, float]] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    degraded: list[int] = field(default_factory=list)
+
+    def summary(self, seconds: float) -> dict[str, Any]:
+        """Percentiles, answers a second, errors, degraded answers; percentiles of each minute."""
+        due_at, took = np.array(self.times).reshape(-1, 2).T
+        minute = (due_at // 60).astype(int)
+        by_minute = [percentiles(took[minute == m]) for m in range(minute.max(initial=-1) + 1)]
+        counts = {"errors": len(self.errors), "degraded": len(self.degraded), "first": self.errors[:1]}
+        return {**percentiles(took), "rps": len(self.times) / seconds, **counts, "minutes": by_minute}
+
 
 def main() -> None:
-    port, path, bodies_file, seconds, connections, rate = sys.argv[1:7]
+    options = LoadOptions.of(sys.argv[1:])
     with ExitStack() as stack:
-        kept = stack.enter_context(Path(sys.argv[7]).open("w")) if len(sys.argv) > 7 else None
-        run(port, path, bodies_file, seconds, connections, rate, kept)
+        file = None if options.answers is None else stack.enter_context(options.answers.open("w"))
+        begin = time.perf_counter()
+        results = send(options, file)
+        print(json.dumps(results.summary(time.perf_counter() - begin)))
 
 
-def run(port: str, path: str, bodies_file: str, seconds: str, connections: str, rate: str, kept: Any) -> None:
-    """Send the requests, and print the result."""
-    every = int(sys.argv[8]) if kept is not None else 0
-    bodies = [line.encode() for line in Path(bodies_file).read_text().splitlines()]
-    end = time.perf_counter() + float(seconds)
-    begin, pace = time.perf_counter(), float(rate)
-    workers = int(connections) if not pace else 8
-    times: list[tuple[float, float]] = []
-    errors: list[str] = []
-    degraded: list[int] = []
+def send(options: LoadOptions, file: IO[str] | None) -> Results:
+    """Send the load from several threads."""
+    bodies = [line.encode() for line in options.bodies.read_text().splitlines()]
+    begin, results = time.perf_counter(), Results()
     lock, at = threading.Lock(), iter(range(10**9))
-    headers = {"content-type": "application/json"}
 
-    def ask() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=30)
+    def work() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", options.port, timeout=30)
         while True:
             with lock:
                 i = next(at)
-            due = begin + i / pace if pace else time.perf_counter()
-            if due >= end:
+            due = begin + i / options.rate if options.rate else time.perf_counter()
+            if due >= begin + options.seconds:
                 return
             if (wait := due - time.perf_counter()) > 0:
                 time.sleep(wait)
             try:
-                connection.request("POST", path, bodies[i % len(bodies)], headers)
+                connection.request("POST", options.path, bodies[i % len(bodies)], _HEADERS)
                 response = connection.getresponse()
                 data = response.read()
                 if response.status != 200:
-                    errors.append(data.decode()[:200])
-                elif b'"degraded":["' in data:
-                    degraded.append(i)
-                if kept is not None and i % every == 0 and response.status == 200:
-                    kept.write(f'{{"request":{i % len(bodies)},"answer":{data.decode()}}}\n')
+                    results.errors.append(data.decode()[:200])
+                else:
+                    if b'"degraded":["' in data:
+                        results.degraded.append(i)
+                    if file is not None and i % options.every == 0:
+                        file.write(f'{{"request":{i % len(bodies)},"answer":{data.decode()}}}\n')
             except OSError as error:
-                errors.append(repr(error))
+                results.errors.append(repr(error))
                 connection.close()
-            times.append((due - begin, time.perf_counter() - due))
+            results.times.append((due - begin, time.perf_counter() - due))
 
-    threads = [threading.Thread(target=ask) for _ in range(workers)]
+    threads = [threading.Thread(target=work) for _ in range(8 if options.rate else options.connections)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    spent = time.perf_counter() - begin
-    due_at, took = np.array(times).reshape(-1, 2).T
-    minute = (due_at // 60).astype(int)
-    by_minute = [percentiles(took[minute == m]) for m in range(minute.max(initial=-1) + 1)]
-    counts = {"errors": len(errors), "degraded": len(degraded), "first": errors[:1], "minutes": by_minute}
-    print(json.dumps({**percentiles(took), "rps": len(times) / spent, **counts}))
+    return results
 
 
 def percentiles(took: npt.NDArray[np.float64]) -> dict[str, float]:
