@@ -6,7 +6,9 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -15,6 +17,8 @@ from advprior.store.contract import BASELINE_SERVICE
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest
 from ranking.cli.service import check as check_command
+from ranking.cli.service import serve as serve_command
+from ranking.experiment.client import TIME_HEADER
 from ranking.service.app import create_app, make_engine
 from ranking.service.logs import JsonFormatter
 from ranking.service.messages import ErrorResponse, RankResponse
@@ -249,6 +253,32 @@ def test_compiled_trees_score_as_lightgbm_does(project: Project, tmp_path: Path)
     assert list(tmp_path.glob("*")) == kept
     train(project, tmp_path / "other", BASELINE_SERVICE, seed=3)
     assert read_manifest(tmp_path / "other")["facts"]["service"] == BASELINE_SERVICE
+
+
+# -- a request's own time ------------------------------------------------------------------------------------------
+
+
+def test_a_request_sets_its_time_only_where_it_may(project: Project) -> None:
+    then = {TIME_HEADER: (NOW + timedelta(days=1)).isoformat()}
+    body = {"user_id": "u004", "candidates": ["a00/Tea"]}
+
+    def ages(**changed: Any) -> list[Any]:
+        own = settings_of(project, **changed)
+        with TestClient(create_app(own, make_engine(own, FixedClock(NOW)))) as found:
+            answers = [found.post("/rank", json=body, headers=headers) for headers in ({}, then)]
+            wrong = found.post("/rank", json=body, headers={TIME_HEADER: "2024-01-01T00:00:00"})
+            return [
+                *(a.json()["prior"]["age_days"] for a in answers),
+                wrong.status_code,
+                found.get("/ready").json()["clock"],
+            ]
+
+    assert ages() == [2.0, 2.0, 200, "system"]
+    assert ages(clock_source="request") == [2.0, 3.0, 422, "request"]
+    given = ["--repo", str(project.repo), "--ranker", str(project.ranker), "--fallback", str(project.plain)]
+    open_to_all = CliRunner().invoke(serve_command, [*given, "--clock", "request", "--host", "0.0.0.0"])
+    assert isinstance(open_to_all.exception, AdvpriorError)
+    assert open_to_all.exception.code == "SRV013"
 
 
 # -- the contract --------------------------------------------------------------------------------------------------

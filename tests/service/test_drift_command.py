@@ -21,6 +21,7 @@ from ranking.cli.monitor import drift as command
 from ranking.experiment.exposures import read_exposures
 from ranking.experiment.shown import FEATURES, to_frame
 from ranking.models.ranker import Ranker
+from ranking.monitor.drift import measure
 from ranking.service.app import create_app, make_engine
 from ranking.service.slate import Query
 from tests.ranking.stores import publish
@@ -37,33 +38,28 @@ def of(out: Path) -> dict[str, Any]:
     return json.loads((out / DRIFT_FILE).read_text())
 
 
-def test_a_ranker_and_a_repository_choose_what_is_measured(project: Project, tmp_path: Path) -> None:
-    for ranker, features in ((project.ranker, True), (project.plain, False)):
-        out = tmp_path / ranker.name
-        result = run(project, ranker, out, "--fail-on", "never")
-        assert result.exit_code == 0, result.output
-        found = of(out)
-        measured = [one["name"] for one in found["drifts"] if one["kind"] == "feature"]
+def test_a_ranker_and_a_repository_choose_what_is_measured(project: Project) -> None:
+    frame = project.root / "frame"
+    for ranker, with_priors in ((project.ranker, True), (project.plain, False)):
+        report = measure(frame, ranker=ranker, repo=project.repo)
+        gains = {one.name: one.gain for one in report.drifts if one.kind == "feature"}
         loaded = Ranker.load(ranker)
-        assert sorted(measured) == sorted(loaded.names)
-        assert any(name.startswith("prior_llm_") for name in measured) == features
-        gains = {one["name"]: one["gain"] for one in found["drifts"] if one["kind"] == "feature"}
-        assert {name: gain for name, gain in gains.items() if gain} == {
-            name: gain for name, gain in loaded.importance().items() if gain
-        }
+        assert sorted(gains) == sorted(loaded.names)
+        assert any(name.startswith("prior_llm_") for name in gains) == with_priors
+        assert gains == pytest.approx(loaded.importance())
         # what is published is measured whoever ranks
-        assert {"prior_llm_entropy", "prior_llm_top1_log_prob"} == {
-            one["name"] for one in found["drifts"] if one["kind"] == "prior"
-        }
-        assert found["about"]["priors"]["llm"]["reference_snapshots"] > 1
-        assert (out / PAGE_FILE).stat().st_size > 1000
-        assert f"of {len(found['drifts'])}, " in result.output
-    assert "unchanged, reused" in run(project, project.plain, out, "--fail-on", "never").output
+        priors = {one.name for one in report.drifts if one.kind == "prior"}
+        assert priors == {"prior_llm_entropy", "prior_llm_top1_log_prob"}
+        assert report.about["priors"]["llm"]["reference_snapshots"] > 1
 
 
 def test_a_prior_that_moved_fires_and_its_publication_is_noticed(project: Project, tmp_path: Path) -> None:
     own, out = copy_project(project, tmp_path / "copied"), tmp_path / "drift"
-    run(own, own.ranker, out, "--fail-on", "never")
+    result = run(own, own.ranker, out, "--fail-on", "never")
+    assert result.exit_code == 0, result.output
+    assert (out / PAGE_FILE).stat().st_size > 1000
+    assert f"of {len(of(out)['drifts'])}, " in result.output
+    assert "unchanged, reused" in run(own, own.ranker, out, "--fail-on", "never").output
     before = {one["name"]: one["severity"] for one in of(out)["drifts"] if one["kind"] == "prior"}
     assert before["prior_llm_entropy"] != "major"
     files = knowing_priors(own.tables)
@@ -122,20 +118,18 @@ def test_what_was_read_online_is_what_is_measured(project: Project, tmp_path: Pa
         mine = frame[(frame.user_id == answer["user_id"]).to_numpy()]
         encoded = ready.ranker.plan.ranker.encoder.encode(mine)
         np.testing.assert_allclose(encoded, ready.matrix, rtol=1e-6)  # as the ranker read it, through the log and back
-    result = run(project, project.ranker, tmp_path / "drift", "--exposures", str(exposures), "--fail-on", "never")
-    assert result.exit_code == 0, result.output
-    found = of(tmp_path / "drift")
-    assert found["about"]["current"]["what"] == "shown ads"
-    assert found["about"]["current"]["rows"] == len(frame)
-    placements = next(one for one in found["drifts"] if one["name"] == "context_placement")
-    shown = {label: n for label, n in zip(placements["labels"], placements["current"], strict=True) if n}
-    assert shown == {"back": 240, "front": 240}
+    report = measure(project.root / "frame", exposures=exposures, ranker=project.ranker)
+    assert report.about["current"]["what"] == "shown ads"
+    assert report.about["current"]["rows"] == len(frame)
+    placements = next(one for one in report.drifts if one.name == "context_placement")
+    shown = {label: n for label, n in zip(placements.labels, placements.current, strict=True) if n}
+    assert shown == {"back": len(frame) / 2, "front": len(frame) / 2}
     later = tmp_path / "later"
     serve_some(project, later, 1.0, FixedClock(NOW + timedelta(days=9)))
-    run(project, project.ranker, tmp_path / "moved", "--exposures", str(later), "--fail-on", "never")
-    age = [next(d for d in of(tmp_path / n)["drifts"] if d["name"] == "prior_llm_age_days") for n in ("drift", "moved")]
-    assert age[1]["severity"] == "major"
-    assert age[1]["psi"] > age[0]["psi"]
+    moved = measure(project.root / "frame", exposures=later, ranker=project.ranker)
+    age = [next(one for one in r.drifts if one.name == "prior_llm_age_days") for r in (report, moved)]
+    assert age[1].severity == "major"
+    assert age[1].psi > age[0].psi
 
 
 def test_features_are_logged_as_often_as_asked(project: Project, tmp_path: Path) -> None:

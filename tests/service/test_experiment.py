@@ -24,7 +24,7 @@ from ranking.experiment.exposures import ExposureLog, read_exposures
 from ranking.experiment.readout import cuped, effect, read_out, sample_ratio
 from ranking.experiment.simulation import ClickModel, click
 from ranking.service.answers import RequestInfo, log_exposure
-from ranking.service.slate import Query
+from ranking.service.slate import Query, Slate
 from tests.service.live import engine_for
 from tests.service.workspaces import NOW, SNAPSHOT, FixedClock, Project, coming_week
 
@@ -149,10 +149,10 @@ def test_effects_by_hand() -> None:
 @pytest.mark.parametrize("lift", [0.0, 0.10])
 def test_a_planted_lift_is_inside_its_interval_as_often_as_said(lift: float) -> None:
     rng = np.random.default_rng(1)
-    users = [f"u{i}" for i in range(1500)]
+    users = [f"u{i}" for i in range(600)]
     treated = np.array([HALVES.arm_of(u).name == "treatment" for u in users])
     covered, shorter = 0, []
-    for _ in range(60):
+    for _ in range(40):
         taste = rng.gamma(2.0, 2.0, len(users))
         past = outcomes_of(users, rng.poisson(taste), T0 - timedelta(days=3))
         now = outcomes_of(users, rng.poisson(taste * np.where(treated, 1 + lift, 1.0)))
@@ -160,7 +160,7 @@ def test_a_planted_lift_is_inside_its_interval_as_often_as_said(lift: float) -> 
         plain, adjusted = found.effects["treatment"], found.adjusted["treatment"]
         covered += adjusted.low <= lift <= adjusted.high
         shorter.append((adjusted.high - adjusted.low) / (plain.high - plain.low))
-    assert covered >= 52  # 95 % of 60, less three standard errors
+    assert covered >= 34  # 95 % of 40, less three standard errors
     assert np.mean(shorter) < 0.85  # behaviour before explains a good part
 
 
@@ -235,8 +235,13 @@ def test_the_readout_finds_the_lift_that_the_service_makes(project: Project, tmp
     engine.resources.refresh_ads()
     log = ExposureLog(tmp_path / "exposures")
 
+    slates: dict[tuple[str, bool, str], Slate] = {}
+
     def slate_of(user: str) -> list[str | None]:
-        slate = engine.rank(Query(user, 3))
+        key = engine.experiment.name, engine.experiment.arm_of(user).priors, user
+        if key not in slates:  # the clock stands still: whoever comes again is shown the same
+            slates[key] = engine.rank(Query(user, 3))
+        slate = slates[key]
         log_exposure(log, slate, RequestInfo(user, "r", engine.experiment.name))
         return [advertiser for _, advertiser in slate.ads]
 
@@ -338,7 +343,7 @@ def test_a_disk_that_is_really_full(tmp_path: Path, fsync: str) -> None:
     command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, "sh", str(disk), sys.executable]
     if shutil.which("unshare") is None or subprocess.run([*command[:4], "true"], capture_output=True).returncode:
         pytest.skip("no mount of one's own is allowed here")
-    done = subprocess.run([*command, _FULL_DISK, fsync], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([*command, _FULL_DISK, fsync], capture_output=True, text=True, check=True)
     full, refused, errors, kept, whole = json.loads(done.stdout)
     assert 0 < full == refused < 400
     assert errors == [errno.ENOSPC]

@@ -131,9 +131,10 @@ def test_the_witness_fires_on_a_vector_of_another_snapshot(own: Project) -> None
 
 
 @pytest.mark.parametrize("wrong", ["mean", "catalog", "claim"])
-def test_the_witness_fires_on_a_mean_or_a_catalog_of_another_publication(own: Project, wrong: str) -> None:
-    witness = witness_of(own)
-    with live(own) as service:
+def test_the_witness_fires_on_a_mean_or_a_catalog_of_another_publication(project: Project, wrong: str) -> None:
+    """What is wrong is the service's own memory: the store is only read."""
+    witness = witness_of(project)
+    with live(project) as service:
         known = service.engine.resources.catalogs.priors[VIEW]["v1"]
         for snapshot, (found,) in list(known.snapshots.items()):
             if wrong == "mean":
@@ -147,8 +148,9 @@ def test_the_witness_fires_on_a_mean_or_a_catalog_of_another_publication(own: Pr
         assert verdicts.count("mixed") >= 18  # on a user or two the trees may not tell
 
 
-def test_many_refreshes_do_not_grow_what_is_known(own: Project) -> None:
+def test_many_refreshes_do_not_grow_what_is_known(project: Project, tmp_path: Path) -> None:
     """A publication a day for weeks: catalogs, snapshots and mapped files stay few."""
+    own = copy_project(project, tmp_path / "copied")
     catalogs = Catalogs(own.repo, [VIEW])
     now_us = round(NOW.timestamp() * 1e6)
     catalogs.refresh(now_us)

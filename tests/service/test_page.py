@@ -144,7 +144,7 @@ def _chromium(tmp_path: Path, *arguments: str) -> str:
         "--no-first-run",
         "--disable-background-networking",
     ]
-    done = subprocess.run([_BROWSER, *own, *arguments], capture_output=True, text=True, timeout=90, check=True)
+    done = subprocess.run([_BROWSER, *own, *arguments], capture_output=True, text=True, check=True)
     return done.stdout
 
 

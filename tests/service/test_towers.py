@@ -24,16 +24,13 @@ from advprior.store.tables import load_tables, load_time_plan, write_parquet
 from advprior.store.times import moment_us
 from ranking.candidates.choose import choose
 from ranking.candidates.inputs import Pasts
-from ranking.candidates.nearest import RECALL, Nearest, best
 from ranking.candidates.priors import predicted
 from ranking.candidates.towers import Towers
 from ranking.candidates.training import TowerConfig, fit_towers
 from ranking.cli import rank
 from ranking.cli.service import check as check_command
-from ranking.cli.service import serve as serve_command
 from ranking.evidence.ordering import Sorted
 from ranking.experiment.assignment import ServedArm
-from ranking.experiment.client import TIME_HEADER
 from ranking.frame.history import LEVELS, token_column
 from ranking.frame.publish import publish_features
 from ranking.frame.views import view_folder
@@ -375,34 +372,6 @@ def test_new_ads_are_taken_in_and_known_ones_kept(project: Project, runs: Runs, 
 # -- the index -----------------------------------------------------------------------------------------------------
 
 
-def test_the_best_are_the_best() -> None:
-    rng = np.random.default_rng(0)
-    for size in (1, 5, 60):
-        score = rng.integers(0, 9, size).astype(np.float32)  # many ties
-        for k in (0, 1, 4, size, size + 3):
-            assert best(score, k).tolist() == np.argsort(-score, kind="stable")[:k].tolist()
-
-
-def test_an_index_finds_what_exact_search_finds() -> None:
-    pytest.importorskip("faiss")
-    rng = np.random.default_rng(0)
-    vectors = (rng.normal(size=(20, 9))[rng.integers(0, 20, 6000)] + 0.5 * rng.normal(size=(6000, 9))).astype(
-        np.float32
-    )
-    users = rng.normal(size=(80, 9)).astype(np.float32)
-    index = Nearest(vectors, exact_up_to=100, probes=users[:40], k=50)
-    assert index.kind == "index"
-    assert index.recall >= RECALL
-    assert 0 < index.looked_into < index.lists
-    found = []
-    for user in users[40:]:
-        at, score = index.top(user, 50)
-        np.testing.assert_allclose(score, vectors[at] @ user, rtol=1e-4, atol=1e-4)
-        found.append(len(set(at.tolist()) & set(best(vectors @ user, 50).tolist())) / 50)
-    assert np.mean(found) > RECALL - 0.03
-    assert Nearest(vectors, exact_up_to=6000).kind == "exact"
-
-
 def test_a_service_chooses_the_same_by_its_index(project: Project, runs: Runs) -> None:
     pytest.importorskip("faiss")
     exact, index = engine_of(project, runs), engine_of(project, runs, exact_up_to=10)
@@ -412,29 +381,3 @@ def test_a_service_chooses_the_same_by_its_index(project: Project, runs: Runs) -
         one, other = (set(engine.prepare(Query(f"u{i:03d}")).ads.tolist()) for engine in (exact, index))
         same.append(len(one & other) / K)
     assert np.mean(same) > 0.9
-
-
-# -- a request's own time ------------------------------------------------------------------------------------------
-
-
-def test_a_request_sets_its_time_only_where_it_may(project: Project) -> None:
-    then = {TIME_HEADER: (NOW + timedelta(days=1)).isoformat()}
-    body = {"user_id": "u004", "candidates": ["a00/Tea"]}
-
-    def ages(**changed: Any) -> list[Any]:
-        own = settings_of(project, **changed)
-        with TestClient(create_app(own, make_engine(own, FixedClock(NOW)))) as found:
-            answers = [found.post("/rank", json=body, headers=headers) for headers in ({}, then)]
-            wrong = found.post("/rank", json=body, headers={TIME_HEADER: "2024-01-01T00:00:00"})
-            return [
-                *(a.json()["prior"]["age_days"] for a in answers),
-                wrong.status_code,
-                found.get("/ready").json()["clock"],
-            ]
-
-    assert ages() == [2.0, 2.0, 200, "system"]
-    assert ages(clock_source="request") == [2.0, 3.0, 422, "request"]
-    given = ["--repo", str(project.repo), "--ranker", str(project.ranker), "--fallback", str(project.plain)]
-    open_to_all = CliRunner().invoke(serve_command, [*given, "--clock", "request", "--host", "0.0.0.0"])
-    assert isinstance(open_to_all.exception, AdvpriorError)
-    assert open_to_all.exception.code == "SRV013"

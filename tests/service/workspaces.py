@@ -184,11 +184,12 @@ def copy_project(project: Project, root: Path) -> Project:
 
 
 def on_redis(project: Project, port: int) -> None:
-    """Point a copied project at a Redis, apply, and materialize."""
+    """Point a copied project at a Redis, apply, and materialize. Its timeouts are a busy machine's, not a service's."""
     path = project.repo / "feature_store.yaml"
     path.write_text(
         "project: advprior\nprovider: local\nregistry: data/registry.db\nonline_store:\n  type: redis\n"
-        f"  connection_string: localhost:{port}\noffline_store:\n  type: duckdb\nentity_key_serialization_version: 3\n"
+        f"  connection_string: localhost:{port},socket_timeout=60,socket_connect_timeout=60\n"
+        "offline_store:\n  type: duckdb\nentity_key_serialization_version: 3\n"
     )
     apply(project.repo)
     materialize(project.repo, SNAPSHOT + PLAN.lag)
@@ -224,7 +225,7 @@ class Redis:
             "always",
         ]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for _ in range(200):
+        for _ in range(4000):
             try:
                 with socket.create_connection(("127.0.0.1", self.port), timeout=1):
                     return
