@@ -92,9 +92,10 @@ def refresh(folder: Path, vocabulary: int, users: int) -> Callable[[], float]:
     Both sides hash inputs, write prompts, forward, add habit and drift, and write rows to disk; opening the graph
     and reading tables, the same for both, are left out.
     """
-    from advprior.history.fingerprints import input_keys
     from advprior.history.histories import Histories
-    from advprior.pipeline.score import NETWORK_KEYS_FILE, _Carried, _Files, _score_shards
+    from advprior.pipeline.score_carried import Carried, save_keys
+    from advprior.pipeline.score_files import ScoreFiles
+    from advprior.pipeline.score_shards import Scoring, score_shards
     from advprior.predictors.forwarding import here
     from advprior.predictors.llm.prompts import PromptEncoder, PromptStyle
     from advprior.predictors.llm.scorer import LLMScorer
@@ -120,10 +121,10 @@ def refresh(folder: Path, vocabulary: int, users: int) -> Callable[[], float]:
         out.mkdir()
         cutoffs = np.asarray([day * DAY], np.int64)
         started = time.perf_counter()
-        files = _Files(out, users, 1, N, None, True)
-        carried = None if since is None else _Carried.open(since, scorer, data, cutoffs, "m")
-        _score_shards(scorer, data, cutoffs, files, carried, None, here(scorer, data, cutoffs))
-        np.save(out / NETWORK_KEYS_FILE, input_keys(data, int(cutoffs[0]), "m"))
+        files = ScoreFiles(out, (users, 1, N), network=True)
+        carried = None if since is None else Carried.open(since, data, cutoffs, "m")
+        score_shards(Scoring(scorer, data, cutoffs, files, carried), here(scorer, data, cutoffs))
+        save_keys(out, data, int(cutoffs[0]), "m")
         files.close()
         return time.perf_counter() - started
 

@@ -169,7 +169,7 @@ def driver(workspace: Path, folder: Path) -> None:
     from advprior.history.read import load_histories
     from advprior.history.subset import part_of
     from advprior.pipeline.rowfiles import RowFile
-    from advprior.pipeline.score import plan_shards
+    from advprior.pipeline.score_shards import plan_shards
     from advprior.predictors.base import NetworkScorer
     from advprior.predictors.logit import add_offset
     from advprior.predictors.registry import load_predictor

@@ -30,10 +30,15 @@ def card(run: Path, evaluation: Path | None, out: Path | None) -> None:
     from advprior.pipeline.card import card as work
     from advprior.pipeline.card import write_card
 
+    measured = None
+    if evaluation is not None:
+        from advprior.evaluation.of_run import measured as read_measured
+
+        measured = read_measured(evaluation, run)
     if out is None:
-        click.echo(work(run, evaluation=evaluation), nl=False)
+        click.echo(work(run, measured=measured), nl=False)
         return
-    write_card(run, out, evaluation=evaluation)
+    write_card(run, out, measured=measured)
     click.echo(
         f"card: {run} -> {out}" + ("" if evaluation else "  (no --evaluation: it says that nothing was measured)")
     )

@@ -23,15 +23,15 @@ def catalog() -> None:
 @click.option("--all", "everyone", is_flag=True, help="List every advertiser.")
 def show(path: Path, everyone: bool) -> None:
     """Version and contents of the catalog of a run, of published priors, or of tables."""
-    found = read(path)
-    told = sum(bool(text) for text in found.texts)
-    click.echo(f"catalog {found.version}: {len(found)} advertisers, {told} with a text")
-    texts = found.texts or ("",) * len(found)
-    shown = len(found) if everyone else min(len(found), 5)
-    for advertiser, name, text in list(zip(found.ids, found.names, texts, strict=True))[:shown]:
+    listed = read(path)
+    described = sum(bool(text) for text in listed.texts)
+    click.echo(f"catalog {listed.version}: {len(listed)} advertisers, {described} with a text")
+    texts = listed.texts or ("",) * len(listed)
+    shown = len(listed) if everyone else min(len(listed), 5)
+    for advertiser, name, text in list(zip(listed.ids, listed.names, texts, strict=True))[:shown]:
         click.echo(f"  {advertiser}  {name}{'  | ' + text[:60] if text else ''}")
-    if shown < len(found):
-        click.echo(f"  … {len(found) - shown} more (--all)")
+    if shown < len(listed):
+        click.echo(f"  … {len(listed) - shown} more (--all)")
 
 
 @catalog.command()

@@ -56,7 +56,7 @@ def lines(result: dict[str, Any]) -> list[str]:
     about = result["about"]
     by = {(r["arm"], r["segment"]): r for r in result["segments"]}
     width = max(len(row["name"]) for row in result["arms"])
-    found = [
+    rows = [
         f"{len(about['withheld'])} of {about['advertisers']} advertisers withheld; {about['withheld_labels']} of "
         f"{about['labels']} labels from {about['cutoff']} are theirs, {about['users']} users",
         f"{'arm':<{width}}  withheld: r@5    r@20    nll | name only: r@5 | others: r@5 | all: r@5     nll",
@@ -68,17 +68,17 @@ def lines(result: dict[str, Any]) -> list[str]:
 
     for row in result["arms"]:
         arm = row["name"]
-        found.append(
+        rows.append(
             f"{arm:<{width}}  {number(arm, 'withheld', 'recall@5'):>13}  {number(arm, 'withheld', 'recall@20'):>6} "
             f"{number(arm, 'withheld', 'nll', 3):>6} | {number(arm, 'withheld, name only', 'recall@5'):>14} | "
             f"{number(arm, 'others', 'recall@5'):>11} | {number(arm, 'overall', 'recall@5'):>8} "
             f"{number(arm, 'overall', 'nll', 3):>7}"
         )
-    found.append("recall@5 of withheld advertisers, arm - baseline [95 %]")
+    rows.append("recall@5 of withheld advertisers, arm - baseline [95 %]")
     for c in result["comparisons"]:
         if c["metric"] == "recall@5" and c["segment"] == "withheld":
             times = "" if c["relative"] is None else f"  ({c['relative'] + 1:.2f}×)"
-            found.append(
+            rows.append(
                 f"  {c['arm']} - {c['baseline']}: {c['difference']:+.4f} [{c['low']:+.4f}, {c['high']:+.4f}]{times}"
             )
-    return found + [f"left out: {arm} ({why})" for arm, why in about["left_out"].items()]
+    return rows + [f"left out: {arm} ({why})" for arm, why in about["left_out"].items()]

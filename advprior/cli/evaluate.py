@@ -34,10 +34,10 @@ class Span(click.ParamType):  # type: ignore[type-arg]
     name = "span"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        found = re.fullmatch(r"0*([1-9][0-9]{0,4})([hdw])", str(value))
-        if not found:
+        match = re.fullmatch(r"0*([1-9][0-9]{0,4})([hdw])", str(value))
+        if not match:
             self.fail(f"{value!r} is no span, e.g. 365d, 8w or 12h", param, ctx)
-        return int(found[1]) * {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(days=7)}[found[2]]
+        return int(match[1]) * {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(days=7)}[match[2]]
 
 
 @click.command()

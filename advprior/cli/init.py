@@ -9,7 +9,11 @@ import click
 
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=True))
-@click.option("--example", metavar="NAME", help="Start with public data: complete_journey. Without: your own tables.")
+@click.option(
+    "--example",
+    metavar="NAME",
+    help="Start with an example's data: complete_journey or clicks. Without: your own tables.",
+)
 @click.option(
     "--set",
     "changes",

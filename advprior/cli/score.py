@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import click
@@ -71,23 +72,17 @@ def score(
     An interrupted run goes on: finished shards are kept. With --since, OUT holds the new snapshots only, and
     the same priors as if everyone had been scored again.
     """
+    from advprior.pipeline.score import ScoreOptions
     from advprior.pipeline.score import score as work
     from advprior.store.runs import read_manifest
 
-    if not work(
-        run,
-        tables,
-        out,
-        device=device,
-        threads=threads,
-        shard_users=shard_users,
-        top_k=top_k,
-        last=last,
-        since=since,
-        keep_network=keep_network,
-        spark=spark,
-        force=force,
-    ):
+    options = ScoreOptions(device, threads, shard_users, top_k, last, since, keep_network)
+    cluster = None
+    if spark is not None:  # pyspark is imported for no one else
+        from advprior.spark.cluster import open_cluster
+
+        cluster = partial(open_cluster, spark, run, device, threads)
+    if not work(run, tables, out, options, cluster=cluster, force=force):
         click.echo(f"score: unchanged, reused {out}")
         return
     manifest = read_manifest(out)

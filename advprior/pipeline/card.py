@@ -10,14 +10,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from advprior.evaluation.show import comparison_table, ladder_table, notes, segment_table
 from advprior.store.errors import AdvpriorError
-from advprior.store.runs import manifest_digest, read_manifest
+from advprior.store.runs import read_manifest
 
 #: Licences of base models that are known to us; others are named by their own cards.
 LICENCES = {"HuggingFaceTB/SmolLM2": "apache-2.0"}
 MARK = "library_name: advprior"
-METRICS = ("recall@1", "recall@5", "recall@20", "mrr", "nll")
 
 SNIPPET = """\
 from datetime import datetime
@@ -42,7 +40,7 @@ for advertiser in np.argsort(-priors[0, 0])[:5]:
     print(f"{{np.exp(priors[0, 0, advertiser]):.3f}}", predictor.catalog.names[advertiser])"""
 
 
-def write_card(run: Path, out: Path, *, evaluation: Path | None = None) -> None:
+def write_card(run: Path, out: Path, *, measured: dict[str, Any] | None = None) -> None:
     """Write `card` to ``out``; a file that is no card of ours is kept.
 
     Raises
@@ -50,7 +48,7 @@ def write_card(run: Path, out: Path, *, evaluation: Path | None = None) -> None:
     AdvpriorError
         What `card` raises, and ``PRI047`` when ``out`` holds something else.
     """
-    text = card(run, evaluation=evaluation)
+    text = card(run, measured=measured)
     if out.exists() and MARK not in _head(out):
         raise AdvpriorError(
             "PRI047",
@@ -63,21 +61,20 @@ def write_card(run: Path, out: Path, *, evaluation: Path | None = None) -> None:
     out.write_text(text)
 
 
-def card(run: Path, *, evaluation: Path | None = None) -> str:
+def card(run: Path, *, measured: dict[str, Any] | None = None) -> str:
     """The model card of an exported run, in Hugging Face form.
 
     Parameters
     ----------
     run : Path
         Fitted (``advprior finetune``) and exported (``advprior export``).
-    evaluation : Path, optional
-        What ``advprior evaluate --out`` wrote, with ``run`` among its runs.
+    measured : dict, optional
+        What an evaluation says of this run (`advprior.evaluation.of_run.measured`).
 
     Raises
     ------
     AdvpriorError
-        ``RUN001`` for a run that is not fitted or not exported, ``CFG001`` for a file that is no evaluation,
-        ``PRI046`` for an evaluation of other runs.
+        ``RUN001`` for a run that is not fitted or not exported.
     """
     import yaml
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -90,7 +87,6 @@ def card(run: Path, *, evaluation: Path | None = None) -> str:
     predictor = load_predictor(run)
     kind = predictor.kind
     base = _base(facts.get("base"))
-    measured = None if evaluation is None else _measured(evaluation, run)
     environment = Environment(
         loader=PackageLoader("advprior", "templates"),
         undefined=StrictUndefined,
@@ -148,47 +144,6 @@ def _profile(settings: Any, reads_text: bool) -> str:
         return ""
     prompt = settings.get("prompt", {}) if isinstance(settings, dict) else {}
     return "one line of the `profile_*` columns in the prompt" if prompt.get("profile", True) else ""
-
-
-def _measured(path: Path, run: Path) -> dict[str, Any]:
-    """What an evaluation says of this run: its arm, the ladder, differences and segments as Markdown."""
-    try:
-        result = json.loads(path.read_text())
-        about = result["about"]
-        known = {one["digest"]: name for name, members in about["runs"].items() for one in members}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AdvpriorError(
-            "CFG001",
-            "the evaluation cannot be read",
-            where=str(path),
-            actual=f"{type(error).__name__}: {error}",
-            expected="what advprior evaluate --out wrote",
-            fix="advprior evaluate RUN … --out FILE.json",
-        ) from error
-    arm = known.get(manifest_digest(run))
-    if arm is None:
-        raise AdvpriorError(
-            "PRI046",
-            "the evaluation is of other runs",
-            where=str(path),
-            actual=", ".join(about["runs"]) or "no run",
-            expected=f"{run} as it is now",
-            fix=f"advprior evaluate {run} --tables TABLES --cutoff T --out FILE.json",
-        )
-    (row,) = (row for row in result["arms"] if row["name"] == arm)
-    mine = {arm, f"blend + {arm}"}
-    return {
-        "arm": arm,
-        "seeds": row["seeds"],
-        "users": about["users"],
-        "cutoff": about["config"]["cutoff"],
-        "tables": about["inputs"]["tables"],
-        "metrics": {metric: round(row[metric], 6) for metric in METRICS},
-        "ladder": "\n".join(ladder_table(result)),
-        "against": "\n".join(comparison_table(result, mine)),
-        "segments": "\n".join(segment_table(result)),
-        "notes": notes(result),
-    }
 
 
 def _portable(value: Any) -> Any:

@@ -84,8 +84,9 @@ class Chain:
             words = ("data", "check", "--mapping", tables.mapping)
             self.advprior("data check", *words, out=TABLES, reads=(), also=(tables.mapping, *self._sources()))
         elif tables.example is not None:
-            count = "200" if tables.households is None else str(tables.households)
-            words = ("data", "build", tables.example, "--households", count, "--seed", str(self.config.seed))
+            defaults = {"households": "200"} if tables.example == "complete_journey" else {}
+            options = [word for name, value in {**defaults, **tables.options}.items() for word in (f"--{name}", value)]
+            words = ("data", "build", tables.example, *options, "--seed", str(self.config.seed))
             self.advprior("data build", *words, out=TABLES, reads=())
 
     def _sources(self) -> tuple[str, ...]:

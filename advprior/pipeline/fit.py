@@ -127,6 +127,35 @@ def finetune(
     if not force and is_current(out, key):
         return False
 
+    data, plan = _fit_data(tables, withheld), load_time_plan(tables)
+    stopwatch = Stopwatch()
+    with new_run(out, STEP, config=config, inputs=inputs, key=key, resume=True) as run:
+        facts = predictor_class(kind).fit(data, settings, run.path)
+        run.facts.update(
+            facts,
+            predictor=kind,
+            catalog_version=data.catalog.version,
+            advertisers=len(data.catalog),
+            users=len(data.histories),
+            events=len(data.histories.time),
+            history_start=plan.start.isoformat(),
+            model_cutoff=plan.finetune_end.isoformat(),
+        )
+        if BEFORE in facts:  # a run of its own, for `advprior export` and `advprior evaluate --earlier`
+            apart = {**config, BEFORE: True}
+            origin = Origin(STEP, apart, inputs, run_key(STEP, apart, inputs, CODE_VERSION))
+            write_manifest(run.path / BEFORE, origin, {**run.facts, **facts[BEFORE]}, stopwatch)
+    return True
+
+
+def _fit_data(tables: Path, withheld: tuple[str, ...]) -> FitData:
+    """Histories, catalog and interests before ``finetune_end``: what a predictor never sees it cannot leak.
+
+    Raises
+    ------
+    AdvpriorError
+        ``PRI006`` when no event lies before it.
+    """
     from advprior.history.catalog import Catalog
     from advprior.history.histories import build_histories, micros
     from advprior.history.interests import build_interests
@@ -137,7 +166,6 @@ def finetune(
     loaded[EVENTS] = without(loaded[EVENTS], withheld)
     catalog = Catalog.from_table(loaded[ADVERTISERS])
     cutoff = micros(plan.finetune_end)
-    # cut before anything is fitted: what a predictor never sees it cannot leak
     histories = build_histories(loaded[USERS], loaded[EVENTS], catalog).before(cutoff)
     if not len(histories.time):
         raise AdvpriorError(
@@ -148,7 +176,7 @@ def finetune(
             expected=f"events before {plan.finetune_end.isoformat()}",
             fix="move finetune_end later in the time plan",
         )
-    data = FitData(
+    return FitData(
         histories,
         catalog,
         micros(plan.start),
@@ -156,24 +184,6 @@ def finetune(
         round(plan.snapshot_every.total_seconds() * 1_000_000),
         build_interests(loaded[USERS], loaded[EVENTS], cutoff),
     )
-    stopwatch = Stopwatch()
-    with new_run(out, STEP, config=config, inputs=inputs, key=key, resume=True) as run:
-        facts = predictor_class(kind).fit(data, settings, run.path)
-        run.facts.update(
-            facts,
-            predictor=kind,
-            catalog_version=catalog.version,
-            advertisers=len(catalog),
-            users=len(histories),
-            events=len(histories.time),
-            history_start=plan.start.isoformat(),
-            model_cutoff=plan.finetune_end.isoformat(),
-        )
-        if BEFORE in facts:  # a run of its own, for `advprior export` and `advprior evaluate --earlier`
-            apart = {**config, BEFORE: True}
-            origin = Origin(STEP, apart, inputs, run_key(STEP, apart, inputs, CODE_VERSION))
-            write_manifest(run.path / BEFORE, origin, {**run.facts, **facts[BEFORE]}, stopwatch)
-    return True
 
 
 def _base_on_disk(settings: dict[str, Any]) -> dict[str, str]:

@@ -29,13 +29,14 @@ class Rate:
     fixed_s, seconds : float
         Wall time on the reference machine, quiet.
     memory_mb : float
-        Resident memory beyond 200 MB.
+        Resident memory beyond 200 MB, for each million of ``memory_by``: the driver, where it is not named.
     """
 
     driver: str
     fixed_s: float
     seconds: float
     memory_mb: float = 0.0
+    memory_by: str | None = None
 
 
 #: kind of step -> its rate. "cells" are users × snapshots × advertisers: what a prior holds.
@@ -56,8 +57,8 @@ COSTS = {
     "rank features": Rate("events", 1, 8, 1300),
     "rank frame": Rate("impressions", 2, 20, 1500),
     "first rank frame": Rate("impressions", 2, 13, 1200),
-    "rank ablate": Rate("rankers", 2, 27, 3),
-    "first rank ablate": Rate("rankers", 2, 6, 3),
+    "rank ablate": Rate("rankers", 2, 18, 2100, "impressions"),
+    "first rank ablate": Rate("rankers", 2, 9, 1700, "impressions"),
     "rank train": Rate("impressions", 1, 20, 1900),
     "rank towers": Rate("impressions", 2, 10, 900),
     "rank candidates": Rate("impressions", 2, 15, 800),
@@ -141,10 +142,13 @@ class Forecast:
         if self._sizes is None and rate.driver:
             return Cost()
         size = 0.0 if self._sizes is None else self._sizes.driver(rate.driver, step)
+        held = size
+        if rate.memory_by is not None and self._sizes is not None:
+            held = self._sizes.driver(rate.memory_by, step)
         cells = 0.0 if self._sizes is None else self._sizes.cells
         disk = 4.2 * cells if step.kind.startswith("score") else 8.5 * cells if step.kind == "publish" else 0.0
         seconds = rate.fixed_s + rate.seconds * size
-        return Cost(seconds, seconds, 200 + rate.memory_mb * size, disk)
+        return Cost(seconds, seconds, 200 + rate.memory_mb * held, disk)
 
 
 def duration(seconds: float) -> str:

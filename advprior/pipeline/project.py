@@ -40,6 +40,9 @@ _TABLES = {
         "  example: complete_journey        # a year of grocery purchases and store mailers, public\n"
         "  households: 200                  # of 801, or all"
     ),
+    "clicks": (
+        "  example: clicks                  # a made-up ads log whose every effect is known\n  users: 2000\n  weeks: 26"
+    ),
 }
 EXAMPLES = tuple(name for name in _TABLES if name)
 

@@ -170,7 +170,8 @@ class _Runner:
     def _start(self, step: Step, wanted: tuple[Step, ...]) -> None:
         forecast = Forecast(self.project, self.plan, self.stamps)
         left = [other for other in wanted if other.name not in self.done]
-        if not self.forecast_shown and forecast.of(step).seconds >= LONG_SECONDS:
+        first = step.kind.startswith("first")
+        if not (self.forecast_shown or first) and forecast.of(step).seconds >= LONG_SECONDS:
             self.forecast_shown = True
             check_budget(self.project, forecast, left)
             for line in forecast_lines(forecast, left):

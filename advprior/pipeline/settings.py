@@ -20,7 +20,10 @@ HIDDEN = ".advprior"  # folder of what a run keeps for itself
 OLD_RECORD = ".advprior.json"  # what earlier versions of `init` left, without a project file
 
 #: Public data that `tables.example` names, and the options that each takes beside it.
-EXAMPLES: dict[str, tuple[str, ...]] = {"complete_journey": ("households",)}
+EXAMPLES: dict[str, tuple[str, ...]] = {
+    "complete_journey": ("households",),
+    "clicks": ("users", "advertisers", "weeks"),
+}
 
 
 class _Strict(BaseModel):
@@ -34,6 +37,15 @@ class Tables(_Strict):
     example: str | None = None
     folder: str | None = None
     households: int | Literal["all"] | None = None
+    users: int | None = Field(default=None, ge=1)
+    advertisers: int | None = Field(default=None, ge=2)
+    weeks: int | None = Field(default=None, ge=1)
+
+    @property
+    def options(self) -> dict[str, str]:
+        """What is said of the example, by name."""
+        names = EXAMPLES.get(self.example or "", ())
+        return {name: str(getattr(self, name)) for name in names if getattr(self, name) is not None}
 
     @model_validator(mode="after")
     def _one_source(self) -> Tables:
@@ -42,8 +54,11 @@ class Tables(_Strict):
             raise ValueError(f"give one of mapping, example, folder; this gives {', '.join(sources) or 'none'}")
         if self.example is not None and self.example not in EXAMPLES:
             raise ValueError(f"example: there is no {self.example!r}; there are {', '.join(EXAMPLES)}")
-        if self.households is not None and "households" not in EXAMPLES.get(self.example or "", ()):
-            raise ValueError("households: an option of example: complete_journey")
+        every = {option for options in EXAMPLES.values() for option in options}
+        strays = [name for name in sorted(every - set(EXAMPLES.get(self.example or "", ()))) if getattr(self, name)]
+        if strays:
+            owners = [name for name, options in EXAMPLES.items() if strays[0] in options]
+            raise ValueError(f"{strays[0]}: an option of example: {', '.join(owners)}")
         if isinstance(self.households, int) and self.households < 1:
             raise ValueError("households: a positive number, or all")
         return self

@@ -15,10 +15,10 @@ import advprior
 from advprior.history.histories import micros
 from advprior.history.read import load_histories
 from advprior.pipeline.publish import publish
-from advprior.pipeline.score import score
 from advprior.store.errors import AdvpriorError
 from advprior.store.tables import load_tables
 from tests.advprior.conftest import Fitted
+from tests.advprior.scoring import score
 from tests.tiny import PLAN
 
 CUTOFF = PLAN.finetune_end

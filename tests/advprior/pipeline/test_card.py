@@ -11,6 +11,7 @@ import yaml
 
 from advprior.cli import main
 from advprior.evaluation.ladder import evaluate
+from advprior.evaluation.of_run import measured as of_run
 from advprior.evaluation.options import Options
 from advprior.pipeline.card import _base, card, write_card
 from advprior.store.errors import AdvpriorError
@@ -32,7 +33,7 @@ def measured(fitted: Fitted, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_card_says_what_the_records_say(fitted: Fitted, measured: Path, kind: str) -> None:
     run = fitted.model(kind)
-    text = card(run, evaluation=measured)
+    text = card(run, measured=of_run(measured, run))
     facts = read_manifest(run)["facts"]
     head = yaml.safe_load(text.split("---\n")[1])
     assert head["library_name"] == "advprior"
@@ -85,7 +86,7 @@ def test_an_evaluation_of_other_runs_is_refused(fitted: Fitted, measured: Path, 
     (tmp_path / "none.json").write_text("{}")
     for name, code in (("other.json", "PRI046"), ("none.json", "CFG001"), ("missing.json", "CFG001")):
         with pytest.raises(AdvpriorError) as caught:
-            card(fitted.model("llm"), evaluation=tmp_path / name)
+            of_run(tmp_path / name, fitted.model("llm"))
         assert caught.value.code == code
 
 
@@ -98,7 +99,7 @@ def test_the_command_writes_a_card_and_replaces_cards_only(
             main(["card", str(fitted.model("llm")), "--evaluation", str(measured), "--out", str(out)])
         assert left.value.code == 0
         assert "card: " in capsys.readouterr().out
-    assert out.read_text() == card(fitted.model("llm"), evaluation=measured)
+    assert out.read_text() == card(fitted.model("llm"), measured=of_run(measured, fitted.model("llm")))
     out.write_text("my own words")
     with pytest.raises(AdvpriorError) as caught:
         write_card(fitted.model("llm"), out)

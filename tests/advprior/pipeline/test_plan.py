@@ -11,7 +11,7 @@ import yaml
 from advprior.cli import cli
 from advprior.pipeline.armsfile import arms_text, first_arms_text
 from advprior.pipeline.plan import FIRST, make_plan
-from advprior.pipeline.project import PROJECT_FILE, lay_out
+from advprior.pipeline.project import EXAMPLES, PROJECT_FILE, lay_out
 from advprior.pipeline.settings import Project, ProjectConfig, read_project
 from advprior.pipeline.steps import Stamps, states
 from advprior.store.contract import prior_view
@@ -41,6 +41,14 @@ def test_every_step_is_a_command_that_exists(tmp_path, keys):
     for step in steps:
         if step.command[0] == "advprior":
             assert parse(list(step.command[1:])).params, shlex.join(step.command)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_every_example_is_built_by_a_command(tmp_path, example):
+    lay_out(tmp_path, example)
+    build = make_plan(read_project(tmp_path)).steps[0]
+    assert build.command[:4] == ("advprior", "data", "build", example)
+    assert parse(list(build.command[1:])).params
 
 
 @pytest.mark.parametrize("keys", [{}, {"priors": "full"}, {"origins": 2}])

@@ -20,7 +20,7 @@ from advprior.history.histories import Histories, build_histories
 from advprior.history.read import load_histories
 from advprior.pipeline.publish import publish
 from advprior.pipeline.rowfiles import Journal, RowFile
-from advprior.pipeline.score import plan_shards, score
+from advprior.pipeline.score_shards import plan_shards
 from advprior.predictors.registry import load_predictor
 from advprior.runtime.topk import kept, top_k
 from advprior.store.contract import TimePlan
@@ -29,6 +29,7 @@ from advprior.store.runs import new_run, read_manifest
 from advprior.store.tables import load_tables, write_parquet
 from ranking.frame.gather import PriorFiles, gather_priors, mean_probability
 from tests.advprior.conftest import Fitted
+from tests.advprior.scoring import score
 from tests.parity import assert_distributions, assert_other_log_probs, assert_same_log_probs
 from tests.tiny import PLAN, WEEK, tiny_tables, write_tiny
 

@@ -15,12 +15,13 @@ import pytest
 from advprior.history.catalog import Catalog
 from advprior.history.histories import build_histories, micros
 from advprior.pipeline.publish import publish, shuffled_rows
-from advprior.pipeline.score import check_past_only, score
+from advprior.pipeline.score_checks import check_past_only
 from advprior.predictors.base import Scorer
 from advprior.predictors.registry import load_predictor
 from advprior.store.errors import AdvpriorError
 from advprior.store.tables import load_tables
 from tests.advprior.conftest import Fitted
+from tests.advprior.scoring import score
 from tests.parity import assert_same_log_probs
 from tests.tiny import PLAN, write_tiny
 

@@ -61,6 +61,8 @@ def test_an_unknown_key_is_answered_with_the_nearest_known_one(tmp_path, keys, m
         {"tables": {"example": "no_such"}},
         {"tables": {"mapping": "m.yaml", "households": 5}},
         {"tables": {"example": "complete_journey", "households": 0}},
+        {"tables": {"example": "clicks", "households": 5}},
+        {"tables": {"example": "complete_journey", "weeks": 5}},
         {"priors": []},
         {"priors": ["llm", "llm"]},
         {"priors": ["nobody"]},

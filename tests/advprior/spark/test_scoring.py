@@ -15,12 +15,12 @@ import pytest
 
 from advprior.pipeline.fit import finetune
 from advprior.pipeline.rowfiles import Journal
-from advprior.pipeline.score import score
 from advprior.predictors.registry import predictor_class
 from advprior.spark import cluster
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest
 from tests.advprior.conftest import Fitted, export, llm_settings
+from tests.advprior.scoring import score
 from tests.spark import CONF, needs_spark, open_session, quiet, spark_block
 
 pytestmark = [needs_spark, *quiet]

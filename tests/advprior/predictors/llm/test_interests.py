@@ -16,7 +16,6 @@ from advprior.history.histories import build_histories, micros
 from advprior.history.interests import build_interests
 from advprior.pipeline.fit import finetune
 from advprior.pipeline.publish import publish, shuffled_rows
-from advprior.pipeline.score import score
 from advprior.predictors.llm.interest_scores import score_interests
 from advprior.predictors.llm.tuning.model import AdvertiserModel
 from advprior.predictors.registry import load_predictor, predictor_class
@@ -26,6 +25,7 @@ from advprior.store.runs import read_manifest
 from advprior.store.tables import load_tables
 from ranking.frame.gather import gather_interests
 from tests.advprior.conftest import Fitted, export, llm_settings
+from tests.advprior.scoring import score
 from tests.parity import assert_distributions, assert_other_log_probs, assert_same_log_probs
 from tests.ranking.stores import copy_repo, definitions
 from tests.tiny import CATEGORIES, PLAN, tiny_tables

@@ -1,0 +1,65 @@
+"""What earlier priors spare a refresh: the network's part of users whose input did not change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from advprior.history.fingerprints import input_keys
+from advprior.history.histories import Histories
+from advprior.pipeline.score_files import NETWORK_FILE
+from advprior.store.arrays import Float, Int
+from advprior.store.errors import AdvpriorError
+
+NETWORK_KEYS_FILE = "network_keys.npy"  # [U] uint64: the input that each row of NETWORK_FILE was computed from
+
+
+@dataclass(frozen=True)
+class Carried:
+    """The network's part of earlier priors, for users whose input did not change.
+
+    Attributes
+    ----------
+    network : float32 [U0, N], memory-mapped
+    rows : int64 [U, S]
+        Which of its rows each user and cut-off may take; −1: none.
+    """
+
+    network: Float
+    rows: Int
+
+    @classmethod
+    def open(cls, since: Path, histories: Histories, cutoffs: Int, model: str) -> Carried:
+        """Match earlier rows by the digest of what the network read.
+
+        Raises
+        ------
+        AdvpriorError
+            ``PRI012`` when the earlier priors have no saved network part.
+        """
+        if not (since / NETWORK_KEYS_FILE).is_file():
+            raise AdvpriorError(
+                "PRI012",
+                "the earlier priors have no saved network part",
+                where=str(since),
+                actual=f"no {NETWORK_FILE}",
+                expected="priors scored with --keep-network (the default for whole rows, not for top-K)",
+                fix="advprior score RUN --tables TABLES --out PRIORS --keep-network",
+            )
+        keys = np.load(since / NETWORK_KEYS_FILE)
+        order = np.argsort(keys)
+        rows = np.full((len(histories), len(cutoffs)), -1, np.int64)
+        for column, cutoff in enumerate(cutoffs):
+            wanted = input_keys(histories, int(cutoff), model)
+            at = np.minimum(np.searchsorted(keys, wanted, sorter=order), max(len(keys) - 1, 0))
+            if len(keys):
+                candidates = order[at]
+                rows[:, column] = np.where(keys[candidates] == wanted, candidates, -1)
+        return cls(np.load(since / NETWORK_FILE, mmap_mode="r"), rows)
+
+
+def save_keys(folder: Path, histories: Histories, cutoff: int, model: str) -> None:
+    """Keep what a later `Carried` matches by."""
+    np.save(folder / NETWORK_KEYS_FILE, input_keys(histories, cutoff, model))

@@ -1,0 +1,167 @@
+"""The arrays of a score run in progress, and the table of rows that they end in.
+
+Everything has its place on disk before it is computed, so that a run that was stopped goes on; what is written is
+read once more at the end, and a row that is no distribution is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from advprior.pipeline.rowfiles import JOURNAL, Journal, RowFile
+from advprior.runtime.topk import top_k
+from advprior.store.arrays import Float, Int
+from advprior.store.contract import (
+    MATRIX_FILE,
+    PRIOR_ROW,
+    SNAPSHOT,
+    TAIL_FILE,
+    TAIL_LOG_MASS,
+    TOP_INDEX_FILE,
+    USER_ID,
+)
+from advprior.store.errors import AdvpriorError
+
+if TYPE_CHECKING:
+    from advprior.history.histories import Histories
+
+ROWS_FILE = "rows.parquet"
+NETWORK_FILE = "network.npy"  # [U, N] float32: the network's part at the last snapshot
+SCALARS_FILE = "scalars.npy"  # while scoring only: becomes columns of ROWS_FILE
+SUM_TOLERANCE = 1e-4
+CHUNK_ROWS = 16_384
+_SCALARS: list[tuple[str, str]] = [("entropy", "<f4"), ("top1", "<i4"), ("best", "<f4")]
+
+
+class ScoreFiles:
+    """The arrays of a run in progress.
+
+    Parameters
+    ----------
+    folder : Path
+    users, snapshots, size : int
+        U, S and N: priors are [U × S, N].
+    k : int, optional
+        Keep the K likeliest of a row only.
+    network : bool
+        Keep the network's part of the last snapshot, for a later ``since``.
+    """
+
+    def __init__(
+        self, folder: Path, shape: tuple[int, int, int], *, k: int | None = None, network: bool = False
+    ) -> None:
+        self.users, self.snapshots, self.size = shape
+        rows = self.users * self.snapshots
+        self.k = k
+        self.log_probs = RowFile(folder / MATRIX_FILE, (rows, k or self.size), np.float32)
+        self.index = RowFile(folder / TOP_INDEX_FILE, (rows, k), np.int32) if k else None
+        self.tail = RowFile(folder / TAIL_FILE, (rows,), np.float32) if k else None
+        self.network = RowFile(folder / NETWORK_FILE, (self.users, self.size), np.float32) if network else None
+        self.scalars = RowFile(folder / SCALARS_FILE, (rows,), _SCALARS)
+        self.journal = Journal(folder / JOURNAL)
+
+    @property
+    def all(self) -> list[RowFile]:
+        return [f for f in (self.log_probs, self.index, self.tail, self.network, self.scalars) if f is not None]
+
+    def write(self, users: Int, log_probs: Float) -> float:
+        """Write priors [n, S, N] of ``users``; the largest distance of a sum of probabilities from one."""
+        rows = (users[:, None] * self.snapshots + np.arange(self.snapshots)).ravel()
+        flat = log_probs.reshape(len(rows), self.size)
+        worst = check_sums(flat, f"users {users[0]} to {users[-1]}")
+        scalars = np.empty(len(rows), _SCALARS)
+        scalars["entropy"] = -(np.exp(flat) * flat).sum(1)
+        scalars["top1"] = flat.argmax(1)
+        scalars["best"] = flat.max(1)
+        if self.k is None or self.index is None or self.tail is None:
+            self.log_probs.write(rows, flat)
+        else:
+            index, best, tail = top_k(flat, self.k)
+            self.log_probs.write(rows, best)
+            self.index.write(rows, index)
+            self.tail.write(rows, tail)
+        self.scalars.write(rows, scalars)
+        return worst
+
+    def close(self) -> None:
+        """Close every file."""
+        for file in self.all:
+            file.close()
+
+
+def check_sums(log_probs: Float, where: str, tail: Float | None = None) -> float:
+    """Largest distance of a row's sum of probabilities from one.
+
+    Raises
+    ------
+    AdvpriorError
+        ``PRI008`` above `SUM_TOLERANCE`.
+    """
+    flat = log_probs.reshape(-1, log_probs.shape[-1])
+    sums = np.exp(flat).sum(1, dtype=np.float64) + (0.0 if tail is None else np.exp(tail, dtype=np.float64))
+    error = float(np.abs(sums - 1).max()) if len(flat) else 0.0
+    if not error <= SUM_TOLERANCE:  # a NaN fails too
+        raise AdvpriorError(
+            "PRI008",
+            "a prior is no distribution over the catalog",
+            where=where,
+            actual=f"sum of probabilities off by {error}",
+            expected=f"at most {SUM_TOLERANCE}",
+            fix="advprior export RUN --force, then score again",
+        )
+    return error
+
+
+def finish(out: Path, files: ScoreFiles, histories: Histories, snapshots: list[datetime]) -> dict[str, float]:
+    """The table of rows, streamed, while everything written is read once more; then the scaffolding goes.
+
+    Returns
+    -------
+    dict
+        ``rows``, ``max_sum_error``, ``mean_entropy``.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    worst, entropy, rows, writer = 0.0, 0.0, 0, None
+    for log_probs, scalars, tail in _chunks(files):
+        worst = max(worst, check_sums(log_probs, f"{out / MATRIX_FILE} from row {rows}", tail))
+        first, stop = rows // len(snapshots), (rows + len(log_probs)) // len(snapshots)
+        columns: dict[str, Any] = {
+            USER_ID: pa.array([user for user in histories.users[first:stop] for _ in snapshots], pa.string()),
+            SNAPSHOT: pa.array(list(snapshots) * (stop - first), pa.timestamp("us", tz="UTC")),
+            PRIOR_ROW: pa.array(np.arange(rows, rows + len(log_probs))),
+            "entropy": pa.array(np.ascontiguousarray(scalars["entropy"])),
+            "top1_index": pa.array(scalars["top1"].astype(np.int64)),
+            "top1_log_prob": pa.array(np.ascontiguousarray(scalars["best"])),
+        }
+        table = pa.table(columns if tail is None else {**columns, TAIL_LOG_MASS: pa.array(tail)})
+        writer = writer or pq.ParquetWriter(out / ROWS_FILE, table.schema)
+        writer.write_table(table)
+        entropy += float(scalars["entropy"].sum(dtype=np.float64))
+        rows += len(log_probs)
+    if writer is not None:
+        writer.close()
+    # the journal first: without it all is scored again, with it but without the scalars they would be zeros
+    (out / JOURNAL).unlink()
+    (out / SCALARS_FILE).unlink()
+    return {"rows": rows, "max_sum_error": worst, "mean_entropy": entropy / rows if rows else 0.0}
+
+
+def _chunks(files: ScoreFiles) -> Iterator[tuple[Any, Any, Any]]:
+    """Log-probs, scalars and tails (or None), whole users at a time; an empty chunk where there are no rows."""
+    size = max(1, CHUNK_ROWS // files.snapshots) * files.snapshots
+    tails = files.tail.blocks(size) if files.tail is not None else None
+    empty = True
+    for log_probs, scalars in zip(files.log_probs.blocks(size), files.scalars.blocks(size), strict=True):
+        empty = False
+        yield log_probs, scalars, next(tails) if tails is not None else None
+    if empty:
+        width = files.k or files.size
+        tail = np.empty(0, np.float32) if files.k else None
+        yield np.empty((0, width), np.float32), np.empty(0, _SCALARS), tail

@@ -1,0 +1,175 @@
+"""Users in shards, each written to its own place and then noted as done: what an interrupt costs is one of them.
+
+Users with the same prompt lie in one shard and share one forward; what changes for everyone (habit, drift) is added
+after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from advprior.history.histories import Histories
+from advprior.pipeline.score_carried import Carried
+from advprior.pipeline.score_files import ScoreFiles
+from advprior.predictors.base import NetworkScorer, Scorer
+from advprior.predictors.forwarding import Forwarded, Forwarder, Job
+from advprior.predictors.logit import add_offset
+from advprior.store.arrays import Int
+from advprior.store.errors import AdvpriorError
+
+SHARD_USERS = 32  # users a shard at least
+SHARDS = 2_000  # and shards a run at most, by default
+BLOCK_BYTES = 32 << 20  # of log-probs held at once
+SHARED_BLOCKS = 64  # shards' worth of users with the same prompt that stay together
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Who is scored, by whom, and where it goes.
+
+    Attributes
+    ----------
+    scorer : Scorer
+    histories : Histories
+    cutoffs : int64 [S]
+    files : ScoreFiles
+    carried : Carried, optional
+        Earlier network parts.
+    """
+
+    scorer: Scorer
+    histories: Histories
+    cutoffs: Int
+    files: ScoreFiles
+    carried: Carried | None = None
+
+    @property
+    def network(self) -> NetworkScorer | None:
+        return self.scorer if isinstance(self.scorer, NetworkScorer) else None
+
+    @property
+    def block_users(self) -> int:
+        """Users whose log-probs fit `BLOCK_BYTES`."""
+        return max(1, BLOCK_BYTES // (4 * len(self.cutoffs) * self.files.size))
+
+
+def plan_shards(alike: npt.NDArray[np.uint64], shard_users: int) -> list[Int]:
+    """Users of each shard: those that may share a prompt together, else in order.
+
+    Whole groups of like users make a shard, so that what they share is forwarded once whatever happens between
+    shards; only a group of more than `SHARED_BLOCKS` shards is cut.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> [shard.tolist() for shard in plan_shards(np.asarray([7, 3, 5, 7, 7, 1], np.uint64), 2)]
+    [[0, 3, 4], [1, 2], [5]]
+    """
+    _, first, inverse = np.unique(alike, return_index=True, return_inverse=True)
+    group = first[inverse]
+    order = np.argsort(group, kind="stable")
+    shards, start = [], 0
+    while start < len(order):
+        stop = min(start + shard_users, len(order))
+        # up to the end of the group that the shard would cut
+        end = int(np.searchsorted(group[order], group[order[stop - 1]], side="right"))
+        stop = min(max(stop, end), start + SHARED_BLOCKS * shard_users)
+        shards.append(np.sort(order[start:stop]).astype(np.int64))
+        start = stop
+    return shards
+
+
+def score_shards(scoring: Scoring, forwarder: Forwarder, shard_users: int | None = None) -> dict[str, Any]:
+    """Score what the journal does not name yet; what was counted on the way.
+
+    Returns
+    -------
+    dict
+        ``prompts``, ``forwarded``, ``carried``, ``max_sum_error``.
+    """
+    from tqdm.auto import tqdm
+
+    network, users, journal = scoring.network, len(scoring.histories), scoring.files.journal
+    last = int(scoring.cutoffs[-1])
+    alike = network.alike(scoring.histories, last) if network else np.arange(users, dtype=np.uint64)
+    shards = plan_shards(alike, shard_users or max(SHARD_USERS, -(-users // SHARDS)))
+    # what the network says of a shard is forwarded once for all who share it; else a block at a time
+    jobs = _jobs(shards, set(journal.done), scoring.carried, None if network else scoring.block_users)
+    counts: dict[str, float] = {}
+    description = f"score on {scoring.scorer.provider}"
+    with tqdm(total=len(shards), initial=len(journal.done), desc=description, unit="shard", disable=None) as progress:
+        for job, result in forwarder(jobs):
+            counts = counts or {"max_sum_error": 0.0, "prompts": 0, "forwarded": 0, "carried": 0}
+            _write_job(scoring, job, result, counts)
+            if job.last:
+                for file in scoring.files.all:
+                    file.sync()
+                journal.add(job.shard, counts)
+                counts = {}
+                progress.update()
+            result = None  # let go of before the next one is computed
+    if sorted(journal.done) != list(range(len(shards))):
+        raise AdvpriorError(
+            "PRI009",
+            "shards do not add up",
+            actual=f"{len(journal.done)} shards",
+            expected=f"{len(shards)} shards",
+            fix="advprior score … --force",
+        )
+    done = list(journal.done.values())
+    total: dict[str, Any] = {n: sum(int(d[n]) for d in done) for n in ("prompts", "forwarded", "carried")}
+    return total | {"max_sum_error": max((d["max_sum_error"] for d in done), default=0.0)}
+
+
+def _jobs(shards: list[Int], done: set[int], carried: Carried | None, step: int | None) -> Iterator[Job]:
+    """What is left to score: a shard a job, or blocks of ``step`` users of it."""
+    for number, shard in enumerate(shards):
+        if number in done:
+            continue
+        if step is None:
+            fresh = shard if carried is None else shard[~(carried.rows[shard] >= 0).all(axis=1)]
+            yield Job(number, shard, fresh)
+        else:
+            for start in range(0, len(shard), step):
+                block = shard[start : start + step]
+                yield Job(number, block, block, last=start + step >= len(shard))
+
+
+def _write_job(scoring: Scoring, job: Job, result: Forwarded | None, counts: dict[str, float]) -> None:
+    """Write what one job gave, and add to the counts of its shard."""
+    files = scoring.files
+    if scoring.network is None:
+        assert result is not None
+        worst = files.write(job.users, result.log_probs.reshape(len(job.users), len(scoring.cutoffs), files.size))
+    else:
+        worst = _write_network(scoring, scoring.network, job, result)
+        counts["carried"] += len(job.users) - len(job.fresh)
+    counts["max_sum_error"] = max(counts["max_sum_error"], worst)
+    if result is not None:
+        counts["prompts"] += result.prompts
+        counts["forwarded"] += result.forwarded
+
+
+def _write_network(scoring: Scoring, scorer: NetworkScorer, job: Job, result: Forwarded | None) -> float:
+    """Write one shard: what was forwarded, what is carried over, and what changes with time on top of both."""
+    files, carried, shard, step = scoring.files, scoring.carried, job.users, scoring.block_users
+    old = ~np.isin(shard, job.fresh)
+    place = np.cumsum(~old) - 1  # row of a forwarded user in ``result.index``
+    worst = 0.0
+    for start in range(0, len(shard), step):
+        block, is_old, at = shard[start : start + step], old[start : start + step], place[start : start + step]
+        network = np.empty((len(block), len(scoring.cutoffs), files.size), np.float32)
+        if result is not None:
+            network[~is_old] = result.log_probs[result.index[at[~is_old]]]
+        if carried is not None:
+            network[is_old] = carried.network[carried.rows[block[is_old]]]
+        if files.network is not None:
+            files.network.write(block, network[:, -1])
+        offset = scorer.offset(scoring.histories, block, scoring.cutoffs)
+        worst = max(worst, files.write(block, add_offset(network, offset)))
+    return worst
