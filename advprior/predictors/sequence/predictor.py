@@ -151,8 +151,7 @@ class _SequenceScorer(Scorer):
         offset = self._offset(np.concatenate([drift, self._offset.terms.habit(histories, user, moment, self._size)]))
         out = np.empty((len(user), self._size), np.float32)
         every = list(windows(histories, user, moment, self._context))
-        # and one token more: the profile
-        batches = length_batches([len(w) + 1 for w in every], BATCH_TOKENS)
+        batches = length_batches([len(w) for w in every], BATCH_TOKENS)
 
         def forward(part: list[Any]) -> Float:
             batch: dict[str, Any] = dict(tokens.batch(part, moment))
