@@ -205,7 +205,7 @@ def fit_arm(arm: Arm, arms: Arms, encoded: Encoded, resampler: Resampler, seeds:
     prepared = prepare(encoded.encoder.select(names), learned, held, config)
     del learned, held
     reached, importance, rounds = ArmScores(test.digest), np.zeros(len(features)), []
-    matrix = test.matrix(chosen)
+    matrix = np.ascontiguousarray(test.matrix(chosen))  # trees are walked row by row
     for seed in seeds:
         ranker = Ranker(arm.service, features, config, seed).fit_prepared(prepared)
         importance += np.array(list(ranker.importance().values()))

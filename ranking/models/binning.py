@@ -71,6 +71,12 @@ class Examples:
     label: NDArray[np.int8]
     slate: NDArray[Any] | None = None
 
+    def take(self, rows: NDArray[np.int64]) -> Examples:
+        """Some of the rows; the matrix keeps its layout, by row or by column."""
+        by_column = self.matrix.flags.f_contiguous
+        matrix = self.matrix.T.take(rows, axis=1).T if by_column else self.matrix[rows]
+        return Examples(matrix, self.label[rows], None if self.slate is None else self.slate[rows])
+
     def by_slate(self) -> tuple[Examples, NDArray[np.int64]]:
         """The rows with those of a slate together, and the length of each slate."""
         if self.slate is None:
@@ -86,7 +92,7 @@ class Examples:
                 expected=f"at most {MAX_SLATE:,}: the ads shown together to one user",
                 fix="give each request a slate_id of its own, or train with objective: binary",
             )
-        return Examples(self.matrix[order], self.label[order], self.slate[order]), lengths
+        return self.take(order), lengths
 
 
 def prepare(encoder: Encoder, train: Examples, valid: Examples, config: RankerConfig) -> Prepared:
@@ -124,7 +130,7 @@ def prepare(encoder: Encoder, train: Examples, valid: Examples, config: RankerCo
         (train, groups[0]), (valid, groups[1]) = train.by_slate(), valid.by_slate()
     elif config.negatives_per_positive is not None:
         rows, weight = sampled_rows(train.label, config.negatives_per_positive)
-        train = train if rows is None else Examples(train.matrix[rows], train.label[rows])
+        train = train if rows is None else train.take(rows)
     train_set = lgb.Dataset(train.matrix, train.label, weight=weight, group=groups[0], **options).construct()
     valid_set = lgb.Dataset(valid.matrix, valid.label, group=groups[1], reference=train_set, **options).construct()
     return Prepared(encoder, train_set, valid_set, given.matrix, given.label)

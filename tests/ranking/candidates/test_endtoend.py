@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import manifest_digest, new_run, run_key
 from advprior.store.tables import write_parquet
-from ranking.candidates.choose import Sorted, choose
+from ranking.candidates.choose import choose
 from ranking.candidates.endtoend import (
     BOTH,
     EFFECTS,
@@ -24,6 +24,7 @@ from ranking.candidates.endtoend import (
 )
 from ranking.candidates.training import TowerConfig, fit_towers
 from ranking.cli import rank
+from ranking.evidence.ordering import Sorted
 from tests.tiny import PLAN, tiny_tables, write_tiny
 
 

@@ -100,6 +100,14 @@ def test_report_is_whole_self_contained_and_escaped(workspace, tmp_path):
     text = " ".join(" ".join(page.text).split())
     verdict = json.loads((root / "ablation" / "ablation.json").read_text())["verdict"]
     assert verdict["sentence"] in text
+    names = ["End to end", "Whose prior", "Against what", "Cost", "What to do"]
+    places = [text.index(f" {name} ") for name in names]
+    assert places == sorted(places)
+    assert places[-1] < text.index("The verdict in full")
+    assert "Retrieval was not measured." in text
+    assert "with the placebo, priors of other users, by" in text
+    assert "Scoring a million users once takes 1.4 CPU-hours for LLM priors." in text
+    assert html.count("<details>") == html.count("<summary>") >= 6
     assert text.index(verdict["sentence"]) < text.index("What the data is") < text.index("Provenance")
     assert "Simulated <exposure>, inferred from nothing." in text  # escaped in the page, whole to the reader
     assert "<exposure>" not in html
@@ -165,6 +173,9 @@ def test_candidates_and_the_two_by_two_have_their_sections(workspace, tmp_path):
     assert page.open == []
     text = " ".join(" ".join(page.text).split())
     assert curve.sentence("llm") in text
+    both = lifts.get(BOTH, NEITHER, "conversions_5")
+    assert f"conversions per slate at 5 ads change by {both.text()} ({both.relative:+.1%}): a clear gain." in text
+    assert "End to end a clear gain; in the ranker:" in text
     assert "30 % of the slots" in text
     assert f"{lifts.get(BOTH, NEITHER, 'conversions_5').value:.4f}" in text
     assert "Ranking, once in retrieval" in text
