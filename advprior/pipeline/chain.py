@@ -38,6 +38,11 @@ _PROFILE_AND_HISTORY = (USER_PROFILE_VIEW, USER_HISTORY_VIEW, AD_STATS_VIEW)
 _CURVES = 8
 
 
+def tables_folder(project: Project) -> str:
+    """Where the project's canonical tables lie, relative to it."""
+    return project.config.tables.folder or TABLES
+
+
 class Chain:
     """Steps in the making: one folder (the project, or one cut-off inside it) and what tells its names apart."""
 
@@ -56,6 +61,8 @@ class Chain:
 
     def at(self, name: str) -> str:
         """A folder of this chain, relative to the project."""
+        if name == TABLES and not self.folder:
+            return tables_folder(self.project)
         return f"{self.folder}/{name}" if self.folder else name
 
     @property
@@ -124,6 +131,7 @@ class Chain:
         if self.predictor_only:
             for prior in costly:
                 self.prior(prior)
+            self.evaluate()
             return
         tables = self.at(TABLES)
         self.steps.append(
@@ -140,7 +148,18 @@ class Chain:
         for prior in costly:
             self.prior(prior)
         self.feast("feast apply", "apply", self.views())
+        self._after("first rank frame")
         self.frame_and_ablation()
+
+    def evaluate(self) -> None:
+        """Where nothing was shown: who names the next advertiser best, after the last label that was fitted on."""
+        assert self.times is not None  # tables that are known to lack impressions are made
+        runs = tuple(self.at(f"models/{prior.name}") for prior in self.config.priors if prior.by == "advertiser")
+        days = max(1, (self.times.end - self.times.finetune_end).days)
+        words = ("--cutoff", self.times.finetune_end.isoformat(), "--horizon", f"{days}d", "--out", "evaluation.json")
+        command = ("advprior", "evaluate", *runs, "--tables", self.at(TABLES), *words)
+        inputs = (self.at(TABLES), *runs, *(f"{run}/onnx" for run in runs))
+        self.steps.append(Step("evaluate", command, inputs, exists=("evaluation.json",), kind="evaluate"))
 
     def prior(self, prior: Prior) -> None:
         """Fit, export, score and publish one prior, and its placebo."""
@@ -235,9 +254,11 @@ class Chain:
         few = ("--seeds", "1", "--replicates", "200")
         self.advprior(FIRST, *ablate, *few, out="first/ablation", reads=("first/frame",), also=(arms,))
 
-    def _after(self, name: str) -> None:
-        """The newest step comes after another, although it reads none of its folders."""
-        self.steps[-1] = replace(self.steps[-1], after=(*self.steps[-1].after, name + self.suffix))
+    def _after(self, *names: str) -> None:
+        """The newest step comes after others whose folders it does not read: the registry is for one at a time."""
+        names_so_far = {step.name for step in self.steps}
+        others = tuple(name + self.suffix for name in names if name + self.suffix in names_so_far)
+        self.steps[-1] = replace(self.steps[-1], after=(*self.steps[-1].after, *others))
 
     def frame_and_ablation(self) -> None:
         """The point-in-time frame of all priors, and what each arm does to the ranker."""
@@ -310,4 +331,4 @@ class Chain:
             start, end = (moment.strftime("%Y-%m-%dT%H:%M:%S") for moment in (self.times.start, last))
         online = (*(f"{self.repo}/data/{name}" for name in _PROFILE_AND_HISTORY), self.view(self.config.served.name))
         self.feast("feast materialize", "materialize", online, start, end, exists=("data/online_store.db",))
-        self._after("feast apply")
+        self._after("feast apply", "rank frame", "rank candidates")

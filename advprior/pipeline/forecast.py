@@ -98,7 +98,7 @@ class Sizes:
 
 def sizes_of(project: Project) -> Sizes | None:
     """Sizes of tables that are made; None before."""
-    tables = project.folder / "tables"
+    tables = project.folder / (project.config.tables.folder or "tables")
     if not (tables / MANIFEST).is_file():
         return None
     facts = read_manifest(tables)["facts"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from advprior.pipeline.budget import forecast_lines
 from advprior.pipeline.forecast import Forecast, duration
-from advprior.pipeline.plan import FIRST, make_plan, time_plan
+from advprior.pipeline.plan import FIRST, make_plan, tables_folder, time_plan
 from advprior.pipeline.runner import Outcome, last_step, stamps_of
 from advprior.pipeline.settings import Project
 from advprior.pipeline.steps import Cost, Step, states
@@ -22,12 +22,13 @@ def check_project(project: Project) -> None:
     Raises
     ------
     AdvpriorError
-        ``CFG001`` and ``CFG002``, as `advprior finetune` raises them; ``STO023`` for an earlier version's repository.
+        ``CFG001`` and ``CFG002``, as `advprior finetune` raises them; ``STO001`` and ``STO023`` for the
+        feature repository.
     """
     from advprior.pipeline.fit import read_settings, validated_settings
-    from advprior.store.offline import require_current_repo
+    from advprior.store.offline import store_config
 
-    require_current_repo(project.folder / "feature_repo")
+    store_config(project.folder / "feature_repo")
     for prior in project.config.priors:
         if prior.settings_file is not None:
             read_settings(prior.predictor, project.folder / prior.settings_file)
@@ -58,7 +59,7 @@ def status_lines(project: Project) -> list[str]:
         cpu, seconds = sum(cost.cpu_seconds for cost in costs), sum(cost.seconds for cost in costs)
         memory, disk = max(cost.memory_mb for cost in costs) / 1024, sum(cost.disk_mb for cost in costs)
         lines.append(f"{'in all':<{width}}  {'':<8} {cpu:>8.1f} {seconds:>7.1f} {memory:>5.1f} {disk:>8.1f}")
-    times = time_plan(project.folder / "tables")
+    times = time_plan(project)
     lines += time_plan_lines(times) if times else []
     todo = sum(state != "current" for _, state, *_ in rows)
     lines.append(f"{len(rows) - todo} of {len(rows)} steps are current" + ("" if not todo else "; next: advprior run"))
@@ -95,7 +96,7 @@ def dry_run(project: Project, until: str | None, *, force: bool = False) -> list
     lines = [f"cd {project.folder}"] if project.folder != Path() else []
     for step in todo:
         lines += [f"# {step.name}: {every[step.name][0]}{_because(every[step.name][1])}", shlex.join(step.command)]
-    if time_plan(project.folder / "tables") is None:
+    if time_plan(project) is None:
         return [*lines, "# times of materialize, and the forecast, follow the tables: advprior run --until 'data …'"]
     return [*lines, *(f"# {line.strip()}" for line in forecast_lines(Forecast(project, plan, stamps), todo))]
 
@@ -126,7 +127,7 @@ def summary(project: Project, outcome: Outcome, until: str | None) -> list[str]:
         lines.insert(0, "\n" + str(read_manifest(folder / report)["facts"].get("verdict", "")))
         page = next((folder / report).glob("*.html"), None)
         lines += [f"report:  {page}"] if page else []
-    note = read_manifest(folder / "tables")["facts"].get("note")
+    note = read_manifest(folder / tables_folder(project))["facts"].get("note")
     lines += [f"data:    {note}"] if note else []
     lines.append("next:    " + _next(project))
     return lines

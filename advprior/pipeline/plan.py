@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from advprior.pipeline.chain import FIRST, TABLES, Chain
+from advprior.pipeline.chain import FIRST, TABLES, Chain, tables_folder
 from advprior.pipeline.settings import Project
 from advprior.pipeline.steps import Plan
 from advprior.store.contract import TimePlan
 from advprior.store.runs import MANIFEST, read_manifest
 
-__all__ = ["FIRST", "make_plan", "time_plan"]
+__all__ = ["FIRST", "make_plan", "tables_folder", "time_plan"]
 
 
 def make_plan(project: Project) -> Plan:
@@ -23,8 +21,9 @@ def make_plan(project: Project) -> Plan:
     return chain.plan()
 
 
-def time_plan(folder: Path) -> TimePlan | None:
+def time_plan(project: Project) -> TimePlan | None:
     """Time plan of tables that are made; None before."""
+    folder = project.folder / tables_folder(project)
     if not (folder / MANIFEST).is_file():
         return None
     return TimePlan.from_json(read_manifest(folder)["facts"]["time_plan"])
@@ -38,8 +37,9 @@ def _rolling(project: Project) -> Plan:
     ablations = []
     for number in range(1, origins + 1):
         chain = Chain(project, f"cutoff_{number}", f" (cut-off {number})")
-        cut = ("rank", "origin", "--tables", TABLES, "--number", str(number), "--of", str(origins))
-        chain.advprior("rank origin", *cut, out=TABLES, reads=(), also=(TABLES,))
+        tables = whole.at(TABLES)
+        cut = ("rank", "origin", "--tables", tables, "--number", str(number), "--of", str(origins))
+        chain.advprior("rank origin", *cut, out=TABLES, reads=(), also=(tables,))
         chain.measure()
         whole.steps += chain.steps
         whole.files |= chain.files

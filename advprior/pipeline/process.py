@@ -85,10 +85,10 @@ def start(folder: Path, step: Step, *, quiet: bool) -> Child:
     return Child(step, process, time.monotonic(), log)
 
 
-def stop(children: list[Child], *, told: bool) -> None:
+def stop(children: list[Child], *, interrupted: bool) -> None:
     """Wait for commands to tidy up; those that were not told to stop by the terminal are told now."""
     for child in children:
-        if not told:
+        if not interrupted:
             child.process.terminate()
     for child in children:
         child.process.wait()

@@ -22,7 +22,7 @@ from advprior.pipeline.forecast import LONG_SECONDS, Forecast, duration
 from advprior.pipeline.plan import FIRST, make_plan
 from advprior.pipeline.process import Child, failure, on_path, start, stop
 from advprior.pipeline.settings import HIDDEN, Project
-from advprior.pipeline.steps import Cost, Plan, Stamps, Step, stamp_of, state_of
+from advprior.pipeline.steps import Cost, Plan, Stamps, Step, stamp_of, state_of, states
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import MANIFEST, read_manifest
 
@@ -124,10 +124,10 @@ class _Runner:
                 while self._begin() or self.children:
                     self._wait()
             except KeyboardInterrupt:
-                stop(self.children, told=True)  # the terminal interrupted them too
+                stop(self.children, interrupted=True)  # the terminal interrupted them too
                 raise
             except BaseException:
-                stop(self.children, told=False)
+                stop(self.children, interrupted=False)
                 raise
         if self.failed is not None:
             child, code = self.failed
@@ -169,7 +169,8 @@ class _Runner:
 
     def _start(self, step: Step, wanted: tuple[Step, ...]) -> None:
         forecast = Forecast(self.project, self.plan, self.stamps)
-        left = [other for other in wanted if other.name not in self.done]
+        every = states(self.folder, self.plan, self.stamps)
+        left = [other for other in wanted if other.name not in self.done and every[other.name][0] != "current"]
         first = step.kind.startswith("first")
         if not (self.forecast_shown or first) and forecast.of(step).seconds >= LONG_SECONDS:
             self.forecast_shown = True

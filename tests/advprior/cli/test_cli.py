@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 import subprocess
@@ -134,3 +135,36 @@ def test_bad_input_is_one_coded_error_and_debug_adds_the_traceback(tmp_path):
     assert debug.returncode != 0
     assert "Traceback" in debug.stderr
     assert "CFG010" in debug.stderr
+
+
+@pytest.fixture
+def own_names(tmp_path):
+    """A user's folder with packages of their own that bear the names of ours."""
+    for name in ("ranking", "feature_repo"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise ImportError('the user's own')")
+    return tmp_path
+
+
+@pytest.mark.parametrize("line", ["--version", "rank --help", "rank report --help", "publish --help"])
+def test_commands_work_beside_folders_that_bear_the_names_of_our_packages(own_names, line):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = run(*line.split(), cwd=own_names, env=environment)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_notebook_beside_a_plain_folder_named_ranking_imports_ours(tmp_path):
+    (tmp_path / "ranking").mkdir()
+    (tmp_path / "ranking" / "notes.txt").write_text("not a package")
+    command = [sys.executable, "-c", "import ranking; print(ranking.__file__)"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert Path(done.stdout.strip()) == ROOT / "ranking" / "__init__.py"
+
+
+@pytest.mark.parametrize("command", ["run", "status"])
+def test_without_a_project_file_run_and_status_say_what_to_run(tmp_path, command):
+    done = run(command, str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error CFG013")
+    assert f"advprior init {tmp_path}" in done.stderr

@@ -1,0 +1,122 @@
+"""Running steps: beside each other, up to one of them, again, and within a budget."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from advprior.pipeline.budget import check_budget
+from advprior.pipeline.forecast import Forecast
+from advprior.pipeline.outlook import check_project, dry_run
+from advprior.pipeline.plan import make_plan
+from advprior.pipeline.project import PROJECT_FILE, lay_out
+from advprior.pipeline.runner import RunOptions, run, stamps_of
+from advprior.pipeline.settings import read_project
+from advprior.store.errors import AdvpriorError
+from tests.tiny import write_tiny
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """Tables that are ready, two cheap priors, no more."""
+    folder = tmp_path_factory.mktemp("project")
+    lay_out(folder)
+    write_tiny(folder / "ready")
+    keys = {"tables": {"folder": "ready"}, "priors": ["popularity", "neighbours"], "retrieval": False}
+    (folder / PROJECT_FILE).write_text(yaml.safe_dump(keys))
+    return read_project(folder)
+
+
+@pytest.fixture(scope="module")
+def scored(project):
+    """Both priors fitted and scored, two steps at a time."""
+    plan = make_plan(project)
+    ran = [run(project, RunOptions(until=f"score {name}", jobs=2)).ran for name in ("popularity", "neighbours")]
+    return plan, ran
+
+
+def test_steps_until_one_run_beside_each_other_and_no_others(project, scored):
+    _, (first, second) = scored
+    assert set(first) == {"finetune popularity", "export popularity", "score popularity"}
+    assert set(second) == {"finetune neighbours", "export neighbours", "score neighbours"}
+    assert not (project.folder / "frame").exists()
+
+
+def test_what_a_step_said_beside_others_is_printed_whole_and_logged(project, scored, capfd):
+    run(project, RunOptions(until="score popularity", jobs=2, force=True))
+    shown = capfd.readouterr().out
+    assert "score popularity on CPUExecutionProvider" in shown
+    log = project.folder / ".advprior" / "logs" / "score-popularity.log"
+    assert log.read_text().splitlines()[0] in shown
+
+
+def test_again_nothing_runs_and_costs_are_remembered(project, scored):
+    again = run(project, RunOptions(until="score neighbours"))
+    assert again.ran == []
+    stamps = stamps_of(project)
+    (step,) = (step for step in make_plan(project).steps if step.name == "score neighbours")
+    assert stamps.cost(step).cpu_seconds > 0
+    assert "score neighbours" not in "\n".join(dry_run(project, None))
+
+
+def test_a_lost_output_is_made_again_and_what_reads_it_stays(project, scored):
+    (project.folder / "models" / "neighbours" / "onnx" / "manifest.json").unlink()
+    for path in (project.folder / "models" / "neighbours" / "onnx").iterdir():
+        path.unlink()
+    done = run(project, RunOptions(until="score neighbours"))
+    assert "export neighbours" in done.ran
+    assert "finetune neighbours" in done.current
+
+
+def test_a_step_that_is_none_is_answered_with_the_nearest(project):
+    with pytest.raises(AdvpriorError, match="RUN011") as caught:
+        run(project, RunOptions(until="finetune neighbors"))
+    assert "did you mean 'finetune neighbours'" in str(caught.value)
+
+
+def test_a_forecast_above_the_budget_is_refused_before_the_long_steps(project):
+    small = project.config.model_copy(update={"budget": project.config.budget.model_copy(update={"minutes": 0.01})})
+    plan = make_plan(project)
+    forecast = Forecast(project, plan, stamps_of(project))
+    with pytest.raises(AdvpriorError, match="RUN012") as caught:
+        check_budget(type(project)(project.folder, small), forecast, list(plan.steps))
+    assert "minutes against 0.0" in str(caught.value)
+    check_budget(project, forecast, list(plan.steps))
+
+
+def test_a_broken_file_of_stamps_means_that_every_command_is_asked(project, scored):
+    path = project.folder / ".advprior" / "steps.json"
+    text = path.read_text()
+    try:
+        path.write_text("{")
+        done = run(project, RunOptions(until="export popularity"))
+    finally:
+        path.write_text(text)
+    assert set(done.ran) == {"finetune popularity", "export popularity"}
+    assert json.loads(text)
+
+
+def test_wrong_settings_and_a_missing_repository_are_refused_before_anything_runs(project, tmp_path):
+    lay_out(tmp_path)
+    (tmp_path / PROJECT_FILE).write_text(
+        yaml.safe_dump({"tables": {"folder": "x"}, "priors": [{"name": "llm", "settings": {"epoch": 1}}]})
+    )
+    with pytest.raises(AdvpriorError, match=r"did you mean training\.epochs"):
+        check_project(read_project(tmp_path))
+    (tmp_path / "feature_repo" / "feature_store.yaml").unlink()
+    with pytest.raises(AdvpriorError, match="STO001"):
+        check_project(read_project(tmp_path))
+
+
+def test_tables_without_impressions_end_in_an_evaluation(project, tmp_path):
+    lay_out(tmp_path)
+    write_tiny(tmp_path / "ready")
+    manifest = tmp_path / "ready" / "manifest.json"
+    facts = json.loads(manifest.read_text())
+    facts["facts"]["purpose"] = "predictor"
+    manifest.write_text(json.dumps(facts))
+    (tmp_path / PROJECT_FILE).write_text(yaml.safe_dump({"tables": {"folder": "ready"}, "priors": ["popularity"]}))
+    names = [step.name for step in make_plan(read_project(tmp_path)).steps]
+    assert names == ["finetune popularity", "export popularity", "score popularity", "evaluate"]
