@@ -49,13 +49,13 @@ def headings(text: str) -> list[str]:
 
 def anchors(text: str) -> set[str]:
     """As GitHub makes them: small letters, punctuation out, blanks to dashes, doubles numbered."""
-    found: dict[str, int] = {}
+    seen: dict[str, int] = {}
     names = set()
     for heading in headings(text):
         plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)
         name = re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-")
-        count = found.get(name, 0)
-        found[name] = count + 1
+        count = seen.get(name, 0)
+        seen[name] = count + 1
         names.add(name if count == 0 else f"{name}-{count}")
     return names
 

@@ -22,11 +22,11 @@ def codes_of(source: str) -> set[str]:
 
 
 def emitted() -> set[str]:
-    found: set[str] = set()
+    codes: set[str] = set()
     for package in ("advprior", "ranking"):
         for path in (ROOT / package).rglob("*.py"):
-            found |= codes_of(path.read_text())
-    return found | answers()
+            codes |= codes_of(path.read_text())
+    return codes | answers()
 
 
 def answers() -> set[str]:
@@ -62,7 +62,7 @@ def test_every_alert_has_its_section() -> None:
 
 def reasons() -> set[str]:
     """What the service may put into `degraded`, read from its source."""
-    found: set[str] = set()
+    names: set[str] = set()
     for path in (ROOT / "ranking" / "service").glob("*.py"):
         if path.name == "check.py":  # its reasons are of `rank check`
             continue
@@ -73,14 +73,16 @@ def reasons() -> set[str]:
                 r"|exposure_not_logged",
                 value,
             ):
-                found.add(value)
-    return found
+                names.add(value)
+    return names
 
 
 def test_every_degraded_reason_is_explained() -> None:
-    known = set(re.findall(r"`([a-z_]+)`", (DOCS / "checks.md").read_text().partition("### What `degraded` says")[2]))
+    explained = set(
+        re.findall(r"`([a-z_]+)`", (DOCS / "checks.md").read_text().partition("### What `degraded` says")[2])
+    )
     assert len(reasons()) >= 8
-    assert reasons() <= known
+    assert reasons() <= explained
 
 
 def test_words_of_the_glossary_are_sorted_and_said_once() -> None:

@@ -19,9 +19,9 @@ def broken(page: Path, text: str) -> list[str]:
         if re.match(r"[a-z]+:", target):
             continue
         name, _, anchor = target.partition("#")
-        there = page if not name else (page.parent / name)
-        known = there.exists() and (not anchor or anchor in anchors(there.read_text()))
-        if not known:
+        linked = page if not name else (page.parent / name)
+        resolves = linked.exists() and (not anchor or anchor in anchors(linked.read_text()))
+        if not resolves:
             wrong.append(target)
     return wrong
 
@@ -56,12 +56,12 @@ def blocks_of(language: str) -> list[tuple[str, str]]:
 
 def test_only_languages_that_are_checked() -> None:
     """A command in a block of another kind would escape: every block but `text` is run or parsed."""
-    known = {"bash", "ini", "yaml", "cron", "python", "text"}
+    languages = {"bash", "ini", "yaml", "cron", "python", "text"}
     wrong = [
         f"{page.name}:{block.line} {block.language!r}"
         for page in PAGES
         for block in split(page.read_text())[0]
-        if block.language not in known
+        if block.language not in languages
     ]
     assert wrong == []
 

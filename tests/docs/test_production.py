@@ -262,9 +262,9 @@ def test_the_rollback_went_back_and_the_service_answered_on(ran: Ran) -> None:
 
 
 def test_the_readout_has_both_arms(ran: Ran) -> None:
-    found = json.loads((ran.project / "readout.json").read_text())
-    assert set(found["users"]) == {"control", "treatment"}
-    assert sum(found["users"].values()) == len(USERS)
+    readout = json.loads((ran.project / "readout.json").read_text())
+    assert set(readout["users"]) == {"control", "treatment"}
+    assert sum(readout["users"].values()) == len(USERS)
 
 
 def test_a_copy_did_not_take_the_originals_tables(ran: Ran) -> None:
