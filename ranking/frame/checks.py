@@ -256,9 +256,9 @@ def check_placebo(arm: str, low: float, high: float) -> Finding | None:
     )
 
 
-def check_in_catalog(predictor: str, known: Array) -> Finding | None:
+def check_in_catalog(predictor: str, listed: Array) -> Finding | None:
     """RNK012: the catalog of a prior lacks advertisers of many impressions (bool array [impressions])."""
-    share = float(np.mean(known)) if len(known) else 1.0
+    share = float(np.mean(listed)) if len(listed) else 1.0
     if share >= MIN_IN_CATALOG:
         return None
     return Finding(

@@ -64,7 +64,7 @@ class CountsBefore:
         return np.searchsorted(self._keys, self._bases + rank) - self._starts
 
     def last_before(self, moment: int) -> Int:
-        """Newest time < ``moment`` of each group, −1 where there is none: int array [n_groups]."""
+        """Newest time < ``moment`` of each group, −1 in an empty one: int array [n_groups]."""
         counts = self.before(moment)
         newest = np.full(len(counts), -1, dtype=np.int64)
         some = counts > 0

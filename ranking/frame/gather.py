@@ -110,13 +110,13 @@ class PriorFiles:
 
     def row(self, pointer: int) -> Float:
         """Log-probabilities [N] of one row, the tail's share for those that a top-K row does not name."""
-        kept = np.asarray(self.log_probs[pointer])
+        likely = np.asarray(self.log_probs[pointer])
         if self.top_index is None or self.tail is None:
-            return kept
+            return likely
         # 50,000 floats a row are quick to fill, and make one path of both forms
-        full = np.full(self.size, self.tail[pointer] - np.log(self.size - len(kept)), np.float32)
+        full = np.full(self.size, self.tail[pointer] - np.log(self.size - len(likely)), np.float32)
         # what is kept is never below what is spread evenly, but for rounding: ranks must not swap over that
-        full[self.top_index[pointer]] = np.maximum(kept, np.nextafter(full[0], np.float32(np.inf)))
+        full[self.top_index[pointer]] = np.maximum(likely, np.nextafter(full[0], np.float32(np.inf)))
         return full
 
 
@@ -226,14 +226,14 @@ def mean_probability(files: PriorFiles, rows: Int, snapshots: Int) -> tuple[Int,
     for i in range(len(moments)):
         rows_of = np.sort(rows[index == i])
         for block in np.array_split(rows_of, max(1, len(rows_of) // 4096)):
-            kept = np.exp(files.log_probs[block].astype(np.float64))
+            likely = np.exp(files.log_probs[block].astype(np.float64))
             if files.top_index is None or files.tail is None:
-                means[i] += kept.sum(axis=0)
+                means[i] += likely.sum(axis=0)
                 continue
             # everyone gets the share of the tail, and those named what they have beyond it
-            share = np.exp(files.tail[block].astype(np.float64)) / (files.size - kept.shape[1])
+            share = np.exp(files.tail[block].astype(np.float64)) / (files.size - likely.shape[1])
             means[i] += share.sum()
-            beyond = (kept - share[:, None]).ravel()
+            beyond = (likely - share[:, None]).ravel()
             means[i] += np.bincount(files.top_index[block].ravel(), weights=beyond, minlength=files.size)
         means[i] /= len(rows_of)
     return moments, means

@@ -32,13 +32,13 @@ class Outcomes:
     ----------
     impressions, positives : pandas.DataFrame
         All impressions, and those of label 1.
-    known : int array [positives]
+    known_at : int array [positives]
         Microseconds since 1970.
     """
 
     impressions: pd.DataFrame
     positives: pd.DataFrame
-    known: Int
+    known_at: Int
 
     @classmethod
     def of(
@@ -97,7 +97,7 @@ def own_rates(users: pd.DataFrame, outcomes: Outcomes, snapshots: Sequence[datet
     """
     n, shown, positives = len(users), outcomes.impressions, outcomes.positives
     impressions = CountsBefore(codes_of(shown[USER_ID], users[USER_ID]), micros(shown[TIMESTAMP]), n)
-    won = CountsBefore(codes_of(positives[USER_ID], users[USER_ID]), outcomes.known, n)
+    won = CountsBefore(codes_of(positives[USER_ID], users[USER_ID]), outcomes.known_at, n)
     scalars = Scalars()
     for moment in map(moment_us, snapshots):
         all_seen, all_taken = impressions.before(moment), won.before(moment)
@@ -127,8 +127,8 @@ class AdCounts:
             "advertiser_": CountsBefore(advertiser[shown_ad], shown, n_advertisers),
         }
         self.positives = {
-            "": CountsBefore(positive_ad, outcomes.known, len(ads)),
-            "advertiser_": CountsBefore(advertiser[positive_ad], outcomes.known, n_advertisers),
+            "": CountsBefore(positive_ad, outcomes.known_at, len(ads)),
+            "advertiser_": CountsBefore(advertiser[positive_ad], outcomes.known_at, n_advertisers),
         }
         self.first_shown = self.impressions[""].first()
         self.places = {"": np.arange(len(ads)), "advertiser_": advertiser}

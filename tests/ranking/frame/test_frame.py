@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -221,6 +223,15 @@ def test_later_model_cutoff_is_refused(tmp_path: Path, workspace: Workspace) -> 
     apply(repo)
     with pytest.raises(AdvpriorError, match="RNK001"):
         build_frame(workspace.tables, repo, [LLM])
+
+
+def test_a_store_is_opened_without_torch(workspace: Workspace) -> None:
+    code = (
+        "import sys; from pathlib import Path; from ranking.frame.join import open_store; "
+        f"open_store(Path({str(workspace.repo)!r})); assert 'torch' not in sys.modules; "
+        "assert 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=600)
 
 
 def test_a_service_that_is_not_applied_is_named(workspace: Workspace) -> None:
