@@ -109,13 +109,13 @@ def search(engine: Engine, towers: Towers, users: list[str], sizes: list[int], k
         exact = Nearest(whole, exact_up_to=NEVER)
         sides = {name: partial(_ask, side, asked, k) for name, side in (("exact", exact), ("index", index))}
         times = alternately(sides, 800)
-        found = [
+        recalls = [
             len(np.intersect1d(index.top(user, k)[0], best(whole @ user, k))) / min(k, size) for user in asked
         ]  # real users, whom the index was not tuned on
         ratio = np.median(times["exact"]) / np.median(times["index"])
         print(
             f"{size:>8,} ads  exact {quantiles(times['exact'])}   index {quantiles(times['index'])}   {ratio:4.1f}x   "
-            f"recall {np.mean(found):.4f} (worst {np.min(found):.3f})   {index.looked_into} of {index.lists} lists, "
+            f"recall {np.mean(recalls):.4f} (worst {np.min(recalls):.3f})   {index.looked_into}/{index.lists} lists, "
             f"built in {built:.1f} s",
             flush=True,
         )

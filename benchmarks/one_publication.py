@@ -85,7 +85,7 @@ class Witness:
         scalars = list(self._engine.resources.reader.views[self._view].columns)
         table = pd.read_parquet(folder / TABLE_FILE, columns=[USER_ID, PRIOR_ROW, SNAPSHOT, EVENT_TIMESTAMP, *scalars])
         moments, rows, files = micros(table[SNAPSHOT]), table[PRIOR_ROW].to_numpy(np.int64), PriorFiles.open(folder)
-        found, means = mean_probability(files, rows, moments)
+        snapshots, means = mean_probability(files, rows, moments)
         log_probs = np.stack([files.row(i) for i in range(len(files.log_probs))])
         row_of = dict(zip(zip(table[USER_ID].tolist(), moments.tolist(), strict=True), rows.tolist(), strict=True))
         available = micros(table[EVENT_TIMESTAMP])
@@ -94,7 +94,7 @@ class Witness:
             for row, at, of in zip(rows, available, table[scalars].to_numpy(), strict=True)
         }
         self._published[folder.name.rpartition("-")[2]] = _Publication(
-            files.version, files.advertisers, log_probs, own, row_of, dict(zip(found.tolist(), means, strict=True))
+            files.version, files.advertisers, log_probs, own, row_of, dict(zip(snapshots.tolist(), means, strict=True))
         )
 
     def add_kept(self, link: Path) -> None:

@@ -29,7 +29,7 @@ def measure() -> list[tuple[int, int | None, int, float, float]]:
     from tests.service.workspaces import materialize, redis_server, with_top_k_and_interests
     from tests.tiny import write_tiny
 
-    found = []
+    rows = []
     with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder)) as server:
         root = Path(folder)
         tables = write_tiny(root / "tables", users=100)
@@ -56,9 +56,9 @@ def measure() -> list[tuple[int, int | None, int, float, float]]:
             after = client.info("memory")["used_memory"]
             bytes_of = [client.memory_usage(key, samples=0) or 0 for key in client.scan_iter(count=1000)]
             largest = sorted(bytes_of)[-len(users) :]  # the others are ads
-            found.append((size, top, len(users), sum(largest) / len(largest), (after - before) / len(users)))
+            rows.append((size, top, len(users), sum(largest) / len(largest), (after - before) / len(users)))
             shutil.rmtree(repo)
-    return found
+    return rows
 
 
 def main() -> None:

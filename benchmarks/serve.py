@@ -52,12 +52,12 @@ def write_bodies(path: Path, make: Callable[[int], Any], count: int = 200) -> Pa
     return path
 
 
-def row(name: str, found: dict[str, Any], note: str = "", **most: float) -> None:
+def row(name: str, measured: dict[str, Any], note: str = "", **most: float) -> None:
     """Print a measurement, and whether it is within its bounds (milliseconds, by percentile)."""
-    times = f"p50 {found['p50']:7.2f}  p99 {found['p99']:7.2f} ms"
-    counts = f"{found['errors']} errors, {found['degraded']} degraded"
-    wanted = [f"{key} <= {bound:g}: {'yes' if found[key] <= bound else 'MISSED'}" for key, bound in most.items()]
-    print(f"{name:<48} {times}  {found['rps']:5.0f}/s  {counts}  {'  '.join([*wanted, note])}", flush=True)
+    times = f"p50 {measured['p50']:7.2f}  p99 {measured['p99']:7.2f} ms"
+    counts = f"{measured['errors']} errors, {measured['degraded']} degraded"
+    wanted = [f"{key} <= {bound:g}: {'yes' if measured[key] <= bound else 'MISSED'}" for key, bound in most.items()]
+    print(f"{name:<48} {times}  {measured['rps']:5.0f}/s  {counts}  {'  '.join([*wanted, note])}", flush=True)
 
 
 class Bench:

@@ -32,8 +32,8 @@ def main() -> None:
     def rank(body: dict[str, Any]) -> dict[str, Any]:
         ads = body["candidates"]
         rows = [{"user_id": body["user_id"], "ad_id": ad} for ad in ads]
-        found = store.get_online_features(features=service, entity_rows=rows, full_feature_names=True).to_dict()
-        frame = pd.DataFrame(found)
+        features = store.get_online_features(features=service, entity_rows=rows, full_feature_names=True).to_dict()
+        frame = pd.DataFrame(features)
         # numbers only, as many columns as the model has: what it costs, not what it says
         numbers = frame.select_dtypes("number").to_numpy(dtype=np.float32)
         matrix = np.full((len(ads), width), np.nan, dtype=np.float32)

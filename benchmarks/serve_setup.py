@@ -78,8 +78,8 @@ class Load:
         done = subprocess.run(
             [sys.executable, str(LOAD), *map(str, options)], capture_output=True, text=True, check=True
         )
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
+        measured: dict[str, Any] = json.loads(done.stdout)
+        return measured
 
 
 def in_store(source: Path, target: Path, until: datetime, redis_port: int | None) -> None:
@@ -119,11 +119,11 @@ def about_machine() -> None:
     cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     name = cpu[0].split(":")[1].strip() if cpu else "unknown"
     print(f"{platform.platform()}, {os.cpu_count()} cores, {name}, load {os.getloadavg()[0]:.1f}")
-    found = [f"{package} {version(package)}" for package in PACKAGES]
+    named = [f"{package} {version(package)}" for package in PACKAGES]
     if shutil.which("redis-server"):
-        told = subprocess.run(["redis-server", "--version"], capture_output=True, text=True, check=True).stdout
-        found += [f"redis-server {number}" for number in re.findall(r"v=([\d.]+)", told)]
-    print(", ".join(found), flush=True)
+        text = subprocess.run(["redis-server", "--version"], capture_output=True, text=True, check=True).stdout
+        named += [f"redis-server {number}" for number in re.findall(r"v=([\d.]+)", text)]
+    print(", ".join(named), flush=True)
 
 
 @contextmanager

@@ -118,7 +118,7 @@ class TowerSource:
                 "SRV010",
                 "the towers were fitted for other ads",
                 where=f"catalog {catalog.version}",
-                actual=f"{placed:.0%} of {len(catalog.ads):,} ads are known to them, or their advertiser is",
+                actual=f"{placed:.0%} of {len(catalog.ads):,} ads, or their advertisers, are those of the towers",
                 expected=f"{_PLACED_SHARE:.0%}",
                 fix=FIX,
             )
