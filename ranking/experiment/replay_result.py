@@ -29,6 +29,7 @@ from ranking.evidence.metrics import Auc, LogLoss, Metric, Ndcg, Rows
 from ranking.experiment.client import Answer
 from ranking.experiment.past_requests import Slates, iso
 from ranking.frame.read import FRAME_FILE
+from ranking.frame.views import is_ours
 from ranking.models.ranker import Ranker
 
 FILE, SCORES_FILE = "replay.json", "scores.parquet"
@@ -99,7 +100,7 @@ def scores_of(
         served = {slot["ad_id"]: slot["score"] for slot in answer.body["slots"]} if ok else {}
         as_of = answer.body.get("as_of") if ok and timed else None
         expected = [iso(moment_us(snapshots[newest] + plan.lag))] if newest >= 0 else None
-        same = as_of is not None and all(v == expected for view, v in as_of.items() if view != USER_PROFILE_VIEW)
+        same = as_of is not None and all(_as_in_frame(view, times, expected) for view, times in as_of.items())
         # an ad that was shown twice is ranked once, with the context of the first
         once = ~pd.Series(ads[rows]).duplicated().to_numpy()
         parts.append(
@@ -119,6 +120,17 @@ def scores_of(
     sent = shown.loc[scores.index]
     keys = {name: sent[name] for name in (IMPRESSION_ID, SLATE_ID, LABEL)}
     return pd.DataFrame({**keys, "user": sent[USER_ID]}, index=scores.index).join(scores)
+
+
+def _as_in_frame(view: str, times: Sequence[str], snapshot: Sequence[str] | None) -> bool:
+    """Whether the rows behind an answer are those that the frame joined.
+
+    Rows of ours are when they are of the newest snapshot. A profile is one row for ever. A user's own view has times of
+    its own: the store keeps the newest row, so one that was available then is the one that the frame joined.
+    """
+    if view == USER_PROFILE_VIEW:
+        return True
+    return times == snapshot if is_ours(view) else bool(times)
 
 
 def figures_of(scores: pd.DataFrame, slates: Slates, answers: Sequence[Answer], seconds: float) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from advprior.store.contract import USER_HISTORY_VIEW, USER_PROFILE_VIEW, prior_view
+from advprior.store.contract import PRIOR_VIEW_PREFIX, USER_HISTORY_VIEW, USER_PROFILE_VIEW, prior_view
 from advprior.store.times import DAY_US
 from ranking.experiment.assignment import ServedArm
 from ranking.service.ads import AdTable
@@ -207,7 +207,9 @@ class Engine:
     ) -> tuple[ViewRow, HistoryCatalog] | None:
         """The history row and its catalog; None, and a reason in ``degraded``, when they cannot be used."""
         degraded += [
-            f"{view.removeprefix('user_')}_corrupt" for view in _USER_VIEWS if isinstance(rows.get(view), Broken)
+            f"{view.removeprefix('user_')}_corrupt"
+            for view, row in rows.items()
+            if isinstance(row, Broken) and not view.startswith(PRIOR_VIEW_PREFIX)
         ]
         row = rows.get(USER_HISTORY_VIEW)
         if not isinstance(row, ViewRow):

@@ -12,11 +12,14 @@ import pytest
 from advprior.store.contract import BASELINE_SERVICE, prior_service, prior_view
 from advprior.store.features import REQUEST_SOURCE
 from advprior.store.tables import load_tables, write_parquet
+from ranking.experiment.client import Service
+from ranking.experiment.replay import ReplayOptions, replay
 from ranking.frame.publish import publish_features
 from ranking.service.app import create_app, make_engine
-from ranking.service.slate import Query
+from ranking.service.rows import Broken
+from ranking.service.slate import Query, UserRows
 from tests.ranking.stores import apply, copy_repo, publish
-from tests.service.live import TestClient, engine_at, settings_of
+from tests.service.live import TestClient, engine_at, live, settings_of
 from tests.service.parity import equal_to_the_frame
 from tests.service.workspaces import (
     NOW,
@@ -187,3 +190,25 @@ def test_a_view_past_its_own_ttl_is_missing(own: Project) -> None:
     names = dict(zip(late.ranker.plan.features, late.matrix[0], strict=True))
     assert np.isnan(names["loyalty__since"])
     assert not np.isnan(names["ad_quality__score"])
+
+
+def test_a_replayed_week_has_the_offline_scores(own: Project) -> None:
+    """Over HTTP, as of each slate's time, with the rows of the user's own views."""
+    low = SNAPSHOT + PLAN.lag
+    options = ReplayOptions(
+        start=low, end=low + timedelta(days=7), limit=12, frame=own.root / "frame", rankers=[own.ranker, own.plain]
+    )
+    with live(own, clock_source="request") as service:
+        replayed = replay(own.tables, Service(f"http://127.0.0.1:{service.port}"), options)
+    assert replayed.about["errors"] == {}
+    assert replayed.about["parity"]["compared"] == replayed.about["parity"]["in_frame"] > 50
+    assert replayed.about["parity"]["max_difference"] < 1e-9
+
+
+def test_a_row_of_an_own_view_that_cannot_be_read_is_said(own: Project) -> None:
+    engine = engine_at(own)
+    stored = engine.look_up("u004")
+    broken = UserRows({**stored.rows, "loyalty": Broken("garbage")}, [])
+    slate = engine.rank(Query("u004", slots=3, user_rows=broken))
+    assert slate.degraded == ["loyalty_corrupt"]
+    assert slate.ranker.service == SERVICE
