@@ -60,9 +60,9 @@ def export(run: Path, precision: str, tables: Path | None, force: bool) -> None:
         if precision != "fp32" and tables is not None:
             from advprior.pipeline.precision import reduce_export
 
-            said = reduce_export(run, work.path, tables)
+            reduced = reduce_export(run, work.path, tables)
             # size and digest are the reduced graph's: the manifest lists them
-            work.facts.update(said | {"bytes": None, "sha256": None})
+            work.facts.update(reduced | {"bytes": None, "sha256": None})
         size = sum(file.stat().st_size for file in work.path.rglob("*.onnx*"))
     click.echo(
         f"export {predictor}: {size / 1e6:.1f} MB, largest difference from the model {facts['parity']:.1e} "

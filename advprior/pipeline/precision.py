@@ -50,15 +50,15 @@ class Damage:
 
     def exceeded(self) -> list[str]:
         """What is beyond `LIMITS`, in words."""
-        found = []
+        problems = []
         for name, limit in LIMITS.items():
             value = getattr(self, name)
             if name == "nll_change" and np.isnan(value):
                 continue
             good = value >= limit if name == "top10_overlap" else value <= limit  # a NaN is not good
             if not good:
-                found.append(f"{name} {value:.3f} (limit {limit})")
-        return found
+                problems.append(f"{name} {value:.3f} (limit {limit})")
+        return problems
 
 
 def damage(full: Float, reduced: Float, truth: Float | None = None) -> Damage:
@@ -68,8 +68,8 @@ def damage(full: Float, reduced: Float, truth: Float | None = None) -> Damage:
     --------
     >>> full = np.log(np.asarray([[0.5, 0.3, 0.2]], np.float32))
     >>> swapped = np.log(np.asarray([[0.3, 0.5, 0.2]], np.float32))
-    >>> found = damage(full, swapped, np.asarray([[1, 0, 0]], np.float32))
-    >>> round(found.nll_change, 3), round(found.max_difference, 3), found.top10_overlap
+    >>> measured = damage(full, swapped, np.asarray([[1, 0, 0]], np.float32))
+    >>> round(measured.nll_change, 3), round(measured.max_difference, 3), measured.top10_overlap
     (0.511, 0.511, 1.0)
     """
     difference = np.abs(full.astype(np.float64) - reduced)
@@ -109,13 +109,13 @@ def write_reduced(source: Path, out: Path) -> None:
 def _head_nodes(model: Any) -> list[str]:
     """Names of the nodes from the head to the log-softmax: they stay in fp32."""
     made = {name: node for node in model.graph.node for name in node.output}
-    found, waiting = [], [made[output.name] for output in model.graph.output]
+    nodes, waiting = [], [made[output.name] for output in model.graph.output]
     while waiting:
         node = waiting.pop()
-        if node.op_type in _HEAD and node.name not in found:
-            found.append(node.name)
+        if node.op_type in _HEAD and node.name not in nodes:
+            nodes.append(node.name)
             waiting += [made[name] for name in node.input if name in made]
-    return found
+    return nodes
 
 
 def _drop_round_trips(model: Any) -> None:
@@ -206,11 +206,11 @@ def reduce_export(run: Path, folder: Path, tables: Path) -> dict[str, Any]:
     reduced = small.score(histories, users, cutoff)[:, 0]
     horizon = micros(plan.train_end) - int(cutoff[0])
     labels = next_advertisers(histories, users, np.repeat(cutoff - 1, len(users)), horizon)
-    found = damage(full, reduced, dense(*labels, len(catalog)))
+    measured = damage(full, reduced, dense(*labels, len(catalog)))
     again = [small.score(histories, users[i : i + 1], cutoff)[0, 0] for i in range(min(ALONE_SAMPLE, len(users)))]
     alone = largest_difference(np.stack(again), reduced[: len(again)])
     allowed = allowed_difference(reduced[: len(again)], ALONE)
-    beyond = found.exceeded()
+    beyond = measured.exceeded()
     if not alone <= allowed:
         beyond.append(f"alone and in a batch differ by {alone:.1e} (limit {allowed:.1e})")
     if beyond:
@@ -227,4 +227,4 @@ def reduce_export(run: Path, folder: Path, tables: Path) -> dict[str, Any]:
     for file in beside.iterdir():
         file.rename(folder / file.name)
     beside.rmdir()
-    return {"precision": "fp16", "damage": asdict(found) | {"alone_difference": alone}}
+    return {"precision": "fp16", "damage": asdict(measured) | {"alone_difference": alone}}
