@@ -51,7 +51,7 @@ COSTS = {
     "finetune hybrid": Rate("events", 60, 250, 5000),
     "export sasrec": Rate("", 6, 0),
     "export hybrid": Rate("", 6, 0),
-    "finetune text": Rate("texts", 5, 30_000, 900),
+    "finetune text": Rate("texts", 5, 30_000, 900, ""),
     "finetune zero_shot": Rate("", 10, 0, 1000),
     "score zero_shot": Rate("events", 10, 30_000, 2800),
     "rank features": Rate("events", 1, 8, 1300),
@@ -89,11 +89,11 @@ class Sizes:
     arms: int
 
     def driver(self, name: str, step: Step) -> float:
-        """Value of a driver for a step."""
+        """Value of a driver for a step; 1 where nothing drives it."""
         if name == "rankers":
             # a small frame trains on its impressions, whoever they are of
             return self.impressions * (4 if step.kind.startswith("first") else self.arms)
-        return float(getattr(self, name)) if name else 0.0
+        return float(getattr(self, name)) if name else 1.0
 
 
 def sizes_of(project: Project) -> Sizes | None:
