@@ -52,7 +52,7 @@ def headline(result: AblationResult, retrieval: Mapping[str, Any] | None = None)
 
 
 def costs(result: AblationResult, predictors: Manifests) -> dict[str, float | None]:
-    """CPU-seconds to score a million users once with each arm's priors; None where a run did not record it."""
+    """CPU-seconds of a million of each arm's priors (a user at a snapshot); None where a run did not record it."""
     priors = result.about["frame_facts"].get("priors", {})
     listed = result.about["frame_facts"].get("features", [])
     features = features_from_json(listed) if isinstance(listed, list) else []  # an older ablation has groups
@@ -145,7 +145,7 @@ def _cost(result: AblationResult, predictors: Manifests) -> str:
     phrases = [f"{_duration(cost)} for {_label(arm)}" for arm, cost in named if cost is not None]
     if not phrases:
         return "Not recorded: name the scoring runs with --predictor-run."
-    return f"Scoring a million users once takes {', '.join(phrases)}."
+    return f"A million priors, each of a user at a snapshot, take {', '.join(phrases)}."
 
 
 def _duration(seconds: float) -> str:

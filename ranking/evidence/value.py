@@ -74,7 +74,7 @@ def value_at_loads(
 
 
 def scoring_cost(prior: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> float | None:
-    """CPU-seconds to score a million users once, from what a scoring run took; None where it was not recorded.
+    """CPU-seconds of a million priors (a user at a snapshot), from what a run took; None where it was not recorded.
 
     Processor time, not time on the clock: it does not depend on how many cores there were or who shared them.
 

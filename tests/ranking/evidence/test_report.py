@@ -106,7 +106,7 @@ def test_report_is_whole_self_contained_and_escaped(workspace, tmp_path):
     assert places[-1] < text.index("The verdict in full")
     assert "Retrieval was not measured." in text
     assert "with the placebo, priors of other users, by" in text
-    assert "Scoring a million users once takes 1.4 CPU-hours for LLM priors." in text
+    assert "A million priors, each of a user at a snapshot, take 1.4 CPU-hours for LLM priors." in text
     assert html.count("<details>") == html.count("<summary>") >= 6
     assert text.index(verdict["sentence"]) < text.index("What the data is") < text.index("Provenance")
     assert "Simulated <exposure>, inferred from nothing." in text  # escaped in the page, whole to the reader
