@@ -6,14 +6,13 @@ Rows are ads of requests, any number each. One sort serves every quota.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from advprior.store.arrays import Bool
 from ranking.evidence.ordering import Sorted
 
-Mask = NDArray[np.bool_]
 
-
-def choose(rows: Sorted, predicted: ArrayLike, k: int, quota: float) -> Mask:
+def choose(rows: Sorted, predicted: ArrayLike, k: int, quota: float) -> Bool:
     """Candidates of each request.
 
     The first k − n are the towers' best; n = quota · k slots go to the best remaining ads of predicted advertisers;

@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from advprior.store.arrays import Double, Int
 from advprior.store.contract import AD_ID, ADVERTISER_ID
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest, write_json
 from advprior.store.tables import load_tables, load_time_plan
+from advprior.store.times import moment_us
 from ranking.candidates.choose import choose
 from ranking.candidates.inputs import Pasts, Requests, blocks, requests
 from ranking.candidates.priors import predicted, prior_rows
 from ranking.candidates.towers import Towers
 from ranking.evidence.bootstrap import user_weights
-from ranking.evidence.metrics import Floats
 from ranking.evidence.ordering import Sorted, concentration
 from ranking.evidence.wording import interval, outcome, signed
-from ranking.frame.counts import Ints, moment_us
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -235,7 +235,7 @@ class _Inventory:
     """The requests of validation and test, and what the towers say of every ad that was live then."""
 
     ads: pd.DataFrame
-    advertiser: Ints  # index of each ad's advertiser
+    advertiser: Int  # index of each ad's advertiser
     advertisers: int
     pasts: Pasts
     requests: Requests
@@ -255,11 +255,11 @@ class _Inventory:
         return cls(ads, advertiser, int(advertiser.max()) + 1, pasts, made, towers, moments)
 
     @cached_property
-    def engaged(self) -> Floats:
+    def engaged(self) -> Double:
         """Ads that each request engaged with."""
         return np.bincount(self.requests.engaged[:, 0], minlength=len(self.requests.user)).astype(np.float64)
 
-    def scores(self) -> Iterator[tuple[Ints, Ints, Any]]:
+    def scores(self) -> Iterator[tuple[Int, Int, Any]]:
         """Blocks of requests of one snapshot, the ads live then, and the towers' scores [requests, ads]."""
         vectors, bias = self.towers.ads(self.ads)
         for snapshot in np.unique(self.requests.snapshot):
@@ -273,9 +273,9 @@ class _Inventory:
 class _Counts:
     """What one predictor's slots brought at one quota, request by request."""
 
-    hits: Floats
-    extra: Floats  # hits that the towers alone do not have
-    shown: dict[str, Floats]  # split to slots of each advertiser
+    hits: Double
+    extra: Double  # hits that the towers alone do not have
+    shown: dict[str, Double]  # split to slots of each advertiser
 
     @classmethod
     def empty(cls, inventory: _Inventory) -> _Counts:
@@ -284,7 +284,7 @@ class _Counts:
             np.zeros(size), np.zeros(size), {name: np.zeros(inventory.advertisers) for name in ("valid", "test")}
         )
 
-    def add(self, inventory: _Inventory, part: Ints, live: Ints, masks: tuple[Any, Any, Any]) -> None:
+    def add(self, inventory: _Inventory, part: Int, live: Int, masks: tuple[Any, Any, Any]) -> None:
         """Count a block; masks [requests, ads]: taken, engaged, hits of the towers alone."""
         taken, engaged, alone = masks
         hits = taken & engaged
@@ -316,7 +316,7 @@ def _measures(counts: _Counts, alone: _Counts, inventory: _Inventory, split: str
     ]
 
 
-def _engaged(asked: Requests, part: Ints, live: Ints) -> Any:
+def _engaged(asked: Requests, part: Int, live: Int) -> Any:
     """bool [part, live]: what the user of each request engaged with."""
     place = np.full(len(asked.user), -1, dtype=np.int64)
     place[part] = np.arange(len(part))
@@ -326,7 +326,7 @@ def _engaged(asked: Requests, part: Ints, live: Ints) -> Any:
     return out
 
 
-def _gain(user: Ints, change: Floats, engaged: Floats, replicates: int, seed: int = 0) -> tuple[float, float, float]:
+def _gain(user: Int, change: Double, engaged: Double, replicates: int, seed: int = 0) -> tuple[float, float, float]:
     """Change of hits over engaged ads, and its 95 % interval, users resampled."""
     _, who = np.unique(user, return_inverse=True)
     top, bottom = np.bincount(who, weights=change), np.bincount(who, weights=engaged)

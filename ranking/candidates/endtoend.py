@@ -18,21 +18,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from advprior.store.arrays import Bool, Double
 from advprior.store.contract import AD_ID, IMPRESSION_ID, LABEL, SLATE_ID, TIMESTAMP, USER_ID, prior_view
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest, write_json
 from advprior.store.tables import load_tables, load_time_plan, read_parquet
-from ranking.candidates.choose import Mask, choose
+from advprior.store.times import micros, moment_us
+from ranking.candidates.choose import choose
 from ranking.candidates.curve import QUOTAS
 from ranking.candidates.inputs import Pasts, snapshot_of
 from ranking.candidates.towers import Towers
 from ranking.evidence.bootstrap import Outcomes, Resampling, paired_bootstrap
 from ranking.evidence.lift import Lifts, as_lifts
-from ranking.evidence.metrics import Conversions, Floats, Ndcg
+from ranking.evidence.metrics import Conversions, Ndcg
 from ranking.evidence.ordering import Sorted
 from ranking.evidence.result import load_seeds
 from ranking.evidence.wording import outcome
-from ranking.frame.counts import micros, moment_us
 from ranking.frame.read import FRAME_FILE, FRAME_FIX
 
 if TYPE_CHECKING:
@@ -262,7 +263,7 @@ def _splits(frame: Path, top20: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     return valid, test
 
 
-def retrieval_scores(tables: Path, towers: Towers, *splits: pd.DataFrame) -> list[Floats]:
+def retrieval_scores(tables: Path, towers: Towers, *splits: pd.DataFrame) -> list[Double]:
     """The towers' score of each row's user and ad, the user as of the newest snapshot available at the row's time.
 
     Parameters
@@ -294,7 +295,7 @@ def retrieval_scores(tables: Path, towers: Towers, *splits: pd.DataFrame) -> lis
     return np.split(score, np.cumsum([len(split) for split in splits])[:-1])
 
 
-def _quota(valid: pd.DataFrame, score: Floats, top20: str, k: int) -> tuple[float, dict[str, float]]:
+def _quota(valid: pd.DataFrame, score: Double, top20: str, k: int) -> tuple[float, dict[str, float]]:
     """The quota above zero with the most engaged ads among validation's candidates, and their share at each quota."""
     rows, wanted = Sorted.of(valid[SLATE_ID].to_numpy(), score), valid[top20].to_numpy(np.float64) == 1
     won = valid[LABEL].to_numpy() == 1
@@ -303,6 +304,6 @@ def _quota(valid: pd.DataFrame, score: Floats, top20: str, k: int) -> tuple[floa
     return best, {str(q): round(value, 5) for q, value in recall.items()}
 
 
-def _behind(score: Floats, candidates: Mask) -> Floats:
+def _behind(score: Double, candidates: Bool) -> Double:
     """Scores with every ad that is no candidate behind all that are."""
     return np.where(candidates, score, -1.0)

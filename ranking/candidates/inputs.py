@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from advprior.store.arrays import Int
 from advprior.store.contract import (
     AD_ID,
     ADVERTISER_ID,
@@ -25,8 +26,10 @@ from advprior.store.contract import (
     USER_ID,
     TimePlan,
 )
-from ranking.frame.counts import DAY_US, Ints, compact, micros, moment_us
+from advprior.store.times import DAY_US, micros, moment_us
+from ranking.frame.counts import codes_of, compact
 from ranking.frame.fading import FADES, fading
+from ranking.frame.read import SPLITS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,22 +78,22 @@ class Vocabulary:
         """Columns of the users' matrix."""
         return len(FADES) * sum(self.sizes.values()) + len(self.profiles)
 
-    def codes(self, table: pd.DataFrame) -> dict[str, Ints]:
+    def codes(self, table: pd.DataFrame) -> dict[str, Int]:
         """Index of advertiser, category and pair of each row of a table, −1 where it has none that is known."""
         return {
-            "advertiser": _codes(table[ADVERTISER_ID].astype(object), self.advertisers),
-            "category": _codes(table[CATEGORY].astype(object), self.categories),
-            "pair": _codes(_pairs(table), self.pairs),
+            "advertiser": codes_of(table[ADVERTISER_ID].astype(object), self.advertisers),
+            "category": codes_of(table[CATEGORY].astype(object), self.categories),
+            "pair": codes_of(_pairs(table), self.pairs),
         }
 
-    def ad_tokens(self, ads: pd.DataFrame) -> Ints:
+    def ad_tokens(self, ads: pd.DataFrame) -> Int:
         """Tokens of each ad, int [ads, 4]: its id, pair, advertiser, category; −1 for one that is not known.
 
         An ad that no fit has seen is still its advertiser and its category.
         """
         by_level, start, columns = self.codes(ads), 0, []
         for codes, size in (
-            (_codes(ads[AD_ID].astype(object), self.ads), len(self.ads)),
+            (codes_of(ads[AD_ID].astype(object), self.ads), len(self.ads)),
             *((by_level[level], self.sizes[level]) for level in ("pair", "advertiser", "category")),
         ):
             columns.append(np.where(codes >= 0, codes + start, -1))
@@ -121,7 +124,7 @@ class Pasts:
         self.ids = users[USER_ID].astype(str).tolist()
         self.vocabulary = vocabulary
         self._times = micros(events[TIMESTAMP])
-        owner = _codes(events[USER_ID].astype(object), self.ids)
+        owner = codes_of(events[USER_ID].astype(object), self.ids)
         self._levels = []
         for level, codes in vocabulary.codes(events).items():
             size = vocabulary.sizes[level]
@@ -130,7 +133,7 @@ class Pasts:
             self._levels.append((size, rows, cells, place))
         columns, users_of = [], []
         for values in _profiles(users).values():
-            codes = _codes(values, vocabulary.profiles)
+            codes = codes_of(values, vocabulary.profiles)
             given = np.flatnonzero(codes >= 0)
             users_of.append(given)
             columns.append(codes[given])
@@ -174,18 +177,18 @@ class Requests:
         Snapshot to the ads that anybody was shown until the next one: the inventory of that time.
     """
 
-    user: Ints
-    snapshot: Ints
+    user: Int
+    snapshot: Int
     time: NDArray[Any]
     split: NDArray[Any]
-    engaged: Ints
-    live: dict[int, Ints]
+    engaged: Int
+    live: dict[int, Int]
 
 
-def snapshot_of(times: Ints, plan: TimePlan) -> Ints:
+def snapshot_of(times: Int, plan: TimePlan) -> Int:
     """Place in ``plan.feature_snapshots()`` of the newest snapshot available at each time, −1 before the first."""
     available = np.array([moment_us(s + plan.lag) for s in plan.feature_snapshots()], dtype=np.int64)
-    place: Ints = np.searchsorted(available, times, side="right") - 1
+    place: Int = np.searchsorted(available, times, side="right") - 1
     return place
 
 
@@ -201,8 +204,8 @@ def requests(
     time, at = time[within], at[within]
     edges = np.array([moment_us(plan.train_end), moment_us(plan.valid_end)])
     split = np.searchsorted(edges, time, side="right")
-    user = _codes(table[USER_ID].astype(object), users)
-    ad = _codes(table[AD_ID].astype(object), ads)
+    user = codes_of(table[USER_ID].astype(object), users)
+    ad = codes_of(table[AD_ID].astype(object), ads)
     # the snapshot in which a split ends makes two requests, one on either side
     groups, place = compact((user, len(users)), (at, int(at.max(initial=0)) + 1), (split, 3))
     oldest = np.full(len(groups), np.iinfo(np.int64).max)
@@ -212,22 +215,14 @@ def requests(
     won = (table[LABEL] == 1).to_numpy()
     engaged = np.unique(np.stack([place[won], ad[won]], axis=1), axis=0)
     live = {int(s): np.unique(ad[at == s]) for s in np.unique(at)}
-    names = np.array(["train", "valid", "test"], dtype=object)
+    names = np.array(SPLITS, dtype=object)
     return Requests(of_user, snapshot, oldest.view("datetime64[us]"), names[of_split], engaged, live)
 
 
-def blocks(rows: Ints, size: int) -> Iterator[Ints]:
+def blocks(rows: Int, size: int) -> Iterator[Int]:
     """Rows in blocks of at most ``size``."""
     for first in range(0, len(rows), size):
         yield rows[first : first + size]
-
-
-def _codes(values: Any, names: Sequence[str]) -> Ints:
-    import pandas as pd
-
-    catalog: Any = pd.Index(np.asarray(names, dtype=object))
-    codes: Ints = catalog.get_indexer(pd.Index(np.asarray(values, dtype=object))).astype(np.int64)
-    return codes
 
 
 def _pairs(table: pd.DataFrame) -> list[str]:

@@ -13,13 +13,11 @@ import logging
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ranking.frame.counts import Ints
+from advprior.store.arrays import Float, Int
 
 log = logging.getLogger("advprior.service")
 
-Floats32 = NDArray[np.float32]
 #: Up to so many ads the exact answer costs less than half a millisecond: `benchmarks/candidates.py`.
 EXACT_UP_TO = 50_000
 #: Share of the exact answer that an index must find.
@@ -27,7 +25,7 @@ RECALL = 0.99
 _TRAINED_ON = 40  # ads a cluster when clusters are looked for: more change little
 
 
-def best(score: Floats32, k: int) -> Ints:
+def best(score: Float, k: int) -> Int:
     """Places of the ``k`` highest scores, highest first; of equal ones the first.
 
     >>> import numpy as np
@@ -65,7 +63,7 @@ class Nearest:
     """
 
     def __init__(
-        self, vectors: Floats32, *, exact_up_to: int = EXACT_UP_TO, probes: Floats32 | None = None, k: int = 500
+        self, vectors: Float, *, exact_up_to: int = EXACT_UP_TO, probes: Float | None = None, k: int = 500
     ) -> None:
         self.vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         self.kind, self.recall, self.lists, self.looked_into = "exact", 1.0, 0, 0
@@ -73,7 +71,7 @@ class Nearest:
         if len(vectors) > exact_up_to:
             self._build(self.vectors[:0] if probes is None else probes, k)
 
-    def top(self, user: Floats32, k: int) -> tuple[Ints, Floats32]:
+    def top(self, user: Float, k: int) -> tuple[Int, Float]:
         """The ``k`` best ads, best first, and their scores; fewer where an index finds fewer."""
         if self._index is None:
             score = self.vectors @ user
@@ -83,7 +81,7 @@ class Nearest:
         filled = at[0] >= 0
         return at[0][filled].astype(np.int64), score[0][filled]
 
-    def _build(self, probes: Floats32, k: int) -> None:
+    def _build(self, probes: Float, k: int) -> None:
         try:
             import faiss
         except ImportError:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from advprior.store.arrays import Int
 from advprior.store.contract import (
     ADVERTISER_ID,
     CATEGORY,
@@ -21,7 +22,6 @@ from advprior.store.contract import (
     prior_view,
 )
 from ranking.frame import checks
-from ranking.frame.counts import Ints
 from ranking.frame.gather import PriorFiles, gather_priors, places
 from ranking.frame.join import join_features, open_store
 from ranking.frame.join import pointer as as_pointer
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def prior_rows(repo: Path, predictor: str, users: Sequence[str], time: NDArray[Any]) -> Ints:
+def prior_rows(repo: Path, predictor: str, users: Sequence[str], time: NDArray[Any]) -> Int:
     """Row of the published priors that each user had at each time, −1 for none.
 
     Parameters
@@ -68,7 +68,7 @@ def prior_rows(repo: Path, predictor: str, users: Sequence[str], time: NDArray[A
     return rows
 
 
-def predicted(repo: Path, predictor: str, rows: Ints, ads: pd.DataFrame, top: int) -> NDArray[np.bool_]:
+def predicted(repo: Path, predictor: str, rows: Int, ads: pd.DataFrame, top: int) -> NDArray[np.bool_]:
     """Whether each ad is of the ``top`` of each prior: bool [rows, ads]; no prior predicts nothing.
 
     By the ad's advertiser, or by its advertiser × category where the prior's catalog lists those.

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from advprior.store.arrays import Float
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import sha256_file, write_json
 from ranking.candidates.inputs import Vocabulary
@@ -29,8 +29,6 @@ ARRAYS_FILE, SPEC_FILE = "towers.npz", "towers.json"
 FIX = "advprior rank towers --tables TABLES --out TOWERS"
 _FORMAT = 1
 _NAMES = ("user_in", "user_in_bias", "user_out", "ad_in", "ad_in_bias", "ad_out", "ad_bias")
-
-Floats32 = NDArray[np.float32]
 
 
 @dataclass
@@ -49,16 +47,16 @@ class Towers:
     """
 
     vocabulary: Vocabulary
-    arrays: dict[str, Floats32]
+    arrays: dict[str, Float]
     facts: dict[str, Any] = field(default_factory=dict)
 
-    def users(self, tokens: Any) -> Floats32:
+    def users(self, tokens: Any) -> Float:
         """Vectors [users, size] of sparse rows [users, tokens]."""
         a = self.arrays
         hidden = np.maximum(tokens @ a["user_in"] + a["user_in_bias"], 0.0)
         return np.asarray(hidden @ a["user_out"], dtype=np.float32)
 
-    def ads(self, ads: pd.DataFrame) -> tuple[Floats32, Floats32]:
+    def ads(self, ads: pd.DataFrame) -> tuple[Float, Float]:
         """Vectors [ads, size] and biases [ads] of a table of ads; what is not known of an ad adds nothing."""
         a, tokens = self.arrays, self.vocabulary.ad_tokens(ads)
         known = (tokens >= 0)[:, :, None]

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from advprior.store.arrays import Int
 from advprior.store.contract import AD_ID, TimePlan
 from advprior.store.errors import AdvpriorError
+from advprior.store.times import moment_us
 from ranking.candidates.inputs import Pasts, Requests, Vocabulary, requests
 from ranking.candidates.towers import Towers
-from ranking.frame.counts import Ints, moment_us
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,12 +120,12 @@ class _Examples:
     """
 
     vocabulary: Vocabulary
-    engaged: dict[str, Ints]
+    engaged: dict[str, Int]
     tokens: Any
-    row: Ints
-    snapshot: Ints
+    row: Int
+    snapshot: Int
     live: NDArray[np.bool_]
-    ad_tokens: Ints
+    ad_tokens: Int
 
     @classmethod
     def of(
@@ -210,7 +211,7 @@ class _Fit:
         with self.torch.no_grad():
             return float(np.sum([float(self.loss(part, sampled=False)) * len(part) for part in parts]) / len(held))
 
-    def loss(self, engaged: Ints, *, sampled: bool) -> Any:
+    def loss(self, engaged: Int, *, sampled: bool) -> Any:
         """Softmax cross-entropy of each engaged ad among those live at its request, nats."""
         torch, examples = self.torch, self.examples
         ads = len(self.ad_tokens)
@@ -229,7 +230,7 @@ class _Fit:
         return torch.nn.functional.cross_entropy(scores, torch.as_tensor(np.searchsorted(pool, engaged[:, 1])))
 
 
-def _token_rows(pasts: Pasts, made: Requests, used: Ints, plan: TimePlan) -> tuple[Any, Ints]:
+def _token_rows(pasts: Pasts, made: Requests, used: Int, plan: TimePlan) -> tuple[Any, Int]:
     """Tokens of the used requests, sparse [used, tokens], and the row of each request in it (−1: not used)."""
     moments = [moment_us(s) for s in plan.feature_snapshots()]
     row = np.full(len(made.user), -1, dtype=np.int64)

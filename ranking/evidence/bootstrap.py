@@ -37,12 +37,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from advprior.store.arrays import Double, Int
 from ranking.evidence.lift import OVERALL, Lift, Lifts
-from ranking.evidence.metrics import DEFAULT_METRICS, Floats, Ints, Metric, Rows
+from ranking.evidence.metrics import DEFAULT_METRICS, Metric, Rows
 
 _BLOCK = 50  # replicates at a time: keeps the curves' [positives, replicates] arrays near the cache
 #: Values of one ranker: (segment, metric) to [cut-offs, 1 + replicates], the first of them unweighted.
-Draws = dict[tuple[str, str], Floats]
+Draws = dict[tuple[str, str], Double]
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,11 @@ class Outcomes:
     """
 
     label: NDArray[np.int8]
-    user: Ints
+    user: Int
     users: int
-    slate: Ints | None
+    slate: Int | None
     segments: dict[str, NDArray[np.bool_]]
-    cutoff: Ints
+    cutoff: Int
     cutoffs: int
 
     @classmethod
@@ -258,7 +259,7 @@ class _Family:
 
 
 def _compare(
-    by_arm: Mapping[str, Floats], pairs: Sequence[tuple[str, str]], family: _Family, rng: np.random.Generator
+    by_arm: Mapping[str, Double], pairs: Sequence[tuple[str, str]], family: _Family, rng: np.random.Generator
 ) -> list[Lift]:
     """Lifts of one metric and segment from values ``[cut-offs, seeds, 1 + replicates]`` of each arm."""
     options, metric = family.options, family.metric
@@ -300,7 +301,7 @@ def _compare(
 
 
 def _max_t(
-    differences: Sequence[float], replicates: Sequence[Floats], pairs: Sequence[tuple[str, str]], level: float
+    differences: Sequence[float], replicates: Sequence[Double], pairs: Sequence[tuple[str, str]], level: float
 ) -> list[dict[str, float]]:
     """Standard error, p and interval of each comparison, alone and jointly with its family (module docstring)."""
     undefined = dict.fromkeys(("error", "p", "p_adjusted", "adjusted_low", "adjusted_high"), float("nan"))
@@ -333,7 +334,7 @@ def _max_t(
     return out
 
 
-def _between_seeds(values: Sequence[Floats]) -> float:
+def _between_seeds(values: Sequence[Double]) -> float:
     """Standard deviation between seeds of a difference of two arms, at one cut-off.
 
     Variances [cut-offs, seeds] averaged over arms and cut-offs, twice.
@@ -341,7 +342,7 @@ def _between_seeds(values: Sequence[Floats]) -> float:
     return float(np.sqrt(2 * np.mean([of_arm.var(axis=-1, ddof=1) for of_arm in values])))
 
 
-def _interval(replicate: Floats, level: float) -> tuple[float, float]:
+def _interval(replicate: Double, level: float) -> tuple[float, float]:
     """Percentile interval, of the replicates in which the metric is defined."""
     defined = replicate[np.isfinite(replicate)]
     if not len(defined):

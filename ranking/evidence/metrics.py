@@ -17,19 +17,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from advprior.store.arrays import Double, Int
+
 _EPS = 1e-7  # probabilities are clipped there before a logarithm
 
 
-def _ratio(top: Floats, bottom: Floats) -> Floats:
+def _ratio(top: Double, bottom: Double) -> Double:
     """``top / bottom``, not a number where there is nothing to divide by."""
-    out: Floats = np.full(np.broadcast(top, bottom).shape, np.nan)
+    out: Double = np.full(np.broadcast(top, bottom).shape, np.nan)
     np.divide(top, bottom, out=out, where=bottom > 0)
     return out
 
 
-def _sums(index: Ints, values: ArrayLike, size: int = 0) -> Floats:
+def _sums(index: Int, values: ArrayLike, size: int = 0) -> Double:
     """Sum of values per index."""
     return np.asarray(
         np.bincount(index, weights=np.asarray(values, dtype=np.float64), minlength=size), dtype=np.float64
@@ -54,9 +54,9 @@ class Rows:
     """
 
     label: NDArray[np.int8]
-    score: Floats
-    user: Ints
-    slate: Ints | None
+    score: Double
+    user: Int
+    slate: Int | None
     users: int
     _memo: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -77,22 +77,22 @@ class Rows:
             users = int(who.max()) + 1 if len(who) else 1
         return cls(y, np.asarray(score, dtype=np.float64), who, None if slate is None else np.asarray(slate), users)
 
-    def per_user(self, values: ArrayLike) -> Floats:
+    def per_user(self, values: ArrayLike) -> Double:
         """Sum of a value per row over each user's rows, [users]."""
         return _sums(self.user, values, self.users)
 
     @cached_property
-    def positives(self) -> Floats:
+    def positives(self) -> Double:
         """Positives per user."""
         return self.per_user(self.label)
 
     @cached_property
-    def counts(self) -> Floats:
+    def counts(self) -> Double:
         """Rows per user."""
         return np.bincount(self.user, minlength=self.users).astype(np.float64)
 
     @cached_property
-    def loss(self) -> Floats:
+    def loss(self) -> Double:
         """Sum of the log-loss over each user's rows."""
         p = np.clip(self.score, _EPS, 1 - _EPS)
         return self.per_user(-np.where(self.label == 1, np.log(p), np.log1p(-p)))
@@ -107,7 +107,7 @@ class Rows:
         at = np.searchsorted(steps, self.score, side="left")  # first step >= score
         tied = (at < len(steps)) & (steps[np.minimum(at, len(steps) - 1)] == self.score) if len(steps) else positive
 
-        def matrix(rows: NDArray[np.bool_], slot: Ints) -> Any:
+        def matrix(rows: NDArray[np.bool_], slot: Int) -> Any:
             place = (len(steps) - 1 - slot[rows], self.user[rows])
             return sparse.coo_matrix((np.ones(int(rows.sum())), place), shape=(len(steps), self.users)).tocsr()
 
@@ -134,7 +134,7 @@ class Rows:
             self._memo[key] = make()
         return self._memo[key]
 
-    def curve(self, weights: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    def curve(self, weights: Double) -> tuple[Double, Double, Double, Double]:
         """Positives at each step, positives and negatives down to it, negatives tied with it: [steps, replicates].
 
         Kept for the last weights asked for: AUC and PR-AUC share it.
@@ -145,15 +145,15 @@ class Rows:
             ties = tied @ weights if tied.nnz else np.zeros((1, 1))
             down_to = np.cumsum(above @ weights + ties, axis=0)
             self._memo.update(weights=weights, curve=(here, np.cumsum(here, axis=0), down_to, ties))
-        curve: tuple[Floats, Floats, Floats, Floats] = self._memo["curve"]
+        curve: tuple[Double, Double, Double, Double] = self._memo["curve"]
         return curve
 
     @cached_property
-    def _slate_order(self) -> Ints:
+    def _slate_order(self) -> Int:
         """Rows by slate and falling score; equal scores keep their order."""
         if self.slate is None:
             raise ValueError("NDCG and MRR need the slate of every row")
-        order: Ints = np.lexsort((-self.score, self.slate))
+        order: Int = np.lexsort((-self.score, self.slate))
         return order
 
     @cached_property
@@ -183,15 +183,15 @@ class Rows:
 class Slates:
     """Rows by slate and falling score: the first five per row, the last two per slate."""
 
-    slate: Ints
-    place: Ints  # 0 = shown first
-    tied: Ints  # rows of the same slate and score
-    hits: Floats  # positives among them
-    tie_place: Ints  # place of the first of them
-    user: Ints
-    positives: Ints
+    slate: Int
+    place: Int  # 0 = shown first
+    tied: Int  # rows of the same slate and score
+    hits: Double  # positives among them
+    tie_place: Int  # place of the first of them
+    user: Int
+    positives: Int
 
-    def to_users(self, values: Floats, users: int) -> tuple[Floats, Floats]:
+    def to_users(self, values: Double, users: int) -> tuple[Double, Double]:
         """Sum over each user's slates with a positive, and how many they are."""
         counted = self.positives > 0
         total = _sums(self.user[counted], values[counted], users)
@@ -206,7 +206,7 @@ class Metric:
     label: ClassVar[str] = ""
     higher_is_better: ClassVar[bool] = True
 
-    def weighted(self, rows: Rows, weights: Floats) -> Floats:
+    def weighted(self, rows: Rows, weights: Double) -> Double:
         """Value under each column of ``weights [users, replicates]``; not a number where it is undefined."""
         raise NotImplementedError
 
@@ -226,7 +226,7 @@ class Auc(Metric):
     name = "auc"
     label = "AUC"
 
-    def weighted(self, rows: Rows, weights: Floats) -> Floats:
+    def weighted(self, rows: Rows, weights: Double) -> Double:
         positives = rows.positives @ weights
         negatives = (rows.counts - rows.positives) @ weights
         here, _, down_to, ties = rows.curve(weights)
@@ -241,7 +241,7 @@ class PrAuc(Metric):
     name = "pr_auc"
     label = "PR-AUC"
 
-    def weighted(self, rows: Rows, weights: Floats) -> Floats:
+    def weighted(self, rows: Rows, weights: Double) -> Double:
         here, hits, down_to, _ = rows.curve(weights)
         return _ratio((here * np.nan_to_num(_ratio(hits, hits + down_to))).sum(axis=0), rows.positives @ weights)
 
@@ -254,7 +254,7 @@ class LogLoss(Metric):
     label = "Log-loss"
     higher_is_better = False
 
-    def weighted(self, rows: Rows, weights: Floats) -> Floats:
+    def weighted(self, rows: Rows, weights: Double) -> Double:
         return _ratio(rows.loss @ weights, rows.counts @ weights)
 
 
@@ -266,7 +266,7 @@ class NormalisedEntropy(Metric):
     label = "Normalised entropy"
     higher_is_better = False
 
-    def weighted(self, rows: Rows, weights: Floats) -> Floats:
+    def weighted(self, rows: Rows, weights: Double) -> Double:
         counts = rows.counts @ weights
         rate = _ratio(rows.positives @ weights, counts)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -286,14 +286,14 @@ class Ece(Metric):
     label = "ECE"
     higher_is_better = False
 
-    def per_user(self, rows: Rows) -> Floats:
+    def per_user(self, rows: Rows) -> Double:
         """Sum of label minus score per bin and user, [bins, users]."""
         edges = np.quantile(rows.score, np.linspace(0, 1, self.bins + 1)[1:-1]) if len(rows.score) else np.array([])
         cell = np.searchsorted(edges, rows.score, side="right") * rows.users + rows.user
         gap = _sums(cell, rows.label - rows.score, self.bins * rows.users)
         return gap.reshape(self.bins, rows.users)
 
-    def weighted(self, rows: Rows, weights: Floats) -> Floats:
+    def weighted(self, rows: Rows, weights: Double) -> Double:
         gap = rows.memo(self, lambda: self.per_user(rows))
         return _ratio(np.abs(gap @ weights).sum(axis=0), rows.counts @ weights)
 
@@ -301,12 +301,12 @@ class Ece(Metric):
 class _SlateMetric(Metric):
     """A mean over slates with a positive, kept as one sum and one count per user."""
 
-    def per_user(self, rows: Rows) -> tuple[Floats, Floats]:
+    def per_user(self, rows: Rows) -> tuple[Double, Double]:
         """Sum over a user's slates, and number of those slates, [users] each."""
         raise NotImplementedError
 
-    def weighted(self, rows: Rows, weights: Floats) -> Floats:
-        sums: tuple[Floats, Floats] = rows.memo(self, lambda: self.per_user(rows))
+    def weighted(self, rows: Rows, weights: Double) -> Double:
+        sums: tuple[Double, Double] = rows.memo(self, lambda: self.per_user(rows))
         return _ratio(sums[0] @ weights, sums[1] @ weights)
 
 
@@ -327,7 +327,7 @@ class Ndcg(_SlateMetric):
     def label(self) -> str:  # type: ignore[override]
         return f"NDCG@{self.k}"
 
-    def per_user(self, rows: Rows) -> tuple[Floats, Floats]:
+    def per_user(self, rows: Rows) -> tuple[Double, Double]:
         slates = rows.slates
         discount = np.where(slates.place < self.k, 1 / np.log2(slates.place + 2.0), 0.0)
         gain = _sums(slates.slate, slates.hits / slates.tied * discount)
@@ -345,7 +345,7 @@ class Mrr(_SlateMetric):
     name = "mrr"
     label = "MRR"
 
-    def per_user(self, rows: Rows) -> tuple[Floats, Floats]:
+    def per_user(self, rows: Rows) -> tuple[Double, Double]:
         slates = rows.slates
         hit = np.flatnonzero(slates.hits > 0)
         slate, first = np.unique(slates.slate[hit], return_index=True)
@@ -373,7 +373,7 @@ class Conversions(_SlateMetric):
     def label(self) -> str:  # type: ignore[override]
         return f"Conversions@{self.k}"
 
-    def per_user(self, rows: Rows) -> tuple[Floats, Floats]:
+    def per_user(self, rows: Rows) -> tuple[Double, Double]:
         slates = rows.slates
         shown = np.where(slates.place < self.k, slates.hits / slates.tied, 0.0)
         total = _sums(slates.user[slates.slate], shown, rows.users)

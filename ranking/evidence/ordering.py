@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ranking.frame.counts import Ints
+from advprior.store.arrays import Int
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Sorted:
     ([2, 1, 0], [0, 0, 1])
     """
 
-    order: Ints
-    request: Ints
-    place: Ints
-    starts: Ints
+    order: Int
+    request: Int
+    place: Int
+    starts: Int
 
     @classmethod
     def of(cls, request: ArrayLike, score: ArrayLike) -> Sorted:
@@ -46,15 +46,15 @@ class Sorted:
         starts = np.flatnonzero(np.diff(compact, prepend=-1))
         return cls(order, compact, np.arange(len(order)) - starts[compact], starts)
 
-    def running(self, mask: NDArray[np.bool_]) -> Ints:
+    def running(self, mask: NDArray[np.bool_]) -> Int:
         """How many of the request's rows up to and with each one are in a mask of the sorted rows."""
         total = np.cumsum(mask)
         before = np.concatenate([[0], total])[self.starts]
-        counts: Ints = total - before[self.request]
+        counts: Int = total - before[self.request]
         return counts
 
 
-def concentration(advertiser: Ints, weights: Any = None) -> float:
+def concentration(advertiser: Int, weights: Any = None) -> float:
     """Herfindahl–Hirschman index of advertisers: the sum of their squared shares, 1 / N … 1.
 
     >>> import numpy as np

@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from advprior.store.arrays import Double
 from advprior.store.contract import ADVERTISER_ID, IMPRESSION_ID, LABEL, SLATE_ID, USER_ID
 from advprior.store.features import Feature, features_to_json
 from advprior.store.runs import digest
 from ranking.evidence.bootstrap import Draws, Outcomes, Resampler
 from ranking.evidence.lift import OVERALL
-from ranking.evidence.metrics import DEFAULT_METRICS, MORE_METRICS, Floats, Rows, calibration_curve
+from ranking.evidence.metrics import DEFAULT_METRICS, MORE_METRICS, Rows, calibration_curve
 from ranking.evidence.segments import SEGMENT_PREFIX, segments_of
 from ranking.frame.read import SPLITS
 from ranking.models.arms import Arm, Arms, arm_features
@@ -157,12 +158,12 @@ class ArmScores:
     """
 
     rows: str
-    scores: list[Floats] = field(default_factory=list)
+    scores: list[Double] = field(default_factory=list)
     draws: list[Draws] = field(default_factory=list)
     measured: list[dict[str, Any]] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
 
-    def add(self, arm: str, score: Floats, resampler: Resampler) -> None:
+    def add(self, arm: str, score: Double, resampler: Resampler) -> None:
         """One more ranker's scores of the test rows, with their measures."""
         draws, more = resampler.draws(score, MORE_METRICS)
         seed = len(self.scores)

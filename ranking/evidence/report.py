@@ -18,6 +18,7 @@ from ranking.evidence.result import AblationResult
 from ranking.evidence.summary import Manifests, costs, five_lines, headline
 from ranking.evidence.value import LOADS
 from ranking.evidence.wording import interval, plain_label, segment_label, signed, uncapitalised
+from ranking.frame.read import SPLITS
 from ranking.models.arms import Arm
 
 REPORT_FILE = "report.html"
@@ -149,7 +150,7 @@ def _data_note(facts: Mapping[str, Any]) -> str:
 
 def _counts(result: AblationResult) -> list[dict[str, str]]:
     about = result.about
-    parts = [(_SPLIT_LABELS[name], about["splits"][name]) for name in ("train", "valid", "test")]
+    parts = [(_SPLIT_LABELS[name], about["splits"][name]) for name in SPLITS]
     parts += [(f"Test: {uncapitalised(segment_label(s))}", about["segments"][s]) for s in result.segments[1:]]
     return [
         {

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from advprior.store.arrays import Double
 from advprior.store.contract import IMPRESSION_ID, LABEL, SLATE_ID, USER_ID
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import digest, new_run, read_manifest, write_json
 from advprior.store.tables import read_parquet, write_parquet
 from ranking.evidence.bootstrap import Outcomes, Resampling, paired_bootstrap
 from ranking.evidence.lift import OVERALL, Lifts, as_lifts
-from ranking.evidence.metrics import Auc, Floats
+from ranking.evidence.metrics import Auc
 from ranking.evidence.rankers import MEASURED, row_digest
 from ranking.evidence.segments import SEGMENT_PREFIX
 from ranking.evidence.verdict import Verdict
@@ -67,7 +68,7 @@ class AblationResult:
     measured: pd.DataFrame
     about: dict[str, Any] = field(default_factory=dict)
     rows: pd.DataFrame | None = None
-    scores: dict[str, list[Floats]] = field(default_factory=dict)
+    scores: dict[str, list[Double]] = field(default_factory=dict)
     folder: Path | None = None
 
     def frame(self) -> pd.DataFrame:
@@ -289,7 +290,7 @@ def metric_label(name: str) -> str:
     return next((m.label for m in (*DEFAULT_METRICS, *MORE_METRICS) if m.name == name), name)
 
 
-def load_seeds(folder: Path) -> tuple[pd.DataFrame, dict[str, list[Floats]]]:
+def load_seeds(folder: Path) -> tuple[pd.DataFrame, dict[str, list[Double]]]:
     """Test rows of a finished ablation, and each arm's scores by seed, in the same order.
 
     Raises
@@ -306,7 +307,7 @@ def load_seeds(folder: Path) -> tuple[pd.DataFrame, dict[str, list[Floats]]]:
         for name, table in ((PREDICTIONS_FILE, rows), (SEEDS_FILE, by_seed))
     }
     enforce([check_same_test_rows(digests)], str(folder))
-    scores: dict[str, list[Floats]] = {}
+    scores: dict[str, list[Double]] = {}
     for column in by_seed.columns:
         if "." in str(column):
             scores.setdefault(str(column).split(".")[0], []).append(by_seed[column].to_numpy(np.float64))

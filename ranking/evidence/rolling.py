@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from advprior.store.arrays import Double
 from advprior.store.contract import LABEL, SLATE_ID, USER_ID, TimePlan
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import Run, digest, read_manifest
@@ -24,7 +25,6 @@ from advprior.store.tables import load_time_plan, present_tables
 from ranking.evidence.ablation import best_control_of, pairs_of, warnings_of
 from ranking.evidence.bootstrap import Outcomes, Resampling, paired_bootstrap
 from ranking.evidence.lift import OVERALL
-from ranking.evidence.metrics import Floats
 from ranking.evidence.result import AblationResult
 from ranking.evidence.segments import SEGMENT_PREFIX
 from ranking.evidence.verdict import judge
@@ -106,7 +106,7 @@ def pool(ablations: Sequence[Path], *, replicates: int = 1000) -> AblationResult
     first, seeds = results[0], results[0].about["settings"]["seeds"]
     rows = pd.concat([result.rows for result in results], ignore_index=True)
     cutoff = np.repeat(np.arange(len(results)), [len(result.rows) for result in results if result.rows is not None])
-    scores: dict[str, list[Floats]] = {
+    scores: dict[str, list[Double]] = {
         arm.name: [np.concatenate([result.scores[arm.name][s] for result in results]) for s in range(seeds)]
         for arm in first.arms.arms
     }

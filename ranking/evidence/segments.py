@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from advprior.store.arrays import Bool
 from advprior.store.contract import ADVERTISER_ID, PROFILE_PREFIX, TIMESTAMP, USER_ID
 
 if TYPE_CHECKING:
@@ -21,10 +22,8 @@ OCCASIONS, PURCHASES = "activity_occasions_all", "ad_advertiser_purchases_all"
 FEW_EVENTS = 0.25  # the share of users who count as having few events
 HEAD = 0.8  # the share of purchases that the advertisers outside the tail have
 
-Mask = NDArray[np.bool_]
 
-
-def segments_of(rows: pd.DataFrame) -> dict[str, Mask]:
+def segments_of(rows: pd.DataFrame) -> dict[str, Bool]:
     """Segments of a split's rows.
 
     Parameters
@@ -42,7 +41,7 @@ def segments_of(rows: pd.DataFrame) -> dict[str, Mask]:
     own = {
         str(c).removeprefix(SEGMENT_PREFIX): rows[c].to_numpy(bool) for c in rows if str(c).startswith(SEGMENT_PREFIX)
     }
-    derived: dict[str, Mask] = {}
+    derived: dict[str, Bool] = {}
     if OCCASIONS in rows:
         value, place = _first_seen(rows, USER_ID, OCCASIONS)
         derived["few_events"] = (value <= np.quantile(value, FEW_EVENTS))[place]
@@ -56,7 +55,7 @@ def segments_of(rows: pd.DataFrame) -> dict[str, Mask]:
     return own | {name: mask for name, mask in derived.items() if mask.any() and not mask.all()}
 
 
-def in_tail(count: NDArray[np.float64]) -> Mask:
+def in_tail(count: NDArray[np.float64]) -> Bool:
     """Which of these counts are outside the largest that make up `HEAD` of their sum.
 
     >>> import numpy as np

@@ -10,7 +10,7 @@ import numpy as np
 from advprior.store.contract import LABEL, SLATE_ID, USER_ID
 from advprior.store.runs import read_manifest
 from ranking.evidence.metrics import DEFAULT_METRICS, MORE_METRICS, Rows
-from ranking.frame.read import load_features, load_frame
+from ranking.frame.read import SPLITS, load_features, load_frame
 from ranking.models.arms import Arm, RankerConfig, arm_features
 from ranking.models.ranker import Ranker
 
@@ -38,7 +38,7 @@ def train_arm(frame_folder: Path, arm: Arm, config: RankerConfig, seed: int, out
         },
     }
     ranker = Ranker(arm.service, features, config, seed, facts)
-    part = {name: frame[(frame["split"] == name).to_numpy()] for name in ("train", "valid", "test")}
+    part = {name: frame[(frame["split"] == name).to_numpy()] for name in SPLITS}
     ranker.fit(part["train"], part["valid"])
     ranker.save(out)
     reached = {}

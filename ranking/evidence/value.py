@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ranking.evidence.metrics import Floats
+from advprior.store.arrays import Double, Int
 from ranking.evidence.ordering import Sorted, concentration
-from ranking.frame.counts import Ints
 
 LOADS = (1, 3, 5, 10)
 
@@ -22,8 +21,8 @@ LOADS = (1, 3, 5, 10)
 def value_at_loads(
     slate: ArrayLike,
     label: ArrayLike,
-    advertiser: Ints,
-    scores: Mapping[str, Sequence[Floats]],
+    advertiser: Int,
+    scores: Mapping[str, Sequence[Double]],
     loads: Sequence[int] = LOADS,
 ) -> list[dict[str, Any]]:
     """Conversions per slate, and concentration of what is shown, for every arm and ad load.

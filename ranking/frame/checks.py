@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from advprior.store.errors import AdvpriorError
+from ranking.frame.read import SPLITS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,7 +125,7 @@ def check_available_after_snapshot(view: str, snapshot: Array, available: Array)
 
 def check_splits_apart(split: Array, time: Array) -> Finding | None:
     """RNK004: train, validation and test overlap in time, or are out of order."""
-    spans = {name: time[split == name] for name in ("train", "valid", "test")}
+    spans = {name: time[split == name] for name in SPLITS}
     present = [(name, t.min(), t.max()) for name, t in spans.items() if len(t)]
     for (before, _, newest), (after, oldest, _) in pairwise(present):
         if newest >= oldest:
@@ -231,7 +232,7 @@ def check_prior_coverage(predictor: str, missing: Array) -> Finding | None:
 
 def check_enough_positives(split: Array, label: Array) -> Finding | None:
     """RNK009: a split has too few positives to tell arms apart."""
-    few = {name: int(label[split == name].sum()) for name in ("train", "valid", "test")}
+    few = {name: int(label[split == name].sum()) for name in SPLITS}
     few = {name: count for name, count in few.items() if count < MIN_POSITIVES}
     if not few:
         return None

@@ -11,11 +11,6 @@ from typing import Any
 import numpy as np
 
 from advprior.store.arrays import Int
-from advprior.store.times import DAY_US as DAY_US
-from advprior.store.times import micros as micros
-from advprior.store.times import moment_us as moment_us
-
-Ints = Int
 
 
 def codes_of(values: Any, catalog: Any) -> Int:
