@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import time
 import warnings
 
@@ -27,6 +28,18 @@ def _ignore_open_files() -> None:
     warnings.warn("files of prometheus_client stay open", ResourceWarning, stacklevel=1)
 
 
+def _clear_duckdb() -> None:
+    """Let duckdb drop what it holds of Python while there is a Python.
+
+    It does so when its module goes; where something keeps the module to the end, its C++ destructors come after the
+    interpreter, and on Python 3.14 abort the process (duckdb-python issue 531).
+    """
+    for name in ("duckdb", "_duckdb"):
+        if name in sys.modules:
+            vars(sys.modules[name]).pop("_clean_default_connection", None)
+
+
 def pytest_unconfigure() -> None:
     """Leave quietly: what Feast still holds at exit would be listed after the tests' last line."""
     atexit.register(_ignore_open_files)
+    atexit.register(_clear_duckdb)
