@@ -4,7 +4,7 @@ Everything is computed strictly before a snapshot and available a stated lag lat
 (per advertiser, category and ad) are sparse and large, so they stay out of the point-in-time join: the table
 carries a pointer (``history_row``), and the counts lie beside it as sorted arrays that training maps into
 memory and searches (`ranking.frame.gather`). For serving the same counts stand in the user's row as lists, which the
-join leaves out and materializing takes along (`ranking.service.features`).
+join leaves out and materializing takes along (`ranking.service.histories`).
 
 An *occasion* is one (user, time): the rows of one basket count once. "Ad" in a history means the ad's
 advertiser × category, which is what an event can be matched to.

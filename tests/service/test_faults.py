@@ -6,7 +6,6 @@ import json
 import os
 import re
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -187,7 +186,7 @@ def test_whatever_a_row_holds_the_request_is_answered(served: Project) -> None:
 
 def test_a_ranker_is_swapped_and_a_broken_one_refused(project: Project, tmp_path: Path) -> None:
     ranker, exposures = tmp_path / "ranker", tmp_path / "exposures"
-    shutil.copytree(project.ranker, ranker)
+    ranker.symlink_to(project.ranker)  # a link is swapped at once: the service never sees an empty place
     with live(project, ranker=ranker, exposures=exposures) as service, traffic(service.port, BODIES) as found:
         found.await_answers()
         first = {a["ranker"] for a in found.answers}
@@ -195,13 +194,13 @@ def test_a_ranker_is_swapped_and_a_broken_one_refused(project: Project, tmp_path
         train(project, beside, prior_service(LLM), seed=7)
         text = (beside / "model.txt").read_text()
         (beside / "model.txt").write_text(text[: len(text) // 2])  # truncated: LightGBM would end the process
-        shutil.rmtree(ranker)
-        beside.rename(ranker)
-        until(lambda: service.engine.resources.reloads["refused"] >= 1)
+        (tmp_path / "link").symlink_to(beside)
+        (tmp_path / "link").replace(ranker)
+        until(lambda: service.engine.resources.reloads["refused"] == 1)
         assert {a["ranker"] for a in found.answers[found.await_answers() :]} == first
         (ranker / "model.txt").write_text(text)
         manifest = json.loads((ranker / "manifest.json").read_text())
-        write_json(ranker / "manifest.json", manifest | {"key": "mended"})
+        write_json(ranker / "manifest.json", manifest | {"key": "whole"})
         until(lambda: service.engine.resources.reloads["done"] == 1)
         found.await_answers(4)  # those that were under way
         last = {a["ranker"] for a in found.answers[found.await_answers() :]}
