@@ -23,11 +23,12 @@ import numpy as np
 from advprior.runtime.batching import token_budget_batches
 from advprior.runtime.parity import allowed_difference, largest_difference
 from advprior.runtime.session import Engine, open_session, real_cores
+from advprior.store.times import DAY_US
 
 N = 664  # advertisers, as in the demo
 LAYERS = 10
 SNAPSHOTS = 40
-DAY = 86_400_000_000  # microseconds
+DAY = DAY_US
 
 
 CHANGED = 0.05  # of the users, in the refresh

@@ -13,8 +13,9 @@ import numpy.typing as npt
 from advprior.history.histories import Histories
 from advprior.history.subset import Crowd, Part
 from advprior.store.arrays import Int
+from advprior.store.times import DAY_US
 
-DAY = 86_400_000_000  # microseconds
+DAY = DAY_US
 CELLS = 4_000_000  # of a matrix of counts filled at once
 
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from advprior.store.arrays import Int
 from advprior.store.contract import ADVERTISER_ID, CATEGORY, PROFILE_PREFIX, TEXT, TIMESTAMP, USER_ID, VALUE
+from advprior.store.times import moment_us
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +30,7 @@ def micros(moment: datetime) -> int:
     """Microseconds since the epoch of a time with a zone."""
     if moment.tzinfo is None:
         raise ValueError("a time needs a zone")
-    return round(moment.timestamp() * 1_000_000)
+    return moment_us(moment)
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,9 @@ import numpy as np
 from advprior.history.histories import Histories
 from advprior.store.arrays import Int
 from advprior.store.errors import AdvpriorError
+from advprior.store.times import DAY_US
 
-DAY = 86_400_000_000  # microseconds
+DAY = DAY_US
 Detail = Literal["none", "category", "product", "full"]
 KEPT_TEXTS = 100_000  # distinct texts whose tokens are remembered
 
