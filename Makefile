@@ -46,9 +46,10 @@ bench-serve: $(STAMP)  ## the service under load, against the plain ways (after 
 	$(BIN)/python -m benchmarks.redis_size
 	$(BIN)/python -m benchmarks.soak --workspace runs/demo
 
-lint: $(STAMP)  ## ruff, import contracts, mypy
+lint: $(STAMP)  ## ruff, sizes and names, import contracts, mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python .ci/house.py
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 

@@ -79,17 +79,9 @@ def test_report_is_whole_self_contained_and_escaped(workspace, tmp_path):
         run.facts.update(predictor="llm", rows=4)
     manifest = json.loads((tmp_path / "priors" / "manifest.json").read_text()) | {"seconds": 9.0, "cpu_seconds": 0.02}
     (tmp_path / "priors" / "manifest.json").write_text(json.dumps(manifest))
-    said = invoke(
-        "report",
-        root / "ablation",
-        "--out",
-        tmp_path / "r",
-        "--predictor-run",
-        tmp_path / "llm",
-        "--predictor-run",
-        tmp_path / "priors",
-    )
-    assert said.exit_code == 0, said.output
+    runs = [part for name in ("llm", "priors") for part in ("--predictor-run", tmp_path / name)]
+    report = invoke("report", root / "ablation", "--out", tmp_path / "r", *runs)
+    assert report.exit_code == 0, report.output
     html = (tmp_path / "r" / "report.html").read_text()
     page = Page()
     page.feed(html)
@@ -127,7 +119,7 @@ def test_report_is_whole_self_contained_and_escaped(workspace, tmp_path):
     ):
         assert words.lower() in text.lower(), words
     assert verdict["sentence"] in done.output
-    lines = said.output.splitlines()
+    lines = report.output.splitlines()
     assert lines[-4] == f"verdict: {verdict['sentence']}"
     assert lines[-3] == "data:    Simulated <exposure>, inferred from nothing"
     assert lines[-2].endswith("report.html")
