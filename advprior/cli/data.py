@@ -195,7 +195,7 @@ def pairs(tables: Path, out: Path, force: bool) -> None:
 
 
 @data.command()
-@click.argument("tables", type=click.Path(path_type=Path), required=False)
+@click.argument("tables", metavar="[PROJECT|TABLES]", type=click.Path(path_type=Path), required=False)
 @click.option("--mapping", type=click.Path(path_type=Path), help="YAML that maps your files and columns.")
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="With --mapping: write canonical tables here."
@@ -204,11 +204,11 @@ def pairs(tables: Path, out: Path, force: bool) -> None:
 def check(tables: Path | None, mapping: Path | None, out: Path | None, force: bool) -> None:
     """Check your own tables: every problem at once, by table, column and row.
 
-    Without options in a project folder: what advprior.yaml says, written to tables/. Else either TABLES, a folder
-    that is canonical already, or --mapping, a YAML as `advprior init` writes it.
+    In a project folder, or given one: what its advprior.yaml says, written to its tables/. Else TABLES is a folder
+    that is canonical already, or --mapping a YAML as `advprior init` writes it.
     """
-    if tables is None and mapping is None and out is None:
-        tables, mapping, out = _of_project()
+    if mapping is None and out is None:
+        tables, mapping, out = _of_project(tables)
     if (tables is None) == (mapping is None):
         raise click.UsageError("give either TABLES or --mapping mapping.yaml, or be in a project folder")
     if out is not None and mapping is None:
@@ -223,30 +223,32 @@ def check(tables: Path | None, mapping: Path | None, out: Path | None, force: bo
     facts, made = check_mapping(mapping, out, force=force)
     if not made:
         click.echo(f"data: unchanged, reused {out}")
+        _tell_plan(facts)
         return
     _tell(facts)
     _tell_plan(facts)
     click.echo(f"data: wrote {out}" if out is not None else f"data: {mapping} and its tables are sound")
 
 
-def _of_project() -> tuple[Path | None, Path | None, Path | None]:
-    """What the project file in this folder says: tables, mapping and where canonical tables go."""
+def _of_project(folder: Path | None) -> tuple[Path | None, Path | None, Path | None]:
+    """What a project file says: tables, mapping and where canonical tables go; a folder without one is tables."""
     from advprior.pipeline.settings import PROJECT_FILE, read_project
 
-    if not Path(PROJECT_FILE).is_file():
-        return None, None, None
-    source = read_project(Path()).config.tables
+    project = Path() if folder is None else folder
+    if not (project / PROJECT_FILE).is_file():
+        return folder, None, None
+    source = read_project(project).config.tables
     if source.mapping is not None:
-        return None, Path(source.mapping), Path("tables")
-    if source.folder is None and not Path("tables").is_dir():
+        return None, project / source.mapping, project / "tables"
+    if source.folder is None and not (project / "tables").is_dir():
         raise AdvpriorError(
             "DAT041",
             "nothing to check yet: the tables are an example's",
-            where=PROJECT_FILE,
+            where=str(project / PROJECT_FILE),
             actual=f"example: {source.example}",
-            fix="advprior run builds them",
+            fix=f"advprior run {project}",
         )
-    return Path(source.folder or "tables"), None, None
+    return project / (source.folder or "tables"), None, None
 
 
 def _tell_plan(facts: Mapping[str, Any]) -> None:

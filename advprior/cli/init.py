@@ -46,6 +46,6 @@ def init(folder: Path, example: str | None, changes: tuple[str, ...]) -> None:
         click.echo(f"init: {folder} is ready; next: advprior run {folder}")
     else:
         click.echo(
-            f"init: {folder} is ready; next: name your files and columns in {folder / MAPPING}, then in {folder}: "
-            "advprior data check"
+            f"init: {folder} is ready; next: name your files and columns in {folder / MAPPING}, then: "
+            f"advprior data check {folder}"
         )

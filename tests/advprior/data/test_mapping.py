@@ -114,3 +114,30 @@ def test_the_mapping_that_init_writes_names_all_five_tables(tmp_path):
     mapping = tmp_path / "w" / "mapping.yaml"
     assert read_mapping(mapping).tables.present() == TABLES
     assert read_mapping(without(mapping, "ads", "impressions")).tables.present() == ("users", "advertisers", "events")
+
+
+def test_a_project_is_checked_from_inside_and_from_outside(tmp_path, tables, capsys, monkeypatch):
+    with pytest.raises(SystemExit):
+        main(["init", str(tmp_path / "w")])
+    mapping = write_own(tmp_path / "own", tables)
+    raw = yaml.safe_load(mapping.read_text())
+    (tmp_path / "w" / "mapping.yaml").write_text(yaml.safe_dump({**raw, "folder": str(tmp_path / "own")}))
+    capsys.readouterr()
+    code, out, err = run(capsys, tmp_path / "w")
+    assert code == 0, err
+    assert f"data: wrote {tmp_path / 'w' / 'tables'}" in out
+    monkeypatch.chdir(tmp_path / "w")
+    code, out, _ = run(capsys)
+    assert code == 0
+    assert "unchanged, reused tables" in out
+    assert "time plan" in out
+
+
+def test_an_example_s_project_has_nothing_to_check_before_it_is_built(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["init", str(tmp_path / "w"), "--example", "complete_journey"])
+    capsys.readouterr()
+    code, _, err = run(capsys, tmp_path / "w")
+    assert code == 2
+    assert err.startswith("error DAT041")
+    assert f"advprior run {tmp_path / 'w'}" in err
