@@ -170,8 +170,8 @@ def _lacking(error: ImportError) -> AdvpriorError:
 def serve(host: str, port: int, workers: int, log_level: str, drain_s: int, **values: Any) -> None:
     """Serve POST /rank over HTTP.
 
-    Refuses to start when a feature service differs from what its ranker was trained on. SIGTERM stops it once
-    running requests are answered.
+    Reads exactly the features of both rankers, and refuses to start when their feature services lack one. SIGTERM
+    stops it once running requests are answered.
     """
     import tempfile
 
