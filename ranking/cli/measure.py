@@ -59,6 +59,7 @@ def frame(tables: Path, repo: Path, out: Path, predictors: str | None, stale_tex
     Needs `feast -c REPO apply` after publishing. Codes of the leak checks: docs/checks.md.
     """
     from ranking.frame.preflight import preflight, published_predictors
+    from ranking.frame.sources import sources_unchanged
     from ranking.frame.views import BASELINE_VIEWS, view_folder
 
     read_manifest(tables, fix=_TABLES_FIX)
@@ -71,7 +72,7 @@ def frame(tables: Path, repo: Path, out: Path, predictors: str | None, stale_tex
     stale = _weeks(stale_text)
     config = {"predictors": names, "definitions": _definitions_digest(repo), **({"stale": stale} if stale else {})}
     key = run_key("rank frame", config, inputs, FRAME_VERSION)
-    if not force and is_current(out, key):
+    if not force and is_current(out, key) and sources_unchanged(out):
         click.echo(f"rank frame: unchanged, reused {out}")
         return
     from advprior.store.tables import write_parquet

@@ -51,6 +51,7 @@ from ranking.frame.join import Joined, join_features, open_store, scalar_refs, v
 from ranking.frame.preflight import preflight
 from ranking.frame.read import SPLITS
 from ranking.frame.rows import FrameRows, load_rows, split_of
+from ranking.frame.sources import source_digests
 from ranking.frame.views import (
     BASELINE_VIEWS,
     Columns,
@@ -102,6 +103,7 @@ def build_frame(
     store = open_store(repo)
     services = [service, *map(prior_service, predictors)]
     refs, keys = scalar_refs(store, services, repo)
+    own_sources = source_digests(store, refs)
     joined = join_features(store, list(refs), _entities(rows.table, keys, services))
 
     columns = Columns()
@@ -128,6 +130,7 @@ def build_frame(
         "features": features_to_json(columns.features),
         "coverage": coverage,
         "views": versions,
+        "own_sources": own_sources,
         # what the report says of the data and of each prior's origin
         "data": read_manifest(tables)["facts"],
         "priors": priors,

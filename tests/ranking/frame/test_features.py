@@ -21,7 +21,9 @@ from advprior.store.contract import (
     prior_view,
 )
 from advprior.store.features import Feature, features_from_json
+from advprior.store.runs import new_run
 from ranking.frame.build import build_frame
+from ranking.frame.sources import sources_unchanged
 from ranking.models.arms import RankerConfig, arm_features, load_arms, with_available
 from ranking.models.ranker import Ranker
 from tests.ranking.stores import Workspace, apply, publish, random_priors
@@ -66,6 +68,14 @@ def test_views_of_ones_own_reach_the_frame_and_a_ranker(tmp_path: Path, workspac
     age = (frame.timestamp - since) / timedelta(days=1)
     np.testing.assert_allclose(frame.ad_quality__snapshot, age, rtol=1e-6)
     assert result.facts["services"] == [BASELINE_SERVICE]
+
+    # a frame of these views is built anew once a file behind one of them has changed
+    out = tmp_path / "built"
+    with new_run(out, "rank frame", config={}, inputs={}, key="k") as run:
+        run.facts.update(result.facts)
+    assert sources_unchanged(out)
+    publish(repo, "mine", {TABLE_FILE: of_users.assign(score=score + 1)})
+    assert not sources_unchanged(out)
 
     baseline = load_arms().baseline
     config = RankerConfig(max_rounds=5, min_data_in_leaf=5, threads=1)
