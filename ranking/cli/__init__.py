@@ -26,7 +26,7 @@ _COMMANDS = {
     "rollback": ("ranking.cli.service:rollback", "Serve the previous snapshot again."),
     "replay": ("ranking.cli.experiment:replay", "A past day's impressions through the running service."),
     "readout": (
-        "ranking.cli.service:readout",
+        "ranking.cli.experiment:readout",
         "An online experiment's lift, its interval, its sample ratio.",
     ),
 }

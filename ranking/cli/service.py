@@ -1,4 +1,4 @@
-"""`advprior rank serve`, `check`, `rollback` and `readout`: options in, heavy imports inside."""
+"""`advprior rank serve`, `check` and `rollback`: options in, heavy imports inside."""
 
 from __future__ import annotations
 
@@ -250,54 +250,6 @@ def check(**values: Any) -> None:
     if failed:
         raise click.exceptions.Exit(2)
     click.echo("rank check: ready to serve")
-
-
-@click.command()
-@click.option("--exposures", type=_FOLDER, required=True, help="What `rank serve --exposures` wrote.")
-@click.option("--outcomes", type=_FILE, required=True, help="Parquet: user_id, timestamp, and perhaps value.")
-@click.option("--experiment", type=_FILE, required=True, help="The experiment that was served.")
-@click.option("--control", help="Arm to compare with. Default: the first without priors.")
-@click.option(
-    "--pre-days",
-    type=click.FloatRange(0),
-    default=28.0,
-    show_default=True,
-    help="Days of outcomes before the first exposure, for CUPED; 0: without.",
-)
-@click.option("--until", type=Moment(), help="Count outcomes before it only.")
-@click.option("--json", "json_file", type=_FILE, help="Write the figures there too.")
-def readout(
-    exposures: Path,
-    outcomes: Path,
-    experiment: Path,
-    control: str | None,
-    pre_days: float,
-    until: datetime | None,
-    json_file: Path | None,
-) -> None:
-    """Lift of each arm over the control, with interval, CUPED and a sample-ratio check.
-
-    Exit code 3 when the sample ratio is not as configured: then the figures must not be trusted.
-    """
-    from advprior.store.runs import write_json
-    from advprior.store.tables import read_parquet
-    from ranking.experiment.assignment import load_experiment
-    from ranking.experiment.exposures import read_exposures
-    from ranking.experiment.readout import read_out
-
-    result = read_out(
-        read_exposures(exposures),
-        read_parquet(outcomes),
-        load_experiment(experiment),
-        control=control,
-        pre_days=pre_days,
-        until=until,
-    )
-    if json_file is not None:
-        write_json(json_file, result.to_json())
-    click.echo(result.text())
-    if not result.trusted:
-        raise click.exceptions.Exit(3)
 
 
 @click.command()

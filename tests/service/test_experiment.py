@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from advprior.store.errors import AdvpriorError
-from ranking.cli.service import readout as readout_command
+from ranking.cli.experiment import readout as readout_command
 from ranking.experiment.assignment import EVERYBODY, Experiment, ServedArm, load_experiment
 from ranking.experiment.exposures import ExposureLog, read_exposures
 from ranking.experiment.readout import cuped, effect, read_out, sample_ratio
