@@ -54,6 +54,7 @@ class Arm(BaseModel):
 
     @property
     def is_baseline(self) -> bool:
+        """Whether every other arm is measured against it."""
         return self.role == "baseline"
 
 
@@ -103,6 +104,7 @@ class Arms(BaseModel):
 
     @property
     def baseline(self) -> Arm:
+        """The one arm with `role: baseline`."""
         return self.of_role("baseline")[0]
 
     def config_of(self, arm: Arm) -> RankerConfig:
