@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 
 
 @click.command()

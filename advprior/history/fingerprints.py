@@ -58,14 +58,14 @@ def input_keys(histories: Histories, cutoff: int, model: str) -> Keys:
     out = np.empty(len(histories), np.uint64)
     head = model.encode()
     for user, (start, stop) in enumerate(zip(histories.offsets[:-1], stops, strict=True)):
-        told = [v[user].tobytes() if isinstance(v, np.ndarray) else str(v[user]).encode() for v in users]
+        profile = [v[user].tobytes() if isinstance(v, np.ndarray) else str(v[user]).encode() for v in users]
         seen = [
             "\n".join(labels[c] if c >= 0 else "" for c in v[start:stop]).encode()
             if labels
             else v[start:stop].tobytes()
             for v, labels in events
         ]
-        out[user] = hash64(head, *told, *seen)
+        out[user] = hash64(head, *profile, *seen)
     return out
 
 

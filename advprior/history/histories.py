@@ -143,8 +143,10 @@ def profile_text(users: pd.DataFrame) -> list[str]:
     titles = [c.removeprefix(PROFILE_PREFIX).replace("_", " ").capitalize() for c in fields]
     lines = []
     for values in users[fields].itertuples(index=False, name=None):
-        known = [f"{t}: {v}" for t, v in zip(titles, values, strict=True) if v is not None and v == v and str(v) != ""]
-        lines.append(". ".join(known))
+        entries = [
+            f"{t}: {v}" for t, v in zip(titles, values, strict=True) if v is not None and v == v and str(v) != ""
+        ]
+        lines.append(". ".join(entries))
     return lines
 
 
@@ -173,15 +175,15 @@ def build_histories(users: pd.DataFrame, events: pd.DataFrame, catalog: Catalog)
 
     users = users.sort_values(USER_ID, kind="stable")
     ids = users[USER_ID].astype(str).tolist()
-    known = events[events[ADVERTISER_ID].notna()]
-    user = pd.Index(ids).get_indexer(pd.Index(known[USER_ID].astype(str)))
-    advertiser = pd.Index(catalog.ids).get_indexer(pd.Index(known[ADVERTISER_ID].astype(str)))
-    time = known[TIMESTAMP].astype("datetime64[us, UTC]").astype("int64").to_numpy()
+    named = events[events[ADVERTISER_ID].notna()]
+    user = pd.Index(ids).get_indexer(pd.Index(named[USER_ID].astype(str)))
+    advertiser = pd.Index(catalog.ids).get_indexer(pd.Index(named[ADVERTISER_ID].astype(str)))
+    time = named[TIMESTAMP].astype("datetime64[us, UTC]").astype("int64").to_numpy()
     keep = (user >= 0) & (advertiser >= 0)
-    known, user, time, advertiser = known[keep], user[keep], time[keep], advertiser[keep]
-    text, texts = _coded(known[TEXT]) if TEXT in known else (np.zeros(0, np.int32), ())
-    category, categories = _coded(known[CATEGORY]) if CATEGORY in known else (np.zeros(0, np.int32), ())
-    value = known[VALUE].to_numpy(np.float64) if VALUE in known else np.zeros(0)
+    named, user, time, advertiser = named[keep], user[keep], time[keep], advertiser[keep]
+    text, texts = _coded(named[TEXT]) if TEXT in named else (np.zeros(0, np.int32), ())
+    category, categories = _coded(named[CATEGORY]) if CATEGORY in named else (np.zeros(0, np.int32), ())
+    value = named[VALUE].to_numpy(np.float64) if VALUE in named else np.zeros(0)
 
     # ties are put in order by all that is known of them, so that sums and joins come out the same
     keys = [k for k in (value, category, text) if len(k)]

@@ -40,12 +40,12 @@ class Interests:
         if len(self.catalog) <= size:
             return self
         counts = np.bincount(self.histories.advertiser, minlength=len(self.catalog))
-        kept = np.sort(np.argsort(-counts, kind="stable")[:size])
+        frequent = np.sort(np.argsort(-counts, kind="stable")[:size])
         place = np.full(len(self.catalog), -1, np.int64)
-        place[kept] = np.arange(size)
+        place[frequent] = np.arange(size)
         rows = place[self.histories.advertiser] >= 0
         users = np.bincount(self.histories.user_of_row[rows], minlength=len(self.histories))
-        names = tuple(self.catalog.ids[i] for i in kept)
+        names = tuple(self.catalog.ids[i] for i in frequent)
         histories = Histories(
             self.histories.users,
             self.histories.profiles,
@@ -70,8 +70,8 @@ def build_interests(users: pd.DataFrame, events: pd.DataFrame, cutoff: int) -> I
     if CATEGORY not in events:
         return None
     before = events[events[TIMESTAMP] < datetime.fromtimestamp(cutoff / 1_000_000, UTC)]
-    told = before[CATEGORY].fillna("").astype(str).str.strip()
-    before = before.assign(**{CATEGORY: told})[told != ""]
+    category = before[CATEGORY].fillna("").astype(str).str.strip()
+    before = before.assign(**{CATEGORY: category})[category != ""]
     if before.empty:
         return None
     names = tuple(sorted(before[CATEGORY].unique()))

@@ -51,8 +51,8 @@ def _events(path: Path) -> pd.DataFrame:
     import pyarrow.parquet as pq
 
     try:
-        there = set(pq.read_schema(path).names)
+        columns_there = set(pq.read_schema(path).names)
     except (OSError, pa.ArrowException):
-        there = set(_COLUMNS)  # let the reader say what is wrong
-    columns = [name for name in _COLUMNS if name in there]
+        columns_there = set(_COLUMNS)  # let the reader say what is wrong
+    columns = [name for name in _COLUMNS if name in columns_there]
     return read_parquet(path, columns=columns, coded=[c for c in columns if c in _CODED], fix=TABLES_FIX)

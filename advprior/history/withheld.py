@@ -38,9 +38,9 @@ def draw(ids: Collection[str], share: float, seed: int) -> tuple[str, ...]:
     """
     import numpy as np
 
-    known = sorted(ids)
-    count = min(max(round(share * len(known)), 1), len(known) - 1)
-    return tuple(sorted(np.random.default_rng(seed).choice(known, count, replace=False).tolist()))
+    ordered = sorted(ids)
+    count = min(max(round(share * len(ordered)), 1), len(ordered) - 1)
+    return tuple(sorted(np.random.default_rng(seed).choice(ordered, count, replace=False).tolist()))
 
 
 def choose_withheld(tables: Path, which: str, seed: int) -> tuple[str, ...]:
@@ -51,7 +51,7 @@ def choose_withheld(tables: Path, which: str, seed: int) -> tuple[str, ...]:
     AdvpriorError
         ``PRI060`` when ``which`` is neither, or names advertisers that the tables do not have.
     """
-    known = set(load_tables(tables, ADVERTISERS)[ADVERTISERS][ADVERTISER_ID].astype(str))
+    ids_in_tables = set(load_tables(tables, ADVERTISERS)[ADVERTISERS][ADVERTISER_ID].astype(str))
     try:
         share = float(which)
     except ValueError:
@@ -61,20 +61,22 @@ def choose_withheld(tables: Path, which: str, seed: int) -> tuple[str, ...]:
             raise AdvpriorError(
                 "PRI060", "these advertisers cannot be withheld", where="--withhold", actual=which, expected=_EXPECTED
             )
-        return draw(known, share, seed)
+        return draw(ids_in_tables, share, seed)
     try:
         named = {line.strip() for line in Path(which).read_text().splitlines() if line.strip()}
     except (OSError, UnicodeDecodeError) as error:
         raise AdvpriorError(
             "PRI060", "these advertisers cannot be withheld", where="--withhold", actual=str(error), expected=_EXPECTED
         ) from error
-    strange = sorted(named - known)
-    if strange or not named or named == known:
+    strange = sorted(named - ids_in_tables)
+    if strange or not named or named == ids_in_tables:
         raise AdvpriorError(
             "PRI060",
             "these advertisers cannot be withheld",
             where=which,
-            actual=f"unknown: {', '.join(strange[:5])}" if strange else f"{len(named)} of {len(known)} advertisers",
+            actual=f"unknown: {', '.join(strange[:5])}"
+            if strange
+            else f"{len(named)} of {len(ids_in_tables)} advertisers",
             expected="some of the advertisers of the tables, not all",
             fix="one advertiser_id a line",
         )

@@ -204,12 +204,12 @@ class PromptEncoder:
             rest.append(histories.categories[histories.category[row]])
         if style.detail == "full" and len(histories.value) and np.isfinite(histories.value[row]):
             rest.append(price(float(histories.value[row])))
-        told = [token for i, part in enumerate(rest) for token in self._piece((", " if product or i else " ") + part)]
-        told = (self._piece(product)[: max(limit - len(told), 0)] if product else []) + told
-        told = told[:limit]
-        if style.advertisers or not told:
-            return np.concatenate([advertiser, np.asarray(told, np.int64)])
-        return np.asarray((self._beside if follows else []) + told, np.int64)
+        detail = [token for i, part in enumerate(rest) for token in self._piece((", " if product or i else " ") + part)]
+        detail = (self._piece(product)[: max(limit - len(detail), 0)] if product else []) + detail
+        detail = detail[:limit]
+        if style.advertisers or not detail:
+            return np.concatenate([advertiser, np.asarray(detail, np.int64)])
+        return np.asarray((self._beside if follows else []) + detail, np.int64)
 
     def _require_detail(self, histories: Histories) -> None:
         """Refuse to write details of histories that have none: the prompt would silently be another.

@@ -3,7 +3,7 @@
 An LLM run gives a new advertiser the part of its head that reads names, ``K(E_name)·Q``, without the free part that
 only events could teach; its input token starts, as everyone's did, at the mean of its name's tokens. Its bias
 is the mean of the fitted ones: a bias says how much more an advertiser is bought than habit and drift tell, and of a
-new one nothing of the kind is known.
+new one nothing of the kind can be learnt.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ NAME_HEAD = "name_head.npz"
 FITTED_CATALOG = "fitted_catalog.json"  # of an extended run: the catalog that standardises the names
 TEXT_TOKENS = 96  # of a name and text together that a head reads
 _WHOLE_NAME = 512  # tokens
+_TABLE = "lower.embed_tokens.weight"
+NAMES_DRIFT = 0.01  # of the largest number in the fitted names' encodings: another base is off by far more
 
 
 def save_name_head(out: Path, head: nn.Module) -> None:
@@ -54,50 +56,21 @@ def extend_llm(run: Path, catalog: Catalog, settings: dict[str, Any], out: Path)
             expected="an LLM that keeps how it reads names",
             fix="advprior finetune, with the new advertisers",
         )
-    old = Catalog.load(run / CATALOG_FILE)
     origin = run / FITTED_CATALOG if (run / FITTED_CATALOG).is_file() else run / CATALOG_FILE
     fitted = Catalog.load(origin)
-    kept, new = places(old, catalog)
-    with np.load(run / NAME_HEAD) as saved:
-        key, query, names = saved["key"], saved["query"], saved["names"]
-    new_names = [catalog.names[i] for i in new]
-    texts = bool(settings.get("texts"))  # whether the head reads what an advertiser sells, too
-    fitted_texts, wanted_texts = (c.descriptions() if texts else c.names for c in (fitted, catalog))
-    encodings, _ = encode_texts(
-        [*fitted_texts, *(wanted_texts[i] for i in new)],
-        settings["base"],
-        layers=int(settings["layers"]),
-        tokens=TEXT_TOKENS if texts else _WHOLE_NAME,
-    )
-    before = torch.from_numpy(encodings[: len(fitted)])
-    # as `NameHead` standardised them; the same encodings must come out, or the base model is another
-    mean, spread = before.mean(0), before.std(0) + 1e-6
-    standard = ((torch.from_numpy(encodings) - mean) / spread / encodings.shape[1] ** 0.5).numpy()
-    drift = float(np.abs(standard[: len(fitted)] - names).max()) if names.shape == before.shape else np.inf
-    if not drift <= 1e-3:
-        raise AdvpriorError(
-            "PRI064",
-            "the base model does not encode the fitted names as it did",
-            where=settings["base"],
-            actual=f"a difference of {drift:.1e}",
-            expected="the base model of the run",
-            fix="set up the same base model again",
-        )
-    rows: Float = (standard[len(fitted) :] @ key.T @ query).astype(np.float32)
-
+    before, new = places(Catalog.load(run / CATALOG_FILE), catalog)
+    rows, drift = _rows(run, fitted, catalog, new, settings)
     model = AdvertiserModel.from_pretrained(run / "model").eval()
-    raw = {**model.config.to_dict(), "catalog_size": len(catalog)}
-    wide = AdvertiserModel(AdvertiserConfig.from_dict(raw)).eval()
+    wide = AdvertiserModel(AdvertiserConfig.from_dict({**model.config.to_dict(), "catalog_size": len(catalog)})).eval()
     text = int(model.config.text_vocab_size)
     state = dict(model.state_dict())
-    tokens = _name_embeddings(new_names, settings, state["lower.embed_tokens.weight"])
-    table, adapter = state["lower.embed_tokens.weight"], state["adapter.weight"]
-    state["lower.embed_tokens.weight"] = torch.cat([table[:text], _merge(table[text:], tokens, kept, new)])
+    table, adapter, bias = state[_TABLE], state["adapter.weight"], state["head.bias"]
+    tokens = _name_embeddings([catalog.names[i] for i in new], settings, table)
+    state[_TABLE] = torch.cat([table[:text], _merge(table[text:], tokens, before, new)])
     untuned = torch.zeros(len(new), adapter.shape[1])
-    state["adapter.weight"] = torch.cat([adapter[:1], _merge(adapter[1:], untuned, kept, new)])
-    bias = state["head.bias"]
-    state["head.weight"] = _merge(state["head.weight"], torch.from_numpy(rows), kept, new)
-    state["head.bias"] = _merge(bias, bias.mean().expand(len(new)), kept, new)
+    state["adapter.weight"] = torch.cat([adapter[:1], _merge(adapter[1:], untuned, before, new)])
+    state["head.weight"] = _merge(state["head.weight"], torch.from_numpy(rows), before, new)
+    state["head.bias"] = _merge(bias, bias.mean().expand(len(new)), before, new)
     wide.load_state_dict(state)
     copy_beside(run, out)
     wide.save_pretrained(out / "model")
@@ -106,10 +79,43 @@ def extend_llm(run: Path, catalog: Catalog, settings: dict[str, Any], out: Path)
     return {"new_advertisers": [catalog.ids[i] for i in new], "names_drift": drift}
 
 
-def _merge(old: torch.Tensor, fresh: torch.Tensor, kept: list[int], new: list[int]) -> torch.Tensor:
+def _rows(
+    run: Path, fitted: Catalog, catalog: Catalog, new: list[int], settings: dict[str, Any]
+) -> tuple[Float, float]:
+    """Head rows [len(new), H] of the advertisers at ``new`` of the catalog, and how far fitted names have moved."""
+    with np.load(run / NAME_HEAD) as saved:
+        key, query, names = saved["key"], saved["query"], saved["names"]
+    texts = bool(settings.get("texts"))  # whether the head reads what an advertiser sells, too
+    fitted_texts, wanted_texts = (c.descriptions() if texts else c.names for c in (fitted, catalog))
+    encodings, _ = encode_texts(
+        [*fitted_texts, *(wanted_texts[i] for i in new)],
+        settings["base"],
+        layers=int(settings["layers"]),
+        tokens=TEXT_TOKENS if texts else _WHOLE_NAME,
+    )
+    # as `NameHead` standardised them; the same encodings must come out, or the base model is another
+    again = torch.from_numpy(encodings[: len(fitted)])
+    mean, spread = again.mean(0), again.std(0) + 1e-6
+    standard = ((torch.from_numpy(encodings) - mean) / spread / encodings.shape[1] ** 0.5).numpy()
+    drift = float("inf")
+    if names.shape == again.shape:
+        drift = float(np.abs(standard[: len(fitted)] - names).max() / np.abs(names).max())
+    if not drift <= NAMES_DRIFT:
+        raise AdvpriorError(
+            "PRI064",
+            "the base model does not encode the fitted names as it did",
+            where=settings["base"],
+            actual=f"a difference of {drift:.1e} of their size",
+            expected=f"at most {NAMES_DRIFT:.0e}, with the base model of the run",
+            fix="set up the same base model again",
+        )
+    return (standard[len(fitted) :] @ key.T @ query).astype(np.float32), drift
+
+
+def _merge(old: torch.Tensor, fresh: torch.Tensor, before: list[int], new: list[int]) -> torch.Tensor:
     """Old rows and fresh ones at their places in the new catalog."""
-    out = torch.empty(len(kept) + len(new), *old.shape[1:])
-    out[kept], out[new] = old, fresh
+    out = torch.empty(len(before) + len(new), *old.shape[1:])
+    out[before], out[new] = old, fresh
     return out
 
 
