@@ -16,6 +16,7 @@ from advprior.predictors.forwarding import forward
 from advprior.predictors.llm.prompts import PromptEncoder, PromptStyle
 from advprior.predictors.registry import KINDS, load_predictor
 from tests.advprior.conftest import Fitted
+from tests.parity import assert_same_log_probs
 from tests.tiny import PLAN
 
 CUTOFFS = np.asarray([micros(moment) for moment in PLAN.snapshots()[::9]], np.int64)
@@ -37,7 +38,7 @@ def test_scored_elsewhere_as_here(fitted: Fitted, histories: Histories, kind: st
     here = forward(scorer, histories, USERS, CUTOFFS)
     there = forward(scorer, part, np.arange(len(part), dtype=np.int64), CUTOFFS)
     np.testing.assert_array_equal(there.index, here.index)
-    np.testing.assert_array_equal(there.log_probs, here.log_probs)
+    assert_same_log_probs(there.log_probs, here.log_probs)
     assert (there.prompts, there.forwarded) == (here.prompts, here.forwarded)
 
 
