@@ -18,6 +18,8 @@ os.environ.update(
 # the suite may share its cores: more threads than cores make small matrices slower, not faster; from outside, e.g.
 # OMP_NUM_THREADS=4 make test, another number is tried
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# threads that spin while they wait double the CPU time of two (measured), and stall each other on a busy machine
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if hasattr(time, "tzset"):  # not on Windows
     time.tzset()
 
