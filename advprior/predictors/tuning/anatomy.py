@@ -52,7 +52,7 @@ def feed_forward_at(model: Any, rows: torch.Tensor) -> Iterator[None]:
     """Let the last layer compute its feed-forward part for some tokens only: most of a layer, and read at no other.
 
     Everything after the last layer's attention treats each token by itself, so that states at ``rows`` are those of the
-    whole computation; all others are without meaning. A decoder that calls that part otherwise computes all of it.
+    whole computation; all others are without meaning. A decoder that calls that part by another name computes all of it.
 
     Parameters
     ----------
@@ -71,11 +71,14 @@ def feed_forward_at(model: Any, rows: torch.Tensor) -> Iterator[None]:
 
     def pick(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         shapes.append(inputs[0].shape)
-        return (inputs[0].flatten(0, 1).index_select(0, rows)[None], *inputs[1:])
+        # BLOOM hands over what is added to the output, too
+        return tuple(value.flatten(0, 1).index_select(0, rows)[None] for value in inputs)
 
-    def put_back(_: nn.Module, __: Any, output: torch.Tensor) -> torch.Tensor:
+    def put_back(_: nn.Module, __: Any, output: Any) -> Any:
         batch, length, hidden = shapes.pop()
-        return output.new_zeros(batch * length, hidden).index_copy(0, rows, output[0]).view(batch, length, hidden)
+        states, *rest = output if isinstance(output, tuple) else (output,)  # mixtures of experts say how they chose
+        every = states.new_zeros(batch * length, hidden).index_copy(0, rows, states[0]).view(batch, length, hidden)
+        return (every, *rest) if isinstance(output, tuple) else every
 
     hooks = (part.register_forward_pre_hook(pick), part.register_forward_hook(put_back))
     try:

@@ -187,12 +187,16 @@ def test_a_cut_model_is_still_the_base_model(bases, architecture: str, cut: int)
         assert float((ours - theirs).abs().max()) <= 1e-4 * float(theirs.abs().max())
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neox", "bloom"])
 def test_states_at_some_positions_are_those_of_the_whole_forward(bases, architecture: str) -> None:
     """Values and gradients; the prompts are padded on the right, and no mask says so."""
     base = load_base(str(bases[architecture])).model
     model = from_base(
-        base, catalog_size=4, text_vocab_size=VOCABULARY, frozen_layers=1, advertiser_embeddings=torch.zeros(4, 32)
+        base,
+        catalog_size=4,
+        text_vocab_size=VOCABULARY,
+        frozen_layers=0 if architecture == "bloom" else 1,
+        advertiser_embeddings=torch.zeros(4, 32),
     ).eval()
     ids = torch.randint(0, VOCABULARY, (3, 20), generator=torch.Generator().manual_seed(1))
     mask = (torch.arange(20) < torch.tensor([20, 12, 5])[:, None]).long()
