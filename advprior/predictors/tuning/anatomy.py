@@ -52,7 +52,7 @@ def feed_forward_at(model: Any, rows: torch.Tensor) -> Iterator[None]:
     """Let the last layer compute its feed-forward part for some tokens only: most of a layer, and read at no other.
 
     Everything after the last layer's attention treats each token by itself, so that states at ``rows`` are those of the
-    whole computation; all others are without meaning. A decoder that calls that part by another name computes all of it.
+    whole computation; all others are without meaning. A decoder with that part under another name computes all of it.
 
     Parameters
     ----------
