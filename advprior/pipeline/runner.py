@@ -229,7 +229,8 @@ class _Runner:
         self.stamps.put(step, stamp, last if reused and last is not None else cost)
         self.outcome.ran.append(step.name)
         self.outcome.costs[step.name] = cost
-        click.echo(f"  ({duration(cost.seconds)}, {cost.cpu_seconds:.1f} CPU-s, {cost.memory_mb / 1024:.1f} GB)")
+        name = f"{step.name}: " if self.options.jobs > 1 else ""
+        click.echo(f"  {name}({duration(cost.seconds)}, {cost.cpu_seconds:.1f} CPU-s, {cost.memory_mb / 1024:.1f} GB)")
         if step.name == FIRST:
             self._first_answer()
 
