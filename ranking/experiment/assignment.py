@@ -38,6 +38,14 @@ class Experiment(BaseModel):
 
     A new salt assigns anew; the same salt keeps every user where they are, as long as the shares stay.
 
+    Parameters
+    ----------
+    name, salt : str
+    arms : tuple of ServedArm
+    planned_users : int
+        Users that the experiment is planned to reach, in all arms: the readout's interval for any look is narrowest
+        there. Fix it before the first look.
+
     Examples
     --------
     >>> half = Experiment(name="try", salt="s1", arms=(ServedArm(name="control", share=1, priors=False),
@@ -51,6 +59,7 @@ class Experiment(BaseModel):
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
     salt: str = Field(min_length=1)
     arms: tuple[ServedArm, ...] = Field(min_length=1)
+    planned_users: int = Field(default=10_000, ge=10)
 
     @model_validator(mode="after")
     def _distinct(self) -> Experiment:

@@ -22,32 +22,10 @@ from advprior.store.arrays import Double
 from advprior.store.contract import TIMESTAMP, USER_ID, VALUE
 from advprior.store.errors import AdvpriorError
 from ranking.experiment.assignment import Experiment
+from ranking.experiment.effects import Effect, effect
 
 #: Below it a sample ratio is no chance: strict, since it is looked at again and again.
 SRM_ALPHA = 0.0005
-
-
-@dataclass(frozen=True)
-class Effect:
-    """One arm against the control, per user.
-
-    Attributes
-    ----------
-    lift, low, high : float
-        Relative: 0.05 is five percent more. NaN where the control's mean is not positive.
-    difference, difference_low, difference_high : float
-        In the outcome's unit.
-    p_value : float
-        Of no difference, two-sided.
-    """
-
-    lift: float
-    low: float
-    high: float
-    difference: float
-    difference_low: float
-    difference_high: float
-    p_value: float
 
 
 @dataclass
@@ -101,10 +79,7 @@ class Readout:
                 lines.append(f"  {arm} was ranked with: " + ", ".join(f"{k} ({n:,})" for k, n in served.items()))
         for name, effects in (("plain", self.effects), ("CUPED", self.adjusted)):
             for arm, e in effects.items():
-                lines.append(
-                    f"  {arm} against {self.control}, {name}: {e.lift:+.2%} [{e.low:+.2%}, {e.high:+.2%}], "
-                    f"p = {e.p_value:.3g}"
-                )
+                lines.append(f"  {arm} against {self.control}, {name}: {e.text()}")
         if self.variance_left is not None:
             lines.append(f"  CUPED leaves {self.variance_left:.0%} of the variance")
         verdict = "as configured" if self.trusted else "NOT AS CONFIGURED: do not trust any figure above"
@@ -130,23 +105,6 @@ def sample_ratio(users: Mapping[str, int], shares: Mapping[str, float]) -> float
         return 1.0
     counts = [users.get(arm, 0) for arm in shares]
     return float(chisquare(counts, [share * total for share in shares.values()]).pvalue)
-
-
-def effect(treated: Double, control: Double, level: float = 0.95) -> Effect:
-    """Difference of means (Welch) and their ratio (delta method on its logarithm)."""
-    from scipy.stats import norm
-
-    z = float(norm.ppf(0.5 + level / 2))
-    means = float(treated.mean()), float(control.mean())
-    variances = treated.var(ddof=1) / len(treated), control.var(ddof=1) / len(control)
-    difference, error = means[0] - means[1], float(np.sqrt(sum(variances)))
-    p_value = 1.0 if error == 0 else float(2 * norm.sf(abs(difference) / error))
-    lift = low = high = float("nan")
-    if min(means) > 0:
-        ratio = np.log(means[0] / means[1])
-        spread = z * float(np.sqrt(variances[0] / means[0] ** 2 + variances[1] / means[1] ** 2))
-        lift, low, high = (float(np.expm1(x)) for x in (ratio, ratio - spread, ratio + spread))
-    return Effect(lift, low, high, difference, difference - z * error, difference + z * error, p_value)
 
 
 def cuped(outcome: Double, before: Double, arm: npt.NDArray[Any]) -> Double:
@@ -230,7 +188,16 @@ def read_out(
     if until is not None:
         after &= outcomes[TIMESTAMP] < pd.Timestamp(until)
     outcome, arm = _per_user(outcomes[after], users.index), users["arm"].to_numpy()
-    effects = {name: effect(outcome[arm == name], outcome[arm == control]) for name in names if name != control}
+    planned = {name: share * experiment.planned_users for name, share in experiment.shares.items()}
+
+    def effects_of(values: Double) -> dict[str, Effect]:
+        return {
+            name: effect(values[arm == name], values[arm == control], (planned[name], planned[control]))
+            for name in names
+            if name != control
+        }
+
+    effects = effects_of(outcome)
     adjusted: dict[str, Effect] = {}
     variance_left = None
     notes = []
@@ -242,7 +209,7 @@ def read_out(
         before = _per_user(outcomes[early], users.index)
         if before.std() > 0:
             clean = cuped(outcome, before, arm)
-            adjusted = {name: effect(clean[arm == name], clean[arm == control]) for name in effects}
+            adjusted = effects_of(clean)
             spread = sum(outcome[arm == name].var() * counts[name] for name in names)
             left = sum(clean[arm == name].var() * counts[name] for name in names)
             variance_left = float(left / spread) if spread else None
