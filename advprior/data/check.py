@@ -12,7 +12,7 @@ from advprior.data.conversion import load_mapped, resolve_time_plan, table_file
 from advprior.data.mapping import DataMapping, read_mapping
 from advprior.store.contract import IMPRESSIONS, LABEL, PREDICTOR_ONLY, SLATE_ID, TABLES
 from advprior.store.errors import AdvpriorError
-from advprior.store.runs import MANIFEST, is_current, new_run, read_manifest, run_key, sha256_file
+from advprior.store.runs import MANIFEST, digest, is_current, new_run, read_manifest, run_key, sha256_file
 from advprior.store.tables import read_parquet, write_parquet
 
 if TYPE_CHECKING:
@@ -79,9 +79,17 @@ def _file_digests(path: Path, mapping: DataMapping, out: Path) -> dict[str, str]
             fix="choose another --out",
         )
     for file in files.values():
-        if not file.is_file():
+        if not file.exists():
             read_parquet(file, fix="correct `folder` or `file` in the mapping")  # raises the coded error
-    return {name: sha256_file(file) for name, file in files.items()}
+    return {name: _digest_of(file) for name, file in files.items()}
+
+
+def _digest_of(file: Path) -> str:
+    """Digest of a file, or of a folder of Parquet parts as Spark and DuckDB write it."""
+    if file.is_file():
+        return sha256_file(file)
+    parts = sorted(part for part in file.rglob("*") if part.is_file() and not part.name.startswith((".", "_")))
+    return digest({str(part.relative_to(file)): sha256_file(part) for part in parts})
 
 
 def _checked(path: Path, mapping: DataMapping) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:

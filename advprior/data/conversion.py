@@ -1,7 +1,8 @@
 """Read a user's own files under canonical names and types, as their mapping says.
 
-Conversions are those that lose nothing: numeric ids become text, times become UTC microseconds. A time without zone
-is refused unless the YAML states its zone, because a wrong guess moves events across the split and leaks answers.
+Conversions are those that lose nothing: numeric ids become text, decimals numbers, times UTC microseconds. A time
+without zone is refused unless the YAML states its zone, because a wrong guess moves events across the split and leaks
+answers.
 """
 
 from __future__ import annotations
@@ -80,6 +81,8 @@ def load_mapped(mapping: DataMapping, base: Path) -> Mapped:
         path = table_file(mapping, base, name)
         wanted = _wanted(mapping, name)
         raw = read_parquet(path)
+        # a key that pandas wrote as its index is a column of the file like any other
+        raw = raw.reset_index(level=[key for key in raw.index.names if key is not None and key not in raw.columns])
         taken = {column: source for column, source in wanted.items() if source in raw.columns}
         # one source column may feed two canonical ones, so columns are copied, not renamed
         table = raw[list(taken.values())].set_axis(list(taken), axis=1)
@@ -126,6 +129,8 @@ def _converted(name: str, column: pd.Series, zone: str | None) -> pd.Series:
 
     if isinstance(column.dtype, pd.CategoricalDtype):
         column = column.astype(column.cat.categories.dtype)
+    if column.dtype == object and pd.api.types.infer_dtype(column, skipna=True) == "decimal":
+        column = _without_decimals(column)
     kind = column.dtype.kind
     if name == TIMESTAMP:
         return _in_utc(column, zone) if kind == "M" else column
@@ -133,7 +138,7 @@ def _converted(name: str, column: pd.Series, zone: str | None) -> pd.Series:
         if kind in "iubf" and column.isin([0, 1]).all():
             return column.astype("int8")
         return column
-    if name == SLATE_ID and is_text(column) and column.notna().all():
+    if name in (IMPRESSION_ID, SLATE_ID) and is_text(column) and column.notna().all():
         return pd.Series(pd.factorize(column)[0].astype("int64"), column.index)
     if name in (IMPRESSION_ID, SLATE_ID):
         return column.astype("int64") if kind in "iu" and column.notna().all() else column
@@ -142,6 +147,20 @@ def _converted(name: str, column: pd.Series, zone: str | None) -> pd.Series:
     if name.startswith(CONTEXT_PREFIX):
         return column
     return _as_text(column)
+
+
+def _without_decimals(column: pd.Series) -> pd.Series:
+    """Decimals, as databases unload numbers: integers where all are whole and none is missing, else floats.
+
+    Whole numbers that no float holds exactly stay as they are, for the check to report.
+    """
+    given = column.dropna()
+    if all(value.is_finite() and value == value.to_integral_value() and abs(value) < 2**63 for value in given):
+        if len(given) == len(column):
+            return column.map(int).astype("int64")
+        if any(abs(value) > 2**53 for value in given):
+            return column
+    return column.astype("float64")
 
 
 def _in_utc(column: pd.Series, zone: str | None) -> pd.Series:

@@ -10,7 +10,7 @@ from advprior.pipeline.budget import forecast_lines
 from advprior.pipeline.forecast import Forecast, duration
 from advprior.pipeline.plan import FIRST, make_plan, tables_folder, time_plan
 from advprior.pipeline.runner import Outcome, last_step, stamps_of
-from advprior.pipeline.settings import Project
+from advprior.pipeline.settings import PROJECT_FILE, Project
 from advprior.pipeline.steps import Cost, Step, states
 from advprior.store.contract import TimePlan
 from advprior.store.runs import MANIFEST, read_manifest
@@ -33,7 +33,9 @@ def check_project(project: Project) -> None:
         if prior.settings_file is not None:
             read_settings(prior.predictor, project.folder / prior.settings_file)
         elif prior.settings:
-            validated_settings(prior.predictor, prior.settings, f"advprior.yaml: settings of {prior.name}")
+            validated_settings(
+                prior.predictor, prior.settings, f"{project.folder / PROJECT_FILE}: settings of {prior.name}"
+            )
 
 
 def status_rows(project: Project) -> list[tuple[Step, str, str, Cost | None]]:
@@ -62,7 +64,9 @@ def status_lines(project: Project) -> list[str]:
     times = time_plan(project)
     lines += time_plan_lines(times) if times else []
     todo = sum(state != "current" for _, state, *_ in rows)
-    lines.append(f"{len(rows) - todo} of {len(rows)} steps are current" + ("" if not todo else "; next: advprior run"))
+    where = "" if project.folder == Path() else f" {shlex.quote(str(project.folder))}"
+    following = f"; next: advprior run{where}" if todo else ""
+    lines.append(f"{len(rows) - todo} of {len(rows)} steps are current{following}")
     return lines
 
 

@@ -152,8 +152,12 @@ def _input_digest(folder: Path, plan: Plan, name: str) -> str:
     path = folder / name
     if (path / MANIFEST).is_file():
         return manifest_digest(path)
-    if not path.is_file():
-        return "absent"
+    if path.is_dir():  # a table of the user's in parts
+        return digest({str(part.relative_to(path)): _file_digest(part) for part in path.rglob("*") if part.is_file()})
+    return _file_digest(path) if path.is_file() else "absent"
+
+
+def _file_digest(path: Path) -> str:
     facts = path.stat()
     return sha256_file(path) if facts.st_size <= HASHED_BYTES else f"{facts.st_size} bytes, {facts.st_mtime_ns}"
 
@@ -190,7 +194,7 @@ def state_of(folder: Path, plan: Plan, step: Step, stamps: Stamps) -> tuple[Stat
     if now["output"] == "absent":
         return "missing", "not made yet" if then is None else "its output is gone"
     if then is None or "inputs" not in then:
-        return "stale", "made by hand or stopped half-way: its command will tell"
+        return "stale", "made by hand, or its run was stopped; its command looks whether anything is to do"
     changed = [name for name, value in now["inputs"].items() if then["inputs"].get(name) != value]
     if changed:
         return "stale", f"changed: {', '.join(changed)}"

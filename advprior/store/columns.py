@@ -7,6 +7,7 @@ pandera and pandas are imported inside functions: the command line imports this 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -88,6 +89,11 @@ def _infinite(column: pd.Series) -> pd.Series:
     return infinite
 
 
+#: Times outside stand for "unknown" or "never" (1900-01-01, 1970-01-01, 9999-12-31), and would stretch the time plan.
+YEARS = (1980, 2079)
+#: Names of profile and context columns: every store, ranker and chart takes them. Two underscores are Feast's own.
+COLUMN_NAME = re.compile(r"(?!.*__)[A-Za-z][A-Za-z0-9_]*")
+
 TEXT_TYPE = Rule("DAT004", lambda s: not is_text(s), "text", whole=True)
 INTEGER_TYPE = Rule("DAT004", lambda s: not _is_integer(s), "an integer", whole=True)
 NUMBER_TYPE = Rule("DAT004", lambda s: not _is_number(s), "a number", whole=True)
@@ -96,6 +102,9 @@ TIME_ZONE = Rule("DAT009", _is_naive_time, "datetime64[us, UTC]", whole=True)
 PRESENT = Rule("DAT005", lambda s: s.isna(), "a value is missing")
 NOT_BLANK = Rule("DAT005", _blank, "a value is missing or blank")
 NAMED = Rule("DAT008", _blank, "no name, or a blank one")
+IN_RANGE = Rule(
+    "DAT017", lambda s: s.notna() & ~s.dt.year.between(*YEARS), f"not in the years {YEARS[0]} to {YEARS[1]}"
+)
 UNIQUE = Rule("DAT006", lambda s: s.duplicated(), "the same key again")
 ZERO_ONE = Rule("DAT010", lambda s: ~s.isin([0, 1]), "neither 0 nor 1")
 FINITE = Rule("DAT013", _infinite, "infinite")
@@ -103,7 +112,7 @@ FINITE = Rule("DAT013", _infinite, "infinite")
 KEY = (TEXT_TYPE, NOT_BLANK, UNIQUE)
 REFERENCE = (TEXT_TYPE, NOT_BLANK)
 OPTIONAL_TEXT = (TEXT_TYPE,)
-TIME = (TIME_TYPE, TIME_ZONE, PRESENT)
+TIME = (TIME_TYPE, TIME_ZONE, PRESENT, IN_RANGE)
 
 #: The canonical tables: column -> rules. Types come first: a rule of values runs only where they hold.
 COLUMNS: dict[str, dict[str, tuple[Rule, ...]]] = {

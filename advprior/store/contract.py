@@ -80,10 +80,12 @@ WITH_PRIORS_SERVICE = "ranker_with_priors_v1"
 def pair_id(advertiser: str, category: str) -> str:
     """Id of an advertiser's category where a catalog lists pairs in the place of advertisers.
 
-    >>> pair_id("m1", "Tea")
-    'm1 / Tea'
+    Slashes of the advertiser are doubled, so that no two pairs share an id.
+
+    >>> pair_id("m1", "Tea"), pair_id("Home", "Garden / Tools"), pair_id("Home / Garden", "Tools")
+    ('m1 / Tea', 'Home / Garden / Tools', 'Home // Garden / Tools')
     """
-    return f"{advertiser} / {category}"
+    return f"{advertiser.replace('/', '//')} / {category}"
 
 
 def shuffled_source(name: str) -> str | None:

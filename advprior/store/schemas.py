@@ -13,7 +13,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from advprior.store.columns import COLUMNS, OPEN_COLUMNS, OPTIONAL_COLUMNS, REFERENCES, Rule, schema
+from advprior.store.columns import (
+    COLUMN_NAME,
+    COLUMNS,
+    OPEN_COLUMNS,
+    OPTIONAL_COLUMNS,
+    REFERENCES,
+    Rule,
+    schema,
+)
 from advprior.store.contract import (
     AD_ID,
     ADS,
@@ -23,8 +31,10 @@ from advprior.store.contract import (
     IMPRESSIONS,
     NAME,
     SHOWN_TABLES,
+    SLATE_ID,
     TABLES,
     TIMESTAMP,
+    USER_ID,
     TimePlan,
 )
 from advprior.store.errors import AdvpriorError
@@ -50,6 +60,9 @@ PROBLEMS = {
     "DAT012": "advertiser differs from the ad's",
     "DAT013": "value is not finite",
     "DAT014": "missing table",
+    "DAT015": "column name that a store cannot take",
+    "DAT016": "slate of several users",
+    "DAT017": "time that stands for another thing",
 }
 SEVERAL = "DAT020"
 
@@ -171,6 +184,7 @@ def _table_problems(name: str, table: pd.DataFrame) -> list[Problem]:
 
     missing = [column for column in COLUMNS[name] if column not in table.columns]
     problems = [missing_column(name, column, table.columns) for column in missing]
+    problems += _name_problems(name, table)
     if len(table) == 0:
         return [*problems, Problem("DAT007", name, "", "no rows")]
     try:
@@ -185,6 +199,17 @@ def _table_problems(name: str, table: pd.DataFrame) -> list[Problem]:
             elif column not in missing and check != "column_in_dataframe":
                 problems.append(Problem("DAT004", name, str(column), str(check)))
     return problems
+
+
+def _name_problems(name: str, table: pd.DataFrame) -> list[Problem]:
+    """Names of profile and context columns that the store or a ranker would refuse later."""
+    prefix = OPEN_COLUMNS[name][0] if name in OPEN_COLUMNS else None
+    what = "its name must be letters, digits and single underscores; give it another one on the left in the mapping"
+    return [
+        Problem("DAT015", name, str(column), what)
+        for column in table.columns
+        if prefix and str(column).startswith(prefix) and not COLUMN_NAME.fullmatch(str(column))
+    ]
 
 
 def missing_column(table: str, column: str, present: Iterable[object]) -> Problem:
@@ -244,6 +269,12 @@ def _reference_problems(tables: Mapping[str, pd.DataFrame], broken: set[tuple[st
             problems.append(
                 _rows_problem("DAT012", IMPRESSIONS, shown[ADVERTISER_ID], bad, "ads has another advertiser")
             )
+    if sound(IMPRESSIONS, SLATE_ID, USER_ID):
+        shown = tables[IMPRESSIONS]
+        bad = shown[USER_ID] != shown.groupby(SLATE_ID)[USER_ID].transform("first")
+        if bad.any():
+            what = "another user's slate has this id (number them over all users, or make one text of user and slate)"
+            problems.append(_rows_problem("DAT016", IMPRESSIONS, shown[SLATE_ID], bad, what))
     return problems
 
 

@@ -63,11 +63,13 @@ def write_parquet(frame: pd.DataFrame, path: Path, **options: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     times: dict[str, Any] = {"coerce_timestamps": "us", "allow_truncated_timestamps": True}
+    table = pa.Table.from_pandas(frame, preserve_index=False)
     if any(isinstance(dtype, pd.ArrowDtype) for dtype in frame.dtypes):
-        table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
-        pq.write_table(table, beside, **times, **options)
-    else:
-        frame.to_parquet(beside, index=False, **times, **options)
+        table = table.replace_schema_metadata(None)
+    # a text that is missing in every row keeps its type: Feast cannot read Arrow's type of nothing
+    fields = [field.with_type(pa.string()) if pa.types.is_null(field.type) else field for field in table.schema]
+    table = table.cast(pa.schema(fields, metadata=table.schema.metadata))
+    pq.write_table(table, beside, **times, **options)
     os.replace(beside, path)
 
 

@@ -35,6 +35,8 @@ def profile_table(users: pd.DataFrame, plan: TimePlan) -> pd.DataFrame:
     """One row per user, known from the start of the data: the tables give profiles no time."""
     start = pd.Series(pd.DatetimeIndex([plan.start]).as_unit("us").repeat(len(users)))
     profile = users[[c for c in users.columns if c.startswith(PROFILE_PREFIX)]].reset_index(drop=True)
+    if profile.empty:  # a view needs a feature: one that nobody has stands for none
+        profile = pd.DataFrame({f"{PROFILE_PREFIX}none": pd.Series([None] * len(users), dtype=object)})
     keys = {USER_ID: users[USER_ID].reset_index(drop=True), EVENT_TIMESTAMP: start, CREATED_TIMESTAMP: start}
     return pd.concat([pd.DataFrame(keys), profile], axis=1)
 

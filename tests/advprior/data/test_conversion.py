@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pandas as pd
+import pyarrow.parquet as pq
 
 from advprior.store.contract import TABLES
 from advprior.store.runs import read_manifest
@@ -113,3 +116,59 @@ def test_without_ads_and_impressions_the_tables_measure_a_predictor(tmp_path, ta
 def test_with_all_five_tables_no_purpose_is_told(tmp_path, tables, capsys):
     assert run(capsys, "--mapping", write_own(tmp_path / "own", tables), "--out", tmp_path / "tables")[0] == 0
     assert "purpose" not in read_manifest(tmp_path / "tables")["facts"]
+
+
+def test_a_key_that_is_the_index_of_its_file_is_a_column(tmp_path, tables, capsys):
+    mapping = write_own(tmp_path / "own", tables)
+    for name, key in (("users", "customer"), ("ads", "ad_id")):
+        file = tmp_path / "own" / f"{name}.parquet"
+        pd.read_parquet(file).set_index(key).to_parquet(file)
+    assert run(capsys, "--mapping", mapping, "--out", tmp_path / "tables")[0] == 0
+    assert set(load_tables(tmp_path / "tables")["users"]["user_id"]) == set(tables["users"]["user_id"])
+
+
+def test_a_table_in_parts_is_read_whole_and_a_new_part_is_seen(tmp_path, tables, capsys):
+    mapping = write_own(tmp_path / "own", tables)
+    file, out = tmp_path / "own" / "events.parquet", tmp_path / "tables"
+    events = pd.read_parquet(file)
+    file.unlink()
+    file.mkdir()
+    half = len(events) // 2
+    events[:half].to_parquet(file / "part-0.parquet")
+    assert run(capsys, "--mapping", mapping, "--out", out)[0] == 0
+    assert len(load_tables(out)["events"]) == half
+    assert "unchanged" in run(capsys, "--mapping", mapping, "--out", out)[1]
+    events[half:].to_parquet(file / "part-1.parquet")
+    assert run(capsys, "--mapping", mapping, "--out", out)[0] == 0
+    assert len(load_tables(out)["events"]) == len(events)
+
+
+def test_text_ids_of_impressions_are_numbered(tmp_path, tables, capsys):
+    shown = tables["impressions"]
+    shown["impression_id"] = [f"{row:032x}" for row in shown["impression_id"]]
+    mapping = write_own(tmp_path / "own", tables)
+    assert run(capsys, "--mapping", mapping, "--out", tmp_path / "tables")[0] == 0
+    assert load_tables(tmp_path / "tables")["impressions"]["impression_id"].tolist() == list(range(len(shown)))
+    shown.loc[3, "impression_id"] = shown["impression_id"][0]
+    mapping = write_own(tmp_path / "again", tables)
+    refused(capsys, tmp_path / "again", mapping, "DAT006", "impressions.impression_id")
+
+
+def test_decimals_are_numbers_and_whole_ones_ids(tmp_path, tables, capsys):
+    shown, events = tables["impressions"], tables["events"]
+    numbers = {user: row for row, user in enumerate(tables["users"]["user_id"])}
+    for table in (tables["users"], shown, events):
+        table["user_id"] = [Decimal(numbers[user]) for user in table["user_id"]]
+    events["value"] = [Decimal(round(value * 100)) / 100 for value in events["value"]]
+    shown["context_placement"] = [Decimal(row % 7) / 4 for row in range(len(shown))]
+    assert run(capsys, "--mapping", write_own(tmp_path / "own", tables), "--out", tmp_path / "tables")[0] == 0
+    written = load_tables(tmp_path / "tables")
+    assert set(written["users"]["user_id"]) == {str(row) for row in numbers.values()}
+    assert written["events"]["value"].tolist() == [float(value) for value in events["value"]]
+    assert written["impressions"]["context_placement"].tolist() == [row % 7 / 4 for row in range(len(shown))]
+
+
+def test_a_profile_field_that_nobody_has_keeps_its_type(tmp_path, tables, capsys):
+    tables["users"]["profile_age"] = None
+    assert run(capsys, "--mapping", write_own(tmp_path / "own", tables), "--out", tmp_path / "tables")[0] == 0
+    assert "string" in str(pq.read_schema(tmp_path / "tables" / "users.parquet").field("profile_age").type)

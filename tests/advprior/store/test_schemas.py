@@ -120,7 +120,31 @@ def infinite_value(t):
     t["events"].loc[[2], "value"] = np.inf
 
 
+def field_with_a_colon(t):
+    t["users"] = t["users"].rename(columns={"profile_age": "profile_xdm:age"})
+
+
+def two_underscores(t):
+    t["impressions"] = t["impressions"].rename(columns={"context_placement": "context_page__slot"})
+
+
+def slate_of_two_users(t):
+    first, second = t["impressions"]["slate_id"].drop_duplicates()[:2]
+    users = t["users"]["user_id"]
+    t["impressions"].loc[t["impressions"]["slate_id"] == first, "user_id"] = users[0]
+    t["impressions"].loc[t["impressions"]["slate_id"] == second, "user_id"] = users[1]
+    t["impressions"]["slate_id"] = t["impressions"]["slate_id"].replace(second, first)
+
+
+def time_that_says_never(t):
+    t["events"].loc[[4], "timestamp"] = pd.Timestamp("9999-12-31", tz="UTC").as_unit("us")
+
+
 CASES = [
+    (field_with_a_colon, ("DAT015", "users", "profile_xdm:age", (), 0)),
+    (two_underscores, ("DAT015", "impressions", "context_page__slot", (), 0)),
+    (slate_of_two_users, ("DAT016", "impressions", "slate_id", (8, 9, 10, 11, 12), 8)),
+    (time_that_says_never, ("DAT017", "events", "timestamp", (4,), 1)),
     (drop_timestamp, ("DAT003", "events", "timestamp", (), 0)),
     (text_value, ("DAT004", "events", "value", (), 0)),
     (text_timestamps, ("DAT004", "impressions", "timestamp", (), 0)),
