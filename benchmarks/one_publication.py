@@ -16,7 +16,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from feast.protos.feast.types.Value_pb2 import Value
 
 from advprior.store.arrays import Int
 from advprior.store.contract import (
@@ -81,6 +80,8 @@ class Witness:
 
     def add(self, folder: Path) -> None:
         """Take in a publication, before it can be pruned."""
+        from feast.protos.feast.types.Value_pb2 import Value  # once the service has imported Feast its cheaper way
+
         folder = folder.resolve()
         scalars = list(self._engine.resources.reader.views[self._view].columns)
         table = pd.read_parquet(folder / TABLE_FILE, columns=[USER_ID, PRIOR_ROW, SNAPSHOT, EVENT_TIMESTAMP, *scalars])

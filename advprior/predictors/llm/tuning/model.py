@@ -133,7 +133,7 @@ class AdvertiserModel(PreTrainedModel):  # type: ignore[misc]
             embeddings: torch.Tensor = self.lower(input_ids)
             return embeddings
         states: torch.Tensor = self.lower(
-            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+            input_ids=input_ids, attention_mask=_every_token(attention_mask, input_ids), use_cache=False
         ).last_hidden_state
         return states
 
@@ -143,7 +143,9 @@ class AdvertiserModel(PreTrainedModel):  # type: ignore[misc]
         """Final hidden states [B, T, H] from the frozen layers' output; without a mask padding must be on the right."""
         rows = torch.clamp(input_ids - (self.config.text_vocab_size - 1), min=0)
         states: torch.Tensor = self.upper(
-            inputs_embeds=lower_states + self.adapter(rows), attention_mask=attention_mask, use_cache=False
+            inputs_embeds=lower_states + self.adapter(rows),
+            attention_mask=_every_token(attention_mask, input_ids),
+            use_cache=False,
         ).last_hidden_state
         return states
 
@@ -175,6 +177,15 @@ class AdvertiserModel(PreTrainedModel):  # type: ignore[misc]
         if self.interest_head is not None:
             outputs["interest_log_probs"] = torch.log_softmax(self.interest_head(picked).float(), dim=-1)
         return outputs
+
+
+def _every_token(attention_mask: torch.Tensor | None, input_ids: torch.Tensor) -> torch.Tensor:
+    """The mask, or one of all tokens.
+
+    Without any, transformers looks for several texts packed into a row, and writes out the mask [B, 1, T, T] of what it
+    finds; a mask of all tokens is dropped, and attention knows by itself that it is causal.
+    """
+    return torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask
 
 
 def _silent(hidden: int, size: int) -> nn.Linear:
