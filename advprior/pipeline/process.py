@@ -15,6 +15,7 @@ import sys
 import time
 from collections import deque
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from advprior.pipeline.settings import HIDDEN
@@ -112,6 +113,8 @@ def _executable(command: tuple[str, ...]) -> list[str]:
     if program == "advprior":
         # -P: a folder of the project named as a package of ours must not stand in its way
         return [sys.executable, "-P", "-m", "advprior", *arguments]
+    if program == "feast" and find_spec("feast") is not None:
+        return [sys.executable, "-P", "-m", "advprior.store.feast_import", *arguments]
     beside = Path(sys.executable).with_name(program)
     path = str(beside) if beside.exists() else shutil.which(program)
     if path is None:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import atexit
 import shutil
-import sys
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +19,7 @@ import numpy as np
 
 from advprior.store.contract import AD_ID, EVENT_TIMESTAMP, IMPRESSION_ID, USER_ID
 from advprior.store.errors import AdvpriorError
+from advprior.store.feast_import import light_feast_import
 from advprior.store.offline import SPARK
 from ranking.frame import checks
 from ranking.frame.views import is_joined, is_ours
@@ -33,28 +32,12 @@ if TYPE_CHECKING:
 JOIN_MEMORY = "1500MB"  # beyond it, DuckDB spills: 1.4M rows × 60 columns take 1.4 times as long in 1 GB as in 3
 
 
-@contextmanager
-def _without_torch() -> Iterator[None]:
-    """Let Feast be imported without torch, which it would load for `to_tensor` alone: a quarter of its import.
-
-    Feast expects that torch may be missing. A torch that is loaded already stays, and can be imported afterwards.
-    """
-    absent = "torch" not in sys.modules
-    if absent:
-        sys.modules["torch"] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        if absent:
-            del sys.modules["torch"]
-
-
 def open_store(repo: Path) -> Any:
     """Feast's store. Importing it takes seconds: hence here."""
-    with _without_torch():
+    with light_feast_import():
         from feast import FeatureStore
 
-    store = FeatureStore(repo_path=str(repo))
+        store = FeatureStore(repo_path=str(repo))
     if store.config.offline_store.type == SPARK:  # said at every step of every view; docs/production.md says it once
         warnings.filterwarnings(
             "ignore", "The spark (offline store|data source API) is an experimental", RuntimeWarning

@@ -10,10 +10,8 @@ Whether a row is in time is judged by who asks (`ranking.service.rows.in_time`):
 
 from __future__ import annotations
 
-import sys
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,8 +54,7 @@ class OnlineReader:
     """
 
     def __init__(self, repo: Path, features: Mapping[str, Collection[Feature]], *, tokens: bool = False) -> None:
-        with _without_torch():
-            self._store = open_store(repo)
+        self._store = open_store(repo)
         catalog = ViewCatalog(self._store, repo, tokens=tokens)
         self.views: dict[str, ServedView] = {}
         self.views_of: dict[str, list[str]] = {}
@@ -141,19 +138,6 @@ class OnlineReader:
     def ping(self) -> None:
         """Raise what a read would raise."""
         self.read_user("")
-
-
-@contextmanager
-def _without_torch() -> Iterator[None]:
-    """Keep Feast from importing torch where it is installed: 2 CPU-seconds a worker, for tensors nobody serves."""
-    if "torch" in sys.modules:
-        yield
-        return
-    sys.modules["torch"] = None  # type: ignore[assignment]  # to Feast it is not installed
-    try:
-        yield
-    finally:
-        del sys.modules["torch"]
 
 
 def _online_store(store: Any, repo: Path) -> Any:
