@@ -16,7 +16,7 @@ from advprior.pipeline.presets import CHEAP
 from advprior.pipeline.settings import Prior, ProjectConfig
 from advprior.store.contract import CATALOG_TEXT, HYBRID, LLM, ZERO_SHOT, prior_service
 
-#: Enough trees to see which way the cheap priors point, at a tenth of the cost.
+#: Enough trees to see which way the cheap priors point, at a tenth of the cost, where the final arms are the user's.
 FIRST_RANKER = {"learning_rate": 0.1, "max_rounds": 120, "patience": 10}
 
 
@@ -40,7 +40,8 @@ def first_arms_text(config: ProjectConfig) -> str:
     arms = [arm for arm in shipped["arms"] if arm["role"] == "baseline"]
     arms += [{**_arm(shipped, prior), "role": "control"} for prior in cheap]
     arms[-1]["role"] = "treatment"
-    return _text(arms, {**shipped.get("ranker", {}), **FIRST_RANKER, **config.arms.ranker})
+    small = FIRST_RANKER if config.arms.file is not None else {}
+    return _text(arms, {**shipped.get("ranker", {}), **small, **config.arms.ranker})
 
 
 def _shipped() -> dict[str, Any]:

@@ -33,6 +33,7 @@ from advprior.store.runs import MANIFEST, read_manifest
 TABLES = "tables"
 #: The step that ends the first answer.
 FIRST = "first rank ablate"
+FIRST_ABLATION = "first/ablation"
 _PROFILE_AND_HISTORY = (USER_PROFILE_VIEW, USER_HISTORY_VIEW, AD_STATS_VIEW)
 #: More curves than these make a picture that cannot be read.
 _CURVES = 8
@@ -240,7 +241,10 @@ class Chain:
         return source.is_file() and file in source.read_text()
 
     def first_answer(self, cheap: list[Prior]) -> None:
-        """What the priors that need no network do to the ranker: one seed, fewer rounds."""
+        """What the priors that need no network do to the ranker: the full measurement, which the final one takes over.
+
+        Where a file of the user's says what is measured, it cannot be taken over: then one seed, and fewer rounds.
+        """
         self.feast("first feast apply", "apply", self.views())
         names = [prior.name for prior in cheap]
         views = tuple(self.view(name) for name in names)
@@ -251,8 +255,12 @@ class Chain:
         arms = f"{HIDDEN}/arms_first.yaml"
         self.files[arms] = first_arms_text(self.config)
         ablate = ("rank", "ablate", "--frame", self.at("first/frame"), "--arms", arms)
-        few = ("--seeds", "1", "--replicates", "200")
-        self.advprior(FIRST, *ablate, *few, out="first/ablation", reads=("first/frame",), also=(arms,))
+        seeds = self._seeds() if self.config.arms.file is None else ("--seeds", "1")
+        words = (*ablate, *seeds, "--replicates", "200")
+        self.advprior(FIRST, *words, out=FIRST_ABLATION, reads=("first/frame",), also=(arms,))
+
+    def _seeds(self) -> tuple[str, ...]:
+        return ("--seeds", str(self.config.arms.seeds)) if self.config.arms.seeds != 2 else ()
 
     def _after(self, *names: str) -> None:
         """The newest step comes after others whose folders it does not read: the registry is for one at a time."""
@@ -268,12 +276,14 @@ class Chain:
         self.advprior("rank frame", *frame, out="frame", reads=(TABLES,), also=self.views())
         self._after("feast apply")
         arms = self._arms()
-        options: tuple[str, ...] = ()
-        options += ("--seeds", str(self.config.arms.seeds)) if self.config.arms.seeds != 2 else ()
+        options = self._seeds()
         options += ("--replicates", str(self.config.arms.replicates)) if self.config.arms.replicates != 1000 else ()
         options += ("--optional",) if self.config.arms.variants else ()
+        if self.config.arms.file is None and FIRST in {step.name for step in self.steps}:
+            options += ("--reuse", self.at(FIRST_ABLATION))
         ablate = ("rank", "ablate", "--frame", self.at("frame"), "--arms", arms, *options)
         self.advprior("rank ablate", *ablate, out="ablation", reads=("frame",), also=(arms,))
+        self._after(FIRST)
 
     def _arms(self) -> str:
         if self.config.arms.file is not None:

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from advprior.pipeline.presets import CHEAP
 from advprior.pipeline.settings import Project
 from advprior.pipeline.steps import Cost, Plan, Stamps, Step
 from advprior.store.contract import TimePlan
 from advprior.store.runs import MANIFEST, read_manifest
 
+_RECENT = 7  # steps whose speed is that of the next ones
 LONG_SECONDS = 45.0  # a step above it is announced with its forecast
 
 
@@ -57,13 +59,13 @@ COSTS = {
     "rank features": Rate("events", 1, 8, 1300),
     "rank frame": Rate("impressions", 2, 20, 1500),
     "first rank frame": Rate("impressions", 2, 13, 1200),
-    "rank ablate": Rate("rankers", 2, 18, 2100, "impressions"),
-    "first rank ablate": Rate("rankers", 2, 9, 1700, "impressions"),
-    "rank train": Rate("impressions", 1, 20, 1900),
+    "rank ablate": Rate("rankers", 4, 6, 2100, "impressions"),
+    "first rank ablate": Rate("rankers", 4, 6, 1700, "impressions"),
+    "rank train": Rate("impressions", 2, 8, 1900),
     "rank towers": Rate("impressions", 2, 10, 900),
     "rank candidates": Rate("impressions", 2, 15, 800),
-    "feast apply": Rate("", 6, 0, 300),
-    "feast materialize": Rate("", 8, 0, 700),
+    "feast apply": Rate("", 3, 0, 300),
+    "feast materialize": Rate("", 5, 0, 700),
 }
 _SMALL = Rate("", 1, 0, 100)
 
@@ -78,8 +80,8 @@ class Sizes:
         Advertisers, or advertiser × category where texts are read by category.
     cells : float
         Numbers in one prior.
-    rankers : float
-        Rankers to train × impressions.
+    arms, first_arms : int
+        Rankers of the ablation, and of the first answer, which it takes over.
     """
 
     events: float
@@ -87,12 +89,13 @@ class Sizes:
     texts: float
     cells: float
     arms: int
+    first_arms: int
 
     def driver(self, name: str, step: Step) -> float:
         """Value of a driver for a step; 1 where nothing drives it."""
         if name == "rankers":
             # a small frame trains on its impressions, whoever they are of
-            return self.impressions * (4 if step.kind.startswith("first") else self.arms)
+            return self.impressions * (self.first_arms if step.kind.startswith("first") else self.arms)
         return float(getattr(self, name)) if name else 1.0
 
 
@@ -105,6 +108,8 @@ def sizes_of(project: Project) -> Sizes | None:
     rows, plan = facts.get("rows", {}), TimePlan.from_json(facts["time_plan"])
     config = project.config
     arms = 1 + len(config.priors) + sum(prior.placebo for prior in config.priors)
+    first = 1 + sum(prior.predictor in CHEAP for prior in config.priors)
+    reused = first if config.first_answer and config.arms.file is None and first > 1 else 0
     pairs = project.folder / "tables_pair"
     advertisers = rows.get("advertisers", 0)
     texts = read_manifest(pairs)["facts"]["rows"]["advertisers"] if (pairs / MANIFEST).is_file() else advertisers
@@ -113,7 +118,8 @@ def sizes_of(project: Project) -> Sizes | None:
         impressions=rows.get("impressions", 0) / 1e6,
         texts=texts / 1e6,
         cells=rows.get("users", 0) * len(plan.snapshots()) * min(advertisers, 10_000) / 1e6,
-        arms=arms * config.arms.seeds,
+        arms=(arms - reused) * config.arms.seeds,
+        first_arms=first * (config.arms.seeds if config.arms.file is None else 1),
     )
 
 
@@ -127,7 +133,8 @@ class Forecast:
             for step in plan.steps
             if (cost := stamps.cost(step)) and (expected := self._by_rate(step).seconds) >= 3 and cost.seconds > 0
         ]
-        self.speed = min(max(median(ratios), 0.25), 8.0) if ratios else 1.0
+        # the newest steps tell how busy the machine is now
+        self.speed = min(max(median(ratios[-_RECENT:]), 0.25), 8.0) if ratios else 1.0
 
     def of(self, step: Step) -> Cost:
         """Expected cost of a step; zeros where the tables are not known yet."""

@@ -240,7 +240,8 @@ class _Runner:
         if self.options.until is None and not self.forecast_shown and (folder / MANIFEST).is_file():
             verdict = read_manifest(folder)["facts"].get("verdict", "")
             click.echo(click.style(f"\nwithout an LLM: {verdict}", bold=True))
-            click.echo("  One seed and small rankers: a direction. The full measurement follows; Ctrl-C stops here.")
+            small = "One seed and small rankers: a direction. " if self.project.config.arms.file is not None else ""
+            click.echo(f"  {small}The other priors follow; Ctrl-C stops here.")
 
     def _report(self) -> None:
         """One line: what runs, how long it has, how long it and everything else may take."""

@@ -201,6 +201,7 @@ def train(
 @click.option("--optional", is_flag=True, help="Measure optional arms too, those whose priors are in the frame.")
 @click.option("--seeds", type=click.IntRange(1), default=2, show_default=True, help="Rankers per arm.")
 @click.option("--replicates", type=click.IntRange(20), default=1000, show_default=True, help="Resamplings of users.")
+@click.option("--reuse", type=_FOLDER, help="Another ablation of the same rows, whose arms need not be fitted again.")
 @force_option
 def ablate(
     frame_folder: Path,
@@ -210,16 +211,20 @@ def ablate(
     optional: bool,
     seeds: int,
     replicates: int,
+    reuse: Path | None,
     force: bool,
 ) -> None:
     """Train every arm on the same rows and measure its lift over the baseline.
 
     Intervals are a paired bootstrap over users, with the noise of training in them. Arms whose priors are not in the
-    frame are left out, and named; those asked for with --arm must be there.
+    frame are left out, and named; those asked for with --arm must be there. An arm is taken from --reuse where it was
+    measured there by the same settings, seeds and values of its features.
     """
     from ranking.models.arms import load_arms
 
     read_manifest(frame_folder, step="rank frame", fix=_FRAME_FIX)
+    if reuse is not None:
+        read_manifest(reuse, step="rank ablate", fix=_ABLATE_FIX)
     arms = load_arms(arms_file)
     config = {
         "arms": arms.model_dump(mode="json"),
@@ -234,13 +239,17 @@ def ablate(
         click.echo(f"rank ablate: unchanged, reused {out}")
         return
     from ranking.evidence.ablation import AblationOptions, run_ablation
+    from ranking.evidence.result import AblationResult
 
+    previous = None if reuse is None else AblationResult.load(reuse)
     with new_run(out, "rank ablate", config=config, inputs=inputs, key=key) as run:
-        options = AblationOptions(seeds, replicates)
+        options = AblationOptions(seeds, replicates, reuse=previous)
         result, left_out = run_ablation(frame_folder, run.path, arms, options, asked=asked, optional=optional)
         run.facts.update(result.facts(), frame=str(frame_folder))
     if left_out:
         click.echo(f"rank ablate: arms left out, their priors are not in the frame: {', '.join(left_out)}", err=True)
+    if reuse is not None:
+        click.echo(f"rank ablate: taken from {reuse}: {', '.join(result.about['reused']) or 'no arm'}")
     click.echo(
         f"rank ablate: {len(result.arms.arms)} arms x {seeds} seeds in {result.about['seconds']:.0f} s, in {out}"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,8 @@ def ablate(
     replicates : int
         Resamplings of users.
     reuse : AblationResult, optional
-        A finished ablation of the same frame: arms that it measured with the same settings are not fitted again.
+        A finished ablation of the same rows: arms that it measured with the same settings and the same values of their
+        features are not fitted again; ``about["reused"]`` names them.
 
     Returns
     -------
@@ -139,6 +140,7 @@ def measure(encoded: Encoded, arms: Arms, options: AblationOptions) -> AblationR
     resampler = Resampler.of(encoded.outcomes, Resampling(replicates=options.replicates))
     previous = _Previous.of(encoded, options)
     reached: dict[str, ArmScores] = {}
+    reused: list[str] = []
     with tqdm(total=len(arms.arms) * options.seeds, desc="rankers", unit="ranker", disable=None) as bar:
 
         def seeds_of(arm: Arm) -> Iterator[int]:
@@ -152,6 +154,7 @@ def measure(encoded: Encoded, arms: Arms, options: AblationOptions) -> AblationR
             old = old if old is not None and len(old.scores) == options.seeds else None
             reached[arm.name] = old or fit_arm(arm, arms, encoded, resampler, seeds_of(arm))
             if old:
+                reused.append(arm.name)
                 bar.update(options.seeds)
     enforce([check_same_test_rows({name: one.rows for name, one in reached.items()})], "the test rows")
 
@@ -164,7 +167,7 @@ def measure(encoded: Encoded, arms: Arms, options: AblationOptions) -> AblationR
         judge(lifts, arms, best_control=best_control),
         best_control,
         measured,
-        _about(encoded, arms, reached, lifts, options) | {"seconds": round(time.time() - started, 1)},
+        _about(encoded, arms, reached, lifts, options) | {"seconds": round(time.time() - started, 1), "reused": reused},
         encoded.test_rows(),
         {name: one.scores for name, one in reached.items()},
     )
@@ -219,24 +222,26 @@ class _Previous:
         assert rows is not None
         own = row_digest(rows[IMPRESSION_ID].to_numpy(), rows[LABEL].to_numpy(np.int8))
         enforce([check_same_test_rows({"reused arms": own, "new arms": encoded.blocks["test"].digest})], "reuse")
-        keys = [about.get("key") for about in (result.about.get("frame_manifest", {}), options.manifest)]
-        if result.about.get("trained_on") != encoded.trained_on or (all(keys) and keys[0] != keys[1]):
+        if result.about.get("trained_on") != encoded.trained_on:
             raise AdvpriorError(
                 "RNK006",
-                "the arms to reuse were trained on another frame",
+                "the arms to reuse were trained on other rows",
                 where=str(result.folder or "reuse"),
-                expected="an ablation of this frame, with the same split",
-                fix="ablate this frame without reuse",
+                expected="an ablation of the same impressions, with the same split",
+                fix="ablate without reuse",
             )
         return cls(result, own)
 
     def scores(self, arm: Arm, arms: Arms, encoded: Encoded, resampler: Resampler) -> ArmScores | None:
         """An arm's scores, resampled anew; None where it was not measured with these settings."""
         about = self.result.about["per_arm"].get(arm.name, {})
-        features = feature_digest(arm_features(arm, encoded.features))
-        if arm not in self.result.arms.arms or about.get("feature_digest") != features:
+        features = arm_features(arm, encoded.features)
+        # what it is called, and its role, are no part of a fit
+        if about.get("feature_digest") != feature_digest(features):
             return None
-        if self.result.arms.config_of(arm) != arms.config_of(arm):
+        if about.get("values_digest") != encoded.values_digest(features):
+            return None
+        if self.result.arms.config_of(self.result.arms.find(arm.name)) != arms.config_of(arm):
             return None
         reached, measured = ArmScores(self.rows, about=about), self.result.measured
         valid = measured[(measured["arm"] == arm.name) & (measured["split"] == "valid")]
@@ -266,7 +271,7 @@ def run_ablation(
     options = options or AblationOptions()
     frame = Frame.load(frame_folder)
     usable, left_out = usable_arms(arms, frame.features, asked, optional=optional)
-    options = AblationOptions(options.seeds, options.replicates, frame.facts, frame.manifest)
+    options = replace(options, facts=frame.facts, manifest=frame.manifest)
     encoded = Encoded.of(frame.rows, frame.features, usable)
     del frame  # as large as what was encoded of it
     result = measure(encoded, usable, options)

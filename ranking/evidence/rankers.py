@@ -131,6 +131,19 @@ class Encoded:
         """Digest of the rows that rankers learn from and stop by."""
         return "".join(self.blocks[name].digest for name in ("train", "valid"))
 
+    @cached_property
+    def _column_digests(self) -> dict[str, str]:
+        """Digest of each feature's encoded values, in all splits."""
+        states = {feature.name: hashlib.sha256() for feature in self.features}
+        for name in SPLITS:
+            for state, values in zip(states.values(), self.blocks[name].columns, strict=True):
+                state.update(np.ascontiguousarray(values))
+        return {name: state.hexdigest() for name, state in states.items()}
+
+    def values_digest(self, features: Sequence[Feature]) -> str:
+        """Digest of what rankers of some features learn from and score, to the bit."""
+        return digest([self._column_digests[feature.name] for feature in features])
+
     def test_rows(self) -> pd.DataFrame:
         """Keys, labels and segments of the test rows."""
         rows = self.blocks["test"].keys[[IMPRESSION_ID, USER_ID, SLATE_ID, LABEL]].copy()
@@ -220,6 +233,7 @@ def fit_arm(arm: Arm, arms: Arms, encoded: Encoded, resampler: Resampler, seeds:
     reached.about = {
         "features": len(features),
         "feature_digest": feature_digest(features),
+        "values_digest": encoded.values_digest(features),
         "rounds": rounds,
         "seconds": round(time.time() - begun, 1),
         "importance": sorted(shares.items(), key=lambda share: -share[1])[:TOP_FEATURES],

@@ -117,6 +117,25 @@ def test_a_result_is_saved_and_its_arms_reused(frame, arms, finished, tmp_path):
     assert other.about["per_arm"]["llm"] != loaded.about["per_arm"]["llm"]
 
 
+def test_an_arm_is_reused_by_its_values_and_in_any_role(frame, arms, finished):
+    """Another frame of the same rows may have been joined anew: what counts is what a ranker reads of it."""
+    moved = replace(frame, manifest={**frame.manifest, "key": "another"})
+    moved = moved.with_prior("more", np.arange(len(frame), dtype=float))
+    control = arms.model_copy(
+        update={
+            "arms": tuple(arm.model_copy(update={"label": "other words"}) for arm in arms.arms if arm.name != "llm")
+            + tuple(arm for arm in arms.arms if arm.name == "llm")
+        }
+    )
+    whole = ranking.ablate(moved, control, seeds=1, replicates=50, reuse=finished)
+    assert sorted(whole.about["reused"]) == sorted(arm.name for arm in arms.arms)
+    rows = frame.rows.copy()
+    rows.loc[rows.index[0], "prior_llm_log_prob"] -= 1e-3
+    other = ranking.ablate(replace(frame, rows=rows), arms, seeds=1, replicates=50, reuse=finished)
+    assert "llm" not in other.about["reused"]
+    assert "baseline" in other.about["reused"]
+
+
 @pytest.mark.parametrize("changed", ["label", "rows", "training"])
 def test_arms_of_other_rows_are_not_reused(frame, arms, finished, changed):
     """RNK006 looks at the impressions and labels that scores belong to, and at what rankers were trained on."""
