@@ -44,6 +44,9 @@ _TABLES = {
         "  example: clicks                  # a made-up ads log whose every effect is known\n  users: 2000\n  weeks: 26"
     ),
 }
+#: Its line on arms. Rankers that wait 20 rounds, not 40, reach the same AUC there for a fifth less of processor time.
+_ARMS = {"complete_journey": "arms: {ranker: {patience: 20}}    "}
+_ARMS_DEFAULT = "# arms: {seeds: 2, ranker: {num_leaves: 31}}"
 EXAMPLES = tuple(name for name in _TABLES if name)
 
 #: The plain Feast repository that a project starts with.
@@ -79,7 +82,8 @@ def shipped(example: str = "") -> dict[str, bytes]:
         Public data that it starts with; without one, a mapping of the user's own tables.
     """
     template = files("advprior").joinpath("templates/advprior.yaml").read_text()
-    contents = {PROJECT_FILE: template.format(tables=_TABLES[example]).encode()}
+    words = template.format(tables=_TABLES[example], arms=_ARMS.get(example, _ARMS_DEFAULT))
+    contents = {PROJECT_FILE: words.encode()}
     sources = dict(_SOURCES) if example else {**_SOURCES, MAPPING: ("advprior", "templates/mapping.yaml")}
     contents |= {name: files(package).joinpath(source).read_bytes() for name, (package, source) in sources.items()}
     return contents | {f"feature_repo/{name}": (shipped_repo() / name).read_bytes() for name in _REPO_FILES}
