@@ -137,7 +137,7 @@ class Encoded:
         states = {feature.name: hashlib.sha256() for feature in self.features}
         for name in SPLITS:
             for state, values in zip(states.values(), self.blocks[name].columns, strict=True):
-                state.update(np.ascontiguousarray(values))
+                state.update(np.ascontiguousarray(values).data)
         return {name: state.hexdigest() for name, state in states.items()}
 
     def values_digest(self, features: Sequence[Feature]) -> str:
