@@ -210,9 +210,7 @@ def read_out(
         if before.std() > 0:
             clean = cuped(outcome, before, arm)
             adjusted = effects_of(clean)
-            spread = sum(outcome[arm == name].var() * counts[name] for name in names)
-            left = sum(clean[arm == name].var() * counts[name] for name in names)
-            variance_left = float(left / spread) if spread else None
+            variance_left = _variance_left(outcome, clean, arm)
         else:
             notes.append(f"no outcome in the {pre_days:g} days before {begin}: no CUPED")
     if shown.crossed:
@@ -230,6 +228,12 @@ def read_out(
         crossed_users=shown.crossed,
         notes=notes,
     )
+
+
+def _variance_left(outcome: Double, clean: Double, arm: npt.NDArray[Any]) -> float | None:
+    """Share of the variance within arms that CUPED leaves; None where there is none."""
+    spread, left = (sum(v[arm == one].var() * (arm == one).sum() for one in np.unique(arm)) for v in (outcome, clean))
+    return float(left / spread) if spread else None
 
 
 def _checked(outcomes: pd.DataFrame) -> pd.DataFrame:
