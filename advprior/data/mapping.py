@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from advprior.store.contract import SHOWN_TABLES, TABLES
 from advprior.store.errors import AdvpriorError
+from advprior.store.keys import explain
 
 
 def _duration(value: object) -> object:
@@ -145,7 +146,10 @@ def read_mapping(path: Path) -> DataMapping:
     try:
         return DataMapping.model_validate(raw)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise AdvpriorError(
-            "CFG002", "the mapping has settings that do not fit", where=str(path), actual=problems, fix=fix
+            "CFG002",
+            "the mapping has settings that do not fit",
+            where=str(path),
+            actual=explain(error, DataMapping),
+            fix=fix,
         ) from error

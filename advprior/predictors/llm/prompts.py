@@ -160,8 +160,7 @@ class PromptEncoder:
         rows = histories.rows(user)
         time, advertiser = histories.time[rows], histories.advertiser[rows]
         profile = histories.profiles[user] if self.style.profile else ""
-        text = (profile + "\n" if profile else "") + "Purchases, oldest first:\n"
-        head = np.asarray(self._encode(text), np.int64)
+        head = np.asarray(self._head(profile), np.int64)
         half = max(self.style.context - len(head), 0) // 2
         starts, stops = np.zeros(0, np.int64), []
         if len(time):
@@ -192,6 +191,15 @@ class PromptEncoder:
             np.asarray(ends, np.int64),
             time[starts] if len(time) else np.zeros(0, np.int64),
         )
+
+    def _head(self, profile: str) -> list[int]:
+        """The start of a prompt; a profile is cut where it would take more than half of the context."""
+        title, most = "Purchases, oldest first:\n", self.style.context // 2
+        head = self._encode((profile + "\n" if profile else "") + title)
+        if not profile or len(head) <= most:
+            return head
+        title_tokens = self._encode("\n" + title)
+        return [*self._encode(profile)[: max(most - len(title_tokens), 0)], *title_tokens]
 
     def _purchase(self, histories: Histories, row: int, advertiser: Int, limit: int, follows: bool) -> Int:
         """Tokens of one purchase: its advertiser and at most ``limit`` tokens of detail."""

@@ -19,7 +19,7 @@ from tests.tiny import PLAN
 @pytest.mark.parametrize(
     ("change", "code", "part"),
     [
-        ({"tabels": {}}, "CFG002", "tabels: Extra inputs"),
+        ({"tabels": {}}, "CFG002", "tabels: unknown key; did you mean tables?"),
         ({"timezone": "Mars/Olympus"}, "CFG002", "no such time zone"),
         ({"time_plan": {"finetune_end": "2024-03-01T00:00:00Z"}}, "CFG002", "time_plan.train_end: Field required"),
         (

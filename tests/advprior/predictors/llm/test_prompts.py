@@ -147,6 +147,18 @@ def test_no_history_is_the_profile_alone() -> None:
     assert window.positions.tolist() == [len(prompt.head) - 1]
 
 
+def test_a_profile_longer_than_the_context_is_cut_and_leaves_half_for_the_history() -> None:
+    write = encoder(context=100)
+    prompt = write.prompt(history([(day, day % 4) for day in range(60)], profile="Tags: " + "segment, " * 40), 0)
+    head = bytes(prompt.head.tolist()).decode()
+    assert len(prompt.head) == 50
+    assert head.startswith("Tags: segment, ")
+    assert head.endswith("\nPurchases, oldest first:\n")
+    assert all(len(window.ids) <= 100 for window in write.windows(prompt, np.arange(61)))
+    short = encoder(context=1024).prompt(history([(0, 1)]), 0)
+    assert bytes(short.head.tolist()).decode() == "Age: 45\nPurchases, oldest first:\n"
+
+
 def test_a_context_without_room_is_refused() -> None:
     write = encoder(context=20)
     with pytest.raises(ValueError, match="no room"):
