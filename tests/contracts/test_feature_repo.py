@@ -26,6 +26,7 @@ from advprior.store.contract import (
     prior_service,
     prior_view,
 )
+from advprior.store.feast_import import light_feast_import
 from ranking.frame.gather import PriorFiles
 from ranking.frame.preflight import check_prior
 from ranking.frame.publish import publish_features
@@ -47,7 +48,8 @@ def feast(cwd: Path, *arguments: str) -> str:
 
 
 def test_apply_reads_only_definitions() -> None:
-    from feast.repo_operations import get_repo_files
+    with light_feast_import():
+        from feast.repo_operations import get_repo_files
 
     assert [path.name for path in get_repo_files(SHIPPED)] == ["definitions.py"]
 

@@ -17,6 +17,7 @@ from advprior.pipeline.project import shipped_repo
 from advprior.store.contract import CATALOG_FILE, MATRIX_FILE, TABLE_FILE, prior_view
 from advprior.store.runs import new_run, publish_version, run_key
 from advprior.store.tables import load_tables, load_time_plan, write_parquet
+from ranking.frame.join import open_store
 
 SHIPPED = shipped_repo()
 
@@ -117,8 +118,6 @@ def definitions(repo: Path) -> list[Any]:
 
 def apply(repo: Path) -> Any:
     """Apply in process (the command itself costs seconds of import: one test runs it)."""
-    from feast import FeatureStore
-
-    store = FeatureStore(repo_path=str(repo))
+    store = open_store(repo)  # imports Feast the light way, for all tests of this process
     store.apply(definitions(repo))
     return store

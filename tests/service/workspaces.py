@@ -39,6 +39,7 @@ from advprior.store.runs import new_run, run_key
 from advprior.store.tables import load_tables, load_time_plan, write_parquet
 from ranking.evidence.training import train_arm
 from ranking.frame.build import build_frame
+from ranking.frame.join import open_store
 from ranking.frame.publish import publish_features
 from ranking.frame.read import FRAME_FILE
 from ranking.models.arms import Arm, RankerConfig
@@ -131,11 +132,9 @@ def with_top_k_and_interests(files: dict[str, Any], k: int = 4) -> dict[str, Any
 
 
 def materialize(repo: Path, until: datetime, views: list[str] | None = None) -> None:
-    from feast import FeatureStore
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        FeatureStore(repo_path=str(repo)).materialize(START, until, feature_views=views)
+        open_store(repo).materialize(START, until, feature_views=views)
 
 
 def build_project(root: Path, users: int = 40) -> Project:
