@@ -7,6 +7,7 @@ words. Names use purchases before the first split only, so that no name depends 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -152,11 +153,16 @@ def advertiser_names(
 def _name(counts: pd.DataFrame) -> str:
     """Name of one manufacturer from its counts by department and category."""
 
-    def ranked(column: str) -> pd.Series:
-        # by count, then by text: no tie is left to chance
-        return counts.groupby(column)["n"].sum().sort_index().sort_values(ascending=False, kind="stable")
+    def ranked(column: str) -> list[tuple[str, int]]:
+        # by count, then by text: no tie is left to chance; in plain Python: a groupby for each took 2 s in all
+        total: Counter[str] = Counter()
+        for text, n in zip(counts[column].tolist(), counts["n"].tolist(), strict=True):
+            if isinstance(text, str):
+                total[text] += n
+        return sorted(total.items(), key=lambda each: (-each[1], each[0]))
 
     categories = ranked("product_category")
-    top = [str(c) for c in categories[categories >= 0.1 * categories.sum()].index[:3]] or [str(categories.index[0])]
+    least = 0.1 * sum(n for _, n in categories)
+    top = [text for text, n in categories if n >= least][:3] or [categories[0][0]]
     listed = top[0] if len(top) == 1 else f"{', '.join(top[:-1])} & {top[-1]}"
-    return f"{listed} ({ranked('department').index[0]})"
+    return f"{listed} ({ranked('department')[0][0]})"

@@ -192,6 +192,19 @@ def test_worth_is_counted_from_the_predictions(workspace):
     assert value["conversions"]["llm"] > value["conversions"]["baseline"]
 
 
+def test_arms_of_another_ablation_are_taken_over(workspace, tmp_path):
+    """With the same settings and seeds nothing is fitted and the verdict is the same; with others all arms are."""
+    root, done = workspace
+    words = ("ablate", "--frame", root / "frame", "--arms", root / "arms.yaml", "--reuse", root / "ablation")
+    again = invoke(*words, "--replicates", 100, "--out", tmp_path / "again")
+    assert f"taken from {root / 'ablation'}: baseline, " in again.output
+    assert again.output.splitlines()[-1] == done.output.splitlines()[-1]
+    more = invoke(*words, "--replicates", 100, "--seeds", 1, "--out", tmp_path / "more")
+    assert f"taken from {root / 'ablation'}: no arm" in more.output
+    with pytest.raises(AdvpriorError, match="RUN001"):
+        invoke(*words[:-1], tmp_path / "none", "--out", tmp_path / "other")
+
+
 def test_an_unchanged_step_is_reused_and_still_says_the_verdict(workspace, tmp_path):
     root, _ = workspace
     again = invoke(
