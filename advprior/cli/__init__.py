@@ -6,6 +6,7 @@ Other packages add groups through the entry point group ``advprior.commands`` (`
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -71,6 +72,22 @@ def cli(debug: bool) -> None:
     """
 
 
+#: A folder that may not be written to, a read-only or full disk: nothing of ours to look into.
+_REFUSED_BY_THE_SYSTEM = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+
+
+def _refused_by_the_system(error: OSError) -> AdvpriorError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return AdvpriorError(
+        "RUN013",
+        "the system refuses to read or write a file",
+        where=str(error.filename) if error.filename else None,
+        actual=error.strerror,
+        expected="room on the disk" if full else "a folder that you may read and write",
+        fix="make room, then run the same command again" if full else "change its permissions, or use another folder",
+    )
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 unexpected, 2 bad input, 130 interrupted."""
     arguments = sys.argv[1:] if argv is None else argv
@@ -96,6 +113,9 @@ def main(argv: list[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and error.errno in _REFUSED_BY_THE_SYSTEM:
+            click.echo(f"error {_refused_by_the_system(error)}", err=True)
+            sys.exit(AdvpriorError.exit_code)
         click.echo(f"error: unexpected {type(error).__name__}: {error}", err=True)
         click.echo("  run again with --debug for the traceback", err=True)
         sys.exit(1)

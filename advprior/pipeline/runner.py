@@ -291,6 +291,7 @@ def _terminated() -> Iterator[None]:
     """`kill` ends a run as Ctrl-C does, and with it the commands that it started."""
 
     def end(*_: object) -> None:
+        click.echo("\nterminated: finished steps are kept, run the same command again to go on", err=True)
         raise SystemExit(128 + signal.SIGTERM)
 
     before = signal.signal(signal.SIGTERM, end)

@@ -98,7 +98,12 @@ TEXT_TYPE = Rule("DAT004", lambda s: not is_text(s), "text", whole=True)
 INTEGER_TYPE = Rule("DAT004", lambda s: not _is_integer(s), "an integer", whole=True)
 NUMBER_TYPE = Rule("DAT004", lambda s: not _is_number(s), "a number", whole=True)
 TIME_TYPE = Rule("DAT004", lambda s: not _is_time(s), "datetime64[us, UTC]", whole=True)
-TIME_ZONE = Rule("DAT009", _is_naive_time, "datetime64[us, UTC]", whole=True)
+TIME_ZONE = Rule(
+    "DAT009",
+    _is_naive_time,
+    "datetime64[us, UTC]; write the zone, or where you know it `timezone: UTC` in the mapping",
+    whole=True,
+)
 PRESENT = Rule("DAT005", lambda s: s.isna(), "a value is missing")
 NOT_BLANK = Rule("DAT005", _blank, "a value is missing or blank")
 NAMED = Rule("DAT008", _blank, "no name, or a blank one")

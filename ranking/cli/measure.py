@@ -372,4 +372,5 @@ def _next_command(ablation: Path) -> str:
         return f"advprior rank train --frame {facts['frame']} --service {facts['service']} --out {out}"
     if facts["kind"] == "untrusted":
         return f"advprior rank ablate --frame {facts['frame']} --out {ablation} --seeds 5   (less noise of training)"
-    return "more users shorten the intervals; for your own data: advprior init DIR"
+    example = facts.get("note")  # what public or made-up data say of themselves
+    return "more users shorten the intervals" + ("; for your own data: advprior init DIR" if example else "")

@@ -160,3 +160,10 @@ def test_an_empty_impressions_file_in_a_canonical_folder_is_no_missing_one(tmp_p
     code, out, err = run(capsys, tmp_path)
     assert (code, out) == (2, "")
     assert err.startswith("error DAT007: empty table: impressions: no rows")
+
+
+def test_a_folder_that_nobody_may_write_to_is_one_coded_error(tmp_path, tables, capsys):
+    code, out, err = run(capsys, "--mapping", write_own(tmp_path / "own", tables), "--out", "/sys/tables")
+    assert (code, out) == (2, "")
+    assert err.startswith("error RUN013: ")
+    assert "/sys/.tables.partial" in err

@@ -87,6 +87,7 @@ def test_naive_times_need_a_stated_zone(tmp_path, tables, capsys):
         "events.timestamp",
         "impressions.timestamp",
         "from column 'at' of events.parquet",
+        "`timezone: UTC` in the mapping",
     )
     mapping = write_own(tmp_path / "own", tables, timezone="Asia/Tokyo")
     assert run(capsys, "--mapping", mapping, "--out", tmp_path / "tables")[0] == 0

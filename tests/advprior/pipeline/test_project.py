@@ -10,6 +10,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from advprior.cli import main
 from advprior.cli.init import init
 from advprior.pipeline import project
 from advprior.pipeline.project import EXAMPLES, OLD_RECORD, PROJECT_FILE, RECORD, lay_out, shipped
@@ -108,7 +109,7 @@ def test_the_project_file_of_a_new_project_is_valid_and_stays(tmp_path, example)
     assert set(lay_out(tmp_path).unchanged) == set(shipped(example or ""))  # again, without saying which
 
 
-def test_a_project_of_an_earlier_version_is_brought_up_to_date(tmp_path):
+def test_a_project_of_an_earlier_version_is_brought_up_to_date(tmp_path, capsys):
     lay_out(tmp_path)
     old = {name: hashlib.sha256(b"old").hexdigest() for name in ("feature_repo/definitions.py", "refresh.sh")}
     (tmp_path / OLD_RECORD).write_text(json.dumps(old))
@@ -119,6 +120,9 @@ def test_a_project_of_an_earlier_version_is_brought_up_to_date(tmp_path):
     with pytest.raises(AdvpriorError, match="CFG013") as caught:
         read_project(tmp_path)
     assert f"advprior init {tmp_path}" in str(caught.value)
+    with pytest.raises(SystemExit):
+        main(["data", "check", str(tmp_path)])
+    assert capsys.readouterr().err.startswith("error CFG013")
     done = lay_out(tmp_path)
     assert set(done.updated) == set(old)
     assert done.written == [PROJECT_FILE]
