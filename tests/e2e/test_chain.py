@@ -38,6 +38,7 @@ from advprior.store.contract import (
 )
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import MANIFEST, new_run, read_manifest
+from ranking.frame.join import open_store
 from tests.e2e.conftest import Chain, advprior
 from tests.e2e.shop import USERS, shop_tables
 
@@ -155,9 +156,7 @@ def test_only_what_is_served_is_online(chain):
 @pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")  # ibis 12 on duckdb 2
 @pytest.mark.parametrize("service", [BASELINE_SERVICE, prior_service(LLM)])
 def test_online_read_equals_offline(chain, service):
-    from feast import FeatureStore
-
-    store = FeatureStore(repo_path=str(chain.repo))
+    store = open_store(chain.repo)
     plan = times(chain)
     users, ads = ["7000", "7007", "7039"], ["10", "15", "33"]
     rows = [{"user_id": user, "ad_id": ad} for user, ad in zip(users, ads, strict=True)]
