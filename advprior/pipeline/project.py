@@ -47,6 +47,10 @@ _TABLES = {
 #: Its line on arms. Rankers that wait 20 rounds, not 40, reach the same AUC there for 5 to 15 % less CPU time.
 _ARMS = {"complete_journey": "arms: {ranker: {patience: 20}}    "}
 _ARMS_DEFAULT = "# arms: {seeds: 2, ranker: {num_leaves: 31}}"
+#: Its line on the LLM: six of its layers and three epochs are within a seed of ten and four there, at two thirds of the
+#: cost of the fit (docs/experiments/2026-11-25-cheaper-llm.md). Elsewhere the defaults stay: they were not compared.
+_LLM = {"complete_journey": "settings: {layers: 6, training: {epochs: 3}}"}
+_LLM_DEFAULT = "# settings: {training: {epochs: 2}}"
 EXAMPLES = tuple(name for name in _TABLES if name)
 
 #: The plain Feast repository that a project starts with.
@@ -82,7 +86,9 @@ def shipped(example: str = "") -> dict[str, bytes]:
         Public data that it starts with; without one, a mapping of the user's own tables.
     """
     template = files("advprior").joinpath("templates/advprior.yaml").read_text()
-    words = template.format(tables=_TABLES[example], arms=_ARMS.get(example, _ARMS_DEFAULT))
+    words = template.format(
+        tables=_TABLES[example], arms=_ARMS.get(example, _ARMS_DEFAULT), llm=_LLM.get(example, _LLM_DEFAULT)
+    )
     contents = {PROJECT_FILE: words.encode()}
     sources = dict(_SOURCES) if example else {**_SOURCES, MAPPING: ("advprior", "templates/mapping.yaml")}
     contents |= {name: files(package).joinpath(source).read_bytes() for name, (package, source) in sources.items()}

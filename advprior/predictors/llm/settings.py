@@ -87,7 +87,7 @@ class RankingSettings(_Strict):
 class TrainingSettings(_Strict):
     """How the network and its heads are tuned."""
 
-    epochs: int = Field(default=3, ge=1)
+    epochs: int = Field(default=4, ge=1)
     patience: int = Field(default=2, ge=1)
     batch_tokens: int = Field(default=2048, ge=32)
     lr: float = Field(default=1e-4, ge=0)
@@ -107,7 +107,7 @@ class LLMSettings(_Strict):
 
     base: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
     twin: bool = False
-    layers: int = Field(default=6, ge=1)
+    layers: int = Field(default=10, ge=1)
     mode: Literal["cached", "lora", "full"] = "cached"
     tuned_layers: int = Field(default=2, ge=1)
     horizon_days: float = Field(default=7.0, gt=0)
