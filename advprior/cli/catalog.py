@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from advprior.cli.hints import next_step
+
 if TYPE_CHECKING:
     from advprior.history.catalog import Catalog
 
@@ -97,7 +99,7 @@ def extend(run: Path, tables: Path, out: Path, force: bool) -> None:
         made.facts.update(manifest["facts"])
         made.facts.update(facts, catalog_version=wanted.version, advertisers=len(wanted), extended_from=ours.version)
     click.echo(f"extend {kind}: {len(facts['new_advertisers'])} new advertisers, catalog {wanted.version} -> {out}")
-    click.echo(f"  next: advprior export {out}")
+    next_step(f"advprior export {out}")
 
 
 def read(path: Path) -> Catalog:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from advprior.cli.hints import next_step
 from advprior.store.errors import AdvpriorError
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def pairs(tables: Path, out: Path, force: bool) -> None:
         return
     _tell(read_manifest(out)["facts"])
     click.echo(f"data: wrote {out}")
-    click.echo(f"  next: advprior finetune --tables {out} --predictor neighbours --out RUN")
+    next_step(f"advprior finetune --tables {out} --predictor neighbours --out RUN")
 
 
 @data.command()

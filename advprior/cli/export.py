@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from advprior.cli.hints import next_step
+
 CODE_VERSION = 3
 
 
@@ -74,4 +76,4 @@ def export(run: Path, precision: str, tables: Path | None, force: bool) -> None:
             f"  {precision}: log-probs off by {lost['mean_difference']:.1e} on average, {lost['max_difference']:.1e} "
             f"at most; {lost['top10_overlap']:.1%} of the ten likeliest kept; NLL {lost['nll_change']:+.4f}"
         )
-    click.echo(f"  next: advprior score {run} --tables TABLES --out PRIORS")
+    next_step(f"advprior score {run} --tables TABLES --out PRIORS")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from advprior.cli.hints import next_step
 from advprior.store.contract import CATALOG_TEXT, HYBRID, LLM, NEIGHBOURS, POPULARITY, SASREC, ZERO_SHOT
 
 PREDICTORS = (LLM, POPULARITY, NEIGHBOURS, SASREC, HYBRID, CATALOG_TEXT, ZERO_SHOT)
@@ -61,4 +62,4 @@ def finetune(
     if nll is not None:
         recall = valid.get("recall@5", valid.get("valid_recall@5"))
         click.echo(f"  on the last labels before the cut-off: NLL {nll:.3f} nats a target, Recall@5 {recall:.3f}")
-    click.echo(f"  next: advprior export {out}")
+    next_step(f"advprior export {out}")

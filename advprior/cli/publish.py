@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from advprior.cli.hints import next_step
+
 
 @click.command()
 @click.argument("priors", type=click.Path(path_type=Path))
@@ -27,4 +29,4 @@ def publish(priors: Path, repo: Path, name: str | None, seed: int, offline: bool
         click.echo(f"publish: unchanged, reused {repo}/data")
         return
     click.echo(f"publish: {view} -> {repo / 'data' / view}")
-    click.echo(f"  next: feast -c {repo} apply")
+    next_step(f"feast -c {repo} apply")

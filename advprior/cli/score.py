@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from advprior.cli.hints import next_step
+
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
@@ -105,4 +107,4 @@ def score(
         )
     if facts["top_k"]:
         click.echo(f"  the {facts['top_k']} likeliest of {facts['catalog_size']} advertisers a row, the rest as one")
-    click.echo(f"  next: advprior publish {out} --repo FEATURE_REPO")
+    next_step(f"advprior publish {out} --repo FEATURE_REPO")

@@ -104,6 +104,7 @@ def _environment() -> dict[str, str]:
         environment["PYTHONPATH"] = os.pathsep.join(paths)
     # waiting OpenMP threads spin by default: processor time that nobody gets anything for
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    environment["ADVPRIOR_WITHIN_RUN"] = "1"  # no hints on what to type next
     return environment
 
 

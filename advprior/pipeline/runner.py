@@ -251,7 +251,7 @@ class _Runner:
         behind = sum(forecast.of(s).seconds for s in rest if _stale(self, s))
         now = sum(max(0.0, forecast.of(child.step).seconds - running[child.step.name]) for child in self.children)
         each = ", ".join(f"{name} for {duration(seconds)}" for name, seconds in running.items())
-        click.echo(f"  … {each}; about {duration(now + behind / self.options.jobs)} left", err=True)
+        click.echo(f"  … {each}; the whole run has about {duration(now + behind / self.options.jobs)} left", err=True)
 
 
 def _stale(runner: _Runner, step: Step) -> bool:

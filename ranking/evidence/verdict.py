@@ -131,12 +131,17 @@ def _missed(gain: Lift) -> str:
     """What an unclear result does not rule out."""
     if isnan(gain.detectable):
         return ""
+    if gain.difference == 0 and gain.error == 0:
+        return (
+            " Both rankers give the same scores: no tree uses a feature of this prior, because it says nothing new or"
+            " because the rows are too few to split on. Whether a true lift would have shown cannot be told."
+        )
     size = f"{gain.detectable:.{gain.digits}f}"
     return f" A true lift of {size} would have shown four times in five; a smaller one may be there."
 
 
 def _nearest(lifts: Lifts, treatment: Arm, baseline: Arm, metric: Metric) -> str:
-    """In which segment a lift that is not there overall comes closest: by its ratio to its standard error."""
+    """The segment with the largest lift, by its ratio to its standard error, where there is none overall."""
     sign = 1 if metric.higher_is_better else -1
     among = [
         lift
@@ -148,7 +153,7 @@ def _nearest(lifts: Lifts, treatment: Arm, baseline: Arm, metric: Metric) -> str
     if not among:
         return ""
     best = max(among, key=lambda lift: sign * lift.difference / lift.error)
-    return f" It comes closest in the segment “{uncapitalised(segment_label(best.segment))}”: {best.text()}."
+    return f" Of all segments, the most is to be seen in “{uncapitalised(segment_label(best.segment))}”: {best.text()}."
 
 
 def _others(lifts: Lifts, arms: Arms, first: Arm, metric: Metric) -> str:

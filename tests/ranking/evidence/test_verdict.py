@@ -56,6 +56,18 @@ def test_clear_loss():
     assert "a clear loss" in said.sentence
 
 
+def test_rankers_that_never_use_the_prior_claim_nothing():
+    """Without a single split on it, an interval of no width says nothing of what would have shown."""
+    nothing = [
+        replace(lift(*names, 0.0, 0.0, 0.0), error=0.0)
+        for names in (("llm", "baseline"), ("placebo", "baseline"), ("llm", "placebo"), ("llm", "neighbours"))
+    ]
+    said = judge(Lifts(nothing), load_arms(), best_control="neighbours")
+    assert said.kind == "unclear"
+    assert "no tree uses a feature of this prior" in said.sentence
+    assert "would have shown four times in five" not in said.sentence
+
+
 def test_unclear():
     said = verdict((0.0012, -0.0003, 0.0027))
     assert said.kind == "unclear"
@@ -95,7 +107,7 @@ def test_numbers_are_written_alike():
     assert lift("a", "b", -0.1, -0.2, 0.0).text() == "−0.1000 [−0.2000, 0.0000]"
 
 
-def test_no_lift_says_what_it_could_have_shown_and_where_it_comes_closest():
+def test_no_lift_says_what_it_could_have_shown_and_where_most_is_to_be_seen():
     lifts = Lifts(
         [
             replace(lift("llm", "baseline", 0.0001, -0.0004, 0.0006), error=0.00025),
@@ -106,7 +118,7 @@ def test_no_lift_says_what_it_could_have_shown_and_where_it_comes_closest():
     arms = load_arms()
     said = judge(lifts, Arms(arms=(arms.baseline, arms.find("llm"))))
     assert "A true lift of 0.0007 would have shown four times in five" in said.sentence
-    nearest = "closest in the segment “the quarter of users with the fewest events”: +0.0010 [−0.0002, +0.0022]"
+    nearest = "the most is to be seen in “the quarter of users with the fewest events”: +0.0010 [−0.0002, +0.0022]"
     assert nearest in said.sentence  # the smaller lift, but further from zero for its error
 
 
