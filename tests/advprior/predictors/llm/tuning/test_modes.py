@@ -207,14 +207,16 @@ def test_states_at_some_positions_are_those_of_the_whole_forward(bases, architec
         lower = model.lower_states(ids, None if some else mask)
         whole = None if some else model.upper_states(lower, ids, mask).flatten(0, 1)
         states = model.states_at(lower, ids, rows) if whole is None else whole[rows]
-        states.square().sum().backward()
+        # weights of their own: a plain sum of squares behind a norm is nearly constant, and its gradients mere rounding
+        weights = torch.randn(states.shape, generator=torch.Generator().manual_seed(2))
+        (states * weights).sum().backward()
         sums.append(states.detach())
         gradients.append({name: p.grad.clone() for name, p in model.upper.named_parameters() if p.grad is not None})
     assert float((sums[0] - sums[1]).abs().max()) <= 1e-5 * float(sums[0].abs().max())
     assert gradients[0].keys() == gradients[1].keys()
     for name, whole in gradients[0].items():
         apart = float((gradients[1][name] - whole).abs().max())
-        assert apart <= 1e-4 * float(whole.abs().max()) + 1e-7, name
+        assert apart <= 1e-4 * float(whole.abs().max()), name
 
 
 def test_a_model_that_cannot_be_cut_is_refused_and_tuned_whole(bases, data, tmp_path) -> None:
