@@ -31,7 +31,7 @@ demo: $(STAMP)  ## the whole chain on real data: tables, priors, store, ranker, 
 	$(BIN)/advprior run runs/demo
 
 test: $(STAMP)  ## all tests and doctests, no network
-	$(BIN)/python -m pytest -n 2 --dist loadfile --doctest-modules tests advprior ranking $(ARGS)
+	$(BIN)/python -m pytest -n 4 --dist loadfile --doctest-modules tests advprior ranking $(ARGS)
 
 bench: $(STAMP)  ## ratios measured in one run, some 15 minutes: scoring, memory, validity of intervals, the frame (after make demo)
 	$(BIN)/python -m benchmarks.scoring $(ARGS)
