@@ -188,16 +188,7 @@ def read_out(
     if until is not None:
         after &= outcomes[TIMESTAMP] < pd.Timestamp(until)
     outcome, arm = _per_user(outcomes[after], users.index), users["arm"].to_numpy()
-    planned = {name: share * experiment.planned_users for name, share in experiment.shares.items()}
-
-    def effects_of(values: Double) -> dict[str, Effect]:
-        return {
-            name: effect(values[arm == name], values[arm == control], (planned[name], planned[control]))
-            for name in names
-            if name != control
-        }
-
-    effects = effects_of(outcome)
+    effects = _effects(outcome, arm, experiment, control)
     adjusted: dict[str, Effect] = {}
     variance_left = None
     notes = []
@@ -209,7 +200,7 @@ def read_out(
         before = _per_user(outcomes[early], users.index)
         if before.std() > 0:
             clean = cuped(outcome, before, arm)
-            adjusted = effects_of(clean)
+            adjusted = _effects(clean, arm, experiment, control)
             variance_left = _variance_left(outcome, clean, arm)
         else:
             notes.append(f"no outcome in the {pre_days:g} days before {begin}: no CUPED")
@@ -228,6 +219,16 @@ def read_out(
         crossed_users=shown.crossed,
         notes=notes,
     )
+
+
+def _effects(values: Double, arm: npt.NDArray[Any], experiment: Experiment, control: str) -> dict[str, Effect]:
+    """Every other arm against the control, with the users that the experiment plans for each."""
+    planned = {name: share * experiment.planned_users for name, share in experiment.shares.items()}
+    return {
+        name: effect(values[arm == name], values[arm == control], (planned[name], planned[control]))
+        for name in planned
+        if name != control
+    }
 
 
 def _variance_left(outcome: Double, clean: Double, arm: npt.NDArray[Any]) -> float | None:
