@@ -15,7 +15,7 @@ from advprior.cli.hints import next_step
 from advprior.store.errors import AdvpriorError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 
 class _DataSets(click.Group):
@@ -76,9 +76,39 @@ def complete_journey(out: Path, households: int | None, seed: int, force: bool) 
     it there that week. Exposure is inferred from the visit, not logged.
     """
     from advprior.data.complete_journey import build
+
+    _report(build(out, households=households, seed=seed, force=force), out)
+
+
+def _event_file(file: str, cutoff: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Options of the data sets that come as one file of the user's own."""
+    options = (
+        click.option(
+            "--source", type=click.Path(path_type=Path), required=True, help=f"Your {file}; it is read, never copied."
+        ),
+        click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write."),
+        click.option(
+            "--cutoff",
+            type=click.DateTime(["%Y-%m-%d"]),
+            default=cutoff,
+            show_default=cutoff,
+            help="Where histories end and labels start (UTC day). Tune on an earlier one.",
+        ),
+        click.option("--force", is_flag=True, help="Build again even when nothing changed."),
+    )
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _report(made: bool, out: Path) -> None:
+    """What was built, from its manifest."""
     from advprior.store.runs import read_manifest
 
-    made = build(out, households=households, seed=seed, force=force)
     if not made:
         click.echo(f"data: unchanged, reused {out}")
         return
@@ -88,18 +118,7 @@ def complete_journey(out: Path, households: int | None, seed: int, force: bool) 
 
 
 @build.command("named_brands")
-@click.option(
-    "--source", type=click.Path(path_type=Path), required=True, help="Your reviews.parquet; it is read, never copied."
-)
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write.")
-@click.option(
-    "--cutoff",
-    type=click.DateTime(["%Y-%m-%d"]),
-    default="2022-01-01",
-    show_default="2022-01-01",
-    help="Where histories end and labels start (UTC day). Tune on an earlier one.",
-)
-@click.option("--force", is_flag=True, help="Build again even when nothing changed.")
+@_event_file("reviews.parquet", "2022-01-01")
 def named_brands(source: Path, out: Path, cutoff: datetime, force: bool) -> None:
     """Skin-care reviews of brands with real names, from a file of your own.
 
@@ -107,14 +126,21 @@ def named_brands(source: Path, out: Path, cutoff: datetime, force: bool) -> None
     `advprior rank` refuses them.
     """
     from advprior.data.named_brands import build
-    from advprior.store.runs import read_manifest
 
-    if not build(source, out, cutoff=cutoff.replace(tzinfo=UTC), force=force):
-        click.echo(f"data: unchanged, reused {out}")
-        return
-    facts = read_manifest(out)["facts"]
-    _tell(facts)
-    click.echo(f"data: wrote {out}. {facts['note']}.")
+    _report(build(source, out, cutoff=cutoff.replace(tzinfo=UTC), force=force), out)
+
+
+@build.command("x_wines")
+@_event_file("ratings.parquet", "2020-01-01")
+def x_wines(source: Path, out: Path, cutoff: datetime, force: bool) -> None:
+    """Ratings of wines of wineries with real names (X-Wines, CC0), from a file of your own.
+
+    A rating stands for a purchase. There are no ads and no impressions: the tables measure a predictor, and
+    `advprior rank` refuses them.
+    """
+    from advprior.data.x_wines import build
+
+    _report(build(source, out, cutoff=cutoff.replace(tzinfo=UTC), force=force), out)
 
 
 @build.command("synthetic")
@@ -133,14 +159,8 @@ def synthetic(out: Path, users: int, advertisers: int, weeks: int, seed: int, nu
     """
     from advprior.data.drawn import Size
     from advprior.data.synthetic import build
-    from advprior.store.runs import read_manifest
 
-    if not build(out, Size(users, advertisers, weeks, seed), null=null, force=force):
-        click.echo(f"data: unchanged, reused {out}")
-        return
-    facts = read_manifest(out)["facts"]
-    _tell(facts)
-    click.echo(f"data: wrote {out}. {facts['note']}.")
+    _report(build(out, Size(users, advertisers, weeks, seed), null=null, force=force), out)
 
 
 @build.command("clicks")
@@ -163,15 +183,9 @@ def clicks(
     """
     from advprior.data.clicks import build, without
     from advprior.data.drawn import Size
-    from advprior.store.runs import read_manifest
 
     effects = without(prior=no_prior, fatigue=no_fatigue)
-    if not build(out, Size(users, advertisers, weeks, seed), effects=effects, force=force):
-        click.echo(f"data: unchanged, reused {out}")
-        return
-    facts = read_manifest(out)["facts"]
-    _tell(facts)
-    click.echo(f"data: wrote {out}. {facts['note']}.")
+    _report(build(out, Size(users, advertisers, weeks, seed), effects=effects, force=force), out)
 
 
 @data.command()

@@ -15,25 +15,19 @@ occasion. The cut-off (``finetune_end``) is a day too: that day's events are aft
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from advprior.store.contract import ADVERTISERS, EVENTS, PREDICTOR_ONLY, USERS, TimePlan
-from advprior.store.errors import AdvpriorError
-from advprior.store.runs import is_current, new_run, run_key, sha256_file
+from advprior.data.event_file import EventFile, by_advertiser, with_texts
+from advprior.store.contract import ADVERTISERS, EVENTS, USERS
 
 if TYPE_CHECKING:
     import pandas as pd
 
-CODE_VERSION = 2
 NAME = "named_brands"
 #: The protocol's T: histories end here, labels start.
 CUTOFF = datetime(2022, 1, 1, tzinfo=UTC)
-#: An author reviews twice in 14 years on average, so weekly priors would hardly differ and cost four times as much;
-#: popularity moves within months, which four weeks still follow.
-SNAPSHOT_EVERY = timedelta(days=28)
-DAY = timedelta(days=1)
 
 PROFILE = ("skin_type", "skin_tone", "eye_color", "hair_color")
 COLUMNS = (
@@ -57,95 +51,11 @@ NOTE = (
 )
 
 
-def read_reviews(source: Path) -> pd.DataFrame:
-    """Read the columns that are needed, in an order that does not depend on the file's.
-
-    Raises
-    ------
-    AdvpriorError
-        ``DAT001`` no such file, ``DAT002`` no Parquet file, ``DAT003`` missing columns, ``DAT004`` dates that are no
-        times with a zone, ``DAT007`` no rows.
-    """
-    import pandas as pd
-
-    from advprior.store.tables import read_parquet
-
-    _require_file(source)
-    raw = read_parquet(source, fix=FIX)
-    missing = [column for column in COLUMNS if column not in raw.columns]
-    if missing:
-        raise AdvpriorError(
-            "DAT003",
-            f"missing column: {', '.join(missing)}",
-            where=str(source),
-            actual=", ".join(map(str, raw.columns)) or "no columns",
-            expected=", ".join(COLUMNS),
-            fix=FIX,
-        )
-    if not isinstance(raw["event_date"].dtype, pd.DatetimeTZDtype):
-        raise AdvpriorError(
-            "DAT004",
-            "wrong type: the days are no times with a zone",
-            where=f"{source}: event_date",
-            actual=str(raw["event_date"].dtype),
-            expected="datetime64[us, UTC]",
-            fix=FIX,
-        )
-    if not len(raw):
-        raise AdvpriorError("DAT007", "empty table", where=str(source), actual="0 rows", expected="reviews", fix=FIX)
-    reviews = raw[list(COLUMNS)].sort_values(["event_date", "user_id", "product_id"], kind="stable")
-    return reviews.reset_index(drop=True)
-
-
-def _require_file(source: Path) -> None:
-    if not Path(source).is_file():
-        problem = "a folder" if Path(source).is_dir() else "no such file"
-        raise AdvpriorError(
-            "DAT001", "a file is missing", where=str(source), actual=problem, expected="a Parquet file", fix=FIX
-        )
-
-
-def time_plan(first: datetime, last: datetime, cutoff: datetime = CUTOFF) -> TimePlan:
-    """The time plan around a cut-off: all before it fits, all from it on is to be predicted.
-
-    Nothing is ranked here, so the later splits only have to be in order: half and three quarters of what is left.
-
-    Parameters
-    ----------
-    first, last : datetime
-        Day of the first and of the last event.
-    cutoff : datetime
-        Becomes ``finetune_end``.
-
-    Raises
-    ------
-    AdvpriorError
-        ``DAT046`` when fewer than four days of events follow the cut-off, or none precedes it.
-
-    Examples
-    --------
-    >>> plan = time_plan(datetime(2020, 1, 1, tzinfo=UTC), datetime(2023, 1, 5, tzinfo=UTC))
-    >>> plan.train_end.date().isoformat(), plan.valid_end.date().isoformat(), plan.end.date().isoformat()
-    ('2022-07-05', '2022-10-05', '2023-01-06')
-    """
-    end = last + DAY
-    left = (end - cutoff) // DAY
-    if not first < cutoff or left < 4:
-        raise AdvpriorError(
-            "DAT046",
-            "the cut-off does not divide the data",
-            where="--cutoff",
-            actual=f"{cutoff:%Y-%m-%d}",
-            expected=f"after {first:%Y-%m-%d} and at most {end - 4 * DAY:%Y-%m-%d}",
-            fix="choose another --cutoff",
-        )
-    return TimePlan(
-        first, cutoff, cutoff + left // 2 * DAY, cutoff + left * 3 // 4 * DAY, end, SNAPSHOT_EVERY, timedelta(hours=1)
-    )
+REVIEWS = EventFile(NAME, COLUMNS, "event_date", ("event_date", "user_id", "product_id"), NOTE, FIX, code_version=2)
 
 
 def canonical(reviews: pd.DataFrame, cutoff: datetime = CUTOFF) -> dict[str, pd.DataFrame]:
-    """Users, advertisers and events from what `read_reviews` gave.
+    """Users, advertisers and events from reviews in time order.
 
     Parameters
     ----------
@@ -171,16 +81,7 @@ def canonical(reviews: pd.DataFrame, cutoff: datetime = CUTOFF) -> dict[str, pd.
     has_subcategory = reviews["subcategory"].notna() & reviews["subcategory"].astype(str).str.strip().ne("")
     category = reviews["category"].astype(object)
     category = category.where(~has_subcategory, category + "/" + reviews["subcategory"].astype(object).fillna(""))
-    advertisers = (
-        reviews[["advertiser_id", "advertiser_name"]]
-        .drop_duplicates("advertiser_id")
-        .sort_values("advertiser_id")
-        .set_axis(["advertiser_id", "name"], axis=1)
-        .reset_index(drop=True)
-    )
-    texts = catalog_texts(reviews[before])
-    advertisers["text"] = advertisers["advertiser_id"].map(texts).astype(object)
-    advertisers = advertisers.astype(object).where(advertisers.notna(), None)
+    advertisers = with_texts(by_advertiser(reviews), catalog_texts(reviews[before]))
     return {
         USERS: users.astype(object).where(users.notna(), None),
         ADVERTISERS: advertisers,
@@ -207,7 +108,7 @@ def catalog_texts(reviews: pd.DataFrame) -> pd.Series:
     Parameters
     ----------
     reviews : DataFrame
-        Those before the cut-off, as `read_reviews` gives them.
+        Those before the cut-off.
 
     Returns
     -------
@@ -236,64 +137,5 @@ def catalog_texts(reviews: pd.DataFrame) -> pd.Series:
 
 
 def build(source: Path, out: Path, *, cutoff: datetime = CUTOFF, force: bool = False) -> bool:
-    """Write the canonical tables of a reviews file as a finished run folder.
-
-    Parameters
-    ----------
-    source : Path
-        ``reviews.parquet``; read, never copied.
-    out : Path
-        Folder to write; replaced as a whole, or not at all.
-    cutoff : datetime
-        ``finetune_end`` of the time plan: move it to tune on earlier labels.
-    force : bool
-        Build even when ``out`` is up to date.
-
-    Returns
-    -------
-    bool
-        False when ``out`` was up to date and left alone.
-
-    Raises
-    ------
-    AdvpriorError
-        What `read_reviews`, `time_plan` and `advprior.store.schemas.validate_tables` raise; ``DAT044`` when ``out``
-        holds the source.
-    """
-    source, out = Path(source), Path(out)
-    _require_file(source)
-    if out.resolve() in source.resolve().parents:
-        raise AdvpriorError(
-            "DAT044",
-            "--out would replace your own file",
-            where=str(out),
-            actual=f"{source} lies there",
-            expected="another folder",
-            fix="choose another --out",
-        )
-    config = {"data_set": NAME, "cutoff": cutoff.isoformat()}
-    inputs = {"source": sha256_file(source)}
-    key = run_key("data", config, inputs, CODE_VERSION)
-    if not force and is_current(out, key):
-        return False
-
-    from advprior.store.schemas import validate_tables
-    from advprior.store.tables import write_parquet
-
-    reviews = read_reviews(source)
-    tables = canonical(reviews, cutoff)
-    times = tables[EVENTS]["timestamp"]
-    plan = time_plan(times.iloc[0].to_pydatetime(), times.iloc[-1].to_pydatetime(), cutoff)
-    warnings = validate_tables(tables, plan=plan, where=str(source), fix=FIX)
-    with new_run(out, "data", config=config, inputs=inputs, key=key) as run:
-        for name, table in tables.items():
-            write_parquet(table, run.path / f"{name}.parquet")
-        run.facts.update(
-            source=NAME,
-            purpose=PREDICTOR_ONLY,
-            note=NOTE,
-            time_plan=plan.to_json(),
-            rows={name: len(table) for name, table in tables.items()},
-            warnings=warnings,
-        )
-    return True
+    """Write the canonical tables of a reviews file; see `EventFile.build`."""
+    return REVIEWS.build(source, out, canonical, cutoff=cutoff, force=force)
