@@ -267,13 +267,15 @@ def _of_project(folder: Path | None) -> tuple[Path | None, Path | None, Path | N
 
 
 def _tell_plan(facts: Mapping[str, Any]) -> None:
-    """The time plan, and whether it was proposed."""
-    from advprior.pipeline.outlook import time_plan_lines
+    """The time plan, whether it was proposed, and when labels are complete."""
+    from advprior.pipeline.outlook import label_delay_line, time_plan_lines
     from advprior.store.contract import TimePlan
 
     proposed = bool(facts.get("time_plan_proposed"))
     for line in time_plan_lines(TimePlan.from_json(dict(facts["time_plan"])), proposed):
         click.echo(line)
+    if "label_delay_s" in facts:
+        click.echo(label_delay_line(float(facts["label_delay_s"]), stated=bool(facts["label_delay_stated"])))
 
 
 def _tell(facts: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from advprior.data.conversion import load_mapped, resolve_time_plan, table_file
 from advprior.data.mapping import DataMapping, read_mapping
-from advprior.store.contract import IMPRESSIONS, LABEL, PREDICTOR_ONLY, SLATE_ID, TABLES
+from advprior.store.contract import IMPRESSIONS, LABEL, LABEL_DELAY, PREDICTOR_ONLY, SLATE_ID, TABLES
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import MANIFEST, digest, is_current, new_run, read_manifest, run_key, sha256_file
 from advprior.store.tables import read_parquet, write_parquet
@@ -18,7 +18,7 @@ from advprior.store.tables import read_parquet, write_parquet
 if TYPE_CHECKING:
     import pandas as pd
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 #: The warning when tables without ads and impressions pass: right for a predictor, wrong if they were forgotten.
 ONLY_A_PREDICTOR = "no ads and no impressions: the tables measure a predictor, `advprior rank` refuses them"
 
@@ -94,11 +94,14 @@ def _digest_of(file: Path) -> str:
 
 def _checked(path: Path, mapping: DataMapping) -> tuple[dict[str, pd.DataFrame], dict[str, Any]]:
     """The user's tables in canonical form, and the facts of them; raises when they are not sound."""
+    from advprior.store.problems import Earlier
     from advprior.store.schemas import table_warnings, validate_tables
 
     tables, sources, missing = load_mapped(mapping, path.parent)
     fix = "correct the tables or the mapping, then run the command again"
-    validate_tables(tables, where=str(path), fix=fix, sources=sources, also=missing)
+    label_delay = LABEL_DELAY if mapping.label_delay is None else mapping.label_delay
+    earlier = Earlier(sources, tuple(missing))
+    validate_tables(tables, label_delay=label_delay, where=str(path), fix=fix, earlier=earlier)
     plan = resolve_time_plan(mapping, tables, str(path))
     facts: dict[str, Any] = {
         "source": str(path.name),
@@ -110,6 +113,8 @@ def _checked(path: Path, mapping: DataMapping) -> tuple[dict[str, pd.DataFrame],
     if IMPRESSIONS in tables:
         facts["positives"] = int(tables[IMPRESSIONS][LABEL].sum())
         facts["slates"] = int(tables[IMPRESSIONS][SLATE_ID].nunique())
+        facts["label_delay_s"] = label_delay.total_seconds()
+        facts["label_delay_stated"] = mapping.label_delay is not None
     else:
         facts["purpose"] = PREDICTOR_ONLY
         facts["warnings"].append(ONLY_A_PREDICTOR)
@@ -131,7 +136,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
         ``rows`` by table and ``warnings``.
     """
     from advprior.store.schemas import validate_tables
-    from advprior.store.tables import load_time_plan, predictor_only, present_tables
+    from advprior.store.tables import load_label_delay, load_time_plan, predictor_only, present_tables
 
     folder = Path(folder)
     fix = "advprior data check --mapping mapping.yaml --out DIR converts names and types"
@@ -139,8 +144,9 @@ def check_folder(folder: Path) -> dict[str, Any]:
     promised = (folder / MANIFEST).is_file() and not predictor_only(folder)
     names = TABLES if promised else present_tables(folder)
     tables = {name: read_parquet(folder / f"{name}.parquet", fix=fix) for name in names}
-    plan = load_time_plan(folder) if (folder / MANIFEST).is_file() else None
-    warnings = validate_tables(tables, plan=plan, where=str(folder), fix=fix)
+    made = (folder / MANIFEST).is_file()
+    plan, label_delay = (load_time_plan(folder), load_label_delay(folder)) if made else (None, LABEL_DELAY)
+    warnings = validate_tables(tables, plan=plan, label_delay=label_delay, where=str(folder), fix=fix)
     if names != TABLES:
         warnings.append(ONLY_A_PREDICTOR)
     if plan is None:

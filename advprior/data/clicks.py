@@ -23,7 +23,7 @@ from advprior.store.runs import is_current, new_run, run_key
 if TYPE_CHECKING:
     import pandas as pd
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 NAME = "clicks"
 LEAST = {"users": 20, "advertisers": 8, "weeks": 9}
 #: Users of a block times ads, at most: the counts of a block are held as dense arrays.
@@ -47,10 +47,9 @@ def build(
     effects: model.Effects | None = None,
     force: bool = False,
 ) -> bool:
-    """Write canonical tables of the click log, and its truth in the manifest and in ``truth.parquet``.
+    """Write canonical tables of the click log with every optional column, its truth in the manifest and beside them.
 
-    ``impressions_details.parquet`` and ``events_details.parquet`` hold what the canonical tables have no column for:
-    clicks, when a label came about, whether an event is a visit or a conversion, and when it arrived.
+    ``truth.parquet`` holds the tastes of users and advertisers, which no log knows.
 
     Parameters
     ----------
@@ -119,9 +118,9 @@ def _write(folder: Path, size: Size, effects: model.Effects) -> dict[str, Any]:
         block[IMPRESSIONS]["slate_id"] += slates  # counted from 0 within a block
         slates += block[IMPRESSIONS]["slate_id"].nunique()
         blocks.append(block)
-    tables, details = _joined(blocks, catalog)
-    warnings = validate_tables(tables, plan=plan, where=NAME)
-    for name, table in (tables | details).items():
+    tables, truth = _joined(blocks, catalog)
+    warnings = validate_tables(tables, plan=plan, label_delay=model.LABEL_DELAY, where=NAME)
+    for name, table in {**tables, "truth": truth}.items():
         write_parquet(table, folder / f"{name}.parquet")
     planted = {"taste": effects.taste_in_clicks, "fatigue": effects.fatigue}
     names = ", ".join(name for name, effect in planted.items() if effect) or "nothing"
@@ -139,25 +138,18 @@ def _write(folder: Path, size: Size, effects: model.Effects) -> dict[str, Any]:
     }
 
 
-def _joined(blocks: list[dict[str, Any]], catalog: Catalog) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The canonical tables, and beside them what no canonical column holds yet: details of rows, and the truth."""
+def _joined(blocks: list[dict[str, Any]], catalog: Catalog) -> tuple[dict[str, Any], pd.DataFrame]:
+    """The canonical tables, and the tastes behind them."""
     import pandas as pd
 
     tables = {name: pd.concat([block[name] for block in blocks], ignore_index=True) for name in blocks[0]}
     tables[IMPRESSIONS]["impression_id"] = np.arange(len(tables[IMPRESSIONS]), dtype=np.int64)
-    keys = {
-        EVENTS: (["user_id", "timestamp", "advertiser_id"], ["kind", "arrived"]),
-        IMPRESSIONS: (["impression_id"], ["clicked", "label_time"]),
-    }
-    details = {f"{name}_details": tables[name][key + columns] for name, (key, columns) in keys.items()}
-    for name, (_, columns) in keys.items():
-        tables[name] = tables[name].drop(columns=columns)
     advertiser_tastes = _tastes("advertiser", catalog.texts.ids, catalog.market.taste)
-    details["truth"] = pd.concat([tables.pop("truth"), advertiser_tastes], ignore_index=True)
+    truth = pd.concat([tables.pop("truth"), advertiser_tastes], ignore_index=True)
     texts = catalog.texts
     tables[ADVERTISERS] = pd.DataFrame({"advertiser_id": texts.ids, "name": texts.names, "text": texts.descriptions})
     tables[ADS] = catalog.ads
-    return tables, details
+    return tables, truth
 
 
 def _draw_catalog(size: Size, effects: model.Effects) -> Catalog:
@@ -170,7 +162,14 @@ def _draw_catalog(size: Size, effects: model.Effects) -> Catalog:
     owner = np.repeat(texts.ids, effects.ads_each)
     number = np.tile(np.arange(effects.ads_each), size.advertisers)
     ad_ids = [f"{advertiser}-{k}" for advertiser, k in zip(owner, number, strict=True)]
-    ads = pd.DataFrame({"ad_id": ad_ids, "advertiser_id": owner, "category": texts.categories.ravel()})
+    ads = pd.DataFrame(
+        {
+            "ad_id": ad_ids,
+            "advertiser_id": owner,
+            "category": texts.categories.ravel(),
+            "known_from": times(market.life[:, 0]),
+        }
+    )
     return Catalog(market, texts, ads)
 
 
@@ -186,7 +185,7 @@ def _draw_block(catalog: Catalog, block: range, size: Size, effects: model.Effec
     listed[events.user] = listed[shown.user] = True
     profiles = profile_texts(users.taste, effects.no_profile, effects.profile_true, rng)
     return {
-        USERS: pd.DataFrame({"user_id": ids, **profiles})[listed],
+        USERS: pd.DataFrame({"user_id": ids, "known_from": times(users.life[:, 0]), **profiles})[listed],
         EVENTS: _event_table(events, ids, users, catalog.ads, effects, rng),
         IMPRESSIONS: _impression_table(shown, ids, catalog.ads),
         "truth": _tastes("user", ids, users.taste),

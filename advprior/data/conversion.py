@@ -18,11 +18,15 @@ from advprior.store.contract import (
     AD_ID,
     ADS,
     ADVERTISER_ID,
+    ARRIVED,
+    CLICKED,
     CONTEXT_PREFIX,
     EVENTS,
     IMPRESSION_ID,
     IMPRESSIONS,
+    KNOWN_FROM,
     LABEL,
+    LABEL_TIME,
     PROFILE_PREFIX,
     SLATE_ID,
     TIMESTAMP,
@@ -35,7 +39,7 @@ from advprior.store.tables import read_parquet
 if TYPE_CHECKING:
     import pandas as pd
 
-    from advprior.store.schemas import Problem
+    from advprior.store.problems import Problem
 
 #: Columns that `_complete` makes when neither the file has them nor the mapping names them.
 MADE = {(EVENTS, VALUE), (IMPRESSIONS, IMPRESSION_ID), (IMPRESSIONS, ADVERTISER_ID)}
@@ -132,9 +136,11 @@ def _converted(name: str, column: pd.Series, zone: str | None) -> pd.Series:
     if column.dtype == object and pd.api.types.infer_dtype(column, skipna=True) == "decimal":
         column = _without_decimals(column)
     kind = column.dtype.kind
-    if name == TIMESTAMP:
+    if name in (KNOWN_FROM, ARRIVED, LABEL_TIME) and column.isna().all():
+        return column.astype("datetime64[us, UTC]")  # a file has no type for what is missing in every row
+    if name in (TIMESTAMP, KNOWN_FROM, ARRIVED, LABEL_TIME):
         return _in_utc(column, zone) if kind == "M" else column
-    if name == LABEL:
+    if name in (LABEL, CLICKED):
         if kind in "iubf" and column.isin([0, 1]).all():
             return column.astype("int8")
         return column

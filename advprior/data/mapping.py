@@ -87,8 +87,16 @@ class DataMapping(_Strict):
 
     tables: TablesMapping
     time_plan: TimePlanMapping | None = None
+    label_delay: Duration | None = None
     folder: str = "."
     timezone: str | None = None
+
+    @field_validator("label_delay")
+    @classmethod
+    def _delay_is_not_negative(cls, value: timedelta | None) -> timedelta | None:
+        if value is not None and value < timedelta(0):
+            raise ValueError("a label cannot be complete before its impression; write it like 7d")
+        return value
 
     @field_validator("timezone")
     @classmethod

@@ -23,7 +23,7 @@ from advprior.store.runs import is_current, new_run, run_key
 if TYPE_CHECKING:
     import pandas as pd
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 NAME = "synthetic"
 LEAST = {"users": 1, "advertisers": 6, "weeks": 6}
 DEFAULT = Size(users=1000, advertisers=50, weeks=30)
@@ -69,6 +69,8 @@ def build(out: Path, size: Size = DEFAULT, *, null: bool = False, force: bool = 
             seed=size.seed,
             null=null,
             truth={**TRUTH, "taste_weight": 0.0 if null else TRUTH["taste_weight"]},
+            # a label is a click: it is there with its impression
+            label_delay_s=0.0,
             time_plan=time_plan(size.weeks).to_json(),
             **counts,
         )

@@ -90,6 +90,16 @@ def time_plan_lines(plan: TimePlan, proposed: bool = False) -> list[str]:
     ]
 
 
+def label_delay_line(seconds: float, *, stated: bool) -> str:
+    """When a label is complete, in words.
+
+    >>> label_delay_line(604800.0, stated=False)
+    '  labels are complete 7 days after their impression (the default; set label_delay in the mapping to change it)'
+    """
+    default = "" if stated else " (the default; set label_delay in the mapping to change it)"
+    return f"  labels are complete {seconds / 86400:g} days after their impression{default}"
+
+
 def dry_run(project: Project, until: str | None, *, force: bool = False) -> list[str]:
     """The commands that would run, and the forecast."""
     plan, stamps = make_plan(project), stamps_of(project)

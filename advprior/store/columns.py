@@ -16,12 +16,17 @@ from advprior.store.contract import (
     ADS,
     ADVERTISER_ID,
     ADVERTISERS,
+    ARRIVED,
     CATEGORY,
+    CLICKED,
     CONTEXT_PREFIX,
     EVENTS,
     IMPRESSION_ID,
     IMPRESSIONS,
+    KIND,
+    KNOWN_FROM,
     LABEL,
+    LABEL_TIME,
     NAME,
     PROFILE_PREFIX,
     SLATE_ID,
@@ -118,6 +123,7 @@ KEY = (TEXT_TYPE, NOT_BLANK, UNIQUE)
 REFERENCE = (TEXT_TYPE, NOT_BLANK)
 OPTIONAL_TEXT = (TEXT_TYPE,)
 TIME = (TIME_TYPE, TIME_ZONE, PRESENT, IN_RANGE)
+OPTIONAL_TIME = (TIME_TYPE, TIME_ZONE, IN_RANGE)
 
 #: The canonical tables: column -> rules. Types come first: a rule of values runs only where they hold.
 COLUMNS: dict[str, dict[str, tuple[Rule, ...]]] = {
@@ -143,8 +149,11 @@ COLUMNS: dict[str, dict[str, tuple[Rule, ...]]] = {
 }
 #: Columns that a table may have: exact names, and name prefixes.
 OPTIONAL_COLUMNS: dict[str, dict[str, tuple[Rule, ...]]] = {
+    USERS: {KNOWN_FROM: OPTIONAL_TIME},
     ADVERTISERS: {TEXT: OPTIONAL_TEXT},
-    EVENTS: {TEXT: OPTIONAL_TEXT},
+    ADS: {KNOWN_FROM: OPTIONAL_TIME},
+    EVENTS: {ARRIVED: OPTIONAL_TIME, KIND: OPTIONAL_TEXT, TEXT: OPTIONAL_TEXT},
+    IMPRESSIONS: {CLICKED: (INTEGER_TYPE, ZERO_ONE), LABEL_TIME: OPTIONAL_TIME},
 }
 OPEN_COLUMNS: dict[str, tuple[str, tuple[Rule, ...]]] = {
     USERS: (PROFILE_PREFIX, OPTIONAL_TEXT),

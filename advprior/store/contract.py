@@ -35,6 +35,14 @@ TEXT = "text"
 IMPRESSION_ID = "impression_id"
 SLATE_ID = "slate_id"
 LABEL = "label"
+# Optional columns. Where one is absent or empty, the default in brackets holds.
+KNOWN_FROM = "known_from"  # users, ads: time from which the row exists [first event or impression; an ad's first one]
+ARRIVED = "arrived"  # events: when the log got to know of the row [timestamp]
+KIND = "kind"  # events: what it is, in a word, e.g. visit or conversion
+CLICKED = "clicked"  # impressions: 0 or 1
+LABEL_TIME = "label_time"  # impressions: when a positive came about; empty for a negative
+#: How long after its impression a label is complete, where nobody says it.
+LABEL_DELAY = timedelta(days=7)
 PROFILE_PREFIX = "profile_"  # users: every other column is one profile field, text or missing
 CONTEXT_PREFIX = "context_"  # impressions: what is known of the request itself
 

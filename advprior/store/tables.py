@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from advprior.store.contract import EVENTS, PREDICTOR_ONLY, SHOWN_TABLES, TABLES, TimePlan
+from advprior.store.contract import EVENTS, LABEL_DELAY, PREDICTOR_ONLY, SHOWN_TABLES, TABLES, TimePlan
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest
 
@@ -125,3 +126,9 @@ def require_impressions(folder: Path) -> None:
 def load_time_plan(folder: Path) -> TimePlan:
     """The time plan that the tables were built with."""
     return TimePlan.from_json(read_manifest(folder)["facts"]["time_plan"])
+
+
+def load_label_delay(folder: Path) -> timedelta:
+    """How long after its impression a label is complete, as the tables' manifest states it; else the default."""
+    seconds = read_manifest(folder)["facts"].get("label_delay_s")
+    return LABEL_DELAY if seconds is None else timedelta(seconds=float(seconds))

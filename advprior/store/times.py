@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from advprior.store.arrays import Int
+from advprior.store.contract import ARRIVED, TIMESTAMP
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +25,25 @@ def micros(times: pd.Series[pd.Timestamp]) -> Int:
     True
     """
     return times.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy("datetime64[us]").astype(np.int64)
+
+
+def counting_times(events: pd.DataFrame) -> Int:
+    """Time from which each event counts, int64 [events]: when it happened, or when the log got to know of it if later.
+
+    An event counts for a snapshot that is strictly later, in histories and in counts alike: so what arrives after a
+    snapshot changes nothing at or before it.
+
+    >>> import pandas as pd
+    >>> at = pd.to_datetime(["1970-01-02", "1970-01-02"], utc=True)
+    >>> late = pd.to_datetime(["1970-01-03", None], utc=True)
+    >>> counting_times(pd.DataFrame({"timestamp": at, "arrived": late})).tolist() == [2 * DAY_US, DAY_US]
+    True
+    """
+    happened = micros(events[TIMESTAMP])
+    if ARRIVED not in events:
+        return happened
+    # a missing time is the smallest integer
+    return np.maximum(happened, micros(events[ARRIVED]))
 
 
 def moment_us(moment: datetime) -> int:

@@ -29,11 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tables(folder: Path) -> dict[str, pd.DataFrame]:
-    tables = load_tables(folder)
-    for name in ("events", "impressions"):
-        details = pd.read_parquet(folder / f"{name}_details.parquet")
-        tables[name] = pd.concat([tables[name], details.drop(columns=tables[name].columns, errors="ignore")], axis=1)
-    return tables
+    return load_tables(folder)
 
 
 def estimates(effects: model.Effects, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -108,6 +104,14 @@ def test_users_and_ads_come_and_go(tables: dict[str, pd.DataFrame]) -> None:
         last = shown.groupby(key)["timestamp"].max() - pd.Timestamp(START)
         assert (first > span / 4).mean() > 0.1
         assert (last < span * 3 / 4).mean() > 0.1
+
+
+def test_users_and_ads_exist_before_they_do_or_are_shown_anything(tables: dict[str, pd.DataFrame]) -> None:
+    shown, events = tables["impressions"], tables["events"]
+    for name, key, rows in (("users", "user_id", shown), ("users", "user_id", events), ("ads", "ad_id", shown)):
+        exists = tables[name].set_index(key)["known_from"]
+        assert (rows["timestamp"] >= rows[key].map(exists)).all()
+        assert 0.1 < (exists > pd.Timestamp(START)).mean() < 0.5
 
 
 def test_what_a_log_is_like(tables: dict[str, pd.DataFrame]) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from decimal import Decimal
 
 import pandas as pd
 import pyarrow.parquet as pq
+import yaml
 
 from advprior.store.contract import TABLES
 from advprior.store.runs import read_manifest
-from advprior.store.tables import load_tables, load_time_plan
+from advprior.store.tables import load_label_delay, load_tables, load_time_plan
 from tests.advprior.data.own_tables import refused, run, without, write_own
 from tests.tiny import PLAN, tiny_tables
 
@@ -173,3 +175,38 @@ def test_a_profile_field_that_nobody_has_keeps_its_type(tmp_path, tables, capsys
     tables["users"]["profile_age"] = None
     assert run(capsys, "--mapping", write_own(tmp_path / "own", tables), "--out", tmp_path / "tables")[0] == 0
     assert "string" in str(pq.read_schema(tmp_path / "tables" / "users.parquet").field("profile_age").type)
+
+
+def test_optional_columns_are_read_and_the_label_delay_is_stated_or_the_default(tmp_path, tables, capsys):
+    events, shown = tables["events"], tables["impressions"]
+    events["loaded"] = events["timestamp"].dt.tz_localize(None) + pd.Timedelta(hours=1)
+    shown["bought_at"] = (shown["timestamp"] + pd.Timedelta(days=9)).where(shown["label"] == 1)
+    shown["clicked"] = shown["label"] == 1
+    tables["users"]["signed_up"] = None  # in a file, a column without a type
+    mapping = write_own(tmp_path / "own", tables)
+    raw = yaml.safe_load(mapping.read_text())
+    columns = {name: raw["tables"][name]["columns"] for name in ("users", "events", "impressions")}
+    columns["users"] = {**columns["users"], "known_from": "signed_up"}
+    columns["events"] = {**columns["events"], "arrived": "loaded"}
+    columns["impressions"] = {**columns["impressions"], "clicked": "clicked", "label_time": "bought_at"}
+    for name, of_table in columns.items():
+        raw["tables"][name]["columns"] = of_table
+    raw["timezone"] = "UTC"
+    mapping.write_text(yaml.safe_dump(raw))
+    refused(capsys, tmp_path, mapping, "DAT019", "label delay of 7 days", "label_delay")
+    mapping.write_text(yaml.safe_dump(raw | {"label_delay": "10d"}))
+    code, out, _ = run(capsys, "--mapping", mapping, "--out", tmp_path / "tables")
+    assert code == 0
+    assert "labels are complete 10 days after their impression\n" in out
+    written = load_tables(tmp_path / "tables")
+    assert written["users"]["known_from"].isna().all()
+    kinds = [written[name][column].dtype for name, column in (("users", "known_from"), ("events", "arrived"))]
+    assert [str(kind) for kind in (*kinds, written["impressions"]["clicked"].dtype)] == [
+        *["datetime64[us, UTC]"] * 2,
+        "int8",
+    ]
+    assert load_label_delay(tmp_path / "tables") == timedelta(days=10)
+    mapping.write_text(yaml.safe_dump(raw | {"label_delay": "-1d"}))
+    refused(capsys, tmp_path, mapping, "CFG002", "label_delay")
+    plain = write_own(tmp_path / "plain", tables)
+    assert "labels are complete 7 days after their impression (the default" in run(capsys, "--mapping", plain)[1]

@@ -11,7 +11,8 @@ import pytest
 from advprior.store.columns import schema
 from advprior.store.contract import TABLES
 from advprior.store.errors import AdvpriorError
-from advprior.store.schemas import PROBLEMS, TablesError, validate_tables
+from advprior.store.problems import PROBLEMS, TablesError
+from advprior.store.schemas import validate_tables
 from tests.tiny import PLAN, tiny_tables
 
 
@@ -140,7 +141,64 @@ def time_that_says_never(t):
     t["events"].loc[[4], "timestamp"] = pd.Timestamp("9999-12-31", tz="UTC").as_unit("us")
 
 
+def with_times(t):
+    """Every optional column, sound."""
+    day = pd.Timedelta(days=1)
+    events, shown = t["events"], t["impressions"]
+    t["users"]["known_from"] = events["timestamp"].min() - day
+    t["ads"]["known_from"] = pd.Series(pd.NaT, t["ads"].index, dtype="datetime64[us, UTC]")
+    events["arrived"] = (events["timestamp"] + day).where(events.index % 2 == 0)
+    events["kind"] = "visit"
+    shown["clicked"] = shown["label"]
+    shown["label_time"] = (shown["timestamp"] + 7 * day).where(shown["label"] == 1)
+    for table, column in ((t["users"], "known_from"), (events, "arrived"), (shown, "label_time")):
+        table[column] = table[column].astype("datetime64[us, UTC]")
+
+
+def arrived_early(t):
+    with_times(t)
+    t["events"].loc[[2, 4], "arrived"] = t["events"]["timestamp"] - pd.Timedelta(seconds=1)
+
+
+def clicked_twice(t):
+    with_times(t)
+    t["impressions"].loc[[3], "clicked"] = 2
+
+
+def row_of(t, label):
+    return [int(np.flatnonzero(t["impressions"]["label"] == label)[0])]
+
+
+def label_before_its_impression(t):
+    with_times(t)
+    t["impressions"].loc[row_of(t, 1), "label_time"] = t["impressions"]["timestamp"] - pd.Timedelta(seconds=1)
+
+
+def label_too_late(t):
+    with_times(t)
+    t["impressions"].loc[row_of(t, 1), "label_time"] += pd.Timedelta(seconds=1)
+
+
+def label_time_of_a_negative(t):
+    with_times(t)
+    t["impressions"].loc[row_of(t, 0), "label_time"] = t["impressions"]["timestamp"]
+
+
+def naive_arrivals(t):
+    with_times(t)
+    t["events"]["arrived"] = t["events"]["arrived"].dt.tz_localize(None)
+
+
+def ad_that_was_always_there(t):
+    with_times(t)
+    t["ads"].loc[[1], "known_from"] = pd.Timestamp("1900-01-01", tz="UTC").as_unit("us")
+
+
 CASES = [
+    (arrived_early, ("DAT018", "events", "arrived", (2, 4), 2)),
+    (naive_arrivals, ("DAT009", "events", "arrived", (), 0)),
+    (ad_that_was_always_there, ("DAT017", "ads", "known_from", (1,), 1)),
+    (clicked_twice, ("DAT010", "impressions", "clicked", (3,), 1)),
     (field_with_a_colon, ("DAT015", "users", "profile_xdm:age", (), 0)),
     (two_underscores, ("DAT015", "impressions", "context_page__slot", (), 0)),
     (slate_of_two_users, ("DAT016", "impressions", "slate_id", (8, 9, 10, 11, 12), 8)),
@@ -165,6 +223,39 @@ CASES = [
     (ad_of_nobody, ("DAT011", "ads", "advertiser_id", (1,), 1)),
     (infinite_value, ("DAT013", "events", "value", (2,), 1)),
 ]
+
+
+LABEL_CASES = [
+    (label_before_its_impression, ("DAT018", 1)),
+    (label_too_late, ("DAT019", 1)),
+    (label_time_of_a_negative, ("DAT019", 0)),
+]
+
+
+@pytest.mark.parametrize(("damage", "expected"), LABEL_CASES, ids=[damage.__name__ for damage, _ in LABEL_CASES])
+def test_a_label_comes_about_within_its_delay(tables, damage, expected):
+    damage(tables)
+    code, label = expected
+    assert problems(tables) == [(code, "impressions", "label_time", tuple(row_of(tables, label)), 1)]
+
+
+def test_optional_columns_pass_and_another_delay_lets_later_labels_pass(tables):
+    label_too_late(tables)
+    assert validate_tables(tables, plan=PLAN, label_delay=timedelta(days=8)) == []
+
+
+def test_rows_earlier_than_their_user_or_ad_warn_with_their_count(tables):
+    with_times(tables)
+    user, shown = tables["events"]["user_id"][0], tables["impressions"]
+    tables["users"].loc[tables["users"]["user_id"] == user, "known_from"] = shown["timestamp"].max()
+    tables["ads"]["known_from"] = shown["timestamp"].min()
+    early = sum(
+        int((t["timestamp"][t["user_id"] == user] < shown["timestamp"].max()).sum()) for t in (tables["events"], shown)
+    )
+    assert validate_tables(tables) == [
+        f"users.known_from: {early:,} rows of events and impressions are earlier than it; "
+        "until then they are users without features and priors"
+    ]
 
 
 @pytest.mark.parametrize(("damage", "expected"), CASES, ids=[damage.__name__ for damage, _ in CASES])
