@@ -10,7 +10,7 @@ that was not shown is unknown, so this is unbiased for re-ordering shown ads, an
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,10 +29,10 @@ from ranking.candidates.curve import QUOTAS
 from ranking.candidates.inputs import Pasts, snapshot_of
 from ranking.candidates.towers import Towers
 from ranking.evidence.bootstrap import Outcomes, Resampling, paired_bootstrap
-from ranking.evidence.lift import Lifts, as_lifts
+from ranking.evidence.lift import Lift, Lifts, as_lifts
 from ranking.evidence.metrics import Conversions, Ndcg
 from ranking.evidence.ordering import Sorted
-from ranking.evidence.result import load_seeds
+from ranking.evidence.result import ABLATION_FILE, AblationResult, load_seeds
 from ranking.evidence.wording import outcome
 from ranking.frame.read import FRAME_FILE, FRAME_FIX
 
@@ -50,6 +50,16 @@ EFFECTS = (
     (BOTH, RETRIEVAL, "Ranking, once in retrieval"),
     (BOTH, RANKING, "Retrieval, once in ranking"),
 )
+CONTROL, PLACEBO_ROLE = "control", "placebo"
+
+
+def cell(name: str, reference: str | None = None) -> str:
+    """A cell's name; that of the best control or the placebo bears theirs. Without priors all have the same cell.
+
+    >>> cell(BOTH), cell(BOTH, "neighbours"), cell(NEITHER, "neighbours")
+    ('both', 'both:neighbours', 'neither')
+    """
+    return name if reference is None or name == NEITHER else f"{name}:{reference}"
 
 
 @dataclass(repr=False)
@@ -60,18 +70,48 @@ class TwoByTwo:
     ----------
     lifts : Lifts
         Arms are the cells ``neither``, ``candidates``, ``ranker`` and ``both``; metrics ``conversions_<slots>`` (per
-        slate) and ``ndcg_<slots>``.
+        slate) and ``ndcg_<slots>``. The same effects of the arm's best control and placebo are there too, their cells
+        named by `cell`, and what the arm's cells gain over theirs.
     about : dict
-        k, slots, quota and how it was chosen, arm, rows.
+        k, slots, quota and how it was chosen, arm, rows; ``references``: the best control and the placebo by role, as
+        far as the ablation and the frame have them.
     """
 
     lifts: Lifts
     about: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def references(self) -> dict[str, str]:
+        """Names of the arms that the effects are held against: ``control``, ``placebo``, where they were measured."""
+        return dict(self.about.get("references", {}))
+
+    def effect(self, name: str, against: str, *, role: str | None = None, metric: str | None = None) -> Lift:
+        """What one cell gains over another.
+
+        Parameters
+        ----------
+        name, against : str
+            Cells, as in `EFFECTS`.
+        role : str, optional
+            ``control`` or ``placebo``: the same effect of that arm's priors.
+        metric : str, optional
+            Conversions per slate without.
+        """
+        arm = None if role is None else self.references[role]
+        return self.lifts.get(cell(name, arm), cell(against, arm), metric or self._conversions)
+
+    def over(self, name: str, role: str, metric: str | None = None) -> Lift:
+        """What one cell gains over the same cell of the ``control`` or the ``placebo``."""
+        return self.lifts.get(name, cell(name, self.references[role]), metric or self._conversions)
+
+    @property
+    def _conversions(self) -> str:
+        return f"conversions_{self.about['slots']}"
+
     def frame(self) -> pd.DataFrame:
-        """One row per effect and metric."""
+        """One row per effect of the arm and metric."""
         named = {(arm, against): label for arm, against, label in EFFECTS}
-        table = self.lifts.frame()
+        table = Lifts(lift for lift in self.lifts if (lift.arm, lift.baseline) in named).frame()
         table.insert(0, "effect", [named[pair] for pair in zip(table["arm"], table["baseline"], strict=True)])
         return table
 
@@ -191,8 +231,11 @@ def two_by_two(
     options = options or TwoByTwoOptions()
     scored, scores = load_seeds(ablation)
     _check_arms(scores, options, ablation)
-    top20 = f"{prior_view(options.arm)}_top20"
-    valid, test = _splits(frame, top20)
+    columns, references = {options.arm: f"{prior_view(options.arm)}_top20"}, {}
+    for role, name in _references(ablation, options.arm).items():
+        if name in scores and (column := f"{prior_view(name)}_top20") in _frame_columns(frame):
+            references[role], columns[name] = name, column
+    valid, test = _splits(frame, columns)
     if not np.array_equal(test[IMPRESSION_ID].to_numpy(), scored[IMPRESSION_ID].to_numpy()):
         raise AdvpriorError(
             "RNK006",
@@ -201,38 +244,56 @@ def two_by_two(
             fix="advprior rank ablate on this frame again",
         )
     of_valid, of_test = retrieval_scores(tables, towers, valid, test)
-    quota, tried = _quota(valid, of_valid, top20, options.k)
-
-    sorted_rows = Sorted.of(test[SLATE_ID].to_numpy(), of_test)
-    wanted = test[top20].to_numpy(np.float64) == 1
-    alone, augmented = choose(sorted_rows, wanted, options.k, 0.0), choose(sorted_rows, wanted, options.k, quota)
-    plain, with_priors = scores[options.baseline], scores[options.arm]
-    cells = {
-        NEITHER: [_behind(score, alone) for score in plain],
-        RETRIEVAL: [_behind(score, augmented) for score in plain],
-        RANKING: [_behind(score, alone) for score in with_priors],
-        BOTH: [_behind(score, augmented) for score in with_priors],
-    }
+    rows = Sorted.of(test[SLATE_ID].to_numpy(), of_test)
+    plain = scores[options.baseline]
+    alone = choose(rows, np.zeros(len(test), bool), options.k, 0.0)
+    cells, among, quotas, tried = {NEITHER: _within(plain, alone)}, {"alone": int(test[LABEL][alone].sum())}, {}, {}
+    for name, top20 in columns.items():
+        quotas[name], tried[name] = _quota(valid, of_valid, top20, options.k)
+        augmented = choose(rows, test[top20].to_numpy(np.float64) == 1, options.k, quotas[name])
+        of = None if name == options.arm else name
+        cells[cell(RETRIEVAL, of)] = _within(plain, augmented)
+        cells[cell(RANKING, of)] = _within(scores[name], alone)
+        cells[cell(BOTH, of)] = _within(scores[name], augmented)
+        among["augmented" if of is None else name] = int(test[LABEL][augmented].sum())
     lifts = paired_bootstrap(
         cells,
         Outcomes.of(test[LABEL], test[USER_ID].astype(str), slate=test[SLATE_ID]),
-        [(a, b) for a, b, _ in EFFECTS],
+        _pairs(list(references.values())),
         Resampling((Conversions(options.slots), Ndcg(options.slots)), replicates=options.replicates, progress=True),
     )
     about = {
         "k": options.k,
         "slots": options.slots,
-        "quota": quota,
-        "tried": tried,
+        "quota": quotas[options.arm],
+        "tried": tried[options.arm],
         "arm": options.arm,
         "baseline": options.baseline,
+        "references": references,
+        "quotas": quotas,
         "slates": int(test[SLATE_ID].nunique()),
         "users": int(test[USER_ID].nunique()),
         "positives": int(test[LABEL].sum()),
-        "among_candidates": {"alone": int(test[LABEL][alone].sum()), "augmented": int(test[LABEL][augmented].sum())},
+        "among_candidates": among,
         "data": read_manifest(tables)["facts"].get("note"),
     }
     return TwoByTwo(lifts, about)
+
+
+def _pairs(references: Sequence[str]) -> list[tuple[str, str]]:
+    """Effects of the arm, those of its references, and what its cells gain over theirs."""
+    own = [(cell(arm, of), cell(against, of)) for of in (None, *references) for arm, against, _ in EFFECTS]
+    return own + [(name, cell(name, of)) for of in references for name in (RETRIEVAL, RANKING, BOTH)]
+
+
+def _references(ablation: Path, arm: str) -> dict[str, str]:
+    """The arm's best control and its placebo, by the ablation; nothing where it does not say."""
+    if not (Path(ablation) / ABLATION_FILE).is_file():
+        return {}
+    result = AblationResult.load(ablation)
+    placebo = result.arms.placebo_of(result.arms.find(arm))
+    named = {CONTROL: result.best_controls.get(arm), PLACEBO_ROLE: placebo.name if placebo else None}
+    return {role: name for role, name in named.items() if name is not None}
 
 
 def _check_arms(scores: Mapping[str, Any], options: TwoByTwoOptions, ablation: Path) -> None:
@@ -248,17 +309,26 @@ def _check_arms(scores: Mapping[str, Any], options: TwoByTwoOptions, ablation: P
             )
 
 
-def _splits(frame: Path, top20: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Validation and test rows of a frame, with the columns that a two-by-two reads."""
-    columns = [IMPRESSION_ID, SLATE_ID, USER_ID, AD_ID, TIMESTAMP, LABEL, "split", top20]
+def _frame_columns(frame: Path) -> set[str]:
+    """Columns of a frame's table; none where there is no table."""
+    import pyarrow.parquet as pq
+
+    path = Path(frame) / FRAME_FILE
+    return set(pq.read_schema(path).names) if path.is_file() else set()
+
+
+def _splits(frame: Path, top20: Mapping[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Validation and test rows of a frame, with the columns that a two-by-two reads; ``top20`` by arm."""
+    columns = [IMPRESSION_ID, SLATE_ID, USER_ID, AD_ID, TIMESTAMP, LABEL, "split", *top20.values()]
     table = read_parquet(Path(frame) / FRAME_FILE, fix=FRAME_FIX)
-    if top20 not in table:
-        raise AdvpriorError(
-            "RNK022",
-            "the frame has no priors of this arm",
-            where=top20,
-            fix="build the frame with that predictor's priors",
-        )
+    for name, column in top20.items():
+        if column not in table:
+            raise AdvpriorError(
+                "RNK022",
+                f"the frame has no priors of the arm `{name}`",
+                where=column,
+                fix="build the frame with that predictor's priors",
+            )
     valid, test = (table.loc[table["split"] == name, columns].reset_index(drop=True) for name in ("valid", "test"))
     return valid, test
 
@@ -304,6 +374,6 @@ def _quota(valid: pd.DataFrame, score: Double, top20: str, k: int) -> tuple[floa
     return best, {str(q): round(value, 5) for q, value in recall.items()}
 
 
-def _behind(score: Double, candidates: Bool) -> Double:
-    """Scores with every ad that is no candidate behind all that are."""
-    return np.where(candidates, score, -1.0)
+def _within(scores: Sequence[Double], candidates: Bool) -> list[Double]:
+    """Scores of each seed with every ad that is no candidate behind all that are."""
+    return [np.where(candidates, score, -1.0) for score in scores]

@@ -159,7 +159,8 @@ def measure(encoded: Encoded, arms: Arms, options: AblationOptions) -> AblationR
     enforce([check_same_test_rows({name: one.rows for name, one in reached.items()})], "the test rows")
 
     measured = pd.DataFrame([row for one in reached.values() for row in one.measured], columns=MEASURED)
-    best_control = best_control_of(arms, measured)
+    best_controls = best_controls_of(arms, measured)
+    best_control = best_controls.get(arms.of_role("treatment")[0].name)
     lifts = lifts_of({name: one.draws for name, one in reached.items()}, pairs_of(arms), resampler.options)
     return AblationResult(
         arms,
@@ -170,6 +171,7 @@ def measure(encoded: Encoded, arms: Arms, options: AblationOptions) -> AblationR
         _about(encoded, arms, reached, lifts, options) | {"seconds": round(time.time() - started, 1), "reused": reused},
         encoded.test_rows(),
         {name: one.scores for name, one in reached.items()},
+        best_controls=best_controls,
     )
 
 
@@ -305,10 +307,13 @@ def pairs_of(arms: Arms) -> list[tuple[str, str]]:
     return comparisons
 
 
-def best_control_of(arms: Arms, values: pd.DataFrame) -> str | None:
-    """The control of the first treatment with the best mean AUC on validation rows."""
-    names = [arm.name for arm in arms.controls_of(arms.of_role("treatment")[0])]
-    if not names:
-        return None
-    valid = values[(values["split"] == "valid") & (values["metric"] == Auc.name) & values["arm"].isin(names)]
-    return str(valid.groupby("arm")["value"].mean().idxmax())
+def best_controls_of(arms: Arms, values: pd.DataFrame) -> dict[str, str]:
+    """Each treatment's control with the best mean AUC on validation rows; treatments without a control are left out."""
+    valid = values[(values["split"] == "valid") & (values["metric"] == Auc.name)]
+    mean = valid.groupby("arm")["value"].mean().dropna()
+    best = {}
+    for treatment in arms.of_role("treatment"):
+        reached = mean[mean.index.isin([arm.name for arm in arms.controls_of(treatment)])]
+        if len(reached):
+            best[treatment.name] = str(reached.idxmax())
+    return best

@@ -292,6 +292,7 @@ def _compare(
             replicates=options.replicates,
             level=options.level,
             seed_sd=seed_sd,
+            seeds=seeds,
             higher_is_better=metric.higher_is_better,
             by_cutoff=tuple((by_arm[arm] - by_arm[other])[:, :, 0].mean(axis=1).tolist()),
             **of_family,
@@ -302,7 +303,7 @@ def _compare(
 
 def _max_t(
     differences: Sequence[float], replicates: Sequence[Double], pairs: Sequence[tuple[str, str]], level: float
-) -> list[dict[str, float]]:
+) -> list[dict[str, Any]]:
     """Standard error, p and interval of each comparison, alone and jointly with its family (module docstring)."""
     undefined = dict.fromkeys(("error", "p", "p_adjusted", "adjusted_low", "adjusted_high"), float("nan"))
     out = [dict(undefined) for _ in pairs]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from math import inf, isfinite
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ranking.evidence.wording import interval, outcome, signed
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OVERALL = "overall"
+#: What an interval says. One seed says nothing of other seeds, so its interval is never clear.
+State = Literal["gain", "loss", "unclear", "one seed", "undefined"]
 POWER = 0.8  # chance of finding the smallest lift that counts as detectable
 _LOG_LOSS = "log_loss"  # it moves in the fifth digit
 
@@ -38,16 +41,22 @@ class Lift:
     level : float
         Nominal coverage of the interval.
     seed_sd : float or None
-        Standard deviation of such a difference between training seeds; None with one seed.
+        Standard deviation of *this* difference between training seeds; None with one seed.
     higher_is_better : bool
     error : float
         Standard error of the difference: users and training seeds.
     p, p_adjusted : float
-        Two-sided, from the bootstrap: alone, and among its family of comparisons (max-t).
+        Two-sided: alone, and among its family of comparisons.
     adjusted_low, adjusted_high : float
         Interval that holds for the whole family at once.
     by_cutoff : tuple of float
-        The difference at each cut-off; one number where there is one cut-off.
+        The difference at each cut-off, NaN where it is undefined and left out; one number where there is one cut-off.
+    seeds : int or None
+        Training seeds behind each value; None where that was not recorded.
+    freedom : float
+        Degrees of freedom of `error`; infinite where it is known well.
+    family : int
+        Comparisons that the adjusted interval holds for at once, this one among them.
     """
 
     arm: str
@@ -70,6 +79,9 @@ class Lift:
     adjusted_low: float = float("nan")
     adjusted_high: float = float("nan")
     by_cutoff: tuple[float, ...] = ()
+    seeds: int | None = None
+    freedom: float = inf
+    family: int = 1
 
     @property
     def detectable(self) -> float:
@@ -92,14 +104,43 @@ class Lift:
         return f"{signed(self.difference, shown)} {interval(self.low, self.high, shown)}"
 
     @property
+    def conclusive(self) -> bool:
+        """Whether more than one seed was trained: one interval of one seed holds for its two rankers alone."""
+        return self.seeds != 1
+
+    @property
     def better(self) -> bool:
-        """The whole interval lies on the good side of zero."""
-        return self.low > 0 if self.higher_is_better else self.high < 0
+        """The whole interval lies on the good side of zero, and more than one seed was trained."""
+        return self.conclusive and (self.low > 0 if self.higher_is_better else self.high < 0)
 
     @property
     def worse(self) -> bool:
-        """The whole interval lies on the bad side of zero."""
-        return self.high < 0 if self.higher_is_better else self.low > 0
+        """The whole interval lies on the bad side of zero, and more than one seed was trained."""
+        return self.conclusive and (self.high < 0 if self.higher_is_better else self.low > 0)
+
+    @property
+    def state(self) -> State:
+        """What the interval says.
+
+        >>> one = Lift("llm", "baseline", "auc", "overall", 0.9, 0.89, 0.01, 0.011, 0.005, 0.015, 1000, seeds=1)
+        >>> one.state, replace(one, seeds=3).state
+        ('one seed', 'gain')
+        """
+        if not isfinite(self.difference):
+            return "undefined"
+        if not self.conclusive:
+            return "one seed"
+        return "gain" if self.better else "loss" if self.worse else "unclear"
+
+    @property
+    def joint(self) -> Lift:
+        """The same lift with the interval that holds for its whole family at once."""
+        return replace(self, low=self.adjusted_low, high=self.adjusted_high, p=self.p_adjusted)
+
+    @property
+    def left_out(self) -> int:
+        """Cut-offs that say nothing of it, having no positive or no row, and do not count."""
+        return sum(not isfinite(value) for value in self.by_cutoff) if isfinite(self.difference) else 0
 
     def frame(self) -> pd.DataFrame:
         """One row."""
@@ -187,4 +228,7 @@ def as_lifts(records: Iterable[Mapping[str, Any]]) -> Lifts:
     arguments = [{key: value for key, value in record.items() if key in fields} for record in filled]
     for record in arguments:
         record["by_cutoff"] = tuple(nan if value is None else value for value in record.get("by_cutoff", ()))
+        record["freedom"] = record["freedom"] if isfinite(record.get("freedom", inf)) else inf  # JSON knows none
+        if "seeds" not in record and record.get("seed_sd") is None:  # before seeds were recorded: one left no spread
+            record["seeds"] = 1
     return Lifts(Lift(**record) for record in arguments)

@@ -50,7 +50,7 @@ class AblationResult:
         Every arm against the baseline, and the treatments against every control and placebo.
     verdict : Verdict
     best_control : str or None
-        The control with the best AUC on validation rows.
+        The first treatment's control with the best AUC on validation rows.
     measured : DataFrame
         Every metric of every ranker: columns arm, seed, split, segment, metric, value.
     about : dict
@@ -59,6 +59,11 @@ class AblationResult:
         Test rows: impression_id, user_id, slate_id, label, segments; None in a loaded result until `load_scores`.
     scores : dict of str to list of array
         Test probabilities of each arm, one array per seed, in the order of ``rows``.
+    folder : Path or None
+        Where it was loaded from.
+    best_controls : dict of str to str
+        Each treatment's best control on validation rows. `lifts` holds the comparison with it, and with the
+        treatment's placebo, on every metric and segment.
     """
 
     arms: Arms
@@ -70,6 +75,7 @@ class AblationResult:
     rows: pd.DataFrame | None = None
     scores: dict[str, list[Double]] = field(default_factory=dict)
     folder: Path | None = None
+    best_controls: dict[str, str] = field(default_factory=dict)
 
     def frame(self) -> pd.DataFrame:
         """Lifts, one row per arm, baseline, metric and segment."""
@@ -214,6 +220,7 @@ class AblationResult:
             "lifts": [asdict(lift) for lift in self.lifts],
             "verdict": self.verdict.to_json(),
             "best_control": self.best_control,
+            "best_controls": self.best_controls,
             "measured": self.measured.to_dict("records"),
             **self.about,
         }
@@ -249,8 +256,9 @@ class AblationResult:
                 Verdict(verdict["kind"], verdict["sentence"], verdict["details"]),
                 about.pop("best_control"),
                 pd.DataFrame(about.pop("measured"), columns=MEASURED).astype({"value": np.float64}),
-                about,
                 folder=folder,
+                best_controls=about.pop("best_controls", {}),
+                about=about,
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise AdvpriorError(

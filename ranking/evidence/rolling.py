@@ -22,7 +22,7 @@ from advprior.store.contract import LABEL, SLATE_ID, USER_ID, TimePlan
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import Run, digest, read_manifest
 from advprior.store.tables import load_time_plan, present_tables
-from ranking.evidence.ablation import best_control_of, pairs_of, warnings_of
+from ranking.evidence.ablation import best_controls_of, pairs_of, warnings_of
 from ranking.evidence.bootstrap import Outcomes, Resampling, paired_bootstrap
 from ranking.evidence.lift import OVERALL
 from ranking.evidence.result import AblationResult
@@ -121,12 +121,15 @@ def pool(ablations: Sequence[Path], *, replicates: int = 1000) -> AblationResult
     measured = pd.concat(
         [r.measured.assign(seed=r.measured["seed"] + i * seeds) for i, r in enumerate(results)], ignore_index=True
     )
-    best_control = best_control_of(first.arms, measured)
+    best_controls = best_controls_of(first.arms, measured)
+    best_control = best_controls.get(first.arms.of_role("treatment")[0].name)
     about = _about(results, rows.assign(**{SLATE_ID: slate}), segments)
     about["warnings"] = [finding.to_json() for finding in warnings_of(lifts, first.arms)]
     about["settings"] = {**about["settings"], "replicates": replicates}
     verdict = judge(lifts, first.arms, best_control=best_control)
-    return AblationResult(first.arms, lifts, verdict, best_control, measured, about, scores=scores)
+    return AblationResult(
+        first.arms, lifts, verdict, best_control, measured, about, scores=scores, best_controls=best_controls
+    )
 
 
 def _check_alike(results: Sequence[AblationResult], ablations: Sequence[Path]) -> None:

@@ -60,7 +60,7 @@ def test_training_noise_is_in_the_interval():
 def test_a_planted_difference_is_found_with_its_sign():
     rng = np.random.default_rng(5)
     user, truth, label, slate = world(rng, users=200)
-    arms = {"base": [noisy(rng, truth, user, 1.5)], "arm": [noisy(rng, truth, user, 0.5)]}
+    arms = {arm: [noisy(rng, truth, user, sd) for _ in range(2)] for arm, sd in (("base", 1.5), ("arm", 0.5))}
     lifts = bootstrap(arms, label, user, [("arm", "base")], slate=slate, replicates=300)
     assert len(lifts) == len(DEFAULT_METRICS)
     assert all(lift.better and not lift.worse for lift in lifts)
@@ -68,6 +68,11 @@ def test_a_planted_difference_is_found_with_its_sign():
     back = bootstrap(arms, label, user, [("base", "arm")], slate=slate, replicates=300)
     assert all(lift.worse and not lift.better for lift in back)
     assert back[0].difference == pytest.approx(-lifts[0].difference)
+    one_seed = {arm: of_arm[:1] for arm, of_arm in arms.items()}
+    alone = bootstrap(one_seed, label, user, [("arm", "base")], metrics=(Auc(),))
+    assert alone[0].low > 0
+    assert {lift.state for lift in alone} == {"one seed"}
+    assert not any(lift.better or lift.worse for lift in alone)
 
 
 def test_pairing_makes_the_interval_shorter_than_that_of_one_arm():

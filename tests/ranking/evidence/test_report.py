@@ -132,7 +132,7 @@ def test_candidates_and_the_two_by_two_have_their_sections(workspace, tmp_path):
     label, user, slate = (frame[name].to_numpy() for name in ("label", "user_id", "slate_id"))
     rng = np.random.default_rng(0)
     cells = {
-        name: [rng.random(len(frame)) + add * label]
+        name: [rng.random(len(frame)) + add * label for _ in range(2)]
         for name, add in ((NEITHER, 0), (RETRIEVAL, 0.2), (RANKING, 0.3), (BOTH, 0.6))
     }
     options = Resampling((Conversions(5), Ndcg(5)), replicates=50)
