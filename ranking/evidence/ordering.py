@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from advprior.store.arrays import Int
+from advprior.store.arrays import Bool, Double, Int
 
 
 @dataclass(frozen=True)
 class Sorted:
-    """Rows by request and falling score.
+    """Rows by request and falling score; equal scores stand in an order drawn at random, the same in every call.
+
+    A file's own order may know the label (clicks logged first): it must not break ties.
 
     Parameters
     ----------
@@ -25,6 +28,8 @@ class Sorted:
         Place of each sorted row in its request; 0 is the request's best.
     starts : int array [requests]
         First sorted row of each request.
+    new_tie : bool array [rows]
+        Whether a sorted row's request or score is another than that of the row before it.
 
     Examples
     --------
@@ -37,14 +42,37 @@ class Sorted:
     request: Int
     place: Int
     starts: Int
+    new_tie: Bool
 
     @classmethod
     def of(cls, request: ArrayLike, score: ArrayLike) -> Sorted:
-        """Sort rows; equal scores keep their order."""
-        order = np.lexsort((-np.asarray(score, dtype=np.float64), np.asarray(request)))
+        """Sort rows."""
+        values = np.asarray(score, dtype=np.float64)
+        order = np.lexsort((-values, np.asarray(request)))
         _, compact = np.unique(np.asarray(request)[order], return_inverse=True)
         starts = np.flatnonzero(np.diff(compact, prepend=-1))
-        return cls(order, compact, np.arange(len(order)) - starts[compact], starts)
+        place = np.arange(len(order)) - starts[compact]
+        new_tie = (place == 0) | (np.diff(values[order], prepend=np.nan) != 0)
+        equal = np.flatnonzero(~new_tie | ~np.append(new_tie[1:], True))  # rows that are tied with another
+        if len(equal):
+            drawn = np.random.default_rng(0).random(len(equal))
+            order[equal] = order[equal[np.lexsort((drawn, np.cumsum(new_tie)[equal]))]]
+        return cls(order, compact, place, starts, new_tie)
+
+    @cached_property
+    def ties(self) -> tuple[Int, Int]:
+        """Of each sorted row: rows of its request and score, and the place of the first of them."""
+        tie = np.cumsum(self.new_tie) - 1
+        return np.bincount(tie)[tie], self.place[self.new_tie][tie]
+
+    def shown(self, load: int) -> Double:
+        """Chance of each sorted row to be among its request's first ``load``, ties broken at random.
+
+        >>> Sorted.of([1, 1, 1], [0.9, 0.5, 0.5]).shown(2).tolist()
+        [1.0, 0.5, 0.5]
+        """
+        tied, first = self.ties
+        return np.clip((load - first) / tied, 0.0, 1.0)
 
     def running(self, mask: NDArray[np.bool_]) -> Int:
         """How many of the request's rows up to and with each one are in a mask of the sorted rows."""

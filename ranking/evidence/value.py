@@ -38,7 +38,9 @@ def value_at_loads(
     Returns
     -------
     list of dict
-        arm, load, conversions, share (of the slates' conversions), hhi (of advertisers over ads shown).
+        arm, load, conversions, share (of the slates' conversions), hhi (of advertisers over ads shown). Tied scores
+        share what their places show, as if broken at random: conversions are the mean over those orders, the
+        concentration is that of the expected number of ads shown.
 
     Examples
     --------
@@ -56,8 +58,9 @@ def value_at_loads(
             rows = Sorted.of(slate, score)
             slates = max(len(rows.starts), 1)
             for load in loads:
-                shown = rows.order[rows.place < load]
-                by_load[load].append((float(y[shown].sum()), concentration(advertiser[shown])))
+                shown = rows.shown(load)
+                conversions = float(shown @ y[rows.order])
+                by_load[load].append((conversions, concentration(advertiser[rows.order], shown)))
         for load in loads:
             hits, hhi = np.mean(by_load[load], axis=0)
             out.append(

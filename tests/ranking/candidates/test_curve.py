@@ -33,10 +33,11 @@ def invoke(*arguments):
 )
 def test_a_choice_is_the_loop_written_out(rows, k, quota):
     request, score, wanted = (np.array(column) for column in zip(*rows, strict=True))
-    taken = choose(Sorted.of(request, score), wanted, k, quota)
+    ranked = Sorted.of(request, score)
+    taken = choose(ranked, wanted, k, quota)
     for r in np.unique(request):
-        mine = np.flatnonzero(request == r)
-        order = mine[np.argsort(-score[mine], kind="stable")].tolist()
+        order = [i for i in ranked.order if request[i] == r]
+        assert (np.diff(score[order]) <= 0).all()
         kept = round(quota * k)
         head = order[: k - kept]
         extra = [i for i in order[k - kept :] if wanted[i]][:kept]

@@ -1,12 +1,28 @@
 """Metrics against hand arithmetic, against scikit-learn, and under weights against repeated rows."""
 
+from itertools import permutations
 from math import log, log2
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 
-from ranking.evidence.metrics import Auc, Ece, LogLoss, Mrr, Ndcg, NormalisedEntropy, PrAuc, Rows, calibration_curve
+from ranking.evidence.metrics import (
+    Auc,
+    Conversions,
+    Ece,
+    LogLoss,
+    Mrr,
+    Ndcg,
+    NormalisedEntropy,
+    PrAuc,
+    Rows,
+    calibration_curve,
+)
+from ranking.evidence.ordering import Sorted
+from ranking.evidence.value import value_at_loads
 
 ALL = [Auc(), PrAuc(), LogLoss(), NormalisedEntropy(), Ece(4), Ndcg(3), Mrr()]
 
@@ -52,7 +68,57 @@ def test_ties_within_a_slate_do_not_depend_on_row_order():
     first = Rows.of([1, 0, 0], [0.5, 0.5, 0.5], slate=[1, 1, 1])
     last = Rows.of([0, 0, 1], [0.5, 0.5, 0.5], slate=[1, 1, 1])
     assert Ndcg(10)(first) == Ndcg(10)(last) == pytest.approx((1 + 1 / log2(3) + 1 / 2) / 3)
-    assert Mrr()(first) == Mrr()(last) == pytest.approx(1 / 2)  # expected place (3 + 1) / (1 + 1) = 2
+    assert Mrr()(first) == Mrr()(last) == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
+    # .9 without a hit, then three tied with two hits: first hit at place 2 in two of three orders, at 3 in one
+    two = Rows.of([0, 1, 1, 0], [0.9, 0.5, 0.5, 0.5], slate=[1, 1, 1, 1])
+    assert Mrr()(two) == pytest.approx((2 / 3) / 2 + (1 / 3) / 3)
+    assert Conversions(2)(two) == pytest.approx(2 / 3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0, 1]), st.sampled_from([0.1, 0.4, 0.9]), st.sampled_from([0, 1])),
+        min_size=1,
+        max_size=4,
+    ),
+    st.integers(1, 4),
+)
+def test_a_value_under_ties_is_the_mean_over_all_orders_of_the_tied(impressions, k):
+    """Every metric of an order; the orders are all those that agree with the scores."""
+    label, score, slate = (np.array(column) for column in zip(*impressions, strict=True))
+    advertiser = np.arange(len(label))
+    metrics = [Auc(), Ndcg(k), Mrr(), Conversions(k)]
+    orders = [np.array(order) for order in permutations(range(len(label)))]
+    broken = [score + 1e-6 * order for order in orders]  # no ties left: each order of the tied rows equally often
+    tied = Rows.of(label, score, slate=slate)
+    for metric in metrics:
+        mean = np.mean([metric(Rows.of(label, one, slate=slate)) for one in broken])
+        assert metric(tied) == pytest.approx(mean, nan_ok=True), metric
+    by_order = [value_at_loads(slate, label, advertiser, {"a": [one]}, [k])[0]["conversions"] for one in broken]
+    value = value_at_loads(slate, label, advertiser, {"a": [score]}, [k])[0]
+    assert value["conversions"] == pytest.approx(np.mean(by_order))
+
+
+def test_large_ties_keep_their_digits():
+    rows = 4000
+    label = np.zeros(rows, dtype=int)
+    label[:3] = 1
+    chance, left = [], 1.0  # of the first hit at each place, by drawing without replacement
+    for place in range(rows - 2):
+        chance.append(left * 3 / (rows - place))
+        left *= 1 - 3 / (rows - place)
+    expected = sum(c / (place + 1) for place, c in enumerate(chance))
+    assert Mrr()(Rows.of(label, np.full(rows, 0.5), slate=np.zeros(rows))) == pytest.approx(expected, rel=1e-9)
+
+
+def test_ties_of_equal_scores_are_not_broken_by_the_order_of_rows():
+    """Positives logged first: the mean place of a positive among tied rows is the middle."""
+    slates, size = 500, 8
+    request, label = np.repeat(np.arange(slates), size), np.tile(np.arange(size) == 0, slates)
+    rows = Sorted.of(request, np.full(slates * size, 0.5))
+    assert rows.place[label[rows.order]].mean() == pytest.approx((size - 1) / 2, abs=0.5)  # standard error 0.1
+    assert (Sorted.of(request, np.full(slates * size, 0.5)).order == rows.order).all()
 
 
 def test_equal_to_scikit_learn_with_ties():
