@@ -16,7 +16,9 @@ PREDICTORS = (LLM, POPULARITY, NEIGHBOURS, SASREC, HYBRID, CATALOG_TEXT, ZERO_SH
 @click.option("--tables", required=True, type=click.Path(path_type=Path), help="Canonical tables (advprior data).")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder to write.")
 @click.option("--predictor", type=click.Choice(PREDICTORS), default="llm", show_default=True, help="Predictor to fit.")
-@click.option("--config", type=click.Path(path_type=Path), help="Settings (YAML); defaults without one.")
+@click.option(
+    "--config", type=click.Path(path_type=Path), help="Settings (YAML). Default: those of the project under configs/."
+)
 @click.option(
     "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a setting: training.epochs=2. Repeatable."
 )
@@ -45,10 +47,15 @@ def finetune(
     from advprior.history.withheld import choose_withheld
     from advprior.pipeline.fit import finetune as run
     from advprior.pipeline.fit import read_settings
+    from advprior.store.project_files import SETTINGS_FILES, project_folder
     from advprior.store.runs import read_manifest
 
+    project = None if config is not None else project_folder(tables, out)
+    settings = read_settings(predictor, config, changes, project=project)
+    if project is not None and (project / SETTINGS_FILES.get(predictor, "")).is_file():
+        click.echo(f"settings: {project / SETTINGS_FILES[predictor]}")
     withheld = choose_withheld(tables, withhold, seed) if withhold is not None else ()
-    if not run(tables, out, predictor, read_settings(predictor, config, changes), force=force, withheld=withheld):
+    if not run(tables, out, predictor, settings, force=force, withheld=withheld):
         click.echo(f"finetune {predictor}: unchanged, reused {out}")
         return
     manifest = read_manifest(out)

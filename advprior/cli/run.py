@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from advprior.store.errors import AdvpriorError
+from advprior.store.project_files import ARMS_FILE, PROJECT_FILE
+
+if TYPE_CHECKING:
+    from advprior.pipeline.settings import Project
 
 _PROJECT = click.argument(
     "folder", metavar="[DIR]", type=click.Path(path_type=Path, file_okay=False), default=Path(), required=False
@@ -29,6 +36,10 @@ def run(folder: Path, until: str | None, dry_run: bool, jobs: int, force: bool) 
 
     project = read_project(folder)
     outlook.check_project(project)
+    _check_arms(project)
+    edited = outlook.edited_configs(project)
+    if edited:
+        click.echo(edited)
     if dry_run:
         for line in outlook.dry_run(project, until, force=force):
             click.echo(line)
@@ -38,6 +49,33 @@ def run(folder: Path, until: str | None, dry_run: bool, jobs: int, force: bool) 
     outcome = work(project, RunOptions(until, jobs, force))
     for line in outlook.summary(project, outcome, until):
         click.echo(line)
+
+
+def _check_arms(project: Project) -> None:
+    """Arms and the ranker's settings are `ranking`'s to read: refused now by its command, not after the long steps."""
+    from advprior.cli import cli
+    from advprior.pipeline.plan import make_plan
+
+    plan = make_plan(project)
+    commands = [step.command for step in plan.steps if "--arms" in step.command]
+    for name in dict.fromkeys(command[command.index("--arms") + 1] for command in commands):
+        path = project.folder / name
+        generated = name in plan.files
+        if generated:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(plan.files[name])
+        try:
+            cli.main(["rank", "arms", "--quiet", "--arms", str(path)], prog_name="advprior", standalone_mode=False)
+        except AdvpriorError as error:
+            where = f"{project.folder / ARMS_FILE}, and arms in {project.folder / PROJECT_FILE}"
+            raise AdvpriorError(
+                error.code,
+                error.what,
+                where=where if generated else error.where,
+                actual=error.actual,
+                expected=error.expected,
+                fix=error.fix,
+            ) from error
 
 
 @click.command()

@@ -1,68 +1,93 @@
-"""The arms of a project: those of the shipped file whose priors it makes, and one for each prior that file lacks.
+"""The arms of a project: those of its `configs/arms.yaml` whose priors it makes, and one for each prior that lacks one.
 
-Written into the project's hidden folder, so that `advprior.yaml` stays one screen. The shipped file is read as data:
-what an arm's keys mean is `ranking`'s to say.
+Written into the project's hidden folder, so that `advprior.yaml` stays one screen. The file is read as data: what an
+arm's keys mean is `ranking`'s to say.
 """
 
 from __future__ import annotations
 
 import json
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from advprior.pipeline.own_defaults import own_arms, shipped_arms
 from advprior.pipeline.presets import CHEAP
 from advprior.pipeline.settings import Prior, ProjectConfig
-from advprior.store.contract import CATALOG_TEXT, HYBRID, LLM, ZERO_SHOT, prior_service
+from advprior.store.contract import CATALOG_TEXT, HYBRID, LLM, ZERO_SHOT, prior_service, prior_view
 
 #: Enough trees to see which way the cheap priors point, at a tenth of the cost, where the final arms are the user's.
 FIRST_RANKER = {"learning_rate": 0.1, "max_rounds": 120, "patience": 10}
 
 
-def arms_text(config: ProjectConfig) -> str:
-    """Arms file of a project, YAML."""
-    shipped = _shipped()
-    arms = [arm for arm in shipped["arms"] if arm["role"] == "baseline"]
-    for prior in _in_shipped_order(config, shipped):
-        arms.append(_arm(shipped, prior))
-        if prior.placebo_name is not None:
-            arms.append(_placebo(shipped, prior))
-    if config.arms.variants:
-        arms += [arm for arm in shipped["arms"] if arm.get("optional")]
-    return _text(arms, {**shipped.get("ranker", {}), **config.arms.ranker})
+def arms_text(config: ProjectConfig, project: Path | None = None) -> str:
+    """Arms file of a project, YAML.
+
+    Parameters
+    ----------
+    config : ProjectConfig
+    project : Path, optional
+        Folder whose `configs/arms.yaml` is the template: its arms of the project's priors, those that the user wrote
+        into it, and its ranker. A shipped arm that the user took out is not measured. Without one, the shipped file.
+    """
+    template = _template(project)
+    arms = [arm for arm in template["arms"] if _role(arm) == "baseline"]
+    for prior in _in_order(config, template):
+        if prior.name in template["removed"] and prior != config.served:
+            continue
+        arms.append(_arm(template, prior))
+        if prior.placebo_name is not None and prior.placebo_name not in template["removed"]:
+            arms.append(_placebo(template, prior))
+    names = {arm["name"] for arm in arms}
+    more = [arm for arm in template["arms"] if arm["name"] not in names and _role(arm) != "baseline"]
+    arms += [arm for arm in more if config.arms.variants and arm.get("optional")]
+    arms += [arm for arm in more if arm["name"] in template["added"] and not arm.get("optional")]
+    return _text(arms, {**template["ranker"], **config.arms.ranker})
 
 
-def first_arms_text(config: ProjectConfig) -> str:
+def first_arms_text(config: ProjectConfig, project: Path | None = None) -> str:
     """Arms file of the first answer: the cheap priors alone, the last of them on trial."""
-    shipped = _shipped()
+    template = _template(project)
     cheap = [prior for prior in config.priors if prior.predictor in CHEAP]
-    arms = [arm for arm in shipped["arms"] if arm["role"] == "baseline"]
-    arms += [{**_arm(shipped, prior), "role": "control"} for prior in cheap]
+    arms = [arm for arm in template["arms"] if _role(arm) == "baseline"]
+    arms += [{**_arm(template, prior), "role": "control"} for prior in cheap]
     arms[-1]["role"] = "treatment"
     small = FIRST_RANKER if config.arms.file is not None else {}
-    return _text(arms, {**shipped.get("ranker", {}), **small, **config.arms.ranker})
+    return _text(arms, {**template["ranker"], **small, **config.arms.ranker})
 
 
-def _shipped() -> dict[str, Any]:
-    text = files("ranking").joinpath("models/arms.yaml").read_text()
-    shipped: dict[str, Any] = yaml.safe_load(text)
-    return shipped
+def _template(project: Path | None) -> dict[str, Any]:
+    """The arms and the ranker to start from, and which arms the user wrote or took out."""
+    shipped = shipped_arms()
+    template = shipped if project is None else own_arms(project)
+    names = {arm["name"] for arm in template["arms"]}
+    packaged = {arm["name"] for arm in shipped["arms"]}
+    return {
+        "arms": template["arms"],
+        "ranker": dict(template.get("ranker") or {}),
+        "added": names - packaged,
+        "removed": packaged - names,
+    }
 
 
-def _in_shipped_order(config: ProjectConfig, shipped: dict[str, Any]) -> list[Prior]:
-    """Priors as the shipped file lists them, then the others; the served one is the first on trial: the verdict's."""
-    order = [arm["name"] for arm in shipped["arms"]]
+def _role(arm: dict[str, Any]) -> str:
+    return str(arm.get("role", "treatment"))
+
+
+def _in_order(config: ProjectConfig, template: dict[str, Any]) -> list[Prior]:
+    """Priors as the template lists them, then the others; the served one is the first on trial: the verdict's."""
+    order = [arm["name"] for arm in template["arms"]]
     priors = sorted(config.priors, key=lambda prior: order.index(prior.name) if prior.name in order else len(order))
-    if _arm(shipped, config.served)["role"] == "treatment":
+    if _role(_arm(template, config.served)) == "treatment":
         priors.remove(config.served)
-        first = next((i for i, prior in enumerate(priors) if _arm(shipped, prior)["role"] == "treatment"), len(priors))
+        first = next((i for i, prior in enumerate(priors) if _role(_arm(template, prior)) == "treatment"), len(priors))
         priors.insert(first, config.served)
     return priors
 
 
-def _arm(shipped: dict[str, Any], prior: Prior) -> dict[str, Any]:
-    same = next((dict(arm) for arm in shipped["arms"] if arm["name"] == prior.name), None)
+def _arm(template: dict[str, Any], prior: Prior) -> dict[str, Any]:
+    same = next((dict(arm) for arm in template["arms"] if arm["name"] == prior.name), None)
     if same is None:
         treatments = (LLM, HYBRID, CATALOG_TEXT, ZERO_SHOT)
         words = prior.name.replace("_", " ") + (" by category" if prior.by == "advertiser_category" else "")
@@ -71,32 +96,26 @@ def _arm(shipped: dict[str, Any], prior: Prior) -> dict[str, Any]:
             "service": prior_service(prior.name),
             "label": f"+ {words} prior",
             "role": "treatment" if prior.predictor in treatments else "control",
-            "adds": _adds(shipped, prior.name),
+            "adds": [prior_view(prior.name)],
         }
     same |= {"role": prior.role} if prior.role else {}
     return same | ({"label": prior.label} if prior.label else {})
 
 
-def _placebo(shipped: dict[str, Any], prior: Prior) -> dict[str, Any]:
+def _placebo(template: dict[str, Any], prior: Prior) -> dict[str, Any]:
     name = str(prior.placebo_name)
-    same = next((arm for arm in shipped["arms"] if arm["name"] == name), None)
+    same = next((arm for arm in template["arms"] if arm["name"] == name), None)
     return same or {
         "name": name,
         "service": prior_service(name),
         "label": f"+ placebo ({prior.name.replace('_', ' ')} priors of other users)",
         "role": "placebo",
         "of": prior.name,
-        "adds": _adds(shipped, name),
+        "adds": [prior_view(name)],
     }
 
 
-def _adds(shipped: dict[str, Any], name: str) -> list[str]:
-    """What an arm of this prior adds, in the form in which the shipped LLM arm says it."""
-    (model,) = (arm for arm in shipped["arms"] if arm["name"] == LLM)
-    return [str(group).replace(LLM, name) for group in model["adds"]]
-
-
 def _text(arms: list[dict[str, Any]], ranker: dict[str, Any]) -> str:
-    head = "# Made by `advprior run` from advprior.yaml, which names a file of your own: arms: {file: my_arms.yaml}\n"
+    head = "# Made by `advprior run` from configs/arms.yaml: arms of the priors in advprior.yaml, and your own\n"
     # through JSON: YAML's anchors for what occurs twice would only puzzle a reader
-    return head + yaml.safe_dump(json.loads(json.dumps({"arms": arms, "ranker": ranker})), sort_keys=False)
+    return head + yaml.safe_dump(json.loads(json.dumps({"arms": arms, "ranker": ranker}, default=str)), sort_keys=False)

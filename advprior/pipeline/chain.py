@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 
 from advprior.pipeline.armsfile import arms_text, first_arms_text
+from advprior.pipeline.own_defaults import edited_settings
 from advprior.pipeline.presets import CHEAP
 from advprior.pipeline.settings import HIDDEN, Prior, Project
 from advprior.pipeline.span_settings import merged, settings_for_span
@@ -202,10 +203,13 @@ class Chain:
         self.steps.append(Step(f"publish {name}{self.suffix}", command, (priors,), self.view(name), kind="publish"))
 
     def _settings(self, prior: Prior) -> str | None:
-        """Settings file of a prior: the user's own, or one made of what the project file and the data's span say."""
+        """Settings file of a prior: the one it names, or one made of what the data's span, the project's own defaults
+        and the project file say, in that order.
+        """
         if prior.settings_file is not None:
             return prior.settings_file
-        settings = merged(settings_for_span(prior.predictor, self.times), prior.settings)
+        own = edited_settings(prior.predictor, self.project.folder)
+        settings = merged(merged(settings_for_span(prior.predictor, self.times), own), prior.settings)
         if not settings:
             return None
         path = f"{HIDDEN}/settings/{self.at(prior.name)}.yaml"
@@ -253,7 +257,7 @@ class Chain:
         self.advprior("first rank frame", *frame, out="first/frame", reads=(TABLES,), also=views)
         self._after("first feast apply")
         arms = f"{HIDDEN}/arms_first.yaml"
-        self.files[arms] = first_arms_text(self.config)
+        self.files[arms] = first_arms_text(self.config, self.project.folder)
         ablate = ("rank", "ablate", "--frame", self.at("first/frame"), "--arms", arms)
         seeds = self._seeds() if self.config.arms.file is None else ("--seeds", "1")
         words = (*ablate, *seeds, "--replicates", "200")
@@ -289,7 +293,7 @@ class Chain:
         if self.config.arms.file is not None:
             return self.config.arms.file
         path = f"{HIDDEN}/arms.yaml"
-        self.files[path] = arms_text(self.config)
+        self.files[path] = arms_text(self.config, self.project.folder)
         return path
 
     def retrieval(self) -> None:

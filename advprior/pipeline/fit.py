@@ -9,8 +9,9 @@ from typing import Any
 from advprior.history.withheld import without
 from advprior.predictors.base import BEFORE, FitData
 from advprior.predictors.registry import predictor_class
-from advprior.store.contract import EVENTS, USERS
+from advprior.store.contract import EVENTS, SASREC, USERS
 from advprior.store.errors import AdvpriorError
+from advprior.store.project_files import SETTINGS_FILES, read_yaml
 from advprior.store.runs import (
     Origin,
     Stopwatch,
@@ -29,7 +30,7 @@ STEP = "finetune"
 CODE_VERSION = 3
 
 
-def read_settings(kind: str, path: Path | None, changes: Sequence[str] = ()) -> Any:
+def read_settings(kind: str, path: Path | None, changes: Sequence[str] = (), *, project: Path | None = None) -> Any:
     """Checked settings of a predictor from a YAML file (defaults without one), with some of them changed.
 
     Parameters
@@ -38,6 +39,8 @@ def read_settings(kind: str, path: Path | None, changes: Sequence[str] = ()) -> 
     path : Path, optional
     changes : sequence of str
         ``key=value``, dots between levels, the value as YAML: ``encoder.twin=true``.
+    project : Path, optional
+        Project folder whose file under ``configs/`` is read where no path is given.
 
     Raises
     ------
@@ -45,20 +48,30 @@ def read_settings(kind: str, path: Path | None, changes: Sequence[str] = ()) -> 
         ``CFG001`` when the file is missing or no YAML mapping, or a change is no ``key=value``; ``CFG002`` when a
         setting is unknown or wrong.
     """
-    import yaml
-
-    raw: Any = {}
-    if path is not None:
-        try:
-            raw = yaml.safe_load(Path(path).read_text()) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise AdvpriorError("CFG001", "the config cannot be read", where=str(path), actual=reason) from error
-        if not isinstance(raw, dict):
-            raise AdvpriorError("CFG001", "the config is no mapping", where=str(path), actual=type(raw).__name__)
+    where = str(path or "--set")
+    raw = {} if path is None else read_yaml(path, "the config")
+    if path is None and project is not None and (name := SETTINGS_FILES.get(kind)) is not None:
+        raw, where = own_settings(kind, project), str(project / name)
     for change in changes:
         _change(raw, change)
-    return validated_settings(kind, raw, str(path or "--set"))
+    return validated_settings(kind, raw, where)
+
+
+def own_settings(kind: str, project: Path) -> dict[str, Any]:
+    """What a project's file under ``configs/`` says of a predictor; empty where it has none.
+
+    Raises
+    ------
+    AdvpriorError
+        ``CFG001`` when the file cannot be read.
+    """
+    name = SETTINGS_FILES.get(kind)
+    if name is None or not (project / name).is_file():
+        return {}
+    raw = read_yaml(project / name, "the config")
+    if kind == SASREC:  # shares the hybrid's file, and has no encoder
+        raw.pop("encoder", None)
+    return raw
 
 
 def validated_settings(kind: str, raw: dict[str, Any], where: str) -> Any:

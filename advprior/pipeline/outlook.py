@@ -8,9 +8,11 @@ from pathlib import Path
 
 from advprior.pipeline.budget import forecast_lines
 from advprior.pipeline.forecast import Forecast, duration
+from advprior.pipeline.own_defaults import edited_files
 from advprior.pipeline.plan import FIRST, make_plan, tables_folder, time_plan
 from advprior.pipeline.runner import Outcome, last_step, stamps_of
 from advprior.pipeline.settings import PROJECT_FILE, Project
+from advprior.pipeline.span_settings import merged
 from advprior.pipeline.steps import Cost, Step, states
 from advprior.store.contract import TimePlan
 from advprior.store.runs import MANIFEST, read_manifest
@@ -25,17 +27,24 @@ def check_project(project: Project) -> None:
         ``CFG001`` and ``CFG002``, as `advprior finetune` raises them; ``STO001`` and ``STO023`` for the
         feature repository.
     """
-    from advprior.pipeline.fit import read_settings, validated_settings
+    from advprior.pipeline.fit import own_settings, read_settings, validated_settings
     from advprior.store.offline import store_config
 
     store_config(project.folder / "feature_repo")
     for prior in project.config.priors:
         if prior.settings_file is not None:
             read_settings(prior.predictor, project.folder / prior.settings_file)
-        elif prior.settings:
-            validated_settings(
-                prior.predictor, prior.settings, f"{project.folder / PROJECT_FILE}: settings of {prior.name}"
-            )
+            continue
+        read_settings(prior.predictor, None, project=project.folder)
+        if prior.settings:
+            whole = merged(own_settings(prior.predictor, project.folder), prior.settings)
+            validated_settings(prior.predictor, whole, f"{project.folder / PROJECT_FILE}: settings of {prior.name}")
+
+
+def edited_configs(project: Project) -> str:
+    """Which of the project's own files are its defaults because they say something else than the shipped ones."""
+    edited = edited_files(project.folder)
+    return f"defaults of this project: {', '.join(str(project.folder / name) for name in edited)}" if edited else ""
 
 
 def status_rows(project: Project) -> list[tuple[Step, str, str, Cost | None]]:

@@ -14,9 +14,9 @@ from importlib.resources import files
 from pathlib import Path
 
 from advprior.store.errors import AdvpriorError
+from advprior.store.project_files import PROJECT_FILE
 from advprior.store.runs import write_json
 
-PROJECT_FILE = "advprior.yaml"
 RECORD = ".advprior/files.json"
 OLD_RECORD = ".advprior.json"  # where earlier versions kept it
 

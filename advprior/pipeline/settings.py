@@ -14,8 +14,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from advprior.pipeline.presets import FEW, FULL, STALE_WEEKS
 from advprior.store.contract import LLM, PLACEBO, PREDICTORS
 from advprior.store.errors import AdvpriorError
+from advprior.store.project_files import PROJECT_FILE
 
-PROJECT_FILE = "advprior.yaml"
 HIDDEN = ".advprior"  # folder of what a run keeps for itself
 OLD_RECORD = ".advprior.json"  # what earlier versions of `init` left, without a project file
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
 
+_UNKNOWN = "unknown key"
+
 
 def key_paths(model: type[BaseModel]) -> list[str]:
     """Every key that a model takes, dots between levels; a list's own keys follow the list's name.
@@ -36,22 +38,47 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def nearest_key(unknown: str, paths: list[str]) -> str | None:
-    """The known path that an unknown one was probably meant to be: of the same level first, then anywhere.
+    """The known path, or paths, that an unknown one was probably meant to be.
 
-    >>> paths = ["layers", "training", "training.epochs", "training.valid_days"]
+    A key of the very name in another place comes before one of a similar name in the same place, unless a letter is all
+    that they differ by.
+
+    >>> paths = ["layers", "horizon_days", "training", "training.epochs", "training.valid_days", "ranking.epochs"]
     >>> nearest_key("training.valid_day", paths), nearest_key("valid_days", paths), nearest_key("zzz", paths)
     ('training.valid_days', 'training.valid_days', None)
+    >>> nearest_key("training.layers", paths), nearest_key("lora.epochs", paths)
+    ('layers', 'training.epochs or ranking.epochs')
+    >>> nearest_key("arms.seed", ["arms", "arms.seeds", "seed"])
+    'arms.seeds or seed'
     """
     level, _, last = unknown.rpartition(".")
     by_name: dict[str, list[str]] = {}
     for path in paths:
         by_name.setdefault(path.rpartition(".")[2], []).append(path)
     same_level = {path.rpartition(".")[2]: path for path in paths if path.rpartition(".")[0] == level}
-    for names in (same_level, {name: some[0] for name, some in by_name.items()}):
+    if last in by_name:
+        slips = [same_level[name] for name in difflib.get_close_matches(last, same_level, n=1, cutoff=0.85)]
+        return " or ".join([*slips, *by_name[last]])
+    for names in (same_level, {name: " or ".join(some) for name, some in by_name.items()}):
         close = difflib.get_close_matches(last, names, n=1, cutoff=0.6)
         if close:
             return names[close[0]]
     return None
+
+
+def unknown_key(unknown: str, paths: list[str]) -> str:
+    """What to say of a key that a settings file does not have.
+
+    >>> unknown_key("valid_days", ["training", "training.valid_days"])
+    'unknown key; did you mean training.valid_days?'
+    >>> unknown_key("training.valid_days", ["training", "training.valid_days"])
+    'unknown key: dots are levels, write training: {valid_days: …}'
+    """
+    if unknown in paths:  # written with the dots: in YAML one key
+        *levels, last = unknown.split(".")
+        return f"unknown key: dots are levels, write {': {'.join(levels)}: {{{last}: …{'}' * len(levels)}"
+    meant = nearest_key(unknown, paths)
+    return _UNKNOWN + (f"; did you mean {meant}?" if meant else "")
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
@@ -69,7 +96,10 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         place = ".".join(map(str, problem["loc"]))
         message = problem["msg"].removeprefix("Value error, ")
         if problem["type"] == "extra_forbidden":
-            meant = nearest_key(".".join(str(part) for part in problem["loc"] if not isinstance(part, int)), paths)
-            message = "unknown key" + (f"; did you mean {meant}?" if meant else "")
+            name = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
+            message = unknown_key(name, paths)
+            inside = problem["input"] if isinstance(problem["input"], dict) and message == _UNKNOWN else {}
+            meant = [path for key in inside if (path := nearest_key(f"{name}.{key}", paths))]
+            message += f"; did you mean {', '.join(meant)}?" if meant else ""
         problems.append(f"{place}: {message}" if place else message)
     return "; ".join(problems)

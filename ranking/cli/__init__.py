@@ -11,6 +11,7 @@ _COMMANDS = {
     "frame": ("ranking.cli.measure:frame", "The point-in-time training frame, joined by Feast."),
     "train": ("ranking.cli.measure:train", "Train and save one ranker."),
     "ablate": ("ranking.cli.measure:ablate", "Train every arm and measure its lift over the baseline."),
+    "arms": ("ranking.cli.arms:arms", "Check and list an arms file."),
     "towers": ("ranking.cli.candidates:towers", "Fit a two-tower model of users and ads."),
     "candidates": ("ranking.cli.candidates:candidates", "Recall and concentration against the priors' quota."),
     "two-by-two": (

@@ -133,7 +133,7 @@ _ARMS_FILE = click.Path(path_type=Path, dir_okay=False)
 
 frame_option = click.option("--frame", "frame_folder", type=_FOLDER, required=True, help="What `rank frame` wrote.")
 arms_option = click.option(
-    "--arms", "arms_file", type=_ARMS_FILE, help="Arms and ranker settings. Default: the package's."
+    "--arms", "arms_file", type=_ARMS_FILE, help="Arms and ranker settings. Default: the project's, else the package's."
 )
 
 
@@ -158,7 +158,7 @@ def train(
 
     Its manifest says which feature service, features and categories it must be fed.
     """
-    from ranking.models.arms import load_arms
+    from ranking.cli.defaults import arms_of
 
     name = arm_name or service
     if name is None or (arm_name and service):
@@ -172,7 +172,7 @@ def train(
         )
 
     read_manifest(frame_folder, step="rank frame", fix=_FRAME_FIX)
-    arms = load_arms(arms_file)
+    arms = arms_of(arms_file, frame_folder, out)
     arm = arms.find(name)
     config = {"arm": arm.model_dump(mode="json"), "ranker": arms.config_of(arm).model_dump(), "seed": seed}
     inputs = {"frame": manifest_digest(frame_folder)}
@@ -220,12 +220,15 @@ def ablate(
     frame are left out, and named; those asked for with --arm must be there. An arm is taken from --reuse where it was
     measured there by the same settings, seeds and values of its features.
     """
-    from ranking.models.arms import load_arms
+    from ranking.cli.defaults import arms_of, count_of
 
     read_manifest(frame_folder, step="rank frame", fix=_FRAME_FIX)
     if reuse is not None:
         read_manifest(reuse, step="rank ablate", fix=_ABLATE_FIX)
-    arms = load_arms(arms_file)
+    arms = arms_of(arms_file, frame_folder, out)
+    seeds, replicates = (
+        count_of(name, count, frame_folder, out) for name, count in (("seeds", seeds), ("replicates", replicates))
+    )
     config = {
         "arms": arms.model_dump(mode="json"),
         "seeds": seeds,

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from advprior.store.errors import AdvpriorError
+from advprior.store.keys import explain
 
 
 class ServedArm(BaseModel):
@@ -113,7 +114,6 @@ def load_experiment(path: Path | None) -> Experiment:
             "CFG001", "the experiment is not YAML", where=str(path), actual=str(error).replace("\n", " "), fix=fix
         ) from error
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
         raise AdvpriorError(
-            "CFG001", "the experiment is not valid", where=str(path), actual=problems, fix=fix
+            "CFG001", "the experiment is not valid", where=str(path), actual=explain(error, Experiment), fix=fix
         ) from error

@@ -7,9 +7,11 @@ import shlex
 import click
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from advprior.cli import cli
 from advprior.pipeline.armsfile import arms_text, first_arms_text
+from advprior.pipeline.outlook import edited_configs
 from advprior.pipeline.plan import FIRST, make_plan
 from advprior.pipeline.project import EXAMPLES, PROJECT_FILE, lay_out
 from advprior.pipeline.settings import Project, ProjectConfig, read_project
@@ -114,3 +116,60 @@ def test_a_new_project_has_everything_missing_and_says_so(tmp_path):
     every = states(tmp_path, plan, Stamps(tmp_path / "none.json"))
     assert {state for state, _ in every.values()} == {"missing"}
     assert (tmp_path / PROJECT_FILE).is_file()
+
+
+def edited(folder, name, **changes):
+    path = folder / "configs" / name
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}, sort_keys=False))
+
+
+def test_edits_of_a_projects_configs_are_the_defaults_of_its_run(tmp_path):
+    lay_out(tmp_path, "complete_journey")
+    made = project(tmp_path, priors=["popularity", {"name": "llm", "settings": {"mode": "lora"}}, "sasrec", "text"])
+    assert not [name for name in make_plan(made).files if "settings/sasrec" in name]
+    assert edited_configs(made) == ""
+    edited(tmp_path, "llm.yaml", layers=4, mode="full")
+    edited(tmp_path, "hybrid.yaml", target="first", encoder={"layers": 2})
+    files = {name: yaml.safe_load(text) for name, text in make_plan(made).files.items()}
+    assert files[".advprior/settings/llm.yaml"] == {"layers": 4, "mode": "lora"}
+    assert files[".advprior/settings/sasrec.yaml"] == {"target": "first"}
+    assert ".advprior/settings/text.yaml" not in files
+    assert "configs/hybrid.yaml" in edited_configs(made)
+
+
+def test_arms_that_are_written_into_a_project_or_taken_out_are_so_in_its_run(tmp_path):
+    lay_out(tmp_path, "complete_journey")
+    path = tmp_path / "configs" / "arms.yaml"
+    content = yaml.safe_load(path.read_text())
+    content["arms"] = [arm for arm in content["arms"] if arm["name"] != "neighbours"]
+    content["arms"].append({"name": "deep", "service": "s", "label": "deeper", "adds": ["prior_llm"]})
+    next(arm for arm in content["arms"] if arm["name"] == "llm")["label"] = "+ ours"
+    content["ranker"] |= {"num_leaves": 15, "patience": 5}
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    made = project(tmp_path, arms={"ranker": {"patience": 7}})
+    arms = Arms.model_validate(yaml.safe_load(make_plan(made).files[".advprior/arms.yaml"]))
+    names = [arm.name for arm in arms.arms]
+    assert "deep" in names
+    assert "neighbours" not in names
+    assert arms.find("llm").label == "+ ours"
+    assert (arms.ranker.num_leaves, arms.ranker.patience) == (15, 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("arms.yaml", "arms: 3"), ("arms.yaml", "arms: ["), ("llm.yaml", "- 1"), ("llm.yaml", "layer: 3")],
+)
+def test_a_broken_config_of_a_project_is_refused_before_anything_runs(tmp_path, name, text):
+    lay_out(tmp_path, "complete_journey")
+    (tmp_path / "configs" / name).write_text(text)
+    result = CliRunner().invoke(cli, ["run", "--dry-run", str(tmp_path)])
+    assert result.exception.code in ("CFG001", "CFG002")
+    assert name in str(result.exception)
+
+
+def test_a_wrong_setting_of_the_ranker_is_refused_before_anything_runs(tmp_path):
+    lay_out(tmp_path, "complete_journey")
+    edited(tmp_path, "arms.yaml", ranker={"num_leaves": 1})
+    result = CliRunner().invoke(cli, ["run", "--dry-run", str(tmp_path)])
+    assert result.exception.code == "CFG001"
+    assert "num_leaves" in str(result.exception)

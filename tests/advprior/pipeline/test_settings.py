@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import yaml
 
 from advprior.pipeline.edit import set_keys
-from advprior.pipeline.fit import read_settings
+from advprior.pipeline.fit import read_settings, validated_settings
 from advprior.pipeline.project import PROJECT_FILE, lay_out
 from advprior.pipeline.settings import read_project
+from advprior.predictors.registry import KINDS, predictor_class
 from advprior.store.errors import AdvpriorError
+from advprior.store.keys import key_paths
 
 
 def project(folder, **keys):
@@ -44,7 +48,10 @@ def test_full_measures_old_priors_and_variants_too(tmp_path):
     [
         ({"prior": ["llm"]}, "did you mean priors?"),
         ({"retreival": False}, "did you mean retrieval?"),
-        ({"arms": {"seed": 3}}, "did you mean arms.seeds?"),
+        ({"arms": {"seed": 3}}, "did you mean arms.seeds or seed?"),
+        ({"replicates": 50}, "did you mean arms.replicates?"),
+        ({"arms": {"report": False}}, "did you mean report?"),
+        ({"arms.seeds": 3}, "dots are levels, write arms: {seeds: …}"),
         ({"memory_gb": 8}, "did you mean budget.memory_gb?"),
         ({"priors": [{"name": "llm", "setings": {}}]}, "did you mean priors.settings?"),
     ],
@@ -76,9 +83,38 @@ def test_what_cannot_be_meant_is_refused(tmp_path, keys):
     assert refused(tmp_path, **keys)
 
 
-def test_a_predictors_unknown_setting_is_answered_too(tmp_path):
-    with pytest.raises(AdvpriorError, match=r"did you mean training\.valid_days\?"):
-        read_settings("llm", None, ["valid_dayz=3"])
+@pytest.mark.parametrize(
+    ("kind", "change", "meant"),
+    [
+        ("llm", "valid_dayz=3", "did you mean training.valid_days?"),
+        ("llm", "valid_days=3", "did you mean training.valid_days?"),
+        ("llm", "training.layers=3", "did you mean layers?"),
+        ("llm", "prompt.half_lives_days=[3]", "did you mean habit.half_lives_days?"),
+        ("hybrid", "training.valid_days=3", "did you mean valid_days?"),
+        ("hybrid", "width=8", "did you mean network.width?"),
+        ("text", "training.penalty=3", "did you mean penalty?"),
+    ],
+)
+def test_a_predictors_setting_in_the_wrong_place_is_answered_with_the_right_one(kind, change, meant):
+    with pytest.raises(AdvpriorError) as caught:
+        read_settings(kind, None, [change])
+    assert meant in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_every_setting_that_is_moved_to_another_level_is_answered_with_its_own(kind):
+    model = type(predictor_class(kind).settings({}))
+    paths = key_paths(model)
+    nested = [path for path in paths if "." in path and sum(p.endswith(path[path.rindex(".") :]) for p in paths) == 1]
+    for path in nested:  # up a level
+        with pytest.raises(AdvpriorError, match=re.escape(f"did you mean {path}?")):
+            validated_settings(kind, {path.rpartition(".")[2]: 1}, "test")
+    groups = [path for path in paths if any(p.startswith(f"{path}.") for p in paths)]
+    for path in set(paths) - set(groups):  # and down
+        for group in groups if "." not in path else ():
+            if f"{group}.{path}" not in paths and not any(p.endswith(f".{path}") for p in paths):
+                with pytest.raises(AdvpriorError, match=rf"did you mean ([\w.]+ or )?{path}\?"):
+                    validated_settings(kind, {group: {path: 1}}, "test")
 
 
 @pytest.mark.parametrize("text", ["", "- a list", "tables: [", "\t"])

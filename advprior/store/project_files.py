@@ -1,0 +1,93 @@
+"""The defaults that a project folder gives to every command run in it: its project file and the files of `configs/`.
+
+An option on the command line always wins; what is taken from a project is printed by the command that takes it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from advprior.store.contract import CATALOG_TEXT, HYBRID, LLM, SASREC
+from advprior.store.errors import AdvpriorError
+
+PROJECT_FILE = "advprior.yaml"
+CONFIGS = "configs"
+ARMS_FILE = f"{CONFIGS}/arms.yaml"
+
+#: Settings file of each predictor that has one, relative to the project.
+SETTINGS_FILES = {
+    LLM: f"{CONFIGS}/llm.yaml",
+    HYBRID: f"{CONFIGS}/hybrid.yaml",
+    SASREC: f"{CONFIGS}/hybrid.yaml",
+    CATALOG_TEXT: f"{CONFIGS}/text.yaml",
+}
+
+
+def project_folder(*places: Path | None) -> Path | None:
+    """The project that a command works in: the nearest folder with a project file at or above one of its paths.
+
+    Parameters
+    ----------
+    places : Path or None
+        Paths that the command was given, looked at in order; the working folder is the last.
+
+    Returns
+    -------
+    Path or None
+        As seen from the working folder where it lies below it.
+    """
+    for place in (*places, Path()):
+        if place is None:
+            continue
+        whole = Path(place).absolute()
+        for folder in (whole, *whole.parents):
+            if (folder / PROJECT_FILE).is_file():
+                return _relative(folder)
+    return None
+
+
+def _relative(folder: Path) -> Path:
+    """Short where that is easy to read: the folder from here, else whole."""
+    short = Path(os.path.relpath(folder))
+    return folder if ".." in short.parts else short
+
+
+def read_yaml(path: Path, what: str) -> dict[str, Any]:
+    """A YAML mapping of a user's; an empty file is an empty one.
+
+    Parameters
+    ----------
+    path : Path
+    what : str
+        What the file is called in an error: "the config".
+
+    Raises
+    ------
+    AdvpriorError
+        ``CFG001`` when it is missing, cannot be read or is no YAML mapping.
+    """
+    import yaml
+
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise AdvpriorError("CFG001", f"{what} cannot be read", where=str(path), actual=reason) from error
+    raw = {} if raw is None else raw
+    if not isinstance(raw, dict):
+        raise AdvpriorError("CFG001", f"{what} is no mapping", where=str(path), actual=type(raw).__name__)
+    return raw
+
+
+def arms_block(folder: Path) -> dict[str, Any]:
+    """What a project file says of arms: ``file``, ``seeds``, ``replicates``, ``ranker``; all of it optional.
+
+    Raises
+    ------
+    AdvpriorError
+        ``CFG001`` when the project file cannot be read.
+    """
+    block = read_yaml(folder / PROJECT_FILE, "the project file").get("arms")
+    return {"file": block} if isinstance(block, str) else block if isinstance(block, dict) else {}

@@ -1,0 +1,70 @@
+"""What `advprior rank …` takes from the project that it works in, where an option says nothing: arms, ranker, seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from click.core import ParameterSource
+
+from advprior.store.errors import AdvpriorError
+from advprior.store.project_files import ARMS_FILE, PROJECT_FILE, arms_block, project_folder
+
+if TYPE_CHECKING:
+    from ranking.models.arms import Arms
+
+
+def arms_of(arms_file: Path | None, *places: Path | None) -> Arms:
+    """The arms of a command: of the file that it names, else of the project that it works in, else the package's.
+
+    In a project that is the file its `advprior.yaml` names, else its `configs/arms.yaml`; the ranker's settings in
+    `advprior.yaml` come on top. What is taken is printed.
+
+    Parameters
+    ----------
+    arms_file : Path, optional
+        What ``--arms`` says.
+    places : Path
+        Folders that the command was given.
+
+    Raises
+    ------
+    AdvpriorError
+        ``CFG001`` when a file is missing, no YAML, or says something that arms do not know.
+    """
+    from ranking.models.arms import load_arms
+
+    project = None if arms_file is not None else project_folder(*places)
+    if project is None:
+        return load_arms(arms_file)
+    block = arms_block(project)
+    named = block.get("file")
+    path = project / str(named) if named else project / ARMS_FILE
+    taken = [str(path)] if named or path.is_file() else []
+    arms = load_arms(path if taken else None)
+    ranker = block.get("ranker")
+    if isinstance(ranker, dict) and ranker:
+        try:
+            arms = arms.with_ranker(**{str(name): value for name, value in ranker.items()})
+        except AdvpriorError as error:
+            where = f"{project / PROJECT_FILE}: arms.ranker"
+            raise AdvpriorError(
+                error.code, error.what, where=where, actual=error.actual, expected=error.expected, fix=error.fix
+            ) from error
+        taken.append(f"{project / PROJECT_FILE} (ranker: {', '.join(map(str, ranker))})")
+    if taken:
+        click.echo(f"arms: {' and '.join(taken)}")
+    return arms
+
+
+def count_of(name: str, value: int, *places: Path | None) -> int:
+    """``seeds`` or ``replicates``: what the command line says, else the project file, else the option's default."""
+    if click.get_current_context().get_parameter_source(name) == ParameterSource.COMMANDLINE:
+        return value
+    project = project_folder(*places)
+    own = None if project is None else arms_block(project).get(name)
+    if project is None or not isinstance(own, int) or own == value:
+        return value
+    click.echo(f"{name}: {own}, of {project / PROJECT_FILE}")
+    return own
