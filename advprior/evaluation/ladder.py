@@ -23,12 +23,14 @@ from advprior.evaluation.split import Split
 from advprior.evaluation.terms import ALS, als_installed
 from advprior.history.histories import micros
 from advprior.history.read import load_histories
+from advprior.predictors.labels import TRAINED_UNTIL
+from advprior.store.contract import MODEL_CUTOFF
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import manifest_digest, peak_memory_mb, read_manifest, run_key, versions, write_json
 from advprior.store.tables import TABLES_FIX
 
 STEP = "evaluate"
-CODE_VERSION = 4
+CODE_VERSION = 5
 DEFAULTS = Options()
 
 
@@ -155,6 +157,7 @@ class _Ladder:
     options: Options
     about_runs: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     optimistic: list[str] = field(default_factory=list)  # arms that saw the labels that weigh them in the blend
+    trained_on: list[str] = field(default_factory=list)  # those of them that were trained on these labels
     with_llm: set[str] = field(default_factory=set)
 
     def measure(self, split: Split) -> dict[str, Any]:
@@ -202,9 +205,13 @@ class _Ladder:
                     population.first.setdefault(group.name, []).append(
                         score_labels(weigher, split.before, early, split.then, group.name)
                     )
-                saw_labels = micros(datetime.fromisoformat(seen["model_cutoff"])) > split.then
-                if saw_labels and group.name not in self.optimistic:
+                trained, touched = (
+                    micros(datetime.fromisoformat(seen[name])) > split.then for name in (TRAINED_UNTIL, MODEL_CUTOFF)
+                )
+                if touched and group.name not in self.optimistic:
                     self.optimistic.append(group.name)
+                if trained and group.name not in self.trained_on:
+                    self.trained_on.append(group.name)
                 if facts["uses_llm"]:
                     self.with_llm.add(group.name)
                 source = {"run": self.runs[i].resolve().name, "digest": manifest_digest(self.runs[i])}
@@ -237,6 +244,7 @@ class _Ladder:
             "runs": self.about_runs,
             "left_out": {} if als_installed() else {ALS: "package implicit is not installed"},
             "saw_the_blend_labels": self.optimistic,
+            "trained_on_the_blend_labels": self.trained_on,
             **fitted_facts(main),
         }
         if beside is not None:

@@ -14,6 +14,7 @@ from advprior.evaluation.protocol import Labels
 from advprior.history.catalog import Catalog
 from advprior.history.histories import Histories
 from advprior.predictors.base import Scorer
+from advprior.predictors.labels import LabelSpan
 from advprior.predictors.registry import load_predictor
 from advprior.store.arrays import Float, Int
 from advprior.store.contract import LLM, NEIGHBOURS, POPULARITY
@@ -27,15 +28,16 @@ TAKEN = (POPULARITY, "drift", "recency", NEIGHBOURS, "als", "logit", "blend", "b
 
 
 def require_past(run: Path, cutoff: datetime) -> None:
-    """Refuse (``PRI040``) a run that saw labels from the cut-off on."""
+    """Refuse a run that saw labels from the cut-off on (``PRI040``), or misstates which it saw (``PRI017``)."""
     fitted = read_manifest(run, step="finetune", fix="advprior finetune --tables TABLES --out RUN")
     read_manifest(run / "onnx", step="export", fix=f"advprior export {run}")
-    if datetime.fromisoformat(fitted["facts"]["model_cutoff"]) > cutoff:
+    labels = LabelSpan.of_run(fitted, str(run))
+    if labels.model_cutoff > cutoff:
         raise AdvpriorError(
             "PRI040",
             "the model saw labels that it would be tested on",
             where=str(run),
-            actual=f"fitted on events up to {fitted['facts']['model_cutoff']}",
+            actual=f"fitted on events up to {labels.model_cutoff.isoformat()}",
             expected=f"no event from the cut-off {cutoff.isoformat()} on",
             fix="a later --cutoff, or fit on tables whose finetune_end is the cut-off",
         )
@@ -51,7 +53,7 @@ def open_run(run: Path, catalog: Catalog, tables: Path, options: Options) -> tup
     )
     facts = {
         "predictor": predictor.kind,
-        "model_cutoff": read_manifest(run)["facts"]["model_cutoff"],
+        **LabelSpan.of_run(read_manifest(run), str(run)).to_json(),
         "uses_llm": bool(getattr(predictor, "uses_llm", predictor.kind == LLM)),
     }
     return predictor.scorer(run / "onnx", options.device, options.threads), facts

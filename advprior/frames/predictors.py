@@ -177,6 +177,7 @@ def fit(
     See `score_users`.
     """
     from advprior.predictors.base import FitData
+    from advprior.predictors.labels import LabelSpan
 
     out, end = Path(out), utc(cutoff)
     model = registry.predictor_class(kind)
@@ -193,7 +194,7 @@ def fit(
     inputs = {"frames": digest([catalog.version, histories.time.tolist(), histories.advertiser.tolist()])}
     with new_run(out, "finetune", config=config, inputs=inputs, key=run_key("fit", config, inputs, 1)) as run:
         facts = model.fit(data, checked, run.path)
-        run.facts.update(facts, predictor=kind, catalog_version=catalog.version, model_cutoff=end.isoformat())
+        run.facts.update({**LabelSpan(end, end).to_json(), **facts}, predictor=kind, catalog_version=catalog.version)
         run.facts.update(advertisers=len(catalog), users=len(histories), events=len(histories.time))
     fitted = registry.load_predictor(out)
     source = {"model": manifest_digest(out)}

@@ -88,10 +88,24 @@ def past_rows(histories: Histories, user: Int, cutoff: Int) -> tuple[Int, Int]:
     >>> point.tolist(), row.tolist()
     ([1, 2, 2], [0, 0, 1])
     """
-    stop = histories.seek(user, cutoff)
-    start = histories.offsets[user]
+    return _between(histories.offsets[user], histories.seek(user, cutoff))
+
+
+def later_rows(histories: Histories, user: Int, moment: Int) -> tuple[Int, Int]:
+    """Rows of the user of each (user, moment) point at the moment or after it: (point, row), in order of both.
+
+    >>> h = Histories(("u", "v"), ("", ""), np.array([0, 2, 3]), np.array([1, 2, 1]), np.array([0, 1, 0]))
+    >>> point, row = later_rows(h, np.array([1, 0, 0]), np.array([1, 2, 9]))
+    >>> point.tolist(), row.tolist()
+    ([0, 1], [2, 1])
+    """
+    return _between(histories.seek(user, moment), histories.offsets[user + 1])
+
+
+def _between(start: Int, stop: Int) -> tuple[Int, Int]:
+    """Every row from ``start`` to ``stop`` of each point [P]: (point, row)."""
     length = stop - start
-    point = np.repeat(np.arange(len(user), dtype=np.int64), length)
+    point = np.repeat(np.arange(len(start), dtype=np.int64), length)
     row = np.arange(length.sum(), dtype=np.int64) - np.repeat(np.cumsum(length) - length, length) + start[point]
     return point, row
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from advprior.history.withheld import without
 from advprior.predictors.base import BEFORE, FitData
+from advprior.predictors.labels import LabelSpan
 from advprior.predictors.registry import predictor_class
 from advprior.store.contract import EVENTS, SASREC, USERS
 from advprior.store.errors import AdvpriorError
@@ -27,7 +28,7 @@ from advprior.store.runs import (
 from advprior.store.tables import TABLES_FIX, load_tables, load_time_plan
 
 STEP = "finetune"
-CODE_VERSION = 3
+CODE_VERSION = 4
 
 
 def read_settings(kind: str, path: Path | None, changes: Sequence[str] = (), *, project: Path | None = None) -> Any:
@@ -145,14 +146,13 @@ def finetune(
     with new_run(out, STEP, config=config, inputs=inputs, key=key, resume=True) as run:
         facts = predictor_class(kind).fit(data, settings, run.path)
         run.facts.update(
-            facts,
+            {**LabelSpan(plan.finetune_end, plan.finetune_end).to_json(), **facts},
             predictor=kind,
             catalog_version=data.catalog.version,
             advertisers=len(data.catalog),
             users=len(data.histories),
             events=len(data.histories.time),
             history_start=plan.start.isoformat(),
-            model_cutoff=plan.finetune_end.isoformat(),
         )
         if BEFORE in facts:  # a run of its own, for `advprior export` and `advprior evaluate --earlier`
             apart = {**config, BEFORE: True}

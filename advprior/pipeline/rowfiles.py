@@ -29,12 +29,16 @@ class RowFile:
     path : Path
     shape : tuple of int
     dtype : numpy dtype
+
+    Attributes
+    ----------
+    shape : tuple of int
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
         self._dtype = np.dtype(dtype)
         self._width = int(np.prod(shape[1:], dtype=np.int64)) * self._dtype.itemsize
-        self._shape = shape
+        self.shape = shape
         if not path.is_file():
             with path.open("wb") as handle:
                 description = np.lib.format.dtype_to_descr(self._dtype)
@@ -56,10 +60,10 @@ class RowFile:
 
     def blocks(self, size: int) -> Iterator[npt.NDArray[Any]]:
         """All rows in order, ``size`` at a time."""
-        for start in range(0, self._shape[0], size):
-            count = min(size, self._shape[0] - start)
+        for start in range(0, self.shape[0], size):
+            count = min(size, self.shape[0] - start)
             raw = os.pread(self._file, count * self._width, self._start + start * self._width)
-            yield np.frombuffer(raw, self._dtype).reshape(count, *self._shape[1:])
+            yield np.frombuffer(raw, self._dtype).reshape(count, *self.shape[1:])
 
     def sync(self) -> None:
         """Wait until what was written is on disk."""

@@ -13,8 +13,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from advprior.predictors.labels import LabelSpan
 from advprior.predictors.registry import KINDS, load_predictor
-from advprior.store.contract import CATALOG_FILE, MATRIX_FILE
+from advprior.store.contract import CATALOG_FILE, INTERESTS_FILE, MATRIX_FILE
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import digest, is_current, manifest_digest, new_run, read_manifest, run_key
 from advprior.store.tables import TABLES_FIX, load_time_plan
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from advprior.store.contract import TimePlan
 
 STEP = "score"
-CODE_VERSION = 3
+CODE_VERSION = 4
 
 
 class Cluster(Protocol):
@@ -39,7 +40,7 @@ class Cluster(Protocol):
     def facts(self) -> dict[str, Any]:
         """What a manifest says of it."""
 
-    def forwarder(self, what: str, histories: Histories, cutoffs: Int, crowd: Crowd, size: int) -> Forwarder:
+    def forwarder(self, histories: Histories, cutoffs: Int, crowd: Crowd, size: int) -> Forwarder:
         """Runs jobs there; results in the order of the jobs."""
 
 
@@ -87,7 +88,7 @@ class _Request:
     options: ScoreOptions
     config: dict[str, Any]
     inputs: dict[str, str]
-    fitted: dict[str, Any]
+    labels: LabelSpan
     precision: str
     by: str
     since_snapshot: str | None
@@ -138,7 +139,8 @@ def score(
     AdvpriorError
         ``PRI002`` when the catalog changed since fine-tuning, ``PRI008`` when a prior is no distribution,
         ``PRI009`` when rows are missing, ``PRI011`` when a prior depends on what came after its snapshot,
-        ``PRI012`` when ``since`` was scored by another model or kept no network part, and what ``cluster`` raises.
+        ``PRI012`` when ``since`` was scored by another model or kept no network part, ``PRI017`` when the run states
+        an earlier model cut-off than its labels have, and what ``cluster`` raises.
     """
     request = _read_request(run, tables, options or ScoreOptions())
     if not force and is_current(out, request.key):
@@ -187,7 +189,7 @@ def _read_request(run: Path, tables: Path, options: ScoreOptions) -> _Request:
         options,
         config,
         inputs,
-        fitted["facts"],
+        LabelSpan.of_run(fitted, str(run)),
         precision=str(exported["facts"].get("precision")),
         by="advertiser_category" if about.get("pairs") else "advertiser",
         since_snapshot=since_snapshot,
@@ -230,7 +232,10 @@ def _score_into(
     scorer = predictor.scorer(request.run / "onnx", options.device, options.threads)
     keep = (k is None) if options.keep_network is None else options.keep_network
     is_network = isinstance(scorer, NetworkScorer)
-    files = ScoreFiles(folder, (len(histories), len(cutoffs), size), k=k, network=keep and is_network)
+    interests = scorer.interests if isinstance(scorer, NetworkScorer) else None
+    shape = (len(histories), len(cutoffs), size)
+    categories = None if interests is None else len(interests)
+    files = ScoreFiles(folder, shape, k=k, network=keep and is_network, interests=categories)
     carried = None
     if options.since is not None and is_network:
         carried = Carried.open(options.since, histories, cutoffs, request.model)
@@ -243,8 +248,10 @@ def _score_into(
     relative = PAST_FP16 if request.precision == "fp16" else parity.RELATIVE
     past = check_past_only(scorer, histories, cutoffs, folder / MATRIX_FILE, relative)
     catalog.save(folder / CATALOG_FILE)
+    if interests is not None:
+        interests.save(folder / INTERESTS_FILE)
     return {
-        **_interests(folder, request, predictor, histories, cutoffs, cluster),
+        **({} if interests is None else {"interests": len(interests), "interests_version": interests.version}),
         **({} if cluster is None else {"spark": cluster.facts}),
         **facts,
         "predictor": request.config["predictor"],
@@ -252,7 +259,7 @@ def _score_into(
         "catalog_version": catalog.version,
         "by": request.by,
         "model": request.model,
-        "model_cutoff": request.fitted["model_cutoff"],
+        **request.labels.to_json(),
         "lag_s": plan.lag.total_seconds(),
         "users": len(histories),
         "snapshots": len(snapshots),
@@ -272,20 +279,5 @@ def _forwarder(scorer: Scorer, histories: Histories, cutoffs: Int, size: int, cl
     if cluster is None:
         return here(scorer, histories, cutoffs)
     everyone = crowd(histories, cutoffs, scorer.half_lives, size)
-    return cluster.forwarder("priors", histories, cutoffs, everyone, size)
-
-
-def _interests(
-    folder: Path, request: _Request, predictor: Predictor, histories: Histories, cutoffs: Int, cluster: Cluster | None
-) -> dict[str, Any]:
-    """Interests beside the priors, where the predictor has them; their facts."""
-    from advprior.history.subset import Crowd
-    from advprior.predictors.llm.interest_scores import score_interests
-
-    interests = predictor.interest_scorer(request.run / "onnx", request.options.device, request.options.threads)
-    if interests is None:
-        return {}
-    remote = None
-    if cluster is not None:
-        remote = cluster.forwarder("interests", histories, cutoffs, Crowd(), len(interests.catalog))
-    return dict(score_interests(interests, histories, cutoffs, folder, remote))
+    interests = getattr(scorer, "interests", None) or ()
+    return cluster.forwarder(histories, cutoffs, everyone, size + len(interests))

@@ -11,6 +11,7 @@ from advprior.history.fingerprints import input_keys
 from advprior.history.histories import Histories
 from advprior.pipeline.score_files import NETWORK_FILE
 from advprior.store.arrays import Float, Int
+from advprior.store.contract import INTEREST_MATRIX_FILE
 from advprior.store.errors import AdvpriorError
 
 NETWORK_KEYS_FILE = "network_keys.npy"  # [U] uint64: the input that each row of NETWORK_FILE was computed from
@@ -25,10 +26,13 @@ class Carried:
     network : float32 [U0, N], memory-mapped
     rows : int64 [U, S]
         Which of its rows each user and cut-off may take; −1: none.
+    interests : float32 [U0, C], memory-mapped, optional
+        What the same forwards said of product categories.
     """
 
     network: Float
     rows: Int
+    interests: Float | None = None
 
     @classmethod
     def open(cls, since: Path, histories: Histories, cutoffs: Int, model: str) -> Carried:
@@ -57,7 +61,12 @@ class Carried:
             if len(keys):
                 candidates = order[at]
                 rows[:, column] = np.where(keys[candidates] == wanted, candidates, -1)
-        return cls(np.load(since / NETWORK_FILE, mmap_mode="r"), rows)
+        network, interests = np.load(since / NETWORK_FILE, mmap_mode="r"), None
+        if (since / INTEREST_MATRIX_FILE).is_file():
+            matrix = np.load(since / INTEREST_MATRIX_FILE, mmap_mode="r")
+            snapshots = max(len(matrix) // max(len(network), 1), 1)
+            interests = matrix[snapshots - 1 :: snapshots]  # each user's last snapshot, as the network's part is
+        return cls(network, rows, interests)
 
 
 def save_keys(folder: Path, histories: Histories, cutoff: int, model: str) -> None:

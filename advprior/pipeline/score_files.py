@@ -17,6 +17,7 @@ from advprior.pipeline.rowfiles import JOURNAL, Journal, RowFile
 from advprior.runtime.topk import top_k
 from advprior.store.arrays import Float, Int
 from advprior.store.contract import (
+    INTEREST_MATRIX_FILE,
     MATRIX_FILE,
     PRIOR_ROW,
     SNAPSHOT,
@@ -50,10 +51,18 @@ class ScoreFiles:
         Keep the K likeliest of a row only.
     network : bool
         Keep the network's part of the last snapshot, for a later ``since``.
+    interests : int, optional
+        C product categories, where the network answers for them too: [U × S, C] beside the priors, in their order.
     """
 
     def __init__(
-        self, folder: Path, shape: tuple[int, int, int], *, k: int | None = None, network: bool = False
+        self,
+        folder: Path,
+        shape: tuple[int, int, int],
+        *,
+        k: int | None = None,
+        network: bool = False,
+        interests: int | None = None,
     ) -> None:
         self.users, self.snapshots, self.size = shape
         rows = self.users * self.snapshots
@@ -62,16 +71,18 @@ class ScoreFiles:
         self.index = RowFile(folder / TOP_INDEX_FILE, (rows, k), np.int32) if k else None
         self.tail = RowFile(folder / TAIL_FILE, (rows,), np.float32) if k else None
         self.network = RowFile(folder / NETWORK_FILE, (self.users, self.size), np.float32) if network else None
+        self.interests = RowFile(folder / INTEREST_MATRIX_FILE, (rows, interests), np.float32) if interests else None
         self.scalars = RowFile(folder / SCALARS_FILE, (rows,), _SCALARS)
         self.journal = Journal(folder / JOURNAL)
 
     @property
     def all(self) -> list[RowFile]:
-        return [f for f in (self.log_probs, self.index, self.tail, self.network, self.scalars) if f is not None]
+        files = (self.log_probs, self.index, self.tail, self.network, self.interests, self.scalars)
+        return [file for file in files if file is not None]
 
     def write(self, users: Int, log_probs: Float) -> float:
         """Write priors [n, S, N] of ``users``; the largest distance of a sum of probabilities from one."""
-        rows = (users[:, None] * self.snapshots + np.arange(self.snapshots)).ravel()
+        rows = self._rows(users)
         flat = log_probs.reshape(len(rows), self.size)
         worst = check_sums(flat, f"users {users[0]} to {users[-1]}")
         scalars = np.empty(len(rows), _SCALARS)
@@ -87,6 +98,16 @@ class ScoreFiles:
             self.tail.write(rows, tail)
         self.scalars.write(rows, scalars)
         return worst
+
+    def write_interests(self, users: Int, log_probs: Float) -> None:
+        """Write interests [n, S, C] of ``users``."""
+        assert self.interests is not None
+        check_sums(log_probs, f"interests of users {users[0]} to {users[-1]}")
+        self.interests.write(self._rows(users), log_probs.reshape(-1, log_probs.shape[-1]))
+
+    def _rows(self, users: Int) -> Int:
+        rows: Int = (users[:, None] * self.snapshots + np.arange(self.snapshots)).ravel()
+        return rows
 
     def close(self) -> None:
         """Close every file."""
@@ -108,7 +129,7 @@ def check_sums(log_probs: Float, where: str, tail: Float | None = None) -> float
     if not error <= SUM_TOLERANCE:  # a NaN fails too
         raise AdvpriorError(
             "PRI008",
-            "a prior is no distribution over the catalog",
+            "a prior is no distribution over its catalog",
             where=where,
             actual=f"sum of probabilities off by {error}",
             expected=f"at most {SUM_TOLERANCE}",

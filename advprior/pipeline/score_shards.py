@@ -19,7 +19,7 @@ from advprior.pipeline.score_files import ScoreFiles
 from advprior.predictors.base import NetworkScorer, Scorer
 from advprior.predictors.forwarding import Forwarded, Forwarder, Job
 from advprior.predictors.logit import add_offset
-from advprior.store.arrays import Int
+from advprior.store.arrays import Bool, Float, Int
 from advprior.store.errors import AdvpriorError
 
 SHARD_USERS = 32  # users a shard at least
@@ -158,18 +158,56 @@ def _write_job(scoring: Scoring, job: Job, result: Forwarded | None, counts: dic
 def _write_network(scoring: Scoring, scorer: NetworkScorer, job: Job, result: Forwarded | None) -> float:
     """Write one shard: what was forwarded, what is carried over, and what changes with time on top of both."""
     files, carried, shard, step = scoring.files, scoring.carried, job.users, scoring.block_users
-    old = ~np.isin(shard, job.fresh)
-    place = np.cumsum(~old) - 1  # row of a forwarded user in ``result.index``
+    fresh = np.isin(shard, job.fresh)
+    place = np.cumsum(fresh) - 1  # row of a forwarded user in ``result.index``
     worst = 0.0
     for start in range(0, len(shard), step):
-        block, is_old, at = shard[start : start + step], old[start : start + step], place[start : start + step]
-        network = np.empty((len(block), len(scoring.cutoffs), files.size), np.float32)
-        if result is not None:
-            network[~is_old] = result.log_probs[result.index[at[~is_old]]]
-        if carried is not None:
-            network[is_old] = carried.network[carried.rows[block[is_old]]]
+        block, is_fresh = shard[start : start + step], fresh[start : start + step]
+        rows = _Rows(
+            is_fresh,
+            None if result is None else result.index[place[start : start + step][is_fresh]],
+            None if carried is None else carried.rows[block[~is_fresh]],
+        )
+        network = rows.take(result.log_probs if result else None, carried.network if carried else None)
         if files.network is not None:
             files.network.write(block, network[:, -1])
+        if files.interests is not None:
+            interests = rows.take(result.interests if result else None, carried.interests if carried else None)
+            files.write_interests(block, interests)
         offset = scorer.offset(scoring.histories, block, scoring.cutoffs)
         worst = max(worst, files.write(block, add_offset(network, offset)))
     return worst
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Where each user of a block finds the network's answers.
+
+    Attributes
+    ----------
+    is_fresh : bool [n]
+        Who was forwarded; the others' answers are carried over.
+    forwarded : int64 [f, S], optional
+        Rows of the forwards' answers.
+    carried : int64 [n - f, S], optional
+        Rows of earlier answers.
+    """
+
+    is_fresh: Bool
+    forwarded: Int | None
+    carried: Int | None
+
+    def take(self, forwarded: Float | None, carried: Float | None) -> Float:
+        """Answers [n, S, N] of all users from those of the forwards [D, N] and the earlier ones [U0, N]."""
+        parts = [
+            (mask, values[rows])
+            for mask, values, rows in (
+                (self.is_fresh, forwarded, self.forwarded),
+                (~self.is_fresh, carried, self.carried),
+            )
+            if values is not None and rows is not None and mask.any()
+        ]
+        out = np.empty((len(self.is_fresh), *parts[0][1].shape[1:]), np.float32)
+        for mask, values in parts:
+            out[mask] = values
+        return out

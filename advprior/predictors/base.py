@@ -74,22 +74,6 @@ class Scorer(ABC):
         """
 
 
-class InterestScorer(ABC):
-    """A predictor ready to score interests: product categories, in the order of its own list.
-
-    Attributes
-    ----------
-    catalog : Catalog
-        C categories.
-    """
-
-    catalog: Catalog
-
-    @abstractmethod
-    def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
-        """Log P(category | history) [len(users), len(cutoffs), C], strictly before each cut-off."""
-
-
 @dataclass(frozen=True)
 class NetworkPart:
     """What a network says of users before habit and drift are added: it changes with a user's input only.
@@ -100,10 +84,13 @@ class NetworkPart:
         Network's own log-probabilities of D distinct prompts and positions.
     index : int64 [U, S]
         Which of them each user and cut-off takes.
+    interests : float32 [D, C], optional
+        Log-probabilities of product categories from the same forwards, where the network answers for them too.
     """
 
     log_probs: Float
     index: Int
+    interests: Float | None = None
 
 
 class NetworkScorer(Scorer):
@@ -111,7 +98,14 @@ class NetworkScorer(Scorer):
 
     The two are separable: ``log_softmax(network + offset) = log_softmax(log_softmax(network) + offset)``. So a
     refresh forwards only users whose input changed, and a prompt that many users share is forwarded once.
+
+    Attributes
+    ----------
+    interests : Catalog, optional
+        C product categories that every forward answers for beside the advertisers.
     """
+
+    interests: Catalog | None = None
 
     def __init__(self) -> None:
         self.prompts = 0  # that were asked for
@@ -169,7 +163,3 @@ class Predictor(ABC):
     @abstractmethod
     def scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> Scorer:
         """Open the exported model."""
-
-    def interest_scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> InterestScorer | None:
-        """The same for interests; None where the predictor has none."""
-        return None

@@ -137,9 +137,11 @@ def weigh(terms: Float, target: Float, deviation: Float | None = None) -> tuple[
 
 
 class Around:
-    """Log of everyone's purchases around a day, before and after it: the drift of that very time.
+    """Log of the events of everyone else around a day, before and after it: the drift of that very time.
 
-    Purchases that are a user's first are left out, as their labels are. For fitting alone: it knows what came after.
+    A point's label lies on that day, and the same user may turn to the same advertiser after it: neither is drift, so
+    what the point's own user does from its moment on is taken out. Events that are a user's first are left out, as
+    their labels are. For fitting alone: it knows what came after.
 
     Parameters
     ----------
@@ -152,20 +154,41 @@ class Around:
     """
 
     def __init__(self, past: Histories, half_life: float, size: int) -> None:
+        self._past, self._size, self._decay = past, size, 0.5 ** (1.0 / half_life)
         later = past.time > counts.first_times(past)[past.user_of_row]
         day = past.time[later] // counts.DAY
         self._first = int(day.min()) if len(day) else 0
         days = int(day.max()) - self._first + 1 if len(day) else 1
         daily = np.zeros((days, size))
         np.add.at(daily, (day - self._first, past.advertiser[later]), 1.0)
-        decay = 0.5 ** (1.0 / half_life)
         before, after = np.zeros((days, size)), np.zeros((days, size))
         for i in range(1, days):
-            before[i] = (before[i - 1] + daily[i - 1]) * decay
+            before[i] = (before[i - 1] + daily[i - 1]) * self._decay
         for i in range(days - 2, -1, -1):
-            after[i] = (after[i + 1] + daily[i + 1]) * decay
-        self._log: Float = np.log(before + daily + after + FLOOR).astype(np.float32)
+            after[i] = (after[i + 1] + daily[i + 1]) * self._decay
+        self._sums = before + daily + after
 
-    def __call__(self, moment: Int) -> Float:
-        """[P, N]; a day outside is the nearest one inside."""
-        return self._log[np.clip(moment // counts.DAY - self._first, 0, len(self._log) - 1)]
+    def __call__(self, user: Int, moment: Int, end: Int) -> Float:
+        """[P, N] around the day of ``end`` (microseconds); a day outside is the nearest one inside.
+
+        Parameters
+        ----------
+        user : int64 [P]
+        moment : int64 [P]
+            Microseconds: from it on, the events of ``user`` are left out. One event at least lies before it.
+        end : int64 [P]
+            When the label comes.
+        """
+        day = np.clip(end // counts.DAY - self._first, 0, len(self._sums) - 1)
+        out = np.empty((len(user), self._size), np.float32)
+        step = max(counts.CELLS // max(self._size, 1), 1)
+        for start in range(0, len(user), step):
+            part = slice(start, start + step)
+            point, row = counts.later_rows(self._past, user[part], moment[part])
+            apart = np.abs(self._past.time[row] // counts.DAY - self._first - day[part][point])
+            cells = point * self._size + self._past.advertiser[row]
+            shape = (len(day[part]), self._size)
+            own = np.bincount(cells, weights=self._decay**apart, minlength=shape[0] * shape[1]).reshape(shape)
+            # rounding may leave a little less than nothing
+            out[part] = np.log(np.maximum(self._sums[day[part]] - own, 0.0) + FLOOR)
+        return out

@@ -110,18 +110,17 @@ class Cluster:
             "providers": sorted(self.providers),
         }
 
-    def forwarder(self, what: str, histories: Histories, cutoffs: Int, crowd: Crowd, size: int) -> Forwarder:
+    def forwarder(self, histories: Histories, cutoffs: Int, crowd: Crowd, size: int) -> Forwarder:
         """Runs jobs on the workers; results in order of the jobs.
 
         Parameters
         ----------
-        what : {"priors", "interests"}
         crowd : Crowd
             What the scorer asks of everyone.
         size : int
-            N, log-probs a row of the result.
+            N and C: log-probs a row of the result.
         """
-        setup = Setup(self._archive, what, cutoffs, crowd, self._device, self._threads)
+        setup = Setup(self._archive, cutoffs, crowd, self._device, self._threads)
         bytes_a_user = 4 * len(cutoffs) * size
         tasks = WAVE_TASKS * int(self._session.sparkContext.defaultParallelism)
 

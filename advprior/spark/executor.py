@@ -8,6 +8,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,15 @@ import numpy.typing as npt
 import advprior
 from advprior.history.histories import Histories
 from advprior.history.subset import Crowd, Part
-from advprior.predictors.base import InterestScorer, Scorer
+from advprior.predictors.base import Scorer
 from advprior.predictors.forwarding import Forwarded, forward
 from advprior.predictors.registry import load_predictor
 from advprior.store.arrays import Int
 from advprior.store.errors import AdvpriorError
 
-PRIORS, INTERESTS = "priors", "interests"
 IN_SCHEMA = "job bigint, histories binary"
 OUT_SCHEMA = "job bigint, piece int, payload binary"
-FAILED, HEAD = -1, 0  # pieces of a result; from 1 on: rows of log-probs, in order
+FAILED, HEAD = -1, 0  # pieces of a result; from 1 on: rows of log-probs in order, then those of interests
 PIECE_BYTES = 16 << 20
 
 
@@ -38,7 +38,6 @@ class Setup:
     ----------
     archive : str
         Folder of the unpacked model among Spark's files.
-    what : {"priors", "interests"}
     cutoffs : int64 [S]
     crowd : Crowd
     device : str
@@ -47,29 +46,24 @@ class Setup:
     """
 
     archive: str
-    what: str
     cutoffs: Int
     crowd: Crowd
     device: str
     threads: int
 
 
-_open: dict[tuple[str, str, str, int], Scorer | InterestScorer] = {}  # at most one: sessions are large
+_open: dict[tuple[str, str, int], Scorer] = {}  # at most one: sessions are large
 
 
-def scorer_of(setup: Setup) -> Scorer | InterestScorer:
+def scorer_of(setup: Setup) -> Scorer:
     """The open model of this process."""
-    key = (setup.archive, setup.what, setup.device, setup.threads)
+    key = (setup.archive, setup.device, setup.threads)
     if key not in _open:
         from pyspark import SparkFiles
 
         _open.clear()
         run = Path(SparkFiles.get(setup.archive))
-        predictor = load_predictor(run)
-        load = predictor.scorer if setup.what == PRIORS else predictor.interest_scorer
-        scorer = load(run / "onnx", setup.device, setup.threads)
-        assert scorer is not None
-        _open[key] = scorer
+        _open[key] = load_predictor(run).scorer(run / "onnx", setup.device, setup.threads)
     return _open[key]
 
 
@@ -102,16 +96,18 @@ def compute(setup: Any, batches: Iterator[Any]) -> Iterator[Any]:
                 yield piece(job, FAILED, pickle.dumps(parts))
                 return
             yield piece(job, HEAD, pickle.dumps(head(result, getattr(scorer, "provider", ""))))
-            for number, rows in enumerate(slices(result.log_probs), start=1):
+            arrays = [result.log_probs] if result.interests is None else [result.log_probs, result.interests]
+            for number, rows in enumerate(chain.from_iterable(map(slices, arrays)), start=1):
                 yield piece(job, number, rows.tobytes())
 
 
 def head(result: Forwarded, provider: str) -> dict[str, Any]:
-    """All of a result but the log-probabilities, with the worker's version and ONNX Runtime provider."""
+    """All of a result but its log-probabilities, with the worker's version and ONNX Runtime provider."""
     return {
         "version": advprior.__version__,
         "provider": provider,
         "shape": result.log_probs.shape,
+        "interests": None if result.interests is None else result.interests.shape,
         "index": result.index,
         "prompts": result.prompts,
         "forwarded": result.forwarded,
@@ -143,5 +139,8 @@ def assembled(pieces: dict[int, bytes]) -> tuple[dict[str, Any], Forwarded]:
         raise AdvpriorError(parts.pop("code"), parts.pop("what"), **parts)
     summary = pickle.loads(pieces[HEAD])
     raw = b"".join(pieces[number] for number in sorted(pieces) if number > HEAD)
-    log_probs = np.frombuffer(raw, np.float32).reshape(summary["shape"])
-    return summary, Forwarded(log_probs, summary["index"], summary["prompts"], summary["forwarded"])
+    values = np.frombuffer(raw, np.float32)
+    first = int(np.prod(summary["shape"], dtype=np.int64))
+    log_probs = values[:first].reshape(summary["shape"])
+    interests = None if summary["interests"] is None else values[first:].reshape(summary["interests"])
+    return summary, Forwarded(log_probs, summary["index"], summary["prompts"], summary["forwarded"], interests)

@@ -50,7 +50,7 @@ CONTEXT_PREFIX = "context_"  # impressions: what is known of the request itself
 EVENT_TIMESTAMP = "event_timestamp"  # when a row became available (snapshot + lag)
 CREATED_TIMESTAMP = "created_timestamp"
 SNAPSHOT = "snapshot"  # the cut-off of what the row has seen: events strictly before it
-MODEL_CUTOFF = "model_cutoff"  # no label at or after this trained the model behind the row
+MODEL_CUTOFF = "model_cutoff"  # no label at or after this trained the model behind the row, or chose it
 CATALOG_VERSION = "catalog_version"
 
 USER_PROFILE_VIEW = "user_profile"

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from advprior.history.catalog import Catalog
-from advprior.predictors.base import FitData, InterestScorer, Predictor, Scorer
-from advprior.predictors.llm.interest_scores import LLMInterestScorer
+from advprior.predictors.base import FitData, Predictor, Scorer
 from advprior.predictors.llm.prompts import PromptEncoder
 from advprior.predictors.llm.saved_prompt import PROMPT_FILE, load_encoder
 from advprior.predictors.llm.scorer import LLMScorer
@@ -54,10 +53,6 @@ class LLMPredictor(Predictor):
 
     def scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> Scorer:
         start = Offset.from_json(json.loads((self.run / "habit.json").read_text()))
-        return LLMScorer(self.encoder(), start, onnx, device, threads)
-
-    def interest_scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> InterestScorer | None:
-        if not (self.run / INTERESTS_FILE).is_file():
-            return None
-        interests = Catalog.load(self.run / INTERESTS_FILE)
-        return LLMInterestScorer(self.encoder(), interests, onnx, device, threads)
+        file = self.run / INTERESTS_FILE
+        interests = Catalog.load(file) if file.is_file() else None
+        return LLMScorer(self.encoder(), start, onnx, device, threads, interests)

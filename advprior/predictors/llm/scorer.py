@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from advprior.history.catalog import Catalog
 from advprior.history.fingerprints import hash64, seen_before
 from advprior.history.histories import Histories
 from advprior.predictors.base import NetworkPart, NetworkScorer
@@ -16,6 +17,8 @@ from advprior.predictors.offset import Offset
 from advprior.runtime.batching import pad_windows, token_budget_batches
 from advprior.runtime.session import open_session
 from advprior.store.arrays import Float, Int
+
+_OUTPUT, _INTERESTS = "log_probs", "interest_log_probs"  # of the graph
 
 
 @dataclass
@@ -39,8 +42,13 @@ class LLMScorer(NetworkScorer):
         Folder with ``model.onnx``.
     device : {"auto", "cpu", "cuda"}
     threads : int, optional
-    token_budget : int, optional
-        Padded tokens in one batch; the engine's own by default.
+    interests : Catalog, optional
+        C product categories, where the graph answers for them too.
+
+    Attributes
+    ----------
+    token_budget : int
+        Padded tokens in one batch; the engine's own.
     """
 
     def __init__(
@@ -50,32 +58,37 @@ class LLMScorer(NetworkScorer):
         onnx: Path,
         device: str = "auto",
         threads: int | None = None,
-        token_budget: int | None = None,
+        interests: Catalog | None = None,
     ) -> None:
         super().__init__()
+        self.interests = interests
         self._engine = open_session(onnx / "model.onnx", device=device, threads=threads, many=True)
         self.provider = self._engine.provider
         self._encoder = encoder
         self._habit = habit
         self._size = encoder.catalog_size
-        self._budget = token_budget or self._engine.token_budget
+        self.token_budget = self._engine.token_budget
         self._popular: tuple[Histories, bytes, Float] | None = None
 
     def network(self, histories: Histories, users: Int, cutoffs: Int) -> NetworkPart:
         jobs, index = self._jobs(histories, users, cutoffs)
-        out = np.empty((sum(len(job.rows) for job in jobs), self._size), np.float32)
+        rows = sum(len(job.rows) for job in jobs)
+        sizes = {_OUTPUT: self._size} | ({} if self.interests is None else {_INTERESTS: len(self.interests)})
+        out = {name: np.empty((rows, size), np.float32) for name, size in sizes.items()}
 
-        def forward(batch: Int) -> Float:
+        def forward(batch: Int) -> dict[str, Float]:
             ids, mask, positions = pad_windows([(jobs[b].ids, jobs[b].positions) for b in batch])
             # the offset is left out of the graph: it changes with time where the network's part does not
-            return self._engine.run(ids, mask, positions, np.zeros((*positions.shape, self._size), np.float32))
+            inputs = {"input_ids": ids, "attention_mask": mask, "positions": positions}
+            return self._engine.run_all(inputs | {"offset": np.zeros((*positions.shape, self._size), np.float32)})
 
-        batches = token_budget_batches([len(job.ids) for job in jobs], self._budget, self._engine.lanes)
-        for batch, log_probs in self._engine.each(batches, forward):
+        batches = token_budget_batches([len(job.ids) for job in jobs], self.token_budget, self._engine.lanes)
+        for batch, outputs in self._engine.each(batches, forward):
             for row, b in enumerate(batch):
-                out[jobs[b].rows] = log_probs[row, : len(jobs[b].positions)]
+                for name, values in out.items():
+                    values[jobs[b].rows] = outputs[name][row, : len(jobs[b].positions)]
         self.forwarded += len(jobs)
-        return NetworkPart(out, index)
+        return NetworkPart(out[_OUTPUT], index, out.get(_INTERESTS))
 
     def offset(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
         user, cutoff = np.repeat(users, len(cutoffs)), np.tile(cutoffs, len(users))

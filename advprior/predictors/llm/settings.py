@@ -46,7 +46,8 @@ class DriftSettings(_Strict):
     sides, decaying by this half-life. Weights of what is known at a snapshot (popularity at ``popular`` half-lives,
     own purchases at those of ``habit``) and the strength of the network beside it are fitted on the validation labels;
     then the network is fitted again on all labels up to the cut-off (``refit``); with ``keep_before``, what it was
-    before that stays in ``before/`` of the run: those labels chose its epoch and strength, and nothing else in it.
+    before that stays in ``before/`` of the run: those labels chose its offset, strength and epoch (so its model cut-off
+    is the run's), and trained nothing in it.
     Each wait for a label is one training point, from a moment drawn within it, and counts for
     ``(wait / horizon) ** gap_power``.
     """

@@ -19,7 +19,7 @@ from advprior.evaluation.population import ALL
 from advprior.evaluation.protocol import METRICS, PROFILE_ONLY, SEGMENTS, first_labels
 from advprior.evaluation.runs import TAKEN
 from advprior.evaluation.seeds import group_runs
-from advprior.evaluation.show import frame, markdown
+from advprior.evaluation.show import frame, markdown, notes
 from advprior.evaluation.terms import ARMS, als_factors, als_installed
 from advprior.pipeline.fit import finetune
 from advprior.predictors.registry import predictor_class
@@ -282,10 +282,15 @@ def test_a_fit_that_keeps_what_it_was_is_its_own_earlier_run(folder: Path, llms:
         export(each)
     options = {"horizon": WEEKS, "replicates": 10, "device": "cpu"}
     found, _ = evaluate([run], folder / "tables", CUTOFF, Options(earlier=(run / "before",), **options))
-    assert found["about"]["saw_the_blend_labels"] == []
+    # no label of the blend's trained it, but they chose its epoch and strength: it says so, and its cut-off is theirs
+    assert found["about"]["saw_the_blend_labels"] == ["llm-kept"]
+    assert found["about"]["trained_on_the_blend_labels"] == []
+    assert any("chosen on them" in note for note in notes(found))
     alone, _ = evaluate([run], folder / "tables", CUTOFF, Options(**options))
     assert alone["about"]["saw_the_blend_labels"] == ["llm-kept"]
-    assert read_manifest(run / "before", step="finetune")["facts"]["model_cutoff"] == (CUTOFF - WEEKS).isoformat()
+    facts = read_manifest(run / "before", step="finetune")["facts"]
+    assert facts["trained_until"] == (CUTOFF - WEEKS).isoformat()
+    assert facts["model_cutoff"] == facts["chosen_until"] == CUTOFF.isoformat()
 
 
 def test_an_llm_is_held_against_the_best_control_and_added_to_all_of_them(seeded: dict) -> None:

@@ -109,7 +109,9 @@ class Drift:
         around = Around(self._data.histories.before(end), settings.drift.around_days, size)
 
         def terms(user: Any, moment: Any, ends: Any) -> Float:
-            return np.concatenate([around(ends)[None], self._shape.habit(self._data.histories, user, moment, size)])
+            return np.concatenate(
+                [around(user, moment, ends)[None], self._shape.habit(self._data.histories, user, moment, size)]
+            )
 
         user = np.concatenate([np.full(int(p.train.sum()), p.user) for p in some])
         moment, ends, weight = (

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from advprior.history.counts import DAY
 from advprior.history.interests import Interests
 from advprior.history.targets import quality
 from advprior.predictors.base import BEFORE, FitData
+from advprior.predictors.labels import LabelSpan, require_choosing_labels
 from advprior.predictors.llm.prompts import PromptEncoder, PromptStyle
 from advprior.predictors.llm.settings import LLMSettings
 from advprior.predictors.llm.tuning.batches import TrainingBatches, share_loss
@@ -50,9 +51,10 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
     ------
     AdvpriorError
         ``PRI006`` when the histories hold no training or validation point, ``PRI007`` when prompts may outgrow the
-        base model, ``PRI050`` and ``PRI051`` when it cannot be tuned in this mode, ``PRI052`` when interests are
-        asked for and the events tell no category.
+        base model, ``PRI018`` when the horizon is longer than ``valid_days``, ``PRI050`` and ``PRI051`` when it
+        cannot be tuned in this mode, ``PRI052`` when interests are asked for and the events tell no category.
     """
+    require_choosing_labels(settings.horizon_days, settings.training.valid_days, "training.valid_days")
     torch.manual_seed(settings.training.seed)
     data = _with_interests(data, settings)
     base = load_base(settings.base, layers=settings.layers)
@@ -88,6 +90,7 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
             "trained": sum(p.numel() for p in fit.tuned.values()),
             "model": sum(p.numel() for p in networks.model.parameters()),
         },
+        **LabelSpan.micros(data.cutoff if "refit" in fit.facts else fit.border, data.cutoff).to_json(),
         **fit.facts,
     }
 
@@ -97,6 +100,8 @@ class _Fit:
 
     Attributes
     ----------
+    border : int
+        Microseconds: where training labels end and validation labels start.
     facts : dict
         What the manifest says of the stages.
     curves : dict of str to list
@@ -115,6 +120,7 @@ class _Fit:
         self._batches = TrainingBatches(
             networks.model, networks.head, networks.interest_head, points, settings.training.batch_tokens
         )
+        self.border = parts.data.cutoff - int(settings.training.valid_days * DAY)
         self.facts: dict[str, Any] = {}
         self.curves: dict[str, list[dict[str, Any]]] = {}
         names = {"sft": "checkpoint.pt", "ranking": "checkpoint-ranking.pt", "again": "checkpoint-again.pt"}
@@ -182,7 +188,7 @@ class _Fit:
         before = self._out / BEFORE
         before.mkdir(exist_ok=True)
         save_run(before, deepcopy(self.networks), start, self.parts)
-        self.facts[BEFORE] = {"model_cutoff": datetime.fromtimestamp(drift.border / 1e6, UTC).isoformat()}
+        self.facts[BEFORE] = LabelSpan.micros(drift.border, self.parts.data.cutoff).to_json()
 
     def _again(self, drift: Drift, epochs: int) -> None:
         """Fit again, from the start, on all labels up to the cut-off."""
@@ -243,7 +249,7 @@ def _require_points(points: list[WindowPoints]) -> dict[str, int]:
             where="events before finetune_end",
             actual=f"{counts['train']} training and {counts['valid']} validation points",
             expected="at least one of each",
-            fix="move finetune_end later, lower valid_days, or add events",
+            fix=f"{'lower' if counts['valid'] else 'raise'} training.valid_days, or move finetune_end later",
         )
     return counts
 

@@ -194,7 +194,7 @@ class Learner:
         if self._around is None:
             drift = self._shape.everyone(self._past, moment // DAY * DAY, size)
         else:
-            drift = self._around(end)[None]
+            drift = self._around(user, moment, end)[None]
         return np.concatenate([drift, self._shape.habit(self._past, user, moment, size)])
 
     def _start(self, moment: Int) -> tuple[float, ...]:

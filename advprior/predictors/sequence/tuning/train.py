@@ -18,6 +18,7 @@ import torch
 from advprior.history.counts import DAY
 from advprior.history.targets import quality
 from advprior.predictors.base import FitData
+from advprior.predictors.labels import LabelSpan, require_choosing_labels
 from advprior.predictors.logit import log_softmax
 from advprior.predictors.offset import Offset, OffsetTerms, weigh, weighed
 from advprior.predictors.sequence.points import Target, WaitRules, Waits, waits
@@ -55,8 +56,10 @@ def fit_sequence(
     Raises
     ------
     AdvpriorError
-        ``PRI006`` when there is nothing to fit on or to choose with.
+        ``PRI006`` when there is nothing to fit on or to choose with, ``PRI018`` when the horizon is longer than
+        ``valid_days``.
     """
+    require_choosing_labels(settings.horizon_days, settings.valid_days, "valid_days")
     with _one_thread():
         return _Fit(data, settings, encodings).run(out)
 
@@ -108,6 +111,7 @@ class _Fit:
         valid = {name.removeprefix("valid_"): v for name, v in curve[best].items() if name.startswith("valid_")}
         refitted = len(final.waits) if training.refit else len(early.waits)
         return {
+            **LabelSpan.micros(data.cutoff if training.refit else self.border, data.cutoff).to_json(),
             "labels": {"train": len(early.waits), "refit": refitted, "valid": len(points)},
             "curve": curve,
             "refit_curve": again if training.refit else [],
@@ -146,5 +150,5 @@ def _require_labels(labels: Waits, points: Snapshots) -> None:
             where="events before finetune_end",
             actual=f"{len(labels)} labels to fit on, {len(points)} to choose with",
             expected="at least one of each",
-            fix="move finetune_end later, lower valid_days, or add events",
+            fix=f"move finetune_end later, add events, or {'lower' if len(points) else 'raise'} valid_days",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ from advprior.history.histories import build_histories, micros
 from advprior.history.interests import build_interests
 from advprior.pipeline.fit import finetune
 from advprior.pipeline.publish import publish, shuffled_rows
-from advprior.predictors.llm.interest_scores import score_interests
+from advprior.pipeline.rowfiles import Journal
 from advprior.predictors.llm.tuning.model import AdvertiserModel
 from advprior.predictors.registry import load_predictor, predictor_class
+from advprior.runtime.session import Engine
 from advprior.store.contract import INTEREST_MATRIX_FILE, INTERESTS_FILE
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest
@@ -84,12 +86,11 @@ def test_scored_as_the_torch_model_and_from_the_past_only(fitted: Fitted, run: P
     assert matrix.shape[2] == len(OBSERVED)
     assert_distributions(matrix)
     assert read_manifest(priors)["facts"]["interests"] == len(OBSERVED)
-    scorer = predictor.interest_scorer(run / "onnx", "cpu")
-    assert scorer is not None
+    scorer = predictor.scorer(run / "onnx", "cpu")
     for column in (0, 6):
         cut = whole.before(int(SNAPSHOTS[column]))
-        alone = scorer.score(cut, np.arange(9), SNAPSHOTS[column : column + 1])
-        assert_same_log_probs(alone[:, 0], matrix[:9, column])
+        alone = scorer.network(cut, np.arange(9), SNAPSHOTS[column : column + 1])
+        assert_same_log_probs(alone.interests[alone.index[:, 0]], matrix[:9, column])
     model = AdvertiserModel.from_pretrained(run / "model").eval()
     prompt = predictor.encoder().prompt(whole.before(int(SNAPSHOTS[-1])), 3)
     (window,) = predictor.encoder().windows(prompt, np.asarray([len(prompt.ends)]))
@@ -101,30 +102,58 @@ def test_scored_as_the_torch_model_and_from_the_past_only(fitted: Fitted, run: P
     assert_other_log_probs(matrix[:, 0], matrix[:, -1])
 
 
-def test_goes_on_after_the_last_whole_user(fitted: Fitted, run: Path, priors: Path, tmp_path: Path) -> None:
-    """A kill leaves a torn row; what is whole before it is not scored again."""
-    whole = histories(fitted)
-    expected = (priors / INTEREST_MATRIX_FILE).read_bytes()
-    part = tmp_path / "interest_log_probs.part"
-    scorer = load_predictor(run).interest_scorer(run / "onnx", "cpu")
-    assert scorer is not None
-    asked: list[int] = []
-    real = scorer.score
+def test_they_ride_on_the_forwards_of_the_priors(
+    fitted: Fitted, run: Path, priors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every prompt is forwarded once for both, and a refresh in which nothing changed forwards nobody."""
+    tokens: list[int] = []
+    real = Engine.run_all
 
-    def counted(histories, users, cutoffs):
-        asked.extend(users.tolist())
-        return real(histories, users, cutoffs)
+    def counted(self, inputs):
+        tokens.append(int(inputs["attention_mask"].sum()))
+        return real(self, inputs)
 
-    scorer.score = counted  # type: ignore[method-assign]
-    header = len(expected) - len(whole) * len(SNAPSHOTS) * len(OBSERVED) * 4
-    for kept, first in ((header + 17 * len(SNAPSHOTS) * len(OBSERVED) * 4 + 9, 17), (header - 5, 0)):
-        asked.clear()
-        part.write_bytes(expected[:kept])
-        score_interests(scorer, whole, SNAPSHOTS, tmp_path)
-        assert asked == list(range(first, len(whole)))
-        ours, theirs = np.load(tmp_path / INTEREST_MATRIX_FILE), np.load(priors / INTEREST_MATRIX_FILE)
-        assert_same_log_probs(ours, theirs)
-        (tmp_path / INTEREST_MATRIX_FILE).unlink()
+    monkeypatch.setattr(Engine, "run_all", counted)
+    plain = tmp_path / "plain"  # the same fit, and nobody asks it for interests
+    shutil.copytree(run, plain)
+    (plain / INTERESTS_FILE).unlink()
+    sums = []
+    for number, each in enumerate((run, plain)):
+        tokens.clear()
+        assert score(each, fitted.tables, tmp_path / str(number), device="cpu", threads=1, shard_users=9)
+        sums.append(sum(tokens))
+    assert sums[0] == sums[1]
+    assert not (tmp_path / "1" / INTEREST_MATRIX_FILE).exists()
+    same = np.load(tmp_path / "0" / INTEREST_MATRIX_FILE)
+    assert_same_log_probs(same, np.load(priors / INTEREST_MATRIX_FILE))
+
+    tokens.clear()
+    assert score(run, fitted.tables, tmp_path / "again", since=tmp_path / "0", device="cpu", threads=1)
+    facts = read_manifest(tmp_path / "again")["facts"]
+    assert (facts["forwarded"], facts["carried"]) == (0, facts["users"])
+    assert facts["interests"] == len(OBSERVED)
+    # the sample that is scored again from histories cut at the snapshot is all that was forwarded
+    assert sum(tokens) < sums[0] / 2
+    newest = same.reshape(facts["users"], -1, len(OBSERVED))[:, -1]
+    np.testing.assert_array_equal(np.load(tmp_path / "again" / INTEREST_MATRIX_FILE), newest)
+
+
+def test_a_kill_costs_a_shard_of_both(
+    fitted: Fitted, run: Path, priors: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, real = tmp_path / "out", Journal.add
+
+    def killed(self, shard, facts):
+        real(self, shard, facts)
+        if shard == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Journal, "add", killed)
+    with pytest.raises(KeyboardInterrupt):
+        score(run, fitted.tables, out, shard_users=9)
+    monkeypatch.setattr(Journal, "add", real)
+    assert score(run, fitted.tables, out, shard_users=9)
+    assert_same_log_probs(np.load(out / INTEREST_MATRIX_FILE), np.load(priors / INTEREST_MATRIX_FILE))
 
 
 @pytest.fixture(scope="module")
@@ -175,8 +204,6 @@ def test_the_ranker_finds_the_category_of_an_ad(repo: Path, priors: Path, tmp_pa
 
 
 def test_a_broken_matrix_is_not_published(priors: Path, tmp_path: Path) -> None:
-    import shutil
-
     broken = shutil.copytree(priors, tmp_path / "priors")
     matrix = np.load(broken / INTEREST_MATRIX_FILE)
     matrix[3] = 0.0

@@ -1,11 +1,14 @@
-"""Training points lie in waits between purchases, and know nothing of their label."""
+"""Training points lie in waits between events, and know nothing of their label."""
 
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
 
 from advprior.history.counts import DAY
 from advprior.history.histories import Histories
 from advprior.predictors.offset import FLOOR, Around, OffsetTerms
 from advprior.predictors.sequence.points import Target, WaitRules, Waits, waits
+from tests.advprior.history.test_histories import histories_of
 
 H = Histories(
     ("u", "v"), ("", ""), np.array([0, 4, 5]), np.array([1, 11, 11, 400, 5], np.int64) * DAY, np.array([0, 1, 2, 1, 0])
@@ -55,7 +58,27 @@ def test_drift_around_a_day_knows_both_sides_and_drift_so_far_only_one() -> None
     around = Around(H, 10.0, 3)
     # purchases that are no user's first: 1 and 2 on day 11, 1 on day 400
     expected = np.array([[0, 1, 1], [0, 0.5, 0.5]]) + FLOOR
-    np.testing.assert_allclose(np.exp(around(np.array([1, 21]) * DAY)), expected, rtol=1e-5)
+    bystander, late = np.array([1, 1]), np.array([500, 500]) * DAY
+    np.testing.assert_allclose(np.exp(around(bystander, late, np.array([1, 21]) * DAY)), expected, rtol=1e-5)
     steady = OffsetTerms((30.0,), ()).everyone(H, np.array([11, 12]) * DAY, 3)[0]
     assert np.allclose(np.exp(steady[0])[1:], FLOOR)
     assert (np.exp(steady[1])[1:] > 0.5).all()
+
+
+DAYS = st.lists(
+    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 3)), min_size=2, max_size=8), min_size=2, max_size=4
+)
+
+
+@given(DAYS, st.integers(0, 3))
+def test_drift_around_a_label_knows_nothing_of_it_or_of_what_its_user_does_later(days, other: int) -> None:
+    """Whatever the label is, the term that a fit starts from is the same; what others do counts."""
+    events = [[(day * DAY, a) for day, a in user] for user in days]
+    w = waits(histories_of(events), 100 * DAY, WaitRules(30 * DAY, None, 0.0, 99, 0))
+    for user, begin, end in zip(w.user, w.begin, w.end, strict=True):
+        point = (np.array([user]), np.array([begin]), np.array([end]))
+        changed = [[(t, other if u == user and t >= begin else a) for t, a in e] for u, e in enumerate(events)]
+        ours, theirs = (np.exp(Around(histories_of(each), 7.0, 4)(*point)) for each in (events, changed))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+        alone = np.exp(Around(histories_of([events[user]]), 7.0, 4)(np.array([0]), *point[1:]))
+        assert (ours >= alone * (1 - 1e-5)).all()
