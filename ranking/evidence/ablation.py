@@ -184,7 +184,7 @@ def _about(
     return {
         "per_arm": {name: one.about for name, one in reached.items()},
         "segment_order": list(masks),
-        "segments": {name: _counts(test.keys[mask]) for name, mask in masks.items()},
+        "segments": segment_counts(test.keys, masks),
         "splits": {name: _counts(block.keys) for name, block in encoded.blocks.items()},
         "groups": sorted(groups_of(encoded.features)),
         "test_rows": test.digest,
@@ -286,6 +286,16 @@ def warnings_of(lifts: Lifts, arms: Arms) -> list[Finding]:
     """What the result itself says against being trusted."""
     placebos = [lifts.get(arm.name, arms.baseline.name, Auc.name) for arm in arms.of_role("placebo")]
     return [finding for lift in placebos if (finding := check_placebo(lift.arm, lift.low, lift.high)) is not None]
+
+
+def segment_counts(rows: pd.DataFrame, masks: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Rows, positives, users and slates of each segment, and its share of the rows and of their users."""
+    users = max(rows[USER_ID].nunique(), 1)
+    counts = {name: _counts(rows[mask]) for name, mask in masks.items()}
+    return {
+        name: {**of, "share_of_rows": of["rows"] / max(len(rows), 1), "share_of_users": of["users"] / users}
+        for name, of in counts.items()
+    }
 
 
 def _counts(rows: pd.DataFrame) -> dict[str, int]:

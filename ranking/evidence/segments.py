@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 SEGMENT_PREFIX = "segment_"
 OCCASIONS, PURCHASES = "activity_occasions_all", "ad_advertiser_purchases_all"
-FEW_EVENTS = 0.25  # the share of users who count as having few events
-HEAD = 0.8  # the share of purchases that the advertisers outside the tail have
+FEW_EVENTS = 0.25  # the share of users who count as having few events, as nearly as equal counts allow
+LARGEST = 0.5  # a segment of more users than that does not tell few events from many
+HEAD = 0.8  # the share of events that the advertisers outside the tail have at least
 
 
 def segments_of(rows: pd.DataFrame) -> dict[str, Bool]:
@@ -34,9 +35,10 @@ def segments_of(rows: pd.DataFrame) -> dict[str, Bool]:
     Returns
     -------
     dict of str to bool array [rows]
-        The frame's own ``segment_…`` columns, prefix removed, and: ``few_events``, the quarter of users with the
-        fewest occasions when first seen here; ``tail_advertiser``, advertisers outside those with four fifths of the
-        purchases by then; ``profile_known`` and ``profile_unknown``.
+        The frame's own ``segment_…`` columns, prefix removed, and: ``few_events``, the users with the fewest events
+        when first seen here, about a quarter of them; ``tail_advertiser``, advertisers outside those with four fifths
+        of the events by then; ``profile_known`` and ``profile_unknown``. Users, or advertisers, with equal counts are
+        never torn apart: where that leaves no quarter to speak of, the segment is left out.
     """
     own = {
         str(c).removeprefix(SEGMENT_PREFIX): rows[c].to_numpy(bool) for c in rows if str(c).startswith(SEGMENT_PREFIX)
@@ -44,7 +46,7 @@ def segments_of(rows: pd.DataFrame) -> dict[str, Bool]:
     derived: dict[str, Bool] = {}
     if OCCASIONS in rows:
         value, place = _first_seen(rows, USER_ID, OCCASIONS)
-        derived["few_events"] = (value <= np.quantile(value, FEW_EVENTS))[place]
+        derived["few_events"] = fewest(value)[place]
     if PURCHASES in rows:
         value, place = _first_seen(rows, ADVERTISER_ID, PURCHASES)
         derived["tail_advertiser"] = in_tail(value)[place]
@@ -55,17 +57,30 @@ def segments_of(rows: pd.DataFrame) -> dict[str, Bool]:
     return own | {name: mask for name, mask in derived.items() if mask.any() and not mask.all()}
 
 
-def in_tail(count: NDArray[np.float64]) -> Bool:
-    """Which of these counts are outside the largest that make up `HEAD` of their sum.
+def fewest(count: NDArray[np.float64]) -> Bool:
+    """Which counts are the smallest: about `FEW_EVENTS` of them, none where equal ones leave no such part.
 
     >>> import numpy as np
-    >>> in_tail(np.array([1.0, 80.0, 19.0])).tolist()
-    [True, False, True]
+    >>> fewest(np.array([0.0, 0.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0])).tolist()[:4]
+    [True, True, True, False]
+    >>> fewest(np.array([1.0, 1.0, 1.0, 1.0, 2.0])).any()  # the smallest are four of five
+    np.False_
     """
-    order = np.argsort(-count, kind="stable")
-    before = np.cumsum(count[order]) - count[order]
-    tail = np.empty(len(count), dtype=bool)
-    tail[order] = before >= HEAD * count.sum()
+    edge = np.quantile(count, FEW_EVENTS)
+    parts = [part for part in (count <= edge, count < edge) if 0 < part.mean() <= LARGEST]
+    return min(parts, key=lambda part: abs(part.mean() - FEW_EVENTS), default=np.zeros(len(count), dtype=bool))
+
+
+def in_tail(count: NDArray[np.float64]) -> Bool:
+    """Which counts are smaller than the largest ones that make up `HEAD` of their sum; equal counts stay together.
+
+    >>> import numpy as np
+    >>> in_tail(np.array([1.0, 80.0, 19.0])).tolist(), in_tail(np.array([2.0, 2.0, 2.0])).tolist()
+    ([True, False, True], [False, False, False])
+    """
+    values, place = np.unique(-count, return_inverse=True)  # largest first
+    sums = np.bincount(place, weights=count, minlength=len(values))
+    tail: Bool = (np.cumsum(sums) - sums >= HEAD * count.sum())[place]
     return tail
 
 

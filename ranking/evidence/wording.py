@@ -8,8 +8,8 @@ _SEGMENTS = {
     "overall": "All test impressions",
     "never_advertiser": "Advertisers new to the user",
     "never_ad": "Ads new to the user",
-    "few_events": "The quarter of users with the fewest events",
-    "tail_advertiser": "Advertisers of the tail (outside 80 % of purchases)",
+    "few_events": "Users with the fewest events",
+    "tail_advertiser": "Advertisers of the tail (outside 80 % of events)",
     "profile_known": "Users with a profile",
     "profile_unknown": "Users without a profile",
 }

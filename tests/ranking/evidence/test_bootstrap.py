@@ -210,7 +210,7 @@ def test_lifts_show_themselves():
     )
     axis = lifts.plot().axes[0]
     assert [text.get_text() for text in axis.get_yticklabels()] == [
-        "arm − base, the quarter of users with the fewest events",
+        "arm − base, users with the fewest events",
         "arm − base, all test impressions",
     ]
     assert lifts[0].plot().axes[0].get_xlabel() == "Difference in auc"

@@ -180,15 +180,18 @@ def test_worth_is_counted_from_the_predictions(workspace):
     value = AblationResult.load(root / "ablation").value(load=3)
     rows, scores = load_seeds(root / "ablation")
     advertiser = synthetic_frame(users=120).set_index("impression_id")["advertiser_id"].loc[rows["impression_id"]]
-    found, shown = [], []
+    conversions, concentrations = [], []
     for score in scores["llm"]:
-        rows["score"] = score
-        first = rows.sort_values("score", ascending=False, kind="stable").groupby("slate_id").head(3)
-        found.append(first["label"].sum() / rows["slate_id"].nunique())
-        shares = advertiser.loc[first["impression_id"]].value_counts(normalize=True)
-        shown.append((shares**2).sum())
-    assert value["conversions"]["llm"] == pytest.approx(np.mean(found))
-    assert value["hhi"]["llm"] == pytest.approx(np.mean(shown))
+        shown = rows[["impression_id", "label"]].assign(chance=0.0)
+        for slate in rows.groupby("slate_id").indices.values():
+            above = (score[slate][:, None] < score[slate]).sum(axis=1)
+            tied = (score[slate][:, None] == score[slate]).sum(axis=1)
+            shown.loc[shown.index[slate], "chance"] = np.clip((3 - above) / tied, 0, 1)
+        conversions.append((shown["chance"] * shown["label"]).sum() / rows["slate_id"].nunique())
+        of_advertiser = shown["chance"].groupby(advertiser.loc[shown["impression_id"]].to_numpy()).sum()
+        concentrations.append(((of_advertiser / of_advertiser.sum()) ** 2).sum())
+    assert value["conversions"]["llm"] == pytest.approx(np.mean(conversions))
+    assert value["hhi"]["llm"] == pytest.approx(np.mean(concentrations))
     assert value["conversions"]["llm"] > value["conversions"]["baseline"]
 
 
