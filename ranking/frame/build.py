@@ -180,7 +180,8 @@ def _add_history(columns: Columns, joined: Joined, repo: Path, rows: FrameRows) 
         for view in (USER_HISTORY_VIEW, AD_STATS_VIEW)
     ]
     pointers = joined.pop_pointer(f"{USER_HISTORY_VIEW}__{HISTORY_ROW}")
-    columns.add("history", USER_HISTORY_VIEW, history_columns(repo, pointers, rows.table[AD_ID], moments))
+    for stream, features in history_columns(repo, pointers, rows.table[AD_ID], moments).items():
+        columns.add(stream, USER_HISTORY_VIEW, features)
     return findings
 
 

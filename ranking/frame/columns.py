@@ -11,6 +11,7 @@ import numpy as np
 from advprior.store.contract import (
     AD_ID,
     EVENT_TIMESTAMP,
+    HISTORY_ROW,
     PRIOR_ROW,
     SNAPSHOT,
     TABLE_FILE,
@@ -21,7 +22,6 @@ from advprior.store.tables import read_parquet
 from advprior.store.times import DAY_US, as_datetimes, micros
 from ranking.frame import checks
 from ranking.frame.gather import (
-    HISTORY_VALUES,
     TOP,
     PriorFiles,
     gather_history,
@@ -30,8 +30,9 @@ from ranking.frame.gather import (
     mean_probability,
     places,
 )
-from ranking.frame.history import LEVELS, history_files, load_history_ids
 from ranking.frame.join import times
+from ranking.frame.numbering import ids_of_ads, load_history_ids
+from ranking.frame.streams import STREAMS
 from ranking.frame.views import view_folder
 
 if TYPE_CHECKING:
@@ -98,8 +99,8 @@ def _take_times(moments: Any, rows: Int) -> Any:
     return np.where(rows >= 0, moments[rows] if len(moments) else NAT, NAT)
 
 
-def history_columns(repo: Path, rows: Int, ads: pd.Series[Any], impression: Any) -> dict[str, Any]:
-    """``history_<level>_{1w,4w,12w,all,recency_days}``; recency counts to the impression, not to the snapshot.
+def history_columns(repo: Path, rows: Int, ads: pd.Series[Any], impression: Any) -> dict[str, dict[str, Any]]:
+    """Features of each published stream, by its name; recency counts to the impression, not to the snapshot.
 
     Parameters
     ----------
@@ -113,16 +114,22 @@ def history_columns(repo: Path, rows: Int, ads: pd.Series[Any], impression: Any)
     folder = view_folder(repo, USER_HISTORY_VIEW)
     ids = load_history_ids(folder)
     index = pd.Index(ids["ads"][AD_ID]).get_indexer(pd.Index(ads))
-    table = read_parquet(folder / TABLE_FILE, columns=["history_row", SNAPSHOT]).sort_values("history_row")
-    since = impression - _take_times(as_datetimes(micros(table[SNAPSHOT])), rows)
-    since_days = since.astype(np.float64) / DAY_US
-    columns: dict[str, Any] = {}
-    for level in LEVELS:
-        of_ad = np.array([*ids["ads"][level], -1], dtype=np.int64)[index]
-        values = gather_history(folder, history_files(level), ids["sizes"][level], rows, of_ad)
-        values[:, 4] += since_days  # NaT gave a huge number, but those rows are NaN already
-        for i, name in enumerate(HISTORY_VALUES):
-            columns[f"history_{level}_{name}"] = np.ascontiguousarray(values[:, i])
+    table = read_parquet(folder / TABLE_FILE, columns=[HISTORY_ROW, SNAPSHOT])
+    pointers = table[HISTORY_ROW].to_numpy(np.int64)
+    snapshots = np.full(pointers.max(initial=-1) + 1, NAT)  # users that do not exist yet have no row
+    snapshots[pointers] = as_datetimes(micros(table[SNAPSHOT]))
+    since_days = (impression - _take_times(snapshots, rows)).astype(np.float64) / DAY_US
+    columns: dict[str, dict[str, Any]] = {}
+    for stream in STREAMS:
+        if stream.name not in ids["streams"]:
+            continue
+        columns[stream.name] = {}
+        for level, numbering in stream.levels.items():
+            of_ad = np.append(ids_of_ads(ids, numbering), np.int64(-1))[index]
+            values = gather_history(folder, stream.files(level), ids["sizes"][numbering], rows, of_ad)
+            values[:, -1] += since_days  # NaT gave a huge number, but those rows are NaN already
+            for i, name in enumerate(stream.features(level)):
+                columns[stream.name][name] = np.ascontiguousarray(values[:, i])
     return columns
 
 

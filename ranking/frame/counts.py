@@ -53,9 +53,9 @@ class CountsBefore:
         self._bases = np.arange(n_groups, dtype=np.int64) * self._stride
         self._starts = np.searchsorted(self._keys, self._bases)
 
-    def before(self, moment: int) -> Int:
-        """Rows of each group with time < ``moment``: int array [n_groups]."""
-        rank = int(np.searchsorted(self._times, moment))
+    def before(self, moment: int | Int) -> Int:
+        """Rows of each group with time < ``moment``, one for all or one for each: int array [n_groups]."""
+        rank = np.searchsorted(self._times, moment)
         return np.searchsorted(self._keys, self._bases + rank) - self._starts
 
     def last_before(self, moment: int) -> Int:

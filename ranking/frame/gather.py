@@ -29,33 +29,33 @@ from ranking.frame.counts import codes_of
 if TYPE_CHECKING:
     import pandas as pd
 
-HISTORY_VALUES = ("1w", "4w", "12w", "all", "recency_days")
 TOP = 20
 
 
 def gather_history(folder: Path, files: tuple[str, str], size: int, rows: Int, ids: Int) -> Float:
-    """Counts and recency of one level.
+    """Counts and recency of one level of a stream.
 
     Parameters
     ----------
     folder : Path
         Published ``user_history``.
     files : (keys file, values file)
+        `ranking.frame.streams.Stream.files`.
     size : int
-        Ids of the level: a key is row · size + id.
+        Ids of the numbering: a key is row · size + id.
     rows, ids : int arrays [impressions]
         ``history_row`` (−1: no history row) and the id of the ad at this level (−1: it has none).
 
     Returns
     -------
-    float32 [impressions, 5]
-        Counts in 1, 4, 12 weeks and ever (0 when nothing is there), days since the last (NaN then).
+    float32 [impressions, values]
+        Counts (0 when nothing is there), then days since the last (NaN then), as `Stream.values` has them.
         All NaN where row or id is −1.
     """
     keys = np.load(folder / files[0], mmap_mode="r")
     values = np.load(folder / files[1], mmap_mode="r")
-    out = np.zeros((len(rows), 5), dtype=np.float32)
-    out[:, 4] = np.nan
+    out = np.zeros((len(rows), values.shape[1]), dtype=np.float32)
+    out[:, -1] = np.nan
     answerable = (rows >= 0) & (ids >= 0)
     wanted = rows * size + ids
     if len(keys):

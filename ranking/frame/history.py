@@ -1,20 +1,17 @@
 """Each user's own history as of every snapshot: the honest baseline that a prior must beat.
 
 Everything is computed strictly before a snapshot and available a stated lag later. A user's own counts
-(per advertiser, category and ad) are sparse and large, so they stay out of the point-in-time join: the table
-carries a pointer (``history_row``), and the counts lie beside it as sorted arrays that training maps into
+(per stream and level, see `ranking.frame.streams`) are sparse and large, so they stay out of the point-in-time join:
+the table carries a pointer (``history_row``), and the counts lie beside it as sorted arrays that training maps into
 memory and searches (`ranking.frame.gather`). For serving the same counts stand in the user's row as lists, which the
 join leaves out and materializing takes along (`ranking.service.histories`).
 
-An *occasion* is one (user, time): the rows of one basket count once. "Ad" in a history means the ad's
-advertiser × category, which is what an event can be matched to.
+An *occasion* is one (user, time): the rows of one basket count once.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,93 +19,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from advprior.store.arrays import Float, Int
-from advprior.store.contract import (
-    AD_ID,
-    ADVERTISER_ID,
-    CATALOG_VERSION,
-    CATEGORY,
-    HISTORY_ROW,
-    TIMESTAMP,
-    USER_ID,
-    VALUE,
-)
-from advprior.store.runs import digest, write_json
-from advprior.store.times import DAY_US, micros, moment_us
-from ranking.frame.counts import CountsBefore, codes_of, compact
+from advprior.store.arrays import Int
+from advprior.store.contract import CATALOG_VERSION, HISTORY_ROW, USER_ID
+from advprior.store.runs import write_json
+from advprior.store.times import DAY_US, moment_us
+from ranking.frame.counts import CountsBefore
 from ranking.frame.fading import fading
+from ranking.frame.numbering import HISTORY_IDS, HistoryIds
 from ranking.frame.snapshots import Scalars, time_columns
+from ranking.frame.stream_counts import LevelCounts, StreamRows
+from ranking.frame.streams import EVENTS, WINDOWS, token_column
 
-WINDOWS = {"1w": 7, "4w": 28, "12w": 84}  # days; "all" is the fourth
-LEVELS = ("advertiser", "category", "ad")
 _PLURAL = {"advertiser": "advertisers", "category": "categories", "ad": "ads"}
-HISTORY_IDS = "history_ids.json"
-
-
-def history_files(level: str) -> tuple[str, str]:
-    """Names of a level's sorted keys (int64) and values (float32 [n, 5]: counts 1w, 4w, 12w, all; recency in days)."""
-    return f"history_{level}_keys.npy", f"history_{level}_values.npy"
-
-
-def online_columns(level: str) -> tuple[str, str]:
-    """List columns of a level in a user's row: ids (int32 [n], ascending), values (float32 [5n], id by id)."""
-    return f"history_{level}_ids", f"history_{level}_values"
-
-
-def token_column(level: str) -> str:
-    """List column of a level in a user's row: what the towers read of each id, float32 [2n], see `frame.fading`."""
-    return f"history_{level}_tokens"
-
-
-class HistoryIds:
-    """The catalogs behind history keys, and the ids of each ad.
-
-    Attributes
-    ----------
-    sizes : dict[str, int]
-        Number of ids per level; a key is ``history_row · size + id``.
-    ads : pandas.DataFrame
-        Indexed by ad_id; columns advertiser, category, ad: ids (−1: the ad has no such thing).
-    """
-
-    def __init__(self, advertisers: Sequence[str], ads: pd.DataFrame) -> None:
-        self.advertisers = list(advertisers)
-        self.categories = sorted(ads[CATEGORY].dropna().unique().tolist())
-        a, c = codes_of(ads[ADVERTISER_ID], self.advertisers), codes_of(ads[CATEGORY], self.categories)
-        pairs = np.unique((a * (len(self.categories) + 1) + c)[(a >= 0) & (c >= 0)])
-        self._pairs = pairs
-        self.sizes = {"advertiser": len(self.advertisers), "category": len(self.categories), "ad": len(pairs)}
-        self.ads = pd.DataFrame(
-            {"advertiser": a, "category": c, "ad": self.pair_codes(a, c)}, index=pd.Index(ads[AD_ID], name=AD_ID)
-        )
-
-    def pair_codes(self, advertiser: Int, category: Int) -> Int:
-        """Ids of advertiser × category, −1 where no ad has it."""
-        wanted = advertiser * (len(self.categories) + 1) + category
-        codes = codes_of(wanted, self._pairs)
-        return np.where((advertiser >= 0) & (category >= 0), codes, -1)
-
-    def event_codes(self, events: pd.DataFrame) -> dict[str, Int]:
-        """Ids of each event per level, −1 where it has none."""
-        a, c = codes_of(events[ADVERTISER_ID], self.advertisers), codes_of(events[CATEGORY], self.categories)
-        return {"advertiser": a, "category": c, "ad": self.pair_codes(a, c)}
-
-    def to_json(self) -> dict[str, Any]:
-        """What lies beside the arrays, so that a reader needs nothing else; ``version`` is the digest of the rest."""
-        about = {
-            "sizes": self.sizes,
-            "advertisers": self.advertisers,
-            "categories": self.categories,
-            "ads": {AD_ID: self.ads.index.tolist(), **{level: self.ads[level].tolist() for level in LEVELS}},
-            "values": [*WINDOWS, "all", "recency_days"],
-        }
-        return {"version": digest(about), **about}
-
-
-def load_history_ids(folder: Path) -> dict[str, Any]:
-    """The catalogs beside a published history."""
-    ids: dict[str, Any] = json.loads((Path(folder) / HISTORY_IDS).read_text())
-    return ids
 
 
 def windowed(counts: CountsBefore, moment: int) -> dict[str, Int]:
@@ -118,71 +40,23 @@ def windowed(counts: CountsBefore, moment: int) -> dict[str, Int]:
     return {**recent, "all": total}
 
 
-@dataclass(frozen=True)
-class UserEvents:
-    """Events by user: what every part of a history is counted from.
-
-    Attributes
-    ----------
-    owner : int array [events]
-        Place of the user.
-    times : int array [events]
-        Microseconds since 1970.
-    spent : float64 [events]
-        Value of each event, 0 where it has none.
-    users : int
-    """
-
-    owner: Int
-    times: Int
-    spent: Any
-    users: int
-
-    @classmethod
-    def of(cls, users: pd.DataFrame, events: pd.DataFrame) -> UserEvents:
-        """From canonical tables."""
-        spent = np.nan_to_num(events[VALUE].to_numpy(np.float64)) if VALUE in events else np.zeros(len(events))
-        return cls(codes_of(events[USER_ID], users[USER_ID]), micros(events[TIMESTAMP]), spent, len(users))
-
-
-def user_level_counts(
-    events: UserEvents, codes: Int, size: int, moments: Sequence[int]
-) -> Iterator[tuple[Int, Float, Int, Int]]:
-    """Per snapshot: sorted keys (user · size + id), values [n, 5], and distinct ids per user ever and in 4 weeks."""
-    whole = codes >= 0
-    groups, rows = compact((events.owner[whole], events.users), (codes[whole], size))
-    counts = CountsBefore(rows, events.times[whole], len(groups), distinct=True)
-    owner = groups // size
-    for moment in moments:
-        by_window = windowed(counts, moment)
-        seen = by_window["all"] > 0
-        recency = (moment - counts.last_before(moment)) / DAY_US
-        values = np.stack([*(by_window[name] for name in (*WINDOWS, "all")), recency], axis=1)[seen].astype(np.float32)
-        ever = np.bincount(owner[seen], minlength=events.users)
-        recent = np.bincount(owner[by_window["4w"] > 0], minlength=events.users)
-        yield groups[seen], values, ever, recent
-
-
-def list_column(parts: Sequence[tuple[Int, Any]], kind: Any) -> pd.Series[Any]:
-    """A column of lists from (length of each row's list, all their values) parts.
+def list_column(lengths: Int, values: Any, kind: Any) -> pd.Series[Any]:
+    """A column of lists from the length of each row's list, and all their values.
 
     Examples
     --------
     >>> import pyarrow as pa
-    >>> column = list_column([(np.array([2, 0]), np.array([5, 7])), (np.array([1]), np.array([9]))], pa.int32())
-    >>> pa.array(column).to_pylist()
+    >>> pa.array(list_column(np.array([2, 0, 1]), np.array([5, 7, 9]), pa.int32())).to_pylist()
     [[5, 7], [], [9]]
     """
     import pyarrow as pa
 
-    lengths = np.concatenate([length for length, _ in parts])
-    values = np.concatenate([value for _, value in parts])
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)  # int32 ends at 2 billion counts
     lists = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values, kind))
     return pd.Series(lists, dtype=pd.ArrowDtype(lists.type))
 
 
-def _add_activity(scalars: Scalars, events: UserEvents, moments: Sequence[int]) -> None:
+def _add_activity(scalars: Scalars, events: StreamRows, moments: Sequence[int]) -> None:
     """Occasions, days since the last and the first, and value, per user and snapshot."""
     occasions = CountsBefore(events.owner, events.times, events.users, distinct=True)
     first = occasions.first()
@@ -195,47 +69,60 @@ def _add_activity(scalars: Scalars, events: UserEvents, moments: Sequence[int]) 
         before = events.times < moment
         for name, since in (("4w", moment - WINDOWS["4w"] * DAY_US), ("all", np.iinfo(np.int64).min)):
             inside = before & (events.times >= since)
-            value = np.bincount(events.owner[inside], weights=events.spent[inside], minlength=events.users)
+            value = np.bincount(events.owner[inside], weights=events.value[inside], minlength=events.users)
             scalars.add(f"activity_value_{name}", value)
 
 
-def _write_level(
-    level: str, codes: Int, ids: HistoryIds, events: UserEvents, moments: Sequence[int], folder: Path
-) -> tuple[Scalars, dict[str, pd.Series[Any]]]:
-    """Write the keys and values of one level; returns its scalars and its list columns of users' rows."""
+def _add_distinct(scalars: Scalars, level: str, counts: LevelCounts, moments: Sequence[int]) -> None:
+    """Distinct ids of a level per user and snapshot, ever and in the last four weeks."""
+    owner, users = counts.groups // counts.size, counts.rows.users
+    for moment in moments:
+        total = counts.counts.before(moment)
+        recent = total - counts.counts.before(moment - WINDOWS["4w"] * DAY_US)
+        for window, count in (("all", total), ("4w", recent)):
+            distinct = np.bincount(owner[count > 0], minlength=users)
+            scalars.add(f"activity_distinct_{_PLURAL[level]}_{window}", distinct)
+
+
+def _tokens(counts: LevelCounts, keys: Sequence[Int], moments: Sequence[int]) -> Any:
+    """What the towers read of each key of each snapshot: float32 [keys · fades]."""
+    times = counts.times
+    parts = [
+        fading((moment - times) / DAY_US, counts.place, len(counts.groups))[np.searchsorted(counts.groups, key)]
+        for moment, key in zip(moments, keys, strict=True)
+    ]
+    return np.concatenate(parts).ravel()
+
+
+def _write_level(level: str, counts: LevelCounts, moments: Sequence[int], folder: Path) -> dict[str, pd.Series[Any]]:
+    """Write the keys and values of one level; returns its list columns of users' rows."""
     import pyarrow as pa
 
-    size, n = ids.sizes[level], events.users
-    scalars = Scalars()
-    keys: list[Int] = []
-    values_of: list[Float] = []
-    lists: tuple[list[tuple[Int, Any]], ...] = ([], [], [])  # ids, values, tokens
-    whole = codes >= 0
-    groups, place = compact((events.owner[whole], n), (codes[whole], size))
-    for index, (key, values, ever, recent) in enumerate(user_level_counts(events, codes, size, moments)):
-        keys.append(key + index * n * size)
-        values_of.append(values)
-        tokens = fading((moments[index] - events.times[whole]) / DAY_US, place, len(groups))
-        tokens = tokens[np.searchsorted(groups, key)]
-        lengths = np.bincount(key // size, minlength=n)
-        held: tuple[Any, ...] = (key % size, values, tokens)
-        for column, array in zip(lists, held, strict=True):
-            width = array.size // max(len(key), 1)
-            column.append((lengths * width, array.ravel()))
-        scalars.add(f"activity_distinct_{_PLURAL[level]}_all", ever)
-        scalars.add(f"activity_distinct_{_PLURAL[level]}_4w", recent)
-    keys_file, values_file = history_files(level)
-    np.save(folder / keys_file, np.concatenate(keys))
-    np.save(folder / values_file, np.concatenate(values_of))
-    names = (*online_columns(level), token_column(level))
-    kinds = (pa.int32(), pa.float32(), pa.float32())
-    return scalars, {n: list_column(c, kind) for n, c, kind in zip(names, lists, kinds, strict=True)}
+    stream, size, n = counts.rows.stream, counts.size, counts.rows.users
+    keys, parts = zip(*map(counts.at, moments), strict=True)
+    values = np.concatenate(parts)
+    whole = np.concatenate([key + index * n * size for index, key in enumerate(keys)])
+    keys_file, values_file = stream.files(level)
+    np.save(folder / keys_file, whole)
+    np.save(folder / values_file, values)
+    lengths = np.bincount(whole // size, minlength=n * len(moments))
+    ids_name, values_name = stream.online(level)
+    columns = {
+        ids_name: list_column(lengths, (whole % size).astype(np.int32), pa.int32()),
+        # the same memory as what was written
+        values_name: list_column(lengths * values.shape[1], values.ravel(), pa.float32()),
+    }
+    if stream is EVENTS:
+        tokens = _tokens(counts, keys, moments)
+        width = len(tokens) // max(len(whole), 1)
+        columns[token_column(level)] = list_column(lengths * width, tokens, pa.float32())
+    return columns
 
 
 def user_history(
     users: pd.DataFrame,
     ids: HistoryIds,
-    events: pd.DataFrame,
+    streams: Sequence[StreamRows],
     snapshots: Sequence[datetime],
     lag: timedelta,
     folder: Path,
@@ -243,18 +130,29 @@ def user_history(
     """Write each level's keys and values into ``folder`` and return the table of scalars, pointers and lists.
 
     Rows are snapshot-major: ``history_row`` = snapshot index · users + user index.
+
+    Parameters
+    ----------
+    users : DataFrame
+    ids : HistoryIds
+    streams : sequence of StreamRows
+        Of these users; events are the first.
+    snapshots : sequence of datetime
+    lag : timedelta
+    folder : Path
     """
     n = len(users)
     moments = [moment_us(s) for s in snapshots]
-    by_user = UserEvents.of(users, events)
     scalars = Scalars()
-    _add_activity(scalars, by_user, moments)
+    _add_activity(scalars, streams[0], moments)
     lists: dict[str, pd.Series[Any]] = {}
-    for level, codes in ids.event_codes(events).items():
-        of_level, columns = _write_level(level, codes, ids, by_user, moments, folder)
-        scalars.parts |= of_level.parts
-        lists |= columns
-    catalog = ids.to_json()
+    for rows in streams:
+        for level, numbering in rows.stream.levels.items():
+            counts = LevelCounts(rows, numbering, ids.sizes[numbering])
+            if rows.stream is EVENTS:
+                _add_distinct(scalars, level, counts, moments)
+            lists |= _write_level(level, counts, moments, folder)
+    catalog = ids.to_json(rows.stream for rows in streams)
     write_json(folder / HISTORY_IDS, catalog)
     return pd.DataFrame(
         {

@@ -17,8 +17,9 @@ from advprior.store.arrays import Float, Int
 from advprior.store.contract import AD_ID, CATEGORY, LABEL, TIMESTAMP, USER_ID
 from advprior.store.times import DAY_US, micros, moment_us
 from ranking.frame.counts import CountsBefore, codes_of
-from ranking.frame.history import LEVELS, WINDOWS, HistoryIds
+from ranking.frame.numbering import HistoryIds
 from ranking.frame.snapshots import Scalars, time_columns
+from ranking.frame.streams import LEVELS, WINDOWS
 
 _SMOOTHING = 20.0  # impressions' worth of the overall rate mixed into each rate
 _MONTH_US = WINDOWS["4w"] * DAY_US

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,12 @@ from advprior.store.contract import (
 )
 from advprior.store.runs import manifest_digest, new_run, publish_version
 from advprior.store.tables import load_tables, load_time_plan, write_parquet
-from ranking.frame.history import HistoryIds, user_history
+from ranking.frame.history import user_history
+from ranking.frame.numbering import HistoryIds
 from ranking.frame.popularity import AdCounts, Outcomes, ad_stats, own_rates
 from ranking.frame.preflight import features_run_key
 from ranking.frame.snapshots import snapshots_to_keep
+from ranking.frame.stream_counts import stream_rows
 from ranking.frame.views import BASELINE_VIEWS, view_folder
 
 
@@ -47,6 +49,7 @@ class _Source:
 
     tables: dict[str, pd.DataFrame]
     plan: TimePlan
+    label_delay: timedelta = timedelta(days=7)
 
     @cached_property
     def ids(self) -> HistoryIds:
@@ -68,7 +71,8 @@ class _Source:
         if view == USER_PROFILE_VIEW:
             return profile_table(users, self.plan)
         if view == USER_HISTORY_VIEW:
-            history = user_history(users, self.ids, events, self.snapshots, self.plan.lag, folder)
+            streams = stream_rows(users, self.ids, self.tables, self.label_delay)
+            history = user_history(users, self.ids, streams, self.snapshots, self.plan.lag, folder)
             rates: dict[str, Any] = dict(own_rates(users, self.outcomes, self.snapshots))
             return history.assign(**rates)
         counts = AdCounts(users, ads, self.ids, events, self.outcomes)

@@ -76,13 +76,13 @@ class AdTable:
             self._moments = {name: np.unique(at[at >= 0]).tolist() for name, at in self.available_us.items()}
         return [n for n, moments in self._moments.items() if any(in_time(t, views[n], now_us) for t in moments)]
 
-    def history_ids(self, catalog: HistoryCatalog, level: str) -> Int:
-        """Id of each ad at a level of a history's catalog, int64 [ads + 1]."""
-        key = (catalog.version, level)
+    def history_ids(self, catalog: HistoryCatalog, numbering: str) -> Int:
+        """Id of each ad at a numbering of a history's catalog, int64 [ads + 1]."""
+        key = (catalog.version, numbering)
         if key not in self._by_catalog:
             place = {ad: i for i, ad in enumerate(catalog.ads)}
             at = np.array([*(place.get(ad, -1) for ad in self.ids), -1], dtype=np.int64)
-            self._by_catalog[key] = np.append(catalog.ids[level], -1)[at]
+            self._by_catalog[key] = np.append(catalog.ids[numbering], -1)[at]
         ids: Int = self._by_catalog[key]
         return ids
 

@@ -35,7 +35,8 @@ from advprior.store.contract import (
 from advprior.store.runs import MANIFEST
 from advprior.store.times import micros
 from ranking.frame.gather import PriorFiles, mean_probability
-from ranking.frame.history import HISTORY_IDS, LEVELS
+from ranking.frame.numbering import HISTORY_IDS, ids_of_ads
+from ranking.frame.streams import NUMBERINGS
 
 log = logging.getLogger("advprior.service")
 #: Snapshots whose mean prior is worked out ahead: the newest, and one that a rollback goes to.
@@ -47,14 +48,14 @@ _CATALOGS, _SNAPSHOTS, _PUBLICATIONS = 6, 16, 4
 
 @dataclass(frozen=True)
 class HistoryCatalog:
-    """Ids of a history: of each ad, per level.
+    """Ids of a history: of each ad, by numbering.
 
     Attributes
     ----------
     ads : list of ad ids
     advertisers, categories : lists of str or None, per ad
-    ids : dict of level to int64 [ads], −1 where the ad has none
-    names : dict of level to the name of each id; of an ad's level ``advertiser|category``
+    ids : dict of numbering to int64 [ads], −1 where the ad has none
+    names : dict of level of events to the name of each id; of an ad's level ``advertiser|category``
     """
 
     version: str
@@ -71,7 +72,7 @@ class HistoryCatalog:
         of_ad, names = about["ads"], about["advertisers"]
         advertisers = [names[i] if i >= 0 else None for i in of_ad["advertiser"]]
         categories = [about["categories"][i] if i >= 0 else None for i in of_ad["category"]]
-        ids = {level: np.array(of_ad[level], dtype=np.int64) for level in LEVELS}
+        ids = {numbering: ids_of_ads(about, numbering) for numbering in NUMBERINGS}
         of_ads = [""] * int(about["sizes"]["ad"])
         for i, advertiser, category in zip(ids["ad"].tolist(), advertisers, categories, strict=True):
             if i >= 0:

@@ -63,11 +63,10 @@ def matrix(plan: Plan, candidates: Candidates, user: UserInputs, table: AdTable,
     _put_ads(out, plan, candidates.ads, table, now_us)
     if user.history is not None:
         row, catalog = user.history
-        for level, columns in plan.history.items():
-            if columns:
-                ids = table.history_ids(catalog, level)[candidates.ads]
-                values = history_values(row, level, ids, now_us)
-                out[:, [place for place, _ in columns]] = values[:, [i for _, i in columns]]
+        for (stream, level), columns in plan.history.items():
+            ids = table.history_ids(catalog, stream.levels[level])[candidates.ads]
+            values = history_values(row, stream, level, ids, now_us)
+            out[:, [place for place, _ in columns]] = values[:, [i for _, i in columns]]
     for predictor, names in plan.prior.items():
         of_prior = _of_prior(user.priors.get(predictor), candidates.ads, table, now_us)
         for place, name in names:

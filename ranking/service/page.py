@@ -28,8 +28,7 @@ from advprior.store.contract import (
     USER_PROFILE_VIEW,
 )
 from ranking.experiment.assignment import ServedArm
-from ranking.frame.gather import HISTORY_VALUES
-from ranking.frame.history import online_columns
+from ranking.frame.streams import EVENTS
 from ranking.service.candidates import PREDICTED, TOWERS
 from ranking.service.engine import Engine
 from ranking.service.histories import history_catalog
@@ -154,12 +153,12 @@ def _history(engine: Engine, row: Row, names: Names) -> dict[str, Any] | None:
     levels = []
     for level, of_ads in (("advertiser", catalog.advertisers), ("category", catalog.categories)):
         id_of = {int(i): name for i, name in zip(catalog.ids[level], of_ads, strict=True) if name is not None}
-        ids_name, values_name = online_columns(level)
+        ids_name, values_name = EVENTS.online(level)
         ids, values = row.values.get(ids_name), row.values.get(values_name)
         rows: list[dict[str, Any]] = []
         if ids is not None and values is not None:
             places = list(ids.int32_list_val.val)
-            numbers = floats(values.float_list_val).reshape(len(places), len(HISTORY_VALUES))
+            numbers = floats(values.float_list_val).reshape(len(places), len(EVENTS.values))
             for i in np.argsort(-numbers[:, 3], kind="stable").tolist():
                 if places[i] in id_of and len(rows) < _TOP:
                     label = names.label(id_of[places[i]]) if level == "advertiser" else Label(id_of[places[i]])

@@ -11,8 +11,7 @@ from advprior.store.contract import prior_view
 from advprior.store.errors import AdvpriorError
 from advprior.store.features import CLOCK_SOURCE, REQUEST_SOURCE
 from ranking.frame.columns import clock_columns
-from ranking.frame.gather import HISTORY_VALUES
-from ranking.frame.history import LEVELS
+from ranking.frame.streams import STREAMS, Stream
 from ranking.models.ranker import Ranker
 from ranking.service.ads import AdTable
 from ranking.service.priors import DERIVED
@@ -45,7 +44,7 @@ class Plan:
     ad_columns, ad_places : list of str, int array
         What is read off the ads' rows, and where it stands.
     history, prior : dict
-        What is worked out from the user's own counts, by level, and from priors, by predictor.
+        What is worked out from the user's own counts, by stream and level, and from priors, by predictor.
     clock, context : list of (place, column)
         What the moment of the request says, and what the request itself brings.
 
@@ -73,14 +72,7 @@ class Plan:
         self.user = [(place[c], view.name, f, c) for c, (view, f) in supplied.items() if view.name in reader.user_views]
         self.ad_columns = [c for c, (view, _) in supplied.items() if view.name in reader.ad_views]
         self.ad_places = np.array([place[c] for c in self.ad_columns], dtype=np.intp)
-        self.history = {
-            level: [
-                (place[f"history_{level}_{value}"], i)
-                for i, value in enumerate(HISTORY_VALUES)
-                if f"history_{level}_{value}" in place
-            ]
-            for level in LEVELS
-        }
+        self.history = _history_places(place)
         self.predictors = sorted({f.predictor for f in ranker.features if f.predictor is not None})
         self.prior = {
             predictor: [
@@ -101,7 +93,7 @@ class Plan:
         views : of the ranker's service
         text_of : columns that are read off the views, and whether each is text
         """
-        derived = {column for view in views for column in derived_columns(view.name)}
+        derived = {column for view in views for column in derived_columns(view)}
         unread = (REQUEST_SOURCE, CLOCK_SOURCE)
         lacking = [
             f.name for f in self.ranker.features if f.source not in unread and f.name not in text_of.keys() | derived
@@ -150,3 +142,13 @@ class Plan:
     def context_kinds(self) -> Mapping[str, bool]:
         """Context features that a request may bring, and whether each is text."""
         return {name: name in self._codes for _, name in self.context}
+
+
+def _history_places(place: Mapping[str, int]) -> dict[tuple[Stream, str], list[tuple[int, int]]]:
+    """Streams and levels that a ranker reads: (place of a feature, its place among the stream's values) each."""
+    places = {
+        (stream, level): [(place[name], i) for i, name in enumerate(stream.features(level)) if name in place]
+        for stream in STREAMS
+        for level in stream.levels
+    }
+    return {key: columns for key, columns in places.items() if columns}

@@ -1,6 +1,6 @@
 """Candidates from two towers, with slots for ads of predicted advertisers, in the request path.
 
-The user's vector is computed in the request from the user's own row (`frame.history.token_column`, profile), with
+The user's vector is computed in the request from the user's own row (`frame.streams.token_column`, profile), with
 the same counts as `ranking.candidates.inputs.Pasts` takes off the tables; the ads' vectors, and the index over them,
 when ads are read. What is chosen is what `ranking.candidates.choose.choose` chooses.
 """
@@ -30,7 +30,7 @@ from ranking.candidates.inputs import LEVELS as TOKEN_LEVELS
 from ranking.candidates.nearest import EXACT_UP_TO, Nearest, best
 from ranking.candidates.towers import FIX, STEP, Towers
 from ranking.frame.fading import FADES
-from ranking.frame.history import LEVELS, online_columns, token_column
+from ranking.frame.streams import EVENTS, LEVELS, token_column
 from ranking.service.ads import AdTable
 from ranking.service.candidates import ORIGINS, PREDICTED, TOWERS, Choice
 from ranking.service.catalogs import Catalogs, HistoryCatalog
@@ -248,7 +248,7 @@ class TowerSource:
         catalog = None if version is None else self._catalogs.histories.get(version)
         if isinstance(row, ViewRow) and catalog is not None:
             for level, columns_of in self._columns_of(catalog).items():
-                ids_message, tokens = row.values.get(online_columns(level)[0]), row.values.get(token_column(level))
+                ids_message, tokens = row.values.get(EVENTS.online(level)[0]), row.values.get(token_column(level))
                 ids = np.array([] if ids_message is None else ids_message.int32_list_val.val, dtype=np.int64)
                 value = np.empty(0, np.float32) if tokens is None else floats(tokens.float_list_val)
                 if len(value) != len(FADES) * len(ids) or (

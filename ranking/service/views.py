@@ -25,9 +25,8 @@ from advprior.store.contract import (
 )
 from advprior.store.errors import AdvpriorError
 from advprior.store.features import Feature
-from ranking.frame.gather import HISTORY_VALUES
-from ranking.frame.history import LEVELS, token_column
 from ranking.frame.join import scalar_refs
+from ranking.frame.streams import LEVELS, STREAMS, token_column
 from ranking.frame.views import column_name, is_joined, is_ours, is_pointer
 from ranking.service.priors import DERIVED
 from ranking.service.rows import ServedView
@@ -38,16 +37,17 @@ _UNREAD = (INTEREST_TOP_INDEX, INTEREST_TOP_LOG_PROBS)
 _ALWAYS = (USER_PROFILE_VIEW, USER_HISTORY_VIEW)
 
 
-def derived_columns(view: str) -> frozenset[str]:
+def derived_columns(view: ServedView) -> frozenset[str]:
     """Features that are worked out from a view's rows, beside those that are read as they are.
 
-    >>> sorted(derived_columns("prior_text_pair"))[:2], derived_columns("my_view")
-    (['prior_text_pair_age_days', 'prior_text_pair_interest_log_prob'], frozenset())
+    Of a history those of the streams whose lists its rows hold: tables without clicks publish no lists of clicks.
     """
-    if view == USER_HISTORY_VIEW:
-        return frozenset(f"history_{level}_{value}" for level in LEVELS for value in HISTORY_VALUES)
-    if view.startswith(PRIOR_VIEW_PREFIX):
-        return frozenset(f"{view}_{name}" for name in DERIVED)
+    if view.name == USER_HISTORY_VIEW:
+        levels = ((stream, level) for stream in STREAMS for level in stream.levels)
+        held = ((stream, level) for stream, level in levels if set(stream.online(level)) <= set(view.features))
+        return frozenset(name for stream, level in held for name in stream.features(level))
+    if view.name.startswith(PRIOR_VIEW_PREFIX):
+        return frozenset(f"{view.name}_{name}" for name in DERIVED)
     return frozenset()
 
 

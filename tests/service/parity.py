@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import numpy as np
 
-from ranking.frame.history import LEVELS
+from ranking.frame.streams import LEVELS
 from ranking.service.slate import Query
 from tests.service.live import engine_at
 from tests.service.workspaces import SNAPSHOT, FixedClock, Project

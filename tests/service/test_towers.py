@@ -31,8 +31,8 @@ from ranking.cli import rank
 from ranking.cli.service import check as check_command
 from ranking.evidence.ordering import Sorted
 from ranking.experiment.assignment import ServedArm
-from ranking.frame.history import LEVELS, token_column
 from ranking.frame.publish import publish_features
+from ranking.frame.streams import LEVELS, token_column
 from ranking.frame.views import view_folder
 from ranking.service.app import create_app, make_engine
 from ranking.service.engine import Engine

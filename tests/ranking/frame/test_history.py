@@ -12,15 +12,11 @@ from advprior.store.contract import TimePlan
 from advprior.store.times import micros
 from ranking.frame.counts import CountsBefore
 from ranking.frame.gather import gather_history
-from ranking.frame.history import (
-    LEVELS,
-    HistoryIds,
-    history_files,
-    load_history_ids,
-)
+from ranking.frame.numbering import HistoryIds, load_history_ids
 from ranking.frame.popularity import AdCounts, Outcomes, ad_stats, known_from
 from ranking.frame.publish import publish_features
 from ranking.frame.snapshots import snapshots_to_keep
+from ranking.frame.streams import EVENTS, LEVELS
 from ranking.frame.views import view_folder
 from tests.tiny import PLAN, START, WEEK, tiny_tables, write_tiny
 
@@ -80,7 +76,7 @@ def test_history_equals_a_recomputation(published: tuple[dict[str, pd.DataFrame]
         for level in LEVELS:
             of_ad = np.array(ids["ads"][level])
             found = gather_history(
-                folder, history_files(level), ids["sizes"][level], np.full(len(ads), row.history_row), of_ad
+                folder, EVENTS.files(level), ids["sizes"][level], np.full(len(ads), row.history_row), of_ad
             )
             for i, ad in enumerate(ads.itertuples()):
                 same = pd.Series(True, index=mine.index)

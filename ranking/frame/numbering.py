@@ -1,0 +1,86 @@
+"""The numbers behind a history's keys: which advertiser, category, pair and ad an id means, and the ids of each ad."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from advprior.store.arrays import Int
+from advprior.store.contract import AD_ID, ADVERTISER_ID, CATEGORY
+from advprior.store.runs import digest
+from ranking.frame.counts import codes_of
+from ranking.frame.streams import AD, ADVERTISER, LEVELS, NUMBERINGS, PAIR, Stream
+from ranking.frame.streams import CATEGORY as OF_CATEGORY
+
+HISTORY_IDS = "history_ids.json"
+
+
+class HistoryIds:
+    """The catalogs behind history keys, and the ids of each ad.
+
+    Attributes
+    ----------
+    sizes : dict[str, int]
+        Number of ids per numbering; a key is ``history_row · size + id``.
+    ads : pandas.DataFrame
+        Indexed by ad_id; a column of ids per numbering (−1: the ad has no such thing).
+    """
+
+    def __init__(self, advertisers: Sequence[str], ads: pd.DataFrame) -> None:
+        self.advertisers = list(advertisers)
+        self.categories = sorted(ads[CATEGORY].dropna().unique().tolist())
+        a, c = codes_of(ads[ADVERTISER_ID], self.advertisers), codes_of(ads[CATEGORY], self.categories)
+        self._pairs = np.unique((a * (len(self.categories) + 1) + c)[(a >= 0) & (c >= 0)])
+        counts = (len(self.advertisers), len(self.categories), len(self._pairs), len(ads))
+        self.sizes = dict(zip(NUMBERINGS, counts, strict=True))
+        ids = {ADVERTISER: a, OF_CATEGORY: c, PAIR: self.pair_codes(a, c), AD: np.arange(len(ads), dtype=np.int64)}
+        self.ads = pd.DataFrame(ids, index=pd.Index(ads[AD_ID], name="of"))
+
+    def pair_codes(self, advertiser: Int, category: Int) -> Int:
+        """Ids of advertiser × category, −1 where no ad has it."""
+        wanted = advertiser * (len(self.categories) + 1) + category
+        codes = codes_of(wanted, self._pairs)
+        return np.where((advertiser >= 0) & (category >= 0), codes, -1)
+
+    def event_codes(self, events: pd.DataFrame) -> dict[str, Int]:
+        """Ids of each event by numbering, −1 where it has none."""
+        a, c = codes_of(events[ADVERTISER_ID], self.advertisers), codes_of(events[CATEGORY], self.categories)
+        return {ADVERTISER: a, OF_CATEGORY: c, PAIR: self.pair_codes(a, c)}
+
+    def ad_codes(self, ads: pd.Series[Any]) -> dict[str, Int]:
+        """Ids of each of some ads by numbering, −1 where it has none."""
+        at = codes_of(ads, self.ads.index)
+        return {name: np.append(self.ads[name].to_numpy(), np.int64(-1))[at] for name in NUMBERINGS}
+
+    def to_json(self, streams: Iterable[Stream]) -> dict[str, Any]:
+        """What lies beside the arrays, so that a reader needs nothing else; ``version`` is the digest of the rest."""
+        of_ads = {level: self.ads[level].tolist() for level in LEVELS}
+        about = {
+            "sizes": self.sizes,
+            "advertisers": self.advertisers,
+            "categories": self.categories,
+            "ads": {AD_ID: self.ads.index.tolist(), **of_ads},  # the number of an ad itself is its place
+            "streams": {stream.name: list(stream.values) for stream in streams},
+        }
+        return {"version": digest(about), **about}
+
+
+def load_history_ids(folder: Path) -> dict[str, Any]:
+    """The catalogs beside a published history."""
+    ids: dict[str, Any] = json.loads((Path(folder) / HISTORY_IDS).read_text())
+    return ids
+
+
+def ids_of_ads(about: dict[str, Any], numbering: str) -> Int:
+    """Id of each ad of the catalog at a numbering, of what `HistoryIds.to_json` wrote: int64 [ads].
+
+    >>> ids_of_ads({"ads": {"ad_id": ["x", "y"], "advertiser": [0, 0]}}, "ad_id").tolist()
+    [0, 1]
+    """
+    of_ads = about["ads"]
+    return np.arange(len(of_ads[AD_ID])) if numbering == AD else np.array(of_ads[numbering], dtype=np.int64)

@@ -1,0 +1,143 @@
+"""Rows of each stream by user, and their counts per user and id as of any snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from advprior.store.arrays import Bool, Float, Int
+from advprior.store.contract import AD_ID, EVENTS, IMPRESSIONS, LABEL, TIMESTAMP, USER_ID, VALUE
+from advprior.store.times import DAY_US, micros
+from ranking.frame import streams
+from ranking.frame.counts import CountsBefore, codes_of, compact
+from ranking.frame.numbering import HistoryIds
+from ranking.frame.streams import Stream
+
+CLICKED = "clicked"
+
+
+@dataclass(frozen=True)
+class StreamRows:
+    """Rows of one stream by user.
+
+    Attributes
+    ----------
+    stream : Stream
+    owner : int array [rows]
+        Place of the user.
+    times : int array [rows]
+        Time from which each counts, microseconds since 1970.
+    codes : mapping of str to int array [rows]
+        Id of each row by numbering, −1 where it has none.
+    users : int
+    value : float64 [rows]
+        Value of each event; zeros for other streams.
+    answered : bool array [rows]
+        Rows that the user answered; none for a stream without answers.
+    answer_delay_us : int
+        How long after its row an answer counts.
+    """
+
+    stream: Stream
+    owner: Int
+    times: Int
+    codes: Mapping[str, Int]
+    users: int
+    value: Any
+    answered: Bool
+    answer_delay_us: int = 0
+
+
+def stream_rows(
+    users: pd.DataFrame, ids: HistoryIds, tables: Mapping[str, pd.DataFrame], label_delay: timedelta
+) -> list[StreamRows]:
+    """Events, exposures, and clicks where the log has them, from canonical tables.
+
+    An exposure is answered by its click. Where the log has no clicks it is answered by a positive label, which counts
+    once it is complete: ``label_delay`` after the impression.
+    """
+    return [
+        _event_rows(users, ids, tables[EVENTS]),
+        *_shown_rows(users, ids, tables[IMPRESSIONS], label_delay),
+    ]
+
+
+def _event_rows(users: pd.DataFrame, ids: HistoryIds, events: pd.DataFrame) -> StreamRows:
+    n = len(events)
+    value = np.nan_to_num(events[VALUE].to_numpy(np.float64)) if VALUE in events else np.zeros(n)
+    owner = codes_of(events[USER_ID], users[USER_ID])
+    times, codes = micros(events[TIMESTAMP]), ids.event_codes(events)
+    return StreamRows(streams.EVENTS, owner, times, codes, len(users), value, np.zeros(n, dtype=bool))
+
+
+def _shown_rows(
+    users: pd.DataFrame, ids: HistoryIds, impressions: pd.DataFrame, label_delay: timedelta
+) -> list[StreamRows]:
+    n = len(impressions)
+    owner, times = codes_of(impressions[USER_ID], users[USER_ID]), micros(impressions[TIMESTAMP])
+    codes = ids.ad_codes(impressions[AD_ID])
+    zeros = np.zeros(n)
+    if CLICKED not in impressions:
+        answered, delay = (impressions[LABEL] == 1).to_numpy(bool), label_delay // timedelta(microseconds=1)
+        return [StreamRows(streams.EXPOSURES, owner, times, codes, len(users), zeros, answered, delay)]
+    clicked = (impressions[CLICKED] == 1).to_numpy(bool)
+    of_clicks = {name: code[clicked] for name, code in codes.items()}
+    nothing = np.zeros(int(clicked.sum()))
+    clicks = StreamRows(
+        streams.CLICKS, owner[clicked], times[clicked], of_clicks, len(users), nothing, nothing.astype(bool)
+    )
+    return [StreamRows(streams.EXPOSURES, owner, times, codes, len(users), zeros, clicked), clicks]
+
+
+class LevelCounts:
+    """One stream's rows per user and id of one numbering.
+
+    Attributes
+    ----------
+    rows : StreamRows
+    size : int
+        Ids of the numbering.
+    groups : int array [groups]
+        user · size + id of each group that occurs, ascending.
+    place, times : int arrays
+        Group and time of each row that has an id.
+    counts : CountsBefore
+    """
+
+    def __init__(self, rows: StreamRows, numbering: str, size: int) -> None:
+        codes = rows.codes[numbering]
+        whole = (codes >= 0) & (rows.owner >= 0)
+        self.rows, self.size = rows, size
+        self.times = rows.times[whole]
+        self.groups, self.place = compact((rows.owner[whole], rows.users), (codes[whole], size))
+        n = len(self.groups)
+        self.counts = CountsBefore(self.place, self.times, n, distinct=rows.stream.occasions)
+        answered = rows.answered[whole]
+        self._answers = CountsBefore(self.place[answered], self.times[answered], n)
+
+    def at(self, moment: int) -> tuple[Int, Float]:
+        """Keys (user · size + id) with a row in reach of a snapshot, ascending, and their values.
+
+        Returns
+        -------
+        int array [n], float32 [n, values]
+            Values in the order of `Stream.values`.
+        """
+        stream, before = self.rows.stream, self.counts.before
+        total = before(moment)
+        edge = None if stream.reach_days is None else moment - stream.reach_days * DAY_US
+        seen = total > 0 if edge is None else total > before(edge)
+        columns: list[Any] = [
+            total if days is None else total - before(moment - days * DAY_US) for days in stream.windows.values()
+        ]
+        if stream.answers:
+            # an answer counts some time after its row; rows at the row's own time were no sequel to it
+            since = self._answers.last_before(moment - self.rows.answer_delay_us) + 1
+            columns.append(total - before(since if edge is None else np.maximum(since, edge)))
+        columns.append((moment - self.counts.last_before(moment)) / DAY_US)
+        return self.groups[seen], np.stack(columns, axis=1)[seen].astype(np.float32)
