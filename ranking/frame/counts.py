@@ -36,7 +36,7 @@ class CountsBefore:
         Microseconds since 1970.
     n_groups : int
     distinct : bool
-        Count a (group, time) once: several rows of one basket are one occasion.
+        Count a (group, time) once: several rows of one visit are one occasion.
 
     Examples
     --------

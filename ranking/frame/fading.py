@@ -15,7 +15,7 @@ _FAINT = 0.05  # a faded count below it is left out: it would cost memory and sa
 
 
 def fading(age: Double, place: Int, size: int) -> Float:
-    """log(1 + count) per place and fade, float32 [size, fades]: the tenth purchase says less than the first.
+    """log(1 + count) per place and fade, float32 [size, fades]: the tenth event says less than the first.
 
     Parameters
     ----------

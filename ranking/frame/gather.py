@@ -49,7 +49,7 @@ def gather_history(folder: Path, files: tuple[str, str], size: int, rows: Int, i
     Returns
     -------
     float32 [impressions, values]
-        Counts (0 when nothing is there), then days since the last (NaN then), as `Stream.values` has them.
+        Counts (0 when nothing is there), then days since the last (NaN then), as `Stream.quantities` has them.
         All NaN where row or id is −1.
     """
     keys = np.load(folder / files[0], mmap_mode="r")

@@ -6,7 +6,7 @@ the table carries a pointer (``history_row``), and the counts lie beside it as s
 memory and searches (`ranking.frame.gather`). For serving the same counts stand in the user's row as lists, which the
 join leaves out and materializing takes along (`ranking.service.histories`).
 
-An *occasion* is one (user, time): the rows of one basket count once.
+An *occasion* is one (user, time): the rows of one visit count once.
 """
 
 from __future__ import annotations

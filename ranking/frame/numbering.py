@@ -65,7 +65,7 @@ class HistoryIds:
             "advertisers": self.advertisers,
             "categories": self.categories,
             "ads": {AD_ID: self.ads.index.tolist(), **of_ads},  # the number of an ad itself is its place
-            "streams": {stream.name: list(stream.values) for stream in streams},
+            "streams": {stream.name: list(stream.quantities) for stream in streams},
         }
         return {"version": digest(about), **about}
 

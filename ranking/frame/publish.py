@@ -23,7 +23,7 @@ from advprior.store.contract import (
     TimePlan,
 )
 from advprior.store.runs import manifest_digest, new_run, publish_version
-from advprior.store.tables import load_tables, load_time_plan, write_parquet
+from advprior.store.tables import load_label_delay, load_tables, load_time_plan, write_parquet
 from ranking.frame.history import user_history
 from ranking.frame.numbering import HistoryIds
 from ranking.frame.popularity import AdCounts, Outcomes, ad_stats, own_rates
@@ -49,7 +49,7 @@ class _Source:
 
     tables: dict[str, pd.DataFrame]
     plan: TimePlan
-    label_delay: timedelta = timedelta(days=7)
+    label_delay: timedelta
 
     @cached_property
     def ids(self) -> HistoryIds:
@@ -87,7 +87,11 @@ def publish_features(tables: Path, repo: Path) -> dict[str, int]:
     from tqdm.auto import tqdm
 
     loaded = load_tables(tables, "users", "advertisers", "ads", "events", "impressions")
-    source = _Source({name: table.reset_index(drop=True) for name, table in loaded.items()}, load_time_plan(tables))
+    source = _Source(
+        {name: table.reset_index(drop=True) for name, table in loaded.items()},
+        load_time_plan(tables),
+        load_label_delay(tables),
+    )
     inputs = {"tables": manifest_digest(tables)}
     rows = {}
     for view in tqdm(BASELINE_VIEWS, desc="features", unit="view", disable=None):

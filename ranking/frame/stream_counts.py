@@ -11,14 +11,12 @@ import numpy as np
 import pandas as pd
 
 from advprior.store.arrays import Bool, Float, Int
-from advprior.store.contract import AD_ID, EVENTS, IMPRESSIONS, LABEL, TIMESTAMP, USER_ID, VALUE
-from advprior.store.times import DAY_US, micros
+from advprior.store.contract import AD_ID, CLICKED, EVENTS, IMPRESSIONS, LABEL, TIMESTAMP, USER_ID, VALUE
+from advprior.store.times import DAY_US, counting_times, micros
 from ranking.frame import streams
 from ranking.frame.counts import CountsBefore, codes_of, compact
 from ranking.frame.numbering import HistoryIds
 from ranking.frame.streams import Stream
-
-CLICKED = "clicked"
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def _event_rows(users: pd.DataFrame, ids: HistoryIds, events: pd.DataFrame) -> S
     n = len(events)
     value = np.nan_to_num(events[VALUE].to_numpy(np.float64)) if VALUE in events else np.zeros(n)
     owner = codes_of(events[USER_ID], users[USER_ID])
-    times, codes = micros(events[TIMESTAMP]), ids.event_codes(events)
+    times, codes = counting_times(events), ids.event_codes(events)
     return StreamRows(streams.EVENTS, owner, times, codes, len(users), value, np.zeros(n, dtype=bool))
 
 
@@ -125,8 +123,8 @@ class LevelCounts:
 
         Returns
         -------
-        int array [n], float32 [n, values]
-            Values in the order of `Stream.values`.
+        int array [n], float32 [n, quantities]
+            Values in the order of `Stream.quantities`.
         """
         stream, before = self.rows.stream, self.counts.before
         total = before(moment)

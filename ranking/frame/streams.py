@@ -31,7 +31,7 @@ class Stream:
     windows : mapping of str to int or None
         Counts by name: days back from the snapshot, None for all.
     occasions : bool
-        Rows of one user, id and time count once: those of one basket, or of one visit.
+        Rows of one user, id and time count once: they are of one visit.
     reach_days : int, optional
         Older rows count nowhere, not even in `RECENCY`. Default: all count.
     answers : bool
@@ -39,7 +39,7 @@ class Stream:
 
     Examples
     --------
-    >>> CLICKS.values
+    >>> CLICKS.quantities
     ('1w', '4w', 'all', 'recency_days')
     >>> CLICKS.features("advertiser")
     ('clicks_advertiser_1w', 'clicks_advertiser_4w', 'clicks_advertiser_all', 'clicks_advertiser_recency_days')
@@ -53,16 +53,16 @@ class Stream:
     answers: bool = False
 
     @property
-    def values(self) -> tuple[str, ...]:
+    def quantities(self) -> tuple[str, ...]:
         """What is kept of each id, in order; recency is the last."""
         return (*self.windows, *((UNANSWERED,) if self.answers else ()), RECENCY)
 
     def features(self, level: str) -> tuple[str, ...]:
-        """The frame's columns of a level, in the order of `values`."""
-        return tuple(f"{self.name}_{level}_{value}" for value in self.values)
+        """The frame's columns of a level, in the order of `quantities`."""
+        return tuple(f"{self.name}_{level}_{value}" for value in self.quantities)
 
     def files(self, level: str) -> tuple[str, str]:
-        """Names of a level's sorted keys (int64 [n]) and values (float32 [n, values])."""
+        """Names of a level's sorted keys (int64 [n]) and values (float32 [n, quantities])."""
         return f"{self.name}_{level}_keys.npy", f"{self.name}_{level}_values.npy"
 
     def online(self, level: str) -> tuple[str, str]:

@@ -22,12 +22,12 @@ def history_values(row: ViewRow, stream: Stream, level: str, wanted: Int, now_us
     Recency counts to now, not to the snapshot.
     """
     ids_name, values_name = stream.online(level)
-    values = np.zeros((len(wanted), len(stream.values)), dtype=np.float32)
+    values = np.zeros((len(wanted), len(stream.quantities)), dtype=np.float32)
     values[:, -1] = np.nan
     ids_message, values_message = row.values.get(ids_name), row.values.get(values_name)
     if ids_message is not None and values_message is not None and len(ids_message.int32_list_val.val):
         ids = np.array(ids_message.int32_list_val.val, dtype=np.int64)
-        stored = floats(values_message.float_list_val).reshape(len(ids), len(stream.values))
+        stored = floats(values_message.float_list_val).reshape(len(ids), len(stream.quantities))
         at = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
         hit = ids[at] == wanted
         values[hit] = stored[at[hit]]
@@ -44,7 +44,7 @@ def history_fits(row: ViewRow) -> bool:
         for level in stream.levels:
             ids, values = (row.values.get(name) for name in stream.online(level))
             count = 0 if ids is None else len(ids.int32_list_val.val)
-            if count and (values is None or len(values.float_list_val.val) != count * len(stream.values)):
+            if count and (values is None or len(values.float_list_val.val) != count * len(stream.quantities)):
                 return False
     return True
 

@@ -147,7 +147,7 @@ def _profile(row: Row) -> list[tuple[str, str]]:
 
 
 def _history(engine: Engine, row: Row, names: Names) -> dict[str, Any] | None:
-    """The advertisers and categories that a user bought most from, and when; None without a row that can be read."""
+    """The advertisers and categories that a user had most events with, and when; None without a row that can be read."""
     if not isinstance(row, ViewRow) or (catalog := history_catalog(row, engine.resources.catalogs)) is None:
         return None
     levels = []
@@ -158,7 +158,7 @@ def _history(engine: Engine, row: Row, names: Names) -> dict[str, Any] | None:
         rows: list[dict[str, Any]] = []
         if ids is not None and values is not None:
             places = list(ids.int32_list_val.val)
-            numbers = floats(values.float_list_val).reshape(len(places), len(EVENTS.values))
+            numbers = floats(values.float_list_val).reshape(len(places), len(EVENTS.quantities))
             for i in np.argsort(-numbers[:, 3], kind="stable").tolist():
                 if places[i] in id_of and len(rows) < _TOP:
                     label = names.label(id_of[places[i]]) if level == "advertiser" else Label(id_of[places[i]])

@@ -155,16 +155,16 @@ class TowerSource:
         return nearest
 
     def _probes(self, table: AdTable) -> Float:
-        """Vectors of made-up users, who bought from a few ads each."""
+        """Vectors of made-up users, with events at a few ads each."""
         rng = np.random.default_rng(0)
         codes = self._towers.vocabulary.codes(_frame(table.ids, table.advertisers, table.categories))
         vectors = []
         for _ in range(_PROBES):
-            bought = rng.integers(0, len(table.ids), rng.integers(1, 20))
+            chosen = rng.integers(0, len(table.ids), rng.integers(1, 20))
             at, start = [], 0
             for level in TOKEN_LEVELS:
                 size = self._towers.vocabulary.sizes[level]
-                tokens = np.unique(codes[level][bought])
+                tokens = np.unique(codes[level][chosen])
                 tokens = tokens[tokens >= 0]
                 at += [tokens + start + i * size for i in range(len(FADES))]
                 start += len(FADES) * size

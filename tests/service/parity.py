@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import numpy as np
 
-from ranking.frame.streams import LEVELS
+from ranking.frame.streams import STREAMS
 from ranking.service.slate import Query
 from tests.service.live import engine_at
 from tests.service.workspaces import SNAPSHOT, FixedClock, Project
@@ -28,7 +28,8 @@ def equal_to_the_frame(project: Project, least: int = 100) -> list[str]:
     engine = engine_at(project)
     plan = engine.resources.rankers.priors.plan
     names = list(plan.context_kinds())
-    with_history = dict.fromkeys(LEVELS, 0)
+    features = [f for stream in STREAMS for level in stream.levels for f in stream.features(level)]
+    with_history = dict.fromkeys((name for name in features if name in plan.features), 0)
     for (user, moment), slate in rows.groupby(["user_id", "timestamp"], observed=True):
         engine.clock = FixedClock(moment.to_pydatetime())
         contexts = slate[names].to_dict("records")
@@ -39,9 +40,9 @@ def equal_to_the_frame(project: Project, least: int = 100) -> list[str]:
         expected = plan.ranker.encoder.encode(slate)
         for i, name in enumerate(plan.features):
             np.testing.assert_array_equal(ready.matrix[:, i], expected[:, i], err_msg=f"{name} of {user} at {moment}")
-        for level in LEVELS:
-            with_history[level] += int((slate[f"history_{level}_all"] > 0).sum())
+        for name in with_history:
+            with_history[name] += int((slate[name] > 0).sum())
         scores = ready.ranker.predictor.scores(ready.matrix)
         np.testing.assert_allclose(scores, plan.ranker.predict(slate), rtol=1e-9)
-    assert min(with_history.values()) > 5  # there was history to get wrong
+    assert min(with_history.values()) > 5, with_history  # there was history to get wrong
     return list(plan.features)

@@ -1,0 +1,116 @@
+"""Counts of exposures and clicks against a loop over raw rows, on logs of any shape."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from advprior.store.contract import CLICKED, EVENTS, IMPRESSIONS
+from advprior.store.times import moment_us
+from ranking.frame.gather import gather_history
+from ranking.frame.history import user_history
+from ranking.frame.numbering import HistoryIds, ids_of_ads, load_history_ids
+from ranking.frame.stream_counts import LevelCounts, stream_rows
+from ranking.frame.streams import CLICKS, EXPOSURE_REACH_DAYS, EXPOSURES, STREAMS
+
+DAY, START = timedelta(days=1), datetime(2024, 1, 1, tzinfo=UTC)
+DELAY = 3 * DAY
+USERS = pd.DataFrame({"user_id": ["u0", "u1"]})
+ADS = pd.DataFrame(
+    {"ad_id": ["a-0", "a-1", "b-0"], "advertiser_id": ["a", "a", "b"], "category": ["Tea", "Tea", "Soap"]}
+)
+NO_EVENTS = pd.DataFrame({"user_id": [], "timestamp": pd.DatetimeIndex([], tz="UTC"), "value": []}).assign(
+    advertiser_id=pd.Series(dtype=object), category=pd.Series(dtype=object)
+)
+_ROW = st.tuples(
+    st.sampled_from(["u0", "u1"]),
+    st.sampled_from(ADS.ad_id.tolist()),
+    st.integers(0, 220),  # half days: rows of one moment, and of a snapshot's own, occur
+    st.integers(0, 1),
+)
+
+
+def shown_table(rows: list[tuple[str, str, int, int]], answer: str) -> pd.DataFrame:
+    users, ads, halves, answers = zip(*rows, strict=True) if rows else ((), (), (), ())
+    times = pd.to_datetime([START + half * DAY / 2 for half in halves], utc=True).astype("datetime64[us, UTC]")
+    table = pd.DataFrame({"user_id": users, "ad_id": ads, "timestamp": times, "label": 0}, dtype=None)
+    return table.assign(**{answer: np.array(answers, dtype=np.int64)})
+
+
+def counted(own: pd.DataFrame, cut: datetime, answer: str) -> dict[str, float]:
+    """Values of one user and id, by a loop."""
+    delay = timedelta(0) if answer == CLICKED else DELAY
+    before = own[own.timestamp < cut]
+    reached = before[before.timestamp >= cut - EXPOSURE_REACH_DAYS * DAY]
+    answers = before[(before[answer] == 1) & (before.timestamp + delay < cut)]
+    newer = reached if answers.empty else reached[reached.timestamp > answers.timestamp.max()]
+    values = {f"exposures_{n}": float((reached.timestamp >= cut - d * DAY).sum()) for n, d in EXPOSURES.windows.items()}
+    values["exposures_unanswered"] = float(len(newer))
+    values["exposures_recency_days"] = (cut - reached.timestamp.max()) / DAY if len(reached) else np.nan
+    if answer == CLICKED:
+        clicks = before[before.clicked == 1].timestamp
+        for name, days in CLICKS.windows.items():
+            values[f"clicks_{name}"] = float(len(clicks) if days is None else (clicks >= cut - days * DAY).sum())
+        values["clicks_recency_days"] = (cut - clicks.max()) / DAY if len(clicks) else np.nan
+    return values
+
+
+@pytest.mark.parametrize("answer", [CLICKED, "label"])
+@given(rows=st.lists(_ROW, max_size=25), day=st.integers(0, 120))
+@settings(max_examples=15, deadline=None)
+def test_counts_equal_a_loop(answer: str, rows: list[tuple[str, str, int, int]], day: int) -> None:
+    shown, cut = shown_table(rows, answer), START + day * DAY
+    ids = HistoryIds(["a", "b"], ADS)
+    streams = stream_rows(USERS, ids, {EVENTS: NO_EVENTS, IMPRESSIONS: shown}, DELAY)
+    assert [rows.stream.name for rows in streams][2:] == (["clicks"] if answer == CLICKED else [])
+    for of_stream in streams[1:]:
+        stream = of_stream.stream
+        for level, numbering in stream.levels.items():
+            size, of_ads = ids.sizes[numbering], ids.ads[numbering]
+            keys, values = LevelCounts(of_stream, numbering, size).at(moment_us(cut))
+            by_key = dict(zip(keys.tolist(), values.tolist(), strict=True))
+            for u, user in enumerate(USERS.user_id):
+                for ad in ADS.itertuples():
+                    named = ADS[ADS.advertiser_id == ad.advertiser_id].ad_id if level == "advertiser" else [ad.ad_id]
+                    own = shown[(shown.user_id == user) & shown.ad_id.isin(named)]
+                    nothing = [0.0] * (len(stream.quantities) - 1) + [np.nan]
+                    actual = by_key.get(u * size + int(of_ads[ad.ad_id]), nothing)
+                    expected = counted(own, cut, answer)
+                    of_stream_only = [expected[f"{stream.name}_{value}"] for value in stream.quantities]
+                    np.testing.assert_allclose(actual, of_stream_only, rtol=1e-6)
+
+
+def test_what_comes_after_a_snapshot_changes_nothing_before_it(tmp_path: Path) -> None:
+    """The published arrays and lists of a snapshot, with and without all rows at or after it."""
+    rng = np.random.default_rng(0)
+    rows: Any = [
+        (f"u{rng.integers(2)}", ADS.ad_id[int(rng.integers(3))], int(rng.integers(220)), int(rng.random() < 0.3))
+        for _ in range(300)
+    ]
+    cuts = [START + day * DAY for day in (40, 80)]
+    ids = HistoryIds(["a", "b"], ADS)
+    whole = shown_table(rows, CLICKED)
+    known = whole[whole.timestamp < cuts[0]]
+    lists = []
+    for name, shown in (("whole", whole), ("known", known)):
+        (tmp_path / name).mkdir()
+        streams = stream_rows(USERS, ids, {EVENTS: NO_EVENTS, IMPRESSIONS: shown}, DELAY)
+        table = user_history(USERS, ids, streams, cuts, timedelta(hours=1), tmp_path / name)
+        lists.append(table[table.snapshot == pd.Timestamp(cuts[0])].drop(columns="history_row"))
+    pd.testing.assert_frame_equal(lists[0], lists[1])
+    pointers, about = np.array([0, 1]).repeat(3), load_history_ids(tmp_path / "whole")
+    for stream in STREAMS:
+        for level, numbering in stream.levels.items():
+            of_ads = np.tile(ids_of_ads(about, numbering), 2)
+            gathered = [
+                gather_history(tmp_path / n, stream.files(level), about["sizes"][numbering], pointers, of_ads)
+                for n in ("whole", "known")
+            ]
+            np.testing.assert_array_equal(*gathered)
