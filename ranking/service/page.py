@@ -147,7 +147,7 @@ def _profile(row: Row) -> list[tuple[str, str]]:
 
 
 def _history(engine: Engine, row: Row, names: Names) -> dict[str, Any] | None:
-    """The advertisers and categories that a user had most events with, and when; None without a row that can be read."""
+    """Advertisers and categories that a user had most events with, and when; None without a row that can be read."""
     if not isinstance(row, ViewRow) or (catalog := history_catalog(row, engine.resources.catalogs)) is None:
         return None
     levels = []
