@@ -100,6 +100,8 @@ def score(
         f"  probabilities sum to 1 within {facts['max_sum_error']:.1e}; "
         f"priors equal those of histories cut at the snapshot within {facts['max_past_error']:.1e}"
     )
+    if facts["rows_before_user"]:
+        click.echo(f"  {facts['rows_before_user']:,} rows left out: their users did not exist yet at the snapshot")
     if facts["prompts"] or facts["carried"]:
         click.echo(
             f"  {facts['forwarded']} distinct prompts forwarded of {facts['prompts']}, "

@@ -130,16 +130,15 @@ def _switch_online(link: Path, online: bool) -> bool:
 def shuffled_rows(rows: pd.DataFrame, seed: int) -> npt.NDArray[np.int64]:
     """Row of another user at the same snapshot, for every row: one shuffle of users, kept over time.
 
-    Users swap whole series, so that a placebo is as steady in time as the prior it imitates; with two
-    users or more nobody keeps their own.
+    Users stand in one circle, in a random order, and each takes from the one before them who exists at the snapshot:
+    so a placebo is as steady in time as the prior it imitates. With two users or more nobody keeps their own.
     """
     import numpy as np
     import pandas as pd
 
-    users = pd.Index(rows[USER_ID].unique())
-    order = np.random.default_rng(seed).permutation(len(users))
-    other = np.empty(len(users), np.int64)
-    other[order] = np.roll(order, 1)  # one cycle through a random order: no fixed point
-    by_key = rows.set_index([USER_ID, SNAPSHOT])[PRIOR_ROW]
-    wanted = pd.MultiIndex.from_arrays([users[other[users.get_indexer(rows[USER_ID])]], rows[SNAPSHOT]])
-    return by_key.reindex(wanted).to_numpy(np.int64)
+    codes, users = pd.factorize(rows[USER_ID])
+    place = np.argsort(np.random.default_rng(seed).permutation(len(users)))[codes]
+    circle = rows.reset_index(drop=True).assign(place=place).sort_values([SNAPSHOT, "place"])
+    by_snapshot = circle.groupby(SNAPSHOT, sort=False)[PRIOR_ROW]
+    neighbour = by_snapshot.shift(1)
+    return neighbour.where(neighbour.notna(), by_snapshot.transform("last")).sort_index().to_numpy(np.int64)

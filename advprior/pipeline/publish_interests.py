@@ -51,7 +51,7 @@ def add_interests(folder: Path, priors: Path, source: npt.NDArray[np.int64]) -> 
     matrix = np.load(priors / INTEREST_MATRIX_FILE, mmap_mode="r")
     size = matrix.shape[1]
     top = min(TOP, size)
-    _validate(matrix, len(source), priors)
+    _validate(matrix, int(source.max(initial=-1)) + 1, priors)
     written = np.lib.format.open_memmap(
         folder / INTEREST_MATRIX_FILE, mode="w+", dtype=np.float32, shape=(len(source), size)
     )
@@ -91,12 +91,12 @@ def _validate(matrix: npt.NDArray[np.float32], rows: int, where: Path) -> None:
     for start in range(0, len(matrix), CHUNK_ROWS):
         part = np.asarray(matrix[start : start + CHUNK_ROWS], np.float64)
         worst = max(worst, float(np.nan_to_num(np.abs(np.exp(part).sum(1) - 1), nan=np.inf).max()))
-    if len(matrix) != rows or worst > 1e-4:
+    if len(matrix) < rows or worst > 1e-4:
         raise AdvpriorError(
             "PRI010",
             "the interests do not validate",
             where=str(where),
             actual=f"{len(matrix)} rows whose probabilities sum to one within {worst:.1e}",
-            expected=f"{rows} rows, each a distribution within 1e-4",
+            expected=f"{rows} rows or more, each a distribution within 1e-4",
             fix="advprior score RUN --tables TABLES --out PRIORS --force",
         )

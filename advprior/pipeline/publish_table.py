@@ -74,8 +74,9 @@ def validate(rows: pd.DataFrame, arrays: ScoredArrays, scored: dict[str, Any], w
         problems.append(f"{matrix.shape[1]} columns for {size} advertisers")
     if rows.duplicated([USER_ID, SNAPSHOT]).any():
         problems.append(f"{int(rows.duplicated([USER_ID, SNAPSHOT]).sum())} doubled (user, snapshot) rows")
-    if len(rows) != len(matrix) or len(rows) != scored["facts"]["rows"]:
-        problems.append(f"{len(rows)} rows, {len(matrix)} priors, {scored['facts']['rows']} in the manifest")
+    pointers = rows[PRIOR_ROW]
+    if len(rows) != scored["facts"]["rows"] or not pointers.between(0, len(matrix) - 1).all() or not pointers.is_unique:
+        problems.append(f"{len(rows)} rows into {len(matrix)} priors, {scored['facts']['rows']} in the manifest")
     worst = 0.0
     for start in range(0, len(matrix), CHUNK_ROWS):
         part = np.exp(np.asarray(matrix[start : start + CHUNK_ROWS], np.float64)).sum(1)
@@ -116,7 +117,7 @@ def write_table(out: Path, rows: pd.DataFrame, arrays: ScoredArrays, source: Int
     import pyarrow.parquet as pq
 
     copies = {
-        name: np.lib.format.open_memmap(out / name, mode="w+", dtype=array.dtype, shape=array.shape)
+        name: np.lib.format.open_memmap(out / name, mode="w+", dtype=array.dtype, shape=(len(rows), *array.shape[1:]))
         for name, array in arrays.by_file.items()
     }
     scalars = rows.set_index(PRIOR_ROW)

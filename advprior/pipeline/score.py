@@ -120,6 +120,7 @@ def score(
 ) -> bool:
     """Write priors of all users at all snapshots of the time plan; True when it ran, False when reused.
 
+    A user has a prior from the first snapshot at which they exist (`advprior.store.existence`).
     The output holds ``log_probs.npy`` [rows, N] float32, ``rows.parquet`` (user_id, snapshot, prior_row,
     entropy, top1_index, top1_log_prob) and the catalog. Top-K priors have [rows, K] there, best first, and
     ``top_index.npy``, ``tail_log_mass.npy`` beside (see `advprior.runtime.topk`).
@@ -220,6 +221,7 @@ def _score_into(
     from advprior.history.histories import micros
     from advprior.pipeline.score_carried import Carried, save_keys
     from advprior.pipeline.score_checks import PAST_FP16, check_past_only
+    from advprior.pipeline.score_existence import keep_existing
     from advprior.pipeline.score_files import ScoreFiles, finish
     from advprior.pipeline.score_shards import Scoring, score_shards
     from advprior.predictors.base import NetworkScorer
@@ -241,7 +243,7 @@ def _score_into(
         carried = Carried.open(options.since, histories, cutoffs, request.model)
     scoring = Scoring(scorer, histories, cutoffs, files, carried)
     counts = score_shards(scoring, _forwarder(scorer, histories, cutoffs, size, cluster), options.shard_users)
-    facts = finish(folder, files, histories, snapshots)
+    facts = {**finish(folder, files, histories, snapshots), **keep_existing(folder, request.tables)}
     if files.network is not None:
         save_keys(folder, histories, int(cutoffs[-1]), request.model)
     files.close()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SEGMENT_PREFIX = "segment_"
-OCCASIONS, PURCHASES = "activity_occasions_all", "ad_advertiser_purchases_all"
+OCCASIONS, EVENTS = "activity_occasions_all", "ad_advertiser_events_all"
 FEW_EVENTS = 0.25  # the share of users who count as having few events, as nearly as equal counts allow
 LARGEST = 0.5  # a segment of more users than that does not tell few events from many
 HEAD = 0.8  # the share of events that the advertisers outside the tail have at least
@@ -47,8 +47,8 @@ def segments_of(rows: pd.DataFrame) -> dict[str, Bool]:
     if OCCASIONS in rows:
         value, place = _first_seen(rows, USER_ID, OCCASIONS)
         derived["few_events"] = fewest(value)[place]
-    if PURCHASES in rows:
-        value, place = _first_seen(rows, ADVERTISER_ID, PURCHASES)
+    if EVENTS in rows:
+        value, place = _first_seen(rows, ADVERTISER_ID, EVENTS)
         derived["tail_advertiser"] = in_tail(value)[place]
     profile = [c for c in rows if str(c).startswith(PROFILE_PREFIX)]
     if profile:

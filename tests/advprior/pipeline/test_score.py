@@ -136,6 +136,34 @@ def test_a_placebo_is_another_users_prior_at_the_same_snapshot(priors: Path, rep
     assert (table.top1_index == rows.top1_index.to_numpy()[source]).all()
 
 
+def test_before_they_exist_users_have_no_prior_and_lend_none_to_a_placebo(
+    fitted: Fitted, repo: Path, tmp_path: Path
+) -> None:
+    """Half the users come in the middle of the plan, one comes after it, one is there from the start."""
+    tables, snapshots = tmp_path / "tables", PLAN.snapshots()
+    shutil.copytree(fitted.tables, tables)
+    users = load_tables(tables, "users")["users"]
+    middle = snapshots[len(snapshots) // 2]
+    users["known_from"] = pd.Series([middle if i % 2 else None for i in range(len(users))], dtype="datetime64[us, UTC]")
+    users.loc[3, "known_from"] = PLAN.end
+    users.to_parquet(tables / "users.parquet")
+    for folder, of_tables in (("all", fitted.tables), ("out", tables)):
+        assert score(fitted.model("popularity"), of_tables, tmp_path / folder)
+    rows, whole = (pd.read_parquet(tmp_path / folder / "rows.parquet") for folder in ("out", "all"))
+    exists = whole.merge(users, on="user_id", how="left").known_from
+    expected = whole[~(exists > whole.snapshot)]
+    pd.testing.assert_frame_equal(rows, expected.reset_index(drop=True))
+    assert publish(tmp_path / "out", repo, name="young") == "prior_young"
+    table = pd.read_parquet(repo / "data/prior_young/table.parquet")
+    assert table.prior_row.tolist() == list(range(len(rows)))
+    published = np.load(repo / "data/prior_young/log_probs.npy")
+    np.testing.assert_array_equal(published, np.load(tmp_path / "all/log_probs.npy")[rows.prior_row])
+    source = rows.set_index("prior_row").loc[shuffled_rows(rows, 3)]
+    assert (source.snapshot.to_numpy() == rows.snapshot.to_numpy()).all()
+    assert (source.user_id.to_numpy() != rows.user_id.to_numpy()).all()
+    assert sorted(source.index) == sorted(rows.prior_row)
+
+
 @pytest.mark.parametrize("damage", ["sum", "nan", "doubled"])
 def test_damaged_priors_are_refused_and_the_old_ones_stay(
     priors: Path, repo: Path, tmp_path: Path, damage: str

@@ -23,7 +23,7 @@ def test_each_segment_by_hand():
         rows(
             segment_never_ad=[True, False] * 4,
             activity_occasions_all=[5, 9, 1, 9, 7, 7, 8, 8],  # first seen: a 5, b 1, c 7, d 8
-            ad_advertiser_purchases_all=[80, 19, 0, 0, 0, 0, 0, 1],  # first seen: x 80, y 19, z 1
+            ad_advertiser_events_all=[80, 19, 0, 0, 0, 0, 0, 1],  # first seen: x 80, y 19, z 1
             profile_age=["18", "18", None, None, None, None, None, None],
             profile_home=[None, None, None, None, None, None, "yes", "yes"],
         )

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from advprior.store.contract import TimePlan
-from advprior.store.times import micros
+from advprior.store.contract import LABEL_DELAY, TimePlan
 from ranking.frame.counts import CountsBefore
 from ranking.frame.gather import gather_history
 from ranking.frame.numbering import HistoryIds, load_history_ids
-from ranking.frame.popularity import AdCounts, Outcomes, ad_stats, known_from
+from ranking.frame.popularity import AdCounts, Outcomes, ad_stats, own_rates
 from ranking.frame.publish import publish_features
 from ranking.frame.snapshots import snapshots_to_keep
 from ranking.frame.streams import EVENTS, LEVELS
@@ -21,6 +22,7 @@ from ranking.frame.views import view_folder
 from tests.tiny import PLAN, START, WEEK, tiny_tables, write_tiny
 
 DAY = timedelta(days=1)
+CUT = START + WEEK
 
 
 @pytest.fixture(scope="module")
@@ -95,51 +97,88 @@ def test_ad_stats_equal_a_recomputation(published: tuple[dict[str, pd.DataFrame]
         shown = impressions[(impressions.ad_id == row.ad_id) & (impressions.timestamp < row.snapshot)]
         assert row.ad_impressions_all == len(shown)
         assert row.ad_impressions_4w == (shown.timestamp >= row.snapshot - 28 * DAY).sum()
-        # tiny labels are purchases at the impression's own time: known as soon as that is over
-        assert row.ad_positives_all == shown.label.sum()
-        overall = impressions[impressions.timestamp < row.snapshot].label.mean()
-        assert row.ad_rate_all == pytest.approx((shown.label.sum() + 20 * overall) / (len(shown) + 20), rel=1e-5)
+        complete = shown[shown.timestamp < row.snapshot - LABEL_DELAY]
+        assert row.ad_positives_all == complete.label.sum()
+        overall = impressions[impressions.timestamp < row.snapshot - LABEL_DELAY].label.mean()
+        assert row.ad_rate_all == pytest.approx((complete.label.sum() + 20 * overall) / (len(complete) + 20), rel=1e-5)
+        recent = complete[complete.timestamp >= row.snapshot - LABEL_DELAY - 28 * DAY]
+        assert row.ad_positives_4w == recent.label.sum()
         advertiser, category = row.ad_id.split("/")
         assert row.ad_category == category
         before = events[events.timestamp < row.snapshot]
         bought = before[before.advertiser_id == advertiser][["user_id", "timestamp"]].drop_duplicates()
-        assert row.ad_advertiser_purchases_all == len(bought)
+        assert row.ad_advertiser_events_all == len(bought)
         everyone = before.dropna(subset=["advertiser_id"])[["user_id", "timestamp", "advertiser_id"]].drop_duplicates()
         share = (len(bought) + 0.5) / (len(everyone) + 0.5 * len(tables["advertisers"]))
         assert row.ad_advertiser_log_share_all == pytest.approx(np.log(share), rel=1e-5)
         bought = before[before.category == category][["user_id", "timestamp"]].drop_duplicates()
-        assert row.ad_category_purchases_4w == (bought.timestamp >= row.snapshot - 28 * DAY).sum()
+        assert row.ad_category_events_4w == (bought.timestamp >= row.snapshot - 28 * DAY).sum()
         if len(shown):
             assert row.ad_days_since_first_shown == pytest.approx(
                 (row.snapshot - shown.timestamp.min()) / DAY, rel=1e-5
             )
 
 
-def test_a_label_counts_only_once_it_is_known() -> None:
-    """An impression before the snapshot whose purchase comes after it must not add to the ad's popularity."""
+def a_few_impressions(**columns: Any) -> pd.DataFrame:
+    """Impressions of one ad to three users, two days before the first cut-off of `counted_at`."""
+    given = {"user_id": ["u1", "u2", "u3"], "ad_id": "x", "timestamp": [CUT - 2 * DAY] * 3, "label": [1, 0, 1]}
+    return pd.DataFrame(given | columns)
+
+
+def counted_at(impressions: pd.DataFrame, moments: list[Any], delay: timedelta) -> tuple[Any, dict[str, Any]]:
+    """Statistics of the one ad and rates of its users as of some moments."""
     users = pd.DataFrame({"user_id": ["u1", "u2", "u3"]})
     ads = pd.DataFrame({"ad_id": ["x"], "advertiser_id": ["a"], "category": ["Tea"]})
-    cut = START + WEEK
-    shown = [cut - 2 * DAY] * 3
-    impressions = pd.DataFrame({"user_id": ["u1", "u2", "u3"], "ad_id": "x", "timestamp": shown, "label": [1, 1, 1]})
-    events = pd.DataFrame(
-        {
-            "user_id": ["u1", "u2", "u2"],
-            "advertiser_id": "a",
-            "category": "Tea",
-            "timestamp": [cut - DAY, cut - 3 * DAY, cut],
-            "value": 1.0,
-        }
-    )
+    events = pd.DataFrame({"user_id": ["u1"], "advertiser_id": "a", "category": "Tea", "timestamp": [CUT - DAY]})
     ids = HistoryIds(["a"], ads)
-    known = known_from(impressions, events, ids, users, WEEK)
-    # u1: bought before the cut; u2: bought before the impression too, which is not its outcome; u3: no event shows it
-    assert known.tolist() == [micros(pd.Series([t]))[0] for t in pd.to_datetime([cut - DAY, cut, cut + 5 * DAY])]
-    outcomes = Outcomes.of(users, ids, events, impressions, WEEK)
-    counts = AdCounts(users, ads, ids, events, outcomes)
-    found = ad_stats(ads, counts, [cut, cut + WEEK], timedelta(hours=1))
-    assert found.ad_impressions_all.tolist() == [3, 3]
-    assert found.ad_positives_all.tolist() == [1, 3]
+    outcomes = Outcomes.of(users, ads, impressions, delay)
+    counts = AdCounts(ads, ids, events, outcomes, np.zeros(1, np.int64))
+    return ad_stats(ads, counts, moments, timedelta(hours=1)), own_rates(3, outcomes, moments)
+
+
+def test_outcomes_count_once_they_are_complete_positives_with_negatives() -> None:
+    """A purchase right after its impression is no sooner known than that nothing came of the others."""
+    moments = [CUT, CUT + 5 * DAY, CUT + 5 * DAY + timedelta(microseconds=1), CUT + 60 * DAY]
+    stats, rates = counted_at(a_few_impressions(), moments, 7 * DAY)
+    assert stats.ad_impressions_all.tolist() == [3, 3, 3, 3]
+    assert stats.ad_positives_all.tolist() == [0, 0, 2, 2]
+    assert stats.ad_positives_4w.tolist() == [0, 0, 2, 0]
+    assert stats.ad_rate_all.tolist() == pytest.approx([0, 0, 2 / 3, 2 / 3])
+    assert stats.ad_rate_4w.tolist() == pytest.approx([0, 0, 2 / 3, 2 / 3])  # of none: the overall rate
+    overall, of_one = 2 / 3, (1 + 20 * 2 / 3) / 21
+    assert rates["activity_rate_all"][6:9].tolist() == pytest.approx([of_one, 20 * overall / 21, of_one])
+
+
+def test_without_a_delay_an_outcome_is_complete_with_its_impression() -> None:
+    stats, _ = counted_at(a_few_impressions(), [CUT - 2 * DAY, CUT], timedelta(0))
+    assert stats.ad_positives_all.tolist() == [0, 2]
+
+
+def test_clicks_count_from_their_impression_and_are_absent_where_no_log_has_them() -> None:
+    clicked = a_few_impressions(clicked=[1, 1, 0])
+    stats, rates = counted_at(clicked, [CUT], 7 * DAY)
+    assert stats.ad_clicks_all.tolist() == stats.ad_advertiser_clicks_4w.tolist() == [2]
+    assert stats.ad_click_rate_all.tolist() == pytest.approx([2 / 3])
+    assert rates["activity_click_rate_all"].tolist() == pytest.approx([(1 + 40 / 3) / 21] * 2 + [40 / 3 / 21])
+    assert not [name for name in counted_at(a_few_impressions(), [CUT], DAY)[0] if "click" in name]
+
+
+@given(st.data())
+def test_no_rate_exceeds_one(data: st.DataObject) -> None:
+    """Whatever comes when: positives are a part of the impressions that they are divided by."""
+    rows = data.draw(st.integers(1, 30))
+    days = data.draw(st.lists(st.integers(0, 80), min_size=rows, max_size=rows))
+    labels, clicks = (data.draw(st.lists(st.integers(0, 1), min_size=rows, max_size=rows)) for _ in range(2))
+    users = data.draw(st.lists(st.sampled_from(["u1", "u2", "u3"]), min_size=rows, max_size=rows))
+    shown = pd.DataFrame(
+        {"user_id": users, "ad_id": "x", "timestamp": [CUT + day * DAY for day in days]}
+        | {"label": labels, "clicked": clicks}
+    )
+    moments = [CUT + day * DAY for day in range(0, 120, 9)]
+    stats, rates = counted_at(shown, moments, data.draw(st.integers(0, 40)) * DAY)
+    every = [stats[name] for name in stats if "rate" in name] + [v for name, v in rates.items() if "rate" in name]
+    assert all(((values >= 0) & (values <= 1)).all() for values in every)
+    assert (stats.ad_positives_4w <= stats.ad_positives_all).all()
 
 
 def test_own_rates_equal_a_loop(published) -> None:
@@ -147,12 +186,14 @@ def test_own_rates_equal_a_loop(published) -> None:
     table = pd.read_parquet(view_folder(repo, "user_history") / "table.parquet")
     impressions = tables["impressions"]
     for row in table.sample(25, random_state=2).itertuples():
-        before = impressions[impressions.timestamp < row.snapshot]
-        own = before[before.user_id == row.user_id]
+        own = impressions[(impressions.timestamp < row.snapshot) & (impressions.user_id == row.user_id)]
+        complete = impressions[impressions.timestamp < row.snapshot - LABEL_DELAY]
         for window, days in (("12w", 84), ("all", 10_000)):
-            inside = own[own.timestamp >= row.snapshot - days * DAY]
-            assert getattr(row, f"activity_impressions_{window}") == len(inside)
-            expected = (inside.label.sum() + 20 * before.label.mean()) / (len(inside) + 20)
+            assert getattr(row, f"activity_impressions_{window}") == (own.timestamp >= row.snapshot - days * DAY).sum()
+            inside = complete[
+                (complete.user_id == row.user_id) & (complete.timestamp >= row.snapshot - LABEL_DELAY - days * DAY)
+            ]
+            expected = (inside.label.sum() + 20 * complete.label.mean()) / (len(inside) + 20)
             assert getattr(row, f"activity_rate_{window}") == pytest.approx(expected, rel=1e-5)
 
 

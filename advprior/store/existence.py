@@ -1,0 +1,117 @@
+"""From when a user or an ad exists: nobody has features or a prior before, offline as online.
+
+A row of the tables is of today. A user who signed up in May has a row for April's impressions too if nobody asks, and
+then a ranker learns from users that a service cannot know yet. So each exists from a moment on: its ``known_from``, or
+just after its first event or impression.
+
+pandas is imported by whoever holds a table: the command line imports this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from advprior.store.arrays import Int
+from advprior.store.contract import (
+    AD_ID,
+    ARRIVED,
+    EVENTS,
+    IMPRESSIONS,
+    KNOWN_FROM,
+    TIMESTAMP,
+    USER_ID,
+    USERS,
+)
+from advprior.store.times import counting_times, micros
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Of a user or an ad that nothing tells of.
+NEVER = np.iinfo(np.int64).max
+
+
+def users_exist_from(users: pd.DataFrame, events: pd.DataFrame, impressions: pd.DataFrame | None = None) -> Int:
+    """Microseconds since 1970 from which each user exists, int64 [users]; `NEVER` without any row.
+
+    A user exists at a snapshot that is not earlier: their ``known_from``, or else just after their first event counts
+    (`advprior.store.times.counting_times`) or their first impression, since a snapshot sees what is strictly before it.
+
+    Parameters
+    ----------
+    users, events, impressions : DataFrame
+        Canonical tables; impressions may be absent.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> at = pd.to_datetime(["1970-01-02", "1970-01-03"], utc=True)
+    >>> events = pd.DataFrame({"user_id": ["u", "u"], "timestamp": at[::-1]})
+    >>> users = pd.DataFrame({"user_id": ["u", "v"]})
+    >>> (users_exist_from(users, events) == [86_400_000_001, NEVER]).tolist()
+    [True, True]
+    """
+    rows = [(events[USER_ID], counting_times(events))]
+    if impressions is not None:
+        rows.append((impressions[USER_ID], micros(impressions[TIMESTAMP])))
+    return _stated(users, _first(users[USER_ID], rows))
+
+
+def ads_exist_from(ads: pd.DataFrame, impressions: pd.DataFrame) -> Int:
+    """Microseconds since 1970 from which each ad exists, int64 [ads]; as `users_exist_from`, by impressions alone."""
+    return _stated(ads, _first(ads[AD_ID], [(impressions[AD_ID], micros(impressions[TIMESTAMP]))]))
+
+
+def load_users_exist_from(folder: Path, ids: Sequence[str]) -> Int:
+    """`users_exist_from` of some users of finished canonical tables, int64 [ids]; only the columns needed are read."""
+    import pandas as pd
+
+    users, events, shown = (
+        _present(Path(folder) / f"{name}.parquet", columns)
+        for name, columns in (
+            (USERS, (USER_ID, KNOWN_FROM)),
+            (EVENTS, (USER_ID, TIMESTAMP, ARRIVED)),
+            (IMPRESSIONS, (USER_ID, TIMESTAMP)),
+        )
+    )
+    of_table = pd.Series(users_exist_from(users, events, shown), index=users[USER_ID].astype(str))
+    of_ids: Int = of_table.reindex(list(ids), fill_value=NEVER).to_numpy(np.int64)
+    return of_ids
+
+
+def _present(path: Path, columns: Sequence[str]) -> Any:
+    """Those of some columns that a file has; None without the file."""
+    import pyarrow.parquet as pq
+
+    from advprior.store.tables import read_parquet
+
+    if path.stem == IMPRESSIONS and not path.exists():
+        return None
+    names = pq.read_schema(path).names
+    return read_parquet(path, columns=[name for name in columns if name in names], coded=[USER_ID])
+
+
+def _first(ids: pd.Series[Any], rows: Sequence[tuple[pd.Series[Any], Int]]) -> Int:
+    """Just after the first of the rows of each id."""
+    import pandas as pd
+
+    index = pd.Index(ids.astype(object))
+    first = np.full(len(index), NEVER)
+    for owner, moments in rows:
+        oldest = pd.Series(moments).groupby(owner.to_numpy(), observed=True).min()
+        at = index.get_indexer(pd.Index(oldest.index.astype(object)))
+        whose = at >= 0
+        first[at[whose]] = np.minimum(first[at[whose]], oldest.to_numpy(np.int64)[whose] + 1)
+    return first
+
+
+def _stated(table: pd.DataFrame, first: Int) -> Int:
+    """``known_from`` where the table has it."""
+    if KNOWN_FROM not in table:
+        return first
+    given = table[KNOWN_FROM].notna().to_numpy()
+    return np.where(given, micros(table[KNOWN_FROM]), first)
