@@ -29,7 +29,7 @@ _MONTH_US = WINDOWS["4w"] * DAY_US
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Impressions: whose, of which ad, when they were shown, and what came of them.
+    """Impressions: whose, of which ad, when they were shown, and their outcomes.
 
     Attributes
     ----------
