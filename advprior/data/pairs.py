@@ -20,14 +20,17 @@ from advprior.store.contract import (
     ADVERTISERS,
     CATEGORY,
     EVENTS,
+    KNOWN_FROM,
     NAME,
-    TIMESTAMP,
+    USER_ID,
     USERS,
     pair_id,
 )
 from advprior.store.errors import AdvpriorError
+from advprior.store.existence import load_users_exist_from
 from advprior.store.runs import is_current, manifest_digest, new_run, read_manifest, run_key
 from advprior.store.tables import TABLES_FIX, load_tables, load_time_plan, write_parquet
+from advprior.store.times import counting_times, exact_times, moment_us
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STEP = "data"
-CODE_VERSION = 1
+CODE_VERSION = 2
 
 
 def pair_ids(table: pd.DataFrame) -> pd.Series[Any]:
@@ -84,7 +87,8 @@ def pair_tables(tables: dict[str, pd.DataFrame], cutoff: datetime) -> dict[str, 
             fix="map a category in mapping.yaml, or stay with priors over advertisers",
         )
     of_ads, of_events = pair_ids(ads), pair_ids(events)
-    source = pd.concat([ads[[ADVERTISER_ID, CATEGORY]], events[events[TIMESTAMP] < cutoff][[ADVERTISER_ID, CATEGORY]]])
+    early = events[counting_times(events) < moment_us(cutoff)]
+    source = pd.concat([ads[[ADVERTISER_ID, CATEGORY]], early[[ADVERTISER_ID, CATEGORY]]])
     listed = source.dropna().drop_duplicates()
     names = tables[ADVERTISERS].set_index(ADVERTISER_ID)[NAME]
     listed = listed[listed[ADVERTISER_ID].isin(names.index)]
@@ -106,7 +110,8 @@ def pair_tables(tables: dict[str, pd.DataFrame], cutoff: datetime) -> dict[str, 
 def build(tables: Path, out: Path, *, force: bool = False) -> bool:
     """Write the tables of advertiser × category as a run folder; False when it was up to date.
 
-    There are no impressions in it: it is for predictors, and the frame is built on the tables that it comes from.
+    There are no impressions in it: it is for predictors, and the frame is built on the tables that it comes from. So
+    ``known_from`` says from when each user exists, by impressions too.
     """
     facts = dict(read_manifest(tables, step=STEP, fix=TABLES_FIX)["facts"])
     config, inputs = {"data_set": "pairs"}, {"tables": manifest_digest(tables)}
@@ -116,6 +121,9 @@ def build(tables: Path, out: Path, *, force: bool = False) -> bool:
     plan = load_time_plan(tables)
     with new_run(out, STEP, config=config, inputs=inputs, key=key) as run:
         pairs = pair_tables(load_tables(tables, USERS, ADVERTISERS, ADS, EVENTS), plan.finetune_end)
+        users = pairs[USERS]
+        exist_from = exact_times(load_users_exist_from(tables, users[USER_ID].tolist()))
+        pairs[USERS] = users.assign(**{KNOWN_FROM: exist_from})
         for name, table in pairs.items():
             write_parquet(table, run.path / f"{name}.parquet")
         rows = {name: len(table) for name, table in pairs.items()}

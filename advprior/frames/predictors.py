@@ -19,6 +19,7 @@ from advprior.store.arrays import Float, Int
 from advprior.store.contract import (
     ADVERTISER_ID,
     ADVERTISERS,
+    ARRIVED,
     CATEGORY,
     EVENTS,
     NAME,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 CHUNK_CELLS = 4_000_000  # of priors scored at once
 WEEK = 7 * DAY
 _EVENTS = (USER_ID, TIMESTAMP, ADVERTISER_ID)
-_MORE = (CATEGORY, TEXT, VALUE)
+_MORE = (CATEGORY, TEXT, VALUE, ARRIVED)
 
 
 def load_predictor(run: str | Path) -> Predictor:
@@ -217,7 +218,9 @@ def _histories(events: pd.DataFrame, profiles: pd.DataFrame | None, catalog: Cat
     """Histories of every user in either frame."""
     _require(events, "events", _EVENTS)
     table = events[[*_EVENTS, *(name for name in _MORE if name in events)]].copy()
-    table[TIMESTAMP] = pd.to_datetime(table[TIMESTAMP], utc=True)
+    for name in (TIMESTAMP, ARRIVED):
+        if name in table:
+            table[name] = pd.to_datetime(table[name], utc=True)
     table[USER_ID] = table[USER_ID].astype(str)
     people = pd.DataFrame({USER_ID: sorted(set(table[USER_ID]))})
     if profiles is not None:

@@ -1,6 +1,6 @@
-"""Decayed purchase counts as of any cut-off: what the predictors without a network read.
+"""Decayed counts of events as of any cut-off: what the predictors without a network read.
 
-A purchase t days before the cut-off weighs ``0.5 ** (t / half_life)``; one at or after it weighs nothing.
+An event t days before the cut-off weighs ``0.5 ** (t / half_life)``; one at or after it weighs nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CELLS = 4_000_000  # of a matrix of counts filled at once
 
 
 def popularity(histories: Histories, cutoffs: Int, half_life: float, size: int) -> npt.NDArray[np.float64]:
-    """Decayed purchases of everyone [len(cutoffs), size], strictly before each cut-off, in any order.
+    """Decayed counts of everyone's events [len(cutoffs), size], strictly before each cut-off, in any order.
 
     One pass over events and sorted cut-offs: what counted at one cut-off decays to the next, and only the
     events between the two are added. Exact to rounding; thousands of cut-offs cost no more than a few.
@@ -50,7 +50,7 @@ def crowd(histories: Histories, cutoffs: Int, half_lives: Iterable[float], size:
 
 
 class PopularityCache:
-    """Decayed purchases of everyone, kept between the shards of one run: the same for all users."""
+    """Decayed counts of everyone's events, kept between the shards of one run: the same for all users."""
 
     def __init__(self, half_life: float, size: int) -> None:
         self._half_life = half_life
@@ -67,7 +67,7 @@ class PopularityCache:
 
 
 def own_points(histories: Histories, user: Int, cutoff: Int, half_life: float, size: int) -> npt.NDArray[np.float32]:
-    """Decayed purchases of the user of each (user, cut-off) point [P, size], strictly before the cut-off."""
+    """Decayed counts of the events of the user of each (user, cut-off) point [P, size], strictly before the cut-off."""
     out = np.zeros((len(user), size), np.float32)
     step = max(CELLS // max(size, 1), 1)
     for start in range(0, len(user), step):
@@ -123,7 +123,7 @@ def first_times(histories: Histories) -> Int:
 
 
 def weekly_points(histories: Histories, first: int, last: int, every: int) -> tuple[Int, Int]:
-    """(user, cut-off) pairs on a grid that ends at ``last``, users with a purchase before the cut-off only."""
+    """(user, cut-off) pairs on a grid that ends at ``last``, users with an event before the cut-off only."""
     cutoffs = np.arange(last, first - 1, -every, dtype=np.int64)[::-1]
     started = first_times(histories)
     user, moment = np.meshgrid(np.arange(len(histories), dtype=np.int64), cutoffs, indexing="ij")

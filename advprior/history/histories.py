@@ -1,7 +1,8 @@
-"""Histories: each user's purchases as flat arrays in time order, cut strictly before a snapshot.
+"""Histories: each user's events with advertisers as flat arrays in time order, cut strictly before a snapshot.
 
-Every predictor reads the same object. Events of one (user, time) are one *occasion*: they know
-nothing of each other, and a snapshot at that very time sees none of them.
+Every predictor reads the same object. An event takes its place when it counts: when it happened, or when the log got
+to know of it if that is later (`advprior.store.times.counting_times`), so that nothing is ever put in between. Events
+of one (user, time) are one *occasion*: they know nothing of each other, and a snapshot at that very time sees none.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from advprior.store.arrays import Int
-from advprior.store.contract import ADVERTISER_ID, CATEGORY, PROFILE_PREFIX, TEXT, TIMESTAMP, USER_ID, VALUE
-from advprior.store.times import moment_us
+from advprior.store.contract import ADVERTISER_ID, CATEGORY, PROFILE_PREFIX, TEXT, USER_ID, VALUE
+from advprior.store.times import counting_times, moment_us
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +36,7 @@ def micros(moment: datetime) -> int:
 
 @dataclass(frozen=True)
 class Histories:
-    """Purchases of U users, flat, sorted by user, time, advertiser; one row per (user, time, advertiser).
+    """Events of U users, flat, sorted by user, time, advertiser; one row per (user, time, advertiser).
 
     Attributes
     ----------
@@ -46,7 +47,7 @@ class Histories:
     offsets : int64 [U + 1]
         Rows of user u are ``offsets[u]:offsets[u + 1]``.
     time : int64 [E]
-        Microseconds UTC.
+        Microseconds UTC, of when an event counts.
     advertiser : int64 [E]
         Index in the catalog.
     text, category : int32 [E]
@@ -175,10 +176,11 @@ def build_histories(users: pd.DataFrame, events: pd.DataFrame, catalog: Catalog)
 
     users = users.sort_values(USER_ID, kind="stable")
     ids = users[USER_ID].astype(str).tolist()
-    named = events[events[ADVERTISER_ID].notna()]
+    has_advertiser = events[ADVERTISER_ID].notna().to_numpy()
+    time = counting_times(events)[has_advertiser]
+    named = events[has_advertiser]
     user = pd.Index(ids).get_indexer(pd.Index(named[USER_ID].astype(str)))
     advertiser = pd.Index(catalog.ids).get_indexer(pd.Index(named[ADVERTISER_ID].astype(str)))
-    time = named[TIMESTAMP].astype("datetime64[us, UTC]").astype("int64").to_numpy()
     keep = (user >= 0) & (advertiser >= 0)
     named, user, time, advertiser = named[keep], user[keep], time[keep], advertiser[keep]
     text, texts = _coded(named[TEXT]) if TEXT in named else (np.zeros(0, np.int32), ())

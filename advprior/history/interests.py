@@ -7,12 +7,12 @@ are the very same code. The list is what was observed before the cut-off: a late
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from advprior.history.catalog import Catalog
 from advprior.history.histories import Histories, build_histories
-from advprior.store.contract import ADVERTISER_ID, CATEGORY, TIMESTAMP, USER_ID
+from advprior.store.contract import ADVERTISER_ID, ARRIVED, CATEGORY, TIMESTAMP, USER_ID
+from advprior.store.times import counting_times
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,12 +69,13 @@ def build_interests(users: pd.DataFrame, events: pd.DataFrame, cutoff: int) -> I
     """
     if CATEGORY not in events:
         return None
-    before = events[events[TIMESTAMP] < datetime.fromtimestamp(cutoff / 1_000_000, UTC)]
+    before = events[counting_times(events) < cutoff]
     category = before[CATEGORY].fillna("").astype(str).str.strip()
     before = before.assign(**{CATEGORY: category})[category != ""]
     if before.empty:
         return None
     names = tuple(sorted(before[CATEGORY].unique()))
     catalog = Catalog(names, names)
-    rows = before[[USER_ID, TIMESTAMP]].assign(**{ADVERTISER_ID: before[CATEGORY]})
+    times = [name for name in (TIMESTAMP, ARRIVED) if name in before]
+    rows = before[[USER_ID, *times]].assign(**{ADVERTISER_ID: before[CATEGORY]})
     return Interests(catalog, build_histories(users, rows, catalog))

@@ -14,6 +14,7 @@ from advprior.history.histories import Histories, build_histories
 from advprior.store.contract import (
     ADVERTISER_ID,
     ADVERTISERS,
+    ARRIVED,
     CATEGORY,
     EVENTS,
     TEXT,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 #: What histories are made of; other columns of events stay on disk.
-_COLUMNS = (USER_ID, TIMESTAMP, ADVERTISER_ID, CATEGORY, TEXT, VALUE)
+_COLUMNS = (USER_ID, TIMESTAMP, ARRIVED, ADVERTISER_ID, CATEGORY, TEXT, VALUE)
 _CODED = (USER_ID, ADVERTISER_ID, CATEGORY, TEXT)
 
 

@@ -16,7 +16,7 @@ from advprior.store.arrays import Double, Int
 
 @dataclass(frozen=True)
 class Crowd:
-    """Decayed purchases of everyone at the cut-offs that are scored (see `advprior.history.counts.crowd`).
+    """Decayed counts of everyone's events at the cut-offs that are scored (see `advprior.history.counts.crowd`).
 
     Attributes
     ----------

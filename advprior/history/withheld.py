@@ -1,4 +1,4 @@
-"""Advertisers withheld from fitting: how well are those ranked that nobody has bought from yet?
+"""Advertisers withheld from fitting: how well are those ranked of whom there is no event yet?
 
 Their events are taken out of the tables before anything is built from them, so that neither histories nor labels nor
 popularity can tell; the catalog keeps their names and texts.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from advprior.store.arrays import Int
-from advprior.store.contract import ARRIVED, TIMESTAMP
+from advprior.store.contract import ARRIVED, TIMESTAMP, USER_ID
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,19 +31,33 @@ def counting_times(events: pd.DataFrame) -> Int:
     """Time from which each event counts, int64 [events]: when it happened, or when the log got to know of it if later.
 
     An event counts for a snapshot that is strictly later, in histories and in counts alike: so what arrives after a
-    snapshot changes nothing at or before it.
+    snapshot changes nothing at or before it. A log that is loaded once a night gives all of a user's events of a day
+    one time of arrival: they keep their order, a microsecond apart, and those of one time stay of one time.
 
     >>> import pandas as pd
-    >>> at = pd.to_datetime(["1970-01-02", "1970-01-02"], utc=True)
-    >>> late = pd.to_datetime(["1970-01-03", None], utc=True)
-    >>> counting_times(pd.DataFrame({"timestamp": at, "arrived": late})).tolist() == [2 * DAY_US, DAY_US]
+    >>> at = pd.to_datetime(["1970-01-02", "1970-01-01", "1970-01-02"], utc=True)
+    >>> late = pd.to_datetime(["1970-01-03", "1970-01-03", None], utc=True)
+    >>> events = pd.DataFrame({"user_id": "u", "timestamp": at, "arrived": late})
+    >>> counting_times(events).tolist() == [2 * DAY_US + 1, 2 * DAY_US, DAY_US]
     True
     """
+    import pandas as pd
+
     happened = micros(events[TIMESTAMP])
     if ARRIVED not in events:
         return happened
-    # a missing time is the smallest integer
-    return np.maximum(happened, micros(events[ARRIVED]))
+    counts = np.maximum(happened, micros(events[ARRIVED]))  # a missing time is the smallest integer
+    if np.array_equal(counts, happened):
+        return happened
+    user = pd.factorize(events[USER_ID])[0]
+    order = np.lexsort([happened, counts, user])
+    later = np.diff(happened[order], prepend=0) != 0
+    first = (np.diff(user[order], prepend=-1) != 0) | (np.diff(counts[order], prepend=0) != 0)
+    first[:1] = True
+    step = np.cumsum(later & ~first)
+    rank = np.empty(len(order), np.int64)
+    rank[order] = step - step[np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))]
+    return counts + rank
 
 
 def moment_us(moment: datetime) -> int:
@@ -62,3 +76,15 @@ def as_datetimes(moments: Int) -> Any:
     '1970-01-02T00:00:00.000000'
     """
     return moments.view("datetime64[us]")
+
+
+def exact_times(moments: Int) -> pd.Series[pd.Timestamp]:
+    """Microseconds since 1970 as a column of times in UTC; the largest integer is no time.
+
+    >>> exact_times(np.array([DAY_US, np.iinfo(np.int64).max])).tolist()
+    [Timestamp('1970-01-02 00:00:00+0000', tz='UTC'), NaT]
+    """
+    import pandas as pd
+
+    times = np.where(moments == np.iinfo(np.int64).max, np.iinfo(np.int64).min, moments)  # which stands for NaT
+    return pd.Series(pd.DatetimeIndex(times.view("datetime64[us]")).tz_localize("UTC"))
