@@ -72,12 +72,13 @@ def _happenings(
                 ad_id, place = ads.ad_id[ad], ["front", "back"][int(ad) % 2]
                 owner, label = ad_id.split("/")[0], int(ad_id in bought)
                 clicked = int(label or (user + week + int(ad)) % 7 == 0)
-                impressions.append((len(impressions), slate, name, ad_id, owner, when, label, clicked, place))
+                position = len(impressions) % 8 + 1
+                impressions.append((len(impressions), slate, name, ad_id, owner, when, label, clicked, place, position))
     event_columns = ["user_id", "timestamp", "advertiser_id", "category", "value"]
     shown_columns = ["impression_id", "slate_id", "user_id", "ad_id", "advertiser_id", "timestamp", "label", "clicked"]
     return (
         pd.DataFrame(events, columns=event_columns),
-        pd.DataFrame(impressions, columns=[*shown_columns, "context_placement"]),
+        pd.DataFrame(impressions, columns=[*shown_columns, "context_placement", "context_position"]),
     )
 
 

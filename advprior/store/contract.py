@@ -45,6 +45,7 @@ LABEL_TIME = "label_time"  # impressions: when a positive came about; empty for 
 LABEL_DELAY = timedelta(days=7)
 PROFILE_PREFIX = "profile_"  # users: every other column is one profile field, text or missing
 CONTEXT_PREFIX = "context_"  # impressions: what is known of the request itself
+POSITION = f"{CONTEXT_PREFIX}position"  # of an ad in its slate: not known before ranking, so served at one reference
 
 # -- Feast ------------------------------------------------------------------------------------------
 EVENT_TIMESTAMP = "event_timestamp"  # when a row became available (snapshot + lag)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from advprior.store.contract import LABEL, SLATE_ID, USER_ID
+from advprior.store.contract import LABEL, POSITION, SLATE_ID, USER_ID
+from advprior.store.features import REQUEST_SOURCE, Feature
 from advprior.store.runs import read_manifest
 from ranking.evidence.metrics import DEFAULT_METRICS, MORE_METRICS, Rows
 from ranking.frame.read import SPLITS, load_features, load_frame
 from ranking.models.arms import Arm, RankerConfig, arm_features
 from ranking.models.ranker import Ranker
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def train_arm(frame_folder: Path, arm: Arm, config: RankerConfig, seed: int, out: Path) -> dict[str, Any]:
@@ -29,6 +34,7 @@ def train_arm(frame_folder: Path, arm: Arm, config: RankerConfig, seed: int, out
     facts = {
         "arm": arm.name,
         "time_plan": manifest["facts"]["time_plan"],
+        "reference": {},
         # which versions of the store's views, and of each prior's model and catalog, its features came from
         "frame": manifest.get("key"),
         "views": manifest["facts"].get("views", {}),
@@ -39,6 +45,7 @@ def train_arm(frame_folder: Path, arm: Arm, config: RankerConfig, seed: int, out
     }
     ranker = Ranker(arm.service, features, config, seed, facts)
     part = {name: frame[(frame["split"] == name).to_numpy()] for name in SPLITS}
+    facts["reference"] = reference_context(features, part["train"])
     ranker.fit(part["train"], part["valid"])
     ranker.save(out)
     reached = {}
@@ -53,5 +60,36 @@ def train_arm(frame_folder: Path, arm: Arm, config: RankerConfig, seed: int, out
         "rounds": ranker.rounds,
         "rows": {name: len(rows) for name, rows in part.items()},
         "time_plan": manifest["facts"]["time_plan"],
+        "reference": facts["reference"],
         **reached,
     }
+
+
+def reference_context(features: Sequence[Feature], train: pd.DataFrame) -> dict[str, float]:
+    """Context at which every candidate is ranked where the request says nothing: the first position of the slates.
+
+    A position biases clicks, so a ranker learns it; before ranking nobody knows it. One position for all candidates
+    leaves the order to everything else (as in Ling et al., WWW 2017 Companion, doi:10.1145/3041021.3054192).
+
+    Parameters
+    ----------
+    features : sequence of Feature
+        Of the ranker.
+    train : DataFrame
+        Rows that it is trained on.
+
+    Returns
+    -------
+    dict of str to float
+        By feature; empty for a ranker without a position, or with one that is text.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> position = Feature("context_position", "context", "impressions")
+    >>> reference_context([position], pd.DataFrame({"context_position": [2.0, 1.0, None]}))
+    {'context_position': 1.0}
+    """
+    of_request = [f for f in features if f.name == POSITION and f.source == REQUEST_SOURCE and not f.is_text]
+    firsts = {feature.name: float(train[feature.name].min()) for feature in of_request}
+    return {name: first for name, first in firsts.items() if np.isfinite(first)}

@@ -61,6 +61,7 @@ def rank_answer(slate: Slate, info: RequestInfo, exposure: dict[str, Any] | None
         "prior": _prior_used(slate, slate.prior_age_days),
         "candidates": slate.candidates,
         "unknown_ads": slate.unknown_ads,
+        "reference": dict(slate.reference),
         "slots": slots,
         "exposure": exposure,
     }

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from advprior.store.arrays import Bool, Double
 from advprior.store.contract import PRIOR_VIEW_PREFIX, USER_HISTORY_VIEW, USER_PROFILE_VIEW, prior_view
 from advprior.store.times import DAY_US
 from ranking.experiment.assignment import ServedArm
@@ -35,6 +36,20 @@ log = logging.getLogger("advprior.service")
 #: After a failed read the store is left alone for so long: a dead store must not cost every request its timeout.
 _RETRY_S = 0.2
 _USER_VIEWS = (USER_PROFILE_VIEW, USER_HISTORY_VIEW)
+
+
+def behind_the_listed(scores: Double, listed: Bool) -> Double:
+    """Scores of which none of an ad outside the catalog is above those of the catalog's ads.
+
+    A ranker says nothing of an ad of which nothing is read: what it gives for missing features may well be more than
+    what it gives for an ad that it has seen fail.
+
+    >>> behind_the_listed(np.array([0.2, 0.117, 0.061]), np.array([True, False, True])).tolist()
+    [0.2, 0.061, 0.061]
+    """
+    if listed.all() or not listed.any():
+        return scores
+    return np.where(listed, scores, np.minimum(scores, scores[listed].min()))
 
 
 class Engine:
@@ -101,9 +116,11 @@ class Engine:
         ready = self.prepare(query)
         built = time.perf_counter()
         scores = ready.ranker.predictor.scores(ready.matrix)
-        order = np.argsort(-scores, kind="stable")[: query.slots].tolist()
-        scored = time.perf_counter()
         table, ads, names = ready.table, ready.ads, query.candidates
+        scores = behind_the_listed(scores, ads >= 0)
+        # of equal scores, an ad of the catalog comes first
+        order = np.lexsort((ads < 0, -scores))[: query.slots].tolist()
+        scored = time.perf_counter()
         ad_ids = [table.ids[ads[i]] if names is None else names[i] for i in order]
         owners = [table.advertisers[ads[i]] if ads[i] >= 0 else None for i in order]
         prior = next(iter(ready.user.priors.values()), None)
@@ -121,6 +138,7 @@ class Engine:
             prior=prior,
             prior_age_days=None if prior is None else prior.age_days(ready.now_us),
             origins=[ORIGINS[ready.choice.origin[i]] for i in order],
+            reference={n: v for n, v in ready.ranker.plan.reference.items() if query.context.get(n) is None},
         )
         features_s = built - begin - sum(ready.timings.values())
         slate.timings = {**ready.timings, "features": features_s, "predict": scored - built}

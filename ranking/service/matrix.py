@@ -90,7 +90,7 @@ def _of_user_and_request(plan: Plan, context: Mapping[str, Any], rows: Mapping[s
     for place, column in plan.clock:
         values[place] = clock[column][0]
     for place, column in plan.context:
-        values[place] = plan.encode(column, context.get(column))
+        values[place] = plan.encode(column, context.get(column, plan.reference.get(column)))
     return values
 
 

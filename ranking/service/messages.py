@@ -8,13 +8,27 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from ranking.service.plan import Plan
 
-UserId = Annotated[str, Field(min_length=1, max_length=256, description="Whose slate it is.", examples=["h7"])]
-AdId = Annotated[str, Field(min_length=1, max_length=256)]
-
 
 def _whole(value: Any) -> Any:
     """To JSON Schema 98.0 is an integer, too."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _id_text(value: Any) -> Any:
+    """An id as the tables hold it: the text of a whole number, as `advprior data check` makes it.
+
+    >>> _id_text(7), _id_text("7"), _id_text(True), _id_text(7.5)
+    ('7', '7', True, 7.5)
+    """
+    whole = _whole(value)
+    is_id = isinstance(whole, int) and not isinstance(whole, bool) and -(2**63) <= whole < 2**64
+    return str(whole) if is_id else value
+
+
+_IdText = Annotated[str, Field(min_length=1, max_length=256)]
+_Id = BeforeValidator(_id_text, _IdText | Annotated[int, Field(ge=-(2**63), lt=2**64)])
+UserId = Annotated[_IdText, _Id, Field(description="Whose slate it is.", examples=["h7"])]
+AdId = Annotated[_IdText, _Id]
 
 
 _Number = Annotated[float, Field(ge=-1e12, le=1e12, allow_inf_nan=False)]
@@ -133,7 +147,13 @@ class RankResponse(_Answer):
     )
     prior: PriorUsed | None = Field(description="None where the arm has no priors, or none could be used.")
     candidates: int = Field(ge=0)
-    unknown_ads: list[str] = Field(description="Candidates that are not in the service's catalog; ranked all the same.")
+    unknown_ads: list[str] = Field(
+        description="Candidates that are not in the service's catalog: ranked last, scored no higher than any other."
+    )
+    reference: dict[str, float] = Field(
+        description="Context that the request did not give and nobody knows before ranking, such as the position: "
+        "candidates without one of their own are all ranked at this value. {} where the ranker reads none."
+    )
     slots: list[Slot]
     exposure: Exposure | None = Field(description="None: exposures are not logged.")
     as_of: dict[str, list[str]] | None = Field(

@@ -47,6 +47,8 @@ class Plan:
         What is worked out from the user's own counts, by stream and level, and from priors, by predictor.
     clock, context : list of (place, column)
         What the moment of the request says, and what the request itself brings.
+    reference : dict of str to float
+        Context of all candidates where the request says nothing, such as the first position.
 
     Raises
     ------
@@ -84,6 +86,8 @@ class Plan:
         }
         self.clock = [(place[f.name], f.name) for f in ranker.features if f.source == CLOCK_SOURCE]
         self.context = [(place[f.name], f.name) for f in ranker.features if f.source == REQUEST_SOURCE]
+        stated: Mapping[str, float] = ranker.facts.get("reference", {})
+        self.reference = {name: float(stated[name]) for _, name in self.context if name in stated}
 
     def _check(self, views: Iterable[ServedView], text_of: Mapping[str, bool]) -> None:
         """Refuse a ranker whose features are not all served, or not of the kind that it was trained on.

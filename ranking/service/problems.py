@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 log = logging.getLogger("advprior.service")
+_BRANCH = re.compile(r"function-|constrained-|Candidate$")
 _REPEATED = 200  # characters of a wrong value that an error repeats
 _LISTED = 20  # problems of one request
 
@@ -47,7 +49,8 @@ def _invalid(error: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "code": "SRV422",
         "what": "the request is not valid",
-        "where": ".".join(str(part) for part in error["loc"]),
+        # pydantic names the branch of a union, too, which is no place in the body
+        "where": ".".join(str(part) for part in error["loc"] if not _BRANCH.match(str(part))),
         # a missing field's input is the whole body
         "actual": "nothing" if error["type"] == "missing" else repr(error.get("input"))[:_REPEATED],
         "expected": error["msg"],

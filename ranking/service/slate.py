@@ -104,6 +104,8 @@ class Slate:
     timings : dict of stage to seconds
     features : float32 [slots, features], optional
         What the ranker read of the ads, where it was asked to keep it.
+    reference : dict of str to float
+        Context that the request did not give, and that candidates without one of their own were ranked at.
     origins : list of str
         Where each of the ads came from, see `ranking.service.candidates.ORIGINS`.
     as_of : dict of view to list of int
@@ -127,3 +129,4 @@ class Slate:
     origins: list[str] = field(default_factory=list)
     as_of: dict[str, list[int]] = field(default_factory=dict)
     features: Matrix | None = None
+    reference: Mapping[str, float] = field(default_factory=dict)

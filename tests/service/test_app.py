@@ -67,6 +67,38 @@ def test_the_context_of_a_candidate_is_its_own(client: TestClient) -> None:
     assert mixed == {ADS[0]: back[ADS[0]], ADS[1]: front[ADS[1]], ADS[2]: front[ADS[2]]}
 
 
+def test_whole_numbers_are_the_ids_that_tables_make_of_them(client: TestClient) -> None:
+    answers = [
+        client.post("/rank", json={"user_id": kind(7), "candidates": [kind(1), {"ad_id": kind(2)}, kind(2)]}).json()
+        for kind in (int, float, str)
+    ]
+    for answer in answers:
+        del answer["request_id"]
+    assert answers[0] == answers[1] == answers[2]
+    assert (answers[0]["user_id"], answers[0]["unknown_ads"]) == ("7", ["1", "2"])
+
+
+def test_an_ad_outside_the_catalog_is_ranked_last(client: TestClient) -> None:
+    """Whatever the ranker gives for missing features; and named, whether or not it is returned."""
+    for user in ("u004", "u011", "nobody"):
+        answer = client.post("/rank", json={"user_id": user, "candidates": ["x", *ADS, "y"]}).json()
+        assert {slot["ad_id"] for slot in answer["slots"][-2:]} == {"x", "y"} == set(answer["unknown_ads"])
+        scores = [slot["score"] for slot in answer["slots"]]
+        assert scores == sorted(scores, reverse=True)
+    best = client.post("/rank", json={"user_id": "u004", "candidates": ["x", *ADS], "slots": 1}).json()
+    assert best["slots"][0]["ad_id"] in ADS
+    assert best["unknown_ads"] == ["x"]
+
+
+def test_candidates_are_ranked_at_one_position(client: TestClient) -> None:
+    """The first one, as the ranker's manifest says, unless the request says another; and said in the answer."""
+    given: list[dict[str, Any]] = [{}, {"context": {"context_position": None}}, {"context": {"context_position": 1}}]
+    given += [{"context": {"context_position": 8}}]
+    answers = [client.post("/rank", json={"user_id": "u004", "candidates": ADS, **more}).json() for more in given]
+    assert [answer["reference"] for answer in answers] == [{"context_position": 1.0}] * 2 + [{}] * 2
+    assert answers[0]["slots"] == answers[1]["slots"] == answers[2]["slots"]
+
+
 def test_without_candidates_the_service_chooses(client: TestClient) -> None:
     answer = client.post("/rank", json={"user_id": "u004"}).json()
     assert answer["candidates"] == 24
@@ -85,7 +117,11 @@ def test_explanations_come_for_what_is_returned(client: TestClient) -> None:
     ("body", "where"),
     [
         ({}, "body.user_id"),
-        ({"user_id": 7}, "body.user_id"),
+        ({"user_id": 7.5}, "body.user_id"),
+        ({"user_id": True}, "body.user_id"),
+        ({"user_id": 2**64}, "body.user_id"),
+        ({"user_id": "u", "candidates": [None]}, "body.candidates.0"),
+        ({"user_id": "u", "candidates": [{"ad_id": ""}]}, "body.candidates.0"),
         ({"user_id": ""}, "body.user_id"),
         ({"user_id": "u", "slots": 0}, "body.slots"),
         ({"user_id": "u", "slots": 21}, "body.slots"),

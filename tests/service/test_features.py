@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,11 +35,26 @@ def test_a_row_past_its_ttl_is_no_row(served: Project) -> None:
     assert not np.isnan(named["profile_age"])
 
 
+def test_candidates_without_a_position_stand_at_the_first(served: Project) -> None:
+    """A candidate's own goes over the request's, and that over the reference."""
+    engine, ads = engine_at(served), ["a00/Tea", "a03/Soap"]
+
+    def positions(**given: Any) -> list[float]:
+        ready = engine.prepare(Query("u003", candidates=ads, **given))
+        return ready.matrix[:, ready.ranker.plan.features.index("context_position")].tolist()
+
+    assert positions() == [1.0, 1.0]
+    assert positions(context={"context_position": 3}) == [3.0, 3.0]
+    assert positions(contexts=[{"context_position": 2}, None]) == [2.0, 1.0]
+    assert positions(context={"context_position": 3}, contexts=[{"context_position": 2}, {}]) == [2.0, 3.0]
+
+
 def test_unknown_user_and_unknown_ad(served: Project) -> None:
     slate = engine_at(served).rank(Query("nobody", 3, ["a00/Tea", "no/such", "a01/Coffee"]))
     assert not slate.user_known
     assert slate.degraded == ["prior_missing"]
     assert slate.unknown_ads == ["no/such"]
+    assert slate.ads[-1] == ("no/such", None)
     assert {ad for ad, _ in slate.ads} == {"a00/Tea", "no/such", "a01/Coffee"}
     assert slate.ranker.service == "ranker_baseline_v1"
 
