@@ -247,7 +247,8 @@ def check(tables: Path | None, mapping: Path | None, out: Path | None, force: bo
 
 def _of_project(folder: Path | None) -> tuple[Path | None, Path | None, Path | None]:
     """What a project file says: tables, mapping and where canonical tables go; a folder without one is tables."""
-    from advprior.pipeline.settings import OLD_RECORD, PROJECT_FILE, read_project
+    from advprior.pipeline.settings import OLD_RECORD, read_project
+    from advprior.store.project_files import PROJECT_FILE
 
     project = Path() if folder is None else folder
     if not (project / PROJECT_FILE).is_file() and not (project / OLD_RECORD).is_file():

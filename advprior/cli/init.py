@@ -26,7 +26,8 @@ def init(folder: Path, example: str | None, changes: tuple[str, ...]) -> None:
 
     Safe to run again: files that you edited are kept, the others follow the installed version.
     """
-    from advprior.pipeline.project import MAPPING, PROJECT_FILE, lay_out
+    from advprior.pipeline.project import MAPPING, lay_out
+    from advprior.store.project_files import PROJECT_FILE
 
     done = lay_out(folder, example)
     for verb, names in (("wrote", done.written), ("updated", done.updated)):

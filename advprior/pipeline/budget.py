@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from advprior.pipeline.forecast import LONG_SECONDS, Forecast, duration, free_disk_gb, machine_memory_gb
-from advprior.pipeline.settings import PROJECT_FILE, Project
+from advprior.pipeline.settings import Project
 from advprior.pipeline.steps import Step
 from advprior.store.errors import AdvpriorError
+from advprior.store.project_files import PROJECT_FILE
 
 
 def forecast_lines(forecast: Forecast, steps: list[Step]) -> list[str]:

@@ -11,10 +11,11 @@ from advprior.pipeline.forecast import Forecast, duration
 from advprior.pipeline.own_defaults import edited_files
 from advprior.pipeline.plan import FIRST, make_plan, tables_folder, time_plan
 from advprior.pipeline.runner import Outcome, last_step, stamps_of
-from advprior.pipeline.settings import PROJECT_FILE, Project
+from advprior.pipeline.settings import Project
 from advprior.pipeline.span_settings import merged
 from advprior.pipeline.steps import Cost, Step, states
 from advprior.store.contract import TimePlan
+from advprior.store.project_files import PROJECT_FILE
 from advprior.store.runs import MANIFEST, read_manifest
 
 
