@@ -60,8 +60,9 @@ from ranking.frame.join import Joined, join_features, open_store
 from ranking.frame.preflight import published_predictors
 from ranking.frame.table import Frame
 from ranking.frame.views import view_folder
-from ranking.models.arms import RankerConfig, arm_features, load_arms
+from ranking.models.arms import arm_features, load_arms
 from ranking.models.binning import Examples, prepare
+from ranking.models.config import RankerConfig
 from ranking.models.ranker import Ranker
 
 TTL = "14d"

@@ -26,7 +26,8 @@ from advprior.store.features import Feature
 from ranking.evidence.ablation import ablate
 from ranking.frame.checks import check_golden_features
 from ranking.frame.table import Frame
-from ranking.models.arms import Arm, Arms, RankerConfig
+from ranking.models.arms import Arm, Arms
+from ranking.models.config import RankerConfig
 
 FEATURES = [
     *(Feature(f"history_advertiser_{window}", "history", "user_history") for window in ("all", "4w")),

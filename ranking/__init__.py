@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from ranking.evidence.lift import Lifts
     from ranking.evidence.result import AblationResult
     from ranking.frame.table import Frame
-    from ranking.models.arms import Arm, Arms, RankerConfig, load_arms
+    from ranking.models.arms import Arm, Arms, load_arms
+    from ranking.models.config import RankerConfig
 
 __all__ = [
     "AblationResult",
@@ -59,7 +60,7 @@ _HOMES = {
     "CandidateCurve": "ranking.candidates.curve",
     "Frame": "ranking.frame.table",
     "Lifts": "ranking.evidence.lift",
-    "RankerConfig": "ranking.models.arms",
+    "RankerConfig": "ranking.models.config",
     "TwoByTwo": "ranking.candidates.endtoend",
     "ablate": "ranking.evidence.ablation",
     "load_arms": "ranking.models.arms",

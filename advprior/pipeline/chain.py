@@ -6,6 +6,7 @@ language model is fitted.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -286,7 +287,7 @@ class Chain:
         if self.config.arms.file is None and FIRST in {step.name for step in self.steps}:
             options += ("--reuse", self.at(FIRST_ABLATION))
         ablate = ("rank", "ablate", "--frame", self.at("frame"), "--arms", arms, *options)
-        self.advprior("rank ablate", *ablate, out="ablation", reads=("frame",), also=(arms,))
+        self.advprior("rank ablate", *ablate, out="ablation", reads=("frame",), also=(arms, *self._own_rankers(arms)))
         self._after(FIRST)
 
     def _arms(self) -> str:
@@ -295,6 +296,14 @@ class Chain:
         path = f"{HIDDEN}/arms.yaml"
         self.files[path] = arms_text(self.config, self.project.folder)
         return path
+
+    def _own_rankers(self, arms: str) -> tuple[str, ...]:
+        """Modules beside the project file that arms name as rankers: another source is another result."""
+        path = self.project.folder / arms
+        text = self.files.get(arms) or (path.read_text() if path.is_file() else "")
+        names = re.findall(r"^\s*(?:- )?ranker:\s*['\"]?([\w.]+):\w", text, flags=re.MULTILINE)
+        files = (f"{name.replace('.', '/')}.py" for name in dict.fromkeys(names))
+        return tuple(name for name in files if (self.project.folder / name).is_file())
 
     def retrieval(self) -> None:
         """Two towers, the quota of predicted advertisers' ads, and candidates × ranker."""

@@ -17,18 +17,20 @@ import click
 @click.option("--quiet", is_flag=True, help="Check only.")
 def arms(arms_file: Path | None, quiet: bool) -> None:
     """Check an arms file and list its arms: role, what each adds to the baseline, what ranks."""
-    from ranking.cli.defaults import arms_of
+    from ranking.cli.defaults import arms_of, check_rankers
 
     if quiet:
         from ranking.models.arms import load_arms
 
-        load_arms(arms_file)
+        check_rankers(load_arms(arms_file), arms_file)
         return
     checked = arms_of(arms_file)
     width = max(len(arm.name) for arm in checked.arms)
     for arm in checked.arms:
         adds = ", ".join(arm.adds) or "nothing"
+        more = f", ranked by {arm.ranker}" if arm.ranker else ""
+        more += f" ({', '.join(f'{name} {value}' for name, value in arm.params.items())})" if arm.params else ""
         optional = " (optional)" if arm.optional else ""
-        click.echo(f"{arm.name:<{width}}  {arm.role:<9}  adds {adds}{optional}")
+        click.echo(f"{arm.name:<{width}}  {arm.role:<9}  adds {adds}{more}{optional}")
     settings = ", ".join(f"{name} {value}" for name, value in checked.ranker.model_dump(exclude_defaults=True).items())
     click.echo(f"ranker: {settings or 'the defaults'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,7 @@ def arms_of(arms_file: Path | None, *places: Path | None) -> Arms:
 
     project = None if arms_file is not None else project_folder(*places)
     if project is None:
-        return load_arms(arms_file)
+        return check_rankers(load_arms(arms_file), arms_file, *places)
     block = arms_block(project)
     named = block.get("file")
     path = project / str(named) if named else project / ARMS_FILE
@@ -55,6 +56,27 @@ def arms_of(arms_file: Path | None, *places: Path | None) -> Arms:
         taken.append(f"{project / PROJECT_FILE} (ranker: {', '.join(map(str, ranker))})")
     if taken:
         click.echo(f"arms: {' and '.join(taken)}")
+    return check_rankers(arms, project)
+
+
+def check_rankers(arms: Arms, *places: Path | None) -> Arms:
+    """The same arms, once it is known that every ranker of the user's own can be imported and made.
+
+    A module is looked for as Python does, then in the working folder and in the project's.
+
+    Raises
+    ------
+    AdvpriorError
+        ``RNK038`` when one cannot.
+    """
+    own = [arm for arm in arms.arms if arm.ranker is not None]
+    if own:
+        from ranking.models.estimators import make_estimator
+
+        folders = [Path(), project_folder(*places)]
+        sys.path += [str(folder.absolute()) for folder in folders if folder is not None]
+        for arm in own:
+            make_estimator(arm, 0)
     return arms
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,9 @@ from advprior.store.contract import PREDICTORS, prior_view
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import is_current, manifest_digest, new_run, read_manifest, run_key
 from advprior.store.tables import require_impressions
+
+if TYPE_CHECKING:
+    from ranking.models.arms import Arms
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _TABLES_FIX = "advprior data build complete_journey --out TABLES"
@@ -234,6 +238,7 @@ def ablate(
         "seeds": seeds,
         "replicates": replicates,
         "asked": sorted(asked),
+        **_own_rankers(arms),
         **({"optional": True} if optional else {}),
     }
     inputs = {"frame": manifest_digest(frame_folder)}
@@ -257,6 +262,16 @@ def ablate(
         f"rank ablate: {len(result.arms.arms)} arms x {seeds} seeds in {result.about['seconds']:.0f} s, in {out}"
     )
     click.echo(result.verdict.sentence)
+
+
+def _own_rankers(arms: Arms) -> dict[str, dict[str, str | None]]:
+    """What identifies rankers of the user's own: a change of their source is a change of the result."""
+    own = [arm for arm in arms.arms if arm.ranker is not None]
+    if not own:
+        return {}
+    from ranking.models.estimators import ranker_identity
+
+    return {"rankers": {arm.name: ranker_identity(arm) for arm in own}}
 
 
 @click.command()

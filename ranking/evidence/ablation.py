@@ -29,6 +29,7 @@ from ranking.evidence.verdict import judge
 from ranking.frame.checks import Finding, check_placebo, check_same_test_rows, enforce
 from ranking.frame.table import Frame
 from ranking.models.arms import Arm, Arms, arm_features, load_arms, with_available
+from ranking.models.estimators import ranker_identity
 
 
 def usable_arms(
@@ -242,6 +243,8 @@ class _Previous:
         if about.get("feature_digest") != feature_digest(features):
             return None
         if about.get("values_digest") != encoded.values_digest(features):
+            return None
+        if arm.given is not None or about.get("ranker") != ranker_identity(arm):
             return None
         if self.result.arms.config_of(self.result.arms.find(arm.name)) != arms.config_of(arm):
             return None

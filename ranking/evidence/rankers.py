@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -24,7 +24,9 @@ from ranking.evidence.segments import SEGMENT_PREFIX, segments_of
 from ranking.frame.read import SPLITS
 from ranking.models.arms import Arm, Arms, arm_features
 from ranking.models.binning import Examples, prepare
+from ranking.models.config import RankerConfig
 from ranking.models.encoder import Encoder
+from ranking.models.estimators import EstimatorRanker, Table, make_estimator, ranker_identity, takes_weights
 from ranking.models.ranker import Ranker, importance_by_group
 
 TOP_FEATURES = 20
@@ -195,6 +197,17 @@ def measures(values: Mapping[str, float], arm: str, seed: int, split: str, segme
     ]
 
 
+def _fitter(
+    arm: Arm, features: list[Feature], config: RankerConfig, rows: tuple[Encoder, Examples, Examples]
+) -> Callable[[int], Ranker | EstimatorRanker]:
+    """What fits an arm's ranker of a seed; what the seeds share is done once."""
+    if arm.ranker is None:
+        prepared = prepare(*rows, config)
+        return lambda seed: Ranker(arm.service, features, config, seed).fit_prepared(prepared)
+    table = Table.of(*rows, config, weights=takes_weights(make_estimator(arm, 0)))
+    return lambda seed: EstimatorRanker(arm, config, seed).fit(table)
+
+
 def fit_arm(arm: Arm, arms: Arms, encoded: Encoded, resampler: Resampler, seeds: Iterable[int]) -> ArmScores:
     """Fit, calibrate and measure an arm's rankers, one per seed.
 
@@ -216,12 +229,12 @@ def fit_arm(arm: Arm, arms: Arms, encoded: Encoded, resampler: Resampler, seeds:
     train, valid, test = (encoded.blocks[name] for name in SPLITS)
     chosen = [place[name] for name in names]
     learned, held = (Examples(block.matrix(chosen), block.label, block.slate) for block in (train, valid))
-    prepared = prepare(encoded.encoder.select(names), learned, held, config)
+    fit = _fitter(arm, features, config, (encoded.encoder.select(names), learned, held))
     del learned, held
     reached, importance, rounds = ArmScores(test.digest), np.zeros(len(features)), []
     matrix = np.ascontiguousarray(test.matrix(chosen))  # trees are walked row by row
     for seed in seeds:
-        ranker = Ranker(arm.service, features, config, seed).fit_prepared(prepared)
+        ranker = fit(seed)
         importance += np.array(list(ranker.importance().values()))
         rounds.append(ranker.rounds)
         assert ranker.valid_scores is not None
@@ -233,6 +246,7 @@ def fit_arm(arm: Arm, arms: Arms, encoded: Encoded, resampler: Resampler, seeds:
     reached.about = {
         "features": len(features),
         "feature_digest": feature_digest(features),
+        "ranker": ranker_identity(arm),
         "values_digest": encoded.values_digest(features),
         "rounds": rounds,
         "seconds": round(time.time() - begun, 1),

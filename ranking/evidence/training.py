@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from advprior.store.contract import LABEL, POSITION, SLATE_ID, USER_ID
+from advprior.store.errors import AdvpriorError
 from advprior.store.features import REQUEST_SOURCE, Feature
 from advprior.store.runs import read_manifest
 from ranking.evidence.metrics import DEFAULT_METRICS, MORE_METRICS, Rows
 from ranking.frame.read import SPLITS, load_features, load_frame
-from ranking.models.arms import Arm, RankerConfig, arm_features
+from ranking.models.arms import Arm, arm_features
+from ranking.models.config import RankerConfig
 from ranking.models.ranker import Ranker
 
 if TYPE_CHECKING:
@@ -26,8 +28,18 @@ def train_arm(frame_folder: Path, arm: Arm, config: RankerConfig, seed: int, out
     Raises
     ------
     AdvpriorError
-        ``RNK022`` when the frame lacks the arm's columns, ``RNK024`` when a split lacks positives.
+        ``RNK022`` when the frame lacks the arm's columns, ``RNK024`` when a split lacks positives, ``RNK039`` for an
+        arm whose ranker is none of LightGBM's.
     """
+    if arm.ranker is not None:
+        raise AdvpriorError(
+            "RNK039",
+            "a ranker of your own is measured, not saved and not served",
+            where=f"arm {arm.name}",
+            actual=str(arm.ranker),
+            expected="LightGBM: its model is text, checked by its digest, and explained by exact TreeSHAP",
+            fix="train an arm without `ranker`; a pickle would run whatever code it holds where it is loaded",
+        )
     frame = load_frame(frame_folder)
     features = arm_features(arm, load_features(frame_folder))
     manifest = read_manifest(frame_folder)

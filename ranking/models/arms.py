@@ -10,18 +10,27 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from advprior.store.contract import prior_service
 from advprior.store.errors import AdvpriorError
 from advprior.store.features import Feature, groups_of
+from advprior.store.keys import explain
+from ranking.models.config import Objective, RankerConfig
 
 Role = Literal["baseline", "control", "treatment", "placebo"]
-
-Objective = Literal["binary", "lambdarank"]
 
 
 class Arm(BaseModel):
@@ -30,7 +39,7 @@ class Arm(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
-    service: str = Field(min_length=1)
+    service: str = Field(default="", validate_default=True)
     label: str = Field(min_length=1)
     role: Role = "treatment"
     adds: tuple[str, ...] = ()
@@ -38,6 +47,25 @@ class Arm(BaseModel):
     objective: Objective | None = None
     monotone: bool | None = None
     of: str | None = None
+    ranker: str | None = Field(default=None, pattern=r"^[\w.]+:[\w.<>]+$")
+    params: dict[str, Any] = Field(default_factory=dict)
+    _given: Any = PrivateAttr(default=None)
+
+    @property
+    def given(self) -> Any:
+        """The estimator, class or function that was given in Python as its ranker, where it is none to import."""
+        return self._given
+
+    @field_validator("service")
+    @classmethod
+    def _named_after_itself(cls, service: str, info: ValidationInfo) -> str:
+        return service or f"{info.data.get('name', '')}_v1"
+
+    @model_validator(mode="after")
+    def _lightgbm_alone_has_them(self) -> Arm:
+        if self.ranker is not None and (self.objective is not None or self.monotone is not None):
+            raise ValueError("objective and monotone are LightGBM's: an arm with a ranker of its own has neither")
+        return self
 
     @field_validator("adds")
     @classmethod
@@ -56,26 +84,6 @@ class Arm(BaseModel):
     def is_baseline(self) -> bool:
         """Whether every other arm is measured against it."""
         return self.role == "baseline"
-
-
-class RankerConfig(BaseModel):
-    """Settings of the LightGBM ranker, the same for every arm."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    learning_rate: float = Field(default=0.03, gt=0, le=1)
-    num_leaves: int = Field(default=31, ge=2)
-    min_data_in_leaf: int = Field(default=200, ge=1)
-    feature_fraction: float = Field(default=0.7, gt=0, le=1)
-    bagging_fraction: float = Field(default=0.8, gt=0, le=1)
-    lambda_l2: float = Field(default=5.0, ge=0)
-    objective: Objective = "binary"
-    monotone: bool = False
-    negatives_per_positive: int | None = Field(default=15, ge=1)
-    max_rounds: int = Field(default=1000, ge=1)
-    patience: int = Field(default=40, ge=1)
-    calibration: Literal["platt", "isotonic"] = "platt"
-    threads: int = Field(default=2, ge=1)
 
 
 class Arms(BaseModel):
@@ -100,6 +108,11 @@ class Arms(BaseModel):
         strays = [arm.name for arm in self.arms if arm.of is not None and arm.role != "placebo"]
         if strays:
             raise ValueError(f"`of` is for placebos: it names the arm whose priors they shuffle; {', '.join(strays)}")
+        for arm in self.arms:
+            try:
+                self.config_of(arm)
+            except ValidationError as error:
+                raise ValueError(f"arm {arm.name}: {explain(error, RankerConfig)}") from error
         return self
 
     @property
@@ -110,7 +123,10 @@ class Arms(BaseModel):
     def config_of(self, arm: Arm) -> RankerConfig:
         """The ranker's settings with what the arm changes of them."""
         own = {"objective": arm.objective, "monotone": arm.monotone}
-        return self.ranker.model_copy(update={name: value for name, value in own.items() if value is not None})
+        config = self.ranker.model_copy(update={name: value for name, value in own.items() if value is not None})
+        if arm.ranker is not None or not arm.params:
+            return config
+        return RankerConfig.model_validate({**config.model_dump(), **arm.params})
 
     def of_role(self, role: Role) -> list[Arm]:
         """Arms of one role, in the file's order."""
@@ -145,9 +161,7 @@ class Arms(BaseModel):
         arms = (arm.model_copy(update={"optional": False}) for arm in self.arms if arm.name in chosen)
         return self.model_copy(update={"arms": tuple(arms)})
 
-    def with_arm(
-        self, name: str, adds: Sequence[str], *, label: str | None = None, role: Role = "treatment", service: str = ""
-    ) -> Arms:
+    def with_arm(self, name: str, adds: Sequence[str], **options: Unpack[ArmOptions]) -> Arms:
         """These arms and one more.
 
         Parameters
@@ -162,6 +176,11 @@ class Arms(BaseModel):
             ``treatment``, ``control`` or ``placebo``. The verdict is about the first treatment.
         service : str
             The feature service that would serve it; only a ranker that is served needs one.
+        ranker : str, or an object
+            What ranks in LightGBM's place: an import path ``module:name``, or an estimator with scikit-learn's ``fit``
+            and ``predict_proba``, or a class or function that makes one.
+        params : dict
+            Keyword arguments of that class or function; without a ranker, LightGBM's settings for this arm.
 
         Examples
         --------
@@ -169,10 +188,13 @@ class Arms(BaseModel):
         >>> [arm.name for arm in arms.arms]
         ['baseline', 'neighbours', 'hour']
         """
+        ranker = options.pop("ranker", None)
         with _coded(f"arm {name}"):
-            arm = Arm(
-                name=name, service=service or f"{name}_v1", label=label or f"+ {name}", role=role, adds=tuple(adds)
-            )
+            path = ranker if ranker is None or isinstance(ranker, str) else _path_of(ranker)
+            described = {"name": name, "label": f"+ {name}", "adds": tuple(adds), "ranker": path, **options}
+            arm = Arm.model_validate({key: value for key, value in described.items() if value is not None})
+            if path is not ranker:
+                arm._given = ranker
             return Arms(arms=(*self.arms, arm), ranker=self.ranker)
 
     def with_ranker(self, **changes: Any) -> Arms:
@@ -205,14 +227,29 @@ class Arms(BaseModel):
         )
 
 
+class ArmOptions(TypedDict, total=False):
+    """What `Arms.with_arm` takes by name."""
+
+    label: str
+    role: Role
+    service: str
+    ranker: Any
+    params: dict[str, Any]
+
+
+def _path_of(ranker: Any) -> str:
+    """Where an object comes from, for people: an arm with it cannot be read from a file."""
+    source = ranker if isinstance(ranker, type) or not hasattr(ranker, "fit") else type(ranker)
+    return f"{getattr(source, '__module__', 'python')}:{getattr(source, '__qualname__', type(ranker).__name__)}"
+
+
 @contextmanager
 def _coded(where: str) -> Iterator[None]:
     """What pydantic refuses, as a coded error."""
     try:
         yield
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'arms'}: {e['msg']}" for e in error.errors())
-        raise AdvpriorError("CFG001", "these arms are not valid", where=where, actual=problems) from error
+        raise AdvpriorError("CFG001", "these arms are not valid", where=where, actual=explain(error, Arms)) from error
 
 
 def load_arms(path: Path | None = None) -> Arms:
@@ -235,7 +272,7 @@ def load_arms(path: Path | None = None) -> Arms:
             "CFG001", "the arms file is not YAML", where=where, actual=str(error).replace("\n", " "), fix=fix
         ) from error
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+        problems = explain(error, Arms)
         raise AdvpriorError("CFG001", "the arms file is not valid", where=where, actual=problems, fix=fix) from error
 
 

@@ -10,28 +10,14 @@ from numpy.typing import NDArray
 
 from advprior.store.arrays import Float
 from advprior.store.errors import AdvpriorError
-from ranking.models.arms import RankerConfig
+from ranking.models.config import RankerConfig
 from ranking.models.encoder import Encoder
+from ranking.models.lightgbm_library import lightgbm_errors, lightgbm_module
 
 if TYPE_CHECKING:
     import lightgbm as lgb
 
 MAX_SLATE = 10_000  # LightGBM ends a fit on a longer query
-
-
-def lightgbm_module() -> Any:
-    """LightGBM, whose threads sleep while they wait for one another.
-
-    By default OpenMP's waiting threads spin: on two shared cores a fit took 25 times as long (190 s, not 8 s). The
-    setting is read when the library loads; a value that the user has set stays.
-    """
-    import os
-
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
-    import lightgbm
-
-    return lightgbm
 
 
 @dataclass
@@ -113,15 +99,7 @@ def prepare(encoder: Encoder, train: Examples, valid: Examples, config: RankerCo
     """
     lgb = lightgbm_module()
     given = valid
-    for name, part in (("train", train), ("valid", valid)):
-        if not 0 < int(part.label.sum()) < len(part.label):
-            raise AdvpriorError(
-                "RNK024",
-                "a ranker needs positives and negatives in training and validation",
-                where=f"split {name}",
-                actual=f"{int(part.label.sum())} positives in {len(part.label)} rows",
-                fix="take more users",
-            )
+    check_labels(train, valid)
     names = [_safe(name) for name in encoder.features]
     options = {"feature_name": names, "categorical_feature": encoder.categorical, "params": dataset_params(config)}
     groups: list[NDArray[np.int64] | None] = [None, None]
@@ -131,9 +109,29 @@ def prepare(encoder: Encoder, train: Examples, valid: Examples, config: RankerCo
     elif config.negatives_per_positive is not None:
         rows, weight = sampled_rows(train.label, config.negatives_per_positive)
         train = train if rows is None else train.take(rows)
-    train_set = lgb.Dataset(train.matrix, train.label, weight=weight, group=groups[0], **options).construct()
-    valid_set = lgb.Dataset(valid.matrix, valid.label, group=groups[1], reference=train_set, **options).construct()
+    with lightgbm_errors("rows of an arm"):
+        train_set = lgb.Dataset(train.matrix, train.label, weight=weight, group=groups[0], **options).construct()
+        valid_set = lgb.Dataset(valid.matrix, valid.label, group=groups[1], reference=train_set, **options).construct()
     return Prepared(encoder, train_set, valid_set, given.matrix, given.label)
+
+
+def check_labels(train: Examples, valid: Examples) -> None:
+    """Refuse what no ranker can learn from.
+
+    Raises
+    ------
+    AdvpriorError
+        ``RNK024`` when training or validation rows lack positives or negatives.
+    """
+    for name, part in (("train", train), ("valid", valid)):
+        if not 0 < int(part.label.sum()) < len(part.label):
+            raise AdvpriorError(
+                "RNK024",
+                "a ranker needs positives and negatives in training and validation",
+                where=f"split {name}",
+                actual=f"{int(part.label.sum())} positives in {len(part.label)} rows",
+                fix="take more users",
+            )
 
 
 def sampled_rows(
@@ -187,4 +185,5 @@ def dataset_params(config: RankerConfig) -> dict[str, Any]:
         "data_random_seed": 1,
         "min_data_in_leaf": config.min_data_in_leaf,
         "feature_pre_filter": False,
+        **config.params,
     }

@@ -19,10 +19,12 @@ from advprior.store.contract import LABEL, SLATE_ID
 from advprior.store.errors import AdvpriorError
 from advprior.store.features import Feature, features_from_json, features_to_json, groups_of
 from advprior.store.runs import sha256_file, versions, write_json
-from ranking.models.arms import RankerConfig
-from ranking.models.binning import Examples, Prepared, dataset_params, lightgbm_module, prepare
+from ranking.models.binning import Examples, Prepared, dataset_params, prepare
 from ranking.models.calibration import apply_calibration, fit_calibration
+from ranking.models.config import RankerConfig
 from ranking.models.encoder import Encoder
+from ranking.models.lightgbm_library import lightgbm_errors, lightgbm_module
+from ranking.models.params import bagging
 
 if TYPE_CHECKING:
     import lightgbm as lgb
@@ -107,21 +109,27 @@ class Ranker:
             "learning_rate": self.config.learning_rate,
             "num_leaves": self.config.num_leaves,
             "feature_fraction": self.config.feature_fraction,
-            "bagging_fraction": self.config.bagging_fraction,
-            "bagging_freq": 1,
+            **bagging(self.config.bagging_fraction, self.config.params),
             "lambda_l2": self.config.lambda_l2,
             "bagging_seed": 100 + self.seed,
             "feature_fraction_seed": 200 + self.seed,
+            "drop_seed": 300 + self.seed,
+            "extra_seed": 400 + self.seed,
+            "objective_seed": 500 + self.seed,
+            **self.config.params,
         }
         if self.config.monotone:
             params["monotone_constraints"] = [direction(feature) for feature in self.features]
-        booster = lgb.train(
-            params,
-            prepared.train,
-            num_boost_round=self.config.max_rounds,
-            valid_sets=[prepared.valid],
-            callbacks=[lgb.early_stopping(self.config.patience, verbose=False)],
-        )
+        # dart changes earlier trees with each round: there is no best one to go back to
+        stop = [] if params.get("boosting") == "dart" else [lgb.early_stopping(self.config.patience, verbose=False)]
+        with lightgbm_errors(self.service):
+            booster = lgb.train(
+                params,
+                prepared.train,
+                num_boost_round=self.config.max_rounds,
+                valid_sets=[prepared.valid],
+                callbacks=stop,
+            )
         self.encoder, self.booster, self.rounds = (
             prepared.encoder,
             booster,

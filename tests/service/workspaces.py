@@ -42,7 +42,8 @@ from ranking.frame.build import build_frame
 from ranking.frame.join import open_store
 from ranking.frame.publish import publish_features
 from ranking.frame.read import FRAME_FILE
-from ranking.models.arms import Arm, RankerConfig
+from ranking.models.arms import Arm
+from ranking.models.config import RankerConfig
 from ranking.service.clock import Clock
 from tests.ranking.stores import apply, copy_repo, publish, random_priors
 from tests.tiny import PLAN, START, WEEK, write_tiny

@@ -14,7 +14,8 @@ from ranking.evidence.result import AblationResult, load_seeds
 from ranking.frame.checks import check_same_test_rows, enforce
 from ranking.frame.read import load_frame
 from ranking.frame.table import Frame
-from ranking.models.arms import Arms, RankerConfig, load_arms
+from ranking.models.arms import Arms, load_arms
+from ranking.models.config import RankerConfig
 from tests.ranking.frames import features_of, synthetic_frame, write_frame
 
 FAST = RankerConfig(max_rounds=60, patience=10, num_leaves=15, learning_rate=0.15, threads=1)

@@ -8,7 +8,8 @@ import pytest
 
 from advprior.store.errors import AdvpriorError
 from ranking.evidence.metrics import Auc, Ece, Ndcg, Rows
-from ranking.models.arms import RankerConfig, load_arms
+from ranking.models.arms import load_arms
+from ranking.models.config import RankerConfig
 from ranking.models.encoder import Encoder
 from ranking.models.ranker import Examples, Ranker, importance_by_group, prepare
 from tests.ranking.frames import features_of, synthetic_frame
