@@ -17,18 +17,20 @@ import numpy as np
 import pandas as pd
 
 from advprior.store.arrays import Double, Int
-from advprior.store.contract import AD_ID, ADVERTISER_ID
+from advprior.store.contract import AD_ID, ADVERTISER_ID, shuffled_source
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest, write_json
 from advprior.store.tables import load_tables, load_time_plan
 from advprior.store.times import moment_us
 from ranking.candidates.choose import choose
+from ranking.candidates.contrasts import TOWERS, Hits, as_lift, contrasts, gain, references, row_lift
 from ranking.candidates.inputs import Pasts, Requests, blocks, requests
 from ranking.candidates.priors import predicted, prior_rows
 from ranking.candidates.towers import Towers
-from ranking.evidence.bootstrap import user_weights
+from ranking.evidence.claims import Beside, Claim
+from ranking.evidence.lift import Lift
 from ranking.evidence.ordering import Sorted, concentration
-from ranking.evidence.wording import interval, outcome, signed
+from ranking.frame.coverage import CoverageGap, Uses, coverage_gap
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,7 +40,6 @@ CURVE_FILE = "candidates.json"
 QUOTAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 TOP_ADVERTISERS = 20
 _BLOCK = 512
-_DRAWS = 100
 _COLUMNS = [
     "predictor",
     "split",
@@ -69,7 +70,9 @@ class CandidateCurve:
     chosen : dict of str to float
         Predictor to the quota with the highest recall on validation (the smaller of equals).
     about : dict
-        k, advertisers per prior, provenance.
+        k, advertisers per prior, provenance; ``contrasts``, what each prior's slots bring over the towers alone and
+        over its best control's and its placebo's, on test; ``beside``, which those are; ``gaps``, whose priors too
+        few requests have.
     """
 
     table: pd.DataFrame
@@ -85,22 +88,56 @@ class CandidateCurve:
         rows = self.table.query("predictor == @predictor and split == @split and quota == @self.chosen[@predictor]")
         return rows.iloc[0]
 
+    def claim(self, predictor: str) -> Claim:
+        """What may be said of a predictor's slots, beside its best control's and its placebo's."""
+        lifts = {(one["arm"], one["baseline"]): as_lift(one) for one in self.about.get("contrasts", [])}
+        gaps = {name: CoverageGap(**gap) for name, gap in self.about.get("gaps", {}).items()}
+        names: dict[str, str] = self.about.get("beside", {}).get(predictor, {})
+        own = lifts.get((predictor, TOWERS), self._lift(predictor))
+        is_control = predictor in self.about.get("controls", [])
+
+        def beside(role: str) -> Beside | None:
+            name = names.get(role)
+            if name is None:
+                return None
+            return Beside(
+                name if role == "control" else f"placebo ({name})",
+                lifts.get((name, TOWERS), self._lift(name)),
+                lifts.get((predictor, name)),
+                gaps.get(name),
+            )
+
+        control, placebo = None if is_control else beside("control"), beside("placebo")
+        return Claim(predictor, own, control, placebo, gaps.get(predictor), is_control, trained="fit of the towers")
+
+    def _lift(self, predictor: str) -> Lift:
+        return row_lift(predictor, self.at_choice(predictor), int(self.about.get("replicates", 0)))
+
     def sentence(self, predictor: str) -> str:
-        """What the choice gives on test rows, in words."""
-        row, quota = self.at_choice(predictor), self.chosen[predictor]
+        """What the choice gives on test rows, in words, with the best control's and the placebo's."""
+        row, quota, claim = self.at_choice(predictor), self.chosen[predictor], self.claim(predictor)
+        if claim.gap is not None:
+            return f"{predictor}: {claim.outcome()}"
         if quota == 0:
-            return f"{predictor}: validation gives its advertisers no slot; the towers alone recall {row.recall:.4f}"
+            return (
+                f"{predictor}: validation gives its advertisers no slot; the towers alone recall {row.recall:.4f}. "
+                f"{claim.beside()}"
+            )
         alone = self.table.query("predictor == @predictor and split == 'test' and quota == 0").iloc[0]
         return (
-            f"{predictor}: with {quota:.0%} of {self.about['k']} slots (chosen on validation) test recall is "
-            f"{row.recall:.4f}, {signed(row.gain)} {interval(row.low, row.high)} over the towers alone: "
-            f"{outcome(row.low > 0, row.high < 0)}; "
-            f"{row.unique_hits:,.0f} unique hits, {row.lost_hits:,.0f} lost, HHI {alone.hhi:.4f} → {row.hhi:.4f}"
+            f"{predictor}: with {100 * quota:.0f} % of {self.about['k']} slots (chosen on validation) test recall is "
+            f"{row.recall:.4f}, {claim.lift.text()} over the towers alone: {claim.outcome()}. {claim.beside()} "
+            f"{row.unique_hits:,.0f} unique hits, {row.lost_hits:,.0f} lost, HHI {alone.hhi:.4f} → {row.hhi:.4f}."
         )
+
+    @property
+    def told(self) -> list[str]:
+        """Predictors that a sentence is about: placebos stand in those of the priors that they imitate."""
+        return [name for name in self.chosen if shuffled_source(name) not in self.chosen]
 
     def __repr__(self) -> str:
         """One sentence a predictor."""
-        return "\n".join(self.sentence(name) for name in self.chosen)
+        return "\n".join(self.sentence(name) for name in self.told)
 
     def plot(self) -> Figure:
         """Recall gain and concentration against quota, on test requests."""
@@ -111,7 +148,7 @@ class CandidateCurve:
     def _repr_html_(self) -> str:
         from html import escape
 
-        lines = "".join(f"<li>{escape(self.sentence(name))}</li>" for name in self.chosen)
+        lines = "".join(f"<li>{escape(self.sentence(name))}</li>" for name in self.told)
         test = self.table[self.table["split"] == "test"]
         return f"<ul>{lines}</ul>{test.round(4).to_html(index=False)}"
 
@@ -160,12 +197,15 @@ class CurveOptions:
         Shares of slots; 0, the towers alone, is always among them.
     replicates : int
         Resamplings of users behind the intervals.
+    controls : tuple of str
+        Predictors that the others are held against.
     """
 
     k: int = 20
     top: int = TOP_ADVERTISERS
     quotas: tuple[float, ...] = QUOTAS
     replicates: int = 1000
+    controls: tuple[str, ...] = ()
 
 
 def candidate_curve(
@@ -227,7 +267,29 @@ def candidate_curve(
         "data": read_manifest(tables)["facts"].get("note"),
         "towers": towers.facts,
     }
-    return CandidateCurve(table, {name: float(best[name]) for name in predictors}, about)
+    chosen = {name: float(best[name]) for name in predictors}
+    about |= _beside(CandidateCurve(table, chosen), counts, inventory, options)
+    gaps: dict[str, Any] = {}
+    for name, rows in pointers.items():
+        gap = coverage_gap(repo, name, Uses(ids, asked.time, rows >= 0, of="requests"))
+        gaps |= {name: gap.to_json()} if gap else {}
+    return CandidateCurve(table, chosen, about | {"gaps": gaps})
+
+
+def _beside(
+    curve: CandidateCurve, counts: dict[tuple[str, float], _Counts], inventory: _Inventory, options: CurveOptions
+) -> dict[str, Any]:
+    """Whose slots each predictor's are held against, and by how much they differ on test requests."""
+    reached = {name: float(curve.at_choice(name, "valid")["recall"]) for name in curve.chosen}
+    beside = references(reached, options.controls)
+    test = inventory.requests.split == "test"
+    hits = {name: counts[name, quota].hits[test] for name, quota in curve.chosen.items()}
+    hits[TOWERS] = counts[next(iter(curve.chosen)), 0.0].hits[test]
+    pairs = [(name, TOWERS) for name in curve.chosen]
+    pairs += [(name, other) for name, named in beside.items() for other in named.values()]
+    of_test = Hits(inventory.requests.user[test], inventory.engaged[test], hits)
+    controls = [name for name in curve.chosen if name in options.controls]
+    return {"contrasts": contrasts(of_test, pairs, options.replicates), "beside": beside, "controls": controls}
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,11 +362,11 @@ def _measures(counts: _Counts, alone: _Counts, inventory: _Inventory, split: str
     """One row of the table, from its recall on."""
     chosen = inventory.requests.split == split
     base, own, engaged = alone.hits[chosen], counts.hits[chosen], inventory.engaged[chosen]
-    gain, low, high = _gain(inventory.requests.user[chosen], own - base, engaged, replicates)
+    change, low, high = gain(inventory.requests.user[chosen], own - base, engaged, replicates)
     total, hits, unique = float(engaged.sum()), float(own.sum()), float(counts.extra[chosen].sum())
     return [
         hits / total if total else np.nan,
-        gain,
+        change,
         low,
         high,
         hits,
@@ -324,19 +386,3 @@ def _engaged(asked: Requests, part: Int, live: Int) -> Any:
     out = np.zeros((len(part), len(live)), dtype=bool)
     out[place[chosen[:, 0]], np.searchsorted(live, chosen[:, 1])] = True
     return out
-
-
-def _gain(user: Int, change: Double, engaged: Double, replicates: int, seed: int = 0) -> tuple[float, float, float]:
-    """Change of hits over engaged ads, and its 95 % interval, users resampled."""
-    _, who = np.unique(user, return_inverse=True)
-    top, bottom = np.bincount(who, weights=change), np.bincount(who, weights=engaged)
-    if not bottom.sum():
-        return float("nan"), float("nan"), float("nan")
-    weights = user_weights(len(top), replicates, seed)
-    ratios = []
-    for start in range(0, replicates, _DRAWS):  # small integers to floats by the block: [replicates, users] is large
-        drawn = weights[start : start + _DRAWS].astype(np.float64)
-        below = drawn @ bottom
-        ratios.append((drawn @ top)[below > 0] / below[below > 0])
-    low, high = np.quantile(np.concatenate(ratios), [0.025, 0.975])
-    return float(top.sum() / bottom.sum()), float(low), float(high)

@@ -29,11 +29,12 @@ from ranking.candidates.curve import QUOTAS
 from ranking.candidates.inputs import Pasts, snapshot_of
 from ranking.candidates.towers import Towers
 from ranking.evidence.bootstrap import Outcomes, Resampling, paired_bootstrap
+from ranking.evidence.claims import Beside, Claim
 from ranking.evidence.lift import Lift, Lifts, as_lifts
 from ranking.evidence.metrics import Conversions, Ndcg
 from ranking.evidence.ordering import Sorted
 from ranking.evidence.result import ABLATION_FILE, AblationResult, load_seeds
-from ranking.evidence.wording import outcome
+from ranking.evidence.verdict import name_of
 from ranking.frame.read import FRAME_FILE, FRAME_FIX
 
 if TYPE_CHECKING:
@@ -129,17 +130,34 @@ class TwoByTwo:
             columns=["ranker without priors", "ranker with priors"],
         )
 
+    def claim(self, name: str, against: str) -> Claim:
+        """What may be said of one effect on conversions, beside the best control's and the placebo's.
+
+        Parameters
+        ----------
+        name, against : str
+            Cells, as in `EFFECTS`.
+        """
+        labels, arm = self.about.get("labels", {}), str(self.about["arm"])
+
+        def beside(role: str) -> Beside | None:
+            if role not in self.references:
+                return None
+            other = self.references[role]
+            over = self.over(name, role) if against == NEITHER else None
+            return Beside(labels.get(other, other), self.effect(name, against, role=role), over)
+
+        lift = self.lifts.get(name, against, self._conversions)
+        return Claim(labels.get(arm, arm), lift, beside(CONTROL), beside(PLACEBO_ROLE))
+
     def sentences(self) -> list[str]:
-        """Each effect on conversions in words."""
-        slots = self.about["slots"]
-        sentences = []
-        for arm, against, label in EFFECTS:
-            lift = self.lifts.get(arm, against, f"conversions_{slots}")
-            word = outcome(lift.better, lift.worse)
-            sentences.append(
-                f"{label}: conversions per slate at {slots} ads {lift.text()} ({lift.relative:+.2%}), {word}"
-            )
-        return sentences
+        """Each effect on conversions in words: whose priors, and what control and placebo did in the same step."""
+        slots, told = self.about["slots"], [(label, self.claim(name, against)) for name, against, label in EFFECTS]
+        return [
+            f"{label}, of {claim.name}: conversions per slate at {slots} ads {claim.lift.text()} "
+            f"({100 * claim.lift.relative:+.2f} %), {claim.outcome()}. {claim.beside()}"
+            for label, claim in told
+        ]
 
     def __repr__(self) -> str:
         """One sentence an effect."""
@@ -232,7 +250,8 @@ def two_by_two(
     scored, scores = load_seeds(ablation)
     _check_arms(scores, options, ablation)
     columns, references = {options.arm: f"{prior_view(options.arm)}_top20"}, {}
-    for role, name in _references(ablation, options.arm).items():
+    named, labels = _references(ablation, options.arm)
+    for role, name in named.items():
         if name in scores and (column := f"{prior_view(name)}_top20") in _frame_columns(frame):
             references[role], columns[name] = name, column
     valid, test = _splits(frame, columns)
@@ -270,6 +289,7 @@ def two_by_two(
         "arm": options.arm,
         "baseline": options.baseline,
         "references": references,
+        "labels": labels,
         "quotas": quotas,
         "slates": int(test[SLATE_ID].nunique()),
         "users": int(test[USER_ID].nunique()),
@@ -286,14 +306,15 @@ def _pairs(references: Sequence[str]) -> list[tuple[str, str]]:
     return own + [(name, cell(name, of)) for of in references for name in (RETRIEVAL, RANKING, BOTH)]
 
 
-def _references(ablation: Path, arm: str) -> dict[str, str]:
-    """The arm's best control and its placebo, by the ablation; nothing where it does not say."""
+def _references(ablation: Path, arm: str) -> tuple[dict[str, str], dict[str, str]]:
+    """The arm's best control and its placebo by the ablation, and what arms are called; nothing without its file."""
     if not (Path(ablation) / ABLATION_FILE).is_file():
-        return {}
+        return {}, {}
     result = AblationResult.load(ablation)
     placebo = result.arms.placebo_of(result.arms.find(arm))
     named = {CONTROL: result.best_controls.get(arm), PLACEBO_ROLE: placebo.name if placebo else None}
-    return {role: name for role, name in named.items() if name is not None}
+    labels = {one.name: name_of(one) for one in result.arms.arms}
+    return {role: name for role, name in named.items() if name is not None}, labels
 
 
 def _check_arms(scores: Mapping[str, Any], options: TwoByTwoOptions, ablation: Path) -> None:

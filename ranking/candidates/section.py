@@ -22,8 +22,8 @@ def retrieval_section(candidates: Path | None = None, two_by_two: Path | None = 
     Returns
     -------
     dict
-        ``curve``, ``k``, ``sentences`` of the first; ``end_to_end``, ``effects``, ``cells``, ``rows``, ``about`` of
-        the second; nothing of what was not given.
+        ``curve``, ``k``, ``sentences`` of the first; ``claim``, ``sentences_of_cells``, ``effects``, ``cells``,
+        ``rows``, ``about`` of the second; nothing of what was not given.
 
     Raises
     ------
@@ -42,7 +42,7 @@ def _of_curve(curve: CandidateCurve) -> dict[str, Any]:
     return {
         "k": curve.about["k"],
         "curve": svg_uri(curve.plot()),
-        "sentences": [curve.sentence(name) for name in curve.chosen],
+        "sentences": [curve.sentence(name) for name in curve.told],
     }
 
 
@@ -52,7 +52,8 @@ def _of_cells(result: TwoByTwo) -> dict[str, Any]:
     table = result.table()
     return {
         "about": result.about,
-        "end_to_end": result.lifts.get(BOTH, NEITHER, metrics[0]),
+        "claim": result.claim(BOTH, NEITHER),
+        "sentences_of_cells": result.sentences(),
         "effects": svg_uri(result.plot()),
         "cells": [[name, *(f"{v:.4f}" for v in row)] for name, row in zip(table.index, table.to_numpy(), strict=True)],
         "rows": [

@@ -11,6 +11,7 @@ from advprior.store.runs import is_current, manifest_digest, new_run, read_manif
 from advprior.store.tables import require_impressions
 from ranking.cli.measure import (
     _ABLATE_FIX,
+    _ARMS_FILE,
     _FOLDER,
     _FRAME_FIX,
     _TABLES_FIX,
@@ -22,7 +23,7 @@ from ranking.cli.measure import (
 )
 
 TOWERS_VERSION = TWO_BY_TWO_VERSION = 1
-CANDIDATES_VERSION = 2  # 2: priors over pairs
+CANDIDATES_VERSION = 3  # 3: held against the best control and the placebo
 
 towers_option = click.option("--towers", "towers_folder", type=_FOLDER, required=True, help="What `rank towers` wrote.")
 top_option = click.option(
@@ -88,6 +89,7 @@ def towers(tables: Path, out: Path, size: int, epochs: int, threads: int, seed: 
 @click.option("--k", type=click.IntRange(1), default=20, show_default=True, help="Candidates per request.")
 @top_option
 @click.option("--replicates", type=click.IntRange(20), default=1000, show_default=True, help="Resamplings of users.")
+@click.option("--arms", "arms_file", type=_ARMS_FILE, help="Says which priors are controls. Default: the package's.")
 @force_option
 def candidates(
     tables: Path,
@@ -98,11 +100,13 @@ def candidates(
     k: int,
     top: int,
     replicates: int,
+    arms_file: Path | None,
     force: bool,
 ) -> None:
     """Recall of engaged ads and concentration of advertisers, for every quota of slots that priors fill.
 
-    The quota is chosen on validation; priors come through the store, as they were known at each request.
+    The quota is chosen on validation; priors come through the store, as they were known at each request. Each prior is
+    held against the best control among those that get slots, and against its placebo.
     """
     from ranking.candidates.towers import FIX, STEP
     from ranking.frame.preflight import check_published, check_store, published_predictors
@@ -119,7 +123,11 @@ def candidates(
         "towers": manifest_digest(towers_folder),
         **{prior_view(name): manifest_digest(view_folder(repo, prior_view(name))) for name in names},
     }
-    config = {"predictors": names, "k": k, "top": top, "replicates": replicates}
+    from ranking.models.arms import load_arms
+
+    views = {entry for arm in load_arms(arms_file).of_role("control") for entry in arm.adds}
+    controls = [name for name in names if prior_view(name) in views]
+    config = {"predictors": names, "k": k, "top": top, "replicates": replicates, "controls": controls}
     key = run_key("rank candidates", config, inputs, CANDIDATES_VERSION)
     if not force and is_current(out, key):
         click.echo(f"rank candidates: unchanged, reused {out}")
@@ -128,11 +136,11 @@ def candidates(
     from ranking.candidates.towers import Towers
 
     with new_run(out, "rank candidates", config=config, inputs=inputs, key=key) as run:
-        options = CurveOptions(k=k, top=top, replicates=replicates)
+        options = CurveOptions(k=k, top=top, replicates=replicates, controls=tuple(controls))
         curve = candidate_curve(tables, repo, Towers.load(towers_folder), names, options)
         curve.save(run.path)
         run.facts.update(chosen=curve.chosen)
-    for name in names:
+    for name in curve.told:
         click.echo(curve.sentence(name))
     click.echo(f"rank candidates: recall@{k} at {len(curve.table) // max(2 * len(names), 1)} quotas, in {out}")
 

@@ -261,7 +261,7 @@ def ablate(
     click.echo(
         f"rank ablate: {len(result.arms.arms)} arms x {seeds} seeds in {result.about['seconds']:.0f} s, in {out}"
     )
-    click.echo(result.verdict.sentence)
+    click.echo("\n".join(result.verdict.sentences))
 
 
 def _own_rankers(arms: Arms) -> dict[str, dict[str, str | None]]:
@@ -330,11 +330,11 @@ def pool(ablations: tuple[Path, ...], out: Path, replicates: int, force: bool) -
         result = pool_ablations(ablations, replicates=replicates)
         result.write(run.path)
         facts = read_manifest(ablations[-1])["facts"]
-        run.facts.update(facts, verdict=result.verdict.sentence, kind=result.verdict.kind, cutoffs=len(ablations))
+        run.facts.update(facts | result.facts(), cutoffs=len(ablations))
     for place, one in enumerate(result.about["cutoffs"], start=1):
         click.echo(f"cut-off {place}, test {one['test']}: {one['verdict']}")
     click.echo(f"rank pool: {len(ablations)} cut-offs x {result.about['settings']['seeds']} seeds, in {out}")
-    click.echo(result.verdict.sentence)
+    click.echo("\n".join(result.verdict.sentences))
 
 
 @click.command()
@@ -375,20 +375,30 @@ def report(
             sentence = write_report(ablation, run.path / REPORT_FILE, predictor_runs, retrieval)
             run.facts["verdict"] = sentence
     click.echo(f"verdict: {sentence}")
-    note = read_manifest(ablation)["facts"].get("note")
-    if note:
-        click.echo(f"data:    {note}")
+    facts = read_manifest(ablation)["facts"]
+    for other in facts.get("others", []):
+        click.echo(f"also:    {other}")
+    if facts.get("note"):
+        click.echo(f"data:    {facts['note']}")
     click.echo(f"report:  {out / 'report.html'}")
     click.echo(f"next:    {_next_command(ablation)}")
 
 
 def _next_command(ablation: Path) -> str:
-    """What to try after this report: a ranker to serve, more seeds, or more users."""
+    """What to try after this report: a ranker to serve, more seeds, what is missing beside it, or more users."""
     facts = read_manifest(ablation)["facts"]
-    if facts["kind"] in ("win", "win_not_over_control"):
+    ablate_again = f"advprior rank ablate --frame {facts['frame']} --out {ablation}"
+    if facts.get("one_seed"):
+        return f"{ablate_again} --seeds 2   (of one seed, nothing is clear)"
+    if facts.get("worth"):
         out = ablation.parent / "ranker"
-        return f"advprior rank train --frame {facts['frame']} --service {facts['service']} --out {out}"
+        return f"advprior rank train --frame {facts['frame']} --arm {facts['arm']} --out {out}"
     if facts["kind"] == "untrusted":
-        return f"advprior rank ablate --frame {facts['frame']} --out {ablation} --seeds 5   (less noise of training)"
+        return f"{ablate_again} --seeds 5   (less noise of training)"
+    if facts["kind"] == "controls":
+        return "advprior finetune, score, publish a prior to put on trial, then rank frame and rank ablate again"
+    if facts["kind"] == "gain":
+        return "measure what the verdict says is missing beside it; only then train a ranker on it"
     example = facts.get("note")  # what public or made-up data say of themselves
-    return "more users shorten the intervals" + ("; for your own data: advprior init DIR" if example else "")
+    more = "more users, or more weeks of them, shorten the intervals"
+    return more + ("; for your own data: advprior init DIR" if example else "")

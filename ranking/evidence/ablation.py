@@ -20,12 +20,14 @@ from advprior.store.errors import AdvpriorError
 from advprior.store.features import Feature, groups_of
 from advprior.store.runs import peak_memory_mb
 from ranking.evidence.bootstrap import Resampler, Resampling, lifts_of
+from ranking.evidence.claims import gaps_of, gaps_to_json, jointly
 from ranking.evidence.lift import OVERALL, Lifts
 from ranking.evidence.metrics import Auc
 from ranking.evidence.rankers import MEASURED, ArmScores, Encoded, feature_digest, fit_arm, row_digest
 from ranking.evidence.result import AblationResult
 from ranking.evidence.value import value_at_loads
 from ranking.evidence.verdict import judge
+from ranking.evidence.wording import segment_label
 from ranking.frame.checks import Finding, check_placebo, check_same_test_rows, enforce
 from ranking.frame.table import Frame
 from ranking.models.arms import Arm, Arms, arm_features, load_arms, with_available
@@ -40,16 +42,18 @@ def usable_arms(
     Raises
     ------
     AdvpriorError
-        ``RNK021``, ``RNK022``; ``RNK028`` when no treatment is left to measure.
+        ``RNK021``, ``RNK022``; ``RNK028`` when neither a treatment nor a control is left to measure.
     """
     usable, left_out = with_available(arms, features, named, optional=optional)
-    if not usable.of_role("treatment"):
+    if not usable.on_trial:
+        lacking = "; ".join(f"{arm} adds {what}" for arm, what in left_out.items())
         raise AdvpriorError(
             "RNK028",
-            "there is no treatment to measure",
-            actual=f"arms {', '.join(arm.name for arm in usable.arms)}",
-            expected="an arm with `role: treatment` whose priors are in the frame",
-            fix="publish the priors (advprior publish) and build the frame again",
+            "there is nothing to measure beside the baseline",
+            actual=f"arms {', '.join(arm.name for arm in usable.arms)}; not in the frame: {lacking or 'nothing'}",
+            expected="a treatment or a control whose features are in the frame",
+            fix="publish priors of those names (advprior publish PRIORS --repo REPO), feast apply, and build the frame"
+            " again; or write in arms.yaml what the frame has",
         )
     return usable, left_out
 
@@ -86,7 +90,7 @@ def ablate(
     ------
     AdvpriorError
         ``RNK006`` when ``reuse`` was trained or measured on other rows, ``RNK022`` when an arm adds what the frame
-        lacks, ``RNK024`` when a split has no positives, ``RNK028`` when no treatment is left.
+        lacks, ``RNK024`` when a split has no positives, ``RNK028`` when nothing is left to measure.
 
     Examples
     --------
@@ -161,15 +165,17 @@ def measure(encoded: Encoded, arms: Arms, options: AblationOptions) -> AblationR
 
     measured = pd.DataFrame([row for one in reached.values() for row in one.measured], columns=MEASURED)
     best_controls = best_controls_of(arms, measured)
-    best_control = best_controls.get(arms.of_role("treatment")[0].name)
+    best_control = best_controls.get(arms.on_trial[0].name)
+    gaps = gaps_of(arms, encoded.features, options.facts)
     lifts = lifts_of({name: one.draws for name, one in reached.items()}, pairs_of(arms), resampler.options)
     return AblationResult(
         arms,
         lifts,
-        judge(lifts, arms, best_control=best_control),
+        judge(lifts, arms, best_controls=best_controls, gaps=gaps),
         best_control,
         measured,
-        _about(encoded, arms, reached, lifts, options) | {"seconds": round(time.time() - started, 1), "reused": reused},
+        _about(encoded, arms, reached, lifts, options)
+        | {"gaps": gaps_to_json(gaps), "seconds": round(time.time() - started, 1), "reused": reused},
         encoded.test_rows(),
         {name: one.scores for name, one in reached.items()},
         best_controls=best_controls,
@@ -287,8 +293,17 @@ def run_ablation(
 
 def warnings_of(lifts: Lifts, arms: Arms) -> list[Finding]:
     """What the result itself says against being trusted."""
-    placebos = [lifts.get(arm.name, arms.baseline.name, Auc.name) for arm in arms.of_role("placebo")]
-    return [finding for lift in placebos if (finding := check_placebo(lift.arm, lift.low, lift.high)) is not None]
+    names = {arm.name for arm in arms.of_role("placebo")}
+    placebos = [
+        jointly(lift)
+        for lift in lifts
+        if lift.arm in names and (lift.baseline, lift.metric) == (arms.baseline.name, Auc.name)
+    ]
+    return [
+        finding
+        for lift in placebos
+        if (finding := check_placebo(lift.arm, lift.low, lift.high, segment_label(lift.segment))) is not None
+    ]
 
 
 def segment_counts(rows: pd.DataFrame, masks: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -321,11 +336,11 @@ def pairs_of(arms: Arms) -> list[tuple[str, str]]:
 
 
 def best_controls_of(arms: Arms, values: pd.DataFrame) -> dict[str, str]:
-    """Each treatment's control with the best mean AUC on validation rows; treatments without a control are left out."""
+    """The control with the best mean AUC on validation rows, of each arm on trial that has one."""
     valid = values[(values["split"] == "valid") & (values["metric"] == Auc.name)]
     mean = valid.groupby("arm")["value"].mean().dropna()
     best = {}
-    for treatment in arms.of_role("treatment"):
+    for treatment in arms.on_trial:
         reached = mean[mean.index.isin([arm.name for arm in arms.controls_of(treatment)])]
         if len(reached):
             best[treatment.name] = str(reached.idxmax())

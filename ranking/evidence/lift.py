@@ -159,13 +159,14 @@ class Lifts(list[Lift]):
 
     >>> lift = Lift("llm", "baseline", "auc", "overall", 0.9, 0.89, 0.01, 0.011, 0.005, 0.015, 1000)
     >>> Lifts([lift])
-    llm − baseline, auc, overall: +0.0100 [+0.0050, +0.0150], a clear gain
+    llm − baseline, auc, overall: +0.0100 [+0.0050, +0.0150], above zero
     """
 
     def __repr__(self) -> str:
         """At most twenty of them, one a line."""
         lines = [
-            f"{one.arm} − {one.baseline}, {one.metric}, {one.segment}: {one.text()}, {outcome(one.better, one.worse)}"
+            f"{one.arm} − {one.baseline}, {one.metric}, {one.segment}: {one.text()}, "
+            + outcome(one.better, one.worse, one_seed=not one.conclusive)
             for one in self[:20]
         ]
         return "\n".join(lines + ([f"… {len(self) - 20} more: .frame()"] if len(self) > 20 else []))

@@ -125,7 +125,7 @@ def _pictures(result: AblationResult) -> dict[str, str]:
 
     Calibration is of the baseline, the first treatment, and the one that gains most.
     """
-    baseline, treatments = result.arms.baseline, result.arms.of_role("treatment")
+    baseline, treatments = result.arms.baseline, result.arms.on_trial
     best = max(treatments, key=lambda arm: result.lifts.get(arm.name, baseline.name, Auc.name).difference)
     per_arm = result.about["per_arm"]
     shown = {arm.name: arm for arm in (baseline, treatments[0], best)}.values()
@@ -195,7 +195,7 @@ def _lifts(result: AblationResult, segment: str) -> dict[str, Any]:
 
 def _cutoffs(result: AblationResult) -> list[dict[str, Any]]:
     """The verdict's lift at each cut-off of a pooled ablation."""
-    lift = result.lifts.get(result.arms.of_role("treatment")[0].name, result.arms.baseline.name, Auc.name)
+    lift = result.lifts.get(result.arms.on_trial[0].name, result.arms.baseline.name, Auc.name)
     return [
         {**cut, "lift": signed(by)} for cut, by in zip(result.about.get("cutoffs", []), lift.by_cutoff, strict=False)
     ]

@@ -147,15 +147,17 @@ class AblationResult:
         return list(self.about["segment_order"])
 
     def __repr__(self) -> str:
-        """One screen: the verdict, then AUC and lift of every arm."""
+        """One screen, however many arms there are: the verdict, then AUC and lift of each; `frame` has everything."""
         sentence = textwrap.shorten(self.verdict.sentence, 900, placeholder=" …")
-        lines = [self.verdict.headline, *textwrap.wrap(sentence, 110)]
-        width = max(len(arm.label) for arm in self.arms.arms)
+        lines = [textwrap.shorten(self.verdict.headline, 100, placeholder=" …"), *textwrap.wrap(sentence, 110)]
+        shown = [(label[:40], auc, lift) for label, auc, lift in self._lines([OVERALL])[:12]]
+        width = max(len(label) for label, _, _ in shown)
         lines += ["", f"{'arm':<{width}}  {'AUC':>6}  difference from the baseline, {self.level} interval"]
-        for label, auc, lift in self._lines([OVERALL])[:20]:
-            lines.append(f"{label:<{width}}  {auc}  {lift}")
-        if len(self.arms.arms) > 20:
-            lines.append(f"… {len(self.arms.arms) - 20} more: .frame()")
+        lines += [f"{label:<{width}}  {auc}  {lift}" for label, auc, lift in shown]
+        if len(self.arms.arms) > len(shown):
+            lines.append(f"… {len(self.arms.arms) - len(shown)} more arms: .frame()")
+        if self.verdict.others:
+            lines.append("every other arm on trial has a line in .verdict.others")
         return "\n".join([*lines, "", ".plot() .frame() .table() .compare(a, b) .save(folder)"])
 
     def _repr_html_(self) -> str:
@@ -164,7 +166,8 @@ class AblationResult:
             f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in self._lines(self.segments)
         )
         return (
-            f"<p><b>{escape(self.verdict.headline)}.</b> {escape(self.verdict.sentence)}</p><table><thead><tr>"
+            f"<p><b>{escape(self.verdict.headline)}.</b> {'<br>'.join(map(escape, self.verdict.sentences))}</p>"
+            "<table><thead><tr>"
             f"{''.join(f'<th>{escape(h)}</th>' for h in head)}</tr></thead><tbody>{body}</tbody></table>"
         )
 
@@ -186,13 +189,21 @@ class AblationResult:
         return self.rows.assign(**means)
 
     def facts(self) -> dict[str, Any]:
-        """What the manifest of its folder keeps: the verdict, and which arm's service is worth training."""
-        worth = self.best_control if self.verdict.kind == "win_not_over_control" else None
+        """What the manifest of its folder keeps: the verdict, and which arm is worth training."""
+        kinds = {self.arms.on_trial[0].name: self.verdict.kind} | {one.arm: one.kind for one in self.verdict.others}
+        worth = next((name for name, kind in kinds.items() if kind == "win"), None)
+        if worth is None and self.verdict.kind == "win_not_over_control":
+            worth = self.best_control
+        arm = self.arms.find(worth) if worth else self.arms.on_trial[0]
         return {
             "verdict": self.verdict.sentence,
+            "others": [one.sentence for one in self.verdict.others],
             "kind": self.verdict.kind,
+            "one_seed": self.verdict.one_seed,
             "note": self.about["frame_facts"].get("data", {}).get("note"),
-            "service": (self.arms.find(worth) if worth else self.arms.of_role("treatment")[0]).service,
+            "arm": arm.name,
+            "service": arm.service,
+            "worth": worth is not None,
         }
 
     def save(self, folder: str | Path) -> Path:
@@ -253,7 +264,7 @@ class AblationResult:
             return cls(
                 Arms.model_validate(about.pop("arms")),
                 as_lifts(about.pop("lifts")),
-                Verdict(verdict["kind"], verdict["sentence"], verdict["details"]),
+                Verdict.from_json(verdict),
                 about.pop("best_control"),
                 pd.DataFrame(about.pop("measured"), columns=MEASURED).astype({"value": np.float64}),
                 folder=folder,

@@ -24,10 +24,12 @@ from advprior.store.runs import Run, digest, read_manifest
 from advprior.store.tables import load_time_plan, present_tables
 from ranking.evidence.ablation import best_controls_of, pairs_of, warnings_of
 from ranking.evidence.bootstrap import Outcomes, Resampling, paired_bootstrap
+from ranking.evidence.claims import gaps_from_json, gaps_to_json
 from ranking.evidence.lift import OVERALL
 from ranking.evidence.result import AblationResult
 from ranking.evidence.segments import SEGMENT_PREFIX
 from ranking.evidence.verdict import judge
+from ranking.frame.coverage import CoverageGap
 
 
 def origins(plan: TimePlan, count: int) -> list[TimePlan]:
@@ -122,11 +124,16 @@ def pool(ablations: Sequence[Path], *, replicates: int = 1000) -> AblationResult
         [r.measured.assign(seed=r.measured["seed"] + i * seeds) for i, r in enumerate(results)], ignore_index=True
     )
     best_controls = best_controls_of(first.arms, measured)
-    best_control = best_controls.get(first.arms.of_role("treatment")[0].name)
+    best_control = best_controls.get(first.arms.on_trial[0].name)
     about = _about(results, rows.assign(**{SLATE_ID: slate}), segments)
     about["warnings"] = [finding.to_json() for finding in warnings_of(lifts, first.arms)]
     about["settings"] = {**about["settings"], "replicates": replicates}
-    verdict = judge(lifts, first.arms, best_control=best_control)
+    gaps: dict[str, CoverageGap] = {}
+    for result in results:  # of several cut-offs, the one with the fewest priors
+        of_one = gaps_from_json(result.about.get("gaps"))
+        gaps |= {name: gap for name, gap in of_one.items() if name not in gaps or gap.share < gaps[name].share}
+    about["gaps"] = gaps_to_json(gaps)
+    verdict = judge(lifts, first.arms, best_controls=best_controls, gaps=gaps)
     return AblationResult(
         first.arms, lifts, verdict, best_control, measured, about, scores=scores, best_controls=best_controls
     )

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from advprior.store.features import features_from_json
-from ranking.evidence.lift import Lift
-from ranking.evidence.metrics import Auc, Conversions
+from ranking.evidence.claims import Claim, gaps_from_json
+from ranking.evidence.metrics import Auc, Conversions, Metric
 from ranking.evidence.result import AblationResult
 from ranking.evidence.value import scoring_cost
-from ranking.evidence.wording import outcome, plain_label, uncapitalised
+from ranking.evidence.verdict import Bench
+from ranking.evidence.wording import plain_label, uncapitalised
 from ranking.models.arms import Arm, predictors_of
 
 Manifests = Mapping[str, Mapping[str, Any]]
@@ -39,16 +40,15 @@ def five_lines(
 
 
 def headline(result: AblationResult, retrieval: Mapping[str, Any] | None = None) -> tuple[str, str]:
-    """What the page says in its largest letters, and the tone of it: a key of `ranking.evidence.verdict.HEADLINES`.
+    """What the page says in its largest letters, and the tone of it: a key of `ranking.evidence.claims.HEADLINES`.
 
-    End to end first, where it was measured; then the ranker alone.
+    End to end first, where it was measured; then the ranker alone. Each says whose prior it is.
     """
     kind, words = result.verdict.kind, result.verdict.headline
-    if "end_to_end" not in (retrieval or {}) or kind == "untrusted":
+    claim: Claim | None = (retrieval or {}).get("claim")
+    if claim is None or kind == "untrusted":
         return words, kind
-    lift = (retrieval or {})["end_to_end"]
-    tone = "win" if lift.better else "loss" if lift.worse else "unclear"
-    return f"End to end {outcome(lift.better, lift.worse)}; in the ranker: {uncapitalised(words)}", tone
+    return f"End to end, {claim.headline}; in the ranker, {words}", claim.kind
 
 
 def costs(result: AblationResult, predictors: Manifests) -> dict[str, float | None]:
@@ -69,71 +69,59 @@ def _label(arm: Arm) -> str:
     return uncapitalised(plain_label(arm.label))
 
 
-def _lift(result: AblationResult, arm: Arm, metric: str = Auc.name) -> Lift:
-    return result.lifts.get(arm.name, result.arms.baseline.name, metric)
+def bench_of(result: AblationResult, metric: Metric | None = None) -> Bench:
+    """Everything that a claim about an ablation's arms is read from, on one metric."""
+    gaps = gaps_from_json(result.about.get("gaps"))
+    return Bench(result.lifts, result.arms, result.best_controls, metric or Auc(), gaps)
 
 
 def _first(result: AblationResult) -> Arm:
-    return result.arms.of_role("treatment")[0]
+    """What the verdict is about: the first treatment, or of a run without any its best control."""
+    if result.arms.of_role("treatment") or result.best_control is None:
+        return result.arms.on_trial[0]
+    return result.arms.find(result.best_control)
 
 
 def _best(result: AblationResult) -> Arm:
     """The treatment that gains most of those that gain among all comparisons at once; the first where none does."""
-    objective = result.arms.config_of(result.arms.baseline).objective
-    treatments = [a for a in result.arms.of_role("treatment") if result.arms.config_of(a).objective == objective]
-    gains = [arm for arm in treatments if _lift(result, arm).adjusted_low > 0]
-    return max(gains, key=lambda arm: _lift(result, arm).difference, default=_first(result))
+    gaining = {other.arm for other in result.verdict.others if other.kind in ("win", "win_not_over_control", "gain")}
+    arms = [arm for arm in result.arms.of_role("treatment") if arm.name in gaining]
+    bench, baseline = bench_of(result), result.arms.baseline
+    arms = [arm for arm in arms if bench.baseline_of(arm) == baseline]
+    if result.verdict.kind in ("win", "win_not_over_control", "gain"):
+        arms.append(_first(result))
+    lift = {arm.name: result.lifts.get(arm.name, baseline.name, Auc.name).difference for arm in arms}
+    return max(arms, key=lambda arm: lift[arm.name], default=_first(result))
 
 
 def _end_to_end(result: AblationResult, retrieval: Mapping[str, Any]) -> str:
-    if "end_to_end" in retrieval:
-        lift, about = retrieval["end_to_end"], retrieval["about"]
-        arm = next((a for a in result.arms.arms if a.name == about["arm"]), None)
-        return (
-            f"With {_label(arm) if arm else about['arm']} in retrieval and in ranking, conversions per slate at "
-            f"{about['slots']} ads change by {lift.text()} ({lift.relative:+.1%}): {outcome(lift.better, lift.worse)}."
-        )
-    metric = Conversions()
-    lift = _lift(result, _first(result), metric.name)
+    if "claim" in retrieval:
+        claim, about = retrieval["claim"], retrieval["about"]
+        where, slots, lead = "in retrieval and in ranking", about["slots"], ""
+    else:
+        metric = Conversions()
+        claim, slots = bench_of(result, metric).claim(_first(result)), metric.k
+        where, lead = "in ranking", "Retrieval was not measured. "
+    lift = claim.lift
     return (
-        f"Retrieval was not measured. With {_label(_first(result))} in ranking, conversions per slate at "
-        f"{metric.k} ads change by {lift.text()} ({lift.relative:+.1%}): {outcome(lift.better, lift.worse)}."
+        f"{lead}With {claim.name} {where}, conversions per slate at {slots} ads change by {lift.text()} "
+        f"({lift.relative:+.1%}): {claim.outcome()}. {claim.beside()}"
     )
 
 
 def _whose(result: AblationResult) -> str:
-    first, best = _first(result), _best(result)
-    lift = _lift(result, first)
-    text = f"In ranking, AUC changes by {lift.text()} with {_label(first)}: {outcome(lift.better, lift.worse)}."
+    first, best, bench = _first(result), _best(result), bench_of(result)
+    claim = bench.claim(first)
+    text = f"In ranking, AUC changes by {claim.lift.text()} with {claim.name}: {claim.outcome()} {claim.numbers()}."
     if best.name != first.name:
-        text += f" Of all that is on trial {_label(best)} gain most: {_lift(result, best).text()}."
+        most = bench.claim(best, joint=True)
+        text += f" Of all that is on trial, most is {most.name}: {most.lift.text()}, {most.outcome()} {most.numbers()}."
     return text
 
 
 def _against(result: AblationResult) -> str:
-    """The best control and the placebo, in one sentence."""
-    best = _best(result)
-    phrases = []
-    if result.best_control is not None:
-        control = result.arms.find(result.best_control)
-        own = f"with the best cheap prior, {_label(control)}, AUC changes by {_lift(result, control).text()}"
-        compared = {lift.baseline for lift in result.lifts if lift.arm == best.name}
-        if control.name in compared:
-            difference = result.lifts.get(best.name, control.name, Auc.name)
-            own += f", and from there by {difference.text()} with {_label(best)}"
-        phrases.append(own)
-    placebo = result.arms.placebo_of(best) or result.arms.placebo_of(_first(result))
-    if placebo is not None:
-        lift = _lift(result, placebo)
-        clear = lift.better or lift.worse
-        phrases.append(
-            f"with the placebo, priors of other users, by {lift.text()}, "
-            + ("which should be nothing and is not" if clear else "not told apart from nothing, as it should be")
-        )
-    if not phrases:
-        return "No cheaper prior and no placebo were measured beside it."
-    text = "; ".join(phrases)
-    return text[:1].upper() + text[1:] + "."
+    """The best control and the placebo of what gains most."""
+    return bench_of(result).claim(_best(result), joint=True).beside()
 
 
 def _cost(result: AblationResult, predictors: Manifests) -> str:
@@ -160,22 +148,35 @@ def _duration(seconds: float) -> str:
 
 
 def _advice(result: AblationResult, retrieval: Mapping[str, Any]) -> str:
-    kind, best, first = result.verdict.kind, _best(result), _first(result)
+    first, best, bench = _first(result), _best(result), bench_of(result)
+    claim, end_to_end = bench.claim(first), retrieval.get("claim")
+    kind = result.verdict.kind
     if kind == "untrusted":
         return (
             "Trust no figure on this page: measure with more seeds (--seeds 5) and more users until the placebo is nil."
         )
+    if claim.gap is not None:
+        return f"Close the gap first: {claim.gap.fix}. Then build the frame and measure again."
     if kind == "undefined":
         return "Measure on more users: the test rows lack positives or negatives."
+    if kind == "controls":
+        return "Put a prior on trial beside these: publish one, and give its arm `role: treatment` in arms.yaml."
+    if claim.one_seed:
+        return "Measure again with two seeds or more (--seeds 2): of one, nothing is clear."
     if kind == "win":
         return f"Train a ranker with {_label(first)}, and try it in an A/B test."
-    if kind == "win_not_over_control" and result.best_control is not None:
-        return f"Take {_label(result.arms.find(result.best_control))}: as good, and it costs less."
-    if best.name != first.name:
+    if kind == "win_not_over_control" and claim.control is not None:
+        return f"Take {claim.control.name}: as good, and it costs less."
+    if best.name != first.name and bench.claim(best, joint=True).kind == "win":
         return f"Leave {_label(first)} out of the ranker; try {_label(best)} in an A/B test."
-    if "end_to_end" in retrieval and retrieval["end_to_end"].better:
-        return f"Use {_label(first)} for candidates, where the gain comes from; the ranker does without."
-    size = _lift(result, first).detectable
-    if kind == "loss":
+    if end_to_end is not None and end_to_end.kind == "win":
+        return f"Use {end_to_end.name} for candidates, where the gain comes from; the ranker does without."
+    if kind == "gain":
+        lacks = (
+            "a control (neighbours, say)" if claim.control is None else "more users, until it stands off its placebo"
+        )
+        return f"Measure with {lacks} before you build on it."
+    if kind in ("loss", "loss_unchecked"):
         return f"Leave {_label(first)} out of the ranker."
+    size = claim.lift.detectable
     return f"Leave it out, or measure on more users: a true lift of AUC below {size:.4f} would not have shown here."

@@ -1,31 +1,43 @@
-"""What the numbers say, in one sentence, honest both ways.
+"""What the numbers say, in one sentence an arm, honest both ways.
 
 The treatment must beat the baseline to be called a gain, and the best control to be called worth an LLM. A placebo
-whose interval leaves zero out says that the measurement itself is off, whatever the treatment did.
+whose interval leaves zero out says that the measurement itself is off, whatever the treatment did. The headline is
+the first treatment's, by its own interval, since it was named before anything was measured; every other treatment,
+and every segment, is judged by intervals that hold for all comparisons at once.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from math import isnan
-from typing import Any, Literal
+from typing import Any
 
+from ranking.evidence.claims import HEADLINES, Beside, Claim, Kind, above, gap_text, headline, jointly
 from ranking.evidence.lift import OVERALL, Lift, Lifts
 from ranking.evidence.metrics import Auc, Metric
-from ranking.evidence.wording import outcome, segment_label, uncapitalised
+from ranking.evidence.wording import segment_label, uncapitalised
+from ranking.frame.coverage import CoverageGap
 from ranking.models.arms import Arm, Arms
 
-Kind = Literal["win", "win_not_over_control", "loss", "unclear", "untrusted", "undefined"]
+__all__ = ["HEADLINES", "ArmVerdict", "Verdict", "judge"]
 
-#: A word for each kind, for badges and terminals.
-HEADLINES: dict[str, str] = {
-    "win": "Clear gain",
-    "win_not_over_control": "Gain, but not over a cheaper prior",
-    "loss": "Clear loss",
-    "unclear": "No clear effect",
-    "untrusted": "Not to be trusted",
-    "undefined": "Not measurable",
-}
+
+@dataclass(frozen=True)
+class ArmVerdict:
+    """The verdict of one treatment that is not the first, or of one control where nothing is on trial.
+
+    Parameters
+    ----------
+    arm : str
+    kind : str
+        A key of `ranking.evidence.claims.HEADLINES`.
+    sentence : str
+    """
+
+    arm: str
+    kind: Kind
+    sentence: str
 
 
 @dataclass(frozen=True)
@@ -39,92 +51,196 @@ class Verdict:
     sentence : str
         The verdict with its interval, the control's and the placebo's.
     details : list of str
-        Further findings, one sentence each.
+        The same on every segment, one sentence each.
+    label : str
+        Whose verdict it is.
+    one_seed : bool
+        Whether each arm had one ranker, so that nothing is clear.
+    others : list of ArmVerdict
+        Every other treatment's; of a run without treatments, every control's.
     """
 
     kind: Kind
     sentence: str
     details: list[str] = field(default_factory=list)
+    label: str = ""
+    one_seed: bool = False
+    others: list[ArmVerdict] = field(default_factory=list)
 
     @property
     def headline(self) -> str:
-        return HEADLINES[self.kind]
+        """Whose verdict, and what it is, in a few words."""
+        return headline(self.kind, self.label, self.one_seed)
+
+    @property
+    def sentences(self) -> list[str]:
+        """Its own sentence, then one of every other arm on trial."""
+        return [self.sentence, *(other.sentence for other in self.others)]
 
     def to_json(self) -> dict[str, Any]:
         """JSON form."""
-        return {"kind": self.kind, "headline": self.headline, "sentence": self.sentence, "details": self.details}
+        return {**asdict(self), "headline": self.headline}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Verdict:
+        """From what `to_json` made, of an earlier version as well."""
+        others = [ArmVerdict(**other) for other in record.get("others", [])]
+        rest = (record.get("label", ""), record.get("one_seed", False), others)
+        return cls(record["kind"], record["sentence"], list(record["details"]), *rest)
 
 
-def _name(arm: Arm) -> str:
-    """Label in the middle of a sentence: ``History baseline`` is *history baseline*, ``+ LLM priors`` *LLM priors*."""
-    return uncapitalised(arm.label.removeprefix("+").strip())
-
-
-def judge(lifts: Lifts, arms: Arms, *, best_control: str | None = None, metric: Metric | None = None) -> Verdict:
-    """Verdict about the first treatment of an ablation.
+def judge(
+    lifts: Lifts,
+    arms: Arms,
+    *,
+    best_controls: Mapping[str, str] | None = None,
+    metric: Metric | None = None,
+    gaps: Mapping[str, CoverageGap] | None = None,
+) -> Verdict:
+    """Verdict of an ablation: about the first treatment, with a line of every other.
 
     Parameters
     ----------
     lifts : Lifts
-        Every arm against the baseline; the treatment against the best control and the placebo, where there are such.
+        Every arm against the baseline; the treatments against their controls and placebos, where there are such.
     arms : Arms
-    best_control : str, optional
-        Name of the control that was best on *validation* rows.
+    best_controls : mapping of arm to arm, optional
+        The control of each arm on trial that was best on *validation* rows.
     metric : Metric, optional
         What the verdict is about; AUC by default.
+    gaps : mapping of arm to CoverageGap, optional
+        Arms whose prior too few impressions have: they get no verdict but its cause and cure.
     """
-    metric = metric or Auc()
-    treatment, baseline = arms.of_role("treatment")[0], arms.baseline
-    gain = lifts.get(treatment.name, baseline.name, metric.name)
-    changes = f"{metric.label} changes by {gain.text()} against the {_name(baseline)}"
-    subject = f"With {_name(treatment)} the ranker's {changes}"
-    control = None if best_control is None else lifts.get(treatment.name, best_control, metric.name)
-    control_arm = None if best_control is None else arms.find(best_control)
-    over = ""
-    if control is not None and control_arm is not None:
-        over = f" the best control ({_name(control_arm)}): {control.text()}"
-    imitation = arms.placebo_of(treatment)
-    placebo = lifts.get(imitation.name, baseline.name, metric.name) if imitation else None
-    others = _others(lifts, arms, treatment, metric)
-    tail = (
-        f" Placebo: {placebo.text()}, not told apart from zero, as it should be."
-        if placebo
-        else " No placebo was measured."
-    ) + others
-    details = _details(lifts, arms, treatment, metric)
-    nearest = _nearest(lifts, treatment, arms.baseline, metric)
+    bench = Bench(lifts, arms, dict(best_controls or {}), metric or Auc(), dict(gaps or {}))
+    treatments = arms.of_role("treatment")
+    if not treatments:
+        return _of_controls(bench)
+    first = treatments[0]
+    claim = bench.claim(first)
+    others = [bench.verdict(arm) for arm in treatments[1:] if bench.measured(arm)]
+    return Verdict(
+        claim.kind,
+        _sentence(bench, first, claim),
+        [f"{segment_label(s)}: {bench.in_segment(first, s)}" for s in bench.segments(first)],
+        label=name_of(first),
+        one_seed=claim.one_seed,
+        others=others,
+    )
 
-    if isnan(gain.difference):
-        return Verdict(
-            "undefined",
-            f"The {metric.label} of {_name(treatment)} cannot be measured: the test rows lack positives or negatives.",
-            details,
+
+def name_of(arm: Arm) -> str:
+    """Label in the middle of a sentence: ``History baseline`` is *history baseline*, ``+ LLM priors`` *LLM priors*."""
+    return uncapitalised(arm.label.removeprefix("+").strip())
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Everything that a claim is read from."""
+
+    lifts: Lifts
+    arms: Arms
+    best_controls: Mapping[str, str]
+    metric: Metric
+    gaps: Mapping[str, CoverageGap]
+
+    def get(self, arm: str, against: str, segment: str = OVERALL) -> Lift | None:
+        """A lift, where the two were compared."""
+        try:
+            return self.lifts.get(arm, against, self.metric.name, segment)
+        except KeyError:
+            return None
+
+    def baseline_of(self, arm: Arm) -> Arm:
+        """The baseline; of an arm that trains another objective, the control that is its baseline."""
+        objective = self.arms.config_of(arm).objective
+        if objective == self.arms.config_of(self.arms.baseline).objective:
+            return self.arms.baseline
+        own = [c for c in self.arms.of_role("control") if not c.adds and self.arms.config_of(c).objective == objective]
+        return own[0] if own else self.arms.baseline
+
+    def measured(self, arm: Arm) -> bool:
+        """Whether an arm was compared with its baseline."""
+        return self.get(arm.name, self.baseline_of(arm).name) is not None
+
+    def segments(self, arm: Arm) -> list[str]:
+        """Segments that an arm was measured in, overall left out."""
+        key = (arm.name, self.arms.baseline.name, self.metric.name)
+        return [x.segment for x in self.lifts if x.segment != OVERALL and (x.arm, x.baseline, x.metric) == key]
+
+    def claim(self, arm: Arm, segment: str = OVERALL, *, joint: bool = False) -> Claim:
+        """What may be said of an arm in a segment."""
+        baseline = self.baseline_of(arm)
+        lift = self.get(arm.name, baseline.name, segment)
+        if lift is None:
+            raise KeyError((arm.name, baseline.name, self.metric.name, segment))
+        control = placebo = None
+        if baseline == self.arms.baseline:
+            if arm.name in self.best_controls:
+                control = self._beside(arm, self.arms.find(self.best_controls[arm.name]), segment)
+            imitation = self.arms.placebo_of(arm) if arm.role == "treatment" else None
+            placebo = None if imitation is None else self._beside(arm, imitation, segment)
+        own, is_control = jointly(lift) if joint else lift, arm.role == "control"
+        return Claim(
+            name_of(arm), own, None if is_control else control, placebo, self.gaps.get(arm.name), is_control=is_control
         )
-    if placebo is not None and (placebo.better or placebo.worse):
+
+    def _beside(self, arm: Arm, other: Arm, segment: str) -> Beside | None:
+        own = self.get(other.name, self.arms.baseline.name, segment)
+        if own is None:
+            return None
+        return Beside(name_of(other), own, self.get(arm.name, other.name, segment), self.gaps.get(other.name))
+
+    def in_segment(self, arm: Arm, segment: str) -> str:
+        """The sentence of a segment, by joint intervals."""
+        claim = self.claim(arm, segment, joint=True)
+        return f"{self.metric.label} {claim.lift.text()} with {claim.name}: {claim.outcome()}. {claim.beside()}"
+
+    def verdict(self, arm: Arm) -> ArmVerdict:
+        """The line of an arm that is not the first treatment, by joint intervals."""
+        claim, baseline = self.claim(arm, joint=True), self.baseline_of(arm)
+        against = "" if baseline == self.arms.baseline else f" against the {name_of(baseline)}"
+        text = f"With {claim.name}, {self.metric.label} {claim.lift.text()}{against}: {claim.outcome()}. "
+        return ArmVerdict(arm.name, claim.kind, text + claim.beside())
+
+
+def _sentence(bench: Bench, arm: Arm, claim: Claim) -> str:
+    """The headline's sentence: by the interval of the one comparison that was named before."""
+    metric, gain = bench.metric, claim.lift
+    changes = f"{metric.label} changes by {gain.text()} against the {name_of(bench.arms.baseline)}"
+    if claim.gap is not None:
+        return f"The verdict of {claim.name} is undefined: {gap_text(claim.gap)}. {claim.beside()}"
+    if isnan(gain.difference):
+        return (
+            f"The {metric.label} of {claim.name} cannot be measured: the test rows lack positives or negatives. "
+            f"{claim.beside()}"
+        )
+    if claim.kind == "untrusted":
+        assert claim.placebo is not None
+        own = jointly(claim.placebo.own)
         cause = (
             "priors of the wrong user must not help, so a gain here need not come from reading a user's own history"
-            if placebo.better
+            if above(own)
             else "columns that say nothing of the user cost the ranker this much, so a loss need not be the prior's"
         )
-        own = lifts.get(treatment.name, placebo.arm, metric.name)
-        return Verdict(
-            "untrusted",
-            f"This measurement is not to be trusted: the placebo changes {metric.label} by {placebo.text()}; "
-            f"{cause}. "
-            f"{subject}, and by {own.text()} against the placebo.{others}",
-            details,
+        return (
+            f"This measurement is not to be trusted: the placebo changes {metric.label} by {own.text()}; {cause}. "
+            f"With {claim.name} the ranker's {changes}. {claim.beside()}"
         )
-    if gain.worse:
-        return Verdict("loss", f"{subject}: a clear loss.{nearest}{tail}", details)
-    if not gain.better:
-        against = f" Against{over}." if over else ""
-        return Verdict("unclear", f"{subject}: no clear effect.{_missed(gain)}{nearest}{against}{tail}", details)
-    if control is None:
-        return Verdict("win", f"{subject}: a clear gain; no cheaper prior was measured beside it.{tail}", details)
-    if control.better:
-        return Verdict("win", f"{subject}: a clear gain, also over{over}.{tail}", details)
-    so = "the cheaper prior is the better one" if control.worse else "a cheaper prior does as well"
-    return Verdict("win_not_over_control", f"{subject}: a gain, but not over{over}; {so}.{tail}", details)
+    more = _missed(gain) + _nearest(bench, arm) if claim.kind == "unclear" else ""
+    return f"With {claim.name} the ranker's {changes}: {claim.outcome()}.{more} {claim.beside()}"
+
+
+def _of_controls(bench: Bench) -> Verdict:
+    """A run without treatments: what the controls give, the best on validation first."""
+    best = next(iter(bench.best_controls.values()), None)
+    controls = [arm for arm in bench.arms.of_role("control") if bench.measured(arm)]
+    controls.sort(key=lambda arm: arm.name != best)
+    lines = [bench.verdict(arm) for arm in controls]
+    lead = "No treatment is among the arms, so this is what controls give"
+    lead += ", the best on validation first: " if len(lines) > 1 else ": "
+    first = lines[0].sentence if lines else "none was measured."
+    one_seed = any(not lift.conclusive for lift in bench.lifts)
+    return Verdict("controls", lead + uncapitalised(first), [], one_seed=one_seed, others=lines[1:])
 
 
 def _missed(gain: Lift) -> str:
@@ -140,63 +256,16 @@ def _missed(gain: Lift) -> str:
     return f" A true lift of {size} would have shown four times in five; a smaller one may be there."
 
 
-def _nearest(lifts: Lifts, treatment: Arm, baseline: Arm, metric: Metric) -> str:
-    """The segment with the largest lift, by its ratio to its standard error, where there is none overall."""
-    sign = 1 if metric.higher_is_better else -1
-    among = [
-        lift
-        for lift in lifts
-        if lift.segment != OVERALL
-        and (lift.arm, lift.baseline, lift.metric) == (treatment.name, baseline.name, metric.name)
-        and lift.error > 0
-    ]
+def _nearest(bench: Bench, treatment: Arm) -> str:
+    """The segment whose lift is largest for its standard error, where it gains; with what stands beside it there."""
+    sign = 1 if bench.metric.higher_is_better else -1
+    claims = [(s, bench.claim(treatment, s, joint=True)) for s in bench.segments(treatment)]
+    among = [(s, c) for s, c in claims if c.lift.error > 0 and sign * c.lift.difference > 0]
     if not among:
-        return ""
-    best = max(among, key=lambda lift: sign * lift.difference / lift.error)
-    return f" Of all segments, the most is to be seen in “{uncapitalised(segment_label(best.segment))}”: {best.text()}."
-
-
-def _others(lifts: Lifts, arms: Arms, first: Arm, metric: Metric) -> str:
-    """The other treatments that gain, also when all comparisons are taken together, and what their placebos say."""
-    objective = arms.config_of(arms.baseline).objective
-    among = {arm.name: arm for arm in arms.of_role("treatment") if arms.config_of(arm).objective == objective}
-    among.pop(first.name, None)  # its objective may be another
-    wanted = (arms.baseline.name, metric.name, OVERALL)
-    gains = [
-        (among[lift.arm], lift)
-        for lift in lifts
-        if lift.arm in among and (lift.baseline, lift.metric, lift.segment) == wanted
-        if ((lift.adjusted_low > 0) if metric.higher_is_better else (lift.adjusted_high < 0))
-    ]
-    phrases = []
-    for arm, lift in sorted(gains, key=lambda gain: -abs(gain[1].difference)):
-        phrase = f"{_name(arm)} {_jointly(lift)}"
-        imitation = arms.placebo_of(arm)
-        if imitation is not None:
-            placebo = lifts.get(imitation.name, arms.baseline.name, metric.name)
-            own = lifts.get(arm.name, imitation.name, metric.name)
-            phrase += f" (its placebo {placebo.text()}; against that {own.text()})"
-        phrases.append(phrase)
-    if not phrases:
-        return ""
-    return f" Among all arms, with intervals that hold for all of them at once, these gain: {'; '.join(phrases)}."
-
-
-def _jointly(lift: Lift) -> str:
-    """A difference and its interval for the whole family of comparisons."""
-    return replace(lift, low=lift.adjusted_low, high=lift.adjusted_high).text()
-
-
-def _details(lifts: Lifts, arms: Arms, treatment: Arm, metric: Metric) -> list[str]:
-    """The same lift on every segment."""
-    sentences = []
-    for lift in lifts:
-        if lift.segment == OVERALL or (lift.arm, lift.baseline, lift.metric) != (
-            treatment.name,
-            arms.baseline.name,
-            metric.name,
-        ):
-            continue
-        word = "not measurable" if isnan(lift.difference) else outcome(lift.better, lift.worse)
-        sentences.append(f"{segment_label(lift.segment)}: {metric.label} {lift.text()}, {word}.")
-    return sentences
+        return " In no segment does it rise." if claims else ""
+    segment, best = max(among, key=lambda pair: sign * pair[1].lift.difference / pair[1].lift.error)
+    name = uncapitalised(segment_label(segment))
+    return (
+        f" Of all segments, it rises most for its error in “{name}”: {best.lift.text()}, {best.outcome()} "
+        f"{best.numbers()}."
+    )

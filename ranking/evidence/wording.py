@@ -63,10 +63,14 @@ def plain_label(label: str) -> str:
     return label.removeprefix("+").split("(")[0].strip()
 
 
-def outcome(better: bool, worse: bool) -> str:
-    """What an interval says, in words.
+def outcome(better: bool, worse: bool, *, one_seed: bool = False) -> str:
+    """What an interval says, in words. With one seed, the noise of training is not in it: then nothing is clear.
 
-    >>> outcome(True, False), outcome(False, False)
-    ('a clear gain', 'no clear effect')
+    Of the difference alone: what may be called a gain beside its control and placebo, `ranking.evidence.claims` says.
+
+    >>> outcome(True, False), outcome(False, False), outcome(False, False, one_seed=True)
+    ('above zero', 'no clear effect', 'of one seed: the noise of training is not in it')
     """
-    return "a clear gain" if better else "a clear loss" if worse else "no clear effect"
+    if one_seed:
+        return "of one seed: the noise of training is not in it"
+    return "above zero" if better else "below zero" if worse else "no clear effect"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from advprior.store.contract import (
@@ -47,6 +48,7 @@ from ranking.frame.columns import (
     prior_columns,
     request_column,
 )
+from ranking.frame.coverage import CoverageGap, Uses, coverage_gap
 from ranking.frame.join import Joined, join_features, open_store, scalar_refs, views_in_no_service
 from ranking.frame.preflight import preflight
 from ranking.frame.read import SPLITS
@@ -110,8 +112,12 @@ def build_frame(
     _add_baseline(columns, joined, refs, rows)
     findings = [checks.check_views_joined(views_in_no_service(store, refs), service)]
     findings += _add_history(columns, joined, repo, rows)
+    gaps: dict[str, CoverageGap] = {}
     for predictor in predictors:
         findings += _add_prior(columns, joined, repo, predictor, rows)
+        if gap := _gap_of(columns, repo, predictor, rows):
+            gaps[predictor] = gap
+            findings.append(checks.check_prior_coverage(predictor, gap.share, gap.cause, gap.fix))
     for weeks in stale if predictors else ():
         findings += _add_stale(columns, store, repo, predictors[0], weeks, rows)
     _require_unchanged(repo, versions)
@@ -129,6 +135,7 @@ def build_frame(
         "services": services,
         "features": features_to_json(columns.features),
         "coverage": coverage,
+        "gaps": {name: gap.to_json() for name, gap in gaps.items()},
         "views": versions,
         "own_sources": own_sources,
         # what the report says of the data and of each prior's origin
@@ -196,6 +203,14 @@ def _add_prior(columns: Columns, joined: Joined, repo: Path, predictor: str, row
     arrays, more = prior_columns(repo, predictor, pointers, snapshot, shown)
     columns.add(view, view, arrays)
     return findings + more
+
+
+def _gap_of(columns: Columns, repo: Path, predictor: str, rows: FrameRows) -> CoverageGap | None:
+    """Why impressions lack this prior, where too many do."""
+    arrays, view = columns.arrays, prior_view(predictor)
+    joined = ~np.isnan(arrays[f"{view}_age_days"])  # a prior has an age wherever a row was joined
+    listed = (arrays[f"{view}_missing"] == 0) | ~joined
+    return coverage_gap(repo, predictor, Uses(rows.table[USER_ID].astype(str).tolist(), rows.moments, joined, listed))
 
 
 def _add_stale(columns: Columns, store: Any, repo: Path, predictor: str, weeks: int, rows: FrameRows) -> Findings:

@@ -217,17 +217,21 @@ def _golden(name: str, auc: float) -> Finding:
     )
 
 
-def check_prior_coverage(predictor: str, missing: Array) -> Finding | None:
-    """RNK008: many impressions have no prior, so its lift is diluted (bool array [impressions])."""
-    coverage = 1 - float(np.mean(missing)) if len(missing) else 0.0
-    if coverage >= MIN_COVERAGE:
+def check_prior_coverage(predictor: str, share: float, cause: str, fix: str) -> Finding | None:
+    """RNK008: many impressions have no prior, so its lift is not that of the prior.
+
+    Parameters
+    ----------
+    predictor : str
+    share : float
+        Of the impressions that have one.
+    cause, fix : str
+        As `ranking.frame.coverage.coverage_gap` finds them.
+    """
+    if share >= MIN_COVERAGE:
         return None
-    return Finding(
-        "RNK008",
-        "warning",
-        f"only {coverage:.1%} of the impressions have a prior of `{predictor}`",
-        "score every user and snapshot, and look at the view's TTL and lag",
-    )
+    message = f"only {share:.1%} of the impressions have a prior of `{predictor}`: {cause}"
+    return Finding("RNK008", "warning", message, fix)
 
 
 def check_enough_positives(split: Array, label: Array) -> Finding | None:
@@ -244,14 +248,24 @@ def check_enough_positives(split: Array, label: Array) -> Finding | None:
     )
 
 
-def check_placebo(arm: str, low: float, high: float) -> Finding | None:
-    """RNK011: priors of other users change the metric: its interval (over the baseline) leaves zero out."""
+def check_placebo(arm: str, low: float, high: float, where: str = "All test impressions") -> Finding | None:
+    """RNK011: priors of other users change the metric: its interval (over the baseline) leaves zero out.
+
+    Parameters
+    ----------
+    arm : str
+    low, high : float
+        Interval that holds for all comparisons at once.
+    where : str
+        The segment, in words.
+    """
     if not (low > 0 or high < 0):
         return None
     return Finding(
         "RNK011",
         "warning",
-        f"the placebo `{arm}` changes AUC by something between {low:+.4f} and {high:+.4f}: it should change nothing",
+        f"{where}: the placebo `{arm}` changes AUC by something between {low:+.4f} and {high:+.4f}: it should change "
+        "nothing",
         "one placebo in twenty does this by chance: shuffle again (`advprior publish … --seed 1`) and measure with "
         "more seeds; if it stays, give the baseline what a prior tells beside taste (its age, its user's activity)",
     )

@@ -186,7 +186,6 @@ def prior_columns(
     findings = [
         checks.check_available_after_snapshot(view, as_datetimes(table_snapshot), available),
         checks.check_not_newer(view, _take_times(available, rows), shown.moment),
-        checks.check_prior_coverage(predictor, ~here),
         checks.check_in_catalog(predictor, index >= 0),
     ]
     return columns, findings

@@ -132,11 +132,16 @@ class Arms(BaseModel):
         """Arms of one role, in the file's order."""
         return [arm for arm in self.arms if arm.role == role]
 
+    @property
+    def on_trial(self) -> list[Arm]:
+        """The treatments; without any, the controls, which are then all that can be said something of."""
+        return self.of_role("treatment") or self.of_role("control")
+
     def placebo_of(self, treatment: Arm) -> Arm | None:
         """The placebo that imitates a treatment; for the first treatment any, where none was made for it."""
         placebos = self.of_role("placebo")
         named = [arm for arm in placebos if arm.of == treatment.name]
-        if not named and treatment == self.of_role("treatment")[0]:
+        if not named and self.of_role("treatment")[:1] == [treatment]:
             named = [arm for arm in placebos if arm.of is None] or placebos
         return named[0] if named else None
 

@@ -113,7 +113,12 @@ def test_priors_that_know_bring_unique_hits_and_a_placebo_does_not(workspace):
     assert frame["hhi"].between(1 / 12, 1).all()  # of 12 advertisers
     assert frame.query("predictor == 'placebo' and split == 'test' and quota == 1")["gain"].iloc[0] < row.gain
     assert curve.sentence(LLM) in done.output
-    assert "a clear gain" in curve.sentence(LLM)
+    assert "a gain; by one fit of the towers" in curve.sentence(LLM)
+    assert "whether a control does as well was not measured" in curve.sentence(LLM)
+    placebo = curve.claim(LLM).placebo
+    assert placebo.over.difference == pytest.approx(row.recall - curve.at_choice(PLACEBO).recall)
+    assert placebo.over.adjusted_low < placebo.over.low
+    assert curve.told == [LLM]
     assert len(curve.plot().axes) == 2
     assert "Change in recall@6" in curve.plot().axes[0].get_title(loc="left")
     assert "towers alone" in curve._repr_html_()

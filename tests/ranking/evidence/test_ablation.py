@@ -1,6 +1,7 @@
 """The ablation end to end on a synthetic frame: a planted signal is found, none is not, and what is saved is whole."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,8 +10,11 @@ import pytest
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import new_run
 from ranking.evidence.ablation import AblationOptions, ablate, run_ablation, usable_arms
+from ranking.evidence.lift import Lifts
 from ranking.evidence.metrics import Auc, Rows
+from ranking.evidence.report import write_report
 from ranking.evidence.result import AblationResult, load_seeds
+from ranking.evidence.summary import five_lines
 from ranking.frame.checks import check_same_test_rows, enforce
 from ranking.frame.read import load_frame
 from ranking.frame.table import Frame
@@ -144,8 +148,48 @@ def test_arms_without_their_priors_are_left_out_unless_asked_for():
     assert left_out == {"neighbours": "prior_neighbours"}
     with pytest.raises(AdvpriorError, match=r"RNK022(.|\n)*neighbours"):
         usable_arms(ARMS, features, ["llm", "neighbours"])
-    with pytest.raises(AdvpriorError, match="RNK028"):
-        usable_arms(ARMS, [f for f in features if f.group != "prior_llm"])
+    controls, left_out = usable_arms(ARMS, [f for f in features if f.group != "prior_llm"])
+    assert [arm.name for arm in controls.on_trial] == ["popularity"]
+    assert "llm" in left_out
+    with pytest.raises(AdvpriorError, match=r"RNK028(.|\n)*llm adds prior_llm"):
+        usable_arms(ARMS, [f for f in features if f.predictor is None])
+
+
+def test_a_run_with_controls_only_says_what_they_give(tmp_path):
+    frame, arms = framed(synthetic_frame(users=60)), ARMS.only("popularity", "neighbours")
+    result = ablate(frame, arms, seeds=2, replicates=50)
+    assert (result.verdict.kind, len(result.verdict.others)) == ("controls", 1)
+    assert "No treatment is among the arms, so this is what controls give" in result.verdict.sentence
+    assert result.best_control in ("popularity", "neighbours")
+    assert result.facts()["worth"] is False
+    assert "Put a prior on trial" in dict(five_lines(result))["What to do"]
+    write_report(result.save(tmp_path / "ablation"), tmp_path / "report.html")
+    assert "No treatment: what controls give" in (tmp_path / "report.html").read_text()
+
+
+def test_too_few_priors_refuse_an_arms_verdict(planted):
+    """What the frame's manifest says of its coverage decides; cause and cure are those that the frame found."""
+    gap = {"share": 0.4, "cause": "a refresh replaced the full priors", "fix": "publish them again"}
+    frame = framed(synthetic_frame(users=150))
+    short = Frame(frame.rows, frame.features, {"coverage": {"llm": 0.4, "neighbours": 1.0}, "gaps": {"llm": gap}})
+    result = ablate(short, ARMS, seeds=2, replicates=200, reuse=planted)
+    assert result.verdict.kind == "undefined"
+    assert "only 40 % of the impressions have this prior: a refresh replaced the full priors" in result.verdict.sentence
+    assert dict(five_lines(result))["What to do"].startswith("Close the gap first: publish them again")
+
+
+def test_a_result_prints_on_one_screen(planted):
+    arms = [ARMS.find("llm").model_copy(update={"name": f"llm_{i}", "label": "+ " + 9 * "long "}) for i in range(40)]
+    lifts = Lifts(replace(one, arm=arm.name) for arm in arms for one in planted.lifts if one.arm == "llm")
+    measured = [planted.measured.query("arm == 'llm'").assign(arm=arm.name) for arm in arms]
+    many = replace(
+        planted,
+        arms=Arms(arms=(*ARMS.arms, *arms), ranker=FAST),
+        lifts=Lifts([*planted.lifts, *lifts]),
+        measured=pd.concat([planted.measured, *measured]),
+    )
+    assert len(repr(many)) <= 2500
+    assert "33 more arms: .frame()" in repr(many)
 
 
 def test_arms_on_other_rows_are_refused():

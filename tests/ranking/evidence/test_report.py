@@ -97,7 +97,8 @@ def test_report_is_whole_self_contained_and_escaped(workspace, tmp_path):
     assert places == sorted(places)
     assert places[-1] < text.index("The verdict in full")
     assert "Retrieval was not measured." in text
-    assert "with the placebo, priors of other users, by" in text
+    assert "Best control, neighbour prior: " in text
+    assert "Its placebo (LLM priors of other users): " in text
     assert "A million priors, each of a user at a snapshot, take 1.4 CPU-hours for LLM priors." in text
     assert html.count("<details>") == html.count("<summary>") >= 6
     assert text.index(verdict["sentence"]) < text.index("What the data is") < text.index("Provenance")
@@ -165,9 +166,11 @@ def test_candidates_and_the_two_by_two_have_their_sections(workspace, tmp_path):
     assert page.open == []
     text = " ".join(" ".join(page.text).split())
     assert curve.sentence("llm") in text
+    assert all(sentence in text for sentence in TwoByTwo(lifts, about).sentences())
     both = lifts.get(BOTH, NEITHER, "conversions_5")
-    assert f"conversions per slate at 5 ads change by {both.text()} ({both.relative:+.1%}): a clear gain." in text
-    assert "End to end a clear gain; in the ranker:" in text
+    change = f"conversions per slate at 5 ads change by {both.text()} ({both.relative:+.1%}): a gain; whether"
+    assert change + " a control does as well was not measured. No control was measured in this step." in text
+    assert "End to end, llm: a gain that is not checked in full; in the ranker, LLM priors: " in text
     assert "30 % of the slots" in text
     assert f"{lifts.get(BOTH, NEITHER, 'conversions_5').value:.4f}" in text
     assert "Ranking, once in retrieval" in text
