@@ -169,7 +169,7 @@ class Claim:
         if self.control is None:
             doubts.append("whether a control does as well was not measured")
         elif self.control.over is None:
-            doubts.append("not held against the control's pair by pair")
+            doubts.append("its difference from the control's was not measured")
         elif self.control.gap is not None:
             doubts.append("the control lacks too many priors to be held against it")
         if against is not None and not above(against):

@@ -230,7 +230,7 @@ def check_prior_coverage(predictor: str, share: float, cause: str, fix: str) -> 
     """
     if share >= MIN_COVERAGE:
         return None
-    message = f"only {share:.1%} of the impressions have a prior of `{predictor}`: {cause}"
+    message = f"only {100 * share:.1f} % of the impressions have a prior of `{predictor}`: {cause}"
     return Finding("RNK008", "warning", message, fix)
 
 

@@ -137,14 +137,14 @@ def test_univariate_auc_by_hand() -> None:
 
 
 def test_low_coverage_fires() -> None:
-    finding = checks.check_prior_coverage("llm", np.array([True] * 2 + [False] * 8))
+    finding = checks.check_prior_coverage("llm", 0.8, "two users were never scored", "score them")
     fires(finding, "RNK008", "warning")
     assert finding is not None
-    assert "80.0%" in finding.message
+    assert finding.message.endswith("only 80.0 % of the impressions have a prior of `llm`: two users were never scored")
 
 
 def test_full_coverage_silent() -> None:
-    assert checks.check_prior_coverage("llm", np.array([True] + [False] * 9)) is None
+    assert checks.check_prior_coverage("llm", 0.9, "", "") is None
 
 
 def test_few_positives_fire() -> None:
@@ -163,7 +163,7 @@ def test_enough_positives_silent() -> None:
 
 
 def test_enforce_raises_errors_and_returns_warnings() -> None:
-    warning = checks.check_prior_coverage("llm", np.array([True]))
+    warning = checks.check_prior_coverage("llm", 0.0, "none was published", "publish them")
     error = checks.check_not_newer("ad_stats", LATER, TIMES)
     assert checks.enforce([None, warning]) == [warning]
     with pytest.raises(AdvpriorError, match="RNK002") as caught:
