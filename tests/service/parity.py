@@ -5,12 +5,20 @@ from __future__ import annotations
 from datetime import timedelta
 
 import numpy as np
+import pandas as pd
 
 from ranking.frame.streams import STREAMS
 from ranking.service.slate import Query
 from tests.service.live import engine_at
 from tests.service.workspaces import SNAPSHOT, FixedClock, Project
 from tests.tiny import PLAN
+
+
+def rows_in_reach(project: Project) -> pd.DataFrame:
+    """Rows of the frame for which the newest snapshot in the store is the one that the join takes."""
+    frame = project.frame
+    low, high = SNAPSHOT + PLAN.lag, SNAPSHOT + PLAN.lag + timedelta(days=7)
+    return frame[(frame.timestamp >= low) & (frame.timestamp < high)]
 
 
 def equal_to_the_frame(project: Project, least: int = 100) -> list[str]:
@@ -21,9 +29,7 @@ def equal_to_the_frame(project: Project, least: int = 100) -> list[str]:
     list of str
         The features that were compared: all of the ranker with priors.
     """
-    frame = project.frame
-    low, high = SNAPSHOT + PLAN.lag, SNAPSHOT + PLAN.lag + timedelta(days=7)
-    rows = frame[(frame.timestamp >= low) & (frame.timestamp < high)]
+    rows = rows_in_reach(project)
     assert len(rows) > least
     engine = engine_at(project)
     plan = engine.resources.rankers.priors.plan

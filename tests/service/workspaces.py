@@ -142,6 +142,11 @@ def build_project(root: Path, users: int = 40) -> Project:
     """Everything offline, and the sqlite online store as of `SNAPSHOT`."""
     project = Project(root)
     write_tiny(project.tables, users=users)
+    return on_tables(project)
+
+
+def on_tables(project: Project) -> Project:
+    """The rest of a project that has its tables."""
     copy_repo(project.repo)
     publish_features(project.tables, project.repo)
     publish(project.repo, prior_view(LLM), knowing_priors(project.tables))
