@@ -77,10 +77,10 @@ def _add_distinct(scalars: Scalars, level: str, counts: LevelCounts, moments: Se
     """Distinct ids of a level per user and snapshot, ever and in the last four weeks."""
     owner, users = counts.groups // counts.size, counts.rows.users
     for moment in moments:
-        total = counts.counts.before(moment)
-        recent = total - counts.counts.before(moment - WINDOWS["4w"] * DAY_US)
+        total, exist = counts.before(moment), counts.exist(moment)
+        recent = total - counts.before(moment - WINDOWS["4w"] * DAY_US)
         for window, count in (("all", total), ("4w", recent)):
-            distinct = np.bincount(owner[count > 0], minlength=users)
+            distinct = np.bincount(owner[exist & (count > 0)], minlength=users)
             scalars.add(f"activity_distinct_{_PLURAL[level]}_{window}", distinct)
 
 
@@ -148,7 +148,7 @@ def user_history(
     lists: dict[str, pd.Series[Any]] = {}
     for rows in streams:
         for level, numbering in rows.stream.levels.items():
-            counts = LevelCounts(rows, numbering, ids.sizes[numbering])
+            counts = LevelCounts(rows, numbering, ids)
             if rows.stream is EVENTS:
                 _add_distinct(scalars, level, counts, moments)
             lists |= _write_level(level, counts, moments, folder)

@@ -29,9 +29,19 @@ class HistoryIds:
         Number of ids per numbering; a key is ``history_row · size + id``.
     ads : pandas.DataFrame
         Indexed by ad_id; a column of ids per numbering (−1: the ad has no such thing).
+    exist_from : dict[str, int array]
+        Microseconds since 1970 from which each id of a numbering exists: a category and a pair with the first of its
+        ads. Before, an event matches none of them, as if their ads were not listed yet.
+
+    Parameters
+    ----------
+    advertisers : sequence of str
+    ads : DataFrame
+    ads_from : int array [ads], optional
+        See `advprior.store.existence.ads_exist_from`; without it every ad exists always.
     """
 
-    def __init__(self, advertisers: Sequence[str], ads: pd.DataFrame) -> None:
+    def __init__(self, advertisers: Sequence[str], ads: pd.DataFrame, ads_from: Int | None = None) -> None:
         self.advertisers = list(advertisers)
         self.categories = sorted(ads[CATEGORY].dropna().unique().tolist())
         a, c = codes_of(ads[ADVERTISER_ID], self.advertisers), codes_of(ads[CATEGORY], self.categories)
@@ -40,6 +50,10 @@ class HistoryIds:
         self.sizes = dict(zip(NUMBERINGS, counts, strict=True))
         ids = {ADVERTISER: a, OF_CATEGORY: c, PAIR: self.pair_codes(a, c), AD: np.arange(len(ads), dtype=np.int64)}
         self.ads = pd.DataFrame(ids, index=pd.Index(ads[AD_ID], name="of"))
+        self.exist_from = {name: np.zeros(size, np.int64) for name, size in self.sizes.items()}
+        if ads_from is not None:
+            for name in (OF_CATEGORY, PAIR):
+                self.exist_from[name] = _oldest(ads_from, ids[name], self.sizes[name])
 
     def pair_codes(self, advertiser: Int, category: Int) -> Int:
         """Ids of advertiser × category, −1 where no ad has it."""
@@ -68,6 +82,13 @@ class HistoryIds:
             "streams": {stream.name: list(stream.quantities) for stream in streams},
         }
         return {"version": digest(about), **about}
+
+
+def _oldest(moments: Int, ids: Int, size: int) -> Int:
+    """The oldest of the moments of each id."""
+    oldest = np.full(size, np.iinfo(np.int64).max)
+    np.minimum.at(oldest, ids[ids >= 0], moments[ids >= 0])
+    return oldest
 
 
 def load_history_ids(folder: Path) -> dict[str, Any]:

@@ -131,13 +131,9 @@ class AdCounts:
         Canonical tables.
     ids : HistoryIds
     outcomes : Outcomes
-    exist_from : int array [ads]
-        See `advprior.store.existence.ads_exist_from`.
     """
 
-    def __init__(
-        self, ads: pd.DataFrame, ids: HistoryIds, events: pd.DataFrame, outcomes: Outcomes, exist_from: Int
-    ) -> None:
+    def __init__(self, ads: pd.DataFrame, ids: HistoryIds, events: pd.DataFrame, outcomes: Outcomes) -> None:
         self.level = {level: ids.ads[level].to_numpy() for level in LEVELS}
         advertiser, n_advertisers = self.level["advertiser"], ids.sizes["advertiser"]
         self.tally = {
@@ -147,16 +143,7 @@ class AdCounts:
         self.places = {"": np.arange(len(ads)), "advertiser_": advertiser}
         self.first_shown = self.tally[""].shown.first()
         self.events = _occasions(ids, events)
-        self.level_exists_from = {
-            level: _oldest(exist_from, place, ids.sizes[level]) for level, place in self.level.items()
-        }
-
-
-def _oldest(moments: Int, place: Int, size: int) -> Int:
-    """The oldest of the moments at each place."""
-    oldest = np.full(size, np.iinfo(np.int64).max)
-    np.minimum.at(oldest, place[place >= 0], moments[place >= 0])
-    return oldest
+        self.exist_from = ids.exist_from
 
 
 def _occasions(ids: HistoryIds, events: pd.DataFrame) -> dict[str, CountsBefore]:
@@ -185,7 +172,7 @@ def _add_exposure(scalars: Scalars, counts: AdCounts, moment: int) -> None:
 def _add_events(scalars: Scalars, counts: AdCounts, moment: int) -> None:
     """Events of each ad's pair, advertiser and category, and their log-share among those that exist."""
     for level in LEVELS:
-        exists = counts.level_exists_from[level] <= moment
+        exists = counts.exist_from[level] <= moment
         total = counts.events[level].before(moment)
         recent = total - counts.events[level].before(moment - _MONTH_US)
         name, place = "" if level == "ad" else f"{level}_", counts.level[level]

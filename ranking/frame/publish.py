@@ -73,7 +73,11 @@ class _Source:
 
     @cached_property
     def ids(self) -> HistoryIds:
-        return HistoryIds(self.tables["advertisers"][ADVERTISER_ID].tolist(), self.tables["ads"])
+        return HistoryIds(self.tables["advertisers"][ADVERTISER_ID].tolist(), self.tables["ads"], self.ads_from)
+
+    @cached_property
+    def ads_from(self) -> Int:
+        return ads_exist_from(self.tables["ads"], self.tables["impressions"])
 
     @cached_property
     def snapshots(self) -> list[datetime]:
@@ -97,9 +101,8 @@ class _Source:
             history = user_history(users, self.ids, streams, self.snapshots, self.plan.lag, folder)
             rates: dict[str, Any] = dict(own_rates(len(users), self.outcomes, self.snapshots))
             return self._existing(history.assign(**rates), self.users_from)
-        ads_from = ads_exist_from(ads, self.tables["impressions"])
-        counts = AdCounts(ads, self.ids, events, self.outcomes, ads_from)
-        return self._existing(ad_stats(ads, counts, self.snapshots, self.plan.lag), ads_from)
+        counts = AdCounts(ads, self.ids, events, self.outcomes)
+        return self._existing(ad_stats(ads, counts, self.snapshots, self.plan.lag), self.ads_from)
 
     def _existing(self, table: pd.DataFrame, exist_from: Int) -> pd.DataFrame:
         """A snapshot-major table less the rows of who does not exist yet at their snapshot."""

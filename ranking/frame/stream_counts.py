@@ -100,6 +100,8 @@ class LevelCounts:
     rows : StreamRows
     size : int
         Ids of the numbering.
+    exist_from : int array [size]
+        From when each id exists, see `HistoryIds`.
     groups : int array [groups]
         user · size + id of each group that occurs, ascending.
     place, times : int arrays
@@ -107,16 +109,25 @@ class LevelCounts:
     counts : CountsBefore
     """
 
-    def __init__(self, rows: StreamRows, numbering: str, size: int) -> None:
-        codes = rows.codes[numbering]
+    def __init__(self, rows: StreamRows, numbering: str, ids: HistoryIds) -> None:
+        codes, size = rows.codes[numbering], ids.sizes[numbering]
         whole = (codes >= 0) & (rows.owner >= 0)
-        self.rows, self.size = rows, size
+        self.rows, self.size, self.exist_from = rows, size, ids.exist_from[numbering]
         self.times = rows.times[whole]
         self.groups, self.place = compact((rows.owner[whole], rows.users), (codes[whole], size))
         n = len(self.groups)
         self.counts = CountsBefore(self.place, self.times, n, distinct=rows.stream.occasions)
         answered = rows.answered[whole]
         self._answers = CountsBefore(self.place[answered], self.times[answered], n)
+
+    def before(self, moment: int) -> Int:
+        """Rows of each group strictly before a moment: int array [groups]."""
+        return self.counts.before(moment)
+
+    def exist(self, moment: int) -> Bool:
+        """Groups whose id exists at a snapshot: bool array [groups]."""
+        exist: Bool = (self.exist_from <= moment)[self.groups % max(self.size, 1)]
+        return exist
 
     def at(self, moment: int) -> tuple[Int, Float]:
         """Keys (user · size + id) with a row in reach of a snapshot, ascending, and their values.
@@ -129,7 +140,7 @@ class LevelCounts:
         stream, before = self.rows.stream, self.counts.before
         total = before(moment)
         edge = None if stream.reach_days is None else moment - stream.reach_days * DAY_US
-        seen = total > 0 if edge is None else total > before(edge)
+        seen = self.exist(moment) & (total > (0 if edge is None else before(edge)))
         columns: list[Any] = [
             total if days is None else total - before(moment - days * DAY_US) for days in stream.windows.values()
         ]

@@ -20,6 +20,7 @@ from advprior.store.contract import TimePlan
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest
 from advprior.store.tables import load_tables, load_time_plan
+from tests.ranking.frame.no_future import changed, comparable, cut, published
 
 HOUSEHOLDS = 12
 needs_package = pytest.mark.skipif(find_spec(cj.PACKAGE) is None, reason=f"needs {cj.DISTRIBUTION}")
@@ -293,3 +294,11 @@ def test_choices_nest_and_depend_on_the_seed():
     assert set(cj.chosen_households(ids, 20, 1)) != few
     with pytest.raises(AdvpriorError, match="DAT042"):
         cj.chosen_households(ids, 200, 0)
+
+
+@needs_package
+def test_no_feature_knows_what_comes_after_its_snapshot(small, tmp_path):
+    snapshot = load_time_plan(small).snapshots()[12]
+    whole = comparable(published(small, tmp_path / "whole"))
+    past = comparable(published(cut(small, snapshot, tmp_path / "tables"), tmp_path / "past"))
+    assert changed(whole, past, snapshot + load_time_plan(small).lag) == []

@@ -132,7 +132,7 @@ def counted_at(impressions: pd.DataFrame, moments: list[Any], delay: timedelta) 
     events = pd.DataFrame({"user_id": ["u1"], "advertiser_id": "a", "category": "Tea", "timestamp": [CUT - DAY]})
     ids = HistoryIds(["a"], ads)
     outcomes = Outcomes.of(users, ads, impressions, delay)
-    counts = AdCounts(ads, ids, events, outcomes, np.zeros(1, np.int64))
+    counts = AdCounts(ads, ids, events, outcomes)
     return ad_stats(ads, counts, moments, timedelta(hours=1)), own_rates(3, outcomes, moments)
 
 

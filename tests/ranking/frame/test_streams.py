@@ -74,7 +74,7 @@ def test_counts_equal_a_loop(answer: str, rows: list[tuple[str, str, int, int]],
         stream = of_stream.stream
         for level, numbering in stream.levels.items():
             size, of_ads = ids.sizes[numbering], ids.ads[numbering]
-            keys, values = LevelCounts(of_stream, numbering, size).at(moment_us(cut))
+            keys, values = LevelCounts(of_stream, numbering, ids).at(moment_us(cut))
             by_key = dict(zip(keys.tolist(), values.tolist(), strict=True))
             for u, user in enumerate(USERS.user_id):
                 for ad in ADS.itertuples():
