@@ -222,6 +222,7 @@ def check(tables: Path | None, mapping: Path | None, out: Path | None, force: bo
     In a project folder, or given one: what its advprior.yaml says, written to its tables/. Else TABLES is a folder
     that is canonical already, or --mapping a YAML as `advprior init` writes it.
     """
+    place = tables or mapping
     if mapping is None and out is None:
         tables, mapping, out = _of_project(tables)
     if (tables is None) == (mapping is None):
@@ -231,18 +232,33 @@ def check(tables: Path | None, mapping: Path | None, out: Path | None, force: bo
     from advprior.data.check import check_folder, check_mapping
 
     if tables is not None:
-        _tell(check_folder(tables))
+        facts = check_folder(tables)
+        _tell(facts)
+        if "time_plan" in facts:
+            _tell_plan(facts)
         click.echo(f"data: {tables} is sound")
+        _what_next(place)
         return
     assert mapping is not None
     facts, made = check_mapping(mapping, out, force=force)
     if not made:
         click.echo(f"data: unchanged, reused {out}")
         _tell_plan(facts)
+        _what_next(place)
         return
     _tell(facts)
     _tell_plan(facts)
     click.echo(f"data: wrote {out}" if out is not None else f"data: {mapping} and its tables are sound")
+    _what_next(place)
+
+
+def _what_next(place: Path | None) -> None:
+    """In a project its run; elsewhere nothing follows by itself."""
+    from advprior.store.project_files import project_folder
+
+    project = project_folder(place)
+    if project is not None:
+        next_step("advprior run" + ("" if project == Path() else f" {project}"))
 
 
 def _of_project(folder: Path | None) -> tuple[Path | None, Path | None, Path | None]:
@@ -272,8 +288,7 @@ def _tell_plan(facts: Mapping[str, Any]) -> None:
     from advprior.pipeline.outlook import label_delay_line, time_plan_lines
     from advprior.store.contract import TimePlan
 
-    proposed = bool(facts.get("time_plan_proposed"))
-    for line in time_plan_lines(TimePlan.from_json(dict(facts["time_plan"])), proposed):
+    for line in time_plan_lines(TimePlan.from_json(dict(facts["time_plan"])), facts):
         click.echo(line)
     if "label_delay_s" in facts:
         click.echo(label_delay_line(float(facts["label_delay_s"]), stated=bool(facts["label_delay_stated"])))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from advprior.data.conversion import load_mapped, resolve_time_plan, table_file
 from advprior.data.mapping import DataMapping, read_mapping
+from advprior.data.periods import check_periods, period_counts
 from advprior.store.contract import IMPRESSIONS, LABEL, LABEL_DELAY, PREDICTOR_ONLY, SLATE_ID, TABLES
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import MANIFEST, digest, is_current, new_run, read_manifest, run_key, sha256_file
@@ -18,7 +19,7 @@ from advprior.store.tables import read_parquet, write_parquet
 if TYPE_CHECKING:
     import pandas as pd
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 #: The warning when tables without ads and impressions pass: right for a predictor, wrong if they were forgotten.
 ONLY_A_PREDICTOR = "no ads and no impressions: the tables measure a predictor, `advprior rank` refuses them"
 
@@ -45,7 +46,8 @@ def check_mapping(path: Path, out: Path | None = None, *, force: bool = False) -
     Raises
     ------
     AdvpriorError
-        What `read_mapping`, `load_mapped`, `resolve_time_plan` and `advprior.store.schemas.validate_tables` raise.
+        What `read_mapping`, `load_mapped`, `resolve_time_plan`, `check_periods` and
+        `advprior.store.schemas.validate_tables` raise.
     """
     path = Path(path)
     mapping = read_mapping(path)
@@ -110,6 +112,9 @@ def _checked(path: Path, mapping: DataMapping) -> tuple[dict[str, pd.DataFrame],
         "rows": {name: len(table) for name, table in tables.items()},
         "warnings": table_warnings(tables, plan),
     }
+    facts |= {"periods": period_counts(tables, plan), "snapshots": len(plan.snapshots())}
+    shown = label_delay if IMPRESSIONS in tables else None
+    facts["warnings"] += check_periods(facts["periods"], plan, shown, str(path))
     if IMPRESSIONS in tables:
         facts["positives"] = int(tables[IMPRESSIONS][LABEL].sum())
         facts["slates"] = int(tables[IMPRESSIONS][SLATE_ID].nunique())
@@ -133,7 +138,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``rows`` by table and ``warnings``.
+        ``rows`` by table and ``warnings``; with a manifest ``time_plan``, ``periods`` and ``snapshots``.
     """
     from advprior.store.schemas import validate_tables
     from advprior.store.tables import load_label_delay, load_time_plan, predictor_only, present_tables
@@ -149,9 +154,18 @@ def check_folder(folder: Path) -> dict[str, Any]:
     warnings = validate_tables(tables, plan=plan, label_delay=label_delay, where=str(folder), fix=fix)
     if names != TABLES:
         warnings.append(ONLY_A_PREDICTOR)
-    if plan is None:
+    facts: dict[str, Any] = {}
+    if plan is not None:
+        facts = {
+            "time_plan": plan.to_json(),
+            "periods": period_counts(tables, plan),
+            "snapshots": len(plan.snapshots()),
+        }
+        shown = label_delay if IMPRESSIONS in tables else None
+        warnings += check_periods(facts["periods"], plan, shown, str(folder))
+    else:
         warnings.append(
             f"{folder} has no manifest.json, so other commands refuse it; write one with "
             "advprior data check --mapping mapping.yaml --out DIR"
         )
-    return {"rows": {name: len(table) for name, table in tables.items()}, "warnings": warnings}
+    return {"rows": {name: len(table) for name, table in tables.items()}, "warnings": warnings, **facts}

@@ -246,7 +246,7 @@ def resolve_time_plan(mapping: DataMapping, tables: Mapping[str, pd.DataFrame], 
                     where=f"{where}: time_plan.{key}",
                     actual=moment.isoformat(),
                     expected="a zone, e.g. 2024-05-01T00:00:00Z",
-                    fix="write the zone",
+                    fix="write the zone, or where you know it `timezone: UTC` (or another) in the mapping",
                 )
             moment = moment.replace(tzinfo=zone)
         moments[key] = moment.astimezone(UTC)

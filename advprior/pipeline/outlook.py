@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+from advprior.data.periods import periods_of
 from advprior.pipeline.budget import forecast_lines
 from advprior.pipeline.forecast import Forecast, duration
 from advprior.pipeline.own_defaults import edited_files
-from advprior.pipeline.plan import FIRST, make_plan, tables_folder, time_plan
+from advprior.pipeline.plan import FIRST, make_plan, tables_facts, tables_folder, time_plan
 from advprior.pipeline.runner import Outcome, last_step, stamps_of
 from advprior.pipeline.settings import Project
 from advprior.pipeline.span_settings import merged
@@ -72,7 +75,7 @@ def status_lines(project: Project) -> list[str]:
         memory, disk = max(cost.memory_mb for cost in costs) / 1024, sum(cost.disk_mb for cost in costs)
         lines.append(f"{'in all':<{width}}  {'':<8} {cpu:>8.1f} {seconds:>7.1f} {memory:>5.1f} {disk:>8.1f}")
     times = time_plan(project)
-    lines += time_plan_lines(times) if times else []
+    lines += time_plan_lines(times, tables_facts(project)) if times else []
     todo = sum(state != "current" for _, state, *_ in rows)
     where = "" if project.folder == Path() else f" {shlex.quote(str(project.folder))}"
     following = f"; next: advprior run{where}" if todo else ""
@@ -80,23 +83,27 @@ def status_lines(project: Project) -> list[str]:
     return lines
 
 
-def time_plan_lines(plan: TimePlan, proposed: bool = False) -> list[str]:
-    """A time plan in words, one line a period."""
-    day = timedelta(days=1)
-    periods = {
-        "predictors learn": (plan.start, plan.finetune_end),
-        "rankers learn": (plan.finetune_end, plan.train_end),
-        "rankers are tuned": (plan.train_end, plan.valid_end),
-        "everything is tested": (plan.valid_end, plan.end),
-    }
+def time_plan_lines(plan: TimePlan, facts: Mapping[str, Any] | None = None) -> list[str]:
+    """A time plan in words, one line a period.
+
+    Parameters
+    ----------
+    plan : TimePlan
+    facts : mapping, optional
+        Of the tables' manifest: what lies in each period, and whether the plan was proposed.
+    """
+    facts = facts or {}
+    day, counts = timedelta(days=1), facts.get("periods", {})
+    proposed = bool(facts.get("time_plan_proposed"))
     how = ", proposed from the data's span (set time_plan in the mapping to change it)" if proposed else ""
     return [
         f"time plan{how}:",
         *(
             f"  {name:<22} {start:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}  ({(end - start) / day:.0f} days)"
-            for name, (start, end) in periods.items()
+            + "".join(f"{', ' if i else ': '}{n:,} {what}" for i, (what, n) in enumerate(counts.get(name, {}).items()))
+            for name, (start, end) in periods_of(plan).items()
         ),
-        f"  priors are made anew every {plan.snapshot_every / day:g} days",
+        f"  priors are made anew every {plan.snapshot_every / day:g} days: {len(plan.snapshots())} snapshots",
     ]
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from advprior.pipeline.chain import FIRST, TABLES, Chain, tables_folder
 from advprior.pipeline.settings import Project
 from advprior.pipeline.steps import Plan
 from advprior.store.contract import TimePlan
 from advprior.store.runs import MANIFEST, read_manifest
 
-__all__ = ["FIRST", "make_plan", "tables_folder", "time_plan"]
+__all__ = ["FIRST", "make_plan", "tables_facts", "tables_folder", "time_plan"]
 
 
 def make_plan(project: Project) -> Plan:
@@ -21,12 +23,16 @@ def make_plan(project: Project) -> Plan:
     return chain.plan()
 
 
+def tables_facts(project: Project) -> dict[str, Any]:
+    """What the manifest of the project's tables says; empty before they are made."""
+    folder = project.folder / tables_folder(project)
+    return dict(read_manifest(folder)["facts"]) if (folder / MANIFEST).is_file() else {}
+
+
 def time_plan(project: Project) -> TimePlan | None:
     """Time plan of tables that are made; None before."""
-    folder = project.folder / tables_folder(project)
-    if not (folder / MANIFEST).is_file():
-        return None
-    return TimePlan.from_json(read_manifest(folder)["facts"]["time_plan"])
+    facts = tables_facts(project)
+    return TimePlan.from_json(facts["time_plan"]) if facts else None
 
 
 def _rolling(project: Project) -> Plan:
