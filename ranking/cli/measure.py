@@ -80,6 +80,7 @@ def frame(tables: Path, repo: Path, out: Path, predictors: str | None, stale_tex
         click.echo(f"rank frame: unchanged, reused {out}")
         return
     from advprior.store.tables import write_parquet
+    from ranking.frame.absent import not_yet_existing
     from ranking.frame.build import build_frame
     from ranking.frame.read import FRAME_FILE
 
@@ -92,11 +93,13 @@ def frame(tables: Path, repo: Path, out: Path, predictors: str | None, stale_tex
         f"rank frame: {len(result.frame):,} impressions, {len(facts['features'])} features, "
         f"priors of {', '.join(names) or 'none'}, in {out}"
     )
+    if line := not_yet_existing(facts["not_yet_existing"]):
+        click.echo(line)
     for finding in result.warnings:
         click.echo(f"warning {finding.code}: {finding.message} ({finding.docs})", err=True)
 
 
-FRAME_VERSION = 3  # of what `frame` computes: raise it when the same inputs give another frame
+FRAME_VERSION = 4  # of what `frame` computes: raise it when the same inputs give another frame
 
 
 def _predictors(text: str) -> list[str]:

@@ -16,7 +16,6 @@ import pandas as pd
 
 from advprior.store.contract import (
     AD_ID,
-    AD_STATS_VIEW,
     ADVERTISER_ID,
     BASELINE_SERVICE,
     CONTEXT_PREFIX,
@@ -39,6 +38,7 @@ from advprior.store.runs import manifest_digest, read_manifest
 from advprior.store.tables import load_time_plan
 from advprior.store.times import as_datetimes, micros
 from ranking.frame import checks
+from ranking.frame.absent import Expected
 from ranking.frame.columns import (
     Findings,
     Shown,
@@ -111,11 +111,12 @@ def build_frame(
     columns = Columns()
     _add_baseline(columns, joined, refs, rows)
     findings = [checks.check_views_joined(views_in_no_service(store, refs), service)]
-    findings += _add_history(columns, joined, repo, rows)
+    expected = Expected.of(tables, rows.table)
+    findings += _add_history(columns, joined, repo, rows, expected)
     gaps: dict[str, CoverageGap] = {}
     for predictor in predictors:
         findings += _add_prior(columns, joined, repo, predictor, rows)
-        if gap := _gap_of(columns, repo, predictor, rows):
+        if gap := _gap_of(columns, repo, predictor, rows, expected):
             gaps[predictor] = gap
             findings.append(checks.check_prior_coverage(predictor, gap.share, gap.cause, gap.fix))
     for weeks in stale if predictors else ():
@@ -128,13 +129,16 @@ def build_frame(
     warnings = checks.enforce(findings, "the frame")
     # a copy of so many columns is what memory peaks at
     frame = pd.DataFrame(rows.key_columns(split) | columns.arrays, copy=False)
-    coverage = {p: round(1 - float(columns.arrays[f"{prior_view(p)}_missing"].mean()), 6) for p in predictors}
+    user_exists = expected.by_view[USER_HISTORY_VIEW]
+    missing = {p: columns.arrays[f"{prior_view(p)}_missing"][user_exists] for p in predictors}
     facts = {
         **_row_facts(rows, split, plan),
         "predictors": list(predictors),
         "services": services,
         "features": features_to_json(columns.features),
-        "coverage": coverage,
+        # of impressions whose user existed: nobody could have a prior of the others
+        "coverage": {p: round(1 - float(m.mean()), 6) if len(m) else 0.0 for p, m in missing.items()},
+        "not_yet_existing": expected.counts(),
         "gaps": {name: gap.to_json() for name, gap in gaps.items()},
         "views": versions,
         "own_sources": own_sources,
@@ -180,12 +184,13 @@ def _add_baseline(columns: Columns, joined: Joined, refs: Mapping[str, str], row
     columns.add("context", CLOCK_SOURCE, clock_columns(moments))
 
 
-def _add_history(columns: Columns, joined: Joined, repo: Path, rows: FrameRows) -> Findings:
+def _add_history(columns: Columns, joined: Joined, repo: Path, rows: FrameRows, expected: Expected) -> Findings:
     moments = rows.moments
-    findings: Findings = [
-        checks.check_not_newer(view, joined.pop_times(f"{view}__{SNAPSHOT}"), moments)
-        for view in (USER_HISTORY_VIEW, AD_STATS_VIEW)
-    ]
+    findings: Findings = []
+    for view in expected.by_view:
+        snapshot = joined.pop_times(f"{view}__{SNAPSHOT}")
+        findings.append(checks.check_not_newer(view, snapshot, moments))
+        findings.append(checks.check_rows_joined(view, expected.lost(view, snapshot), len(moments)))
     pointers = joined.pop_pointer(f"{USER_HISTORY_VIEW}__{HISTORY_ROW}")
     for stream, features in history_columns(repo, pointers, rows.table[AD_ID], moments).items():
         columns.add(stream, USER_HISTORY_VIEW, features)
@@ -205,12 +210,13 @@ def _add_prior(columns: Columns, joined: Joined, repo: Path, predictor: str, row
     return findings + more
 
 
-def _gap_of(columns: Columns, repo: Path, predictor: str, rows: FrameRows) -> CoverageGap | None:
-    """Why impressions lack this prior, where too many do."""
-    arrays, view = columns.arrays, prior_view(predictor)
-    joined = ~np.isnan(arrays[f"{view}_age_days"])  # a prior has an age wherever a row was joined
-    listed = (arrays[f"{view}_missing"] == 0) | ~joined
-    return coverage_gap(repo, predictor, Uses(rows.table[USER_ID].astype(str).tolist(), rows.moments, joined, listed))
+def _gap_of(columns: Columns, repo: Path, predictor: str, rows: FrameRows, expected: Expected) -> CoverageGap | None:
+    """Why impressions of users who existed lack this prior, where too many do."""
+    arrays, view, exists = columns.arrays, prior_view(predictor), expected.by_view[USER_HISTORY_VIEW]
+    joined = ~np.isnan(arrays[f"{view}_age_days"])[exists]  # a prior has an age wherever a row was joined
+    listed = (arrays[f"{view}_missing"] == 0)[exists] | ~joined
+    users = rows.table[USER_ID][exists].astype(str).tolist()
+    return coverage_gap(repo, predictor, Uses(users, rows.moments[exists], joined, listed))
 
 
 def _add_stale(columns: Columns, store: Any, repo: Path, predictor: str, weeks: int, rows: FrameRows) -> Findings:

@@ -284,6 +284,19 @@ def check_in_catalog(predictor: str, listed: Array) -> Finding | None:
     )
 
 
+def check_rows_joined(view: str, lost: int, total: int) -> Finding | None:
+    """RNK015: users or ads who existed have no row of a view that was in time: a baseline without its features."""
+    if not lost:
+        return None
+    return Finding(
+        "RNK015",
+        "error" if lost > (1 - MIN_COVERAGE) * total else "warning",
+        f"{lost:,} of {total:,} impressions have no row of `{view}`, though their user or ad has existed long enough",
+        "let the view live as long as two snapshots are apart (ttl in definitions.py, as shipped), then: "
+        "advprior rank features --tables TABLES --repo REPO ; feast -c REPO apply",
+    )
+
+
 def check_views_joined(absent: Sequence[str], service: str) -> Finding | None:
     """RNK014: feature views of a user's own are applied, but no service has them (their names)."""
     if not absent:
