@@ -167,7 +167,8 @@ def measure(encoded: Encoded, arms: Arms, options: AblationOptions) -> AblationR
     best_controls = best_controls_of(arms, measured)
     best_control = best_controls.get(arms.on_trial[0].name)
     gaps = gaps_of(arms, encoded.features, options.facts)
-    lifts = lifts_of({name: one.draws for name, one in reached.items()}, pairs_of(arms), resampler.options)
+    draws = {name: one.draws for name, one in reached.items()}
+    lifts = lifts_of(draws, pairs_of(arms), resampler.options, resampler.outcomes.telling)
     return AblationResult(
         arms,
         lifts,

@@ -3,18 +3,17 @@
 Rows of one user hang together, so users are resampled, not rows (a cluster bootstrap: Davison & Hinkley 1997, 3.8),
 and both arms of a comparison see the same users in every replicate: what is left is the difference between the arms.
 Rankers trained on other seeds differ too. An arm's value is the *mean over its seeds' values*, not the value of
-averaged scores; the variance that training leaves in that mean is estimated between seeds, pooled over arms (few
-seeds say little alone), and added to every replicate as a t-distributed term. With one seed it cannot be estimated:
-the interval then holds for the trained rankers only.
+averaged scores; what training leaves in a lift is read off the pair's own differences by seed
+(`ranking.evidence.uncertainty`). With one seed it cannot be: the interval then holds for the two trained rankers only,
+and nothing is called clear. No interval of a pair depends on which other arms there are; intervals that hold for many
+pairs at once (``adjusted``) do, since they answer for all of them.
 
 **Several cut-offs** (rolling origin): a metric is taken within each cut-off, since scores of rankers trained on other
-spans do not share a scale, and averaged over cut-offs. A user drawn in a replicate is drawn in all of them.
+spans do not share a scale, and averaged over cut-offs. A user drawn in a replicate is drawn in all of them. A cut-off
+where a segment has no positive says nothing of it: it is left out, and `Lift.left_out` counts it.
 
-**Several comparisons**: single-step max-t (Westfall & Young 1993, algorithm 2.5). The comparisons of one metric and
-segment with the baseline are a family, those among the other arms another. Each replicate gives the largest
-|difference − its mean| / standard error of the family; its quantile widens all intervals alike (``simultaneous``), and
-the share of replicates beyond a lift's own ratio is its adjusted p. Being joint, it costs less than Bonferroni or
-Holm where arms are alike.
+**Several comparisons**: of one metric, four families are held jointly: comparisons with the baseline on all test rows,
+comparisons among other arms there, and each of the two on all segments together.
 
 **Power**: with standard error s the smallest true lift that a two-sided test at 5 % detects four times in five is
 (1.96 + 0.84) s = 2.8 s (Cohen 1988, 2.4). A lift that is "not clear" says little about effects below it.
@@ -40,7 +39,9 @@ from numpy.typing import ArrayLike, NDArray
 from advprior.store.arrays import Double, Int
 from ranking.evidence.lift import OVERALL, Lift, Lifts
 from ranking.evidence.metrics import DEFAULT_METRICS, Metric, Rows
+from ranking.evidence.uncertainty import Joint, Spread, jointly, spread
 
+_MANY = 1_000_000_000  # users, where nobody says how few they are
 _BLOCK = 50  # replicates at a time: keeps the curves' [positives, replicates] arrays near the cache
 #: Values of one ranker: (segment, metric) to [cut-offs, 1 + replicates], the first of them unweighted.
 Draws = dict[tuple[str, str], Double]
@@ -120,6 +121,11 @@ class Outcomes:
         )
         slates = None if slate is None else np.unique(np.asarray(slate), return_inverse=True)[1]
         return cls(y, who, len(names), slates, masks, origin, len(origins))
+
+    @property
+    def telling(self) -> dict[str, int]:
+        """Users with a positive in each segment: how many a difference of arms is told by."""
+        return {name: len(np.unique(self.user[mask & (self.label == 1)])) for name, mask in self.segments.items()}
 
     def rows(self, score: ArrayLike) -> Iterator[tuple[str, int, Rows]]:
         """The scored rows of every segment and cut-off; slates are sorted once for all of them."""
@@ -232,121 +238,108 @@ def paired_bootstrap(
             for score in of_arm:
                 draws[arm].append(resampler.draws(score)[0])
                 bar.update()
-    return lifts_of(draws, pairs, options)
+    return lifts_of(draws, pairs, options, outcomes.telling)
 
 
-def lifts_of(draws: Mapping[str, Sequence[Draws]], pairs: Iterable[tuple[str, str]], options: Resampling) -> Lifts:
-    """Lifts from what `Resampler.draws` gave for each arm's rankers, one entry per training seed."""
+def lifts_of(
+    draws: Mapping[str, Sequence[Draws]],
+    pairs: Iterable[tuple[str, str]],
+    options: Resampling,
+    users: Mapping[str, int] | None = None,
+) -> Lifts:
+    """Lifts from what `Resampler.draws` gave for each arm's rankers, one entry per training seed.
+
+    Parameters
+    ----------
+    draws : mapping of arm to list of Draws
+    pairs : iterable of (arm, against)
+    options : Resampling
+    users : mapping of segment to int, optional
+        Users that a segment's lifts are told by; as many as one likes without.
+    """
     pairs = list(pairs)
-    rng = np.random.default_rng([options.seed, 1])
     segments = list(dict.fromkeys(segment for segment, _ in next(iter(draws.values()))[0]))
-    lifts = Lifts()
-    for segment in segments:
-        for metric in options.metrics:
-            # [cut-offs, seeds, 1 + replicates] of each arm
-            by_arm = {arm: np.stack([one[segment, metric.name] for one in of_arm], 1) for arm, of_arm in draws.items()}
-            lifts += _compare(by_arm, pairs, _Family(metric, segment, options), rng)
-    return lifts
+    lifts: dict[tuple[str, str], list[Lift]] = {}
+    for place, metric in enumerate(options.metrics):
+        rng = np.random.default_rng([options.seed, 1, place])
+        tables = [_Table(metric, segment, options, (users or {}).get(segment, _MANY)) for segment in segments]
+        for family in ([t for t in tables if t.segment == OVERALL], [t for t in tables if t.segment != OVERALL]):
+            for table, compared in zip(family, _compare(draws, pairs, family, rng), strict=True):
+                lifts[table.segment, metric.name] = compared
+    return Lifts(lift for segment in segments for metric in options.metrics for lift in lifts[segment, metric.name])
 
 
 @dataclass(frozen=True)
-class _Family:
-    """What the comparisons of one table share."""
+class _Table:
+    """What the comparisons of one metric and segment share."""
 
     metric: Metric
     segment: str
     options: Resampling
+    users: int
 
 
 def _compare(
-    by_arm: Mapping[str, Double], pairs: Sequence[tuple[str, str]], family: _Family, rng: np.random.Generator
-) -> list[Lift]:
-    """Lifts of one metric and segment from values ``[cut-offs, seeds, 1 + replicates]`` of each arm."""
-    options, metric = family.options, family.metric
-    origins, seeds = next(iter(by_arm.values())).shape[:2]
-    seed_sd = _between_seeds([values[:, :, 0] for values in by_arm.values()]) if seeds > 1 else None
-    replicates = []
-    for arm, against in pairs:
-        replicate = (by_arm[arm] - by_arm[against])[:, :, 1:].mean(axis=(0, 1))
-        if seed_sd:
-            luck = rng.standard_t(len(by_arm) * origins * (seeds - 1), options.replicates)
-            replicate = replicate + seed_sd / np.sqrt(seeds * origins) * luck
-        replicates.append(replicate)
-    # means over cut-offs and seeds
-    values = [(float(by_arm[arm][:, :, 0].mean()), float(by_arm[other][:, :, 0].mean())) for arm, other in pairs]
-    joint = _max_t([value - against for value, against in values], replicates, pairs, options.level)
-    lifts = []
-    for (arm, other), (value, reference), replicate, of_family in zip(pairs, values, replicates, joint, strict=True):
-        low, high = _interval(replicate, options.level)
-        lift = Lift(
-            arm=arm,
-            baseline=other,
-            metric=metric.name,
-            segment=family.segment,
-            value=value,
-            baseline_value=reference,
-            difference=value - reference,
-            relative=(value - reference) / reference if reference else float("nan"),
-            low=low,
-            high=high,
-            replicates=options.replicates,
-            level=options.level,
-            seed_sd=seed_sd,
-            seeds=seeds,
-            higher_is_better=metric.higher_is_better,
-            by_cutoff=tuple((by_arm[arm] - by_arm[other])[:, :, 0].mean(axis=1).tolist()),
-            **of_family,
-        )
-        lifts.append(lift)
-    return lifts
-
-
-def _max_t(
-    differences: Sequence[float], replicates: Sequence[Double], pairs: Sequence[tuple[str, str]], level: float
-) -> list[dict[str, Any]]:
-    """Standard error, p and interval of each comparison, alone and jointly with its family (module docstring)."""
-    undefined = dict.fromkeys(("error", "p", "p_adjusted", "adjusted_low", "adjusted_high"), float("nan"))
-    out = [dict(undefined) for _ in pairs]
-    for among in (True, False):
-        # a comparison that is undefined, or of two equal arms, says nothing and belongs to no family
-        family = [
-            i
+    draws: Mapping[str, Sequence[Draws]],
+    pairs: Sequence[tuple[str, str]],
+    tables: Sequence[_Table],
+    rng: np.random.Generator,
+) -> list[list[Lift]]:
+    """Lifts of each table; held jointly over all of them, those with the baseline and the others apart."""
+    spreads: list[list[Spread]] = []
+    values: list[dict[str, Double]] = []
+    for table in tables:
+        key = (table.segment, table.metric.name)
+        by_arm = {arm: np.stack([one[key] for one in of_arm], 1) for arm, of_arm in draws.items()}
+        spreads.append([spread(by_arm[a] - by_arm[b], table.users, table.options.level) for a, b in pairs])
+        values.append({arm: of_arm[:, :, 0].mean(axis=1) for arm, of_arm in by_arm.items()})
+    joint: dict[tuple[int, int], Joint] = {}
+    for of_baseline in (True, False):
+        members = [
+            (t, i)
+            for t in range(len(tables))
             for i, (_, against) in enumerate(pairs)
-            if (against == pairs[0][1]) is among and np.isfinite(differences[i])
+            if (against == pairs[0][1]) is of_baseline
         ]
-        ratios = {}
-        for i in family:
-            finite = replicates[i][np.isfinite(replicates[i])]
-            error = float(finite.std(ddof=1)) if len(finite) > 1 else float("nan")
-            out[i]["error"] = error
-            if error > 0:
-                ratios[i] = np.abs(replicates[i] - finite.mean()) / error
-        if not ratios:
-            continue
-        largest = np.nanmax(np.nan_to_num(np.stack(list(ratios.values())), nan=0.0), axis=0)
-        wide = float(np.quantile(largest, level))
-        for i, ratio in ratios.items():
-            own = abs(differences[i]) / out[i]["error"]
-            # one is added to both, so that no p is zero (Davison & Hinkley 1997, 4.11)
-            out[i]["p"] = float((1 + np.sum(ratio >= own)) / (1 + len(ratio)))
-            out[i]["p_adjusted"] = float((1 + np.sum(largest >= own)) / (1 + len(largest)))
-            out[i]["adjusted_low"] = differences[i] - wide * out[i]["error"]
-            out[i]["adjusted_high"] = differences[i] + wide * out[i]["error"]
-    return out
+        level = tables[0].options.level if tables else 0.95
+        joint |= zip(members, jointly([spreads[t][i] for t, i in members], level, rng), strict=True)
+    seeds = len(next(iter(draws.values())))
+    return [
+        [
+            _lift(pair, table, spreads[t][i], joint[t, i], [values[t][arm] for arm in pair], seeds)
+            for i, pair in enumerate(pairs)
+        ]
+        for t, table in enumerate(tables)
+    ]
 
 
-def _between_seeds(values: Sequence[Double]) -> float:
-    """Standard deviation between seeds of a difference of two arms, at one cut-off.
-
-    Variances [cut-offs, seeds] averaged over arms and cut-offs, twice.
-    """
-    return float(np.sqrt(2 * np.mean([of_arm.var(axis=-1, ddof=1) for of_arm in values])))
-
-
-def _interval(replicate: Double, level: float) -> tuple[float, float]:
-    """Percentile interval, of the replicates in which the metric is defined."""
-    defined = replicate[np.isfinite(replicate)]
-    if not len(defined):
-        return float("nan"), float("nan")
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+def _lift(
+    pair: tuple[str, str], table: _Table, one: Spread, joint: Joint, by_cutoff: Sequence[Double], seeds: int
+) -> Lift:
+    measured = np.isfinite(one.by_cutoff)
+    value, reference = (float(of[measured].mean()) if measured.any() else float("nan") for of in by_cutoff)
+    return Lift(
+        arm=pair[0],
+        baseline=pair[1],
+        metric=table.metric.name,
+        segment=table.segment,
+        value=value,
+        baseline_value=reference,
+        difference=one.difference,
+        relative=one.difference / reference if reference else float("nan"),
+        low=one.low,
+        high=one.high,
+        replicates=table.options.replicates,
+        level=table.options.level,
+        seed_sd=one.seed_sd,
+        higher_is_better=table.metric.higher_is_better,
+        error=one.error,
+        p=joint.p,
+        p_adjusted=joint.p_adjusted,
+        adjusted_low=joint.low,
+        adjusted_high=joint.high,
+        by_cutoff=tuple(one.by_cutoff.tolist()),
+        seeds=seeds,
+        freedom=one.freedom,
+        family=joint.family,
+    )

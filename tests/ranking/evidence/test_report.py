@@ -34,7 +34,11 @@ def workspace(tmp_path_factory):
     write_frame(root / "frame", users=120)
     arms = {
         "arms": load_arms().model_dump(mode="json")["arms"],
-        "ranker": {"max_rounds": 40, "num_leaves": 15, "threads": 1},
+        "ranker": {
+            "max_rounds": 40,
+            "num_leaves": 4,
+            "threads": 1,
+        },  # more of them fit the placebo, and 120 users show it
     }
     (root / "arms.yaml").write_text(yaml.safe_dump(arms))
     done = invoke(
