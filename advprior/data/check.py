@@ -99,7 +99,7 @@ def _checked(path: Path, mapping: DataMapping) -> tuple[dict[str, pd.DataFrame],
     from advprior.store.problems import Earlier
     from advprior.store.schemas import table_warnings, validate_tables
 
-    tables, sources, missing = load_mapped(mapping, path.parent)
+    tables, sources, missing, made = load_mapped(mapping, path.parent)
     fix = "correct the tables or the mapping, then run the command again"
     label_delay = LABEL_DELAY if mapping.label_delay is None else mapping.label_delay
     earlier = Earlier(sources, tuple(missing))
@@ -110,7 +110,7 @@ def _checked(path: Path, mapping: DataMapping) -> tuple[dict[str, pd.DataFrame],
         "time_plan": plan.to_json(),
         "time_plan_proposed": mapping.time_plan is None,
         "rows": {name: len(table) for name, table in tables.items()},
-        "warnings": table_warnings(tables, plan),
+        "warnings": [*made, *table_warnings(tables, plan)],
     }
     facts |= {"periods": period_counts(tables, plan), "snapshots": len(plan.snapshots())}
     shown = label_delay if IMPRESSIONS in tables else None

@@ -1,8 +1,8 @@
 """Read a user's own files under canonical names and types, as their mapping says.
 
-Conversions are those that lose nothing: numeric ids become text, decimals numbers, times UTC microseconds. A time
-without zone is refused unless the YAML states its zone, because a wrong guess moves events across the split and leaks
-answers.
+Conversions are those that lose nothing (`advprior.data.conversion_types`): numeric ids become text, decimals numbers,
+times UTC microseconds. A time without zone is refused unless the YAML states its zone, because a wrong guess moves
+events across the split and leaks answers.
 """
 
 from __future__ import annotations
@@ -13,22 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from zoneinfo import ZoneInfo
 
+from advprior.data.conversion_types import canonical_column
 from advprior.data.mapping import DataMapping
 from advprior.store.contract import (
     AD_ID,
     ADS,
     ADVERTISER_ID,
-    ARRIVED,
-    CLICKED,
+    ADVERTISERS,
+    CATEGORY,
     CONTEXT_PREFIX,
     EVENTS,
     IMPRESSION_ID,
     IMPRESSIONS,
-    KNOWN_FROM,
-    LABEL,
-    LABEL_TIME,
+    NAME,
     PROFILE_PREFIX,
-    SLATE_ID,
     TIMESTAMP,
     VALUE,
     TimePlan,
@@ -42,7 +40,16 @@ if TYPE_CHECKING:
     from advprior.store.problems import Problem
 
 #: Columns that `_complete` makes when neither the file has them nor the mapping names them.
-MADE = {(EVENTS, VALUE), (IMPRESSIONS, IMPRESSION_ID), (IMPRESSIONS, ADVERTISER_ID)}
+MADE = {
+    (ADVERTISERS, NAME),
+    (ADS, CATEGORY),
+    (EVENTS, CATEGORY),
+    (EVENTS, VALUE),
+    (IMPRESSIONS, IMPRESSION_ID),
+    (IMPRESSIONS, ADVERTISER_ID),
+}
+#: The category of every ad where the files have none.
+ONE_CATEGORY = "all"
 
 
 class Mapped(NamedTuple):
@@ -54,6 +61,8 @@ class Mapped(NamedTuple):
     sources: dict[tuple[str, str], str]
     #: columns that the files lack, by the files' own names
     missing: list[Problem]
+    #: what was made in the place of columns that the files lack
+    warnings: list[str]
 
 
 def load_mapped(mapping: DataMapping, base: Path) -> Mapped:
@@ -91,7 +100,7 @@ def load_mapped(mapping: DataMapping, base: Path) -> Mapped:
         # one source column may feed two canonical ones, so columns are copied, not renamed
         table = raw[list(taken.values())].set_axis(list(taken), axis=1)
         for column in table:
-            table[column] = _converted(str(column), table[column], mapping.timezone)
+            table[column] = canonical_column(str(column), table[column], mapping.timezone)
         tables[name] = table
         for column, source in wanted.items():
             if source != column or column not in taken:
@@ -103,8 +112,7 @@ def load_mapped(mapping: DataMapping, base: Path) -> Mapped:
             # what the mapping names must exist; what it leaves out may be made
             if column not in taken and (column in stated or (name, column) not in MADE)
         ]
-    _complete(tables)
-    return Mapped(tables, sources, missing)
+    return Mapped(tables, sources, missing, _complete(tables))
 
 
 def table_file(mapping: DataMapping, base: Path, name: str) -> Path:
@@ -125,96 +133,49 @@ def _wanted(mapping: DataMapping, name: str) -> dict[str, str]:
     return wanted
 
 
-def _converted(name: str, column: pd.Series, zone: str | None) -> pd.Series:
-    """The column in its canonical type where nothing is lost by it; else as it is, for the check to report."""
-    import pandas as pd
+def _complete(tables: dict[str, pd.DataFrame]) -> list[str]:
+    """Make the columns of `MADE` that are missing; warnings where less can be learned for it."""
+    import numpy as np
 
     from advprior.store.columns import is_text
 
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        column = column.astype(column.cat.categories.dtype)
-    if column.dtype == object and pd.api.types.infer_dtype(column, skipna=True) == "decimal":
-        column = _without_decimals(column)
-    kind = column.dtype.kind
-    if name in (KNOWN_FROM, ARRIVED, LABEL_TIME) and column.isna().all():
-        return column.astype("datetime64[us, UTC]")  # a file has no type for what is missing in every row
-    if name in (TIMESTAMP, KNOWN_FROM, ARRIVED, LABEL_TIME):
-        return _in_utc(column, zone) if kind == "M" else column
-    if name in (LABEL, CLICKED):
-        if kind in "iubf" and column.isin([0, 1]).all():
-            return column.astype("int8")
-        return column
-    if name in (IMPRESSION_ID, SLATE_ID) and is_text(column) and column.notna().all():
-        return pd.Series(pd.factorize(column)[0].astype("int64"), column.index)
-    if name in (IMPRESSION_ID, SLATE_ID):
-        return column.astype("int64") if kind in "iu" and column.notna().all() else column
-    if name == VALUE:
-        return column.astype("float64") if kind in "iuf" else column
-    if name.startswith(CONTEXT_PREFIX):
-        return column
-    return _as_text(column)
-
-
-def _without_decimals(column: pd.Series) -> pd.Series:
-    """Decimals, as databases unload numbers: integers where all are whole and none is missing, else floats.
-
-    Whole numbers that no float holds exactly stay as they are, for the check to report.
-    """
-    given = column.dropna()
-    if all(value.is_finite() and value == value.to_integral_value() and abs(value) < 2**63 for value in given):
-        if len(given) == len(column):
-            return column.map(int).astype("int64")
-        if any(abs(value) > 2**53 for value in given):
-            return column
-    return column.astype("float64")
-
-
-def _in_utc(column: pd.Series, zone: str | None) -> pd.Series:
-    """Times as UTC microseconds; times without a zone are left as they are unless the mapping states one."""
-    import numpy as np
-
-    if getattr(column.dtype, "tz", None) is None:
-        if zone is None:
-            return column
-        # in the hour that clocks repeat, take the second; in the hour they skip, the next valid moment
-        twice = np.zeros(len(column), dtype=bool)
-        column = column.dt.tz_localize(zone, ambiguous=twice, nonexistent="shift_forward")
-    times: pd.Series = column.dt.tz_convert("UTC").astype("datetime64[us, UTC]")
-    return times
-
-
-def _as_text(column: pd.Series) -> pd.Series:
-    """Text as objects; whole numbers (ids) and their floats, which missing values make of them, as text too."""
-    import numpy as np
-    import pandas as pd
-
-    if column.dtype.kind == "f":
-        numbers = column.dropna()
-        if not (np.isfinite(numbers) & (numbers == np.floor(numbers)) & (numbers.abs() < 2**53)).all():
-            return column
-        column = column.astype("Int64")
-    if column.dtype.kind in "iu" or isinstance(column.dtype, pd.StringDtype):
-        text = column.astype("string").astype(object)
-        text[text.isna()] = None
-        return text
-    return column
-
-
-def _complete(tables: dict[str, pd.DataFrame]) -> None:
-    """Make the columns of `MADE` that are missing."""
-    import numpy as np
-
-    events = tables[EVENTS]
+    events, advertisers, warnings = tables[EVENTS], tables[ADVERTISERS], []
     if VALUE not in events:
         events[VALUE] = 1.0
+    if NAME not in advertisers and ADVERTISER_ID in advertisers:
+        advertisers[NAME] = advertisers[ADVERTISER_ID]
+        warnings.append("advertisers: no names, so their ids stand for them; a language model learns nothing of an id")
+    warnings += _complete_categories(tables)
     if IMPRESSIONS not in tables:
-        return
+        return warnings
     shown, ads = tables[IMPRESSIONS], tables[ADS]
     if IMPRESSION_ID not in shown:
         shown.insert(0, IMPRESSION_ID, np.arange(len(shown), dtype="int64"))
     if ADVERTISER_ID not in shown and AD_ID in shown and {AD_ID, ADVERTISER_ID} <= set(ads):
-        owner = ads.drop_duplicates(AD_ID).set_index(AD_ID)[ADVERTISER_ID]
-        shown[ADVERTISER_ID] = shown[AD_ID].map(owner)
+        if is_text(ads[AD_ID]) and is_text(shown[AD_ID]):
+            owner = ads.drop_duplicates(AD_ID).set_index(AD_ID)[ADVERTISER_ID]
+            shown[ADVERTISER_ID] = shown[AD_ID].map(owner)
+        else:  # the ids' own problem is reported
+            shown[ADVERTISER_ID] = None
+    return warnings
+
+
+def _complete_categories(tables: dict[str, pd.DataFrame]) -> list[str]:
+    """One category for everything where ads have none; no category of events where only they have none."""
+    events, warnings = tables[EVENTS], []
+    if ADS in tables and CATEGORY not in tables[ADS]:
+        tables[ADS][CATEGORY] = ONE_CATEGORY
+        warnings.append(
+            f"ads: no category, so all of them are of one, {ONE_CATEGORY!r}; priors by advertiser and category say no "
+            "more than those by advertiser"
+        )
+        if CATEGORY not in events:
+            events[CATEGORY] = ONE_CATEGORY
+    elif CATEGORY not in events:
+        events[CATEGORY] = None
+        if ADS in tables:
+            warnings.append("events: no category; priors by advertiser and category have nothing to learn from")
+    return warnings
 
 
 def resolve_time_plan(mapping: DataMapping, tables: Mapping[str, pd.DataFrame], where: str) -> TimePlan:

@@ -87,15 +87,30 @@ def _blank(column: pd.Series) -> pd.Series:
     return column.isna() | column.isin(empty) if empty else column.isna()
 
 
-def _infinite(column: pd.Series) -> pd.Series:
-    import numpy as np
+def _too_large(column: pd.Series) -> Any:
+    """Numbers that float32, the type of a feature, or a sum of many in it, takes for infinite."""
+    import pandas as pd
 
-    infinite: pd.Series = np.isinf(column)
-    return infinite
+    if column.dtype.kind not in "iuf":
+        return pd.Series(False, index=column.index)
+    return column.abs() > LARGEST
+
+
+def _is_request_value(column: pd.Series) -> bool:
+    """Numbers, flags, decimals or text: what a request can bring and a ranker takes."""
+    import pandas as pd
+
+    if column.dtype == object:
+        return pd.api.types.infer_dtype(column, skipna=True) in ("string", "empty", "decimal", "boolean")
+    if isinstance(column.dtype, pd.CategoricalDtype | pd.StringDtype):
+        return True
+    return column.dtype.kind in "iufb"
 
 
 #: Times outside stand for "unknown" or "never" (1900-01-01, 1970-01-01, 9999-12-31), and would stretch the time plan.
 YEARS = (1980, 2079)
+#: Largest size of a number: a thousand million of them still fit into float32.
+LARGEST = 1e29
 #: Names of profile and context columns: every store, ranker and chart takes them. Two underscores are Feast's own.
 COLUMN_NAME = re.compile(r"(?!.*__)[A-Za-z][A-Za-z0-9_]*")
 
@@ -117,7 +132,13 @@ IN_RANGE = Rule(
 )
 UNIQUE = Rule("DAT006", lambda s: s.duplicated(), "the same key again")
 ZERO_ONE = Rule("DAT010", lambda s: ~s.isin([0, 1]), "neither 0 nor 1")
-FINITE = Rule("DAT013", _infinite, "infinite")
+FINITE = Rule("DAT013", _too_large, f"infinite, or beyond {LARGEST:g}, which features cannot hold")
+REQUEST_TYPE = Rule(
+    "DAT004",
+    lambda s: not _is_request_value(s),
+    "a number, a flag or text; of a moment give the hours or days since something",
+    whole=True,
+)
 
 KEY = (TEXT_TYPE, NOT_BLANK, UNIQUE)
 REFERENCE = (TEXT_TYPE, NOT_BLANK)
@@ -157,7 +178,7 @@ OPTIONAL_COLUMNS: dict[str, dict[str, tuple[Rule, ...]]] = {
 }
 OPEN_COLUMNS: dict[str, tuple[str, tuple[Rule, ...]]] = {
     USERS: (PROFILE_PREFIX, OPTIONAL_TEXT),
-    IMPRESSIONS: (CONTEXT_PREFIX, ()),
+    IMPRESSIONS: (CONTEXT_PREFIX, (REQUEST_TYPE, FINITE)),
 }
 #: (table, column) -> table whose column of the same name must hold the value; missing values are left out.
 REFERENCES = {

@@ -125,12 +125,13 @@ def _table_problems(name: str, table: pd.DataFrame) -> list[Problem]:
 def _name_problems(name: str, table: pd.DataFrame) -> list[Problem]:
     """Names of profile and context columns that the store or a ranker would refuse later."""
     prefix = OPEN_COLUMNS[name][0] if name in OPEN_COLUMNS else None
+    columns = [str(column) for column in table.columns if prefix and str(column).startswith(prefix)]
     what = "its name must be letters, digits and single underscores; give it another one on the left in the mapping"
-    return [
-        Problem("DAT015", name, str(column), what)
-        for column in table.columns
-        if prefix and str(column).startswith(prefix) and not COLUMN_NAME.fullmatch(str(column))
-    ]
+    problems = [Problem("DAT015", name, column, what) for column in columns if not COLUMN_NAME.fullmatch(column)]
+    what = "another column has this name but for upper and lower case, which a store takes for the same"
+    lower = [column.lower() for column in columns]
+    twice = [column for place, column in enumerate(columns) if column.lower() in lower[:place]]
+    return problems + [Problem("DAT015", name, column, what) for column in twice]
 
 
 def missing_column(table: str, column: str, present: Iterable[object]) -> Problem:

@@ -61,7 +61,8 @@ def joined_column(column: Any, impression: Any) -> Any:
     if pa.types.is_dictionary(column.type) or pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         values = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
         return values.to_pandas().cat.remove_unused_categories()
-    return column.cast(pa.float32()).to_numpy(zero_copy_only=False)
+    # whole numbers beyond 2^24 are rounded, as any number is: a checked cast would refuse them
+    return column.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
 
 
 def clock_columns(impression: Any) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import click
 
-os.environ.update(TZ="UTC", HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", MPLBACKEND="Agg", TOKENIZERS_PARALLELISM="false")
+os.environ.update(TZ="UTC", HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", MPLBACKEND="Agg")
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
@@ -65,9 +66,10 @@ def fuzz(seeds: str, budget: float, depth: int | None, keep: Path | None, log: P
     codes = Counter(outcome.code for outcome in outcomes if outcome.code)
     ended = ", ".join(f"{code} {count}" for code, count in sorted(codes.items())) or "none"
     well = sum(not outcome.code and not outcome.faults for outcome in outcomes)
+    errors = f"{sum(codes.values())} ended by a coded error ({ended})"
+    spent = f"{time.process_time() - started:.0f} CPU-s"
     click.echo(
-        f"fuzz: {len(outcomes)} of {len(wanted)} worlds, {well} to the end, {sum(codes.values())} ended by a coded error "
-        f"({ended}), {len(faulty)} with a fault; {time.process_time() - started:.0f} CPU-s"
+        f"fuzz: {len(outcomes)} of {len(wanted)} worlds, {well} to the end, {errors}, {len(faulty)} with a fault; {spent}"
     )
     sys.exit(bool(faulty))
 

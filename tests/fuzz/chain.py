@@ -1,7 +1,7 @@
 """One world through the commands of a user, in this process: what each step said, and whether that was right.
 
-A step ends well, or with one coded error, documented in docs/. Anything else is a fault: another exception, a warning of
-a library, an invariant that does not hold (`tests.fuzz.invariants`). After the first error a world is over.
+A step ends well, or with one coded error, documented in docs/. Anything else is a fault: another exception, a warning
+of a library, an invariant that does not hold (`tests.fuzz.invariants`). After the first error a world is over.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -71,12 +71,8 @@ class Chain:
         """
         from advprior.store.errors import AdvpriorError
 
-        said = io.StringIO()
         self.outcome.steps.append(name)
-        with warnings.catch_warnings(record=True) as heard, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            warnings.simplefilter("always")
-            warnings.simplefilter("ignore", ResourceWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
+        with _listening() as (written, heard):
             try:
                 result = action()
             except AdvpriorError as error:
@@ -89,9 +85,9 @@ class Chain:
                     raise
                 self._fault(name, _place(error))
                 raise Ended from error
-        self.output = said.getvalue()
-        for warning in heard:
-            self._fault(name, f"warning {warning.category.__name__} at {_short(warning.filename)}:{warning.lineno}: {warning.message}")
+        self.output = written.getvalue()
+        for line in dict.fromkeys(map(_warned, heard)):
+            self._fault(name, line)
         return result
 
     def command(self, *words: object) -> None:
@@ -109,6 +105,23 @@ class Chain:
 
     def _fault(self, step: str, what: str) -> None:
         self.outcome.faults.append(f"{step}: {what}")
+
+
+@contextlib.contextmanager
+def _listening() -> Iterator[tuple[io.StringIO, list[warnings.WarningMessage]]]:
+    """What is printed, and what libraries warn of."""
+    written = io.StringIO()
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        for kind in (ResourceWarning, DeprecationWarning):
+            warnings.simplefilter("ignore", kind)
+        with contextlib.redirect_stdout(written), contextlib.redirect_stderr(written):
+            yield written, heard
+
+
+def _warned(warning: warnings.WarningMessage) -> str:
+    where = f"{_short(warning.filename)}:{warning.lineno}"
+    return f"warning {warning.category.__name__} at {where}: {warning.message}"
 
 
 def _short(filename: str) -> str:

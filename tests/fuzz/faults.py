@@ -74,6 +74,20 @@ def _infinite(world: World, drawn: Drawn) -> None:
     _column(world, "events", "value", lambda c: np.where(np.arange(len(c)) % 9 == 0, np.inf, 1.0))
 
 
+def _odd(world: World, drawn: Drawn) -> None:
+    """A context column or a value that no feature can hold."""
+    from tests.fuzz import values
+
+    table = _some_table(world, drawn, "events", "impressions")
+    pool = values.ODD_VALUES if table == "events" else values.ODD_CONTEXTS
+    name = str(drawn.rng.choice(list(pool)))
+    drawn.traits["odd"] = f"{table}: {name}"
+    column = world.column(table, "value") if table == "events" else "odd"
+    world.tables[table][column] = pool[name](len(world.tables[table]), drawn.rng)
+    if table == "impressions":
+        world.mapping["tables"][table]["context"] = {"odd": "odd"}
+
+
 def _other_type(world: World, drawn: Drawn) -> None:
     """Any column in a type that it should not have."""
     table = _some_table(world, drawn)
@@ -213,6 +227,7 @@ FAULTS: dict[str, Fault] = {
     "doubled": _doubled,
     "some doubled": _some_doubled,
     "infinite": _infinite,
+    "odd": _odd,
     "other type": _other_type,
     "two other types": lambda world, drawn: (_other_type(world, drawn), _other_type(world, drawn))[0],
     "empty": _empty,

@@ -18,7 +18,8 @@ Pool = dict[str, Callable[[int, np.random.Generator], Any]]
 
 SPECIAL_TOKENS = ["<|im_end|>", "<|endoftext|>", "<|im_start|>system", "</s>", "[PAD]", "<unk>", "<s>", "{{ name }}"]
 FORBIDDEN = ['a"b', "a,b", "a:b", "a[b]", "a{b}", "a b", "a_b", "a\\b", "a/b", "a.b"]
-WORDS = "tea coffee bread soap pasta cheese bike book toy shoe lamp desk rose wine salt".split()
+WORDS = ["tea", "coffee", "bread", "soap", "pasta", "cheese", "bike", "book", "toy", "shoe", "lamp", "desk"]
+NOTHINGS = ["nan", "None", "null", "NaN", "<NA>", "inf", "True"]
 
 
 def _uuids(n: int, rng: np.random.Generator) -> list[str]:
@@ -51,13 +52,14 @@ IDS: Pool = {
     "case": _apart_by_case,
     "form": _apart_by_form,
     "categorical": lambda n, _: pd.Categorical([f"c{i}" for i in range(n)]),
-    "nan as text": lambda n, _: [["nan", "None", "null", "NaN", "<NA>", "inf", "True"][i] if i < 7 else f"n{i}" for i in range(n)],
+    "nan as text": lambda n, _: [*NOTHINGS, *(f"n{i}" for i in range(n))][:n],
     "int32": lambda n, _: np.arange(n, dtype="int32"),
     "decimal": lambda n, _: [Decimal(i + 10**6) for i in range(n)],
     "huge int": lambda n, _: np.arange(n, dtype="int64") + 2**60 + 1,
 }
 #: Of rows and slates, where the tables keep numbers.
-ROW_IDS: Pool = {name: IDS[name] for name in ("int64", "uint64", "uuid", "text", "negative", "zeros", "huge int", "int32")}
+_ROWS = ("int64", "uint64", "uuid", "text", "negative", "zeros", "huge int", "int32")
+ROW_IDS: Pool = {name: IDS[name] for name in _ROWS}
 
 NAMES: Pool = {
     "words": lambda n, rng: [f"{rng.choice(WORDS).title()} House {i}" for i in range(n)],
@@ -108,8 +110,6 @@ VALUES: Pool = {
     "whole": lambda n, rng: rng.integers(1, 9, n),
     "decimal": lambda n, rng: [Decimal(int(v)) / 4 for v in rng.integers(0, 90, n)],
     "negative": lambda n, rng: -rng.gamma(2, 3, n),
-    "huge": lambda n, rng: np.where(rng.random(n) < 0.1, 1e300, 1.0),
-    "beyond float32": lambda n, rng: rng.choice([1e38, 3.5e38, -1e39], n),
     "flags": lambda n, rng: rng.random(n) < 0.5,
     "zero": lambda n, _: np.zeros(n),
     "tiny": lambda n, _: np.full(n, 1e-310),
@@ -130,19 +130,29 @@ CONTEXTS: Pool = {
     "own text each": lambda n, _: [f"request {i}" for i in range(n)],
     "null": lambda n, _: pd.Series([None] * n, dtype=object),
     "null numbers": lambda n, _: np.full(n, np.nan),
-    "infinite": lambda n, rng: rng.choice([np.inf, -np.inf, 1.0], n),
-    "huge": lambda n, rng: rng.choice([1e300, -1e300, 1.0], n),
     "nullable": lambda n, rng: pd.array(np.where(rng.random(n) < 0.2, None, 3), dtype="Int64"),
     "nullable flags": lambda n, rng: pd.array(np.where(rng.random(n) < 0.2, None, True), dtype="boolean"),
     "decimal": lambda n, rng: [Decimal(int(v)) / 4 for v in rng.integers(0, 90, n)],
-    "moments": lambda n, rng: pd.Timestamp("2024-01-01", tz="UTC") + pd.to_timedelta(rng.integers(0, 9999, n), "s"),
-    "days": lambda n, rng: pd.Series(pd.Timestamp("2024-01-01") + pd.to_timedelta(rng.integers(0, 99, n), "D")).dt.date,
-    "lists": lambda n, _: [[1.0, 2.0]] * n,
-    "bytes": lambda n, _: [b"\xff\x00"] * n,
     "categorical": lambda n, rng: pd.Categorical(rng.choice(["a", "b"], n)),
     "categorical numbers": lambda n, rng: pd.Categorical(rng.choice([3, 5], n)),
     "forbidden": lambda n, rng: rng.choice(FORBIDDEN, n),
     "one value": lambda n, _: np.ones(n),
+}
+
+ODD_VALUES: Pool = {
+    "huge": lambda n, rng: np.where(rng.random(n) < 0.1, 1e300, 1.0),
+    "beyond float32": lambda n, rng: rng.choice([1e38, 3.5e38, -1e39], n),
+    "null": lambda n, rng: np.where(rng.random(n) < 0.1, np.nan, 1.0),
+    "text": lambda n, rng: rng.choice(["1.5", "2"], n),
+}
+#: What a request cannot bring, or a feature not hold.
+ODD_CONTEXTS: Pool = {
+    "infinite": lambda n, rng: rng.choice([np.inf, -np.inf, 1.0], n),
+    "huge": lambda n, rng: rng.choice([1e300, -1e300, 1.0], n),
+    "moments": lambda n, rng: pd.Timestamp("2024-01-01", tz="UTC") + pd.to_timedelta(rng.integers(0, 9999, n), "s"),
+    "days": lambda n, rng: pd.Series(pd.Timestamp("2024-01-01") + pd.to_timedelta(rng.integers(0, 99, n), "D")).dt.date,
+    "lists": lambda n, _: [[1.0, 2.0]] * n,
+    "bytes": lambda n, _: [b"\xff\x00"] * n,
     "durations": lambda n, rng: pd.to_timedelta(rng.integers(0, 9999, n), "s"),
 }
 
