@@ -69,7 +69,8 @@ def fuzz(seeds: str, budget: float, depth: int | None, keep: Path | None, log: P
     errors = f"{sum(codes.values())} ended by a coded error ({ended})"
     spent = f"{time.process_time() - started:.0f} CPU-s"
     click.echo(
-        f"fuzz: {len(outcomes)} of {len(wanted)} worlds, {well} to the end, {errors}, {len(faulty)} with a fault; {spent}"
+        f"fuzz: {len(outcomes)} of {len(wanted)} worlds, {well} to the end, {errors}, "
+        f"{len(faulty)} with a fault; {spent}"
     )
     sys.exit(bool(faulty))
 
