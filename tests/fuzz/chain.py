@@ -170,7 +170,7 @@ def _through(chain: Chain, depth: int) -> None:
         chain.command("data", "pairs", "--tables", tables, "--out", folder / "pairs")
         chain.check("data pairs", invariants.of_pairs(tables, folder / "pairs"))
     predictor = ["popularity", "neighbours"][world.seed % 2]
-    _prior(chain, tables, predictor)
+    prior(chain, tables, predictor)
     if not (tables / "impressions.parquet").is_file():
         return
     chain.command("publish", folder / f"{predictor}_priors", "--repo", project / "feature_repo")
@@ -183,7 +183,7 @@ def _through(chain: Chain, depth: int) -> None:
         deep.through(chain, tables, predictor)
 
 
-def _prior(chain: Chain, tables: Path, predictor: str, *settings: str) -> None:
+def prior(chain: Chain, tables: Path, predictor: str, *settings: str) -> None:
     """Fit, export and score a predictor into ``PREDICTOR_priors``."""
     run, priors = chain.folder / predictor, chain.folder / f"{predictor}_priors"
     chain.command("finetune", "--tables", tables, "--predictor", predictor, "--out", run, *settings)
