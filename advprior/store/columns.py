@@ -96,6 +96,16 @@ def _too_large(column: pd.Series) -> Any:
     return column.abs() > LARGEST
 
 
+def _too_long(column: pd.Series) -> Any:
+    """Texts longer than what a request may hold; distinct values are looked at, not every row."""
+    import pandas as pd
+
+    if column.dtype.kind in "iufb":
+        return pd.Series(False, index=column.index)
+    long = [value for value in column.dropna().unique() if isinstance(value, str) and len(value) > LONGEST]
+    return column.isin(long)
+
+
 def _is_request_value(column: pd.Series) -> bool:
     """Numbers, flags, decimals or text: what a request can bring and a ranker takes."""
     import pandas as pd
@@ -111,6 +121,8 @@ def _is_request_value(column: pd.Series) -> bool:
 YEARS = (1980, 2079)
 #: Largest size of a number: a thousand million of them still fit into float32.
 LARGEST = 1e29
+#: Most characters of an id or a context value: what the service takes in a request.
+LONGEST = 1024
 #: Names of profile and context columns: every store, ranker and chart takes them. Two underscores are Feast's own.
 COLUMN_NAME = re.compile(r"(?!.*__)[A-Za-z][A-Za-z0-9_]*")
 
@@ -130,6 +142,7 @@ NAMED = Rule("DAT008", _blank, "no name, or a blank one")
 IN_RANGE = Rule(
     "DAT017", lambda s: s.notna() & ~s.dt.year.between(*YEARS), f"not in the years {YEARS[0]} to {YEARS[1]}"
 )
+SHORT = Rule("DAT021", _too_long, f"longer than {LONGEST:,} characters")
 UNIQUE = Rule("DAT006", lambda s: s.duplicated(), "the same key again")
 ZERO_ONE = Rule("DAT010", lambda s: ~s.isin([0, 1]), "neither 0 nor 1")
 FINITE = Rule("DAT013", _too_large, f"infinite, or beyond {LARGEST:g}, which features cannot hold")
@@ -140,7 +153,7 @@ REQUEST_TYPE = Rule(
     whole=True,
 )
 
-KEY = (TEXT_TYPE, NOT_BLANK, UNIQUE)
+KEY = (TEXT_TYPE, NOT_BLANK, UNIQUE, SHORT)
 REFERENCE = (TEXT_TYPE, NOT_BLANK)
 OPTIONAL_TEXT = (TEXT_TYPE,)
 TIME = (TIME_TYPE, TIME_ZONE, PRESENT, IN_RANGE)
@@ -178,7 +191,7 @@ OPTIONAL_COLUMNS: dict[str, dict[str, tuple[Rule, ...]]] = {
 }
 OPEN_COLUMNS: dict[str, tuple[str, tuple[Rule, ...]]] = {
     USERS: (PROFILE_PREFIX, OPTIONAL_TEXT),
-    IMPRESSIONS: (CONTEXT_PREFIX, (REQUEST_TYPE, FINITE)),
+    IMPRESSIONS: (CONTEXT_PREFIX, (REQUEST_TYPE, FINITE, SHORT)),
 }
 #: (table, column) -> table whose column of the same name must hold the value; missing values are left out.
 REFERENCES = {

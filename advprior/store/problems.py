@@ -37,6 +37,7 @@ PROBLEMS = {
     "DAT017": "time that stands for another thing",
     "DAT018": "times in the wrong order",
     "DAT019": "label time that does not fit its label",
+    "DAT021": "text that no request can hold",
 }
 SEVERAL = "DAT020"
 

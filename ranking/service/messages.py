@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
+from advprior.store.columns import LARGEST, LONGEST
 from ranking.service.plan import Plan
 
 
@@ -25,22 +26,23 @@ def _id_text(value: Any) -> Any:
     return str(whole) if is_id else value
 
 
-_IdText = Annotated[str, Field(min_length=1, max_length=256)]
+_IdText = Annotated[str, Field(min_length=1, max_length=LONGEST)]
 _Id = BeforeValidator(_id_text, _IdText | Annotated[int, Field(ge=-(2**63), lt=2**64)])
 UserId = Annotated[_IdText, _Id, Field(description="Whose slate it is.", examples=["h7"])]
 AdId = Annotated[_IdText, _Id]
 
 
-_Number = Annotated[float, Field(ge=-1e12, le=1e12, allow_inf_nan=False)]
-_Text = Annotated[str, Field(max_length=256)]
+# the limits of the tables that rankers are trained on: what `advprior data check` lets pass can be asked
+_Number = Annotated[float, Field(ge=-LARGEST, le=LARGEST, allow_inf_nan=False)]
+_Text = Annotated[str, Field(max_length=LONGEST)]
 
 
 def context_model(plans: list[Plan]) -> type[BaseModel]:
-    """The context features that the rankers read: text or a number each, all optional, nothing else."""
+    """The context features that the rankers read: text, a number or a flag each, all optional, nothing else."""
     fields: dict[str, Any] = {}
     for plan in plans:
         for name, text in plan.context_kinds().items():
-            kind = _Text if text else _Number
+            kind = _Text if text else _Number | bool  # a flag is a number to a ranker
             fields[name] = (kind | None, Field(default=None))
     model: type[BaseModel] = create_model(
         "Context", __config__=ConfigDict(extra="forbid", strict=True), __doc__="Features of the request.", **fields

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from fastapi import Depends, FastAPI, Query, Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from advprior.store.columns import LONGEST
 from advprior.store.contract import (
     PRIOR_VIEW_PREFIX,
     PROFILE_PREFIX,
@@ -88,7 +89,7 @@ class Page:
 
         @app.get("/", include_in_schema=False, dependencies=guards)
         async def look(
-            user: Annotated[str, Query(max_length=256)] = "", slots: Annotated[int, Query(ge=1, le=20)] = 10
+            user: Annotated[str, Query(max_length=LONGEST)] = "", slots: Annotated[int, Query(ge=1, le=20)] = 10
         ) -> Response:
             text = await get_running_loop().run_in_executor(self._pool, self.render, user.strip(), slots)
             return Response(text, media_type="text/html; charset=utf-8", headers=_HEADERS)

@@ -123,8 +123,8 @@ def _requests(tables: Path) -> list[dict[str, Any]]:
 def _wrong(body: dict[str, Any], status: int, answer: Any) -> list[str]:
     if status != 200:
         return [f"status {status} for {str(body)[:120]}: {str(answer)[:200]}"]
-    scores = [one["score"] for one in answer["ads"]]
-    ids = [one["ad_id"] for one in answer["ads"]]
+    scores = [one["score"] for one in answer["slots"]]
+    ids = [one["ad_id"] for one in answer["slots"]]
     broken = []
     if not np.isfinite(scores).all():
         broken.append(f"scores that are not finite: {scores[:5]}")

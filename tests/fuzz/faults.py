@@ -88,6 +88,12 @@ def _odd(world: World, drawn: Drawn) -> None:
         world.mapping["tables"][table]["context"] = {"odd": "odd"}
 
 
+def _long(world: World, drawn: Drawn) -> None:
+    """Ids that no request could hold."""
+    for table in ("users", "events", "impressions"):
+        _column(world, table, "user_id", lambda c: [f"{value}{'x' * 2000}" for value in c])
+
+
 def _other_type(world: World, drawn: Drawn) -> None:
     """Any column in a type that it should not have."""
     table = _some_table(world, drawn)
@@ -228,6 +234,7 @@ FAULTS: dict[str, Fault] = {
     "some doubled": _some_doubled,
     "infinite": _infinite,
     "odd": _odd,
+    "long ids": _long,
     "other type": _other_type,
     "two other types": lambda world, drawn: (_other_type(world, drawn), _other_type(world, drawn))[0],
     "empty": _empty,

@@ -103,22 +103,49 @@ def of_pairs(tables: Path, pairs: Path) -> list[str]:
 
 
 def of_priors(tables: Path, priors: Path) -> list[str]:
-    """A row for each user and snapshot, whose probabilities are finite and sum to one."""
-    plan, users = load_time_plan(tables), pd.read_parquet(tables / "users.parquet")
-    rows = pd.read_parquet(priors / "rows.parquet")
-    matrix = np.load(priors / "log_probs.npy")
+    """A row for each snapshot of a user who exists at it, whose probabilities are finite and sum to one."""
+    plan, facts = load_time_plan(tables), read_manifest(priors)["facts"]
+    rows, matrix = pd.read_parquet(priors / "rows.parquet"), np.load(priors / "log_probs.npy")
+    matrix = matrix[rows["prior_row"]]
     broken = []
-    if len(rows) != len(matrix):
-        broken.append(f"{len(rows)} rows, {len(matrix)} priors")
-    if not set(rows[USER_ID]) <= set(users[USER_ID]):
-        broken.append("priors of users that the tables do not have")
-    if len(rows) > len(users) * len(plan.snapshots()):
-        broken.append(f"{len(rows)} priors of {len(users)} users at {len(plan.snapshots())} snapshots")
+    expected = {
+        (user, snapshot)
+        for user, since in _exist_from(tables).items()
+        for snapshot in pd.DatetimeIndex(plan.snapshots())
+        if since <= snapshot
+    }
+    scored = set(zip(rows[USER_ID], rows["snapshot"], strict=True))
+    if len(scored) != len(rows):
+        broken.append("a user has two priors at a snapshot")
+    if scored != expected:
+        broken.append(f"{len(expected - scored)} priors are missing, {len(scored - expected)} are of nobody")
+    users = len(pd.read_parquet(tables / "users.parquet"))
+    if len(rows) + facts["rows_before_user"] != users * len(plan.snapshots()):
+        broken.append(f"{len(rows)} rows and {facts['rows_before_user']} counted of {users} users")
     if not np.isfinite(matrix).all():
         broken.append("log-probabilities that are not finite")
     elif len(matrix) and np.abs(np.exp(matrix.astype("float64")).sum(axis=1) - 1).max() > 1e-3:
         broken.append("probabilities do not sum to one")
     return broken
+
+
+def _exist_from(tables: Path) -> pd.Series:
+    """Time from which each user exists: as stated, or just after their first event or impression."""
+    users = pd.read_parquet(tables / "users.parquet")
+    seen = []
+    for name in ("events", "impressions"):
+        if (tables / f"{name}.parquet").is_file():
+            table = pd.read_parquet(tables / f"{name}.parquet")
+            arrived = table["arrived"].fillna(table[TIMESTAMP]) if "arrived" in table else table[TIMESTAMP]
+            seen.append(
+                pd.DataFrame(
+                    {"user": table[USER_ID], "at": table[TIMESTAMP].where(table[TIMESTAMP] > arrived, arrived)}
+                )
+            )
+    first = pd.concat(seen).groupby("user")["at"].min() + pd.Timedelta(microseconds=1)
+    if "known_from" in users:
+        first = users.set_index(USER_ID)["known_from"].combine_first(first)
+    return first
 
 
 def of_frame(tables: Path, frame: Path) -> list[str]:

@@ -106,3 +106,10 @@ def test_names_that_differ_in_case_only(tmp_path, tables, capsys):
     raw["tables"]["users"]["profile"]["Age"] = "where"
     mapping.write_text(yaml.safe_dump(raw))
     refused(capsys, tmp_path, mapping, "DAT015", "users.profile_age", "upper and lower case")
+
+
+def test_ids_that_no_request_can_hold(tmp_path, tables, capsys):
+    for table in tables.values():
+        if "user_id" in table:
+            table["user_id"] = table["user_id"].replace("u000", "x" * 1025)
+    refused(capsys, tmp_path, write_own(tmp_path / "own", tables), "DAT021", "users.user_id: longer than 1,024")
