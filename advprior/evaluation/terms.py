@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -59,17 +60,29 @@ class Terms:
     Parameters
     ----------
     past : Histories
-        Events before ``cutoff`` only.
+        Events before ``cutoff`` only: what is counted.
     cutoff : int
         Microseconds.
     size : int
         N.
     seed : int
         Of ALS.
+    asked : Histories, optional
+        Events before ``cutoff`` of those whose terms are wanted, where they are others than who is counted; the same
+        profiles and categories have the same codes in both.
     """
 
-    def __init__(self, past: Histories, cutoff: int, size: int, seed: int) -> None:
+    def __init__(self, past: Histories, cutoff: int, size: int, seed: int, asked: Histories | None = None) -> None:
         self._past, self._cutoff, self._size, self._seed = past, cutoff, size, seed
+        self._asked = past if asked is None else asked
+
+    def of(self, asked: Histories) -> Terms:
+        """The same aggregates, for other users: their events before the cut-off."""
+        other = Terms(self._past, self._cutoff, self._size, self._seed, asked)
+        for name in ("_drift", "_similarity", "_sequence", "_als"):
+            if name != "_als" or als_installed():
+                other.__dict__[name] = getattr(self, name)
+        return other
 
     def popularity(self, users: Int) -> Float:
         """Log-shares of the last 365 days [P, N]: the plain arm that the protocol names."""
@@ -77,12 +90,12 @@ class Terms:
 
     def __call__(self, users: Int) -> dict[str, Float]:
         """Every term [P, N] that the data and the installed packages allow, by name."""
-        past, size = self._past, self._size
+        past, asked, size = self._past, self._asked, self._size
         terms = {name: self._wide(row, users) for name, row in self._drift.items()}
         own = {h: self._own(users, h) for h in {*OWN, *MIXED, EVER}}
         terms |= {name: np.log1p(own[h]) for name, h in zip(OWN_TERMS, (*OWN, EVER), strict=False)}
         terms["bought before"] = (own[EVER] > 0).astype(np.float32)
-        terms["last"] = last_advertisers(past, users, size)
+        terms["last"] = last_advertisers(asked, users, size)
         share = np.exp(self._drift[POPULAR_TERMS[1]])
         for name, h in zip(MIXED_TERMS, MIXED, strict=True):
             mixed = own[h] + BACK_OFF * share
@@ -90,18 +103,18 @@ class Terms:
         terms |= {name: neighbour_term(own[h], self._similarity) for name, h in zip(NEAR_TERMS, OWN[1:], strict=True)}
         terms["sequence"] = (terms["last"] @ self._sequence).astype(np.float32)
         if als_installed():
-            scores = self._factors[0][users] @ self._factors[1].T
+            scores = self._factors[users] @ self._als.item_factors.T
             terms[ALS] = np.log(np.clip(scores, 0.0, None) + ALS_FLOOR)
         if past.profile_levels:
-            terms["profile"] = profile_term(past, users, size)
+            terms["profile"] = profile_term(past, users, size, asked)
         if past.categories:
-            terms["category"] = category_term(past, users, size)
+            terms["category"] = category_term(past, users, size, asked)
         if len(past.value):
-            terms["price"] = price_term(past, users, size)
+            terms["price"] = price_term(past, users, size, asked)
         return terms
 
     def _own(self, users: Int, half_life: float) -> Float:
-        return counts.own_points(self._past, users, np.full(len(users), self._cutoff, np.int64), half_life, self._size)
+        return counts.own_points(self._asked, users, np.full(len(users), self._cutoff, np.int64), half_life, self._size)
 
     def _wide(self, row: Float, users: Int) -> Float:
         wide: Float = np.broadcast_to(row, (len(users), self._size))
@@ -132,8 +145,13 @@ class Terms:
         return sequence_odds(self._past, self._size)
 
     @cached_property
-    def _factors(self) -> tuple[Float, Float]:
-        return als_factors(self._past, self._size, self._seed)
+    def _als(self) -> Any:
+        return fit_als(self._past, self._size, self._seed)
+
+    @cached_property
+    def _factors(self) -> Float:
+        """Of those asked [U, F]."""
+        return als_factors(self._als, self._asked, self._size, counted=self._asked is self._past)
 
 
 def popularity(past: Histories, cutoff: int, size: int) -> Float:
@@ -182,33 +200,54 @@ def sequence_odds(past: Histories, size: int) -> Double:
     return odds
 
 
-def als_factors(past: Histories, size: int, seed: int) -> tuple[Float, Float]:
-    """Factors of users [U, F] and of advertisers [N, F] by alternating least squares on log1p of purchases.
+def fit_als(past: Histories, size: int, seed: int) -> Any:
+    """Factors of users and advertisers by alternating least squares on log1p of purchases.
 
     Implicit feedback as Hu, Koren and Volinsky weigh it ("Collaborative filtering for implicit feedback datasets",
-    ICDM 2008), by the package ``implicit``. Users without an event get zeros.
+    ICDM 2008), by the package ``implicit``, for users with an event.
     """
     from implicit.als import AlternatingLeastSquares
-    from scipy.sparse import csr_matrix
     from threadpoolctl import threadpool_limits
 
-    # users without an event would be solved for again and again to no end: their factors are zero
-    active = np.flatnonzero(np.diff(past.offsets))
-    row = np.searchsorted(active, past.user_of_row)
-    bought = csr_matrix((np.ones(len(row), np.float32), (row, past.advertiser)), shape=(len(active), size))
-    bought.data = np.log1p(bought.data)
     with threadpool_limits(1, "blas"):  # its own threads and those of BLAS would fight
         model = AlternatingLeastSquares(
             factors=min(32, size), regularization=0.05, alpha=5.0, iterations=15, random_state=seed, num_threads=1
         )
-        model.fit(bought, show_progress=False)
-    users = np.zeros((len(past), model.user_factors.shape[1]), np.float32)
-    users[active] = model.user_factors
-    return users, model.item_factors
+        model.fit(_bought(past, size)[1], show_progress=False)
+    return model
 
 
-def profile_term(past: Histories, users: Int, size: int) -> Float:
+def als_factors(model: Any, asked: Histories, size: int, *, counted: bool) -> Float:
+    """Factors of users [U, F], zero without an event; folded in where the model was fitted on others."""
+    from threadpoolctl import threadpool_limits
+
+    active, bought = _bought(asked, size)
+    users = np.zeros((len(asked), model.item_factors.shape[1]), np.float32)
+    if counted:
+        users[active] = model.user_factors
+    elif len(active):
+        with threadpool_limits(1, "blas"):
+            users[active] = model.recalculate_user(np.arange(len(active)), bought)
+    return users
+
+
+def _bought(past: Histories, size: int) -> tuple[Int, Any]:
+    """Users with an event, and log1p of their purchases as a sparse matrix.
+
+    Users without one would be solved for again and again to no end: their factors are zero.
+    """
+    from scipy.sparse import csr_matrix
+
+    active = np.flatnonzero(np.diff(past.offsets))
+    row = np.searchsorted(active, past.user_of_row)
+    bought = csr_matrix((np.ones(len(row), np.float32), (row, past.advertiser)), shape=(len(active), size))
+    bought.data = np.log1p(bought.data)
+    return active, bought
+
+
+def profile_term(past: Histories, users: Int, size: int, asked: Histories | None = None) -> Float:
     """Summed log-odds of an advertiser among those who told the same of themselves (naive Bayes), smoothed."""
+    asked = past if asked is None else asked
     total = np.bincount(past.advertiser, minlength=size) + SMOOTHING
     share = total / total.sum()
     out = np.zeros((len(users), size))
@@ -218,31 +257,33 @@ def profile_term(past: Histories, users: Int, size: int) -> Float:
         cells = code[filled].astype(np.int64) * size + past.advertiser[filled]
         bought = np.bincount(cells, minlength=len(levels) * size).reshape(-1, size)
         odds = np.log((bought + PROFILE_PRIOR * share) / (bought.sum(1, keepdims=True) + PROFILE_PRIOR) / share)
-        out += np.concatenate([odds, np.zeros((1, size))])[past.profile_codes[users, f]]  # the last: not told
+        out += np.concatenate([odds, np.zeros((1, size))])[asked.profile_codes[users, f]]  # the last: not told
     return out.astype(np.float32)
 
 
-def category_term(past: Histories, users: Int, size: int) -> Float:
+def category_term(past: Histories, users: Int, size: int, asked: Histories | None = None) -> Float:
     """Log of the share of an advertiser's purchases that lies in the user's categories."""
+    asked = past if asked is None else asked
     kinds = len(past.categories)
     has_one = past.category >= 0
     sold = np.bincount(past.advertiser[has_one] * kinds + past.category[has_one], minlength=size * kinds)
-    point, row = _rows(past, users)
-    has_category = past.category[row] >= 0
-    bought = np.bincount(point[has_category] * kinds + past.category[row[has_category]], minlength=len(users) * kinds)
+    point, row = _rows(asked, users)
+    has_category = asked.category[row] >= 0
+    bought = np.bincount(point[has_category] * kinds + asked.category[row[has_category]], minlength=len(users) * kinds)
     term: Float = np.log(_shares(bought, kinds) @ _shares(sold, kinds).T + SHARE_FLOOR).astype(np.float32)
     return term
 
 
-def price_term(past: Histories, users: Int, size: int) -> Float:
+def price_term(past: Histories, users: Int, size: int, asked: Histories | None = None) -> Float:
     """Minus the distance of an advertiser's mean log-value to the user's; zero for who bought nothing."""
-    value = np.log1p(np.clip(np.nan_to_num(past.value.astype(np.float64)), 0.0, None))
+    asked = past if asked is None else asked
+    value, own_value = (np.log1p(np.clip(np.nan_to_num(h.value.astype(np.float64)), 0.0, None)) for h in (past, asked))
     bought = np.bincount(past.advertiser, minlength=size)
     mean = value.mean() if len(value) else 0.0
     usual = (np.bincount(past.advertiser, weights=value, minlength=size) + mean) / (bought + 1)
-    point, row = _rows(past, users)
+    point, row = _rows(asked, users)
     own = np.bincount(point, minlength=len(users))
-    level = np.bincount(point, weights=value[row], minlength=len(users)) / np.maximum(own, 1)
+    level = np.bincount(point, weights=own_value[row], minlength=len(users)) / np.maximum(own, 1)
     distance = np.abs(level[:, None] - usual)
     distance[own == 0] = 0.0
     return -distance.astype(np.float32)

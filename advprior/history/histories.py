@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from advprior.store.arrays import Int
+from advprior.store.arrays import Bool, Int
 from advprior.store.contract import ADVERTISER_ID, CATEGORY, PROFILE_PREFIX, TEXT, USER_ID, VALUE
 from advprior.store.times import counting_times, moment_us
 
@@ -112,7 +112,15 @@ class Histories:
 
     def before(self, cutoff: int) -> Histories:
         """The histories with events strictly before ``cutoff`` (microseconds) only."""
-        keep = self.time < cutoff
+        return self.with_rows(self.time < cutoff)
+
+    def with_rows(self, keep: Bool) -> Histories:
+        """The histories with some of their events [E] only; users, profiles and codes stay what they are.
+
+        >>> h = Histories(("u", "v"), ("", ""), np.array([0, 2, 3]), np.array([1, 2, 1]), np.array([0, 1, 0]))
+        >>> h.with_rows(h.advertiser == 0).offsets.tolist()
+        [0, 1, 2]
+        """
         counts = np.bincount(self.user_of_row[keep], minlength=len(self))
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         detail = {name: codes[keep] for name in ("text", "category", "value") if len(codes := getattr(self, name))}

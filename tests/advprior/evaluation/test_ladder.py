@@ -20,7 +20,7 @@ from advprior.evaluation.protocol import METRICS, PROFILE_ONLY, SEGMENTS, first_
 from advprior.evaluation.runs import TAKEN
 from advprior.evaluation.seeds import group_runs
 from advprior.evaluation.show import frame, markdown, notes
-from advprior.evaluation.terms import ARMS, als_factors, als_installed
+from advprior.evaluation.terms import ALS, ARMS, Terms, als_factors, als_installed, fit_als
 from advprior.pipeline.fit import finetune
 from advprior.predictors.registry import predictor_class
 from advprior.store.errors import AdvpriorError
@@ -176,10 +176,26 @@ def test_als_finds_the_other_half_of_a_taste() -> None:
     pytest.importorskip("implicit")
     rng = np.random.default_rng(0)
     rows = [[(t, int(3 * (u % 2) + a)) for t, a in enumerate(rng.choice(3, 2, replace=False))] for u in range(60)]
-    users, advertisers = als_factors(histories_of([*rows, [(0, 0)], []]), 6, 0)
-    scores = users @ advertisers.T
+    histories = histories_of([*rows, [(0, 0)], []])
+    model = fit_als(histories, 6, 0)
+    scores = als_factors(model, histories, 6, counted=True) @ model.item_factors.T
     assert scores[60, 1:3].min() > scores[60, 3:].max()
     assert (scores[61] == 0).all()
+    folded_in = als_factors(model, histories, 6, counted=False) @ model.item_factors.T
+    assert (folded_in[:60].argmax(1) // 3 == scores[:60].argmax(1) // 3).all()
+    assert (folded_in[61] == 0).all()
+
+
+def test_terms_of_other_users_count_nobody_but_the_past() -> None:
+    """Asked of themselves they are the same terms; events of those asked change no aggregate."""
+    rng = np.random.default_rng(0)
+    rows = [[(int(t), int(rng.integers(4))) for t in range(1, 6)] for _ in range(40)]
+    counted, asked = histories_of([*rows[:30], *[[]] * 10]), histories_of(rows)
+    terms, users = Terms(counted, 9, 4, 0), np.arange(40)
+    own, of_all = terms(users[:30]), terms.of(asked)(users)
+    for name in own.keys() - {ALS}:  # whose factors are folded in, by another solver
+        np.testing.assert_array_equal(of_all[name][:30], own[name], err_msg=name)
+    assert (of_all["bought before"][30:].sum(1) > 0).all()
 
 
 def test_a_blend_leans_on_the_arm_that_knows() -> None:
