@@ -47,6 +47,8 @@ def finetune(
     from advprior.history.withheld import choose_withheld
     from advprior.pipeline.fit import finetune as run
     from advprior.pipeline.fit import read_settings
+    from advprior.predictors.llm.cut_prompts import cut_lines
+    from advprior.predictors.quality import quality_lines
     from advprior.store.project_files import SETTINGS_FILES, project_folder
     from advprior.store.runs import read_manifest
 
@@ -60,13 +62,10 @@ def finetune(
         return
     manifest = read_manifest(out)
     facts = manifest["facts"]
-    valid = facts["valid"].get("llm", facts["valid"])
     click.echo(
         f"finetune {predictor}: {facts['users']} users, {facts['events']:,} events before {facts['model_cutoff']}, "
         f"{facts['advertisers']} advertisers, {manifest['seconds']:.0f} s -> {out}"
     )
-    nll = valid.get("nll", valid.get("valid_nll"))
-    if nll is not None:
-        recall = valid.get("recall@5", valid.get("valid_recall@5"))
-        click.echo(f"  on the last labels before the cut-off: NLL {nll:.3f} nats a target, Recall@5 {recall:.3f}")
+    for line in [*quality_lines(facts), *cut_lines(facts)]:
+        click.echo(f"  {line}")
     next_step(f"advprior export {out}")

@@ -76,6 +76,7 @@ def score(
     """
     from advprior.pipeline.score import ScoreOptions
     from advprior.pipeline.score import score as work
+    from advprior.predictors.llm.cut_prompts import cut_lines
     from advprior.store.runs import read_manifest
 
     options = ScoreOptions(device, threads, shard_users, top_k, last, since, keep_network)
@@ -107,6 +108,8 @@ def score(
             f"  {facts['forwarded']} distinct prompts forwarded of {facts['prompts']}, "
             f"{facts['carried']} users carried over"
         )
+    for line in cut_lines(facts):
+        click.echo(f"  {line}")
     if facts["top_k"]:
         click.echo(f"  the {facts['top_k']} likeliest of {facts['catalog_size']} advertisers a row, the rest as one")
     next_step(f"advprior publish {out} --repo FEATURE_REPO")

@@ -18,6 +18,7 @@ from advprior.data import click_model as model
 from advprior.data.click_words import AdvertiserTexts, advertiser_texts, profile_texts, visit_texts
 from advprior.data.drawn import Size, time_plan, times
 from advprior.store.contract import ADS, ADVERTISERS, EVENTS, IMPRESSIONS, USERS
+from advprior.store.progress import tracked
 from advprior.store.runs import is_current, new_run, run_key
 
 if TYPE_CHECKING:
@@ -104,8 +105,6 @@ def without(*, prior: bool = False, fatigue: bool = False) -> model.Effects:
 
 def _write(folder: Path, size: Size, effects: model.Effects) -> dict[str, Any]:
     """Draw the log in blocks of users, check it as a whole, and write it; facts for the manifest."""
-    from tqdm.auto import tqdm
-
     from advprior.store.schemas import validate_tables
     from advprior.store.tables import write_parquet
 
@@ -113,7 +112,7 @@ def _write(folder: Path, size: Size, effects: model.Effects) -> dict[str, Any]:
     catalog = _draw_catalog(size, effects)
     step = max(1, CELLS // len(catalog.ads))
     blocks, slates = [], 0
-    for first in tqdm(range(0, size.users, step), desc=NAME, unit="block", disable=None):
+    for first in tracked(range(0, size.users, step), NAME, "block"):
         block = _draw_block(catalog, range(first, min(first + step, size.users)), size, effects)
         block[IMPRESSIONS]["slate_id"] += slates  # counted from 0 within a block
         slates += block[IMPRESSIONS]["slate_id"].nunique()

@@ -30,6 +30,7 @@ from zoneinfo import ZoneInfo
 from advprior.data.grocery_text import advertiser_names, readable
 from advprior.store.contract import ADS, ADVERTISERS, EVENTS, IMPRESSIONS, TABLES, USERS, TimePlan
 from advprior.store.errors import AdvpriorError
+from advprior.store.progress import Progress
 from advprior.store.runs import is_current, new_run, run_key
 
 if TYPE_CHECKING:
@@ -160,14 +161,12 @@ def build(out: Path, *, households: int | None = None, seed: int = 0, force: boo
     if not force and is_current(out, key):
         return False
 
-    from tqdm.auto import tqdm
-
     from advprior.store.schemas import validate_tables
     from advprior.store.tables import write_parquet
 
     with (
         new_run(out, "data", config=config, inputs=inputs, key=key) as run,
-        tqdm(total=len(TABLES) + 1, desc="complete_journey", unit="table", disable=None) as progress,
+        Progress(len(TABLES) + 1, "complete_journey", "table") as progress,
     ):
         tables = {}
         for name, table in _tables(files, households, seed):

@@ -18,6 +18,7 @@ from advprior.data.taste_model import TRUTH, World, chunk_of_users, make_world
 from advprior.store.arrays import Float
 from advprior.store.contract import ADS, ADVERTISERS, EVENTS, IMPRESSIONS, USERS
 from advprior.store.errors import AdvpriorError
+from advprior.store.progress import Progress
 from advprior.store.runs import is_current, new_run, run_key
 
 if TYPE_CHECKING:
@@ -80,7 +81,6 @@ def build(out: Path, size: Size = DEFAULT, *, null: bool = False, force: bool = 
 def _write(folder: Path, size: Size, *, null: bool) -> dict[str, Any]:
     """Draw the log chunk by chunk and write it: ``rows`` by table, ``slates`` and ``positives``."""
     import pandas as pd
-    from tqdm.auto import tqdm
 
     from advprior.store.tables import write_parquet
 
@@ -89,7 +89,7 @@ def _write(folder: Path, size: Size, *, null: bool) -> dict[str, Any]:
     rows = dict.fromkeys((USERS, ADVERTISERS, ADS, EVENTS, IMPRESSIONS), 0)
     rows |= {ADVERTISERS: len(world.advertisers), ADS: len(world.ads)}
     slates = positives = 0
-    with _Writers(folder) as writers, tqdm(total=size.users, desc=NAME, unit="user", disable=None) as progress:
+    with _Writers(folder) as writers, Progress(size.users, NAME, "user") as progress:
         write_parquet(world.advertisers, folder / f"{ADVERTISERS}.parquet")
         write_parquet(world.ads, folder / f"{ADS}.parquet")
         truth = pd.DataFrame({"kind": "advertiser", "id": world.advertisers["advertiser_id"]})

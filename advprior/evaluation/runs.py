@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from advprior.evaluation.options import Options
 from advprior.evaluation.protocol import Labels
@@ -19,6 +18,7 @@ from advprior.predictors.registry import load_predictor
 from advprior.store.arrays import Float, Int
 from advprior.store.contract import LLM, NEIGHBOURS, POPULARITY
 from advprior.store.errors import AdvpriorError
+from advprior.store.progress import tracked
 from advprior.store.runs import read_manifest
 
 SHARD = 256  # users scored at once
@@ -67,7 +67,7 @@ def score_labels(scorer: Scorer, past: Histories, labels: Labels, cutoff: int, n
     same = [past.profiles[u] if not n else u for u, n in zip(labels.user.tolist(), length.tolist(), strict=True)]
     first = {key: i for i, key in reversed(list(enumerate(same)))}
     rows = np.asarray(sorted(first.values()), np.int64)
-    shards = tqdm(range(0, len(rows), SHARD), desc=f"{name} on {scorer.provider}", unit="shard", disable=None)
+    shards = tracked(range(0, len(rows), SHARD), f"{name} on {scorer.provider}", f"{SHARD} users")
     parts = [scorer.score(past, labels.user[rows[start : start + SHARD]], moment)[:, 0] for start in shards]
     log_probs: Float = np.concatenate(parts)[np.searchsorted(rows, [first[key] for key in same])]
     if not np.abs(np.exp(log_probs, dtype=np.float64).sum(1) - 1).max() <= SUM_TOLERANCE:  # a NaN fails too

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from advprior.pipeline.forecast import LONG_SECONDS, Forecast, duration, free_disk_gb, machine_memory_gb
+from advprior.pipeline.forecast import LONG_SECONDS, Forecast, free_disk_gb, machine_memory_gb
 from advprior.pipeline.settings import Project
 from advprior.pipeline.steps import Step
 from advprior.store.errors import AdvpriorError
+from advprior.store.progress import duration
 from advprior.store.project_files import PROJECT_FILE
 
 

@@ -79,6 +79,7 @@ def card(run: Path, *, measured: dict[str, Any] | None = None) -> str:
     import yaml
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    from advprior.predictors.quality import learned_nothing
     from advprior.predictors.registry import load_predictor
 
     fitted = read_manifest(run, step="finetune", fix="advprior finetune --tables TABLES --out RUN")
@@ -107,7 +108,7 @@ def card(run: Path, *, measured: dict[str, Any] | None = None) -> str:
         twin=bool(isinstance(settings, dict) and settings.get("twin")),
         base=base,
         licence=base and base["licence"],
-        facts={"history_start": None, **facts},
+        facts={"history_start": None, "trained_until": None, **facts},
         tables=fitted["inputs"].get("tables", ""),
         export=export["facts"],
         versions=", ".join(f"{name} {version}" for name, version in fitted["versions"].items()),
@@ -118,7 +119,9 @@ def card(run: Path, *, measured: dict[str, Any] | None = None) -> str:
             run=json.dumps(run.name if run.is_absolute() else run.as_posix()), cutoff=json.dumps(facts["model_cutoff"])
         ),
         settings=as_yaml(settings),
-        reads_profile=_profile(settings, base is not None),
+        reads="; ".join(predictor.reads),
+        reads_profile=predictor.reads_profile,
+        learned_nothing=learned_nothing(facts),
     )
 
 
@@ -136,14 +139,6 @@ def _base(origin: dict[str, Any] | None) -> dict[str, Any] | None:
         "hub_id": source if hub else None,
         "licence": licence,
     }
-
-
-def _profile(settings: Any, reads_text: bool) -> str:
-    """In words, whether the predictor reads the profile."""
-    if not reads_text:
-        return ""
-    prompt = settings.get("prompt", {}) if isinstance(settings, dict) else {}
-    return "one line of the `profile_*` columns in the prompt" if prompt.get("profile", True) else ""
 
 
 def _portable(value: Any) -> Any:

@@ -158,21 +158,6 @@ class Forecast:
         return Cost(seconds, seconds, 200 + rate.memory_mb * held, disk)
 
 
-def duration(seconds: float) -> str:
-    """A length of time in words.
-
-    >>> duration(8), duration(75), duration(119.7), duration(290), duration(8000)
-    ('8 s', '1 min 15 s', '2 min 0 s', '5 min', '2 h 13 min')
-    """
-    whole = max(1, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 180:
-        return f"{whole // 60} min {whole % 60} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def free_disk_gb(folder: Path) -> float:
     """Free space where the project lies, GB."""
     import shutil

@@ -10,7 +10,7 @@ from typing import Any
 
 from advprior.data.periods import periods_of
 from advprior.pipeline.budget import forecast_lines
-from advprior.pipeline.forecast import Forecast, duration
+from advprior.pipeline.forecast import Forecast
 from advprior.pipeline.own_defaults import edited_files
 from advprior.pipeline.plan import FIRST, make_plan, tables_facts, tables_folder, time_plan
 from advprior.pipeline.runner import Outcome, last_step, stamps_of
@@ -18,6 +18,7 @@ from advprior.pipeline.settings import Project
 from advprior.pipeline.span_settings import merged
 from advprior.pipeline.steps import Cost, Step, states
 from advprior.store.contract import TimePlan
+from advprior.store.progress import duration
 from advprior.store.project_files import PROJECT_FILE
 from advprior.store.runs import MANIFEST, read_manifest
 

@@ -18,12 +18,13 @@ from pathlib import Path
 import click
 
 from advprior.pipeline.budget import check_budget, forecast_lines
-from advprior.pipeline.forecast import LONG_SECONDS, Forecast, duration
+from advprior.pipeline.forecast import LONG_SECONDS, Forecast
 from advprior.pipeline.plan import FIRST, make_plan
 from advprior.pipeline.process import Child, failure, on_path, start, stop
 from advprior.pipeline.settings import HIDDEN, Project
 from advprior.pipeline.steps import Cost, Plan, Stamps, Step, stamp_of, state_of, states
 from advprior.store.errors import AdvpriorError
+from advprior.store.progress import duration
 from advprior.store.runs import MANIFEST, read_manifest
 
 STEPS_FILE = f"{HIDDEN}/steps.json"

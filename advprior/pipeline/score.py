@@ -234,13 +234,10 @@ def _score_into(
     scorer = predictor.scorer(request.run / "onnx", options.device, options.threads)
     keep = (k is None) if options.keep_network is None else options.keep_network
     is_network = isinstance(scorer, NetworkScorer)
-    interests = scorer.interests if isinstance(scorer, NetworkScorer) else None
-    shape = (len(histories), len(cutoffs), size)
-    categories = None if interests is None else len(interests)
-    files = ScoreFiles(folder, shape, k=k, network=keep and is_network, interests=categories)
-    carried = None
-    if options.since is not None and is_network:
-        carried = Carried.open(options.since, histories, cutoffs, request.model)
+    interests, shape = getattr(scorer, "interests", None), (len(histories), len(cutoffs), size)
+    files = ScoreFiles(folder, shape, k=k, network=keep and is_network, interests=interests and len(interests))
+    earlier = options.since if is_network else None
+    carried = None if earlier is None else Carried.open(earlier, histories, cutoffs, request.model)
     scoring = Scoring(scorer, histories, cutoffs, files, carried)
     counts = score_shards(scoring, _forwarder(scorer, histories, cutoffs, size, cluster), options.shard_users)
     facts = {**finish(folder, files, histories, snapshots), **keep_existing(folder, request.tables)}
@@ -249,11 +246,8 @@ def _score_into(
     files.close()
     relative = PAST_FP16 if request.precision == "fp16" else parity.RELATIVE
     past = check_past_only(scorer, histories, cutoffs, folder / MATRIX_FILE, relative)
-    catalog.save(folder / CATALOG_FILE)
-    if interests is not None:
-        interests.save(folder / INTERESTS_FILE)
     return {
-        **({} if interests is None else {"interests": len(interests), "interests_version": interests.version}),
+        **_save_catalogs(folder, catalog, interests),
         **({} if cluster is None else {"spark": cluster.facts}),
         **facts,
         "predictor": request.config["predictor"],
@@ -270,7 +264,17 @@ def _score_into(
         "catalog_size": size,
         **counts,
         "max_past_error": past,
+        "cut_prompts": scorer.cut_prompts(histories),
     }
+
+
+def _save_catalogs(folder: Path, catalog: Catalog, interests: Catalog | None) -> dict[str, Any]:
+    """Save what the columns of the priors, and of interests beside them, stand for; the facts of interests."""
+    catalog.save(folder / CATALOG_FILE)
+    if interests is None:
+        return {}
+    interests.save(folder / INTERESTS_FILE)
+    return {"interests": len(interests), "interests_version": interests.version}
 
 
 def _forwarder(scorer: Scorer, histories: Histories, cutoffs: Int, size: int, cluster: Cluster | None) -> Forwarder:

@@ -21,6 +21,7 @@ from advprior.predictors.forwarding import Forwarded, Forwarder, Job
 from advprior.predictors.logit import add_offset
 from advprior.store.arrays import Bool, Float, Int
 from advprior.store.errors import AdvpriorError
+from advprior.store.progress import Progress
 
 SHARD_USERS = 32  # users a shard at least
 SHARDS = 2_000  # and shards a run at most, by default
@@ -92,8 +93,6 @@ def score_shards(scoring: Scoring, forwarder: Forwarder, shard_users: int | None
     dict
         ``prompts``, ``forwarded``, ``carried``, ``max_sum_error``.
     """
-    from tqdm.auto import tqdm
-
     network, users, journal = scoring.network, len(scoring.histories), scoring.files.journal
     last = int(scoring.cutoffs[-1])
     alike = network.alike(scoring.histories, last) if network else np.arange(users, dtype=np.uint64)
@@ -102,7 +101,7 @@ def score_shards(scoring: Scoring, forwarder: Forwarder, shard_users: int | None
     jobs = _jobs(shards, set(journal.done), scoring.carried, None if network else scoring.block_users)
     counts: dict[str, float] = {}
     description = f"score on {scoring.scorer.provider}"
-    with tqdm(total=len(shards), initial=len(journal.done), desc=description, unit="shard", disable=None) as progress:
+    with Progress(len(shards), description, "shard", initial=len(journal.done)) as progress:
         for job, result in forwarder(jobs):
             counts = counts or {"max_sum_error": 0.0, "prompts": 0, "forwarded": 0, "carried": 0}
             _write_job(scoring, job, result, counts)

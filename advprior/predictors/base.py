@@ -24,6 +24,9 @@ from advprior.store.contract import CATALOG_FILE
 #: Folder in a fitted run with the predictor as it was before it was fitted on the labels that validated it. Who writes
 #: it says in the fact of this name what differs from the run's own facts: ``model_cutoff``.
 BEFORE = "before"
+#: What nearly every predictor reads, as `Predictor.reads` says it.
+EVERYONE, OWN = "how often everyone turned to each advertiser lately", "which advertisers the user turned to, and when"
+CATALOG_TEXTS = "the names and texts of the advertisers"
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,10 @@ class Scorer(ABC):
 
         ``histories`` holds every user: aggregates over all of them are taken as of each cut-off too.
         """
+
+    def cut_prompts(self, histories: Histories) -> dict[str, Any]:
+        """Of whom it reads a part only, as a fact of a run; empty where it reads all, or writes no prompts."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,8 @@ class Predictor(ABC):
     """
 
     kind: ClassVar[str]
+    #: Whether it reads the profile of a user.
+    reads_profile: bool = False
 
     def __init__(self, run: Path) -> None:
         self.run = Path(run)
@@ -155,6 +164,11 @@ class Predictor(ABC):
     @abstractmethod
     def fit(cls, data: FitData, settings: Any, out: Path) -> dict[str, Any]:
         """Fit and write into ``out``; returns facts for the manifest."""
+
+    @property
+    @abstractmethod
+    def reads(self) -> tuple[str, ...]:
+        """What it reads, in words: for its model card, and true of this very run."""
 
     @abstractmethod
     def export(self, out: Path) -> dict[str, Any]:

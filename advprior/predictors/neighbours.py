@@ -18,9 +18,10 @@ from pydantic import BaseModel, ConfigDict
 from advprior.history import counts
 from advprior.history.histories import Histories
 from advprior.history.targets import dense, next_advertisers, quality
-from advprior.predictors.base import FitData, Predictor, Scorer
+from advprior.predictors.base import EVERYONE, OWN, FitData, Predictor, Scorer
 from advprior.predictors.logit import fit_logit, log_softmax
 from advprior.predictors.offset import SMOOTHING, OffsetTerms
+from advprior.predictors.quality import MODEL, POPULAR, SEEN, popularity_quality
 from advprior.runtime.parity import require_parity
 from advprior.store.arrays import Float, Int
 from advprior.store.contract import CATALOG_FILE, NEIGHBOURS
@@ -80,6 +81,10 @@ class NeighbourPredictor(Predictor):
     def settings(cls, raw: dict[str, Any]) -> NeighbourSettings:
         return NeighbourSettings(**raw)
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (EVERYONE, OWN)
+
     @classmethod
     def fit(cls, data: FitData, settings: NeighbourSettings, out: Path) -> dict[str, Any]:
         size, horizon = len(data.catalog), int(settings.horizon_days * counts.DAY)
@@ -90,7 +95,7 @@ class NeighbourPredictor(Predictor):
         some = truth.sum(1) > 0
         user, cutoff, truth = user[some], cutoff[some], truth[some]
         weights = np.asarray([1.0, *[0.0] * (len(settings.half_lives_days) + 1)])
-        valid: dict[str, float] = {"points": 0}
+        valid: dict[str, Any] = {}
         if len(user):
             start = OffsetTerms((settings.popularity_half_life_days,), settings.half_lives_days, monthly=False)
             habit = start(data.histories, user, cutoff, size)
@@ -100,7 +105,9 @@ class NeighbourPredictor(Predictor):
             near = neighbour_term(own, early)
             terms = np.concatenate([habit, near[None]])
             weights = fit_logit(terms, truth, centre=weights)
-            valid = quality(log_softmax(np.tensordot(weights.astype(np.float32), terms, 1)), truth)
+            log_probs = log_softmax(np.tensordot(weights.astype(np.float32), terms, 1))
+            popular = popularity_quality(data.histories, cutoff, truth)
+            valid = {MODEL: quality(log_probs, truth), POPULAR: popular, SEEN: True}
         data.catalog.save(out / CATALOG_FILE)
         np.save(out / "similarity.npy", similarity(data.histories, size, settings.similar))
         parameters = {

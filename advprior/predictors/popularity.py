@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict
 from advprior.history import counts
 from advprior.history.histories import Histories
 from advprior.history.targets import dense, next_advertisers, quality
-from advprior.predictors.base import FitData, Predictor, Scorer
+from advprior.predictors.base import EVERYONE, FitData, Predictor, Scorer
 from advprior.predictors.logit import log_softmax
+from advprior.predictors.quality import MODEL
 from advprior.runtime.parity import require_parity
 from advprior.store.arrays import Float, Int
 from advprior.store.contract import CATALOG_FILE, POPULARITY
@@ -43,6 +44,10 @@ class PopularityPredictor(Predictor):
     def settings(cls, raw: dict[str, Any]) -> PopularitySettings:
         return PopularitySettings(**raw)
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (EVERYONE,)
+
     @classmethod
     def fit(cls, data: FitData, settings: PopularitySettings, out: Path) -> dict[str, Any]:
         horizon = int(settings.horizon_days * counts.DAY)
@@ -59,7 +64,7 @@ class PopularityPredictor(Predictor):
         best = min(scores, key=lambda h: scores[h]["nll"] if scores[h]["points"] else h)
         data.catalog.save(out / CATALOG_FILE)
         write_json(out / "parameters.json", {"half_life_days": best, "smoothing": settings.smoothing})
-        return {"half_life_days": best, "valid": scores[best]}
+        return {"half_life_days": best, "valid": {MODEL: scores[best]}}
 
     def export(self, out: Path) -> dict[str, Any]:
         from advprior.runtime import graphs

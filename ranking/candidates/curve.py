@@ -19,6 +19,7 @@ import pandas as pd
 from advprior.store.arrays import Double, Int
 from advprior.store.contract import AD_ID, ADVERTISER_ID, shuffled_source
 from advprior.store.errors import AdvpriorError
+from advprior.store.progress import Progress
 from advprior.store.runs import read_manifest, write_json
 from advprior.store.tables import load_tables, load_time_plan
 from advprior.store.times import moment_us
@@ -227,8 +228,6 @@ def candidate_curve(
     AdvpriorError
         As `ranking.candidates.priors.prior_rows` raises it.
     """
-    from tqdm.auto import tqdm
-
     options = options or CurveOptions()
     options = replace(options, quotas=tuple(sorted({0.0, *options.quotas})))
     inventory = _Inventory.of(tables, towers)
@@ -236,7 +235,7 @@ def candidate_curve(
     ids = [inventory.pasts.ids[u] for u in asked.user]
     pointers = {name: prior_rows(repo, name, ids, asked.time) for name in predictors}
     counts = {(name, q): _Counts.empty(inventory) for name in predictors for q in options.quotas}
-    with tqdm(total=len(asked.user), desc="candidates", unit="request", disable=None) as bar:
+    with Progress(len(asked.user), "candidates", "request") as progress:
         for part, live, score in inventory.scores():
             ranked = Sorted.of(np.repeat(np.arange(len(part)), len(live)), score.ravel())
             engaged = _engaged(asked, part, live)
@@ -247,7 +246,7 @@ def candidate_curve(
                     taken = choose(ranked, wanted, options.k, q).reshape(engaged.shape)
                     alone = taken & engaged if alone is None else alone
                     counts[name, q].add(inventory, part, live, (taken, engaged, alone))
-            bar.update(len(part))
+            progress.update(len(part))
     table = pd.DataFrame(
         [
             dict(zip(_COLUMNS, (name, split, q, *values), strict=True))

@@ -17,6 +17,7 @@ from scipy import sparse
 from advprior.store.arrays import Int
 from advprior.store.contract import AD_ID, TimePlan
 from advprior.store.errors import AdvpriorError
+from advprior.store.progress import Progress
 from advprior.store.times import moment_us
 from ranking.candidates.inputs import Pasts, Requests, Vocabulary, requests
 from ranking.candidates.towers import Towers
@@ -183,14 +184,13 @@ class _Fit:
 
     def run(self) -> tuple[float, dict[str, NDArray[np.float32]], list[dict[str, float]]]:
         """The lowest validation loss, the arrays of its epoch, and the curve of losses."""
-        from tqdm.auto import tqdm
-
         best, arrays, curve, since = np.inf, self.model.arrays(), [], 0
-        with tqdm(range(self.config.epochs), desc="towers", unit="epoch", disable=None) as bar:
-            for epoch in bar:
+        with Progress(self.config.epochs, "towers", "epoch") as progress:
+            for epoch in range(self.config.epochs):
                 train, valid = self.epoch(), self.validate()
                 curve.append({"epoch": epoch + 1, "train": round(train, 4), "valid": round(valid, 4)})
-                bar.set_postfix(valid=f"{valid:.4f}")
+                progress.update()
+                progress.note(valid=valid)
                 since += 1
                 if valid < best:
                     best, arrays, since = valid, self.model.arrays(), 0

@@ -18,6 +18,7 @@ import pandas as pd
 from advprior.store.contract import ADVERTISER_ID, IMPRESSION_ID, LABEL, SLATE_ID, USER_ID
 from advprior.store.errors import AdvpriorError
 from advprior.store.features import Feature, groups_of
+from advprior.store.progress import Progress
 from advprior.store.runs import peak_memory_mb
 from ranking.evidence.bootstrap import Resampler, Resampling, lifts_of
 from ranking.evidence.claims import gaps_of, gaps_to_json, jointly
@@ -139,20 +140,18 @@ class AblationOptions:
 
 def measure(encoded: Encoded, arms: Arms, options: AblationOptions) -> AblationResult:
     """Train and measure every arm on an encoded frame; see `ablate`."""
-    from tqdm.auto import tqdm
-
     started = time.time()
     resampler = Resampler.of(encoded.outcomes, Resampling(replicates=options.replicates))
     previous = _Previous.of(encoded, options)
     reached: dict[str, ArmScores] = {}
     reused: list[str] = []
-    with tqdm(total=len(arms.arms) * options.seeds, desc="rankers", unit="ranker", disable=None) as bar:
+    with Progress(len(arms.arms) * options.seeds, "rankers", "ranker") as progress:
 
         def seeds_of(arm: Arm) -> Iterator[int]:
             for seed in range(options.seeds):
-                bar.set_postfix_str(f"{arm.name}, seed {seed}")
+                progress.note(f"{arm.name}, seed {seed}")
                 yield seed
-                bar.update()
+                progress.update()
 
         for arm in arms.arms:
             old = previous.scores(arm, arms, encoded, resampler) if previous else None
@@ -160,7 +159,7 @@ def measure(encoded: Encoded, arms: Arms, options: AblationOptions) -> AblationR
             reached[arm.name] = old or fit_arm(arm, arms, encoded, resampler, seeds_of(arm))
             if old:
                 reused.append(arm.name)
-                bar.update(options.seeds)
+                progress.update(options.seeds)
     enforce([check_same_test_rows({name: one.rows for name, one in reached.items()})], "the test rows")
 
     measured = pd.DataFrame([row for one in reached.values() for row in one.measured], columns=MEASURED)

@@ -37,6 +37,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from advprior.store.arrays import Double, Int
+from advprior.store.progress import Progress
 from ranking.evidence.lift import OVERALL, Lift, Lifts
 from ranking.evidence.metrics import DEFAULT_METRICS, Metric, Rows
 from ranking.evidence.uncertainty import Joint, Spread, jointly, spread
@@ -225,19 +226,17 @@ def paired_bootstrap(
     ValueError
         When arms have scores of unlike numbers of seeds.
     """
-    from tqdm.auto import tqdm
-
     options = options or Resampling()
     if len({len(of_arm) for of_arm in scores.values()}) > 1:
         raise ValueError("every arm needs scores of as many seeds")
     resampler = Resampler.of(outcomes, options)
     draws: dict[str, list[Draws]] = {arm: [] for arm in scores}
     total = sum(map(len, scores.values()))
-    with tqdm(total=total, desc="bootstrap", unit="ranker", disable=None if options.progress else True) as bar:
+    with Progress(total, "bootstrap", "ranker", shown=options.progress) as progress:
         for arm, of_arm in scores.items():
             for score in of_arm:
                 draws[arm].append(resampler.draws(score)[0])
-                bar.update()
+                progress.update()
     return lifts_of(draws, pairs, options, outcomes.telling)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from advprior.store.contract import TIMESTAMP
 from advprior.store.errors import AdvpriorError
+from advprior.store.progress import Progress
 from advprior.store.runs import manifest_digest
 from advprior.store.tables import load_tables, load_time_plan
 from ranking.experiment.client import SERVE_FIX, Ask, Service
@@ -75,8 +76,6 @@ def replay(tables: Path, service: Service, options: ReplayOptions | None = None)
         ``RNK041`` nothing to replay, ``RNK042`` no service there, ``RNK043`` it logs exposures, ``RNK044`` the rankers
         are not those served.
     """
-    from tqdm.auto import tqdm
-
     options = options or ReplayOptions()
     plan, impressions = load_time_plan(tables), load_tables(tables, "impressions")["impressions"]
     start, end = window_of(impressions, options.day, options.start, options.end)
@@ -88,7 +87,7 @@ def replay(tables: Path, service: Service, options: ReplayOptions | None = None)
     if slates.asks and not ready["exposures"]:
         _warm_up(service, slates.asks[0])
     begin = time.perf_counter()
-    with tqdm(total=len(slates.asks), desc="replay", unit="request", disable=None) as bar:
+    with Progress(len(slates.asks), "replay", "request") as bar:
         answers = service.ask(
             slates.asks, connections=pace.connections, paced=pace.given, seconds=60 * pace.minutes, bar=bar
         )
@@ -134,11 +133,9 @@ def _ready(service: Service, log_exposures: bool) -> dict[str, Any]:
 
 def _warm_up(service: Service, ask: Ask) -> None:
     """Ask once before it counts, and wait until the service has worked out what this time's priors need."""
-    from tqdm.auto import tqdm
-
     end = time.monotonic() + _WARM_UP_S
     while time.monotonic() < end:
-        with tqdm(disable=True) as bar:
+        with Progress(1, "warm-up", "request", shown=False) as bar:
             answers = service.ask([ask], connections=1, paced=False, seconds=60.0, bar=bar)
         if not answers or answers[0].status != 200 or "prior_catalog_unknown" not in answers[0].body["degraded"]:
             return

@@ -26,6 +26,7 @@ from advprior.store.contract import (
     TimePlan,
 )
 from advprior.store.existence import ads_exist_from, users_exist_from
+from advprior.store.progress import tracked
 from advprior.store.runs import manifest_digest, new_run, publish_version
 from advprior.store.tables import load_label_delay, load_tables, load_time_plan, write_parquet
 from advprior.store.times import moment_us
@@ -116,14 +117,12 @@ def publish_features(tables: Path, repo: Path) -> dict[str, int]:
 
     Each view is written whole beside the old one and then swapped in by one rename.
     """
-    from tqdm.auto import tqdm
-
     loaded = load_tables(tables, "users", "advertisers", "ads", "events", "impressions")
     whole = {name: table.reset_index(drop=True) for name, table in loaded.items()}
     source = _Source(whole, load_time_plan(tables), load_label_delay(tables))
     inputs = {"tables": manifest_digest(tables)}
     rows = {}
-    for view in tqdm(BASELINE_VIEWS, desc="features", unit="view", disable=None):
+    for view in tracked(BASELINE_VIEWS, "features", "view"):
         link = view_folder(repo, view)
         building = link.parent / ".building" / view
         key = features_run_key(tables, view)

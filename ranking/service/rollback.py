@@ -16,6 +16,7 @@ import pandas as pd
 
 from advprior.store.contract import CREATED_TIMESTAMP, EVENT_TIMESTAMP, SNAPSHOT, TABLE_FILE
 from advprior.store.errors import AdvpriorError
+from advprior.store.progress import tracked
 from advprior.store.runs import MANIFEST
 from ranking.frame.join import open_store
 from ranking.frame.preflight import check_published
@@ -107,7 +108,6 @@ def _write(repo: Path, view: str, folder: Path, moment: pd.Timestamp) -> int:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
     from feast.utils import _convert_arrow_to_proto
-    from tqdm.auto import tqdm
 
     store = open_store(repo)
     config, table = store.config, store.get_feature_view(view)
@@ -119,6 +119,6 @@ def _write(repo: Path, view: str, folder: Path, moment: pd.Timestamp) -> int:
     names = [*keys, *(field.name for field in table.features), EVENT_TIMESTAMP, CREATED_TIMESTAMP]
     data: Any = pq.read_table(folder / TABLE_FILE, columns=list(dict.fromkeys([*names, column])))
     data = data.filter(pc.equal(data[column], moment.to_pydatetime())).select(names)
-    for batch in tqdm(data.to_batches(_BATCH), desc=f"roll back {view}", unit="batch", disable=None):
+    for batch in tracked(data.to_batches(_BATCH), f"roll back {view}", "batch"):
         online.online_write_batch(config, table, _convert_arrow_to_proto(batch, table, keys), None)
     return int(data.num_rows)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from advprior.history.catalog import Catalog
-from advprior.predictors.base import FitData, Predictor, Scorer
+from advprior.predictors.base import EVERYONE, FitData, Predictor, Scorer
 from advprior.predictors.llm.prompts import PromptEncoder
-from advprior.predictors.llm.saved_prompt import PROMPT_FILE, load_encoder
+from advprior.predictors.llm.saved_prompt import PROMPT_FILE, load_encoder, load_style
 from advprior.predictors.llm.scorer import LLMScorer
 from advprior.predictors.llm.settings import LLMSettings
 from advprior.predictors.offset import Offset
@@ -28,6 +28,15 @@ class LLMPredictor(Predictor):
     def uses_llm(self) -> bool:
         """Whether pre-trained weights are behind it: not so for a random-weight control."""
         return not json.loads((self.run / PROMPT_FILE).read_text()).get("twin", False)
+
+    @property
+    def reads_profile(self) -> bool:  # type: ignore[override]
+        """Whether its prompts have a profile line."""
+        return load_style(self.run).profile
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (EVERYONE, *load_style(self.run).reads)
 
     @classmethod
     def settings(cls, raw: dict[str, Any]) -> LLMSettings:

@@ -3,15 +3,15 @@
 Profile first, then occasions in time order, nothing that depends on "today"::
 
     Age: 45-54. Income: 50-74K
-    Purchases, oldest first:
+    History, oldest first:
     <advertiser 12><advertiser 301>;3<advertiser 12>;...
 
-One input token per advertiser keeps a year of purchases inside the context. An occasion ends with a
+One input token per advertiser keeps a year of events inside the context. An occasion ends with a
 separator token; the hidden state there has seen all of that occasion and nothing later, and gives the
 prior of every snapshot up to the next occasion. The number after a separator is the days that passed
 until the next occasion (capped), written when that occasion is: known then, never before.
 
-Where ids know little (new advertisers, few events), an advertiser may be followed by what was bought of it::
+Where ids know little (new advertisers, few events), an advertiser may be followed by what the event says of it::
 
     <advertiser 12> Clay Mask, masks, 30<advertiser 301> Night Oil, oils, 52;
 
@@ -29,6 +29,7 @@ from typing import Any, Literal
 import numpy as np
 
 from advprior.history.histories import Histories
+from advprior.predictors.llm.cut_prompts import CutPrompts
 from advprior.store.arrays import Int
 from advprior.store.errors import AdvpriorError
 from advprior.store.times import DAY_US
@@ -36,6 +37,8 @@ from advprior.store.times import DAY_US
 DAY = DAY_US
 Detail = Literal["none", "category", "product", "full"]
 KEPT_TEXTS = 100_000  # distinct texts whose tokens are remembered
+TITLE = "History, oldest first:"  # of prompts whose settings give none; whatever the events are, it is true of them
+LEAST_ROOM = 8  # tokens of a history that every prompt has room for
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,13 @@ class PromptStyle:
     names : bool
         Write advertisers by their names' tokens in place of one token each.
     detail : {"none", "category", "product", "full"}
-        What is written of each purchase: its category, its text (the product's name), or text, category and price.
+        What is written of each event: its category, its text (the product's name), or text, category and price.
     detail_tokens : int
-        Most tokens of it a purchase (a text is cut first); fewer where an occasion would take more than half the room.
+        Most tokens of it an event (a text is cut first); fewer where an occasion would take more than half the room.
     advertisers : bool
-        Write the advertiser; else its purchase's detail stands for it, where there is one.
+        Write the advertiser; else its event's detail stands for it, where there is one.
+    title : str
+        What stands before the occasions. Runs that were fitted when it could not be chosen have the default.
     """
 
     profile: bool = True
@@ -70,11 +75,28 @@ class PromptStyle:
     detail: Detail = "none"
     detail_tokens: int = 24
     advertisers: bool = True
+    title: str = "Purchases, oldest first:"
     version: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """JSON form."""
         return asdict(self)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What a prompt holds, in words, for the model card."""
+        detail = {
+            "none": (),
+            "category": ("the category of each event",),
+            "product": ("the text of each event",),
+            "full": ("the text, category and value of each event",),
+        }[self.detail]
+        names = ", by their names" if self.names else ""
+        return (
+            f"which advertisers the user turned to{names}, in their order" + (", and when" if self.gaps else ""),
+            *detail,
+            *(("the profile (one line of the `profile_*` columns)",) if self.profile else ()),
+        )
 
 
 @dataclass(frozen=True)
@@ -150,9 +172,11 @@ class PromptEncoder:
         ]
         self.catalog_size = len(names)
         self._separator = np.asarray(encode(";")[-1:], np.int64)
-        self._beside = list(encode(" +"))  # between purchases that no advertiser starts
+        self._beside = list(encode(" +"))  # between events that no advertiser starts
         self._piece = lru_cache(KEPT_TEXTS)(encode)
         self._gaps = [np.asarray(encode(str(days)), np.int64) for days in range(style.max_gap + 1)]
+        self._lengths = np.asarray([len(tokens) for tokens in self._tokens], np.int64)
+        self._require_room()
 
     def prompt(self, histories: Histories, user: int) -> Prompt:
         """The whole history of one user."""
@@ -171,12 +195,12 @@ class PromptEncoder:
         for k, (start, stop) in enumerate(zip(starts, stops, strict=True)):
             occasion = [self._tokens[a] for a in advertiser[start:stop]]
             if self.style.detail != "none":
-                # a day of many purchases is told in fewer words each; no more than this day decides on that
+                # an occasion of many events is told in fewer words each; nothing but the occasion decides on that
                 fixed = sum(map(len, occasion)) + 4
                 limit = min(self.style.detail_tokens, max(half - fixed, 0) // len(occasion))
                 first = rows.start + start
                 occasion = [
-                    self._purchase(histories, first + i, tokens, limit, i > 0) for i, tokens in enumerate(occasion)
+                    self._event(histories, first + i, tokens, limit, i > 0) for i, tokens in enumerate(occasion)
                 ]
             if self.style.gaps and k:
                 days = int((time[start] - time[starts[k - 1]]) // DAY)
@@ -194,15 +218,57 @@ class PromptEncoder:
 
     def _head(self, profile: str) -> list[int]:
         """The start of a prompt; a profile is cut where it would take more than half of the context."""
-        title, most = "Purchases, oldest first:\n", self.style.context // 2
+        title, most = self.style.title + "\n", self.style.context // 2
         head = self._encode((profile + "\n" if profile else "") + title)
         if not profile or len(head) <= most:
             return head
         title_tokens = self._encode("\n" + title)
         return [*self._encode(profile)[: max(most - len(title_tokens), 0)], *title_tokens]
 
-    def _purchase(self, histories: Histories, row: int, advertiser: Int, limit: int, follows: bool) -> Int:
-        """Tokens of one purchase: its advertiser and at most ``limit`` tokens of detail."""
+    def _require_room(self) -> None:
+        """Refuse a context that the title and a profile would fill.
+
+        Raises
+        ------
+        AdvpriorError
+            ``PRI053``.
+        """
+        longest = max(self.style.context // 2 if self.style.profile else 0, len(self._head("")))
+        room = self.style.context - longest
+        if room < LEAST_ROOM:
+            raise AdvpriorError(
+                "PRI053",
+                "the context leaves no room for a history",
+                where="settings, prompt.context",
+                actual=f"{self.style.context} tokens, of which title and profile may take {longest}",
+                expected=f"room for {LEAST_ROOM} tokens at least",
+                fix="raise prompt.context, or shorten prompt.title",
+            )
+
+    def cut(self, histories: Histories) -> CutPrompts:
+        """Whose profile or occasions do not fit, so that their prompts hold a part of them."""
+        # a token is a byte at least: most profiles need not be encoded to know that they fit
+        title, half = self.style.title.encode(), self.style.context // 2
+        profiles = [
+            user
+            for user, profile in enumerate(histories.profiles)
+            if self.style.profile
+            and len(profile.encode()) + len(title) + 2 > half
+            and len(self._encode(profile + "\n" + self.style.title + "\n")) > half
+        ]
+        occasions: list[int] = []
+        if len(histories.time):
+            who, time = histories.user_of_row, histories.time
+            begins = np.flatnonzero(np.r_[True, (np.diff(who) != 0) | (np.diff(time) != 0)])
+            sizes = np.add.reduceat(self._lengths[histories.advertiser], begins) + len(self._separator)
+            for user in np.unique(who[begins[sizes > half - LEAST_ROOM]]).tolist():
+                room = self.style.context - len(self._head(histories.profiles[user] if self.style.profile else ""))
+                if int(sizes[who[begins] == user].max()) > room:
+                    occasions.append(user)
+        return CutPrompts(*(tuple(histories.users[u] for u in part) for part in (profiles, occasions)))
+
+    def _event(self, histories: Histories, row: int, advertiser: Int, limit: int, follows: bool) -> Int:
+        """Tokens of one event: its advertiser and at most ``limit`` tokens of detail."""
         style = self.style
         product, rest = "", []
         if style.detail in ("product", "full") and histories.text[row] >= 0:
@@ -249,11 +315,9 @@ class PromptEncoder:
 
         Answers that see the same start of the history share a forward. Where the history outgrows the
         context, its oldest tokens are dropped in blocks of half the context (whole occasions), by a rule
-        that looks only at tokens up to the answer.
+        that looks only at tokens up to the answer. Of an occasion that fills the context alone its end is kept.
         """
         room = self.style.context - len(prompt.head)
-        if room < 8:
-            raise ValueError(f"context {self.style.context}: no room after a profile of {len(prompt.head)} tokens")
         block = max(room // 2, 1)
         occasions = np.unique(occasions)
         begins = np.concatenate([[0], prompt.ends + 1])
@@ -261,6 +325,7 @@ class PromptEncoder:
         drop = np.maximum(-(-(seen - room) // block), 0) * block
         # start at the first occasion that begins at or after the dropped block
         first = np.minimum(begins[np.searchsorted(begins, drop)], seen)
+        first = np.where((first == seen) & (seen > 0), np.maximum(seen - room, 0), first)
         windows = []
         for start in np.unique(first):
             chosen = first == start

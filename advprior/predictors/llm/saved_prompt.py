@@ -12,6 +12,11 @@ from advprior.store.errors import AdvpriorError
 PROMPT_FILE, TOKENIZER_FILE = "prompt.json", "tokenizer.json"
 
 
+def load_style(run: Path) -> PromptStyle:
+    """The style alone."""
+    return PromptStyle(**json.loads((run / PROMPT_FILE).read_text())["style"])
+
+
 def load_encoder(run: Path, names: Sequence[str]) -> PromptEncoder:
     """The prompt encoder in the style that the run was fitted on, without torch or transformers.
 

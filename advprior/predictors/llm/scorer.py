@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -95,6 +96,9 @@ class LLMScorer(NetworkScorer):
         everyone = np.tile(self._everyone(histories, cutoffs), (len(users), 1))
         logits = self._habit.logits(histories, user, cutoff, self._size, everyone)
         return logits.reshape(len(users), len(cutoffs), self._size)
+
+    def cut_prompts(self, histories: Histories) -> dict[str, Any]:
+        return self._encoder.cut(histories).to_json()
 
     def alike(self, histories: Histories, cutoff: int) -> npt.NDArray[np.uint64]:
         """By profile, and by what the prompt says of each purchase: the advertiser, and the days since the last."""

@@ -24,6 +24,7 @@ class PromptSettings(_Strict):
     detail: Detail = "none"
     detail_tokens: int = Field(default=24, ge=1)
     advertisers: bool = True
+    title: str | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")
     def _something_is_written(self) -> PromptSettings:
@@ -86,7 +87,10 @@ class RankingSettings(_Strict):
 
 
 class TrainingSettings(_Strict):
-    """How the network and its heads are tuned."""
+    """How the network and its heads are tuned.
+
+    ``max_minutes`` bounds all of the fit: forwards of frozen layers, every stage, fitting again.
+    """
 
     epochs: int = Field(default=4, ge=1)
     patience: int = Field(default=2, ge=1)

@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from advprior.history.histories import Histories
 from advprior.predictors.base import FitData, Predictor, Scorer
 from advprior.predictors.llm.name_trie import NameTrie, name_tokens
-from advprior.predictors.llm.prompts import PromptEncoder, PromptStyle, occasions_before
-from advprior.predictors.llm.saved_prompt import PROMPT_FILE, TOKENIZER_FILE, load_encoder
+from advprior.predictors.llm.prompts import TITLE, PromptEncoder, PromptStyle, occasions_before
+from advprior.predictors.llm.saved_prompt import PROMPT_FILE, TOKENIZER_FILE, load_encoder, load_style
 from advprior.runtime.batching import pad_windows, token_budget_batches
 from advprior.runtime.session import open_session
 from advprior.store.arrays import Float, Int
@@ -49,6 +49,15 @@ class ZeroShotPredictor(Predictor):
     kind = KIND
     uses_llm = True
 
+    @property
+    def reads_profile(self) -> bool:  # type: ignore[override]
+        """Whether its prompts have a profile line."""
+        return load_style(self.run).profile
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return load_style(self.run).reads
+
     @classmethod
     def settings(cls, raw: dict[str, Any]) -> ZeroShotSettings:
         return ZeroShotSettings(**raw)
@@ -65,7 +74,7 @@ class ZeroShotPredictor(Predictor):
             return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
         names = name_tokens(data.catalog.names, encode)
-        style = PromptStyle(profile=settings.profile, gaps=False, context=settings.context, names=True)
+        style = PromptStyle(profile=settings.profile, gaps=False, context=settings.context, names=True, title=TITLE)
         vocabulary = int(base.model.config.vocab_size)
         encoder = PromptEncoder(style, encode, vocabulary, data.catalog.names)
         nobody = Histories(("",), ("",), np.zeros(2, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64))
@@ -89,6 +98,7 @@ class ZeroShotPredictor(Predictor):
         return {
             "base": base.origin,
             "valid": {},
+            "cut_prompts": encoder.cut(data.histories).to_json(),
             "name_tokens": sum(map(len, names)),
             "trie_nodes": len(trie.tokens),
         }
@@ -155,6 +165,9 @@ class ZeroShotScorer(Scorer):
         self._encoder = encoder
         self._offset = offset
         self._nodes = nodes
+
+    def cut_prompts(self, histories: Histories) -> dict[str, Any]:
+        return self._encoder.cut(histories).to_json()
 
     def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
         prompts: dict[bytes, tuple[Int, list[tuple[int, int]]]] = {}

@@ -14,7 +14,8 @@ import numpy as np
 
 from advprior.history.catalog import Catalog
 from advprior.history.histories import Histories
-from advprior.predictors.base import FitData, Predictor, Scorer
+from advprior.predictors.base import CATALOG_TEXTS, EVERYONE, OWN, FitData, Predictor, Scorer
+from advprior.predictors.deadline import Deadline
 from advprior.predictors.offset import Offset
 from advprior.predictors.sequence.settings import EncoderSettings, HybridSettings, SequenceSettings
 from advprior.predictors.sequence.tokens import Tokens, Vocabulary, windows
@@ -43,6 +44,22 @@ class SASRecPredictor(Predictor):
             tuple(vocabulary["categories"]),
             tuple(vocabulary["profile_fields"]),
             tuple(map(tuple, vocabulary["profile_levels"])),
+        )
+
+    @property
+    def reads_profile(self) -> bool:  # type: ignore[override]
+        """Whether it was fitted on users with a profile: its first token is theirs."""
+        return any(self.vocabulary.profile_levels)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        profile = ", ".join(f"`profile_{field}`" for field in self.vocabulary.profile_fields)
+        return (
+            EVERYONE,
+            f"{OWN}, in their order",
+            *(("the category of each event",) if self.vocabulary.categories else ()),
+            "the value of each event, where it has one",
+            *((f"the profile ({profile})",) if self.reads_profile else ()),
         )
 
     @classmethod
@@ -81,6 +98,10 @@ class HybridPredictor(SASRecPredictor):
         assert isinstance(self.fitted, HybridSettings)
         return not self.fitted.encoder.twin
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (*super().reads, CATALOG_TEXTS)
+
     @classmethod
     def settings(cls, raw: dict[str, Any]) -> HybridSettings:
         return HybridSettings(**raw)
@@ -90,9 +111,10 @@ class HybridPredictor(SASRecPredictor):
         from advprior.predictors.sequence.tuning.train import fit_sequence
 
         assert isinstance(settings, HybridSettings)
-        encodings, origin = encode_catalog(data.catalog, settings.encoder, settings.training.seed)
+        deadline = Deadline(settings.training.max_minutes)
+        encodings, origin = encode_catalog(data.catalog, settings.encoder, settings.training.seed, deadline)
         np.save(out / ENCODINGS, encodings)
-        facts = fit_sequence(data, settings, out, encodings)
+        facts = fit_sequence(data, settings, out, encodings, deadline)
         data.catalog.save(out / CATALOG_FILE)
         return {"base": origin, **facts}
 
@@ -101,7 +123,9 @@ class HybridPredictor(SASRecPredictor):
         return encodings
 
 
-def encode_catalog(catalog: Catalog, settings: EncoderSettings, seed: int) -> tuple[Float, dict[str, Any]]:
+def encode_catalog(
+    catalog: Catalog, settings: EncoderSettings, seed: int, deadline: Deadline | None = None
+) -> tuple[Float, dict[str, Any]]:
     """Whitened principal components [N, D] of what the LLM makes of each name and text, and which base it was."""
     from advprior.predictors.tuning.encode import encode_texts
 
@@ -111,6 +135,7 @@ def encode_catalog(catalog: Catalog, settings: EncoderSettings, seed: int) -> tu
         layers=settings.layers,
         tokens=settings.tokens,
         twin_seed=seed if settings.twin else None,
+        deadline=deadline,
     )
     centred = encodings - encodings.mean(0)
     left, spread, _ = np.linalg.svd(centred, full_matrices=False)

@@ -37,7 +37,10 @@ class OffsetSettings(_Strict):
 
 
 class FitSettings(_Strict):
-    """How the network is fitted; ``patience``: passes without a better likelihood after which the choice is made."""
+    """How the network is fitted; ``patience``: passes without a better likelihood after which the choice is made.
+
+    ``max_minutes`` bounds all of the fit, the encoding of texts included.
+    """
 
     epochs: int = Field(default=8, ge=1)
     patience: int = Field(default=2, ge=1)
@@ -48,6 +51,7 @@ class FitSettings(_Strict):
     gap_power: float = Field(default=0.5, ge=0)
     points_a_history: int = Field(default=64, ge=1)
     refit: bool = True
+    max_minutes: float | None = Field(default=None, gt=0)
     seed: int = 0
 
 

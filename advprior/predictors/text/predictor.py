@@ -8,6 +8,7 @@ popularity and their habit; the LLM's cost falls on the catalog, not on the user
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from advprior.history import counts
 from advprior.history.catalog import Catalog
 from advprior.history.histories import Histories
-from advprior.predictors.base import FitData, Predictor, Scorer
+from advprior.history.targets import dense, next_advertisers, quality
+from advprior.predictors.base import CATALOG_TEXTS, EVERYONE, OWN, FitData, Predictor, Scorer
+from advprior.predictors.deadline import Deadline
+from advprior.predictors.labels import require_choosing_labels
 from advprior.predictors.logit import log_softmax
+from advprior.predictors.quality import MODEL, POPULAR, popularity_quality
 from advprior.predictors.text.logit import (
     OWN_BACK_OFF,
     OWN_HALF_LIFE,
@@ -44,6 +49,7 @@ ENCODINGS, SPACE, PARAMETERS = "encodings.npy", "space.npz", "parameters.json"
 class TextSettings(BaseModel):
     """Settings of the text prior.
 
+    Its quality is measured by another fit, of half the points, that saw no label of the last ``valid_days``.
     ``twin`` takes the same network with random weights (the random-weight control). ``known: false`` ranks every
     advertiser from its texts alone. ``new_boost`` (nats) is added to an advertiser without
     events: at 0 the prior is calibrated and best over all labels, but then one estimate for all that look alike hardly
@@ -64,6 +70,9 @@ class TextSettings(BaseModel):
     penalty: float = Field(default=3.0, ge=0)
     personal_penalty: float = Field(default=1.0, ge=0)
     points: int = Field(default=5000, ge=1)
+    horizon_days: float = Field(default=7.0, gt=0)
+    valid_days: float = Field(default=21.0, gt=0)
+    max_minutes: float | None = Field(default=None, gt=0)
     seed: int = 0
 
 
@@ -79,6 +88,7 @@ def encode_catalog(catalog: Catalog, settings: TextSettings) -> tuple[Float, dic
         layers=settings.layers,
         tokens=settings.tokens,
         twin_seed=settings.seed if settings.twin else None,
+        deadline=Deadline(settings.max_minutes),
     )
     names, rest = encodings[: len(catalog)], encodings[len(catalog) :]
     beside = np.full_like(names, np.nan)
@@ -109,6 +119,10 @@ class TextPredictor(Predictor):
     def settings(cls, raw: dict[str, Any]) -> TextSettings:
         return TextSettings(**raw)
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (EVERYONE, OWN, CATALOG_TEXTS)
+
     @classmethod
     def fit(cls, data: FitData, settings: TextSettings, out: Path) -> dict[str, Any]:
         encodings, origin = encode_catalog(data.catalog, settings)
@@ -116,6 +130,7 @@ class TextPredictor(Predictor):
         features = space.features(encodings)
         points = training_points(data, features, settings)
         weights = fit(points, features, settings.penalty, settings.personal_penalty)
+        valid = _validate(data, features, settings)
         np.save(out / ENCODINGS, encodings)
         np.savez(out / SPACE, mean=space.mean, spread=space.spread, directions=space.directions)
         write_json(
@@ -130,7 +145,7 @@ class TextPredictor(Predictor):
             "base": origin,
             "points": len(points.taste),
             "advertisers_with_events": int(points.candidate.sum()),
-            "valid": {},
+            "valid": valid,
         }
 
     def export(self, out: Path) -> dict[str, Any]:
@@ -206,6 +221,53 @@ def training_points(data: FitData, features: Float, settings: TextSettings) -> T
     )
 
 
+def _validate(data: FitData, features: Float, settings: TextSettings) -> dict[str, Any]:
+    """Quality of a fit that saw no label of the last days, at snapshots within them; nothing where there are none."""
+    require_choosing_labels(settings.horizon_days, settings.valid_days, "valid_days")
+    size, horizon = len(data.catalog), int(settings.horizon_days * counts.DAY)
+    border, last = data.cutoff - int(settings.valid_days * counts.DAY), data.cutoff - horizon
+    user, moment = counts.weekly_points(data.histories, border, last, data.snapshot_every)
+    truth = dense(*next_advertisers(data.histories, user, moment - 1, horizon), size)
+    some = np.flatnonzero(truth.sum(1) > 0)
+    most = min(settings.points, max(CELLS // (4 * size), 1))
+    if len(some) > most:
+        some = np.sort(np.random.default_rng(settings.seed).choice(some, most, replace=False))
+    early = replace(data, histories=data.histories.before(border), cutoff=border)
+    try:
+        points = training_points(early, features, settings.model_copy(update={"points": max(settings.points // 2, 1)}))
+    except AdvpriorError:  # nobody came twice before the border
+        return {}
+    if not len(some):
+        return {}
+    user, moment, truth = user[some], moment[some], truth[some]
+    weights = fit(points, features, settings.penalty, settings.personal_penalty)
+    popular = np.stack(
+        [
+            counts.PopularityCache(h, size)(data.histories, np.unique(moment))[
+                np.unique(moment, return_inverse=True)[1]
+            ]
+            for h in settings.popularity_half_lives_days
+        ]
+    )
+    own = counts.own_points(data.histories, user, moment, OWN_HALF_LIFE, size)
+    logits = taste(own, features) @ (weights.personal @ features.T).astype(np.float32)
+    logits += _offset(weights, features, settings, own, popular)
+    return {
+        MODEL: quality(log_softmax(logits), truth),
+        POPULAR: popularity_quality(data.histories, moment, truth),
+    }
+
+
+def _offset(weights: Weights, features: Float, settings: TextSettings, own: Float, popular: Float) -> Float:
+    """All but the personal part of the logits [P, N], from decayed events of the user [P, N] and of all [H, P, N]."""
+    unseen = popular.max(0) <= 0  # nobody ever turned to them, as of this snapshot
+    new = np.broadcast_to(unseen if settings.known else np.True_, own.shape)
+    offset = weights.offset(known_terms(popular, own * ~new, new), features, new)
+    if settings.known:
+        offset = offset + np.float32(settings.new_boost) * unseen
+    return offset.astype(np.float32)
+
+
 def _withheld(rng: np.random.Generator, points: int, seen: Any, share: float) -> Any:
     """A mask [points, N]: each seen advertiser is withheld in a ``share`` of the points, whole folds at a time."""
     known_ones = np.flatnonzero(seen)
@@ -225,8 +287,7 @@ class _TextScorer(Scorer):
         self._session = open_session(onnx / "model.onnx", device=device, threads=threads)
         self.provider = self._session.provider
         self._features, self._weights = predictor.features, predictor.weights
-        settings = TextSettings(**predictor.parameters["settings"])
-        self._known, self._boost = settings.known, settings.new_boost
+        self._settings = settings = TextSettings(**predictor.parameters["settings"])
         self._size = len(predictor.catalog)
         self.half_lives = tuple(settings.popularity_half_lives_days)
         self._popularity = [counts.PopularityCache(h, self._size) for h in self.half_lives]
@@ -236,11 +297,7 @@ class _TextScorer(Scorer):
         out = np.empty((len(users), len(cutoffs), self._size), np.float32)
         for column, cutoff in enumerate(cutoffs):
             own = counts.own_points(histories, users, np.full(len(users), cutoff), OWN_HALF_LIFE, self._size)
-            unseen = popular[:, column].max(0) <= 0  # nobody ever bought from them, as of this snapshot
-            new: Any = np.broadcast_to(unseen if self._known else np.ones(self._size, np.bool_), own.shape)
             everyone = np.broadcast_to(popular[:, column, None], (len(popular), *own.shape))
-            offset = self._weights.offset(known_terms(everyone, own * ~new, new), self._features, new)
-            if self._known:
-                offset = offset + np.float32(self._boost) * unseen
-            out[:, column] = self._session.run_inputs({"own": own, "offset": offset.astype(np.float32)})
+            offset = _offset(self._weights, self._features, self._settings, own, everyone)
+            out[:, column] = self._session.run_inputs({"own": own, "offset": offset})
         return out

@@ -7,18 +7,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
+from advprior.predictors.deadline import Deadline
 from advprior.predictors.tuning.base import load_base
 from advprior.predictors.tuning.random_weights import forget
 from advprior.runtime.batching import length_batches, pad_windows
 from advprior.store.arrays import Float
+from advprior.store.progress import Progress
 
 BATCH_TOKENS = 2048
 
 
 def encode_texts(
-    texts: Sequence[str], base: str, *, layers: int, tokens: int, twin_seed: int | None = None
+    texts: Sequence[str],
+    base: str,
+    *,
+    layers: int,
+    tokens: int,
+    twin_seed: int | None = None,
+    deadline: Deadline | None = None,
 ) -> tuple[Float, dict[str, Any]]:
     """Mean final state of each text's first ``tokens`` tokens [len(texts), H], and which base model it was.
 
@@ -27,17 +34,17 @@ def encode_texts(
     Raises
     ------
     AdvpriorError
-        As `advprior.predictors.tuning.base.load_base`.
+        As `advprior.predictors.tuning.base.load_base`; ``PRI019`` when it would not end by the deadline.
     """
     loaded = load_base(base, layers=layers)
     if twin_seed is not None:
         forget(loaded.model, twin_seed)
     tokenizer = loaded.tokenizer.backend_tokenizer
     ids = [tokenizer.encode(text, add_special_tokens=False).ids[:tokens] or [0] for text in texts]
-    return mean_states(loaded.model, ids), loaded.origin
+    return mean_states(loaded.model, ids, deadline), loaded.origin
 
 
-def mean_states(model: Any, ids: Sequence[Sequence[int]]) -> Float:
+def mean_states(model: Any, ids: Sequence[Sequence[int]], deadline: Deadline | None = None) -> Float:
     """Mean final state [n, H] of the tokens of each row; rows that are equal are computed once.
 
     Parameters
@@ -50,12 +57,14 @@ def mean_states(model: Any, ids: Sequence[Sequence[int]]) -> Float:
     distinct = {row: i for i, row in enumerate(dict.fromkeys(tuple(row) for row in ids))}
     rows = [np.asarray(row, np.int64) for row in distinct]
     out = np.empty((len(rows), int(model.config.hidden_size)), np.float32)
-    with torch.inference_mode(), tqdm(total=len(rows), desc="texts", unit="text", disable=None) as bar:
+    end = deadline or Deadline()
+    with torch.inference_mode(), Progress(len(rows), "encode texts", "text") as progress:
         for batch in length_batches([len(row) for row in rows], BATCH_TOKENS):
             padded, mask, _ = pad_windows([(rows[i], rows[i][:0]) for i in batch])
             real = torch.from_numpy(mask)
             states = model(input_ids=torch.from_numpy(padded), attention_mask=real, use_cache=False).last_hidden_state
             out[batch] = ((states * real.unsqueeze(-1)).sum(1) / real.sum(1, keepdim=True)).numpy()
-            bar.update(len(batch))
+            progress.update(len(batch))
+            end.require(progress, "encoding of texts")
     encodings: Float = out[np.asarray([distinct[tuple(row)] for row in ids], np.int64)]
     return encodings

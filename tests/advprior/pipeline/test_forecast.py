@@ -7,10 +7,11 @@ import json
 import pytest
 
 from advprior.pipeline.budget import forecast_lines
-from advprior.pipeline.forecast import Forecast, duration
+from advprior.pipeline.forecast import Forecast
 from advprior.pipeline.plan import make_plan
 from advprior.pipeline.settings import Project, ProjectConfig
 from advprior.pipeline.steps import Cost, Stamps
+from advprior.store.progress import duration
 from tests.tiny import write_tiny
 
 MILLION = {"users": 200, "advertisers": 664, "ads": 864, "events": 1_000_000, "impressions": 1_000_000}

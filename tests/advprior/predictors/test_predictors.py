@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -275,3 +276,29 @@ def test_the_template_says_the_defaults() -> None:
     for kind in ("llm", "hybrid"):
         template = files("advprior").joinpath(f"templates/{kind}.yaml")
         assert read_settings(kind, template) == predictor_class(kind).settings({})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_predictor_reads_what_it_says_it_reads(fitted: Fitted, kind: str, tmp_path) -> None:
+    """Another profile, other categories or amounts change a prior where the predictor says that it reads them."""
+    whole, run = histories(fitted), shutil.copytree(fitted.model(kind), tmp_path / kind)
+    if (run / "network.pt").is_file():  # of one pass: it may have no say beside the offset
+        state = torch.load(run / "network.pt", weights_only=True)
+        torch.save({**state, "strength": torch.full_like(state["strength"], 1e6)}, run / "network.pt")
+        load_predictor(run).export(run / "onnx")
+    predictor = load_predictor(run)
+    scorer = predictor.scorer(run / "onnx", "cpu")
+    users, moment = np.arange(8, dtype=np.int64), SNAPSHOTS[-1:]
+    before = scorer.score(whole, users, moment)
+    others = np.roll(np.arange(len(whole)), 1)
+    profiles = {"profiles": tuple(whole.profiles[u] for u in others), "profile_codes": whole.profile_codes[others]}
+    changes = {
+        "profile": replace(whole, **profiles),
+        "category": replace(whole, category=(whole.category + 1) % len(whole.categories)),
+        "value": replace(whole, value=whole.value * 8 + 3),
+    }
+    words = "; ".join(predictor.reads)
+    assert predictor.reads_profile == ("profile" in words)
+    for what, changed in changes.items():
+        says = what in words
+        (assert_other_log_probs if says else assert_same_log_probs)(scorer.score(changed, users, moment), before)

@@ -8,13 +8,14 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
+from advprior.predictors.deadline import Deadline
 from advprior.predictors.llm.tuning.heads import NameHead
 from advprior.predictors.llm.tuning.model import AdvertiserModel
 from advprior.predictors.llm.tuning.points import WindowPoints
 from advprior.runtime.batching import length_batches, padded
 from advprior.store.arrays import Float, Int
+from advprior.store.progress import Progress
 
 CACHE_LIMIT_BYTES = 3 << 30  # cached lower states beyond this are recomputed batch by batch
 LOWER_TOKENS = 2048  # padded tokens that frozen layers read at once
@@ -52,6 +53,8 @@ class TrainingBatches:
     points : list of WindowPoints
     budget : int
         Padded tokens in one batch (one window at least).
+    deadline : Deadline, optional
+        By which frozen layers must have read everything.
 
     Attributes
     ----------
@@ -66,13 +69,15 @@ class TrainingBatches:
         interest_head: NameHead | None,
         points: list[WindowPoints],
         budget: int,
+        deadline: Deadline | None = None,
     ) -> None:
         self.model, self.head, self.interest_head = model, head, interest_head
         self._points = points
         self._batches = [part.tolist() for part in length_batches([len(p.window.ids) for p in points], budget)]
         self.order = [i for batch in self._batches for i in batch]
         # without frozen layers the lower part is a table: nothing to keep
-        self._states = _LowerStates(model, [p.window.ids for p in points], keep=model.config.frozen_layers > 0)
+        keep = model.config.frozen_layers > 0
+        self._states = _LowerStates(model, [p.window.ids for p in points], deadline or Deadline(), keep=keep)
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -136,17 +141,20 @@ def share_loss(log_probs: torch.Tensor, truth: torch.Tensor, weight: torch.Tenso
 class _LowerStates:
     """Frozen layers' output by window, computed once, or every time where it would not fit."""
 
-    def __init__(self, model: AdvertiserModel, windows: list[Int], *, keep: bool) -> None:
+    def __init__(self, model: AdvertiserModel, windows: list[Int], deadline: Deadline, *, keep: bool) -> None:
         self._model = model
         size = sum(map(len, windows)) * int(model.config.decoder().hidden_size) * 4
         self._states: dict[int, torch.Tensor] | None = {} if keep and size <= CACHE_LIMIT_BYTES else None
         if self._states is None:
             return
         parts = length_batches([len(ids) for ids in windows], LOWER_TOKENS)
-        for part in tqdm(parts, desc="frozen layers", unit="batch", disable=None):
-            states = self._compute([windows[i] for i in part])
-            for row, i in enumerate(part.tolist()):
-                self._states[i] = states[row, : len(windows[i])].clone()
+        with Progress(len(parts), "frozen layers", "batch") as progress:
+            for part in parts:
+                states = self._compute([windows[i] for i in part])
+                for row, i in enumerate(part.tolist()):
+                    self._states[i] = states[row, : len(windows[i])].clone()
+                progress.update()
+                deadline.require(progress, "forwards of frozen layers")
 
     def _compute(self, windows: list[Int]) -> torch.Tensor:
         self._model.lower.eval()  # frozen: no dropout, whatever the upper part does

@@ -35,6 +35,7 @@ from advprior.predictors.llm.tuning.lists import (
 )
 from advprior.predictors.llm.tuning.loop import Course, Stage, Update, run_stage
 from advprior.store.arrays import Float
+from advprior.store.progress import tracked
 
 NLL_ALLOWANCE = 0.01  # share of the likelihood that a kept stage may cost
 
@@ -143,6 +144,8 @@ class RankingOptions:
         Epochs without a better score that end it.
     weight_decay : float
     seed : int
+    limit_s : float, optional
+        Seconds that its epochs may take.
     """
 
     settings: RankingSettings
@@ -150,6 +153,7 @@ class RankingOptions:
     patience: int
     weight_decay: float
     seed: int
+    limit_s: float | None = None
 
 
 def ranking_stage(
@@ -172,7 +176,8 @@ def ranking_stage(
     reference: list[Answer | None] = [None] * len(batches)
     if settings.kl:
         with torch.no_grad():
-            reference = [batches.answer(b, "train") for b in range(len(batches))]
+            every = tracked(range(len(batches)), "answers before the ranking stage", "batch")
+            reference = [batches.answer(b, "train") for b in every]
 
     def score(row: dict[str, Any]) -> float:
         gains = row["valid_reward"] > before["valid_reward"] and row["valid_recall@5"] >= before["valid_recall@5"]
@@ -189,6 +194,7 @@ def ranking_stage(
         score=score,
         epochs=settings.epochs,
         patience=options.patience,
+        limit_s=options.limit_s,
         to_beat=-before["valid_reward"],
     )
     optimizer = torch.optim.AdamW(

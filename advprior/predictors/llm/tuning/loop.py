@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from advprior.predictors.tuning.schedule import learning_rate
+from advprior.store.progress import Progress
 
 Update = Callable[[torch.Tensor], None]
 
@@ -40,7 +40,8 @@ class Stage:
         Figure of such a row by which the best epoch is chosen: the least.
     epochs, patience : int
         ``patience`` epochs without a better score end the stage.
-    max_minutes : float, optional
+    limit_s : float, optional
+        Seconds that its epochs may take; one that would take longer ends there, and validation decides as ever.
     planned : int, optional
         Epochs that the learning rate falls over, where the stage makes fewer.
     to_beat : float
@@ -54,7 +55,7 @@ class Stage:
     score: Callable[[dict[str, Any]], float]
     epochs: int
     patience: int
-    max_minutes: float | None = None
+    limit_s: float | None = None
     planned: int | None = None
     to_beat: float = float("inf")
 
@@ -69,10 +70,13 @@ class Course:
         One row an epoch.
     best_epoch : int
         The epoch whose weights were kept; 0: none beat what was there before.
+    late : bool
+        Whether its time ended it.
     """
 
     curve: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
+    late: bool = False
 
 
 def run_stage(
@@ -105,24 +109,30 @@ def run_stage(
     course = state.course
     first, total = len(course.curve), stage.epochs * batches
     started = time.monotonic() - sum(row["seconds"] for row in course.curve)
-    bar = tqdm(total=total, initial=first * batches, desc=stage.name, unit="batch", disable=None)
-    for epoch in range(first, stage.epochs):
-        late = stage.max_minutes is not None and time.monotonic() - started > stage.max_minutes * 60
-        if epoch and (late or epoch - course.best_epoch >= stage.patience):
-            break
-        clock, measured, weight_sum = time.monotonic(), 0.0, 0.0
-        for step, batch in enumerate(state.rng.permutation(batches)):
-            schedule.set(epoch * batches + step + 1)
-            value, weight = stage.step(int(batch), schedule.update)
-            bar.update()
-            measured += value
-            weight_sum += weight
-        row: dict[str, Any] = {"epoch": epoch + 1, stage.measure: measured / max(weight_sum, 1e-9), **stage.validate()}
-        row["seconds"] = round(time.monotonic() - clock, 1)
-        bar.set_postfix({k: f"{v:.3f}" for k, v in row.items() if k in (stage.measure, "valid_nll")})
-        state.take(row, stage.score(row), tuned)
-        state.save(checkpoint, tuned, optimizer)
-    bar.close()
+
+    def late() -> bool:
+        return stage.limit_s is not None and time.monotonic() - started > stage.limit_s
+
+    with Progress(total, stage.name, "batch", initial=first * batches) as progress:
+        for epoch in range(first, stage.epochs):
+            if epoch and (late() or epoch - course.best_epoch >= stage.patience):
+                break
+            clock, measured, weight_sum = time.monotonic(), 0.0, 0.0
+            for step, batch in enumerate(state.rng.permutation(batches)):
+                if step and late():
+                    break
+                schedule.set(epoch * batches + step + 1)
+                value, weight = stage.step(int(batch), schedule.update)
+                progress.update()
+                measured += value
+                weight_sum += weight
+            row: dict[str, Any] = {"epoch": epoch + 1, stage.measure: measured / max(weight_sum, 1e-9)}
+            row |= stage.validate()
+            row["seconds"] = round(time.monotonic() - clock, 1)
+            progress.note(**{k: v for k, v in row.items() if k in (stage.measure, "valid_nll")})
+            state.take(row, stage.score(row), tuned)
+            state.save(checkpoint, tuned, optimizer)
+        course.late = late()
     restore(tuned, state.best)
     return course
 

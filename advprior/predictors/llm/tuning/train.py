@@ -13,14 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from advprior.history.counts import DAY
 from advprior.history.interests import Interests
 from advprior.history.targets import quality
 from advprior.predictors.base import BEFORE, FitData
+from advprior.predictors.deadline import Deadline
 from advprior.predictors.labels import LabelSpan, require_choosing_labels
-from advprior.predictors.llm.prompts import PromptEncoder, PromptStyle
+from advprior.predictors.llm.prompts import TITLE, PromptEncoder, PromptStyle
 from advprior.predictors.llm.settings import LLMSettings
 from advprior.predictors.llm.tuning.batches import TrainingBatches, share_loss
 from advprior.predictors.llm.tuning.curve import write_curve
@@ -33,6 +35,7 @@ from advprior.predictors.llm.tuning.points import WindowPoints, fit_habit, train
 from advprior.predictors.llm.tuning.saved_run import RunParts, save_run
 from advprior.predictors.logit import log_softmax
 from advprior.predictors.offset import Offset
+from advprior.predictors.quality import MODEL, POPULAR, START, figures, popularity_quality
 from advprior.predictors.tuning.base import Base, load_base
 from advprior.predictors.tuning.random_weights import forget
 from advprior.store.errors import AdvpriorError
@@ -55,6 +58,7 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
         cannot be tuned in this mode, ``PRI052`` when interests are asked for and the events tell no category.
     """
     require_choosing_labels(settings.horizon_days, settings.training.valid_days, "training.valid_days")
+    deadline = Deadline(settings.training.max_minutes)
     torch.manual_seed(settings.training.seed)
     data = _with_interests(data, settings)
     base = load_base(settings.base, layers=settings.layers)
@@ -73,7 +77,7 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
     networks = build_networks(base, data, settings, points, encode)
     origin = base.origin
     del base
-    fit = _Fit(networks, points, RunParts(data, settings, encoder, tokenizer), out)
+    fit = _Fit(networks, points, RunParts(data, settings, encoder, tokenizer), out, deadline)
     start = fit.run(start)
     save_run(out, networks, start, fit.parts)
     write_curve(out, fit.curves)
@@ -84,6 +88,7 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
         "mode": settings.mode,
         "habit": start.to_json(),
         "points": counts,
+        "cut_prompts": encoder.cut(data.histories).to_json(),
         "tokens": int(sum(len(p.window.ids) for p in points)),
         "interests": len(data.interests.catalog) if data.interests is not None else 0,
         "parameters": {
@@ -111,17 +116,20 @@ class _Fit:
         By stage; all stay until the end: a fit that is interrupted in a later stage keeps the ones before.
     """
 
-    def __init__(self, networks: Networks, points: list[WindowPoints], parts: RunParts, out: Path) -> None:
+    def __init__(
+        self, networks: Networks, points: list[WindowPoints], parts: RunParts, out: Path, deadline: Deadline
+    ) -> None:
         self.networks, self.parts, self._points, self._out = networks, parts, points, out
+        self._deadline = deadline
         self._settings = settings = parts.settings
         self._weights = tuned_weights(networks.model, settings)
         self._optimizer = self._new_optimizer()
         self.tuned = networks.tuned()
         self._batches = TrainingBatches(
-            networks.model, networks.head, networks.interest_head, points, settings.training.batch_tokens
+            networks.model, networks.head, networks.interest_head, points, settings.training.batch_tokens, deadline
         )
         self.border = parts.data.cutoff - int(settings.training.valid_days * DAY)
-        self.facts: dict[str, Any] = {}
+        self.facts: dict[str, Any] = {"stopped_by_max_minutes": []}
         self.curves: dict[str, list[dict[str, Any]]] = {}
         names = {"sft": "checkpoint.pt", "ranking": "checkpoint-ranking.pt", "again": "checkpoint-again.pt"}
         self.checkpoints = {stage: out / name for stage, name in names.items()}
@@ -129,6 +137,8 @@ class _Fit:
     def run(self, start: Offset | None) -> Offset:
         """Run all stages; gives what scoring starts from: ``start``, or what is weighed beside the network."""
         untuned = copy_of(self.tuned)
+        refit = start is None and self._settings.drift.refit
+        self._stages = 1 + bool(self._settings.ranking.epochs) + refit
         drift = None if start is not None else Drift(self.parts.data, self._points, self._batches.order, self._settings)
         course = self._likelihood(drift)
         if drift is not None:
@@ -138,10 +148,10 @@ class _Fit:
             self._ranking()
         assert start is not None
         # a ranking stage that pays has no validation labels left to be chosen by once they are fitted on
-        if drift is not None and self._settings.drift.refit and not self.facts.get("ranking", {"kept": False})["kept"]:
+        if drift is not None and refit and not self.facts.get("ranking", {"kept": False})["kept"]:
             if self._settings.drift.keep_before:
                 self._keep_before(drift, start)
-            if self.facts["strength"] > 0:  # without a say there is nothing to fit
+            if self.facts["strength"] > 0 and self._has_time(course):  # without a say there is nothing to fit
                 restore(self.tuned, untuned)
                 self._again(drift, course.best_epoch)
         return start
@@ -153,6 +163,7 @@ class _Fit:
         """Fine-tune; facts: the curve, and the best epoch beside what the logits start from alone."""
         batches, seed = self._batches, self._settings.training.seed
         stage = _likelihood_stage(batches, self._settings)
+        stage.limit_s = self._next_part()
         if drift is None:
             alone = batches.valid("offset")
         else:
@@ -160,12 +171,13 @@ class _Fit:
             stage.validate = partial(drift.judge, batches)
         habit = quality(log_softmax(alone), batches.valid("truth"))
         course = run_stage(stage, self._optimizer, self.tuned, len(batches), seed, self.checkpoints["sft"])
+        self._note(stage.name, course.late)
         self.curves["sft"] = course.curve
         best = min(course.curve, key=lambda row: row["valid_nll"])
         self.facts |= {
             "curve": course.curve,
             "best_epoch": course.best_epoch,
-            "valid": {"llm": best, "habit": habit},
+            "valid": {MODEL: figures(best), START: habit, POPULAR: self._popularity()},
         }
         return course
 
@@ -178,10 +190,38 @@ class _Fit:
             training.patience,
             training.weight_decay,
             training.seed + 1,
+            self._next_part(),
         )
         course, facts = ranking_stage(self._batches, self.tuned, options, self.checkpoints["ranking"])
+        self._note("ranking stage", course.late)
         self.curves["ranking"] = course.curve
         self.facts["ranking"] = {**facts, "curve": course.curve}
+
+    def _popularity(self) -> dict[str, float]:
+        """Quality of popularity at the validation points, in their order."""
+        moments = [self._points[i].moments[self._points[i].valid] for i in self._batches.order]
+        truth = self._batches.valid("truth")
+        if self._settings.drift.around_days is not None:  # as there: a point's targets share it
+            truth = truth / np.maximum(truth.sum(1, keepdims=True), 1.0)
+        return popularity_quality(self.parts.data.histories, np.concatenate(moments), truth)
+
+    def _next_part(self) -> float | None:
+        """Seconds for the next stage: those that are left share the time that is."""
+        seconds = self._deadline.part(self._stages)
+        self._stages -= 1
+        return seconds
+
+    def _has_time(self, course: Course) -> bool:
+        """Whether fitting again would end by the deadline, by what the same epochs took before."""
+        seconds = sum(row["seconds"] for row in course.curve[: course.best_epoch])
+        again, before = (sum(int(getattr(p, which).sum()) for p in self._points) for which in ("again", "train"))
+        late = seconds * again / max(before, 1) > self._deadline.left
+        self._note("fine-tune again", late)
+        return not late
+
+    def _note(self, stage: str, late: bool) -> None:
+        if late:
+            self.facts["stopped_by_max_minutes"].append(stage)
 
     def _keep_before(self, drift: Drift, start: Offset) -> None:
         """Write the run as it is before it sees the labels that validated it."""
@@ -200,7 +240,6 @@ class _Fit:
             score=lambda row: -float(row["epoch"]),
             epochs=epochs,
             planned=training.epochs,
-            max_minutes=None,
         )
         optimizer, batches = self._new_optimizer(), len(self._batches)
         course = run_stage(stage, optimizer, self.tuned, batches, training.seed, self.checkpoints["again"])
@@ -226,7 +265,7 @@ def _with_interests(data: FitData, settings: LLMSettings) -> FitData:
 
 
 def _style(base: Base, settings: LLMSettings) -> PromptStyle:
-    style = PromptStyle(**settings.prompt.model_dump())
+    style = PromptStyle(**{**settings.prompt.model_dump(), "title": settings.prompt.title or TITLE})
     limit = getattr(base.model.config, "max_position_embeddings", None) or style.context
     if style.context > limit:
         raise AdvpriorError(
@@ -280,5 +319,4 @@ def _likelihood_stage(batches: TrainingBatches, settings: LLMSettings) -> Stage:
         score=lambda row: float(row["valid_nll"]),
         epochs=config.epochs,
         patience=config.patience,
-        max_minutes=config.max_minutes,
     )

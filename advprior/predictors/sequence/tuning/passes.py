@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from advprior.history.counts import DAY
 from advprior.history.histories import Histories
@@ -23,6 +22,7 @@ from advprior.predictors.sequence.tuning.snapshots import CELLS, Snapshots
 from advprior.predictors.tuning.schedule import learning_rate
 from advprior.runtime.batching import length_batches
 from advprior.store.arrays import Float, Int
+from advprior.store.progress import Progress
 
 JUDGED_TOKENS = 8192  # of one batch when nothing is learnt
 Curve = list[dict[str, Any]]
@@ -109,11 +109,15 @@ class Learner:
         around, size = recipe.settings.offset.around, recipe.target.size
         self._shape = OffsetTerms(recipe.settings.offset.popular, recipe.settings.offset.own)
         self._around = None if around is None else Around(past, around, size)
+        self._end: float | None = None
 
-    def learn(self, passes: int, judge: Judge | None = None) -> tuple[SequenceNetwork, Curve, list[Weighing]]:
+    def learn(
+        self, passes: int, judge: Judge | None = None, limit_s: float | None = None
+    ) -> tuple[SequenceNetwork, Curve, list[Weighing]]:
         """The network after ``passes``, its curve, and what the judge weighed after each pass.
 
-        With a judge it ends early, after ``patience`` passes without a better likelihood.
+        With a judge it ends early, after ``patience`` passes without a better likelihood, and the network is that of
+        the best one. A pass that outlasts ``limit_s`` is the last one, and ends there.
         """
         training = self._recipe.settings.training
         torch.manual_seed(training.seed)
@@ -123,22 +127,34 @@ class Learner:
         self._weights = self._start(moment)
         curve: Curve = []
         weighings: list[Weighing] = []
-        with tqdm(total=passes, desc="fit" if judge else "fit again", unit="pass", disable=None) as bar:
+        kept: dict[str, torch.Tensor] = {}
+        what = "fit" if judge else "fit again"
+        with Progress(passes * len(self.waits), what, "label") as progress:
+            self._end = None if limit_s is None else time.monotonic() + limit_s
             for number in range(passes):
                 clock = time.monotonic()
                 if number:
                     moment = self.waits.draw(rng)
-                line: dict[str, Any] = {"epoch": number + 1, "train_nll": self._pass(moment, rng)}
+                line: dict[str, Any] = {"epoch": number + 1, "train_nll": self._pass(moment, rng, progress)}
                 if judge is not None:
                     columns, weighing = judge(self._network, self.vocabulary)
                     line |= columns
                     weighings.append(weighing)
                 curve.append({**line, "seconds": round(time.monotonic() - clock, 1)})
-                bar.update()
-                bar.set_postfix({k: f"{v:.3f}" for k, v in line.items() if k in ("train_nll", "valid_nll")})
-                if judge is not None and number - best_pass(curve) >= training.patience:
+                progress.note(**{k: v for k, v in line.items() if k in ("train_nll", "valid_nll")})
+                if judge is not None and best_pass(curve) == number:
+                    kept = {name: value.clone() for name, value in self._network.state_dict().items()}
+                patient = judge is None or number - best_pass(curve) < training.patience
+                if self.late or not patient:
                     break
+        if kept:
+            self._network.load_state_dict(kept)
         return self._network, curve, weighings
+
+    @property
+    def late(self) -> bool:
+        """Whether the time for its passes is over."""
+        return self._end is not None and time.monotonic() > self._end
 
     def _begin(self) -> None:
         recipe, training = self._recipe, self._recipe.settings.training
@@ -154,7 +170,7 @@ class Learner:
         )
         self._step, self._steps = 0, 0
 
-    def _pass(self, moment: Int, rng: np.random.Generator) -> float:
+    def _pass(self, moment: Int, rng: np.random.Generator, progress: Progress) -> float:
         """One pass over all waits, asked at ``moment`` [W]; the mean loss."""
         training = self._recipe.settings.training
         every = list(windows(self._past, self.waits.user, moment, self._network.context))
@@ -162,7 +178,9 @@ class Learner:
         self._steps = self._steps or len(parts) * self._recipe.planned
         loss_sum = weight_sum = 0.0
         self._network.train()
-        for part in parts:
+        for number, part in enumerate(parts):
+            if number and self.late:
+                break
             for group in self._optimizer.param_groups:
                 group["lr"] = training.lr * learning_rate(min(self._step / self._steps, 1.0))
             self._step += 1
@@ -173,6 +191,7 @@ class Learner:
             self._optimizer.step()
             loss_sum += float(loss.detach())
             weight_sum += float(weight)
+            progress.update(sum(len(w.points) for w in part))
         return loss_sum / weight_sum
 
     def _loss(self, part: list[TokenWindow], moment: Int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,9 +18,11 @@ import torch
 from advprior.history.counts import DAY
 from advprior.history.targets import quality
 from advprior.predictors.base import FitData
+from advprior.predictors.deadline import Deadline
 from advprior.predictors.labels import LabelSpan, require_choosing_labels
 from advprior.predictors.logit import log_softmax
 from advprior.predictors.offset import Offset, OffsetTerms, weigh, weighed
+from advprior.predictors.quality import MODEL, POPULAR, START, figures, popularity_quality
 from advprior.predictors.sequence.points import Target, WaitRules, Waits, waits
 from advprior.predictors.sequence.settings import SequenceSettings
 from advprior.predictors.sequence.tokens import Vocabulary
@@ -35,7 +37,11 @@ WEIGHTS, PARAMETERS = "network.pt", "parameters.json"
 
 
 def fit_sequence(
-    data: FitData, settings: SequenceSettings, out: Path, encodings: Float | None = None
+    data: FitData,
+    settings: SequenceSettings,
+    out: Path,
+    encodings: Float | None = None,
+    deadline: Deadline | None = None,
 ) -> dict[str, Any]:
     """Fit a network and write it into ``out``.
 
@@ -46,6 +52,8 @@ def fit_sequence(
     out : Path
     encodings : float32 [N, D], optional
         Of the advertisers' texts.
+    deadline : Deadline, optional
+        Of all of the fit, encodings included; from ``training.max_minutes`` by default.
 
     Returns
     -------
@@ -61,7 +69,7 @@ def fit_sequence(
     """
     require_choosing_labels(settings.horizon_days, settings.valid_days, "valid_days")
     with _one_thread():
-        return _Fit(data, settings, encodings).run(out)
+        return _Fit(data, settings, encodings, deadline or Deadline(settings.training.max_minutes)).run(out)
 
 
 @contextmanager
@@ -78,7 +86,8 @@ def _one_thread() -> Iterator[None]:
 class _Fit:
     """The three steps of one fit, and what they share."""
 
-    def __init__(self, data: FitData, settings: SequenceSettings, encodings: Float | None) -> None:
+    def __init__(self, data: FitData, settings: SequenceSettings, encodings: Float | None, deadline: Deadline) -> None:
+        self._deadline = deadline
         training, horizon = settings.training, int(settings.horizon_days * DAY)
         self.data, self.settings, self.encodings = data, settings, encodings
         self.border = data.cutoff - int(settings.valid_days * DAY)
@@ -98,29 +107,44 @@ class _Fit:
         points = Snapshots.since(data, self.border, self.target, training.seed)
         _require_labels(early.waits, points)
         judge = Judge(data.histories, points, OffsetTerms(self.settings.offset.popular, self.settings.offset.own))
-        _, curve, weighings = early.learn(training.epochs, judge)
+        network, curve, weighings = early.learn(training.epochs, judge, self._deadline.part(1 + training.refit))
         best = best_pass(curve)
         weights, strength = weighings[best]
         offset = Offset(judge.shape, weights)
 
-        final = self._learner(data.cutoff if training.refit else self.border, training.epochs)
-        network, again, _ = final.learn(best + 1)
+        stopped = ["fit"] if early.late else []
+        last, again = early, list[dict[str, Any]]()
+        if training.refit:
+            final = self._learner(data.cutoff, training.epochs)
+            if self._has_time(curve[: best + 1], len(final.waits) / len(early.waits)):
+                last = final
+                network, again, _ = final.learn(best + 1)
+            else:
+                stopped.append("fit again")
         network.strength.fill_(strength)
-        self._write(out, network, offset, final.vocabulary)
+        self._write(out, network, offset, last.vocabulary)
         alone = weighed(judge.terms, weigh(judge.terms, points.target)[0])
-        valid = {name.removeprefix("valid_"): v for name, v in curve[best].items() if name.startswith("valid_")}
-        refitted = len(final.waits) if training.refit else len(early.waits)
+        valid = {
+            MODEL: figures(curve[best]),
+            START: quality(log_softmax(alone), points.target),
+            POPULAR: popularity_quality(data.histories, points.moment, points.target),
+        }
         return {
-            **LabelSpan.micros(data.cutoff if training.refit else self.border, data.cutoff).to_json(),
-            "labels": {"train": len(early.waits), "refit": refitted, "valid": len(points)},
+            **LabelSpan.micros(data.cutoff if again else self.border, data.cutoff).to_json(),
+            "labels": {"train": len(early.waits), "refit": len(last.waits), "valid": len(points)},
             "curve": curve,
-            "refit_curve": again if training.refit else [],
+            "refit_curve": again,
+            "stopped_by_max_minutes": stopped,
             "best_epoch": best + 1,
             "strength": strength,
             "offset": offset.to_json(),
-            "valid": {"network": valid, "offset": quality(log_softmax(alone), points.target)},
+            "valid": valid,
             "parameters": {"trained": sum(p.numel() for p in network.parameters())},
         }
+
+    def _has_time(self, curve: list[dict[str, Any]], more: float) -> bool:
+        """Whether the passes of ``curve`` would end by the deadline on so many times as many labels."""
+        return float(sum(row["seconds"] for row in curve)) * more <= self._deadline.left
 
     def _learner(self, until: int, planned: int) -> Learner:
         """Ready to fit on labels before ``until``, with a learning rate that falls over ``planned`` passes."""

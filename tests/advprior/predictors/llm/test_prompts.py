@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from advprior.history.histories import Histories
+from advprior.predictors.llm.cut_prompts import cut_lines
 from advprior.predictors.llm.prompts import DAY, PromptEncoder, PromptStyle, occasions_before
 from advprior.predictors.llm.settings import PromptSettings
 from advprior.store.errors import AdvpriorError
@@ -159,7 +160,48 @@ def test_a_profile_longer_than_the_context_is_cut_and_leaves_half_for_the_histor
     assert bytes(short.head.tolist()).decode() == "Age: 45\nPurchases, oldest first:\n"
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 59)), min_size=1, max_size=150),
+    st.integers(0, 300),
+    st.integers(60, 120),
+    st.booleans(),
+)
+def test_no_prompt_is_empty_or_longer_than_the_context_and_who_is_cut_is_named(
+    events: list, profile: int, context: int, names: bool
+) -> None:
+    """An occasion, or a profile, that outgrows the context is cut: each answer sees the end of its history."""
+    write = PromptEncoder(
+        PromptStyle(context=context, names=names), lambda text: list(text.encode()), VOCAB, [f"a{i}" for i in range(60)]
+    )
+    whole = history(events, "p" * profile)
+    prompt = write.prompt(whole, 0)
+    occasions = np.arange(len(prompt.ends) + 1)
+    sizes = np.diff(np.concatenate([[-1], prompt.ends]))
+    for window in write.windows(prompt, occasions):
+        assert len(window.ids) <= context
+        for position, occasion in zip(window.positions, window.occasions, strict=True):
+            seen = window.ids[len(prompt.head) : position + 1]
+            if occasion:
+                assert len(seen) >= min(sizes[occasion - 1], context - len(prompt.head))
+                assert seen[-1] == prompt.body[prompt.ends[occasion - 1]]
+    cut = write.cut(whole)
+    assert (cut.profiles == ("u0",)) == (profile > 0 and profile + len("\nPurchases, oldest first:\n") > context // 2)
+    too_large = (sizes > context - len(prompt.head)).any()
+    assert (
+        not too_large or cut.occasions == ("u0",) or sizes.max() - context + len(prompt.head) <= 2
+    )  # the gap's digits
+    assert not cut.occasions or too_large
+    for part, lines in (("profiles", cut.profiles), ("occasions", cut.occasions)):
+        assert any("u0" in line for line in cut_lines({"cut_prompts": cut.to_json()})) or not lines, part
+
+
 def test_a_context_without_room_is_refused() -> None:
-    write = encoder(context=20)
-    with pytest.raises(ValueError, match="no room"):
-        write.windows(write.prompt(history([(0, 1)]), 0), np.asarray([1]))
+    with pytest.raises(AdvpriorError, match="PRI053"):
+        encoder(context=32)
+    assert encoder(context=34, profile=False).prompt(history([(0, 1)]), 0).ends.tolist() == [1]
+
+
+def test_a_title_of_one_s_own_is_written() -> None:
+    prompt = encoder(title="Visits:").prompt(history([(0, 1)]), 0)
+    assert bytes(prompt.head.tolist()).decode() == "Age: 45\nVisits:\n"

@@ -57,7 +57,7 @@ def test_it_learns_an_order_that_counts_do_not_know(fitted: tuple[Path, FitData,
     best = min(facts["curve"], key=lambda row: row["valid_nll"])
     # half of the labels are certain, the other half one of three
     assert best["valid_nll"] < np.log(3) / 2 + 0.2
-    assert facts["valid"]["offset"]["nll"] > best["valid_nll"] + 0.4
+    assert facts["valid"]["start"]["nll"] > best["valid_nll"] + 0.4
     assert facts["strength"] > 0.3
     assert facts["labels"]["refit"] > facts["labels"]["train"]
 

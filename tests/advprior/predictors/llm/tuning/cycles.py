@@ -52,7 +52,7 @@ def cycle_settings(base: object, **changes: object) -> LLMSettings:
         "base": str(base),
         "layers": 3,
         "tuned_layers": 2,
-        "prompt": {"context": 128, "gaps": False},
+        "prompt": {"context": 128, "gaps": False, "title": "Purchases, oldest first:"},
         "habit": {"half_lives_days": []},
         "training": training,
         **changes,

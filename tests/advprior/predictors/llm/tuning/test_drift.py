@@ -88,7 +88,7 @@ def test_what_is_scored_is_what_validation_measured(base, tmp_path) -> None:
     facts = LLMPredictor.fit(data, settings, tmp_path)
     best = facts["curve"][facts["best_epoch"] - 1]
     assert best["strength"] == pytest.approx(facts["strength"])
-    assert best["valid_nll"] < 0.5 * facts["valid"]["habit"]["nll"]  # it reads
+    assert best["valid_nll"] < 0.5 * facts["valid"]["start"]["nll"]  # it reads
     predictor = LLMPredictor(tmp_path)
     predictor.export(tmp_path / "onnx")  # refused unless it says the same
     scorer = predictor.scorer(tmp_path / "onnx", "cpu", 1)

@@ -51,8 +51,8 @@ def test_it_learns_and_exports(bases, data, tmp_path, architecture: str, mode: s
     curve = facts["curve"]
     assert curve[-1]["train_nll"] < curve[0]["train_nll"] - 0.3
     if architecture == "llama":  # learned positions take the other one longer to read past
-        assert facts["valid"]["llm"]["valid_nll"] < 0.5 * facts["valid"]["habit"]["nll"]
-        assert facts["valid"]["llm"]["interest_nll"] < 0.5 * np.log(3)
+        assert facts["valid"]["model"]["nll"] < 0.5 * facts["valid"]["start"]["nll"]
+        assert facts["valid"]["model"]["interest_nll"] < 0.5 * np.log(3)
     exported = LLMPredictor(tmp_path).export(tmp_path / "onnx")
     assert exported["parity"] <= exported["parity_allowed"]
     assert exported["outputs"] == ["log_probs", "interest_log_probs"]
