@@ -22,14 +22,18 @@ from advprior.store.contract import LABEL, SLATE_ID, USER_ID, TimePlan
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import Run, digest, read_manifest
 from advprior.store.tables import load_time_plan, present_tables
-from ranking.evidence.ablation import best_controls_of, pairs_of, warnings_of
+from ranking.evidence.ablation import best_controls_of, pairs_of, segment_counts, warnings_of
 from ranking.evidence.bootstrap import Outcomes, Resampling, paired_bootstrap
 from ranking.evidence.claims import gaps_from_json, gaps_to_json
 from ranking.evidence.lift import OVERALL
 from ranking.evidence.result import AblationResult
 from ranking.evidence.segments import SEGMENT_PREFIX
 from ranking.evidence.verdict import judge
+from ranking.evidence.wording import plain_label
 from ranking.frame.coverage import CoverageGap
+from ranking.models.arms import Arm, Arms
+
+BEST_CONTROL = "best_control"  # the arm that stands for unlike choices
 
 
 def origins(plan: TimePlan, count: int) -> list[TimePlan]:
@@ -87,6 +91,9 @@ def write_origin(tables: Path, run: Run, config: dict[str, Any]) -> None:
 def pool(ablations: Sequence[Path], *, replicates: int = 1000) -> AblationResult:
     """One ablation of several: lifts over seeds × cut-offs, measures and counts side by side.
 
+    The best control is chosen at each cut-off on that cut-off's own validation rows: a later one's have been test rows
+    before. Where the choices differ, an arm ``best_control`` stands for them, with each cut-off's own.
+
     Parameters
     ----------
     ablations : sequence of Path
@@ -96,78 +103,122 @@ def pool(ablations: Sequence[Path], *, replicates: int = 1000) -> AblationResult
     Returns
     -------
     AblationResult
-        ``about`` is the last one's, with counts summed and ``cutoffs`` naming each origin's test window and verdict.
+        ``about`` is the last one's, with counts summed, ``cutoffs`` naming each origin's test window, verdict and the
+        segments that it lacks, and ``best_control_by_cutoff`` each origin's choice for every arm on trial.
 
     Raises
     ------
     AdvpriorError
-        ``RNK033`` when the ablations differ in arms, seeds or segments; ``RNK006``.
+        ``RNK033`` when the ablations differ in arms, seeds or settings; ``RNK006``.
     """
     results = [AblationResult.load(folder).load_scores() for folder in ablations]
     _check_alike(results, ablations)
-    first, seeds = results[0], results[0].about["settings"]["seeds"]
+    seeds = results[0].about["settings"]["seeds"]
+    choices = _choices(results)
+    arms, best_controls = _with_choices(results[0].arms, choices)
+    results = [_chosen(result, i, choices, best_controls) for i, result in enumerate(results)]
     rows = pd.concat([result.rows for result in results], ignore_index=True)
     cutoff = np.repeat(np.arange(len(results)), [len(result.rows) for result in results if result.rows is not None])
     scores: dict[str, list[Double]] = {
         arm.name: [np.concatenate([result.scores[arm.name][s] for result in results]) for s in range(seeds)]
-        for arm in first.arms.arms
+        for arm in arms.arms
     }
-    segments = {s: rows[SEGMENT_PREFIX + s].to_numpy(bool) for s in first.segments if s != OVERALL}
+    names = dict.fromkeys(segment for result in results for segment in result.segments if segment != OVERALL)
+    segments = {name: (rows[SEGMENT_PREFIX + name] == True).to_numpy(bool) for name in names}  # noqa: E712 (or absent)
     slate = pd.factorize(pd.MultiIndex.from_arrays([cutoff, rows[SLATE_ID]]))[0]
     lifts = paired_bootstrap(
         scores,
         Outcomes.of(rows[LABEL], rows[USER_ID].astype(str), slate=slate, segments=segments, cutoff=cutoff),
-        pairs_of(first.arms),
+        pairs_of(arms),
         Resampling(replicates=replicates, progress=True),
     )
     measured = pd.concat(
         [r.measured.assign(seed=r.measured["seed"] + i * seeds) for i, r in enumerate(results)], ignore_index=True
     )
-    best_controls = best_controls_of(first.arms, measured)
-    best_control = best_controls.get(first.arms.on_trial[0].name)
-    about = _about(results, rows.assign(**{SLATE_ID: slate}), segments)
-    about["warnings"] = [finding.to_json() for finding in warnings_of(lifts, first.arms)]
+    about = _about(results, rows.assign(**{SLATE_ID: slate}), segments) | {"best_control_by_cutoff": choices}
+    about["warnings"] = [finding.to_json() for finding in warnings_of(lifts, arms)]
     about["settings"] = {**about["settings"], "replicates": replicates}
     gaps: dict[str, CoverageGap] = {}
     for result in results:  # of several cut-offs, the one with the fewest priors
         of_one = gaps_from_json(result.about.get("gaps"))
         gaps |= {name: gap for name, gap in of_one.items() if name not in gaps or gap.share < gaps[name].share}
     about["gaps"] = gaps_to_json(gaps)
-    verdict = judge(lifts, first.arms, best_controls=best_controls, gaps=gaps)
+    verdict = judge(lifts, arms, best_controls=best_controls, gaps=gaps)
+    best_control = best_controls.get(arms.on_trial[0].name)
     return AblationResult(
-        first.arms, lifts, verdict, best_control, measured, about, scores=scores, best_controls=best_controls
+        arms, lifts, verdict, best_control, measured, about, scores=scores, best_controls=best_controls
     )
 
 
 def _check_alike(results: Sequence[AblationResult], ablations: Sequence[Path]) -> None:
-    shapes = {
-        str((tuple(a.name for a in r.arms.arms), r.about["settings"]["seeds"], tuple(r.segments), r.arms.ranker))
-        for r in results
-    }
+    shapes = {str((tuple(a.name for a in r.arms.arms), r.about["settings"]["seeds"], r.arms.ranker)) for r in results}
     if len(results) < 2 or len(shapes) > 1:
         raise AdvpriorError(
             "RNK033",
             "these ablations cannot be pooled",
             where=", ".join(map(str, ablations)),
-            actual=f"{len(ablations)} with {len(shapes)} sets of arms, seeds, segments and settings",
+            actual=f"{len(ablations)} with {len(shapes)} sets of arms, seeds and settings",
             expected="two or more ablations of the same arms",
             fix="ablate every origin with the same arms file",
         )
+
+
+def _choices(results: Sequence[AblationResult]) -> dict[str, list[str]]:
+    """Each arm on trial and its best control at every cut-off, chosen on that cut-off's validation rows."""
+    by_origin = [best_controls_of(result.arms, result.measured) for result in results]
+    return {
+        arm.name: [best[arm.name] for best in by_origin]
+        for arm in results[0].arms.on_trial
+        if all(arm.name in best for best in by_origin)
+    }
+
+
+def _with_choices(arms: Arms, choices: Mapping[str, Sequence[str]]) -> tuple[Arms, dict[str, str]]:
+    """Arms with one more for every set of unlike choices, and the arm that is each one's best control."""
+    best, added = {}, dict[tuple[str, ...], Arm]()
+    for name, by_origin in choices.items():
+        unlike = tuple(by_origin)
+        if len(set(unlike)) == 1:
+            best[name] = unlike[0]
+            continue
+        if unlike not in added:
+            last, number = (
+                arms.find(unlike[-1]),
+                len(added) + 1 + sum(a.name.startswith(BEST_CONTROL) for a in arms.arms),
+            )
+            labels = ", ".join(plain_label(arms.find(chosen).label) for chosen in unlike)
+            renamed = {
+                "name": BEST_CONTROL if number == 1 else f"{BEST_CONTROL}_{number}",
+                "label": f"best control of each cut-off ({labels})",
+                "role": "control",
+            }
+            added[unlike] = last.model_copy(update=renamed)
+        best[name] = added[unlike].name
+    return Arms(arms=(*arms.arms, *added.values()), ranker=arms.ranker), best
+
+
+def _chosen(
+    result: AblationResult, place: int, choices: Mapping[str, Sequence[str]], best_controls: Mapping[str, str]
+) -> AblationResult:
+    """One cut-off's result with the scores, measures and worth of its choice under the added arm's name."""
+    about, measured, scores = dict(result.about), result.measured, dict(result.scores)
+    for name, stands_for in best_controls.items():
+        chosen = choices[name][place]
+        if stands_for in scores:
+            continue
+        scores[stands_for] = scores[chosen]
+        measured = pd.concat([measured, measured[measured["arm"] == chosen].assign(arm=stands_for)])
+        about["per_arm"] = {**about["per_arm"], stands_for: about["per_arm"].get(chosen, {})}
+        about["value"] = [*about["value"], *({**v, "arm": stands_for} for v in about["value"] if v["arm"] == chosen)]
+    return replace(result, about=about, measured=measured, scores=scores)
 
 
 def _about(results: Sequence[AblationResult], rows: pd.DataFrame, segments: Mapping[str, Any]) -> dict[str, Any]:
     """The last one's, with counts summed and every origin named."""
     about = dict(results[-1].about)
     about["splits"] = {s: _sum([r.about["splits"][s] for r in results]) for s in about["splits"]}
-    about["segments"] = {
-        name: {
-            "rows": int(mask.sum()),
-            "positives": int(rows[LABEL][mask].sum()),
-            "users": int(rows[USER_ID][mask].nunique()),
-            "slates": int(rows[SLATE_ID][mask].nunique()),
-        }
-        for name, mask in {OVERALL: np.ones(len(rows), bool), **segments}.items()
-    }
+    about["segments"] = segment_counts(rows, {OVERALL: np.ones(len(rows), bool), **segments})
+    about["segment_order"] = list(about["segments"])
     about["splits"]["test"] = about["segments"][OVERALL]
     about["value"] = _mean_value([r.about["value"] for r in results])
     about["test_rows"] = digest([r.about["test_rows"] for r in results])
@@ -176,6 +227,7 @@ def _about(results: Sequence[AblationResult], rows: pd.DataFrame, segments: Mapp
             "test": f"{plan['valid_end']} to {plan['end']}",
             "model_cutoff": plan["finetune_end"],
             "verdict": r.verdict.sentence,
+            "without": [name for name in segments if r.about["segments"].get(name, {}).get("positives", 0) == 0],
         }
         for r in results
         if (plan := r.about["frame_facts"].get("time_plan"))

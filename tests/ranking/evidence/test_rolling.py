@@ -1,5 +1,8 @@
 """Rolling origin: plans by hand, tables under another plan, and pooled lifts that are those of their parts."""
 
+import json
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +14,7 @@ from advprior.store.errors import AdvpriorError
 from advprior.store.tables import load_tables, load_time_plan
 from ranking.cli import rank
 from ranking.evidence.result import AblationResult
-from ranking.evidence.rolling import origins
+from ranking.evidence.rolling import origins, pool
 from ranking.models.arms import load_arms
 from tests.ranking.frames import synthetic_frame, write_frame
 from tests.tiny import PLAN, START, WEEK, write_tiny
@@ -50,7 +53,7 @@ def test_an_origin_is_the_same_tables_under_another_plan(tmp_path):
 @pytest.fixture(scope="module")
 def ablations(tmp_path_factory):
     root = tmp_path_factory.mktemp("rolling")
-    named = ("baseline", "neighbours", "llm", "placebo")
+    named = ("baseline", "popularity", "neighbours", "llm", "placebo")
     arms = {
         "arms": [a for a in load_arms().model_dump(mode="json")["arms"] if a["name"] in named],
         "ranker": {"max_rounds": 40, "num_leaves": 15, "threads": 1},
@@ -93,6 +96,36 @@ def test_pooled_lifts_are_means_with_shorter_intervals(ablations, tmp_path):
     html = (tmp_path / "report" / "report.html").read_text()
     assert "over 3 cut-offs with the predictor refitted at each" in html
     assert html.count("<td>2024-") >= 3  # one row per cut-off
+
+
+def test_the_best_control_is_that_of_each_cut_off_on_its_own_validation(ablations, tmp_path):
+    """One cut-off's validation prefers another control, and one lacks a segment: neither decides for the others."""
+    for i in range(3):
+        shutil.copytree(ablations / f"a{i}", tmp_path / f"a{i}")
+    path = tmp_path / "a1" / "ablation.json"
+    result = json.loads(path.read_text())
+    for row in result["measured"]:
+        if (row["arm"], row["split"], row["metric"]) == ("popularity", "valid", "auc"):
+            row["value"] = 0.999
+    absent = result["segment_order"].pop()
+    path.write_text(json.dumps(result))
+    parts = [AblationResult.load(tmp_path / f"a{i}") for i in range(3)]
+    pooled = pool([part.folder for part in parts], replicates=50)
+    names = ["neighbours", "popularity", "neighbours"]
+    assert pooled.about["best_control_by_cutoff"] == {"llm": names}
+    assert pooled.best_control == pooled.best_controls["llm"] == "best_control"
+    assert pooled.arms.find("best_control").role == "control"
+    chosen = [part.lifts.get("llm", name, "auc") for part, name in zip(parts, names, strict=True)]
+    lift = pooled.lifts.get("llm", "best_control", "auc")
+    assert lift.by_cutoff == pytest.approx([one.difference for one in chosen], abs=1e-6)
+    reached = [part.table()["auc"][name] for part, name in zip(parts, names, strict=True)]
+    assert pooled.table()["auc"]["best_control"] == pytest.approx(np.mean(reached), abs=1e-6)
+    assert "best_control" in pooled.value().index
+    of_segment = pooled.lifts.get("llm", "baseline", "auc", absent)
+    assert (of_segment.left_out, np.isnan(of_segment.by_cutoff).tolist()) == (1, [False, True, False])
+    assert np.isfinite(of_segment.difference)
+    invoke("pool", *(part.folder for part in parts), "--out", tmp_path / "pooled", "--replicates", 50)
+    invoke("report", tmp_path / "pooled", "--out", tmp_path / "report")
 
 
 def test_what_does_not_belong_together_is_not_pooled(ablations, tmp_path):
