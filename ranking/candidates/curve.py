@@ -269,8 +269,10 @@ def candidate_curve(
     chosen = {name: float(best[name]) for name in predictors}
     about |= _beside(CandidateCurve(table, chosen), counts, inventory, options)
     gaps: dict[str, Any] = {}
+    exist = inventory.pasts.exist_from[asked.user] <= np.array(inventory.moments)[asked.snapshot]
+    existing = np.array(ids, dtype=object)[exist].tolist()
     for name, rows in pointers.items():
-        gap = coverage_gap(repo, name, Uses(ids, asked.time, rows >= 0, of="requests"))
+        gap = coverage_gap(repo, name, Uses(existing, asked.time[exist], rows[exist] >= 0, of="requests"))
         gaps |= {name: gap.to_json()} if gap else {}
     return CandidateCurve(table, chosen, about | {"gaps": gaps})
 
@@ -306,9 +308,9 @@ class _Inventory:
     @classmethod
     def of(cls, tables: Path, towers: Towers) -> _Inventory:
         plan = load_time_plan(tables)
-        loaded = load_tables(tables, "users", "ads", "events", "impressions")
+        loaded = load_tables(tables, "ads", "impressions")
         ads = loaded["ads"].reset_index(drop=True)
-        pasts = Pasts(loaded["users"], loaded["events"], towers.vocabulary)
+        pasts = Pasts.load(tables, towers.vocabulary)
         names, start = ads[AD_ID].astype(str).tolist(), moment_us(plan.train_end)
         advertiser = pd.factorize(ads[ADVERTISER_ID].astype(str))[0].astype(np.int64)
         made = requests(loaded["impressions"], pasts.ids, names, plan, start=start)

@@ -369,8 +369,8 @@ def retrieval_scores(tables: Path, towers: Towers, *splits: pd.DataFrame) -> lis
     list of float array [rows]
         One for each split.
     """
-    plan, loaded = load_time_plan(tables), load_tables(tables, "users", "ads", "events")
-    pasts = Pasts(loaded["users"], loaded["events"], towers.vocabulary)
+    plan, loaded = load_time_plan(tables), load_tables(tables, "ads")
+    pasts = Pasts.load(tables, towers.vocabulary)
     vectors, bias = towers.ads(loaded["ads"])
     rows = pd.concat([split[[USER_ID, AD_ID, TIMESTAMP]] for split in splits], ignore_index=True)
     user = pd.Index(pasts.ids).get_indexer(pd.Index(rows[USER_ID].astype(str)))

@@ -2,13 +2,15 @@
 
 A user's tokens are the advertisers, categories and advertiser × category pairs of their events strictly before a
 snapshot, each once with a fading weight and once with an even one, and their profile. Everything is read off the
-tables at the time plan's snapshots, with its lag, exactly as the store's own history is.
+tables at the time plan's snapshots, with its lag, exactly as the store's own history is: an event counts once it has
+arrived, and a user who does not exist yet is nobody.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,13 +22,17 @@ from advprior.store.contract import (
     AD_ID,
     ADVERTISER_ID,
     CATEGORY,
+    EVENTS,
     LABEL,
     PROFILE_PREFIX,
     TIMESTAMP,
     USER_ID,
+    USERS,
     TimePlan,
 )
-from advprior.store.times import DAY_US, micros, moment_us
+from advprior.store.existence import load_users_exist_from
+from advprior.store.tables import load_tables
+from advprior.store.times import DAY_US, counting_times, micros, moment_us
 from ranking.frame.counts import codes_of, compact
 from ranking.frame.fading import FADES, fading
 from ranking.frame.read import SPLITS
@@ -118,12 +124,17 @@ class Pasts:
     users, events : DataFrame
         Canonical tables.
     vocabulary : Vocabulary
+    exist_from : int array [users], optional
+        See `advprior.store.existence.users_exist_from`: before, a user is nobody, without tokens. Default: always.
     """
 
-    def __init__(self, users: pd.DataFrame, events: pd.DataFrame, vocabulary: Vocabulary) -> None:
+    def __init__(
+        self, users: pd.DataFrame, events: pd.DataFrame, vocabulary: Vocabulary, exist_from: Int | None = None
+    ) -> None:
         self.ids = users[USER_ID].astype(str).tolist()
         self.vocabulary = vocabulary
-        self._times = micros(events[TIMESTAMP])
+        self.exist_from = np.zeros(len(users), np.int64) if exist_from is None else exist_from
+        self._times = counting_times(events)
         owner = codes_of(events[USER_ID].astype(object), self.ids)
         self._levels = []
         for level, codes in vocabulary.codes(events).items():
@@ -141,6 +152,14 @@ class Pasts:
         shape = (len(self.ids), len(vocabulary.profiles))
         self._profile = sparse.csr_matrix((np.ones(len(at[0]), np.float32), at), shape=shape)
 
+    @classmethod
+    def load(cls, tables: Path, vocabulary: Vocabulary) -> Pasts:
+        """Of every user of finished canonical tables, from when they exist."""
+        loaded = load_tables(tables, USERS, EVENTS)
+        users = loaded[USERS]
+        exist_from = load_users_exist_from(tables, users[USER_ID].astype(str).tolist())
+        return cls(users, loaded[EVENTS], vocabulary, exist_from)
+
     def at(self, moment: int) -> Any:
         """Sparse float32 [users, tokens] of what was known strictly before ``moment`` (microseconds).
 
@@ -154,6 +173,8 @@ class Pasts:
                 at = (cells[some] // max(size, 1), cells[some] % max(size, 1))
                 blocks.append(sparse.csr_matrix((value[some], at), shape=(len(self.ids), size)))
         matrix = sparse.hstack([*blocks, self._profile], format="csr", dtype=np.float32)
+        if (self.exist_from > moment).any():
+            matrix = sparse.diags_array((self.exist_from <= moment).astype(np.float32)) @ matrix
         length = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1)).ravel())
         return sparse.diags_array(1 / np.maximum(length, 1e-6)).astype(np.float32) @ matrix
 

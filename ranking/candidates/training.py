@@ -17,6 +17,7 @@ from scipy import sparse
 from advprior.store.arrays import Int
 from advprior.store.contract import AD_ID, TimePlan
 from advprior.store.errors import AdvpriorError
+from advprior.store.existence import ads_exist_from, users_exist_from
 from advprior.store.progress import Progress
 from advprior.store.times import moment_us
 from ranking.candidates.inputs import Pasts, Requests, Vocabulary, requests
@@ -145,8 +146,10 @@ class _Examples:
         impressions: pd.DataFrame,
         plan: TimePlan,
     ) -> _Examples:
-        vocabulary = Vocabulary.of(users, ads)
-        pasts = Pasts(users, events, vocabulary)
+        users_from, ads_from = users_exist_from(users, events, impressions), ads_exist_from(ads, impressions)
+        end = moment_us(plan.valid_end)  # whom and what a fit at that time could name
+        vocabulary = Vocabulary.of(users[users_from <= end], ads[ads_from <= end])
+        pasts = Pasts(users, events, vocabulary, users_from)
         made = requests(impressions, pasts.ids, ads[AD_ID].astype(str).tolist(), plan)
         split = made.split[made.engaged[:, 0]]
         engaged = {name: made.engaged[split == name] for name in ("train", "valid")}

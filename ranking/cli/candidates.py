@@ -22,7 +22,7 @@ from ranking.cli.measure import (
     tables_option,
 )
 
-TOWERS_VERSION = TWO_BY_TWO_VERSION = 1
+TOWERS_VERSION = TWO_BY_TWO_VERSION = 2
 CANDIDATES_VERSION = 3  # 3: held against the best control and the placebo
 
 towers_option = click.option("--towers", "towers_folder", type=_FOLDER, required=True, help="What `rank towers` wrote.")

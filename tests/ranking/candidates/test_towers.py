@@ -7,12 +7,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from advprior.data import clicks
+from advprior.data.drawn import Size
 from advprior.store.contract import TimePlan
 from advprior.store.errors import AdvpriorError
+from advprior.store.existence import ads_exist_from, load_users_exist_from
+from advprior.store.tables import load_tables, load_time_plan
 from advprior.store.times import micros, moment_us
 from ranking.candidates.inputs import Pasts, Vocabulary, requests
 from ranking.candidates.towers import ARRAYS_FILE, Towers
 from ranking.candidates.training import TowerConfig, fit_towers
+from tests.ranking.frame.no_future import cut
 from tests.tiny import PLAN, START, WEEK, tiny_tables
 
 FAST = TowerConfig(size=8, hidden=16, epochs=25, batch=64, learning_rate=0.01, threads=1)
@@ -124,6 +129,32 @@ def test_what_comes_later_changes_no_tower(tables, fitted):
     again = fit_towers(changed["users"], changed["ads"], changed["events"], changed["impressions"], PLAN, FAST)
     for name, array in fitted.arrays.items():
         np.testing.assert_array_equal(again.arrays[name], array)
+
+
+def test_inputs_know_nothing_after_their_snapshot(tmp_path):
+    """Of a click log: late events, users who come later, and ads that no fit could have named."""
+    clicks.build(tmp_path / "whole", Size(users=40, advertisers=8, weeks=12, seed=2))
+    plan, snapshots = load_time_plan(tmp_path / "whole"), load_time_plan(tmp_path / "whole").snapshots()
+    end, inputs = snapshots[-2], {}
+    for name in ("whole", "past"):
+        folder = tmp_path / name if name == "whole" else cut(tmp_path / "whole", end, tmp_path / name)
+        loaded = load_tables(folder)
+        ads_from = ads_exist_from(loaded["ads"], loaded["impressions"])
+        users_from = load_users_exist_from(folder, loaded["users"]["user_id"])
+        at = moment_us(snapshots[2])
+        vocabulary = Vocabulary.of(loaded["users"][users_from <= at], loaded["ads"][ads_from <= at])
+        pasts = Pasts.load(folder, vocabulary)
+        tokens = [pasts.at(moment_us(s)) for s in snapshots if s <= end]
+        rows = {user: [one[i].toarray().tobytes() for one in tokens] for i, user in enumerate(pasts.ids)}
+        inputs[name] = vocabulary, rows
+        young = np.flatnonzero(pasts.exist_from > moment_us(snapshots[0]))
+        assert len(young) > 0
+        assert not tokens[0][young].sum()
+    assert plan.valid_end > snapshots[2]
+    assert inputs["past"][0] == inputs["whole"][0]
+    assert inputs["past"][1] == {user: inputs["whole"][1][user] for user in inputs["past"][1]}
+    nobody = [user for user in inputs["whole"][1] if user not in inputs["past"][1]]
+    assert not any(np.frombuffer(cell, np.float32).any() for user in nobody for cell in inputs["whole"][1][user])
 
 
 def test_faults_are_said(tables, fitted, tmp_path):
