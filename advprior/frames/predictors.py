@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from advprior.frames.priors import advertisers_of, long_frame, utc
+from advprior.frames.arguments import require_frame, require_moment, require_times, require_users
+from advprior.frames.priors import advertisers_of, long_frame
 from advprior.history.catalog import Catalog
 from advprior.history.counts import DAY
 from advprior.history.histories import Histories, build_histories, micros
@@ -100,7 +101,8 @@ def score_users(
     Raises
     ------
     AdvpriorError
-        ``PRI081`` when a column is missing, or a user is in neither frame; ``RUN001`` without an export.
+        ``PRI081`` when a frame is none, lacks a column, a user or a time, or a user is in neither of them; ``RUN001``
+        without an export.
 
     Examples
     --------
@@ -122,9 +124,18 @@ def score_users(
     """
     if isinstance(predictor, str | Path):
         predictor = load_predictor(predictor)
-    moment = utc(snapshot)
+    if not hasattr(predictor, "scorer"):
+        raise AdvpriorError(
+            "PRI081",
+            "the first argument is no predictor",
+            where="predictor",
+            actual=f"a {type(predictor).__name__}",
+            expected="what load_predictor or fit gives, or a run's folder",
+            fix='score_users("models/llm", events, snapshot)',
+        )
+    moment = require_moment(snapshot, "snapshot")
     histories = _histories(events, profiles, predictor.catalog)
-    ids = list(histories.users) if users is None else [str(user) for user in users]
+    ids = list(histories.users) if users is None else [users] if isinstance(users, str) else [str(u) for u in users]
     rows = pd.Index(histories.users).get_indexer(pd.Index(ids))
     if (rows < 0).any():
         missing = [user for user, row in zip(ids, rows, strict=True) if row < 0]
@@ -171,22 +182,24 @@ def fit(
     ------
     AdvpriorError
         ``PRI001`` for an advertiser without a name, ``PRI003`` for an unknown kind, ``PRI006`` when there is too little
-        to fit on, ``PRI081`` when a table or a column is missing.
+        to fit on, ``PRI081`` when a table or a column is missing, ``CFG002`` for settings that do not fit.
 
     Examples
     --------
     See `score_users`.
     """
+    from advprior.pipeline.fit import validated_settings
     from advprior.predictors.base import FitData
     from advprior.predictors.labels import LabelSpan
 
-    out, end = Path(out), utc(cutoff)
+    out, end = Path(out), require_moment(cutoff, "cutoff")
     model = registry.predictor_class(kind)
-    checked = model.settings(dict(settings or {}))
+    checked = validated_settings(kind, dict(settings or {}), "settings")
     for name in (EVENTS, ADVERTISERS):
-        if name not in tables:
-            raise AdvpriorError("PRI081", f"there is no table {name}", actual=", ".join(tables), expected=name)
-    catalog = Catalog.from_table(_require(tables[ADVERTISERS], ADVERTISERS, (ADVERTISER_ID, NAME)))
+        if not isinstance(tables, Mapping) or name not in tables:
+            actual = ", ".join(tables) if isinstance(tables, Mapping) else f"a {type(tables).__name__}"
+            raise AdvpriorError("PRI081", f"there is no table {name}", actual=actual, expected=f"a mapping with {name}")
+    catalog = Catalog.from_table(require_frame(tables[ADVERTISERS], ADVERTISERS, (ADVERTISER_ID, NAME)))
     histories = _histories(tables[EVENTS], tables.get(USERS), catalog).before(micros(end))
     if not len(histories.time):
         raise AdvpriorError("PRI006", "no event lies before the cut-off", where=EVENTS, actual="0 events")
@@ -216,30 +229,17 @@ def _score(predictor: Predictor, histories: Histories, users: Int, cutoff: int) 
 
 def _histories(events: pd.DataFrame, profiles: pd.DataFrame | None, catalog: Catalog) -> Histories:
     """Histories of every user in either frame."""
-    _require(events, "events", _EVENTS)
+    require_frame(events, "events", _EVENTS)
+    require_users(events, "events", once=False)
     table = events[[*_EVENTS, *(name for name in _MORE if name in events)]].copy()
     for name in (TIMESTAMP, ARRIVED):
         if name in table:
-            table[name] = pd.to_datetime(table[name], utc=True)
+            table[name] = require_times(table, "events", name)
     table[USER_ID] = table[USER_ID].astype(str)
     people = pd.DataFrame({USER_ID: sorted(set(table[USER_ID]))})
     if profiles is not None:
-        _require(profiles, "profiles", (USER_ID,))
+        require_frame(profiles, "profiles", (USER_ID,))
+        require_users(profiles, "profiles", once=True)
         told = profiles[[USER_ID, *(name for name in profiles if str(name).startswith(PROFILE_PREFIX))]]
         people = people.merge(told.astype({USER_ID: str}), on=USER_ID, how="outer")
     return build_histories(people, table, catalog)
-
-
-def _require(table: pd.DataFrame, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
-    """The table; ``PRI081`` where it lacks a column."""
-    missing = [column for column in columns if column not in table]
-    if missing:
-        raise AdvpriorError(
-            "PRI081",
-            f"{name} lacks {', '.join(missing)}",
-            where=name,
-            actual=", ".join(map(str, table.columns)),
-            expected=", ".join(columns),
-            fix="rename the columns: frame.rename(columns={...})",
-        )
-    return table

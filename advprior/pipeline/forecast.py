@@ -1,7 +1,9 @@
 """What a step will cost, before it runs: from its own last run, else from the size of the data and measured rates.
 
-Rates were measured on the demo (200 households of complete_journey, 2 cores of a 2.6 GHz Xeon, no GPU). They are right
-within a factor of two or so; steps that ran here correct them for the speed of this machine.
+Rates are processor seconds, memory and disk measured on the demo (200 households of complete_journey, 166k events, 479k
+impressions; no GPU). They are right within a factor of two or so; steps that ran here correct them for the speed of
+this machine. What a step needs of memory before it reads a row (libraries, a language model) is a part of its own: on
+small data it is nearly all.
 """
 
 from __future__ import annotations
@@ -9,6 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
+
+import yaml
 
 from advprior.pipeline.presets import CHEAP
 from advprior.pipeline.settings import Project
@@ -29,45 +34,63 @@ class Rate:
     driver : str
         A field of `Sizes`.
     fixed_s, seconds : float
-        Wall time on the reference machine, quiet.
+        Processor time on the reference machine, which is its wall time where nothing else runs.
+    fixed_mb : float
+        Resident memory that even an empty step has: its libraries, and a language model where it reads one.
     memory_mb : float
-        Resident memory beyond 200 MB, for each million of ``memory_by``: the driver, where it is not named.
+        Resident memory beyond that, for each million of ``memory_by``: the driver, where it is not named.
+    layer_s, epoch_s : float
+        Seconds for each million of the driver, and for each layer or epoch of the LLM's settings.
+    disk_mb : float
+        Left on disk for each million of the driver.
     """
 
     driver: str
     fixed_s: float
     seconds: float
+    fixed_mb: float = 200.0
     memory_mb: float = 0.0
     memory_by: str | None = None
+    layer_s: float = 0.0
+    epoch_s: float = 0.0
+    disk_mb: float = 0.0
 
 
 #: kind of step -> its rate. "cells" are users × snapshots × advertisers: what a prior holds.
 COSTS = {
-    "data build": Rate("impressions", 3, 12, 850),
-    "data check": Rate("impressions", 3, 12, 850),
-    "data pairs": Rate("events", 1, 3, 500),
-    "finetune llm": Rate("events", 20, 850, 8000),
-    "export llm": Rate("", 16, 0, 1300),
-    "score llm": Rate("events", 2, 350, 2800),
-    "finetune sasrec": Rate("events", 3, 170, 3200),
-    "finetune hybrid": Rate("events", 60, 250, 5000),
-    "export sasrec": Rate("", 6, 0),
-    "export hybrid": Rate("", 6, 0),
-    "finetune text": Rate("texts", 5, 30_000, 900, ""),
-    "finetune zero_shot": Rate("", 10, 0, 1000),
-    "score zero_shot": Rate("events", 10, 30_000, 2800),
-    "rank features": Rate("events", 1, 8, 1300),
-    "rank frame": Rate("impressions", 2, 20, 1500),
-    "first rank frame": Rate("impressions", 2, 13, 1200),
-    "rank ablate": Rate("rankers", 4, 6, 2100, "impressions"),
-    "first rank ablate": Rate("rankers", 4, 6, 1700, "impressions"),
-    "rank train": Rate("impressions", 2, 8, 1900),
-    "rank towers": Rate("impressions", 2, 10, 900),
-    "rank candidates": Rate("impressions", 2, 15, 800),
-    "feast apply": Rate("", 3, 0, 300),
-    "feast materialize": Rate("", 5, 0, 700),
+    "data build": Rate("impressions", 3, 14, 250, 850, disk_mb=9),
+    "data check": Rate("impressions", 3, 14, 250, 850, disk_mb=9),
+    "data pairs": Rate("events", 1, 3, 200, 500),
+    "finetune llm": Rate("events", 12, 0, 1150, 2500, layer_s=12.5, epoch_s=175),
+    "export llm": Rate("", 16, 0, 1600),
+    "score llm": Rate("events", 2, 0, 450, 1400, layer_s=58),
+    "finetune sasrec": Rate("events", 3, 150, 550, 1300),
+    "finetune hybrid": Rate("events", 60, 180, 1200, 1300),
+    "export sasrec": Rate("", 6, 0, 550),
+    "export hybrid": Rate("", 6, 0, 550),
+    "finetune text": Rate("texts", 10, 36_000, 1100),
+    "finetune zero_shot": Rate("", 10, 0, 1200),
+    "score zero_shot": Rate("events", 10, 30_000, 900, 2800),
+    "rank features": Rate("events", 1, 10, 250, 1300),
+    "rank frame": Rate("impressions", 2, 22, 500, 1000, disk_mb=80),
+    "first rank frame": Rate("impressions", 2, 22, 500, 1000, disk_mb=40),
+    "rank ablate": Rate("rankers", 4, 6, 500, 1600, "impressions", disk_mb=2),
+    "first rank ablate": Rate("rankers", 4, 6, 500, 1300, "impressions"),
+    "rank train": Rate("impressions", 2, 24, 500, 1500),
+    "rank towers": Rate("impressions", 2, 12, 400, 500),
+    "rank candidates": Rate("impressions", 2, 18, 400, 500),
+    "rank two-by-two": Rate("impressions", 1, 4, 500, 600),
+    "feast apply": Rate("", 7, 0, 480),
+    "feast materialize": Rate("", 9, 0, 800),
 }
-_SMALL = Rate("", 1, 0, 100)
+#: Disk of a fitted or exported LLM: its token table, and each layer (of the default base model, float32).
+LLM_MB, LAYER_MB = 117.0, 14.3
+#: Bytes of each number of a prior: as scored, with what a later --since needs; and as published, twice.
+SCORED_BYTES, PUBLISHED_BYTES = 4.2, 8.6
+#: MB of published features for each million of events × snapshots: every snapshot has each user's history anew.
+FEATURES_MB = 12.5
+WIDEST, KEPT = 10_000, 100  # above so many advertisers a prior keeps so many, each with its index
+_SMALL = Rate("", 1, 0, 300)
 
 
 @dataclass(frozen=True)
@@ -78,8 +101,10 @@ class Sizes:
     ----------
     texts : float
         Advertisers, or advertiser × category where texts are read by category.
-    cells : float
-        Numbers in one prior.
+    cells, pair_cells : float
+        Numbers in one prior by advertiser, and in one by advertiser × category.
+    histories : float
+        Events × snapshots.
     arms, first_arms : int
         Rankers of the ablation, and of the first answer, which it takes over.
     """
@@ -88,6 +113,8 @@ class Sizes:
     impressions: float
     texts: float
     cells: float
+    pair_cells: float
+    histories: float
     arms: int
     first_arms: int
 
@@ -117,10 +144,34 @@ def sizes_of(project: Project) -> Sizes | None:
         events=rows.get("events", 0) / 1e6,
         impressions=rows.get("impressions", 0) / 1e6,
         texts=texts / 1e6,
-        cells=rows.get("users", 0) * len(plan.snapshots()) * min(advertisers, 10_000) / 1e6,
+        cells=rows.get("users", 0) * len(plan.snapshots()) * _width(advertisers) / 1e6,
+        pair_cells=rows.get("users", 0) * len(plan.snapshots()) * _width(int(texts)) / 1e6,
+        histories=rows.get("events", 0) * len(plan.snapshots()) / 1e6,
         arms=(arms - reused) * config.arms.seeds,
         first_arms=first * (config.arms.seeds if config.arms.file is None else 1),
     )
+
+
+def _width(advertisers: int) -> int:
+    """Numbers in a row of a prior."""
+    return advertisers if advertisers <= WIDEST else 2 * KEPT
+
+
+def _llm_settings(project: Project, plan: Plan) -> dict[str, tuple[int, int]]:
+    """Layers and epochs of each prior of an LLM, by its name: what its fit and its scoring cost."""
+    settings = {}
+    for step in plan.steps:
+        if step.kind != "finetune llm":
+            continue
+        raw: dict[str, Any] = {}
+        if "--config" in step.command:
+            path = step.command[step.command.index("--config") + 1]
+            file = project.folder / path
+            text = plan.files.get(path) or (file.read_text() if file.is_file() else "")
+            raw = yaml.safe_load(text) or {}
+        training = raw.get("training") or {}
+        settings[step.name.split()[1]] = int(raw.get("layers", 10)), int(training.get("epochs", 4))
+    return settings
 
 
 class Forecast:
@@ -128,6 +179,9 @@ class Forecast:
 
     def __init__(self, project: Project, plan: Plan, stamps: Stamps) -> None:
         self._stamps, self._sizes = stamps, sizes_of(project)
+        self._llms = _llm_settings(project, plan)
+        self._pairs = {p.name for p in project.config.priors if p.by == "advertiser_category"}
+        self._pairs |= {p.placebo_name for p in project.config.priors if p.name in self._pairs and p.placebo_name}
         ratios = [
             cost.seconds / expected
             for step in plan.steps
@@ -152,10 +206,27 @@ class Forecast:
         held = size
         if rate.memory_by is not None and self._sizes is not None:
             held = self._sizes.driver(rate.memory_by, step)
-        cells = 0.0 if self._sizes is None else self._sizes.cells
-        disk = 4.2 * cells if step.kind.startswith("score") else 8.5 * cells if step.kind == "publish" else 0.0
-        seconds = rate.fixed_s + rate.seconds * size
-        return Cost(seconds, seconds, 200 + rate.memory_mb * held, disk)
+        layers, epochs = self._llms.get(_prior_of(step), (10, 4))
+        seconds = rate.fixed_s + (rate.seconds + rate.layer_s * layers + rate.epoch_s * epochs) * size
+        return Cost(seconds, seconds, rate.fixed_mb + rate.memory_mb * held, self._disk(step, rate, layers, size))
+
+    def _disk(self, step: Step, rate: Rate, layers: int, size: float) -> float:
+        """MB that a step leaves."""
+        if step.kind in ("finetune llm", "export llm"):
+            return LLM_MB + LAYER_MB * layers
+        if self._sizes is None:
+            return 0.0
+        cells = self._sizes.pair_cells if _prior_of(step) in self._pairs else self._sizes.cells
+        if step.kind.startswith("score"):
+            return SCORED_BYTES * cells
+        if step.kind == "rank features":
+            return FEATURES_MB * self._sizes.histories
+        return PUBLISHED_BYTES * cells if step.kind == "publish" else rate.disk_mb * size
+
+
+def _prior_of(step: Step) -> str:
+    """The prior that a step is of: the second word of its name."""
+    return step.name.split()[1] if " " in step.name else ""
 
 
 def free_disk_gb(folder: Path) -> float:

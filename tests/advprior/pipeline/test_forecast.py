@@ -77,3 +77,58 @@ def test_the_lines_name_the_long_steps(project):
     assert duration(sum(forecast.of(one).seconds for one in plan.steps)) in head
     assert any(line.split()[:2] == ["finetune", "llm"] for line in lines)
     assert not any("publish" in line for line in lines)
+
+
+#: What the steps of the demo took: processor seconds, MB of memory, MB of disk; None where it changes with settings.
+DEMO = {"users": 200, "advertisers": 664, "ads": 864, "events": 166_406, "impressions": 478_754}
+MEASURED = {
+    "data build": (10.8, 604, 3.9),
+    "finetune llm": (113, 1537, 205),
+    "export llm": (17, 1578, 205),
+    "score llm": (58, 661, 19.3),
+    "publish llm": (None, 290, 38.6),
+    "finetune sasrec": (23.7, 710, None),
+    "finetune text_pair": (57, 1066, None),
+    "score text_pair": (None, 290, 34.3),
+    "publish text_pair": (None, 335, 69.5),
+    "rank features": (3.0, 432, 68.7),
+    "rank frame": (13.6, 965, 35.5),
+    "rank ablate": (None, 1209, None),
+    "feast materialize": (9.3, 778, None),
+}
+
+
+def test_the_demo_is_foreseen_as_it_was_measured(tmp_path):
+    """Within a factor of two where time is meant, and nothing that memory or disk would miss by half."""
+    priors = [{"name": "llm", "predictor": "llm", "settings": {"layers": 6, "training": {"epochs": 3}}}, "sasrec"]
+    priors.append({"name": "text_pair", "predictor": "text", "by": "advertiser_category"})
+    for folder, advertisers in (("tables", 664), ("tables_pair", 1217)):
+        write_tiny(tmp_path / folder, users=4, weeks=30)
+        manifest = tmp_path / folder / "manifest.json"
+        written = json.loads(manifest.read_text())
+        plan = {"start": "2017-01-01T00:00:00+00:00", "finetune_end": "2017-05-08T04:00:00+00:00"}
+        plan |= {"train_end": "2017-09-25T04:00:00+00:00", "valid_end": "2017-10-23T04:00:00+00:00"}
+        written["facts"]["time_plan"] |= {**plan, "end": "2018-01-02T05:00:00+00:00"}
+        written["facts"]["rows"] = {**DEMO, "advertisers": advertisers}
+        manifest.write_text(json.dumps(written))
+    config = {"tables": {"example": "complete_journey"}, "priors": priors}
+    project = Project(tmp_path, ProjectConfig.model_validate(config))
+    plan = make_plan(project)
+    forecast = Forecast(project, plan, Stamps(tmp_path / "steps.json"))
+    for step_ in plan.steps:
+        for name in ("cpu_seconds", "memory_mb", "disk_mb"):
+            measured = dict(zip(("cpu_seconds", "memory_mb", "disk_mb"), MEASURED.get(step_.name, ()), strict=False))
+            if measured.get(name) is not None:
+                assert 0.6 < getattr(forecast.of(step_), name) / measured[name] < 2, (step_.name, name)
+
+
+def test_small_data_does_not_make_a_language_model_small(project):
+    """A log of a thousand events still loads the same network: what it takes is not foreseen as next to nothing."""
+    manifest = project.folder / "tables" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("1000000", "1000"))
+    plan = make_plan(project)
+    forecast = Forecast(project, plan, Stamps(project.folder / "steps.json"))
+    for name, memory, disk in (("finetune llm", 1000, 150), ("export llm", 1000, 150), ("score llm", 400, 0)):
+        cost = forecast.of(step(plan, name))
+        assert cost.memory_mb > memory, name
+        assert cost.disk_mb >= disk, name
