@@ -18,7 +18,7 @@ ARGS    ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test bench bench-serve lint clean lock FORCE
+.PHONY: help install demo test fuzz bench bench-serve lint clean lock FORCE
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ demo: $(STAMP)  ## the whole chain on real data: tables, priors, store, ranker, 
 
 test: $(STAMP)  ## all tests and doctests, no network
 	$(BIN)/python -m pytest -n 4 --dist loadfile --doctest-modules tests advprior ranking $(ARGS)
+
+fuzz: $(STAMP)  ## random tables through the whole chain, for two CPU-minutes (ARGS='--seeds 0:500 --budget 3000')
+	$(BIN)/python -m tests.fuzz --budget 120 $(ARGS)
 
 bench: $(STAMP)  ## ratios measured in one run, some 15 minutes: scoring, memory, validity of intervals, the frame (after make demo)
 	$(BIN)/python -m benchmarks.scoring $(ARGS)

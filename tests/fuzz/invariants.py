@@ -144,8 +144,9 @@ def _exist_from(tables: Path) -> pd.Series:
             )
     first = pd.concat(seen).groupby("user")["at"].min() + pd.Timedelta(microseconds=1)
     if "known_from" in users:
-        first = users.set_index(USER_ID)["known_from"].combine_first(first)
-    return first
+        stated = users.set_index(USER_ID)["known_from"]
+        first = stated.where(stated.notna(), first.reindex(stated.index))
+    return first.dropna()
 
 
 def of_frame(tables: Path, frame: Path) -> list[str]:

@@ -33,6 +33,7 @@ OWN = {
     "impression_id": "row",
     "label": "bought?",
 }
+OPTIONAL = ("text", "known_from", "arrived", "kind", "clicked", "label_time")
 PLAIN = 0.72
 
 
@@ -262,6 +263,38 @@ def _categories(drawn: Drawn, tables: dict[str, pd.DataFrame]) -> None:
 # -- how a stranger presents it ---------------------------------------------------------------------------------------
 
 
+def _tell_times(world: World, drawn: Drawn, kind: str) -> None:
+    """Columns that a log may have: since when a row exists, when it arrived, when it was clicked or labelled."""
+    tables, rng = world.tables, drawn.rng
+    times = values.TIMES[kind]
+    stated: dict[tuple[str, str], Any] = {}
+    for name in ("users", "ads"):
+        if drawn.axis(f"known_from of {name}", ["none", "early", "any", "gaps"], 0.75) != "none":
+            late = 0 if drawn.traits[f"known_from of {name}"] == "early" else drawn.seconds
+            stated[name, "known_from"] = drawn.start - 9 * DAY + rng.integers(0, late + 9 * DAY, len(tables[name]))
+    at = tables["events"]["timestamp"]
+    if drawn.axis("arrived", ["none", "late", "gaps", "far later"], 0.75) != "none":
+        most = drawn.seconds if drawn.traits["arrived"] == "far later" else 3 * DAY
+        stated["events", "arrived"] = at + rng.integers(0, most, len(at))
+    if drawn.axis("label_time", ["none", "there"], 0.75) != "none":
+        shown = tables["impressions"]
+        stated["impressions", "label_time"] = shown["timestamp"] + rng.integers(0, 6 * DAY, len(shown))
+    for (name, column), seconds in stated.items():
+        moments = pd.Series(times(seconds)[0]).reset_index(drop=True)
+        if column == "label_time":
+            moments = moments.where(tables[name]["label"].to_numpy() == 1)
+        elif drawn.traits.get(column, drawn.traits.get(f"{column} of {name}")) == "gaps":
+            moments = moments.where(pd.Series(rng.random(len(moments)) < 0.6))
+        tables[name][column] = moments
+    if drawn.axis("clicked", ["none", "there"], 0.75) != "none":
+        label = tables["impressions"]["label"].to_numpy()
+        tables["impressions"]["clicked"] = np.maximum(label, rng.random(len(label)) < 0.1).astype("int64")
+    if drawn.axis("kind", ["none", "there", "gaps"], 0.75) != "none":
+        kinds = pd.Series(rng.choice(["visit", "conversion", "purchase"], len(at)))
+        gaps = drawn.traits["kind"] == "gaps"
+        tables["events"]["kind"] = kinds.where(pd.Series(rng.random(len(at)) < 0.6), None) if gaps else kinds
+
+
 def _present(world: World, drawn: Drawn) -> None:
     """Ids, times and labels in their owner's types, names of columns, files, the mapping."""
     tables = world.tables
@@ -274,6 +307,7 @@ def _present(world: World, drawn: Drawn) -> None:
             shown[key] = pd.Series(pool(int(shown[key].max()) + 1, drawn.rng)).take(shown[key]).to_numpy()
     zone = None
     kind = drawn.axis("times", [name for name in values.TIMES if name not in ("text", "no zone", "numbers")], 0.6)
+    _tell_times(world, drawn, kind)
     for name in ("events", "impressions"):
         tables[name]["timestamp"], zone = values.TIMES[kind](tables[name]["timestamp"])
     shown["label"] = values.LABELS[drawn.axis("label", values.LABELS, 0.8)](shown["label"].to_numpy())
@@ -313,14 +347,18 @@ def _map(world: World, drawn: Drawn, zone: str | None) -> None:
                 entries[name][section] = {f"f{f.removeprefix(prefix)}": renamed[f] for f in fields}
                 columns = columns | renamed
         # an optional column that is not canonical by name must be named
-        if "text" in table and not own:
-            entries[name]["columns"]["text"] = "text"
+        for column in OPTIONAL:
+            if column in table and column not in entries[name]["columns"]:
+                entries[name]["columns"][column] = column
         world.tables[name] = table.rename(columns=columns)
         layout = drawn.axis(f"file of {name}", ["file", "parts", "by part", "index", "odd index"], 0.88)
         world.layout[name] = layout
     world.mapping = {"tables": entries, "folder": "."}
     if zone:
         world.mapping["timezone"] = zone
+    delay = drawn.axis("label delay", ["default", "30d", "12h", "0d"], 0.8)
+    if delay != "default" and "label_time" not in world.mapping["tables"]["impressions"]["columns"]:
+        world.mapping["label_delay"] = delay
     _plan(world, drawn)
 
 
