@@ -32,7 +32,7 @@ from ranking.experiment.assignment import ServedArm
 from ranking.frame.streams import EVENTS
 from ranking.service.candidates import PREDICTED, TOWERS
 from ranking.service.engine import Engine
-from ranking.service.histories import history_catalog
+from ranking.service.histories import history_catalog, history_fits
 from ranking.service.keys import key_or_password
 from ranking.service.names import Label, Names
 from ranking.service.priors import Prior
@@ -149,7 +149,9 @@ def _profile(row: Row) -> list[tuple[str, str]]:
 
 def _history(engine: Engine, row: Row, names: Names) -> dict[str, Any] | None:
     """Advertisers and categories that a user had most events with, and when; None without a row that can be read."""
-    if not isinstance(row, ViewRow) or (catalog := history_catalog(row, engine.resources.catalogs)) is None:
+    if not isinstance(row, ViewRow) or not history_fits(row):
+        return None
+    if (catalog := history_catalog(row, engine.resources.catalogs)) is None:
         return None
     levels = []
     for level, of_ads in (("advertiser", catalog.advertisers), ("category", catalog.categories)):

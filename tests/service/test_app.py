@@ -141,6 +141,30 @@ def test_bad_input_is_named(client: TestClient, body: object, where: str) -> Non
     assert problem.expected
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"user_id": NaN}',
+        b'{"user_id": "u", "slots": Infinity}',
+        b'{"user_id": "u", "slots": ' + b"9" * 4000 + b"}",
+        b'{"user_id": "u", "candidates": [{"ad_id": "a00/Tea", "context": {"context_position": NaN}}]}',
+        b'{"user_id": "u", "context": {"context_position": 1e400}}',
+        b'{"user_id": "\\ud800"}',
+        b'{"user_id": "u", "\\ud800": 1}',
+        b'{"user_id": "\xe9"}',
+        b"[" * 4000,
+        b'{"user_id": "u", "candidates": ' + b"[" * 1500 + b"]" * 1500 + b"}",
+        b"null",
+        b"",
+    ],
+)
+def test_no_body_is_a_failure_of_the_service(client: TestClient, body: bytes) -> None:
+    response = client.post("/rank", content=body, headers={"content-type": "application/json"})
+    assert response.status_code in (400, 422)
+    problem = ErrorResponse.model_validate_json(response.content).problems[0]
+    assert problem.code in ("SRV400", "SRV422")
+
+
 def test_oversize_is_refused_whether_or_not_it_is_declared(client: TestClient) -> None:
     big = json.dumps({"user_id": "u", "candidates": ["a" * 200] * 50}).encode()
     assert client.post("/rank", content=big).status_code == 413
