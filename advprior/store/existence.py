@@ -102,10 +102,10 @@ def _first(ids: pd.Series[Any], rows: Sequence[tuple[pd.Series[Any], Int]]) -> I
     index = pd.Index(ids.astype(object))
     first = np.full(len(index), NEVER)
     for owner, moments in rows:
-        oldest = pd.Series(moments).groupby(owner.to_numpy(), observed=True).min()
-        at = index.get_indexer(pd.Index(oldest.index.astype(object)))
-        whose = at >= 0
-        first[at[whose]] = np.minimum(first[at[whose]], oldest.to_numpy(np.int64)[whose] + 1)
+        codes, owners = pd.factorize(owner)  # of categories, without a text object a row
+        place = np.append(index.get_indexer(pd.Index(owners).astype(object)), -1)[codes]
+        whose = place >= 0
+        np.minimum.at(first, place[whose], moments[whose] + 1)
     return first
 
 

@@ -14,13 +14,22 @@ import pytest
 from advprior.data import click_model as model
 from advprior.data import clicks, synthetic
 from advprior.data.drawn import Size
-from advprior.store.tables import load_time_plan
+from advprior.store.contract import MATRIX_FILE, POPULARITY, PRIOR_ROW, TABLE_FILE, prior_view
+from advprior.store.existence import load_users_exist_from
+from advprior.store.tables import load_tables, load_time_plan
 from advprior.store.times import DAY_US, micros
-from ranking.frame import popularity, publish, stream_counts
+from ranking.frame import popularity, stream_counts
+from ranking.frame import publish as publishing
+from ranking.frame.build import build_frame
 from ranking.frame.counts import CountsBefore
 from ranking.frame.numbering import HistoryIds
+from ranking.frame.publish import publish_features
 from ranking.frame.snapshots import snapshots_to_keep
 from tests.ranking.frame.no_future import changed, comparable, cut, published
+from tests.ranking.stores import apply, copy_repo, publish, random_priors
+
+# ibis 12 calls a method that duckdb 2 renamed
+pytestmark = pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")
 
 #: Of a seed in which users visit an advertiser's category before its ad exists.
 LOG = Size(users=50, advertisers=8, weeks=12, seed=2)
@@ -74,6 +83,37 @@ def test_no_feature_knows_what_comes_after_its_snapshot(worlds: dict[str, World]
     assert worlds[name].changed_at(*worlds[name].snapshots) == []
 
 
+def test_no_column_of_a_frame_knows_what_comes_after_its_impression(worlds: dict[str, World], tmp_path: Path) -> None:
+    """Joined through the store, gathered by pointers, with priors beside: of every impression up to a snapshot."""
+    world, frames = worlds["clicks"], []
+    snapshot = world.snapshots[1]
+    for name, tables in (("whole", world.tables), ("past", cut(world.tables, snapshot, tmp_path / "tables"))):
+        repo = copy_repo(tmp_path / name)
+        publish_features(tables, repo)
+        publish(repo, prior_view(POPULARITY), priors_of(world.tables, tables))
+        apply(repo)
+        result = build_frame(tables, repo, [POPULARITY])
+        rows = result.frame[result.frame.timestamp < pd.Timestamp(snapshot)].set_index("impression_id")
+        frames.append(rows[[feature["name"] for feature in result.facts["features"]]])
+    whole, past = frames
+    assert len(whole) > 100
+    assert {"exposures_ad_1w", "ad_click_rate_4w", "prior_popularity_log_ratio"} < set(whole)
+    pd.testing.assert_frame_equal(past, whole, check_exact=True, check_categorical=False)
+
+
+def priors_of(whole: Path, tables: Path) -> dict[str, Any]:
+    """Random priors that depend on user and snapshot alone, from when each user exists."""
+    plan, loaded = load_time_plan(whole), load_tables(whole, "users", "advertisers")
+    ids = loaded["users"]["user_id"].tolist()
+    advertisers = loaded["advertisers"]["advertiser_id"].tolist()
+    files = random_priors(ids, advertisers, plan.snapshots(), plan.lag, plan.finetune_end, 0)
+    exist_from = dict(zip(ids, load_users_exist_from(tables, ids), strict=True))
+    table = files[TABLE_FILE].sort_values(PRIOR_ROW)
+    exists = (table["user_id"].map(exist_from) <= micros(table["snapshot"])).to_numpy()
+    table = table[exists].assign(**{PRIOR_ROW: np.arange(int(exists.sum()))})
+    return files | {TABLE_FILE: table, MATRIX_FILE: files[MATRIX_FILE][exists]}
+
+
 # -- the test is one that can fail ---------------------------------------------------------------------------------
 
 
@@ -83,7 +123,7 @@ def a_day_ahead(patch: pytest.MonkeyPatch) -> None:
 
 
 def labels_at_once(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(publish, "load_label_delay", lambda tables: timedelta(0))
+    patch.setattr(publishing, "load_label_delay", lambda tables: timedelta(0))
 
 
 def events_before_they_arrive(patch: pytest.MonkeyPatch) -> None:
@@ -92,11 +132,11 @@ def events_before_they_arrive(patch: pytest.MonkeyPatch) -> None:
 
 
 def users_from_the_start(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(publish, "users_exist_from", lambda users, *others: np.zeros(len(users), np.int64))
+    patch.setattr(publishing, "users_exist_from", lambda users, *others: np.zeros(len(users), np.int64))
 
 
 def categories_from_the_start(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(publish, "HistoryIds", lambda advertisers, ads, ads_from: HistoryIds(advertisers, ads))
+    patch.setattr(publishing, "HistoryIds", lambda advertisers, ads, ads_from: HistoryIds(advertisers, ads))
 
 
 @pytest.mark.parametrize(
