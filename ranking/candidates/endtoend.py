@@ -10,7 +10,7 @@ that was not shown is unknown, so this is unbiased for re-ordering shown ads, an
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,17 +18,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from advprior.store.arrays import Bool, Double
+from advprior.store.arrays import Double
 from advprior.store.contract import AD_ID, IMPRESSION_ID, LABEL, SLATE_ID, TIMESTAMP, USER_ID, prior_view
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest, write_json
 from advprior.store.tables import load_tables, load_time_plan, read_parquet
 from advprior.store.times import micros, moment_us
+from ranking.candidates.cells import BOTH, CONTROL, EFFECTS, NEITHER, PLACEBO_ROLE, RANKING, RETRIEVAL, cell, effects_of
 from ranking.candidates.choose import choose
 from ranking.candidates.curve import QUOTAS
 from ranking.candidates.inputs import Pasts, snapshot_of
 from ranking.candidates.towers import Towers
-from ranking.evidence.bootstrap import Outcomes, Resampling, paired_bootstrap
+from ranking.evidence.bootstrap import Outcomes, Resampling
 from ranking.evidence.claims import Beside, Claim
 from ranking.evidence.lift import Lift, Lifts, as_lifts
 from ranking.evidence.metrics import Conversions, Ndcg
@@ -42,25 +43,6 @@ if TYPE_CHECKING:
 
 STEP = "rank two-by-two"
 FILE = "two_by_two.json"
-#: candidates, ranker: with priors or without.
-NEITHER, RETRIEVAL, RANKING, BOTH = "neither", "candidates", "ranker", "both"
-EFFECTS = (
-    (RETRIEVAL, NEITHER, "Priors in retrieval"),
-    (RANKING, NEITHER, "Priors in ranking"),
-    (BOTH, NEITHER, "Priors in both"),
-    (BOTH, RETRIEVAL, "Ranking, once in retrieval"),
-    (BOTH, RANKING, "Retrieval, once in ranking"),
-)
-CONTROL, PLACEBO_ROLE = "control", "placebo"
-
-
-def cell(name: str, reference: str | None = None) -> str:
-    """A cell's name; that of the best control or the placebo bears theirs. Without priors all have the same cell.
-
-    >>> cell(BOTH), cell(BOTH, "neighbours"), cell(NEITHER, "neighbours")
-    ('both', 'both:neighbours', 'neither')
-    """
-    return name if reference is None or name == NEITHER else f"{name}:{reference}"
 
 
 @dataclass(repr=False)
@@ -264,23 +246,20 @@ def two_by_two(
         )
     of_valid, of_test = retrieval_scores(tables, towers, valid, test)
     rows = Sorted.of(test[SLATE_ID].to_numpy(), of_test)
-    plain = scores[options.baseline]
     alone = choose(rows, np.zeros(len(test), bool), options.k, 0.0)
-    cells, among, quotas, tried = {NEITHER: _within(plain, alone)}, {"alone": int(test[LABEL][alone].sum())}, {}, {}
+    augmented, quotas, tried = {}, {}, {}
     for name, top20 in columns.items():
         quotas[name], tried[name] = _quota(valid, of_valid, top20, options.k)
-        augmented = choose(rows, test[top20].to_numpy(np.float64) == 1, options.k, quotas[name])
-        of = None if name == options.arm else name
-        cells[cell(RETRIEVAL, of)] = _within(plain, augmented)
-        cells[cell(RANKING, of)] = _within(scores[name], alone)
-        cells[cell(BOTH, of)] = _within(scores[name], augmented)
-        among["augmented" if of is None else name] = int(test[LABEL][augmented].sum())
-    lifts = paired_bootstrap(
-        cells,
+        augmented[name] = choose(rows, test[top20].to_numpy(np.float64) == 1, options.k, quotas[name])
+    lifts = effects_of(
+        scores[options.baseline],
+        alone,
+        {name: (scores[name], candidates) for name, candidates in augmented.items()},
         Outcomes.of(test[LABEL], test[USER_ID].astype(str), slate=test[SLATE_ID]),
-        _pairs(list(references.values())),
         Resampling((Conversions(options.slots), Ndcg(options.slots)), replicates=options.replicates, progress=True),
     )
+    among = {"alone": int(test[LABEL][alone].sum()), "augmented": int(test[LABEL][augmented[options.arm]].sum())}
+    among |= {name: int(test[LABEL][augmented[name]].sum()) for name in references.values()}
     about = {
         "k": options.k,
         "slots": options.slots,
@@ -298,12 +277,6 @@ def two_by_two(
         "data": read_manifest(tables)["facts"].get("note"),
     }
     return TwoByTwo(lifts, about)
-
-
-def _pairs(references: Sequence[str]) -> list[tuple[str, str]]:
-    """Effects of the arm, those of its references, and what its cells gain over theirs."""
-    own = [(cell(arm, of), cell(against, of)) for of in (None, *references) for arm, against, _ in EFFECTS]
-    return own + [(name, cell(name, of)) for of in references for name in (RETRIEVAL, RANKING, BOTH)]
 
 
 def _references(ablation: Path, arm: str) -> tuple[dict[str, str], dict[str, str]]:
@@ -393,8 +366,3 @@ def _quota(valid: pd.DataFrame, score: Double, top20: str, k: int) -> tuple[floa
     recall = {q: float((choose(rows, wanted, k, q) & won).sum() / max(won.sum(), 1)) for q in QUOTAS}
     best = max((q for q in QUOTAS if q > 0), key=lambda q: (recall[q], -q))
     return best, {str(q): round(value, 5) for q, value in recall.items()}
-
-
-def _within(scores: Sequence[Double], candidates: Bool) -> list[Double]:
-    """Scores of each seed with every ad that is no candidate behind all that are."""
-    return [np.where(candidates, score, -1.0) for score in scores]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ranking.candidates.cells import BOTH, EFFECTS, NEITHER
 from ranking.candidates.curve import CandidateCurve
-from ranking.candidates.endtoend import BOTH, EFFECTS, NEITHER, TwoByTwo
+from ranking.candidates.endtoend import TwoByTwo
 from ranking.evidence.cells import lift_cell
 from ranking.evidence.plots import svg_uri
 

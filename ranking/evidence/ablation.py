@@ -90,8 +90,9 @@ def ablate(
     Raises
     ------
     AdvpriorError
-        ``RNK006`` when ``reuse`` was trained or measured on other rows, ``RNK022`` when an arm adds what the frame
-        lacks, ``RNK024`` when a split has no positives, ``RNK028`` when nothing is left to measure.
+        ``DAT016`` when a slate has several users; ``RNK006`` when ``reuse`` was trained or measured on other rows;
+        ``RNK022`` when an arm adds what the frame lacks, ``RNK024`` when a split has no positives, ``RNK028`` when
+        nothing is left to measure.
 
     Examples
     --------

@@ -165,9 +165,7 @@ class Lifts(list[Lift]):
     def __repr__(self) -> str:
         """At most twenty of them, one a line."""
         lines = [
-            f"{one.arm} − {one.baseline}, {one.metric}, {one.segment}: {one.text()}, "
-            + outcome(one.better, one.worse, one_seed=not one.conclusive)
-            for one in self[:20]
+            f"{one.arm} − {one.baseline}, {one.metric}, {one.segment}: {one.text()}, {_says(one)}" for one in self[:20]
         ]
         return "\n".join(lines + ([f"… {len(self) - 20} more: .frame()"] if len(self) > 20 else []))
 
@@ -216,6 +214,14 @@ class Lifts(list[Lift]):
             if (lift.arm, lift.baseline, lift.metric, lift.segment) == (arm, baseline, metric, segment):
                 return lift
         raise KeyError((arm, baseline, metric, segment))
+
+
+def _says(lift: Lift) -> str:
+    """What an interval says, and what it leaves out."""
+    left_out = f", {lift.left_out} of {len(lift.by_cutoff)} cut-offs say nothing of it" if lift.left_out else ""
+    if lift.state == "undefined":
+        return "not measurable"
+    return outcome(lift.better, lift.worse, one_seed=not lift.conclusive) + left_out
 
 
 def as_lifts(records: Iterable[Mapping[str, Any]]) -> Lifts:

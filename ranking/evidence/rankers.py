@@ -21,6 +21,7 @@ from ranking.evidence.bootstrap import Draws, Outcomes, Resampler
 from ranking.evidence.lift import OVERALL
 from ranking.evidence.metrics import DEFAULT_METRICS, MORE_METRICS, Rows, calibration_curve
 from ranking.evidence.segments import SEGMENT_PREFIX, segments_of
+from ranking.frame.checks import require_own_slates
 from ranking.frame.read import SPLITS
 from ranking.models.arms import Arm, Arms, arm_features
 from ranking.models.binning import Examples, prepare
@@ -109,6 +110,7 @@ class Encoded:
     @classmethod
     def of(cls, rows: pd.DataFrame, features: Sequence[Feature], arms: Arms) -> Encoded:
         """Encode what the arms read of a frame; the frame itself is not changed and can go afterwards."""
+        require_own_slates(rows)
         used = {feature for arm in arms.arms for feature in arm_features(arm, features)}
         chosen = [feature for feature in features if feature in used]
         names = [feature.name for feature in chosen]

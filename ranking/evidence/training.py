@@ -13,6 +13,7 @@ from advprior.store.errors import AdvpriorError
 from advprior.store.features import REQUEST_SOURCE, Feature
 from advprior.store.runs import read_manifest
 from ranking.evidence.metrics import DEFAULT_METRICS, MORE_METRICS, Rows
+from ranking.frame.checks import require_own_slates
 from ranking.frame.read import SPLITS, load_features, load_frame
 from ranking.models.arms import Arm, arm_features
 from ranking.models.config import RankerConfig
@@ -28,8 +29,8 @@ def train_arm(frame_folder: Path, arm: Arm, config: RankerConfig, seed: int, out
     Raises
     ------
     AdvpriorError
-        ``RNK022`` when the frame lacks the arm's columns, ``RNK024`` when a split lacks positives, ``RNK039`` for an
-        arm whose ranker is none of LightGBM's.
+        ``DAT016`` when a slate has several users, ``RNK022`` when the frame lacks the arm's columns, ``RNK024`` when a
+        split lacks positives, ``RNK039`` for an arm whose ranker is none of LightGBM's.
     """
     if arm.ranker is not None:
         raise AdvpriorError(
@@ -41,6 +42,7 @@ def train_arm(frame_folder: Path, arm: Arm, config: RankerConfig, seed: int, out
             fix="train an arm without `ranker`; a pickle would run whatever code it holds where it is loaded",
         )
     frame = load_frame(frame_folder)
+    require_own_slates(frame)
     features = arm_features(arm, load_features(frame_folder))
     manifest = read_manifest(frame_folder)
     facts = {

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from advprior.store.contract import SLATE_ID, USER_ID
 from advprior.store.errors import AdvpriorError
 from ranking.frame.read import SPLITS
 
@@ -76,6 +77,27 @@ def enforce(findings: Iterable[Finding | None], where: str | None = None) -> lis
         also = "; also " + ", ".join(f"{o.code}: {o.message}" for o in others) if others else ""
         raise AdvpriorError(first.code, first.message + also, where=where, expected=f"see {first.docs}", fix=first.fix)
     return actual
+
+
+def require_own_slates(rows: pd.DataFrame) -> None:
+    """Refuse a frame in which a slate holds several users' rows: they would be ranked as if shown together.
+
+    Raises
+    ------
+    AdvpriorError
+        ``DAT016``, as ``advprior data check`` says it of tables; a frame made in Python was never a table.
+    """
+    shared = rows[USER_ID] != rows.groupby(SLATE_ID)[USER_ID].transform("first")
+    if shared.any():
+        slates = rows.loc[shared, SLATE_ID].unique()
+        raise AdvpriorError(
+            "DAT016",
+            "a slate belongs to several users",
+            where=f"{SLATE_ID} {', '.join(map(str, slates[:5]))}",
+            actual=f"{len(slates):,} slates of several users",
+            expected="one user a slate",
+            fix="number slates over all users: make one text of user and slate",
+        )
 
 
 def check_model_cutoff(predictor: str, cutoff: Array, impression: Array) -> Finding | None:

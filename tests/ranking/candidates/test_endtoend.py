@@ -10,18 +10,9 @@ from click.testing import CliRunner
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import manifest_digest, new_run, run_key
 from advprior.store.tables import write_parquet
+from ranking.candidates.cells import BOTH, EFFECTS, NEITHER, RANKING, RETRIEVAL
 from ranking.candidates.choose import choose
-from ranking.candidates.endtoend import (
-    BOTH,
-    EFFECTS,
-    NEITHER,
-    RANKING,
-    RETRIEVAL,
-    TwoByTwo,
-    TwoByTwoOptions,
-    retrieval_scores,
-    two_by_two,
-)
+from ranking.candidates.endtoend import TwoByTwo, TwoByTwoOptions, retrieval_scores, two_by_two
 from ranking.candidates.training import TowerConfig, fit_towers
 from ranking.cli import rank
 from ranking.evidence.ordering import Sorted

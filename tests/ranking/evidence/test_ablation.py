@@ -53,6 +53,15 @@ def test_a_planted_signal_is_found_and_its_placebo_is_null(planted):
     assert result.lifts.get("llm", "baseline", "log_loss").better  # lower
 
 
+def test_slates_numbered_anew_for_each_user_are_refused_in_a_frame_of_ones_own():
+    """A frame made in Python passed no check of tables; its slates would be ranked over users."""
+    rows = synthetic_frame(users=20)
+    rows["slate_id"] = rows.groupby("user_id")["slate_id"].rank(method="dense").astype(int)
+    with pytest.raises(AdvpriorError, match="DAT016") as refused:
+        ablate(framed(rows), ARMS, seeds=1, replicates=20)
+    assert "text of user and slate" in str(refused.value)
+
+
 def test_without_a_signal_no_gain_is_claimed():
     result = ablated(signal=0.0, seed=5)
     assert result.verdict.kind not in ("win", "win_not_over_control"), result.verdict.sentence

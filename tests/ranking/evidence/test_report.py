@@ -12,8 +12,9 @@ from click.testing import CliRunner
 
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import new_run, run_key
+from ranking.candidates.cells import BOTH, EFFECTS, NEITHER, RANKING, RETRIEVAL
 from ranking.candidates.curve import _COLUMNS, CandidateCurve
-from ranking.candidates.endtoend import BOTH, EFFECTS, NEITHER, RANKING, RETRIEVAL, TwoByTwo
+from ranking.candidates.endtoend import TwoByTwo
 from ranking.cli import rank
 from ranking.evidence.bootstrap import Outcomes, Resampling, paired_bootstrap
 from ranking.evidence.metrics import Conversions, Ndcg

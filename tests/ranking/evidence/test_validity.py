@@ -1,20 +1,22 @@
 """The evidence on worlds whose truth is known: a few replays of what `benchmarks.validity` does by the hundred."""
 
-from benchmarks.validity import replays, world
+from benchmarks.validity import holds, replays, world, worlds
 from ranking.frame.checks import check_golden_features
 
 
 def test_intervals_hold_zero_when_priors_say_nothing():
-    found = replays(24, 0.0, 0, 200)
-    for arm, rows in found.items():
-        held = ((rows[:, 1] <= 0) & (rows[:, 2] >= 0)).sum()
-        assert held >= 20, (arm, held)  # fewer than 20 of 24 at 95 %: once in 150
+    lifts = replays(worlds(12, 0, 0.0), 2, 60)
+    assert len(lifts) == 14  # pairs of arms by metric, effects of the two-by-two, and those over its placebo's
+    for name, rows in lifts.items():
+        assert holds(rows, 0.0).sum() >= 9, name  # fewer than 9 of 12 at 95 %: once in 500
 
 
 def test_a_planted_signal_is_found_with_its_sign_and_its_placebo_is_not():
-    found = replays(6, 0.8, 100, 200)
-    assert (found["llm"][:, 1] > 0).all()
-    assert (found["placebo"][:, 1] <= 0).sum() >= 5
+    lifts = replays(worlds(3, 100, 0.8), 3, 60)
+    assert (lifts["llm − baseline, auc"][:, 1] > 0).all()
+    assert (lifts["llm − placebo, auc"][:, 1] > 0).all()
+    assert (lifts["both − neither, conversions_2"][:, 0] > 0).all()
+    assert (lifts["placebo − baseline, auc"][:, 1] <= 0).sum() >= 2
 
 
 def test_a_planted_leak_is_refused():

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ranking.candidates.cells import BOTH, CONTROL, EFFECTS, NEITHER, PLACEBO_ROLE, RETRIEVAL, cell
 from ranking.candidates.curve import _COLUMNS, CandidateCurve
-from ranking.candidates.endtoend import BOTH, CONTROL, EFFECTS, NEITHER, PLACEBO_ROLE, RETRIEVAL, TwoByTwo, cell
+from ranking.candidates.endtoend import TwoByTwo
 from ranking.evidence.lift import Lift, Lifts
 from ranking.evidence.verdict import Verdict, judge
 from ranking.evidence.wording import signed
