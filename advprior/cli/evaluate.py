@@ -28,6 +28,32 @@ class Moment(click.ParamType):  # type: ignore[type-arg]
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
+class Moments(Moment):
+    """Several of them, with commas between."""
+
+    name = "times"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        return tuple(super(Moments, self).convert(part.strip(), param, ctx) for part in str(value).split(","))
+
+
+class Sizes(click.ParamType):  # type: ignore[type-arg]
+    """Numbers of users with commas between, the last one perhaps ``all``."""
+
+    name = "sizes"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        parts = [part.strip() for part in str(value).split(",")]
+        if not all(part == "all" or (part.isdigit() and int(part) > 0) for part in parts):
+            self.fail(f"{value!r} are no numbers of users, e.g. 100,300,1000,all", param, ctx)
+        numbers = sorted({int(part) for part in parts if part != "all"})
+        return (*numbers, None) if "all" in parts else tuple(numbers)
+
+
 class Span(click.ParamType):  # type: ignore[type-arg]
     """A whole number of hours, days or weeks."""
 
@@ -43,7 +69,27 @@ class Span(click.ParamType):  # type: ignore[type-arg]
 @click.command()
 @click.argument("runs", nargs=-1, metavar="[RUN]...", type=click.Path(path_type=Path))
 @click.option("--tables", required=True, type=click.Path(path_type=Path), help="Canonical tables (advprior data).")
-@click.option("--cutoff", required=True, type=Moment(), help="History lies before, labels from here on: 2022-01-01.")
+@click.option("--cutoff", type=Moment(), help="History lies before, labels from here on: 2022-01-01.")
+@click.option(
+    "--learning-curve",
+    "sizes",
+    type=Sizes(),
+    metavar="100,300,all",
+    help="Refit on so many random users, at each of --cutoffs: when does a prior from texts pay?",
+)
+@click.option("--cutoffs", type=Moments(), metavar="T1,T2,T3", help="Of --learning-curve.")
+@click.option("--draws", type=click.IntRange(1), default=3, show_default=True, help="Of users, in --learning-curve.")
+@click.option(
+    "--encoder",
+    "encoders",
+    multiple=True,
+    metavar="BASE",
+    help="Whose encodings of texts --learning-curve measures: a Hugging Face id or path, several times; by default "
+    "the one of the text prior.",
+)
+@click.option(
+    "--layers", type=click.IntRange(1), default=10, show_default=True, help="Of --encoder that are kept (as of text)."
+)
 @click.option("--horizon", type=Span(), default="365d", show_default=True, help="How far labels are looked for.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.json", help="Where to write.")
 @click.option(
@@ -92,7 +138,12 @@ class Span(click.ParamType):  # type: ignore[type-arg]
 def evaluate(
     runs: tuple[Path, ...],
     tables: Path,
-    cutoff: datetime,
+    cutoff: datetime | None,
+    sizes: tuple[int | None, ...] | None,
+    cutoffs: tuple[datetime, ...] | None,
+    draws: int,
+    encoders: tuple[str, ...],
+    layers: int,
     horizon: timedelta,
     out: Path | None,
     earlier: tuple[Path, ...],
@@ -112,6 +163,13 @@ def evaluate(
     an LLM join the blend of all controls; each with one is compared with it, and with the best control, alone and as an
     addition. Intervals are paired bootstraps by user, and by seed where an arm has several.
     """
+    if sizes is not None:
+        if runs or cutoff is not None or not cutoffs or out is None:
+            raise click.UsageError("--learning-curve takes --cutoffs and --out, and neither RUNs nor --cutoff")
+        _learning_curve(tables, (sizes, cutoffs, draws, encoders, layers, horizon, seed), out)
+        return
+    if cutoff is None:
+        raise click.UsageError("Missing option '--cutoff' (or --learning-curve with --cutoffs).")
     from advprior.evaluation.ladder import evaluate as work
     from advprior.evaluation.options import Options
     from advprior.evaluation.show import render
@@ -134,3 +192,22 @@ def evaluate(
         click.echo(line)
     if out is not None and fresh:
         click.echo(f"evaluate: {result['about']['seconds']:.0f} s -> {out}")
+
+
+def _learning_curve(tables: Path, options: tuple[Any, ...], out: Path) -> None:
+    """Measure a learning curve, print its pooled rows and its sentence, draw it."""
+    from advprior.evaluation.learning_curve.encoders import DEFAULT
+    from advprior.evaluation.learning_curve.plots import draw
+    from advprior.evaluation.learning_curve.run import CurveOptions, learning_curve
+    from advprior.evaluation.learning_curve.show import lines
+
+    sizes, cutoffs, draws, encoders, layers, horizon, seed = options
+    chosen = CurveOptions(
+        sizes, cutoffs, draws, encoders or (DEFAULT,), layers=layers, horizon_days=max(horizon.days, 1), seed=seed
+    )
+    result = learning_curve(tables, chosen, out)
+    picture = out.with_suffix(".svg")
+    draw(result, picture)
+    for line in lines(result):
+        click.echo(line)
+    click.echo(f"evaluate: {result['about']['cpu_seconds']:.0f} CPU-seconds -> {out}, {picture}")

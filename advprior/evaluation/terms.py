@@ -92,7 +92,7 @@ class Terms:
         """Every term [P, N] that the data and the installed packages allow, by name."""
         past, asked, size = self._past, self._asked, self._size
         terms = {name: self._wide(row, users) for name, row in self._drift.items()}
-        own = {h: self._own(users, h) for h in {*OWN, *MIXED, EVER}}
+        own = {h: self.own(users, h) for h in {*OWN, *MIXED, EVER}}
         terms |= {name: np.log1p(own[h]) for name, h in zip(OWN_TERMS, (*OWN, EVER), strict=False)}
         terms["bought before"] = (own[EVER] > 0).astype(np.float32)
         terms["last"] = last_advertisers(asked, users, size)
@@ -113,7 +113,14 @@ class Terms:
             terms["price"] = price_term(past, users, size, asked)
         return terms
 
-    def _own(self, users: Int, half_life: float) -> Float:
+    def decayed(self, half_life: float) -> Float:
+        """Decayed purchases of everyone [N] at a half-life in days."""
+        moment = np.asarray([self._cutoff], np.int64)
+        everyone: Float = counts.popularity(self._past, moment, half_life, self._size)[0].astype(np.float32)
+        return everyone
+
+    def own(self, users: Int, half_life: float) -> Float:
+        """Decayed purchases of each user [P, N] at a half-life in days."""
         return counts.own_points(self._asked, users, np.full(len(users), self._cutoff, np.int64), half_life, self._size)
 
     def _wide(self, row: Float, users: Int) -> Float:

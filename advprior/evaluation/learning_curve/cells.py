@@ -1,0 +1,171 @@
+"""One cell of the map: everything fitted on some users' events before a cut-off, and how each arm answers after it.
+
+Weights come from the chosen users' labels at earlier cut-offs; counts, similarities and factors from all of their
+events before the cut-off. Whom the arms are tested on does not depend on whom they were fitted on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from advprior.evaluation.learning_curve.arms import CurveArm, all_terms, arms_of
+from advprior.evaluation.population import EARLIER, MOST_CELLS
+from advprior.evaluation.protocol import Labels, first_labels, marks
+from advprior.evaluation.terms import Terms
+from advprior.history.histories import Histories
+from advprior.predictors.logit import fit_logit, log_softmax, logit
+from advprior.store.arrays import Bool, Double, Float, Int
+from advprior.store.contract import POPULARITY
+
+METRICS = ("recall@5", "nll")
+HISTORY_SEGMENTS = ("history 1", "history 2-4", "history 5+")
+ADVERTISER_SEGMENTS = ("advertiser 0", "advertiser 1-10", "advertiser 11-100", "advertiser over 100")
+SEGMENTS = ("overall", *HISTORY_SEGMENTS, *ADVERTISER_SEGMENTS)
+CHUNK_CELLS = 400_000  # of one term of those tested, at once
+
+
+@dataclass(frozen=True)
+class CutOff:
+    """What all cells of one cut-off share.
+
+    Attributes
+    ----------
+    histories : Histories
+        Events before the cut-off.
+    labels : Labels
+        Of those tested.
+    moment, back : int
+        The cut-off, and how far before it labels to fit on start, in microseconds.
+    cosines : dict of str to float32 [N, N]
+        By encoder, the lexical one among them.
+    encoders : dict of str to bool
+        Whether pre-trained weights are behind each, without the lexical one.
+    size, seed : int
+        N; of ALS.
+    """
+
+    histories: Histories
+    labels: Labels
+    moment: int
+    back: int
+    cosines: Mapping[str, Float]
+    encoders: Mapping[str, bool]
+    size: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """How every arm did.
+
+    Attributes
+    ----------
+    names : tuple of str
+        A arms.
+    sums : float32 [A, metrics, segments, P]
+        Credit-weighted marks of each tested user.
+    weights : float32 [segments, P]
+        Credit of each user's labels in each segment.
+    valid_nll : float64 [A]
+        Nats a label of an earlier cut-off, by weights fitted on the other half of the users; NaN for popularity.
+    fitted_users, fitted_labels : int
+    """
+
+    names: tuple[str, ...]
+    sums: Float
+    weights: Float
+    valid_nll: Double
+    fitted_users: int
+    fitted_labels: int
+
+
+def measure(case: CutOff, chosen: Int) -> CellResult | None:
+    """Fit every arm on the ``chosen`` users' events and mark its answers; None where these have no label to fit on."""
+    inside = np.zeros(len(case.histories), np.bool_)
+    inside[chosen] = True
+    counted = case.histories.with_rows(inside[case.histories.user_of_row])
+    values, truth, user = _fit_points(case, counted)
+    if not len(truth):
+        return None
+    arms = arms_of(case.encoders, set(values))
+    half = np.random.default_rng(case.seed).permutation(len(case.histories))[user] % 2 == 0
+    weights, valid = {}, [np.nan]
+    for name, arm in arms.items():
+        terms = np.stack([values[term] for term in arm.terms])
+        weights[name] = fit_logit(terms, truth)
+        valid.append(_held_out(terms, truth, half, weights[name]))
+    names = (POPULARITY, *arms)
+    terms_now = Terms(counted, case.moment, case.size, case.seed).of(case.histories)
+    sums, shares = _marked(case, terms_now, arms, weights, counted)
+    return CellResult(names, sums, shares, np.asarray(valid), len(chosen), len(truth))
+
+
+def _fit_points(case: CutOff, counted: Histories) -> tuple[dict[str, Float], Float, Int]:
+    """Terms by name [P, N], truth [P, N] and user [P] of the labels at all earlier cut-offs."""
+    most = max(MOST_CELLS // case.size, 1000)
+    parts: list[dict[str, Float]] = []
+    truths: list[Float] = [np.zeros((0, case.size), np.float32)]
+    users: list[Int] = [np.zeros(0, np.int64)]
+    for share in EARLIER:
+        then = case.moment - int(share * case.back)
+        labels = first_labels(counted, then, case.moment - then).sample(most, case.seed)
+        if len(labels):
+            terms = Terms(counted.before(then), then, case.size, case.seed)
+            parts.append(all_terms(terms, labels.user, case.cosines))
+            truths.append(labels.truth(case.size))
+            users.append(labels.user)
+    everywhere = set.intersection(*(set(part) for part in parts)) if parts else set()
+    values = {name: np.concatenate([part[name] for part in parts]) for name in everywhere}
+    return values, np.concatenate(truths), np.concatenate(users)
+
+
+def _held_out(terms: Float, truth: Float, half: Bool, fitted: Double) -> float:
+    """Nats a label by weights that did not see its user."""
+    nats = 0.0
+    for side in (True, False):
+        if not (half == side).any():
+            continue
+        other = fit_logit(terms[:, half != side], truth[half != side], start=fitted) if (half != side).any() else fitted
+        answers = logit(list(terms[:, half == side]), other)
+        nats -= float((truth[half == side] * answers).sum(dtype=np.float64))
+    return nats / float(truth.sum(dtype=np.float64))
+
+
+def _marked(
+    case: CutOff, terms: Terms, arms: Mapping[str, CurveArm], weights: Mapping[str, Double], counted: Histories
+) -> tuple[Float, Float]:
+    """Sums [A, metrics, segments, P] and credits [segments, P] of those tested, some users at a time."""
+    people = len(case.labels)
+    masks = _segments(case, counted)
+    shares = np.zeros((len(SEGMENTS), people), np.float32)
+    sums = np.zeros((len(arms) + 1, len(METRICS), len(SEGMENTS), people), np.float32)
+    step = max(CHUNK_CELLS // case.size, 1)
+    for start in range(0, people, step):
+        part = np.zeros(people, np.bool_)
+        part[start : start + step] = True
+        labels, inside = case.labels.keep(part), masks[:, part[case.labels.row]]
+        for s, mask in enumerate(inside):
+            shares[s, part] = np.bincount(labels.row, labels.credit * mask, minlength=len(labels))
+        values = all_terms(terms, labels.user, case.cosines)
+        answers = {POPULARITY: log_softmax(terms.popularity(labels.user))}
+        answers |= {name: logit([values[term] for term in arm.terms], weights[name]) for name, arm in arms.items()}
+        for a, log_probs in enumerate(answers.values()):
+            by_metric = marks(log_probs, labels)
+            for m, metric in enumerate(METRICS):
+                for s, mask in enumerate(inside):
+                    credited = by_metric[metric] * labels.credit * mask
+                    sums[a, m, s, part] = np.bincount(labels.row, credited, minlength=len(labels))
+    return sums, shares
+
+
+def _segments(case: CutOff, counted: Histories) -> Bool:
+    """Which labels count in each of `SEGMENTS` [segments, L]; an advertiser's events are those that were counted."""
+    length = np.diff(case.histories.offsets)[case.labels.user][case.labels.row]
+    events = np.bincount(counted.advertiser, minlength=case.size)[case.labels.advertiser]
+    ranges = [(1, 1), (2, 4), (5, None)]
+    by_length = [(length >= low) & (length <= (high or length.max(initial=0))) for low, high in ranges]
+    by_events = [events == 0, (events >= 1) & (events <= 10), (events >= 11) & (events <= 100), events > 100]
+    return np.stack([np.ones(len(length), np.bool_), *by_length, *by_events])

@@ -1,0 +1,165 @@
+"""From cells to rows: differences of two arms with their intervals, by cut-off and pooled.
+
+A difference is a ratio of sums over users. Its variance has two parts: who was tested (users, the same ones at every
+cut-off where they come again) and whom the arms were fitted on (the draws). The first is that of the linearised ratio
+summed by user (Cochran 1977, "Sampling techniques", §6), the second the variance of the draws' differences at a
+cut-off; the interval takes t quantiles with the degrees of freedom of Satterthwaite (1946).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from advprior.evaluation.learning_curve.cells import METRICS, SEGMENTS, CellResult
+from advprior.store.arrays import Double, Int
+
+
+@dataclass(frozen=True)
+class Point:
+    """A difference at one number of users.
+
+    Attributes
+    ----------
+    mean : float
+    by_user : float64 [U]
+        What each user of the tables adds to it, centred: its variance over users is the sum of squares.
+    by_draw : float64 [C, D]
+        Differences of each cut-off's draws.
+    users : float
+        Tested, on average over draws and cut-offs.
+    """
+
+    mean: float
+    by_user: Double
+    by_draw: Double
+    users: float
+
+    def interval(self) -> tuple[float, float]:
+        """95 % interval; NaN where nobody was tested."""
+        from scipy.stats import t
+
+        variance, freedom = self.variance()
+        half = float(t.ppf(0.975, freedom)) * variance**0.5 if variance > 0 else 0.0
+        return self.mean - half, self.mean + half
+
+    def variance(self) -> tuple[float, float]:
+        """Variance and its degrees of freedom."""
+        people = int((self.by_user != 0).sum())
+        of_users = float((self.by_user**2).sum()) * people / max(people - 1, 1)
+        cutoffs, draws = self.by_draw.shape
+        of_draws = float(self.by_draw.var(axis=1, ddof=1).sum()) / (draws * cutoffs**2) if draws > 1 else 0.0
+        total = of_users + of_draws
+        parts = of_users**2 / max(people - 1, 1) + of_draws**2 / max(cutoffs * (draws - 1), 1)
+        return total, total**2 / parts if parts > 0 else 1.0
+
+
+def difference(
+    cells: Sequence[Sequence[CellResult]],
+    tested: Sequence[Int],
+    everyone: int,
+    arms: Sequence[tuple[str, str]],
+    metric: str,
+    segment: str = "overall",
+) -> Point | None:
+    """Arm − baseline over some cut-offs, pooled; None where nobody counts in the segment.
+
+    Parameters
+    ----------
+    cells : sequence of sequences of CellResult
+        Draws of each cut-off, equally many, all at one number of users.
+    tested : sequence of int64 [P]
+        Users of each cut-off's labels.
+    everyone : int
+        U.
+    arms : sequence of (str, str)
+        Arm and baseline at each cut-off: the best ones need not be the same.
+    """
+    m, s = METRICS.index(metric), SEGMENTS.index(segment)
+    by_user, by_draw, people = np.zeros(everyone), [], []
+    for draws, users, (arm, baseline) in zip(cells, tested, arms, strict=True):
+        row = []
+        for cell in draws:
+            credit = cell.weights[s].astype(np.float64)
+            if not credit.sum():
+                return None
+            gap = _sums(cell, arm, m, s) - _sums(cell, baseline, m, s)
+            row.append(float(gap.sum() / credit.sum()))
+            people.append(int((credit > 0).sum()))
+            share = (gap - row[-1] * credit) / credit.sum()
+            np.add.at(by_user, users, share / (len(draws) * len(cells)))
+        by_draw.append(row)
+    return Point(float(np.mean(by_draw)), by_user, np.asarray(by_draw), float(np.mean(people)))
+
+
+def _sums(cell: CellResult, arm: str, metric: int, segment: int) -> Double:
+    sums: Double = cell.sums[cell.names.index(arm), metric, segment].astype(np.float64)
+    return sums
+
+
+def crossing(points: Mapping[float, Point], *, higher_is_better: bool) -> dict[str, float | None]:
+    """At how many users a gain has faded to nothing, by a line through the gains over log(users).
+
+    Weighted least squares with the covariance of the points, which share those tested; the interval holds every number
+    of users at which the line cannot be told from zero (Fieller 1954).
+
+    Returns
+    -------
+    dict
+        ``users``: where the line crosses zero, None where it does not fall; ``low``, ``high``: the ends of the
+        interval, None for an end that the data do not give; ``slope``: gain for each tenfold of the users.
+    """
+    from scipy.stats import norm
+
+    sizes = sorted(points)
+    sign = 1.0 if higher_is_better else -1.0
+    gains = sign * np.asarray([points[n].mean for n in sizes])
+    covariance = _covariance([points[n] for n in sizes])
+    design = np.stack([np.ones(len(sizes)), np.log10(sizes)], axis=1)
+    weight = 1.0 / np.maximum(np.diag(covariance), 1e-18)
+    inverse = np.linalg.pinv(design.T @ (weight[:, None] * design)) @ (design.T * weight)
+    start, slope = inverse @ gains
+    spread = inverse @ covariance @ inverse.T
+    z = float(norm.ppf(0.975))
+    # every x with (start + slope·x)² = z² · variance of the line at x
+    roots = np.roots(
+        [
+            slope**2 - z**2 * spread[1, 1],
+            2 * (start * slope - z**2 * spread[0, 1]),
+            start**2 - z**2 * spread[0, 0],
+        ]
+    )
+    real = sorted(float(root.real) for root in roots if abs(root.imag) < 1e-12)
+    at = -start / slope if slope < 0 else None
+    bounds = real if len(real) == 2 and slope**2 > z**2 * spread[1, 1] and slope < 0 else _one_side(real, start, slope)
+    low, high = (None if b is None or not -1 < b < 12 else float(10**b) for b in bounds)
+    users = None if at is None or not -1 < at < 12 else float(10**at)
+    return {"users": users, "low": low, "high": high, "slope": float(slope)}
+
+
+def _one_side(real: Sequence[float], start: float, slope: float) -> tuple[float | None, float | None]:
+    """The lower end alone, where the slope is not clear of zero: the gain is clear below it."""
+    if len(real) != 2:
+        return None, None
+    below = [root for root in real if start + slope * root > 0]
+    return (min(below) if below else None), None
+
+
+def _covariance(points: Sequence[Point]) -> Double:
+    """Covariance of differences at several numbers of users, of the same tested users and of nested draws."""
+    by_user = np.stack([point.by_user for point in points])
+    total = by_user @ by_user.T
+    draws = min(point.by_draw.shape[1] for point in points)
+    cutoffs = len(points[0].by_draw)
+    for i, a in enumerate(points):
+        for j, b in enumerate(points):
+            if a.by_draw.shape[1] > 1 and b.by_draw.shape[1] > 1:
+                left, right = a.by_draw[:, :draws] if draws > 1 else a.by_draw, b.by_draw
+                width = min(left.shape[1], right.shape[1])
+                left, right = left[:, :width], right[:, :width]
+                joint = (left - left.mean(1, keepdims=True)) * (right - right.mean(1, keepdims=True))
+                total[i, j] += float(joint.sum()) / ((width - 1) * width * cutoffs**2)
+    covariance: Double = total
+    return covariance
