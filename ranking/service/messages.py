@@ -198,7 +198,10 @@ class Ready(_Answer):
     scores_by: str = Field(description="lleaves (compiled trees) or lightgbm.")
     ads: int
     candidates: dict[str, str | float | int] = Field(description="What chooses ads for a request that names none.")
-    clock: Literal["system", "request"] = Field(description="request: a replay may say as of when it is ranked.")
+    clock: Literal["system", "set", "request"] = Field(
+        description="set: it was started at another moment. request: a replay may say as of when it is ranked."
+    )
+    now: str = Field(description="What that clock shows.")
     exposures: bool = Field(description="Whether exposures are logged.")
 
 

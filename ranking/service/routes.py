@@ -8,7 +8,7 @@ from asyncio import get_running_loop
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -17,7 +17,7 @@ from advprior.store.times import moment_us
 from ranking.experiment.client import TIME_HEADER
 from ranking.experiment.exposures import ExposureLog
 from ranking.service import slate
-from ranking.service.answers import RequestInfo, log_exposure, rank_answer
+from ranking.service.answers import RequestInfo, log_exposure, moment, rank_answer
 from ranking.service.engine import Engine
 from ranking.service.keys import KeyHeader
 from ranking.service.messages import ERRORS, Health, RankResponse, Ready, request_model
@@ -120,10 +120,10 @@ def _time_of(request: Request) -> int | None:
     if given is None:
         return None
     try:
-        moment = datetime.fromisoformat(given)
-        if moment.tzinfo is None:
+        time = datetime.fromisoformat(given)
+        if time.tzinfo is None:
             raise ValueError("no zone")
-        return moment_us(moment)
+        return moment_us(time)
     except (ValueError, OverflowError) as error:
         problem = {"type": "value_error", "loc": ("header", TIME_HEADER), "input": given, "msg": "ISO 8601 with a zone"}
         raise RequestValidationError([problem]) from error
@@ -155,9 +155,16 @@ def add_status(app: FastAPI, service: Service) -> None:
             scores_by=resources.rankers.priors.predictor.kind,
             ads=len(resources.table.ids),
             candidates=resources.source.about(),
-            clock=service.settings.clock_source,
+            clock=_clock_of(service.settings),
+            now=moment(engine.clock.now_us()),
             exposures=service.exposures is not None,
         )
+
+
+def _clock_of(settings: ServeSettings) -> Literal["system", "set", "request"]:
+    if settings.clock_source == "request":
+        return "request"
+    return "system" if settings.clock_start is None else "set"
 
 
 def add_metrics(app: FastAPI, service: Service) -> None:

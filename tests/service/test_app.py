@@ -335,6 +335,7 @@ def test_a_request_sets_its_time_only_where_it_may(project: Project) -> None:
 
     assert ages() == [2.0, 2.0, 200, "system"]
     assert ages(clock_source="request") == [2.0, 3.0, 422, "request"]
+    assert ages(clock_start=NOW) == [2.0, 2.0, 200, "set"]
     given = ["--repo", str(project.repo), "--ranker", str(project.ranker), "--fallback", str(project.plain)]
     open_to_all = CliRunner().invoke(serve_command, [*given, "--clock", "request", "--host", "0.0.0.0"])
     assert isinstance(open_to_all.exception, AdvpriorError)
