@@ -32,11 +32,13 @@ from advprior.store.contract import (
 )
 from advprior.store.runs import MANIFEST, read_manifest
 
-TABLES = "tables"
+TABLES, PAIRS = "tables", "tables_pair"
 #: The step that ends the first answer.
 FIRST = "first rank ablate"
 FIRST_ABLATION = "first/ablation"
 _PROFILE_AND_HISTORY = (USER_PROFILE_VIEW, USER_HISTORY_VIEW, AD_STATS_VIEW)
+#: Candidates of a slate that `rank two-by-two` takes by default.
+_SLATE_CANDIDATES = 15
 #: More curves than these make a picture that cannot be read.
 _CURVES = 8
 
@@ -58,6 +60,7 @@ class Chain:
         facts = read_manifest(manifest.parent)["facts"] if manifest.is_file() else {}
         self.times = TimePlan.from_json(facts["time_plan"]) if "time_plan" in facts else None
         self.predictor_only = facts.get("purpose") == PREDICTOR_ONLY
+        self.slate_size = facts["rows"]["impressions"] / facts["slates"] if facts.get("slates") else None
 
     def plan(self) -> Plan:
         return Plan(tuple(self.steps), self.files)
@@ -126,7 +129,7 @@ class Chain:
         """Priors, the store, the frame and the ablation."""
         if any(prior.by == "advertiser_category" for prior in self.config.priors):
             tables = self.at(TABLES)
-            self.advprior("data pairs", "data", "pairs", "--tables", tables, out="tables_pair", reads=(TABLES,))
+            self.advprior("data pairs", "data", "pairs", "--tables", tables, out=PAIRS, reads=(TABLES,))
         cheap = [prior for prior in self.config.priors if prior.predictor in CHEAP]
         costly = [prior for prior in self.config.priors if prior not in cheap]
         for prior in cheap:
@@ -167,7 +170,7 @@ class Chain:
     def prior(self, prior: Prior) -> None:
         """Fit, export, score and publish one prior, and its placebo."""
         name = prior.name
-        source = "tables_pair" if prior.by == "advertiser_category" else TABLES
+        source = PAIRS if prior.by == "advertiser_category" else TABLES
         model, priors = f"models/{name}", f"priors/{name}"
         fit: tuple[str, ...] = ("finetune", "--tables", self.at(source))
         fit += () if prior.predictor == LLM else ("--predictor", prior.predictor)
@@ -319,8 +322,14 @@ class Chain:
         self.advprior("rank candidates", *curve, out="candidates", reads=(TABLES, "towers"), also=self.views())
         self._after("feast apply")
         both: tuple[str, ...] = ("rank", "two-by-two", "--tables", tables, "--frame", self.at("frame"), "--ablation")
-        both += (self.at("ablation"), "--towers", towers, "--arm", self.config.served.name)
+        both += (self.at("ablation"), "--towers", towers, "--arm", self.config.served.name, *self._slate_options())
         self.advprior("rank two-by-two", *both, out="two_by_two", reads=(TABLES, "frame", "ablation", "towers"))
+
+    def _slate_options(self) -> tuple[str, ...]:
+        """Candidates and shown ads of a slate: fewer than the defaults where all ads of a slate would be among them."""
+        if self.slate_size is None or self.slate_size >= 1.5 * _SLATE_CANDIDATES:
+            return ()
+        return "--k", str(max(2, round(self.slate_size * 2 / 3))), "--slots", str(max(1, round(self.slate_size / 3)))
 
     def rankers(self) -> None:
         """The ranker that is served, and the one that answers where there is no prior."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from advprior.data.periods import periods_of
 from advprior.pipeline.budget import forecast_lines
+from advprior.pipeline.chain import PAIRS
 from advprior.pipeline.forecast import Forecast
 from advprior.pipeline.own_defaults import edited_files
 from advprior.pipeline.plan import FIRST, make_plan, tables_facts, tables_folder, time_plan
@@ -50,6 +51,22 @@ def edited_configs(project: Project) -> str:
     """Which of the project's own files are its defaults because they say something else than the shipped ones."""
     edited = edited_files(project.folder)
     return f"defaults of this project: {', '.join(str(project.folder / name) for name in edited)}" if edited else ""
+
+
+def served_lines(project: Project) -> list[str]:
+    """What a refresh has to know of a project, one shell assignment a line.
+
+    ``served`` is whose priors, ``tables`` the canonical tables, ``pairs`` those by category where the prior is over
+    them, ``mapping`` what the tables are made from; the last two may be empty.
+    """
+    served = project.config.served
+    values = {
+        "served": served.name,
+        "tables": tables_folder(project),
+        "pairs": PAIRS if served.by == "advertiser_category" else "",
+        "mapping": project.config.tables.mapping or "",
+    }
+    return [f"{name}={shlex.quote(value)}" for name, value in values.items()]
 
 
 def status_rows(project: Project) -> list[tuple[Step, str, str, Cost | None]]:
@@ -166,9 +183,17 @@ def summary(project: Project, outcome: Outcome, until: str | None) -> list[str]:
 
 
 def _next(project: Project) -> str:
-    """What to do after a whole run."""
+    """What to do after a whole run: serve what gains, else read why it does not."""
     if project.config.tables.example is not None:
         return "your own data: advprior init my-project"
-    repo, ranker = project.folder / "feature_repo", project.folder / "ranker"
-    fallback = project.folder / "ranker_baseline"
-    return f"advprior rank serve --repo {repo} --ranker {ranker} --fallback {fallback} --no-api-key"
+    times, ablation = time_plan(project), project.folder / "ablation"
+    if times is None or not (project.folder / "ranker" / MANIFEST).is_file():
+        return f"advprior status {project.folder}"  # tables without impressions, or several cut-offs: nothing to serve
+    folders = {"repo": "feature_repo", "ranker": "ranker", "fallback": "ranker_baseline"}
+    words = [word for name, folder in folders.items() for word in (f"--{name}", str(project.folder / folder))]
+    newest = times.end + times.lag
+    if datetime.now(UTC) - newest > 2 * times.snapshot_every:  # the service would take all of it for stale
+        words += ["--clock-start", newest.strftime("%Y-%m-%dT%H:%M:%SZ")]
+    serve = shlex.join(["advprior", "rank", "serve", *words, "--no-api-key"])
+    kind = read_manifest(ablation)["facts"].get("kind", "") if (ablation / MANIFEST).is_file() else ""
+    return serve if str(kind).startswith("win") else f"read the report; to look at what would be served: {serve}"

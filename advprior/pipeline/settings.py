@@ -181,7 +181,7 @@ class ProjectConfig(_Strict):
         if twice:
             raise ValueError(f"priors: names must differ; twice: {', '.join(twice)}")
         if not names:
-            raise ValueError("priors: none is named")
+            raise ValueError("priors: name one at least; popularity and neighbours need no LLM and take seconds")
         if self.serve is not None and self.serve not in names:
             raise ValueError(f"serve: {self.serve!r} is none of the priors {', '.join(names)}")
         return self

@@ -8,9 +8,9 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-PREDICTOR=${PREDICTOR:-llm}    # whose priors are served
+eval "$(advprior status --served)"  # of advprior.yaml: served (whose priors), tables, pairs (over categories), mapping
 EXPORT=${EXPORT:-}             # your own command that brings the Parquet files up to date; nothing: they are
-MAPPING=${MAPPING-mapping.yaml}  # set to nothing: tables/ is made by something else, as the demo's is
+MAPPING=${MAPPING-$mapping}    # set to nothing: the tables are made by something else, as an example's are
 SERVE_OPTIONS=${SERVE_OPTIONS:---no-api-key}  # further options that the service runs with, for its preflight
 THREADS=${THREADS:-}           # of ONNX Runtime; nothing: the real cores
 KEEP=${KEEP:-7}                # scored runs kept; the newest is what the next refresh starts from
@@ -25,26 +25,28 @@ flock -n 9 || { echo "refresh: another one is running" >&2; exit 75; }
 if [ -n "$EXPORT" ]; then bash -c "$EXPORT"; fi
 
 # All problems of the tables at once, exit code 2; the tables of yesterday stay.
-if [ -n "$MAPPING" ]; then advprior data check --mapping "$MAPPING" --out tables; fi
+if [ -n "$MAPPING" ]; then advprior data check --mapping "$MAPPING" --out "$tables"; fi
+read=$tables
+if [ -n "$pairs" ]; then advprior data pairs --tables "$tables" --out "$pairs" && read=$pairs; fi
 
 # Only snapshots that were not scored yet, only users with something new. A new model cannot go on from the old one's
 # priors (PRI012): the first refresh after a fit scores everybody, at the newest snapshot.
-runs=refresh/$PREDICTOR
+runs=refresh/$served
 mkdir -p "$runs"
-newest=$(cat "$runs.newest" 2> /dev/null || echo "priors/$PREDICTOR")
-if [ "$newest/manifest.json" -nt "models/$PREDICTOR/onnx/manifest.json" ]; then
+newest=$(cat "$runs.newest" 2> /dev/null || echo "priors/$served")
+if [ "$newest/manifest.json" -nt "models/$served/onnx/manifest.json" ]; then
   from=(--since "$newest")
 else
   from=(--last 1)
 fi
-advprior score "models/$PREDICTOR" --tables tables --out "$runs/next" "${from[@]}" ${THREADS:+--threads "$THREADS"}
+advprior score "models/$served" --tables "$read" --out "$runs/next" "${from[@]}" ${THREADS:+--threads "$THREADS"}
 scored=$runs/$(date -u +%Y%m%dT%H%M%S)
 mv "$runs/next" "$scored"
 echo "$scored" > "$runs.newest"
 
 # Both publish atomically. The definitions are applied each time: it is how a new view gets in.
-advprior publish "$scored" --repo feature_repo
-advprior rank features --tables tables --repo feature_repo
+advprior publish "$scored" --repo feature_repo --as "$served"
+advprior rank features --tables "$tables" --repo feature_repo
 store apply
 
 # From the beginning, not `materialize-incremental`: that one leaves out profiles older than a year and rows that

@@ -287,7 +287,7 @@ def _references(ablation: Path, arm: str) -> tuple[dict[str, str], dict[str, str
     placebo = result.arms.placebo_of(result.arms.find(arm))
     named = {CONTROL: result.best_controls.get(arm), PLACEBO_ROLE: placebo.name if placebo else None}
     labels = {one.name: name_of(one) for one in result.arms.arms}
-    return {role: name for role, name in named.items() if name is not None}, labels
+    return {role: name for role, name in named.items() if name not in (None, arm)}, labels
 
 
 def _check_arms(scores: Mapping[str, Any], options: TwoByTwoOptions, ablation: Path) -> None:

@@ -12,10 +12,14 @@ from advprior.store.runs import manifest_digest, new_run, run_key
 from advprior.store.tables import write_parquet
 from ranking.candidates.cells import BOTH, EFFECTS, NEITHER, RANKING, RETRIEVAL
 from ranking.candidates.choose import choose
-from ranking.candidates.endtoend import TwoByTwo, TwoByTwoOptions, retrieval_scores, two_by_two
+from ranking.candidates.endtoend import TwoByTwo, TwoByTwoOptions, _references, retrieval_scores, two_by_two
 from ranking.candidates.training import TowerConfig, fit_towers
 from ranking.cli import rank
+from ranking.evidence.ablation import ablate
 from ranking.evidence.ordering import Sorted
+from ranking.frame.table import Frame
+from ranking.models.arms import load_arms
+from tests.ranking.frames import write_frame
 from tests.tiny import PLAN, tiny_tables, write_tiny
 
 
@@ -141,3 +145,12 @@ def test_the_command_saves_what_it_says_and_refuses_other_rows(workspace, tmp_pa
     (tmp_path / "two" / "two_by_two.json").write_text(json.dumps({"lifts": 3}))
     with pytest.raises(AdvpriorError, match="RNK032"):
         TwoByTwo.load(tmp_path / "two")
+
+
+def test_a_control_is_not_held_against_itself(tmp_path):
+    frame = Frame.load(write_frame(tmp_path / "frame", users=30, slates=5))
+    arms = load_arms().only("neighbours").with_ranker(max_rounds=3, threads=1)
+    folder = ablate(frame, arms, seeds=1, replicates=20).save(tmp_path / "ablation")
+    references, labels = _references(folder, "neighbours")
+    assert references == {}
+    assert "neighbour prior" in labels["neighbours"]
