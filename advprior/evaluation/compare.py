@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from advprior.evaluation.intervals import interval, resample, seed_shares
+from advprior.evaluation.intervals import interval, resample
 from advprior.evaluation.protocol import METRICS, Labels, marks
 from advprior.store.arrays import Double, Float
 
@@ -44,8 +44,8 @@ def compare(
     pairs : iterable of (arm, baseline, name)
         ``name`` is what the baseline is called in the row.
     replicates, seed : int
-        Of the bootstrap. Users are drawn again with replacement, the same ones for all arms, and so are the seeds of
-        every arm of several: the interval is that of another draw of both.
+        Of the bootstrap. Users are drawn again with replacement, the same ones for all arms; what seeds add is read
+        off the differences between arms, seed by seed. The interval is that of another draw of both.
     """
     row, credit, users = labels.row, labels.credit, len(labels)
     weight: Double = np.stack([np.bincount(row, credit * mask, minlength=users) for mask in inside.values()], axis=1)
@@ -59,10 +59,11 @@ def compare(
         # sums per user [U, metrics · segments]: enough for means and for every interval
         sums = [_sums(log_probs, labels, inside) for log_probs in members]
         again = resample(sums, replicates=replicates, seed=seed)
-        shares = seed_shares(len(members), replicates=replicates, seed=seed)
         with np.errstate(invalid="ignore", divide="ignore"):
             by_seed[name] = np.stack([s.sum(0) / total for s in sums])
-            drawn[name] = sum(share[:, None] * a for share, a in zip(shares.T, again, strict=True)) / drawn_weight
+            drawn[name] = np.stack(
+                [np.vstack([s, a / drawn_weight]) for s, a in zip(by_seed[name], again, strict=True)]
+            )
         means[name] = by_seed[name].mean(0)
     rows = []
     for name in arms:
@@ -76,7 +77,7 @@ def compare(
             rows.append(one)
     comparisons = []
     for arm, baseline, called in pairs:
-        low, high = interval(drawn[arm] - drawn[baseline])
+        low, high = interval(drawn[arm], drawn[baseline], np.tile(people, len(METRICS)))
         for i, metric in enumerate(METRICS):
             for j, segment in enumerate(inside):
                 k = i * len(inside) + j

@@ -4,7 +4,7 @@ Rows of one user hang together, so users are resampled, not rows (a cluster boot
 and both arms of a comparison see the same users in every replicate: what is left is the difference between the arms.
 Rankers trained on other seeds differ too. An arm's value is the *mean over its seeds' values*, not the value of
 averaged scores; what training leaves in a lift is read off the pair's own differences by seed
-(`ranking.evidence.uncertainty`). With one seed it cannot be: the interval then holds for the two trained rankers only,
+(`advprior.store.uncertainty`). With one seed it cannot be: the interval then holds for the two trained rankers only,
 and nothing is called clear. No interval of a pair depends on which other arms there are; intervals that hold for many
 pairs at once (``adjusted``) do, since they answer for all of them.
 
@@ -38,9 +38,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from advprior.store.arrays import Double, Int
 from advprior.store.progress import Progress
+from advprior.store.uncertainty import Joint, Spread, jointly, spread
 from ranking.evidence.lift import OVERALL, Lift, Lifts
 from ranking.evidence.metrics import DEFAULT_METRICS, Metric, Rows
-from ranking.evidence.uncertainty import Joint, Spread, jointly, spread
 
 _MANY = 1_000_000_000  # users, where nobody says how few they are
 _BLOCK = 50  # replicates at a time: keeps the curves' [positives, replicates] arrays near the cache

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, nan
 
 import numpy as np
@@ -105,6 +105,28 @@ def spread(differences: Double, users: int, level: float) -> Spread:
     freedom = max(error**4 / sum(terms), 1.0) if sum(terms) > 0 else inf
     low, high = _stretched(difference, defined, error, freedom, level)
     return Spread(difference, by_cutoff, replicates - defined.mean(), luck, error, freedom, low, high, sd)
+
+
+def with_luck_of(one: Spread, other: Spread, level: float) -> Spread:
+    """A spread whose baseline has seeds of its own, other in number than the arm's: both lucks add up.
+
+    Parameters
+    ----------
+    one : Spread
+        Of the arm's seeds minus the baseline's mean.
+    other : Spread
+        Of the arm's mean minus the baseline's seeds.
+    level : float
+        Nominal coverage.
+    """
+    if not one.error > 0 or not other.luck > 0:
+        return one
+    error, freedom = float(np.hypot(one.error, np.sqrt(other.luck))), min(one.freedom, other.freedom)
+    upper = (1 + level) / 2
+    by = error * _quantile(upper, freedom) / (one.error * _quantile(upper, one.freedom))
+    centre = (one.low + one.high) / 2
+    low, high = centre + (one.low - centre) * by, centre + (one.high - centre) * by
+    return replace(one, luck=one.luck + other.luck, error=error, freedom=freedom, low=low, high=high)
 
 
 def _mean(values: Double) -> Double:
