@@ -22,12 +22,11 @@ def _id_text(value: Any) -> Any:
     ('7', '7', True, 7.5)
     """
     whole = _whole(value)
-    is_id = isinstance(whole, int) and not isinstance(whole, bool) and -(2**63) <= whole < 2**64
-    return str(whole) if is_id else value
+    return str(whole) if isinstance(whole, int) and not isinstance(whole, bool) else value
 
 
 _IdText = Annotated[str, Field(min_length=1, max_length=LONGEST)]
-_Id = BeforeValidator(_id_text, _IdText | Annotated[int, Field(ge=-(2**63), lt=2**64)])
+_Id = BeforeValidator(_id_text, _IdText | int)
 UserId = Annotated[_IdText, _Id, Field(description="Whose slate it is.", examples=["h7"])]
 AdId = Annotated[_IdText, _Id]
 
