@@ -10,7 +10,12 @@ import click
 WITHIN_RUN = "ADVPRIOR_WITHIN_RUN"
 
 
+def within_run() -> bool:
+    """Whether `advprior run` started this command."""
+    return os.environ.get(WITHIN_RUN) == "1"
+
+
 def next_step(command: str) -> None:
     """Print the command that usually follows, unless `advprior run` does."""
-    if os.environ.get(WITHIN_RUN) != "1":
+    if not within_run():
         click.echo(f"  next: {command}")

@@ -140,7 +140,7 @@ def failure(child: Child, code: int, words: str) -> AdvpriorError:
         name = signal.Signals(-code).name
         actual = f"killed by {name}" + (" (often: out of memory)" if name == "SIGKILL" else "")
     else:
-        actual = f"exit code {code}; its own message is above"
+        actual = f"exit code {code}; what is wrong, and its fix, is the message above"
     error = AdvpriorError(
         "RUN010",
         f"the run stopped at `{child.step.name}`; the steps before it are kept",

@@ -236,19 +236,22 @@ def _loopback(host: str) -> bool:
 @click.command()
 @_served
 def check(**values: Any) -> None:
-    """Preflight of `rank serve`: what would refuse to start, or serve badly. Exit code 2 on a problem."""
+    """Preflight of `rank serve`: what would refuse to start, or serve badly.
+
+    Exit code 2 on a problem; 3 where the only one is that the data are of another time than the clock.
+    """
     settings = _settings(values)
     try:
         from ranking.service.check import run_checks
     except ImportError as error:
         raise _lacking(error) from error
-    failed = False
+    problems = []
     for note in run_checks(settings):
         mark = {True: "ok     ", None: "warning", False: "PROBLEM"}[note.ok]
         click.echo(f"{mark} {note.text}" + (f"\n        fix: {note.fix}" if note.fix and not note.ok else ""))
-        failed = failed or note.ok is False
-    if failed:
-        raise click.exceptions.Exit(2)
+        problems += [note] if note.ok is False else []
+    if problems:
+        raise click.exceptions.Exit(3 if all(note.of_another_time for note in problems) else 2)
     click.echo("rank check: ready to serve")
 
 

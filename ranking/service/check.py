@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from advprior.store.contract import TABLE_FILE, USER_HISTORY_VIEW, USER_ID
+from advprior.store.times import DAY_US
 from ranking.frame.preflight import check_prior, check_store
 from ranking.frame.views import view_folder
 from ranking.service.app import make_engine
@@ -17,10 +19,19 @@ from ranking.service.histories import history_catalog
 from ranking.service.keys import required_key
 from ranking.service.priors import Prior, decode_prior
 from ranking.service.resources import Resources
-from ranking.service.rows import Row, ViewRow
+from ranking.service.rows import Row, ViewRow, in_time
 from ranking.service.settings import ServeSettings
 
 _SAMPLE = 50
+_MINUTE_US = 60_000_000
+#: What comes before materializing, where that alone changes nothing.
+_FIXES = {
+    "history_missing": "advprior rank features --tables TABLES --repo REPO, then ",
+    "prior_catalog_unknown": "publish the same priors on this machine, then ",
+    "prior_corrupt": "advprior publish PRIORS --repo REPO, then ",
+    "prior_missing": "publish priors of these users (advprior publish PRIORS --repo REPO), then ",
+    "prior_stale": "score and publish a newer snapshot (advprior score, publish), then ",
+}
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,7 @@ class Note:
     ok: bool | None
     text: str
     fix: str = ""
+    of_another_time: bool = False  # all is as it should be, at another time than the clock's
 
 
 def run_checks(settings: ServeSettings) -> Iterator[Note]:
@@ -65,24 +77,63 @@ def run_checks(settings: ServeSettings) -> Iterator[Note]:
     yield Note(True, "the online store answers")
     # not materialize-incremental: it leaves out profiles older than a year and rows that were published anew
     refresh = f'feast -c {settings.repo} materialize 1970-01-01T00:00:00 "$(date -u +%Y-%m-%dT%H:%M:%S)"'
-    yield _ads(engine, refresh)
-    yield from _users(engine, view_folder(settings.repo, USER_HISTORY_VIEW) / TABLE_FILE, refresh)
+    resources.refresh_ads()
+    now_us = engine.clock.now_us()
+    moved = _clock(engine, settings)
+    if moved is not None:
+        note, now_us = moved
+        yield note
+        resources.catalogs.refresh(now_us)  # whose priors are current depends on the time
+    yield _ads(engine, refresh, now_us)
+    yield from _users(engine, view_folder(settings.repo, USER_HISTORY_VIEW) / TABLE_FILE, refresh, now_us)
 
 
-def _ads(engine: Engine, refresh: str) -> Note:
+def _clock(engine: Engine, settings: ServeSettings) -> tuple[Note, int] | None:
+    """Whether what is online is of another time than the clock's; if so, the time that it could be served at.
+
+    Materializing again changes nothing then: the newest rows are there, but the service's clock is years later, or
+    before them. The checks that follow look at what is online as of the time that is proposed.
+    """
+    resources = engine.resources
+    table, views, now_us = resources.table, resources.reader.views, engine.clock.now_us()
+    newest = {name: int(at.max()) for name, at in table.available_us.items() if len(at) and at.max() >= 0}
+    states = {in_time(at, views[name], now_us) for name, at in newest.items()}
+    if not newest or len(states) != 1 or states == {None}:
+        return None
+    last = max(newest.values())
+    at_us = last + _MINUTE_US - last % _MINUTE_US  # the next whole minute
+    far = abs(now_us - last) / DAY_US
+    begin = datetime.fromtimestamp(at_us / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    clock = "this machine's" if settings.clock_start is None else "set by --clock-start"
+    when = f"{far:,.1f} days {'before' if states == {'stale'} else 'after'} the service's clock ({clock})"
+    text = f"the newest rows online are of {begin[:10]}, {when}: all of them are {states.pop()}"
+    fix = (
+        f"to serve data of another time, set the clock: --clock-start {begin} for rank check and rank serve"
+        f" (in refresh.sh: SERVE_OPTIONS); for live data, bring newer events and refresh"
+    )
+    return Note(False, text, fix, of_another_time=True), at_us
+
+
+def _ads(engine: Engine, refresh: str, now_us: int) -> Note:
     """Whether the ads' rows are online and in time."""
     resources = engine.resources
-    resources.refresh_ads()
     table = resources.table
-    late = table.late_views(resources.reader.views, engine.clock.now_us())
+    late = table.late_views(resources.reader.views, now_us)
     stored = {name: int((at >= 0).sum()) for name, at in table.available_us.items()}
-    if late or not all(stored.values()):
-        return Note(False, f"ads: none in time in {', '.join(late or stored)}", refresh)
+    if not all(stored.values()):
+        lacking = ", ".join(name for name, count in stored.items() if not count)
+        return Note(False, f"ads: no row of {lacking} is online", refresh)
+    if late:
+        return Note(
+            False,
+            f"ads: some rows of {', '.join(late)} are out of their view's time to live",
+            f"advprior rank features --tables TABLES --repo REPO, then {refresh}",
+        )
     fewest = min(stored.values(), default=len(table.ids))
     return Note(True, f"ads: {fewest} of {len(table.ids)} have a row in time")
 
 
-def _users(engine: Engine, published: Path, refresh: str) -> Iterator[Note]:
+def _users(engine: Engine, published: Path, refresh: str, now_us: int) -> Iterator[Note]:
     """What the store holds of a sample of users.
 
     Parameters
@@ -91,10 +142,12 @@ def _users(engine: Engine, published: Path, refresh: str) -> Iterator[Note]:
         Table of the users' histories.
     refresh : str
         Command that materializes what is missing.
+    now_us : int
+        As of when.
     """
     import pandas as pd
 
-    reader, catalogs, now_us = engine.resources.reader, engine.resources.catalogs, engine.clock.now_us()
+    reader, catalogs = engine.resources.reader, engine.resources.catalogs
     users = pd.read_parquet(published, columns=[USER_ID])[USER_ID].drop_duplicates()
     sample = users.sample(min(_SAMPLE, len(users)), random_state=0)
     reasons: Counter[str] = Counter()
@@ -111,7 +164,8 @@ def _users(engine: Engine, published: Path, refresh: str) -> Iterator[Note]:
             else:
                 reasons[prior] += 1
     for reason, count in sorted(reasons.items()):
-        yield Note(False if count == len(sample) else None, f"{reason}: {count} of {len(sample)} users", refresh)
+        fix = _FIXES.get(reason, "") + refresh
+        yield Note(False if count == len(sample) else None, f"{reason}: {count} of {len(sample)} users", fix)
     if ages:
         yield Note(True, f"priors of {len(ages)} of {len(sample)} users, {min(ages):.1f} to {max(ages):.1f} days old")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Iterator
 from datetime import timedelta
@@ -290,8 +291,12 @@ def test_the_preflight_says_what_is_there_and_what_is_not(project: Project, tmp_
     assert good.exit_code == 0, good.output
     assert "priors of 50 of 50 users, 2.0 to 2.0 days old" in good.output
     late = CliRunner().invoke(check_command, [*options, "--clock-start", "2025-06-01T00:00:00Z"])
-    assert late.exit_code == 2
-    assert "prior_stale: 50 of 50 users" in late.output
+    assert late.exit_code == 3, late.output  # all is there, at another time: materializing again changes nothing
+    (fix,) = re.findall(r"--clock-start (\S+)", late.output)
+    assert "all of them are stale" in late.output
+    assert "feast" not in late.output
+    cured = CliRunner().invoke(check_command, [*options, "--clock-start", fix])
+    assert cured.exit_code == 0, cured.output
     other = CliRunner().invoke(check_command, [*options, "--fallback", str(project.ranker)])
     assert isinstance(other.exception, AdvpriorError)
 
@@ -333,6 +338,7 @@ def test_a_request_sets_its_time_only_where_it_may(project: Project) -> None:
             ]
 
     assert ages() == [2.0, 2.0, 200, "system"]
+    assert ages(clock_start=NOW) == [2.0, 2.0, 200, "set"]
     assert ages(clock_source="request") == [2.0, 3.0, 422, "request"]
     assert ages(clock_start=NOW) == [2.0, 2.0, 200, "set"]
     given = ["--repo", str(project.repo), "--ranker", str(project.ranker), "--fallback", str(project.plain)]
