@@ -7,6 +7,7 @@ written by hand, so that it cannot say more than was measured.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +133,11 @@ def _base(origin: dict[str, Any] | None) -> dict[str, Any] | None:
     source = str(origin["source"])
     hub = source.count("/") == 1 and not source.startswith((".", "/", "~")) and origin["kind"] not in ("folder", "gguf")
     licence = next((licence for prefix, licence in LICENCES.items() if hub and source.startswith(prefix)), None)
+    bits = re.match(r"I?Q(\d)", str(origin.get("stored_as", "")))
     return {
         "revision": None,
+        "stored_as": None,
+        "bits": bits.group(1) if bits else None,
         **origin,
         "source": source if hub else Path(source).name,
         "hub_id": source if hub else None,

@@ -173,7 +173,8 @@ def summary(project: Project, outcome: Outcome, until: str | None) -> list[str]:
             lines.insert(0, f"\nwithout an LLM: {read_manifest(first)['facts'].get('verdict', '')}")
         return lines
     if (folder / report / MANIFEST).is_file():
-        lines.insert(0, "\n" + str(read_manifest(folder / report)["facts"].get("verdict", "")))
+        facts = read_manifest(folder / report)["facts"]
+        lines[:0] = ["\n" + str(facts.get("verdict", "")), *facts.get("others", [])]
         page = next((folder / report).glob("*.html"), None)
         lines += [f"report:  {page}"] if page else []
     note = read_manifest(folder / tables_folder(project))["facts"].get("note")

@@ -28,7 +28,7 @@ from ranking.candidates.contrasts import TOWERS, Hits, as_lift, contrasts, gain,
 from ranking.candidates.inputs import Pasts, Requests, blocks, requests
 from ranking.candidates.priors import predicted, prior_rows
 from ranking.candidates.towers import Towers
-from ranking.evidence.claims import Beside, Claim
+from ranking.evidence.claims import Beside, Claim, jointly
 from ranking.evidence.lift import Lift
 from ranking.evidence.ordering import Sorted, concentration
 from ranking.frame.coverage import CoverageGap, Uses, coverage_gap
@@ -109,7 +109,9 @@ class CandidateCurve:
             )
 
         control, placebo = None if is_control else beside("control"), beside("placebo")
-        return Claim(predictor, own, control, placebo, gaps.get(predictor), is_control, trained="fit of the towers")
+        return Claim(
+            predictor, jointly(own), control, placebo, gaps.get(predictor), is_control, trained="fit of the towers"
+        )
 
     def _lift(self, predictor: str) -> Lift:
         return row_lift(predictor, self.at_choice(predictor), int(self.about.get("replicates", 0)))

@@ -22,12 +22,11 @@ from advprior.store.arrays import Double
 from advprior.store.contract import AD_ID, IMPRESSION_ID, LABEL, SLATE_ID, TIMESTAMP, USER_ID, prior_view
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest, write_json
-from advprior.store.tables import load_tables, load_time_plan, read_parquet
-from advprior.store.times import micros, moment_us
+from advprior.store.tables import read_parquet
 from ranking.candidates.cells import BOTH, CONTROL, EFFECTS, NEITHER, PLACEBO_ROLE, RANKING, RETRIEVAL, cell, effects_of
 from ranking.candidates.choose import choose
 from ranking.candidates.curve import QUOTAS
-from ranking.candidates.inputs import Pasts, snapshot_of
+from ranking.candidates.retrieval import retrieval_scores
 from ranking.candidates.towers import Towers
 from ranking.evidence.bootstrap import Outcomes, Resampling
 from ranking.evidence.claims import Beside, Claim
@@ -36,6 +35,7 @@ from ranking.evidence.metrics import Conversions, Ndcg
 from ranking.evidence.ordering import Sorted
 from ranking.evidence.result import ABLATION_FILE, AblationResult, load_seeds
 from ranking.evidence.verdict import name_of
+from ranking.evidence.wording import signed
 from ranking.frame.read import FRAME_FILE, FRAME_FIX
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class TwoByTwo:
         slots, told = self.about["slots"], [(label, self.claim(name, against)) for name, against, label in EFFECTS]
         return [
             f"{label}, of {claim.name}: conversions per slate at {slots} ads {claim.lift.text()} "
-            f"({100 * claim.lift.relative:+.2f} %), {claim.outcome()}. {claim.beside()}"
+            f"({signed(100 * claim.lift.relative, 2)} %), {claim.outcome()}. {claim.beside()}"
             for label, claim in told
         ]
 
@@ -321,42 +321,14 @@ def _splits(frame: Path, top20: Mapping[str, str]) -> tuple[pd.DataFrame, pd.Dat
                 "RNK022",
                 f"the frame has no priors of the arm `{name}`",
                 where=column,
-                fix="build the frame with that predictor's priors",
+                expected="an arm whose priors say who is likely: "
+                + ", ".join(
+                    str(c).removeprefix("prior_").removesuffix("_top20") for c in table if str(c).endswith("_top20")
+                ),
+                fix="name one of these as --arm; or publish priors of that name, apply, and build the frame again",
             )
     valid, test = (table.loc[table["split"] == name, columns].reset_index(drop=True) for name in ("valid", "test"))
     return valid, test
-
-
-def retrieval_scores(tables: Path, towers: Towers, *splits: pd.DataFrame) -> list[Double]:
-    """The towers' score of each row's user and ad, the user as of the newest snapshot available at the row's time.
-
-    Parameters
-    ----------
-    tables : Path
-    towers : Towers
-    *splits : DataFrame
-        Rows with user_id, ad_id and timestamp.
-
-    Returns
-    -------
-    list of float array [rows]
-        One for each split.
-    """
-    plan, loaded = load_time_plan(tables), load_tables(tables, "ads")
-    pasts = Pasts.load(tables, towers.vocabulary)
-    vectors, bias = towers.ads(loaded["ads"])
-    rows = pd.concat([split[[USER_ID, AD_ID, TIMESTAMP]] for split in splits], ignore_index=True)
-    user = pd.Index(pasts.ids).get_indexer(pd.Index(rows[USER_ID].astype(str)))
-    ad = pd.Index(loaded["ads"][AD_ID].astype(str)).get_indexer(pd.Index(rows[AD_ID].astype(str)))
-    at = snapshot_of(micros(rows[TIMESTAMP]), plan)
-    moments = [moment_us(s) for s in plan.feature_snapshots()]
-    score = np.empty(len(rows))
-    for snapshot in np.unique(at):
-        chosen = np.flatnonzero(at == snapshot)
-        users, place = np.unique(user[chosen], return_inverse=True)
-        of_user = towers.users(pasts.at(moments[snapshot])[users])
-        score[chosen] = (of_user[place] * vectors[ad[chosen]]).sum(axis=1) + bias[ad[chosen]]
-    return np.split(score, np.cumsum([len(split) for split in splits])[:-1])
 
 
 def _quota(valid: pd.DataFrame, score: Double, top20: str, k: int) -> tuple[float, dict[str, float]]:

@@ -96,7 +96,7 @@ def frame(tables: Path, repo: Path, out: Path, predictors: str | None, stale_tex
     if line := not_yet_existing(facts["not_yet_existing"]):
         click.echo(line)
     for finding in result.warnings:
-        click.echo(f"warning {finding.code}: {finding.message} ({finding.docs})", err=True)
+        click.echo(f"warning {finding.code}: {finding.message}\n  fix: {finding.fix} ({finding.docs})", err=True)
 
 
 FRAME_VERSION = 4  # of what `frame` computes: raise it when the same inputs give another frame
@@ -250,6 +250,7 @@ def ablate(
         click.echo(f"rank ablate: unchanged, reused {out}")
         return
     from ranking.evidence.ablation import AblationOptions, run_ablation
+    from ranking.evidence.claims import JOINT_NOTE
     from ranking.evidence.result import AblationResult
 
     previous = None if reuse is None else AblationResult.load(reuse)
@@ -264,7 +265,7 @@ def ablate(
     click.echo(
         f"rank ablate: {len(result.arms.arms)} arms x {seeds} seeds in {result.about['seconds']:.0f} s, in {out}"
     )
-    click.echo("\n".join(result.verdict.sentences))
+    click.echo("\n".join([*result.verdict.sentences, JOINT_NOTE]))
 
 
 def _own_rankers(arms: Arms) -> dict[str, dict[str, str | None]]:
@@ -327,6 +328,7 @@ def pool(ablations: tuple[Path, ...], out: Path, replicates: int, force: bool) -
     if not force and is_current(out, key):
         click.echo(f"rank pool: unchanged, reused {out}")
         return
+    from ranking.evidence.claims import JOINT_NOTE
     from ranking.evidence.rolling import pool as pool_ablations
 
     with new_run(out, "rank ablate", config=config, inputs=inputs, key=key) as run:
@@ -337,7 +339,7 @@ def pool(ablations: tuple[Path, ...], out: Path, replicates: int, force: bool) -
     for place, one in enumerate(result.about["cutoffs"], start=1):
         click.echo(f"cut-off {place}, test {one['test']}: {one['verdict']}")
     click.echo(f"rank pool: {len(ablations)} cut-offs x {result.about['settings']['seeds']} seeds, in {out}")
-    click.echo("\n".join(result.verdict.sentences))
+    click.echo("\n".join([*result.verdict.sentences, JOINT_NOTE]))
 
 
 @click.command()
@@ -376,7 +378,7 @@ def report(
         with new_run(out, "rank report", config={}, inputs=inputs, key=key) as run:
             retrieval = retrieval_section(candidates, two_by_two)
             sentence = write_report(ablation, run.path / REPORT_FILE, predictor_runs, retrieval)
-            run.facts["verdict"] = sentence
+            run.facts.update(verdict=sentence, others=read_manifest(ablation)["facts"].get("others", []))
     click.echo(f"verdict: {sentence}")
     facts = read_manifest(ablation)["facts"]
     for other in facts.get("others", []):

@@ -67,6 +67,13 @@ def jointly(lift: Lift) -> Lift:
     return replace(lift, low=lift.adjusted_low, high=lift.adjusted_high)
 
 
+#: What the intervals of printed sentences hold for.
+JOINT_NOTE = (
+    "(the first interval of a verdict is its own; those of controls, placebos, segments and further arms hold for all "
+    "comparisons at once)"
+)
+
+
 @dataclass(frozen=True)
 class Beside:
     """A control or a placebo beside a claim, of the same segment and step.
@@ -213,6 +220,8 @@ class Claim:
 
     def beside(self) -> str:
         """The control's and the placebo's sentences, each by joint intervals."""
+        if self.is_control and self.placebo is None:
+            return "It is a control itself, and no placebo of it was measured."
         return f"{self._control()} {self._placebo()}"
 
     def _control(self) -> str:

@@ -11,7 +11,7 @@ from ranking.evidence.metrics import Auc, Conversions, Metric
 from ranking.evidence.result import AblationResult
 from ranking.evidence.value import scoring_cost
 from ranking.evidence.verdict import Bench
-from ranking.evidence.wording import plain_label, uncapitalised
+from ranking.evidence.wording import plain_label, signed, uncapitalised
 from ranking.models.arms import Arm, predictors_of
 
 Manifests = Mapping[str, Mapping[str, Any]]
@@ -105,7 +105,7 @@ def _end_to_end(result: AblationResult, retrieval: Mapping[str, Any]) -> str:
     lift = claim.lift
     return (
         f"{lead}With {claim.name} {where}, conversions per slate at {slots} ads change by {lift.text()} "
-        f"({lift.relative:+.1%}): {claim.outcome()}. {claim.beside()}"
+        f"({signed(100 * lift.relative, 1)} %): {claim.outcome()}. {claim.beside()}"
     )
 
 

@@ -22,6 +22,7 @@ from advprior.store.errors import AdvpriorError
 from advprior.store.feast_import import light_feast_import
 from advprior.store.offline import SPARK
 from ranking.frame import checks
+from ranking.frame.preflight import service_fix
 from ranking.frame.views import is_joined, is_ours
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def find_service(store: Any, name: str, repo: Path) -> Any:
             where=str(repo),
             actual=f"no service {name}",
             expected="all views of the service published, then applied",
-            fix=f"feast -c {repo} apply",
+            fix=service_fix(name, repo),
         ) from error
 
 

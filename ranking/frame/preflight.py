@@ -11,15 +11,18 @@ from datetime import datetime
 from pathlib import Path
 
 from advprior.store.contract import (
+    BASELINE_SERVICE,
     CATALOG_FILE,
     CATALOG_VERSION,
     CREATED_TIMESTAMP,
     MATRIX_FILE,
+    PREDICTORS,
     PRIOR_ROW,
     PRIOR_VIEW_PREFIX,
     TABLE_FILE,
     TAIL_FILE,
     TOP_INDEX_FILE,
+    prior_service,
     prior_view,
     shuffled_source,
 )
@@ -38,13 +41,34 @@ def features_run_key(tables: Path, view: str) -> str:
 
 
 def publish_command(view: str, repo: Path | str = "REPO") -> str:
-    """The command that publishes a view."""
+    """The command that publishes a view; of a project's repository with the project's own folders in it."""
+    project = Path(repo).parent
     if view in BASELINE_VIEWS:
-        return f"advprior rank features --tables TABLES --repo {repo}"
+        tables = project / "tables"
+        return f"advprior rank features --tables {tables if tables.is_dir() else 'TABLES'} --repo {repo}"
     predictor = view.removeprefix(PRIOR_VIEW_PREFIX)
-    if source := shuffled_source(predictor):
-        return f"advprior publish PRIORS/{source} --repo {repo} --as {predictor}"
-    return f"advprior publish PRIORS/{predictor} --repo {repo}"
+    source = shuffled_source(predictor) or predictor
+    priors = project / "priors" / source
+    scored = source  # a run publishes under its predictor's name, unless it is told another
+    if (priors / MANIFEST).is_file():
+        scored = str(json.loads((priors / MANIFEST).read_text()).get("facts", {}).get("predictor", source))
+    named = f"advprior publish {priors if priors.is_dir() else f'PRIORS/{source}'} --repo {repo}"
+    return named + (f" --as {predictor}" if scored != predictor else "")
+
+
+def service_fix(name: str, repo: Path) -> str:
+    """How a feature service that is not there comes to be.
+
+    `feast apply` leaves a service out, without an error, as long as a view of it is not published: so what is lacking
+    is published first. A definition that fails is another matter, and only Feast's own message says which.
+    """
+    predictor = next((p for p in PREDICTORS if prior_service(p) == name), "")
+    predictor = predictor or name.removeprefix("ranker_with_").removesuffix("_v1")
+    views = [*BASELINE_VIEWS] if name == BASELINE_SERVICE else [*BASELINE_VIEWS, prior_view(predictor)]
+    lacking = [view for view in views if not (view_folder(repo, view) / TABLE_FILE).is_file()]
+    commands = list(dict.fromkeys(publish_command(view, repo) for view in lacking))
+    failed = "" if lacking else " (where it fails, its own message names the definition to fix)"
+    return "; then ".join([*commands, f"feast -c {repo} apply{failed}"])
 
 
 def published_predictors(repo: Path, among: Sequence[str]) -> list[str]:

@@ -165,6 +165,9 @@ def load_base(source: str, *, layers: int | None = None, cache_dir: Path | None 
     if way.path.suffix == ".gguf":
         origin["sha256"] = sha256_file(way.path)
         folder = _converted(way, origin["sha256"], cache_dir)
+        from advprior.predictors.tuning.gguf_base import stored_precision
+
+        origin["stored_as"] = stored_precision(way.path)
     else:
         folder = way.path
         origin["sha256"] = _digest(_weights(folder))

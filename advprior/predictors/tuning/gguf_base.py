@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,16 @@ def convert_gguf(source: Path, folder: Path) -> Path:
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return folder
+
+
+def stored_precision(source: Path) -> str:
+    """How most of a GGUF file's weights are stored, by GGUF's name for it, such as ``Q4_1``: 4 bits a weight."""
+    import gguf
+
+    sizes: Counter[str] = Counter()
+    for tensor in gguf.GGUFReader(source).tensors:
+        sizes[tensor.tensor_type.name] += int(tensor.n_elements)
+    return sizes.most_common(1)[0][0] if sizes else "unknown"
 
 
 def _value(reader: Any, key: str, default: Any = None) -> Any:

@@ -111,10 +111,12 @@ def test_the_command_writes_a_card_and_replaces_cards_only(
 
 
 def test_the_licence_of_a_base_is_stated_where_it_is_known() -> None:
-    origin = {"kind": "package", "file": "m.gguf", "sha256": "0", "layers": 10, "of_layers": 30}
+    origin = {"kind": "package", "file": "m.gguf", "sha256": "0", "layers": 10, "of_layers": 30, "stored_as": "Q4_1"}
     known = _base({**origin, "source": "HuggingFaceTB/SmolLM2-135M-Instruct"})
     assert (known["licence"], known["hub_id"]) == ("apache-2.0", "HuggingFaceTB/SmolLM2-135M-Instruct")
-    other = _base({**origin, "source": "someone/model"})
+    assert (known["stored_as"], known["bits"]) == ("Q4_1", "4")
+    other = _base({**origin, "source": "someone/model", "stored_as": "F16"})
+    assert other["bits"] is None
     assert (other["licence"], other["hub_id"]) == (None, "someone/model")
     own = _base({**origin, "kind": "folder", "source": "/home/me/HuggingFaceTB/model"})
     assert (own["licence"], own["hub_id"], own["source"]) == (None, None, "model")

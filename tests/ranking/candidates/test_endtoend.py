@@ -12,7 +12,8 @@ from advprior.store.runs import manifest_digest, new_run, run_key
 from advprior.store.tables import write_parquet
 from ranking.candidates.cells import BOTH, EFFECTS, NEITHER, RANKING, RETRIEVAL
 from ranking.candidates.choose import choose
-from ranking.candidates.endtoend import TwoByTwo, TwoByTwoOptions, _references, retrieval_scores, two_by_two
+from ranking.candidates.endtoend import TwoByTwo, TwoByTwoOptions, _references, two_by_two
+from ranking.candidates.retrieval import retrieval_scores
 from ranking.candidates.training import TowerConfig, fit_towers
 from ranking.cli import rank
 from ranking.evidence.ablation import ablate

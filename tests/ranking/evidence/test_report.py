@@ -19,6 +19,7 @@ from ranking.cli import rank
 from ranking.evidence.bootstrap import Outcomes, Resampling, paired_bootstrap
 from ranking.evidence.metrics import Conversions, Ndcg
 from ranking.evidence.result import AblationResult, load_seeds
+from ranking.evidence.wording import signed
 from ranking.models.arms import load_arms
 from ranking.models.ranker import Ranker
 from tests.ranking.frames import synthetic_frame, write_frame
@@ -173,8 +174,9 @@ def test_candidates_and_the_two_by_two_have_their_sections(workspace, tmp_path):
     assert curve.sentence("llm") in text
     assert all(sentence in text for sentence in TwoByTwo(lifts, about).sentences())
     both = lifts.get(BOTH, NEITHER, "conversions_5")
-    change = f"conversions per slate at 5 ads change by {both.text()} ({both.relative:+.1%}): a gain; whether"
-    assert change + " a control does as well was not measured. No control was measured in this step." in text
+    relative = f"({signed(100 * both.relative, 1)} %)"
+    change = f"conversions per slate at 5 ads change by {both.text()} {relative}: a gain; whether a control does"
+    assert change + " as well was not measured. No control was measured in this step." in text
     assert "End to end, llm: a gain that is not checked in full; in the ranker, LLM priors: " in text
     assert "30 % of the slots" in text
     assert f"{lifts.get(BOTH, NEITHER, 'conversions_5').value:.4f}" in text

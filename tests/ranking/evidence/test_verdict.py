@@ -188,7 +188,7 @@ def test_controls_alone_are_compared_with_the_baseline():
     assert (outcome.kind, outcome.headline) == ("controls", "No treatment: what controls give")
     assert "this is what controls give, the best on validation first: with neighbour prior, AUC" in outcome.sentence
     assert "clear gain" not in outcome.sentence
-    assert outcome.sentence.endswith("It is a control itself. No placebo was measured in this step.")
+    assert outcome.sentence.endswith("It is a control itself, and no placebo of it was measured.")
     assert [other.arm for other in outcome.others] == ["popularity"]
 
 

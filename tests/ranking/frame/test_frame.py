@@ -237,7 +237,9 @@ def test_a_store_is_opened_without_torch(workspace: Workspace) -> None:
 def test_a_service_that_is_not_applied_is_named(workspace: Workspace) -> None:
     with pytest.raises(AdvpriorError, match="STO005") as caught:
         scalar_refs(open_store(workspace.repo), [prior_service("nobody")], workspace.repo)
-    assert "apply" in str(caught.value.fix)
+    published, applied = str(caught.value.fix).split("; then ")
+    assert published == f"advprior publish PRIORS/nobody --repo {workspace.repo}"
+    assert applied == f"feast -c {workspace.repo} apply"
 
 
 def test_never_before_excludes_ties_and_missing_keys() -> None:
