@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from advprior.cli.hints import next_step
+from advprior.cli.hints import next_step, within_run
 from advprior.store.errors import AdvpriorError
 
 if TYPE_CHECKING:
@@ -243,7 +243,8 @@ def check(tables: Path | None, mapping: Path | None, out: Path | None, force: bo
     facts, made = check_mapping(mapping, out, force=force)
     if not made:
         click.echo(f"data: unchanged, reused {out}")
-        _tell_plan(facts)
+        if not within_run():  # a run of checked tables: their plan was printed by that check
+            _tell_plan(facts)
         _what_next(place)
         return
     _tell(facts)
