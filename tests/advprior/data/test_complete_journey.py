@@ -297,6 +297,18 @@ def test_choices_nest_and_depend_on_the_seed():
 
 
 @needs_package
+def test_an_ad_exists_a_day_before_its_first_mailer_and_so_before_it_is_shown(full):
+    tables = load_tables(full, "ads", "impressions")
+    first = tables["impressions"].groupby("ad_id")["timestamp"].min()
+    waited = first.sub(tables["ads"].set_index("ad_id")["known_from"]).dropna()
+    assert len(waited) == len(tables["ads"])
+    assert waited.min() >= timedelta(days=1)
+    assert (waited <= timedelta(days=8)).mean() > 0.9
+    plan = load_time_plan(full)
+    assert tables["ads"]["known_from"].isin([pd.Timestamp(s - timedelta(days=1)) for s in plan.snapshots()]).any()
+
+
+@needs_package
 def test_no_feature_knows_what_comes_after_its_snapshot(small, tmp_path):
     snapshot = load_time_plan(small).snapshots()[12]
     whole = comparable(published(small, tmp_path / "whole"))
