@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from advprior.store.errors import AdvpriorError
+
 
 @click.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=True))
@@ -39,8 +41,14 @@ def init(folder: Path, example: str | None, changes: tuple[str, ...]) -> None:
         from advprior.pipeline.edit import set_keys
         from advprior.pipeline.settings import read_project
 
-        set_keys(folder / PROJECT_FILE, changes)
-        read_project(folder)  # refused now, not at the run
+        path = folder / PROJECT_FILE
+        before = path.read_bytes()
+        try:
+            set_keys(path, changes)
+            read_project(folder)  # refused now, not at the run
+        except AdvpriorError:
+            path.write_bytes(before)
+            raise
     if not done.written and not done.updated and not changes:
         click.echo(f"init: nothing to do, {folder} is a project already")
     elif example is not None or not (folder / MAPPING).is_file():

@@ -183,7 +183,9 @@ class ProjectConfig(_Strict):
         if not names:
             raise ValueError("priors: name one at least; popularity and neighbours need no LLM and take seconds")
         if self.serve is not None and self.serve not in names:
-            raise ValueError(f"serve: {self.serve!r} is none of the priors {', '.join(names)}")
+            raise ValueError(
+                f"serve: {self.serve!r} is none of the priors {', '.join(names)}; name one, or leave serve out"
+            )
         return self
 
     @property
@@ -232,9 +234,22 @@ def read_project(folder: Path) -> Project:
             "CFG002",
             "the project file has keys or values that do not fit",
             where=str(path),
-            actual=explain(error, ProjectConfig),
+            actual=explain(error, ProjectConfig, also=_keys_of_others()),
             fix="edit that line; `advprior init NEW_DIR` writes a commented file to compare with",
         ) from error
+
+
+def _keys_of_others() -> list[str]:
+    """Keys that belong below `arms.ranker` and a prior's `settings`, where the project file itself does not look."""
+    from advprior.pipeline.own_defaults import shipped_arms
+    from advprior.predictors.registry import KINDS, predictor_class
+    from advprior.store.keys import key_paths
+
+    models = {type(predictor_class(kind).settings({})) for kind in KINDS}
+    settings = sorted({path for model in models for path in key_paths(model)})
+    return [f"arms.ranker.{name}" for name in shipped_arms()["ranker"]] + [
+        f"priors.settings.{name}" for name in settings
+    ]
 
 
 def _no_project(folder: Path) -> AdvpriorError:

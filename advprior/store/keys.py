@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import typing
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
 
 _UNKNOWN = "unknown key"
+_MOST = 3  # places that are named for one key
 
 
 def key_paths(model: type[BaseModel]) -> list[str]:
@@ -58,8 +60,8 @@ def nearest_key(unknown: str, paths: list[str]) -> str | None:
     same_level = {path.rpartition(".")[2]: path for path in paths if path.rpartition(".")[0] == level}
     if last in by_name:
         slips = [same_level[name] for name in difflib.get_close_matches(last, same_level, n=1, cutoff=0.85)]
-        return " or ".join([*slips, *by_name[last]])
-    for names in (same_level, {name: " or ".join(some) for name, some in by_name.items()}):
+        return " or ".join([*slips, *by_name[last]][:_MOST])
+    for names in (same_level, {name: " or ".join(some[:_MOST]) for name, some in by_name.items()}):
         close = difflib.get_close_matches(last, names, n=1, cutoff=0.6)
         if close:
             return names[close[0]]
@@ -81,7 +83,7 @@ def unknown_key(unknown: str, paths: list[str]) -> str:
     return _UNKNOWN + (f"; did you mean {meant}?" if meant else "")
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> str:
+def explain(error: ValidationError, model: type[BaseModel], also: Sequence[str] = ()) -> str:
     """All problems of a pydantic error in one line, each by its path.
 
     Parameters
@@ -89,8 +91,10 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     error : pydantic.ValidationError
     model : type of pydantic.BaseModel
         Whose keys are suggested.
+    also : sequence of str
+        Paths to suggest where the model has none that is near: of what it takes as it is.
     """
-    paths = key_paths(model)
+    paths, more = key_paths(model), list(also)
     problems = []
     for problem in error.errors():
         place = ".".join(map(str, problem["loc"]))
@@ -98,6 +102,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         if problem["type"] == "extra_forbidden":
             name = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
             message = unknown_key(name, paths)
+            message = unknown_key(name, more) if message == _UNKNOWN else message
             inside = problem["input"] if isinstance(problem["input"], dict) and message == _UNKNOWN else {}
             meant = [path for key in inside if (path := nearest_key(f"{name}.{key}", paths))]
             message += f"; did you mean {', '.join(meant)}?" if meant else ""

@@ -6,7 +6,9 @@ import re
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
+from advprior.cli import cli
 from advprior.pipeline.edit import set_keys
 from advprior.pipeline.fit import read_settings, validated_settings
 from advprior.pipeline.project import PROJECT_FILE, lay_out
@@ -49,6 +51,9 @@ def test_full_measures_old_priors_and_variants_too(tmp_path):
         ({"prior": ["llm"]}, "did you mean priors?"),
         ({"retreival": False}, "did you mean retrieval?"),
         ({"arms": {"seed": 3}}, "did you mean arms.seeds or seed?"),
+        ({"num_leaves": 50}, "did you mean arms.ranker.num_leaves?"),
+        ({"priors": [{"name": "llm", "valid_days": 3}]}, "priors.settings.training.valid_days"),
+        ({"priors": [{"name": "llm", "training": {"epochs": 3}}]}, "did you mean priors.settings.training?"),
         ({"replicates": 50}, "did you mean arms.replicates?"),
         ({"arms": {"report": False}}, "did you mean report?"),
         ({"arms.seeds": 3}, "dots are levels, write arms: {seeds: …}"),
@@ -135,6 +140,17 @@ def test_set_changes_a_key_and_keeps_the_comments(tmp_path):
     kept = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert set(kept) < set(before.splitlines())
     assert "serve: llm" in path.read_text()
+
+
+def test_a_change_that_does_not_fit_leaves_the_file_as_it_was(tmp_path):
+    lay_out(tmp_path, "clicks")
+    before = (tmp_path / PROJECT_FILE).read_bytes()
+    result = CliRunner().invoke(cli, ["init", str(tmp_path), "--set", "priors=[popularity]"])
+    assert "serve: 'llm' is none of the priors popularity; name one, or leave serve out" in str(result.exception)
+    assert (tmp_path / PROJECT_FILE).read_bytes() == before
+    done = CliRunner().invoke(cli, ["init", str(tmp_path), "--set", "priors=[popularity]", "--set", "serve=popularity"])
+    assert done.exit_code == 0
+    assert [prior.name for prior in read_project(tmp_path).config.priors] == ["popularity"]
 
 
 @pytest.mark.parametrize("change", ["households", "=3", "tables.households=", "Tables=3"])
