@@ -253,31 +253,39 @@ def _bought(past: Histories, size: int) -> tuple[Int, Any]:
 
 
 def profile_term(past: Histories, users: Int, size: int, asked: Histories | None = None) -> Float:
-    """Summed log-odds of an advertiser among those who told the same of themselves (naive Bayes), smoothed."""
+    """Summed log-odds of an advertiser among those who told the same of themselves (naive Bayes), smoothed.
+
+    Only values that these users told are counted: a field may have a value of its own for everybody.
+    """
     asked = past if asked is None else asked
     total = np.bincount(past.advertiser, minlength=size) + SMOOTHING
     share = total / total.sum()
     out = np.zeros((len(users), size))
-    for f, levels in enumerate(past.profile_levels):
-        code = past.profile_codes[past.user_of_row, f]
-        filled = code >= 0
-        cells = code[filled].astype(np.int64) * size + past.advertiser[filled]
-        bought = np.bincount(cells, minlength=len(levels) * size).reshape(-1, size)
-        odds = np.log((bought + PROFILE_PRIOR * share) / (bought.sum(1, keepdims=True) + PROFILE_PRIOR) / share)
-        out += np.concatenate([odds, np.zeros((1, size))])[asked.profile_codes[users, f]]  # the last: not told
+    for f in range(len(past.profile_levels)):
+        values, place = np.unique(asked.profile_codes[users, f], return_inverse=True)
+        code = np.searchsorted(values, of_row := past.profile_codes[past.user_of_row, f])
+        counted = (of_row >= 0) & np.isin(of_row, values)
+        cells = code[counted].astype(np.int64) * size + past.advertiser[counted]
+        chosen = np.bincount(cells, minlength=len(values) * size).reshape(-1, size)
+        odds = np.log((chosen + PROFILE_PRIOR * share) / (chosen.sum(1, keepdims=True) + PROFILE_PRIOR) / share)
+        odds[values < 0] = 0.0  # not told
+        out += odds[place]
     return out.astype(np.float32)
 
 
 def category_term(past: Histories, users: Int, size: int, asked: Histories | None = None) -> Float:
-    """Log of the share of an advertiser's purchases that lies in the user's categories."""
+    """Log of the share of an advertiser's events that lies in the user's categories.
+
+    Sparse: categories may be as many as products.
+    """
     asked = past if asked is None else asked
     kinds = len(past.categories)
     has_one = past.category >= 0
-    sold = np.bincount(past.advertiser[has_one] * kinds + past.category[has_one], minlength=size * kinds)
     point, row = _rows(asked, users)
     has_category = asked.category[row] >= 0
-    bought = np.bincount(point[has_category] * kinds + asked.category[row[has_category]], minlength=len(users) * kinds)
-    term: Float = np.log(_shares(bought, kinds) @ _shares(sold, kinds).T + SHARE_FLOOR).astype(np.float32)
+    of_advertiser = _shares(past.advertiser[has_one], past.category[has_one], (size, kinds))
+    of_user = _shares(point[has_category], asked.category[row[has_category]], (len(users), kinds))
+    term: Float = np.log((of_user @ of_advertiser.T).toarray() + SHARE_FLOOR).astype(np.float32)
     return term
 
 
@@ -300,7 +308,9 @@ def _rows(past: Histories, users: Int) -> tuple[Int, Int]:
     return counts.past_rows(past, users, np.full(len(users), np.iinfo(np.int64).max))
 
 
-def _shares(cells: npt.NDArray[np.int64], kinds: int) -> Double:
-    table = cells.reshape(-1, kinds).astype(np.float64)
-    shares: Double = table / np.maximum(table.sum(1, keepdims=True), 1.0)
-    return shares
+def _shares(row: Int, column: npt.NDArray[Any], shape: tuple[int, int]) -> Any:
+    """Shares of the columns in each row's cells, a sparse matrix; rows sum to one, or are empty."""
+    from scipy.sparse import csr_matrix, diags_array
+
+    counted = csr_matrix((np.ones(len(row)), (row, column)), shape=shape)
+    return diags_array(1.0 / np.maximum(counted.sum(axis=1).A1, 1.0)) @ counted

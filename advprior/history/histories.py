@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Codes = npt.NDArray[np.int32]
 UNKNOWN = -1  # code of what is not known
+_LARGEST = float(np.finfo(np.float32).max)  # a larger amount would be infinite
 
 
 def micros(moment: datetime) -> int:
@@ -225,7 +226,7 @@ def build_histories(users: pd.DataFrame, events: pd.DataFrame, catalog: Catalog)
         advertiser[first].astype(np.int64),
         text=text,
         category=category,
-        value=value.astype(np.float32),
+        value=np.clip(value, -_LARGEST, _LARGEST).astype(np.float32),
         texts=texts,
         categories=categories,
         profile_fields=fields,

@@ -15,6 +15,8 @@ from advprior.predictors.base import BEFORE
 from advprior.store.contract import MODEL_CUTOFF
 from advprior.store.errors import AdvpriorError
 
+#: What helps where there is no label of either kind.
+MORE_EVENTS = "map more events: some users need two at different times, within the horizon of each other"
 TRAINED_UNTIL, CHOSEN_UNTIL = "trained_until", "chosen_until"
 
 

@@ -139,9 +139,9 @@ def encode_catalog(
     )
     centred = encodings - encodings.mean(0)
     left, spread, _ = np.linalg.svd(centred, full_matrices=False)
-    count = min(settings.components, int((spread > spread[0] * 1e-5).sum())) if len(spread) else 0
+    count = max(min(settings.components, int((spread > spread[0] * 1e-5).sum())), 1)  # one where all texts are alike
     # unit variance each: few advertisers, so that no direction is too faint to matter
-    return (left[:, :count] * np.sqrt(len(catalog) / max(count, 1))).astype(np.float32), origin
+    return (left[:, :count] * np.sqrt(len(catalog) / count)).astype(np.float32), origin
 
 
 class _SequenceScorer(Scorer):

@@ -100,13 +100,14 @@ def gap_bucket(microseconds: npt.NDArray[np.int64]) -> Int:
 
 
 def price_bucket(values: npt.NDArray[np.float32]) -> Int:
-    """Bucket of an amount of money, 1 and above; amounts below one share a bucket.
+    """Bucket of an amount, 1 and above; amounts below one share a bucket, and 0 is one that is not known.
 
-    >>> price_bucket(np.array([0.5, 1.0, 2.0, 1e9], np.float32)).tolist()
-    [1, 1, 3, 15]
+    >>> price_bucket(np.array([0.5, 1.0, 2.0, 1e9, np.inf, np.nan], np.float32)).tolist()
+    [1, 1, 3, 15, 15, 0]
     """
-    bucket: Int = np.clip(np.floor(2 * np.log2(np.maximum(values, 1.0))) + 1, 1, PRICES - 1).astype(np.int64)
-    return bucket
+    amounts = np.clip(np.nan_to_num(values, nan=1.0), 1.0, np.float32(2**PRICES))
+    bucket = np.clip(np.floor(2 * np.log2(amounts)) + 1, 1, PRICES - 1).astype(np.int64)
+    return np.where(np.isnan(values), 0, bucket)
 
 
 def windows(histories: Histories, user: Int, moment: Int, context: int) -> Iterator[TokenWindow]:

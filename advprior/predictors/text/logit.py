@@ -45,13 +45,13 @@ class Space:
 
     @classmethod
     def of(cls, encodings: Float, components: int) -> Space:
-        """The space of these encodings [N, H], NaN where a part is not known; no more than N - 1 components."""
+        """The space of these encodings [N, H], NaN where a part is not known; one component, or N - 1 at most."""
         seen = encodings[:, ~np.isnan(encodings).all(0)]
         mean, spread = np.zeros(encodings.shape[1], np.float32), np.ones(encodings.shape[1], np.float32)
         some = ~np.isnan(encodings).all(0)
         mean[some], spread[some] = np.nanmean(seen, axis=0), np.nanstd(seen, axis=0) + 1e-6
         plain = cls(mean, spread, np.eye(0, dtype=np.float32))
-        count = min(components, len(encodings) - 1, encodings.shape[1])
+        count = max(min(components, len(encodings) - 1, encodings.shape[1]), 1)
         _, size, right = np.linalg.svd(plain.standard(encodings).astype(np.float64), full_matrices=False)
         scale = np.sqrt(len(encodings)) / np.maximum(size[:count], 1e-9)
         return cls(mean, spread, (right[:count].T * scale).astype(np.float32))

@@ -177,8 +177,8 @@ def training_points(data: FitData, features: Float, settings: TextSettings) -> T
     histories, size = data.histories, len(data.catalog)
     rng = np.random.default_rng(settings.seed)
     who, time = histories.user_of_row, histories.time
-    begins = np.r_[True, (who[1:] != who[:-1]) | (time[1:] != time[:-1])]
-    later = begins & np.r_[False, who[1:] == who[:-1]]
+    begins = np.r_[True, (who[1:] != who[:-1]) | (time[1:] != time[:-1])][: len(who)]
+    later = begins & np.r_[False, who[1:] == who[:-1]][: len(who)]
     user, moment = who[later], time[later]
     row, ends = np.flatnonzero(later), np.r_[np.flatnonzero(begins)[1:], len(who)][later[begins]]
     if not len(user):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -118,3 +119,23 @@ def test_grouping(tmp_path, together: bool) -> None:
         assert found == {"a": (0, 1), "b (2)": (2,), "c": (3,), "a-0-again": (4,)}
     else:
         assert found == {"a-0": (0,), "a-1": (1,), "b (2)": (2,), "c": (3,), "a-0-again": (4,)}
+
+
+def test_categories_and_profile_values_may_be_as_many_as_events() -> None:
+    """What a term holds grows with users and advertisers, and not with a hundred thousand categories or values."""
+    many, users, size = 100_000, 400, 50
+    rng = np.random.default_rng(0)
+    whole = replace(
+        histories_of([[(int(t), int(a)) for t, a in enumerate(rng.integers(0, size, 20))] for _ in range(users)]),
+        categories=tuple(map(str, range(many))),
+        profile_fields=("code",),
+        profile_levels=(tuple(map(str, range(many))),),
+        profile_codes=rng.choice(many, (users, 1), replace=False).astype(np.int32),
+    )
+    whole = replace(whole, category=rng.integers(0, many, len(whole.time)).astype(np.int32))
+    tracemalloc.start()
+    terms = [term(whole, np.arange(users), size) for term in (category_term, profile_term)]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert all(np.isfinite(term).all() for term in terms)
+    assert peak < 50e6  # users × categories alone would be 320 MB

@@ -69,7 +69,7 @@ def test_the_llm_shares_its_time_between_stages(tmp_path) -> None:
         base,
         target="first",
         drift={"around_days": 10.0},
-        training={"epochs": 400, "patience": 400, "max_minutes": 0.05},
+        training={"epochs": 400, "patience": 400, "max_minutes": 0.03},
     )
     facts = LLMPredictor.fit(cycle_data(), settings, tmp_path)
     assert "fine-tune" in facts["stopped_by_max_minutes"]

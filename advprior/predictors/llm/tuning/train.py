@@ -21,7 +21,7 @@ from advprior.history.interests import Interests
 from advprior.history.targets import quality
 from advprior.predictors.base import BEFORE, FitData
 from advprior.predictors.deadline import Deadline
-from advprior.predictors.labels import LabelSpan, require_choosing_labels
+from advprior.predictors.labels import MORE_EVENTS, LabelSpan, require_choosing_labels
 from advprior.predictors.llm.prompts import TITLE, PromptEncoder, PromptStyle
 from advprior.predictors.llm.settings import LLMSettings
 from advprior.predictors.llm.tuning.batches import TrainingBatches, share_loss
@@ -288,7 +288,9 @@ def _require_points(points: list[WindowPoints]) -> dict[str, int]:
             where="events before finetune_end",
             actual=f"{counts['train']} training and {counts['valid']} validation points",
             expected="at least one of each",
-            fix=f"{'lower' if counts['valid'] else 'raise'} training.valid_days, or move finetune_end later",
+            fix=MORE_EVENTS
+            if not any(counts.values())
+            else f"{'lower' if counts['valid'] else 'raise'} training.valid_days, or move finetune_end later",
         )
     return counts
 

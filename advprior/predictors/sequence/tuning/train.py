@@ -19,7 +19,7 @@ from advprior.history.counts import DAY
 from advprior.history.targets import quality
 from advprior.predictors.base import FitData
 from advprior.predictors.deadline import Deadline
-from advprior.predictors.labels import LabelSpan, require_choosing_labels
+from advprior.predictors.labels import MORE_EVENTS, LabelSpan, require_choosing_labels
 from advprior.predictors.logit import log_softmax
 from advprior.predictors.offset import Offset, OffsetTerms, weigh, weighed
 from advprior.predictors.quality import MODEL, POPULAR, START, figures, popularity_quality
@@ -174,5 +174,7 @@ def _require_labels(labels: Waits, points: Snapshots) -> None:
             where="events before finetune_end",
             actual=f"{len(labels)} labels to fit on, {len(points)} to choose with",
             expected="at least one of each",
-            fix=f"move finetune_end later, add events, or {'lower' if len(points) else 'raise'} valid_days",
+            fix=MORE_EVENTS
+            if not len(labels) and not len(points)
+            else f"{'lower' if len(points) else 'raise'} valid_days, or move finetune_end later",
         )
