@@ -61,14 +61,14 @@ def result_of(cells: Cells, sizes: Sequence[int | None], cutoffs: Sequence[datet
     for size in sizes:
         best = {cutoff: _best(cells, cutoff, size) for cutoff in cutoffs if cells.at([cutoff], size)}
         chosen += [_chosen_row(cells, cutoff, size, *names) for cutoff, names in best.items()]
-        for at, pooled in (*(([cutoff], False) for cutoff in best), (list(best), True)):
-            place = _Place(cells, at, size, best, pooled)
-            for (arm, baseline), metric, segment in product(_comparisons(llms), METRICS, SEGMENTS):
+        for place in _places(cells, size, best):
+            segments = SEGMENTS if place.draw is None else SEGMENTS[:1]
+            for (arm, baseline), metric, segment in product(_comparisons(llms), METRICS, segments):
                 point = place.point(arm, baseline, metric, segment)
                 if point is None:
                     continue
                 rows.append(place.about() | _row(arm, baseline, metric, segment, point))
-                if pooled and segment == "overall":
+                if place.pooled and segment == "overall":
                     points.setdefault((arm, baseline, metric), {})[rows[-1]["users"]] = point
     crossings = [
         {"arm": arm, "baseline": baseline, "metric": metric}
@@ -112,19 +112,22 @@ def _chosen_row(cells: Cells, cutoff: datetime, size: int | None, arm: str, base
 
 @dataclass(frozen=True)
 class _Place:
-    """Some cut-offs at one number of users, and the names of the best arms at each."""
+    """Some cut-offs at one number of users, all draws or one, and the names of the best arms at each cut-off."""
 
     cells: Cells
     cutoffs: Sequence[datetime]
     size: int | None
     best: Mapping[datetime, tuple[str, str]]
-    pooled: bool
+    pooled: bool = False
+    draw: int | None = None
 
     def point(self, arm: str, baseline: str, metric: str, segment: str) -> Point | None:
         """One difference; None where a cut-off has no cell or nobody in the segment."""
         draws = self.cells.at(self.cutoffs, self.size) if self.cutoffs else None
         if draws is None:
             return None
+        if self.draw is not None:
+            draws = [some[self.draw : self.draw + 1] for some in draws]
         named = [dict(zip((BEST_WITH, BEST_WITHOUT), self.best[cutoff], strict=True)) for cutoff in self.cutoffs]
         arms = [(names.get(arm, arm), names.get(baseline, baseline)) for names in named]
         if any(name not in some[0].names for some, both in zip(draws, arms, strict=True) for name in both):
@@ -136,7 +139,17 @@ class _Place:
         """Which place it is, for a row."""
         fitted = [cell.fitted_users for cutoff in self.cutoffs for cell in self.cells.by_place[cutoff, self.size]]
         cutoff = None if self.pooled else self.cutoffs[0].isoformat()
-        return {"cutoff": cutoff, "users": round(float(np.mean(fitted))), "all_users": self.size is None, "draw": None}
+        users = round(float(np.mean(fitted)))
+        return {"cutoff": cutoff, "users": users, "all_users": self.size is None, "draw": self.draw}
+
+
+def _places(cells: Cells, size: int | None, best: Mapping[datetime, tuple[str, str]]) -> Iterator[_Place]:
+    """Every draw of every cut-off, each cut-off, and all of them pooled."""
+    for cutoff in best:
+        for draw in range(len(cells.by_place[cutoff, size])):
+            yield _Place(cells, [cutoff], size, best, draw=draw)
+        yield _Place(cells, [cutoff], size, best)
+    yield _Place(cells, list(best), size, best, pooled=True)
 
 
 def _row(arm: str, baseline: str, metric: str, segment: str, point: Point) -> dict[str, Any]:

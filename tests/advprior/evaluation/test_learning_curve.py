@@ -116,7 +116,12 @@ def test_the_curve_of_planted_kinds(workspace, capsys) -> None:
     assert (workspace / "curve.svg").read_text().startswith("<?xml")
     keys = {"cutoff", "users", "draw", "segment", "arm", "baseline", "metric", "difference", "low", "high"}
     assert all(keys <= set(row) for row in result["curve"])
-    assert {row["cutoff"] is None for row in result["curve"]} == {True, False}
+    assert {(row["cutoff"] is None, row["draw"]) for row in result["curve"]} == {
+        (True, None),
+        (False, None),
+        (False, 0),
+        (False, 1),
+    }
     assert {"arm", "baseline", "metric", "users", "low", "high"} <= set(result["crossing"][0])
     words = next(
         row
