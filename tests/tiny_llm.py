@@ -47,7 +47,7 @@ def write_tiny_llm(
     normalises whatever is fed to it once more, so that it cannot be cut.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,14 @@ def write_tiny_llm(
     finally:
         torch.random.set_rng_state(state)
     model.save_pretrained(folder, safe_serialization=True)
+    write_tokenizer(folder)
+    return folder
+
+
+def write_tokenizer(folder: Path) -> None:
+    """Save `tiny_tokenizer` as a model folder has it."""
+    from transformers import PreTrainedTokenizerFast
+
     PreTrainedTokenizerFast(
         tokenizer_object=tiny_tokenizer(), eos_token="<|im_end|>", pad_token="<|im_end|>", model_max_length=2048
     ).save_pretrained(folder)
-    return folder

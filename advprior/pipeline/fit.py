@@ -22,7 +22,6 @@ from advprior.store.runs import (
     new_run,
     read_manifest,
     run_key,
-    sha256_file,
     write_manifest,
 )
 from advprior.store.tables import TABLES_FIX, load_tables, load_time_plan
@@ -200,10 +199,14 @@ def _fit_data(tables: Path, withheld: tuple[str, ...]) -> FitData:
 
 
 def _base_on_disk(settings: dict[str, Any]) -> dict[str, str]:
-    """Digest of the weights that ``base`` points to, where that is a path: they can change under the same name."""
-    base = settings.get("base") or settings.get("encoder", {}).get("base") or ""
-    path = Path(base).expanduser()
-    if not base or not path.exists():
-        return {}
-    files = sorted(path.glob("*.safetensors")) + sorted(path.glob("*.json")) if path.is_dir() else [path]
-    return {"base": digest([[file.name, sha256_file(file)] for file in files])}
+    """Digest of the weights that ``base`` means on this machine: under one name they can change, or be another copy.
+
+    Raises
+    ------
+    AdvpriorError
+        ``PRI020``, ``PRI021`` where there are none.
+    """
+    from advprior.predictors.tuning.base import identity
+
+    base = settings.get("base") or (settings.get("encoder") or {}).get("base")
+    return {"base": digest(identity(base))} if base else {}

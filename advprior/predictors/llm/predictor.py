@@ -58,7 +58,8 @@ class LLMPredictor(Predictor):
 
         model = AdvertiserModel.from_pretrained(self.run / "model").eval()
         facts = export_onnx(model, out)
-        return {**facts, **parity(model, out / "model.onnx", parity_cases(model))}
+        context = int(json.loads((self.run / PROMPT_FILE).read_text())["style"]["context"])
+        return {**facts, **parity(model, out / "model.onnx", parity_cases(model, context))}
 
     def scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> Scorer:
         start = Offset.from_json(json.loads((self.run / "habit.json").read_text()))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from advprior.predictors.llm.prompts import PromptEncoder, PromptStyle
+from advprior.predictors.tokens import Encode, plain_encoder
 from advprior.store.errors import AdvpriorError
 
 PROMPT_FILE, TOKENIZER_FILE = "prompt.json", "tokenizer.json"
@@ -32,8 +33,6 @@ def load_encoder(run: Path, names: Sequence[str]) -> PromptEncoder:
     AdvpriorError
         ``PRI005`` when another version of the code wrote prompts in another style.
     """
-    from tokenizers import Tokenizer
-
     saved = json.loads((run / PROMPT_FILE).read_text())
     style = PromptStyle(**saved["style"])
     if style.version != PromptStyle.version:
@@ -45,9 +44,11 @@ def load_encoder(run: Path, names: Sequence[str]) -> PromptEncoder:
             expected=str(PromptStyle.version),
             fix="advprior finetune, again",
         )
-    tokenizer = Tokenizer.from_file(str(run / TOKENIZER_FILE))
+    return PromptEncoder(style, saved_encoder(run), int(saved["text_vocab_size"]), names)
 
-    def encode(text: str) -> list[int]:
-        return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
-    return PromptEncoder(style, encode, int(saved["text_vocab_size"]), names)
+def saved_encoder(run: Path) -> Encode:
+    """Text to token ids by a run's own tokenizer, without torch or transformers."""
+    from tokenizers import Tokenizer
+
+    return plain_encoder(Tokenizer.from_file(str(run / TOKENIZER_FILE)))

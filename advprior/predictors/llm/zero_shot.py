@@ -20,6 +20,7 @@ from advprior.predictors.base import FitData, Predictor, Scorer
 from advprior.predictors.llm.name_trie import NameTrie, name_tokens
 from advprior.predictors.llm.prompts import TITLE, PromptEncoder, PromptStyle, occasions_before
 from advprior.predictors.llm.saved_prompt import PROMPT_FILE, TOKENIZER_FILE, load_encoder, load_style
+from advprior.predictors.tokens import plain_encoder, readable
 from advprior.runtime.batching import pad_windows, token_budget_batches
 from advprior.runtime.session import open_session
 from advprior.store.arrays import Float, Int
@@ -67,13 +68,10 @@ class ZeroShotPredictor(Predictor):
         from advprior.predictors.llm.tuning.names import empty_scores, name_model
         from advprior.predictors.tuning.base import load_base
 
-        base = load_base(settings.base, layers=settings.layers)
+        base = load_base(settings.base, layers=settings.layers, context=settings.context)
         tokenizer = base.tokenizer.backend_tokenizer
-
-        def encode(text: str) -> list[int]:
-            return list(tokenizer.encode(text, add_special_tokens=False).ids)
-
-        names = name_tokens(data.catalog.names, encode)
+        encode = plain_encoder(tokenizer)
+        names = name_tokens(readable(data.catalog.names, data.catalog.ids, encode), encode)
         style = PromptStyle(profile=settings.profile, gaps=False, context=settings.context, names=True, title=TITLE)
         vocabulary = int(base.model.config.vocab_size)
         encoder = PromptEncoder(style, encode, vocabulary, data.catalog.names)
@@ -116,7 +114,7 @@ class ZeroShotPredictor(Predictor):
         from advprior.predictors.tuning.base import load_base
 
         saved = self._saved()
-        base = load_base(saved["base"], layers=saved["layers"])
+        base = load_base(saved["base"], layers=saved["layers"], context=saved["style"]["context"])
         if base.origin["sha256"] != saved["sha256"]:
             raise AdvpriorError(
                 "PRI062",

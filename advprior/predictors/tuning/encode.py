@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from advprior.predictors.deadline import Deadline
+from advprior.predictors.tokens import plain_encoder
 from advprior.predictors.tuning.base import load_base
 from advprior.predictors.tuning.random_weights import forget
 from advprior.runtime.batching import length_batches, pad_windows
@@ -29,7 +30,8 @@ def encode_texts(
 ) -> tuple[Float, dict[str, Any]]:
     """Mean final state of each text's first ``tokens`` tokens [len(texts), H], and which base model it was.
 
-    With a ``twin_seed`` the model forgets its pre-training first: what a network of random weights makes of the texts.
+    A text without a token is read as the vocabulary's first one. With a ``twin_seed`` the model forgets its
+    pre-training first: what a network of random weights makes of the texts.
 
     Raises
     ------
@@ -39,8 +41,8 @@ def encode_texts(
     loaded = load_base(base, layers=layers)
     if twin_seed is not None:
         forget(loaded.model, twin_seed)
-    tokenizer = loaded.tokenizer.backend_tokenizer
-    ids = [tokenizer.encode(text, add_special_tokens=False).ids[:tokens] or [0] for text in texts]
+    encode = plain_encoder(loaded.tokenizer.backend_tokenizer)
+    ids = [encode(text)[:tokens] or [0] for text in texts]
     return mean_states(loaded.model, ids, deadline), loaded.origin
 
 

@@ -36,7 +36,8 @@ def draw_curve(path: Path, stages: dict[str, list[dict[str, Any]]]) -> bool:
         return False
     # text stays text, and the same curve is the same file
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "curve"}):
-        figure = Figure(figsize=(8, 3), layout="constrained")
+        figure = Figure(figsize=(8, 3))
+        figure.subplots_adjust(left=0.1, right=0.98, bottom=0.16, top=0.96, wspace=0.3)
         likelihood, recall = figure.subplots(1, 2)
         start = 0
         for stage, curve in stages.items():

@@ -20,7 +20,8 @@ from optimum.exporters.tasks import TasksManager
 from optimum.utils.normalized_config import NormalizedTextConfig
 
 from advprior.predictors.llm.tuning.attention import traceable
-from advprior.predictors.tuning.tracing import quiet
+from advprior.predictors.llm.tuning.families import FAMILIES
+from advprior.predictors.tuning.tracing import Exportable, quiet
 from advprior.runtime.parity import require_parity, worst
 from advprior.store.arrays import Float, Int
 from advprior.store.errors import AdvpriorError
@@ -32,7 +33,9 @@ Case = tuple[Int, Int, Int, npt.NDArray[np.float32]]
 MODEL_FILE = "model.onnx"
 _TASK = "feature-extraction"
 _INPUTS = ("input_ids", "attention_mask", "positions", "offset")
-_SHAPES = ((1, 1, 1), (1, 2, 1), (2, 7, 3), (5, 33, 2), (3, 96, 9), (2, 257, 4), (1, 1000, 12))
+#: batch, sequence and points of the cases; the longest prompt comes after them
+SHAPES = ((1, 1, 1), (1, 2, 1), (2, 7, 3), (5, 33, 2), (3, 96, 9), (2, 257, 4))
+_LONGEST_POINTS = 12
 
 _register = TasksManager.create_register("onnx", overwrite_existing=True)
 
@@ -78,6 +81,11 @@ def export_onnx(model: Any, out: Path) -> dict[str, Any]:
     -------
     dict
         ``file``, ``bytes``, ``sha256``, ``opset``, ``seconds``, ``inputs``, ``outputs``.
+
+    Raises
+    ------
+    AdvpriorError
+        ``PRI054`` when it cannot be traced.
     """
     started = time.perf_counter()
     out = Path(out)
@@ -88,8 +96,11 @@ def export_onnx(model: Any, out: Path) -> dict[str, Any]:
     )
     config = constructor(model.config)
     model = model.to("cpu", torch.float32).eval()
-    with quiet(), traceable(model):
-        inputs, outputs = export(model, config, path)
+    try:
+        with quiet(), traceable(model), Exportable():
+            inputs, outputs = export(model, config, path)
+    except Exception as error:  # whatever the tracer makes of an architecture's own code
+        raise no_export(model, error) from error
     return {
         "file": MODEL_FILE,
         "bytes": sum(file.stat().st_size for file in out.glob(f"{MODEL_FILE}*")),
@@ -99,6 +110,19 @@ def export_onnx(model: Any, out: Path) -> dict[str, Any]:
         "outputs": outputs,
         "seconds": round(time.perf_counter() - started, 2),
     }
+
+
+def no_export(model: Any, error: Exception) -> AdvpriorError:
+    """The error of an architecture that cannot be exported, or whose graph does not run."""
+    first = (str(error).strip() or "no reason given").splitlines()[0][:160]
+    return AdvpriorError(
+        "PRI054",
+        "this kind of model cannot be exported",
+        where=str(model.config.backbone.get("model_type", type(model).__name__)),
+        actual=f"{type(error).__name__}: {first}",
+        expected=f"one of the kinds that were measured: {', '.join(FAMILIES)}",
+        fix="set `base` to a model of one of these kinds",
+    )
 
 
 def parity(model: Any, path: Path, cases: Sequence[Case]) -> dict[str, Any]:
@@ -122,7 +146,7 @@ def parity(model: Any, path: Path, cases: Sequence[Case]) -> dict[str, Any]:
     Raises
     ------
     AdvpriorError
-        ``PRI004`` when the graph has other outputs, or says something else.
+        ``PRI004`` when the graph has other outputs, or says something else; ``PRI054`` when it does not run.
     """
     from advprior.runtime.session import open_session
 
@@ -131,7 +155,10 @@ def parity(model: Any, path: Path, cases: Sequence[Case]) -> dict[str, Any]:
     for case in cases:
         with torch.inference_mode():
             ours = {name: value.numpy() for name, value in model(*(torch.from_numpy(array) for array in case)).items()}
-        theirs = engine.run_all(dict(zip(_INPUTS, case, strict=True)))
+        try:
+            theirs = engine.run_all(dict(zip(_INPUTS, case, strict=True)))
+        except Exception as error:  # ONNX Runtime has an exception of its own for each kind
+            raise no_export(model, error) from error
         _require_outputs(theirs, ours, path)
         (batch, sequence), points = case[0].shape, case[2].shape[1]
         where = f"{path} at batch {batch}, sequence {sequence}, points {points}"
@@ -156,11 +183,17 @@ def _require_outputs(graph: dict[str, Float], model: dict[str, Float], path: Pat
         )
 
 
-def parity_cases(model: Any, shapes: Sequence[tuple[int, int, int]] = _SHAPES, seed: int = 0) -> list[Case]:
-    """Random right-padded batches of several (batch, sequence, points), from one token to about a thousand."""
+def parity_cases(
+    model: Any, context: int = 1000, shapes: Sequence[tuple[int, int, int]] = SHAPES, seed: int = 0
+) -> list[Case]:
+    """Random right-padded batches of several (batch, sequence, points), from one token to ``context`` tokens.
+
+    The longest prompt is among them: positions and windows of attention may change with the length.
+    """
     rng = np.random.default_rng(seed)
-    longest = model.config.longest() or max(s[1] for s in shapes)
-    return [_case(rng, batch, min(sequence, longest), points, model.config) for batch, sequence, points in shapes]
+    longest = min(context, model.config.longest() or context)
+    every = [shape for shape in shapes if shape[1] < longest] + [(1, longest, _LONGEST_POINTS)]
+    return [_case(rng, batch, sequence, points, model.config) for batch, sequence, points in every]
 
 
 def _case(rng: np.random.Generator, batch: int, sequence: int, points: int, config: Any) -> Case:

@@ -17,9 +17,11 @@ from torch import nn
 
 from advprior.history.catalog import Catalog
 from advprior.predictors.extension import copy_beside, places
+from advprior.predictors.llm.saved_prompt import load_style, saved_encoder
 from advprior.predictors.llm.tuning.model import AdvertiserConfig, AdvertiserModel
+from advprior.predictors.tokens import readable
 from advprior.predictors.tuning.base import load_base
-from advprior.predictors.tuning.encode import encode_texts
+from advprior.predictors.tuning.encode import mean_states
 from advprior.store.arrays import Float
 from advprior.store.contract import CATALOG_FILE
 from advprior.store.errors import AdvpriorError
@@ -28,7 +30,6 @@ NAME_HEAD = "name_head.npz"
 FITTED_CATALOG = "fitted_catalog.json"  # of an extended run: the catalog that standardises the names
 TEXT_TOKENS = 96  # of a name and text together that a head reads
 _WHOLE_NAME = 512  # tokens
-_TABLE = "lower.embed_tokens.weight"
 NAMES_DRIFT = 0.01  # of the largest number in the fitted names' encodings: another base is off by far more
 
 
@@ -62,11 +63,11 @@ def extend_llm(run: Path, catalog: Catalog, settings: dict[str, Any], out: Path)
     rows, drift = _rows(run, fitted, catalog, new, settings)
     model = AdvertiserModel.from_pretrained(run / "model").eval()
     wide = AdvertiserModel(AdvertiserConfig.from_dict({**model.config.to_dict(), "catalog_size": len(catalog)})).eval()
-    text = int(model.config.text_vocab_size)
+    text, table_name = int(model.config.text_vocab_size), _table_name(model)
     state = dict(model.state_dict())
-    table, adapter, bias = state[_TABLE], state["adapter.weight"], state["head.bias"]
-    tokens = _name_embeddings([catalog.names[i] for i in new], settings, table)
-    state[_TABLE] = torch.cat([table[:text], _merge(table[text:], tokens, before, new)])
+    table, adapter, bias = state[table_name], state["adapter.weight"], state["head.bias"]
+    tokens = _name_embeddings(run, [catalog.names[i] for i in new], [catalog.ids[i] for i in new], table)
+    state[table_name] = torch.cat([table[:text], _merge(table[text:], tokens, before, new)])
     untuned = torch.zeros(len(new), adapter.shape[1])
     state["adapter.weight"] = torch.cat([adapter[:1], _merge(adapter[1:], untuned, before, new)])
     state["head.weight"] = _merge(state["head.weight"], torch.from_numpy(rows), before, new)
@@ -86,12 +87,14 @@ def _rows(
     with np.load(run / NAME_HEAD) as saved:
         key, query, names = saved["key"], saved["query"], saved["names"]
     texts = bool(settings.get("texts"))  # whether the head reads what an advertiser sells, too
-    fitted_texts, wanted_texts = (c.descriptions() if texts else c.names for c in (fitted, catalog))
-    encodings, _ = encode_texts(
-        [*fitted_texts, *(wanted_texts[i] for i in new)],
-        settings["base"],
-        layers=int(settings["layers"]),
-        tokens=TEXT_TOKENS if texts else _WHOLE_NAME,
+    encode = saved_encoder(run)
+    fitted_texts, wanted_texts = (
+        readable(c.descriptions() if texts else c.names, c.ids, encode) for c in (fitted, catalog)
+    )
+    base = load_base(settings["base"], layers=int(settings["layers"]), context=load_style(run).context)
+    most = TEXT_TOKENS if texts else _WHOLE_NAME
+    encodings = mean_states(
+        base.model, [encode(text)[:most] for text in (*fitted_texts, *(wanted_texts[i] for i in new))]
     )
     # as `NameHead` standardised them; the same encodings must come out, or the base model is another
     again = torch.from_numpy(encodings[: len(fitted)])
@@ -119,7 +122,14 @@ def _merge(old: torch.Tensor, fresh: torch.Tensor, before: list[int], new: list[
     return out
 
 
-def _name_embeddings(names: list[str], settings: dict[str, Any], table: torch.Tensor) -> torch.Tensor:
+def _table_name(model: AdvertiserModel) -> str:
+    """State-dict name of the token table, which each architecture and each mode of tuning has elsewhere."""
+    table = model.token_table().weight
+    name: str = next(name for name, weight in model.named_parameters() if weight is table)
+    return name
+
+
+def _name_embeddings(run: Path, names: list[str], ids: list[str], table: torch.Tensor) -> torch.Tensor:
     """Mean input embedding of each name's tokens."""
-    encode = load_base(settings["base"], layers=1).tokenizer.backend_tokenizer.encode
-    return torch.stack([table[torch.tensor(encode(n, add_special_tokens=False).ids)].mean(0) for n in names])
+    encode = saved_encoder(run)
+    return torch.stack([table[torch.tensor(encode(text))].mean(0) for text in readable(names, ids, encode)])

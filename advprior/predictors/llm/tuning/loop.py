@@ -200,8 +200,8 @@ class _State:
             {
                 "state": copy_of(tuned),
                 "optimizer": optimizer.state_dict(),
-                "curve": self.course.curve,
-                "best": self.score,
+                "curve": [{name: _plain(value) for name, value in row.items()} for row in self.course.curve],
+                "best": float(self.score),
                 "best_epoch": self.course.best_epoch,
                 "kept": self.best,
                 "rng": self.rng.bit_generator.state,
@@ -211,12 +211,17 @@ class _State:
 
     def resume(self, checkpoint: Path, tuned: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
         """Go on from what `save` wrote."""
-        saved = torch.load(checkpoint, weights_only=False)
+        saved = torch.load(checkpoint, weights_only=True)
         restore(tuned, saved["state"])
         optimizer.load_state_dict(saved["optimizer"])
         self.course, self.score, self.best = Course(saved["curve"], saved["best_epoch"]), saved["best"], saved["kept"]
         self.rng.bit_generator.state = saved["rng"]
         torch.set_rng_state(saved["torch_rng"])
+
+
+def _plain(value: Any) -> Any:
+    """A number as Python has it: a checkpoint holds tensors and plain values, nothing that runs code when read."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def copy_of(tuned: dict[str, nn.Parameter]) -> dict[str, torch.Tensor]:

@@ -9,6 +9,7 @@ table alone, and any decoder that takes ``inputs_embeds`` will do.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,11 +17,13 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from advprior.predictors.tuning.anatomy import (
-    NoPositions,
+    behind_layers,
+    decoder_of,
+    fed_behind_input,
     feed_forward_at,
-    norm_name,
+    keep_lower,
+    keep_upper,
     part_state,
-    positions_name,
     sliced,
     table_name,
 )
@@ -74,9 +77,9 @@ class AdvertiserConfig(PretrainedConfig):  # type: ignore[misc]
         limit = getattr(self.decoder(), "max_position_embeddings", None)
         return None if limit is None else int(limit)
 
-    def part(self, first: int, stop: int, *, vocabulary: bool) -> PretrainedConfig:
-        """Configuration of the layers ``first`` to ``stop``, with or without the token table."""
-        config = sliced(self.decoder(), first, stop)
+    def part(self, layers: int, *, vocabulary: bool) -> PretrainedConfig:
+        """Configuration of the first ``layers`` layers, with or without the token table."""
+        config = sliced(self.decoder(), 0, layers)
         # the upper part is fed hidden states: one row keeps its unused table from costing memory
         config.vocab_size = self.text_vocab_size + self.catalog_size if vocabulary else 1
         config.pad_token_id = None
@@ -103,15 +106,15 @@ class AdvertiserModel(PreTrainedModel):  # type: ignore[misc]
         kept, cut = int(decoder.num_hidden_layers), config.frozen_layers
         # attention is the fastest kind that the architecture has: transformers' own choice
         if cut:
-            self.lower = AutoModel.from_config(config.part(0, cut, vocabulary=True))
-            # the base's last norm belongs after the last kept layer, not between the two parts
-            setattr(self.lower, norm_name(self.lower) or "norm", nn.Identity())
+            self.lower = _decoder(config.part(cut, vocabulary=True))
+            keep_lower(self.lower, cut)
         else:
             # the architecture's own table: some scale what they look up
-            self.lower = AutoModel.from_config(config.part(0, 1, vocabulary=True)).get_input_embeddings()
-        self.upper = AutoModel.from_config(config.part(cut, kept, vocabulary=False))
-        if cut and (positions := positions_name(self.upper)) is not None:
-            setattr(self.upper, positions, NoPositions())  # the lower part has added them
+            self.lower = _decoder(config.part(1, vocabulary=True)).get_input_embeddings()
+        # made whole, and then cut: a layer may depend on its place among all
+        self.upper = _decoder(config.part(kept, vocabulary=False))
+        if cut:
+            keep_upper(self.upper, cut)
         hidden = int(decoder.hidden_size)
         # what tuning adds to an advertiser token where the tuned layers begin (row 0: text tokens, always zero)
         self.adapter = nn.Embedding(config.catalog_size + 1, hidden, padding_idx=0)
@@ -132,21 +135,21 @@ class AdvertiserModel(PreTrainedModel):  # type: ignore[misc]
         if not self.config.frozen_layers:
             embeddings: torch.Tensor = self.lower(input_ids)
             return embeddings
-        states: torch.Tensor = self.lower(
-            input_ids=input_ids, attention_mask=_every_token(attention_mask, input_ids), use_cache=False
-        ).last_hidden_state
-        return states
+        with behind_layers(self.lower) as states:
+            self.lower(input_ids=input_ids, attention_mask=_every_token(attention_mask, input_ids), use_cache=False)
+        return states[0]
 
     def upper_states(
         self, lower_states: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
     ) -> torch.Tensor:
         """Final hidden states [B, T, H] from the frozen layers' output; without a mask padding must be on the right."""
         rows = torch.clamp(input_ids - (self.config.text_vocab_size - 1), min=0)
-        states: torch.Tensor = self.upper(
-            inputs_embeds=lower_states + self.adapter(rows),
-            attention_mask=_every_token(attention_mask, input_ids),
-            use_cache=False,
-        ).last_hidden_state
+        fed = lower_states + self.adapter(rows)
+        behind = fed_behind_input(self.upper, fed) if self.config.frozen_layers else nullcontext()
+        with behind:
+            states: torch.Tensor = self.upper(
+                inputs_embeds=fed, attention_mask=_every_token(attention_mask, input_ids), use_cache=False
+            ).last_hidden_state
         return states
 
     def states_at(
@@ -177,6 +180,11 @@ class AdvertiserModel(PreTrainedModel):  # type: ignore[misc]
         if self.interest_head is not None:
             outputs["interest_log_probs"] = torch.log_softmax(self.interest_head(picked).float(), dim=-1)
         return outputs
+
+
+def _decoder(config: PretrainedConfig) -> Any:
+    """A decoder without vocabulary head, its weights still to be filled."""
+    return decoder_of(AutoModel.from_config(config))
 
 
 def _every_token(attention_mask: torch.Tensor | None, input_ids: torch.Tensor) -> torch.Tensor:
@@ -228,21 +236,28 @@ def from_base(
         text_vocab_size=text_vocab_size,
         interests=interests,
     )
-    kept = int(base.config.num_hidden_layers)
     try:
-        model: AdvertiserModel = AdvertiserModel(config).eval()
-        with torch.no_grad():
-            table = model.token_table().weight
-            table[:text_vocab_size] = base.get_input_embeddings().weight[:text_vocab_size]
-            table[text_vocab_size:] = advertiser_embeddings
-        if frozen_layers:
-            _fill(model.lower, part_state(base, 0, frozen_layers))
-        _fill(model.upper, part_state(base, frozen_layers, kept))
+        model = filled(base, config, advertiser_embeddings)
         difference = _difference(model, base)
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise _no_cut(base, frozen_layers, f"{type(error).__name__}: {str(error).splitlines()[0][:120]}") from error
+    except Exception as error:  # whatever an architecture's own code raises
+        first = (str(error).strip() or "no reason given").splitlines()[0][:120]
+        raise _no_cut(base, frozen_layers, f"{type(error).__name__}: {first}") from error
     if not difference <= CUT_TOLERANCE:
         raise _no_cut(base, frozen_layers, f"states off by {difference:.1e} of their size")
+    return model
+
+
+def filled(base: Any, config: AdvertiserConfig, advertiser_embeddings: torch.Tensor) -> AdvertiserModel:
+    """A network with the weights of a base model's first layers, as many as ``config`` has; see `from_base`."""
+    kept, cut = int(config.decoder().num_hidden_layers), config.frozen_layers
+    model: AdvertiserModel = AdvertiserModel(config).eval()
+    with torch.no_grad():
+        table, text = model.token_table().weight, config.text_vocab_size
+        table[:text] = base.get_input_embeddings().weight[:text]
+        table[text:] = advertiser_embeddings
+    if cut:
+        _fill(model.lower, part_state(base, 0, cut))
+    _fill(model.upper, part_state(base, cut, kept))
     return model
 
 
@@ -276,7 +291,5 @@ def _no_cut(base: Any, frozen_layers: int, actual: str) -> AdvpriorError:
         where=type(base).__name__,
         actual=actual,
         expected="the same final states as the base model's",
-        fix="set `mode: full` or `mode: lora`, which cut nothing, or `base` to another model"
-        if frozen_layers
-        else "set `base` to another model",
+        fix="set `base` to another model",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +15,9 @@ from advprior.predictors.llm.tuning.heads import NameHead
 from advprior.predictors.llm.tuning.model import AdvertiserModel, from_base
 from advprior.predictors.llm.tuning.modes import frozen_layers
 from advprior.predictors.llm.tuning.points import WindowPoints
+from advprior.predictors.tokens import Encode, readable
 from advprior.predictors.tuning.base import Base
 from advprior.predictors.tuning.encode import mean_states
-
-Encode = Callable[[str], list[int]]
 
 
 @dataclass(frozen=True)
@@ -58,19 +56,23 @@ def build_networks(
 ) -> Networks:
     """The network with an advertiser's token at the mean of its name's, and heads over what the base makes of names."""
     table = base.model.get_input_embeddings().weight.detach()
-    tokens = [encode(name) for name in data.catalog.names]
+    catalog = data.catalog
+    tokens = [encode(name) for name in readable(catalog.names, catalog.ids, encode)]
     embeddings = torch.stack([table[torch.tensor(ids)].mean(0) for ids in tokens])
     hidden, rank = int(base.model.config.hidden_size), settings.training.rank
-    texts = [encode(text)[:TEXT_TOKENS] for text in data.catalog.descriptions()] if settings.texts else tokens
+    texts = tokens
+    if settings.texts:
+        texts = [encode(text)[:TEXT_TOKENS] for text in readable(catalog.descriptions(), catalog.ids, encode)]
     head = NameHead(torch.from_numpy(mean_states(base.model, texts)), hidden, rank)
     interest_head = None
     if data.interests is not None:
-        categories = [encode(name) for name in data.interests.catalog.names]
+        sold = data.interests.catalog
+        categories = [encode(name) for name in readable(sold.names, sold.ids, encode)]
         interest_head = NameHead(torch.from_numpy(mean_states(base.model, categories)), hidden, rank)
         _start_at_popularity(interest_head, points)
     model = from_base(
         base.model,
-        catalog_size=len(data.catalog),
+        catalog_size=len(catalog),
         text_vocab_size=table.shape[0],
         frozen_layers=frozen_layers(settings, int(base.model.config.num_hidden_layers)),
         advertiser_embeddings=embeddings,

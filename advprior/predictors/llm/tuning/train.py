@@ -29,13 +29,15 @@ from advprior.predictors.llm.tuning.curve import write_curve
 from advprior.predictors.llm.tuning.drift import Drift
 from advprior.predictors.llm.tuning.grpo import RankingOptions, judge, ranking_stage
 from advprior.predictors.llm.tuning.loop import Course, Stage, Update, copy_of, restore, run_stage
-from advprior.predictors.llm.tuning.modes import optimizer_for, tuned_weights
+from advprior.predictors.llm.tuning.modes import frozen_layers, optimizer_for, tuned_weights
 from advprior.predictors.llm.tuning.networks import Networks, build_networks
 from advprior.predictors.llm.tuning.points import WindowPoints, fit_habit, training_points
 from advprior.predictors.llm.tuning.saved_run import RunParts, save_run
+from advprior.predictors.llm.tuning.trial import require_export
 from advprior.predictors.logit import log_softmax
 from advprior.predictors.offset import Offset
 from advprior.predictors.quality import MODEL, POPULAR, START, figures, popularity_quality
+from advprior.predictors.tokens import plain_encoder
 from advprior.predictors.tuning.base import Base, load_base
 from advprior.predictors.tuning.random_weights import forget
 from advprior.store.errors import AdvpriorError
@@ -55,22 +57,23 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
     AdvpriorError
         ``PRI006`` when the histories hold no training or validation point, ``PRI007`` when prompts may outgrow the
         base model, ``PRI018`` when the horizon is longer than ``valid_days``, ``PRI050`` and ``PRI051`` when it
-        cannot be tuned in this mode, ``PRI052`` when interests are asked for and the events tell no category.
+        cannot be tuned in this mode, ``PRI052`` when interests are asked for and the events tell no category,
+        ``PRI054`` when its kind cannot be exported, ``PRI055`` when its tokenizer reads nothing in a name.
     """
     require_choosing_labels(settings.horizon_days, settings.training.valid_days, "training.valid_days")
     deadline = Deadline(settings.training.max_minutes)
     torch.manual_seed(settings.training.seed)
     data = _with_interests(data, settings)
-    base = load_base(settings.base, layers=settings.layers)
+    base = load_base(settings.base, layers=settings.layers, context=settings.prompt.context)
+    style = _style(base, settings)
+    frozen = frozen_layers(settings, int(base.model.config.num_hidden_layers)) > 0
+    require_export(base.model, frozen=frozen, context=style.context)
     if settings.twin:
         forget(base.model, settings.training.seed)
     tokenizer = base.tokenizer.backend_tokenizer
-
-    def encode(text: str) -> list[int]:
-        return list(tokenizer.encode(text, add_special_tokens=False).ids)
-
+    encode = plain_encoder(tokenizer)
     text_vocab_size = int(base.model.get_input_embeddings().weight.shape[0])
-    encoder = PromptEncoder(_style(base, settings), encode, text_vocab_size, data.catalog.names)
+    encoder = PromptEncoder(style, encode, text_vocab_size, data.catalog.names)
     points = training_points(data, encoder, settings)
     counts = _require_points(points)
     start = fit_habit(data, points, settings) if settings.drift.around_days is None else None
