@@ -91,10 +91,11 @@ def write_tiny_llm(
     return folder
 
 
-def write_tokenizer(folder: Path) -> None:
-    """Save `tiny_tokenizer` as a model folder has it."""
+def write_tokenizer(folder: Path, tokenizer=None) -> None:
+    """Save a tokenizer, `tiny_tokenizer` by default, as a model folder has it."""
     from transformers import PreTrainedTokenizerFast
 
+    end = "<|im_end|>"
     PreTrainedTokenizerFast(
-        tokenizer_object=tiny_tokenizer(), eos_token="<|im_end|>", pad_token="<|im_end|>", model_max_length=2048
+        tokenizer_object=tokenizer or tiny_tokenizer(), eos_token=end, pad_token=end, model_max_length=2048
     ).save_pretrained(folder)

@@ -13,6 +13,8 @@ from advprior.store.errors import AdvpriorError
 
 Encode = Callable[[str], list[int]]
 
+_BYTE_LEVEL = "set `base` to a model with a byte-level tokenizer"
+
 
 def plain_encoder(tokenizer: Any) -> Encode:
     """Text to token ids, special tokens within a text read as text.
@@ -28,6 +30,27 @@ def plain_encoder(tokenizer: Any) -> Encode:
         return list(tokenizer.encode(text, add_special_tokens=False).ids)
 
     return encode
+
+
+def end_mark(encode: Encode, text: str) -> int:
+    """The token that writes a separator: its last one, where a tokenizer writes a space before.
+
+    Raises
+    ------
+    AdvpriorError
+        ``PRI055`` when the tokenizer has none: nothing would end an occasion.
+    """
+    tokens = encode(text)
+    if not tokens:
+        raise AdvpriorError(
+            "PRI055",
+            "the base model's tokenizer cannot write the separator of a prompt",
+            where="tokenizer",
+            actual=f"no token for {text!r}",
+            expected="a token at least",
+            fix=_BYTE_LEVEL,
+        )
+    return tokens[-1]
 
 
 def readable(names: Sequence[str], ids: Sequence[str], encode: Encode) -> list[str]:
@@ -53,6 +76,6 @@ def readable(names: Sequence[str], ids: Sequence[str], encode: Encode) -> list[s
             where="advertisers or categories",
             actual=f"{len(unread)} of {len(names)}, such as {unread[0]!r}",
             expected="a token at least",
-            fix="set `base` to a model with a byte-level tokenizer, or write these names in another script",
+            fix=f"{_BYTE_LEVEL}, or write these names in another script",
         )
     return texts

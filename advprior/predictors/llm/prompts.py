@@ -30,6 +30,7 @@ import numpy as np
 
 from advprior.history.histories import Histories
 from advprior.predictors.llm.cut_prompts import CutPrompts
+from advprior.predictors.tokens import end_mark
 from advprior.store.arrays import Int
 from advprior.store.errors import AdvpriorError
 from advprior.store.times import DAY_US
@@ -171,7 +172,7 @@ class PromptEncoder:
             for index, name in enumerate(names)
         ]
         self.catalog_size = len(names)
-        self._separator = np.asarray(encode(";")[-1:], np.int64)
+        self._separator = np.asarray([end_mark(encode, ";")], np.int64)
         self._beside = list(encode(" +"))  # between events that no advertiser starts
         self._piece = lru_cache(KEPT_TEXTS)(encode)
         self._gaps = [np.asarray(encode(str(days)), np.int64) for days in range(style.max_gap + 1)]
@@ -272,10 +273,9 @@ class PromptEncoder:
         style = self.style
         product, rest = "", []
         if style.detail in ("product", "full") and histories.text[row] >= 0:
-            # the separator is left to the ends of occasions
-            product = " " + histories.texts[histories.text[row]].replace(";", ",")
+            product = " " + _without_separator(histories.texts[histories.text[row]])
         if style.detail in ("category", "full") and histories.category[row] >= 0:
-            rest.append(histories.categories[histories.category[row]])
+            rest.append(_without_separator(histories.categories[histories.category[row]]))
         if style.detail == "full" and len(histories.value) and np.isfinite(histories.value[row]):
             rest.append(price(float(histories.value[row])))
         detail = [token for i, part in enumerate(rest) for token in self._piece((", " if product or i else " ") + part)]
@@ -334,6 +334,11 @@ class PromptEncoder:
             positions = len(prompt.head) + (seen[chosen] - start) - 1
             windows.append(PromptWindow(ids, positions.astype(np.int64), occasions[chosen]))
         return windows
+
+
+def _without_separator(text: str) -> str:
+    """The separator is left to the ends of occasions."""
+    return text.replace(";", ",")
 
 
 def occasions_before(prompt: Prompt, cutoffs: Int) -> Int:
