@@ -140,7 +140,10 @@ def calibration(curves: Mapping[str, Sequence[Mapping[str, float]]], width: floa
         ax = figure.subplots()
         ends: list[float] = []
         for (label, points), colour in zip(curves.items(), _CALIBRATION_COLOURS, strict=False):
-            x, y = zip(*[(p["predicted"], p["observed"]) for p in points if p["observed"] > 0], strict=True)
+            drawn = [(p["predicted"], p["observed"]) for p in points if p["observed"] > 0]
+            if not drawn:  # no positive in any bin
+                continue
+            x, y = zip(*drawn, strict=True)
             ax.plot(x, y, "o-", color=colour, markersize=4.5, linewidth=1.2, label=label)
             ends += [min(*x, *y), max(*x, *y)]
         if ends:
@@ -154,7 +157,8 @@ def calibration(curves: Mapping[str, Sequence[Mapping[str, float]]], width: floa
             axis.set_minor_locator(mpl.ticker.NullLocator())
         ax.set_xlabel("Predicted probability (mean of a bin)")
         ax.set_ylabel("Observed rate")
-        ax.legend(frameon=False, loc="upper left")
+        if ends:
+            ax.legend(frameon=False, loc="upper left")
         return figure
 
 
@@ -174,12 +178,19 @@ def importance(by_group: Mapping[str, float], by_feature: Mapping[str, float], w
         for ax, (title, shares) in zip(figure.subplots(1, 2), sides, strict=True):
             names = list(shares)[::-1]
             colours = [COLOURS["treatment"] if name.startswith("prior_") else COLOURS["baseline"] for name in names]
-            ax.barh(names, [100 * shares[name] for name in names], color=colours, height=0.65)
+            ax.barh(range(len(names)), [100 * shares[name] for name in names], color=colours, height=0.65)
+            ax.set_yticks(range(len(names)), [_shortened(name) for name in names])
             ax.grid(axis="y", visible=False)
             ax.tick_params(axis="y", labelsize=8)
             ax.set_title(title)
             ax.set_xlabel("% of gain")
         return figure
+
+
+def _shortened(name: str, most: int = 40) -> str:
+    """A long name without its middle: one of hundreds of characters would leave no room for the bars."""
+    half = most // 2
+    return name if len(name) <= most else f"{name[: half - 1]}…{name[-half:]}"
 
 
 def svg_uri(figure: Figure) -> str:

@@ -27,6 +27,8 @@ ROOT = Path(__file__).parents[2]
 DOCS = ("docs/checks.md", "docs/runbook.md")
 RANKER = {"max_rounds": 12, "patience": 4, "min_data_in_leaf": 5, "threads": 1, "num_leaves": 7}
 
+OBJECTIVES = ("binary", "binary", "lambdarank")
+
 
 @dataclass
 class Outcome:
@@ -206,7 +208,7 @@ def _ranked(chain: Chain, tables: Path, predictor: str) -> None:
     arms.write_text(
         yaml.safe_dump(
             {
-                "ranker": RANKER,
+                "ranker": RANKER | {"objective": OBJECTIVES[chain.world.seed % len(OBJECTIVES)]},
                 "arms": [
                     {"name": "baseline", "label": "Baseline", "service": "ranker_baseline_v1", "role": "baseline"},
                     {"name": predictor, "label": "Prior", "service": service, "adds": [f"prior_{predictor}"]},

@@ -201,6 +201,25 @@ def _names(*fields: str) -> Fault:
     return change
 
 
+def _cuts(*shares: float) -> Fault:
+    def change(world: World, drawn: Drawn) -> None:
+        from tests.fuzz.worlds import cuts
+
+        world.mapping["time_plan"] = cuts(drawn, *shares)
+
+    return change
+
+
+def _by_value(world: World, drawn: Drawn) -> None:
+    """A file laid in folders by one of its columns, whose name is then the only place where its values stand."""
+    table = _some_table(world, drawn, "events", "impressions", "ads")
+    name = world.column(table, str(drawn.rng.choice(["user_id", "category", "label"])))
+    if name in world.tables[table]:
+        column = world.tables[table].pop(name)
+        world.tables[table][name] = column
+        world.layout[table] = "by value"
+
+
 def _one_user(world: World, drawn: Drawn) -> None:
     """Everything that was shown was shown to one user."""
     for table in ("events", "impressions"):
@@ -256,6 +275,10 @@ FAULTS: dict[str, Fault] = {
     "plan that ends early": _plan(end="2024-02-16T00:00:00Z"),
     "plan that starts late": _plan(start="2024-01-19T00:00:00Z"),
     "plan of days": _plan(finetune_end="2024-01-20"),
+    "plan that tests nothing": _cuts(0.3, 0.7, 0.9999),
+    "plan of early days": _cuts(0.02, 0.05, 0.1),
+    "plan without ranker": _cuts(0.9, 0.99, 0.999),
+    "by value": _by_value,
     "unknown key": _unknown_key,
     "unknown column": _unknown_column,
     "wrong source": _wrong_source,

@@ -174,6 +174,19 @@ def _moments(seconds: Any, unit: str) -> Any:
     return pd.Series(pd.to_datetime(seconds, unit="s", utc=True)).dt.as_unit(unit)
 
 
+#: Names that a stranger gives profile and context fields, on the left of the mapping; twelve each.
+FIELD_NAMES: dict[str, list[str]] = {
+    "plain": [f"f{place}" for place in range(12)],
+    "of SQL": ["order", "group", "select", "from", "table", "user", "index", "date", "null", "case", "limit", "end"],
+    "of ours": [
+        *("snapshot", "event_timestamp", "user_id", "history_row", "label", "split", "log_prob", "missing"),
+        *("created_timestamp", "hour", "prior_llm", "advertiser_id"),
+    ],
+    "of pandas": ["name", "size", "shape", "T", "values", "dtype", "columns", "count", "mean", "rank", "loc", "iloc"],
+    "alike": ["a", "a_b", "ab", "a_b_c", "ab_", "a_", "b", "b_a", "a1", "a_1", "a1_", "a11"],
+    "long": [f"{'x' * 180}{place}" for place in range(12)],
+}
+
 #: How a table states times; what it gives is (column, time zone of the mapping).
 TIMES: dict[str, Callable[[Any], tuple[Any, str | None]]] = {
     "us": lambda seconds: (_moments(seconds, "us"), None),

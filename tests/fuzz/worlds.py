@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -75,6 +76,14 @@ def _write(table: pd.DataFrame, path: Path, layout: str) -> None:
         table.set_index(table.columns[0]).to_parquet(path)
     elif layout == "odd index":
         table.set_axis(np.arange(len(table))[::-1] * 3, axis=0).to_parquet(path)
+    elif layout == "by value":
+        # as Spark and Hive lay it: the column stands in the folders' names alone
+        path.mkdir()
+        column = table.columns[-1]
+        for place, (value, rows) in enumerate(table.groupby(column, sort=False)):
+            folder = path / f"{column}={quote(str(value), safe='')}"
+            folder.mkdir()
+            rows.drop(columns=column).to_parquet(folder / f"{place}.parquet", index=False)
     elif layout in ("parts", "by part"):
         path.mkdir()
         for part, rows in enumerate(np.array_split(np.arange(len(table)), 3)):
@@ -225,7 +234,7 @@ def _impressions(drawn: Drawn, owner: Any) -> pd.DataFrame:
 
 def _outcomes(drawn: Drawn, label: Any, slate: Any, at: Any) -> Any:
     """Labels with what a split or a slate may lack."""
-    kind = drawn.axis("positives", ["some", "none", "none late", "none early", "all", "few", "whole slates"], 0.85)
+    kind = drawn.axis("positives", ["some", "none", "none late", "none early", "all", "few", "whole slates"], 0.92)
     half = np.median(at)
     return {
         "some": label,
@@ -344,7 +353,8 @@ def _map(world: World, drawn: Drawn, zone: str | None) -> None:
             fields = [column for column in table if str(column).startswith(prefix)]
             if fields:
                 renamed = {f: f"{section} {f.removeprefix(prefix)}" for f in fields}
-                entries[name][section] = {f"f{f.removeprefix(prefix)}": renamed[f] for f in fields}
+                names = values.FIELD_NAMES[drawn.axis(f"names of {section}", values.FIELD_NAMES, 0.75)]
+                entries[name][section] = {names[int(f.removeprefix(prefix))]: renamed[f] for f in fields}
                 columns = columns | renamed
         # an optional column that is not canonical by name must be named
         for column in OPTIONAL:
@@ -362,14 +372,18 @@ def _map(world: World, drawn: Drawn, zone: str | None) -> None:
     _plan(world, drawn)
 
 
+def cuts(drawn: Drawn, *shares: float) -> dict[str, str]:
+    """A time plan that cuts the span at these shares of it."""
+    moments = [pd.Timestamp(drawn.start + int(share * drawn.seconds), unit="s", tz="UTC") for share in shares]
+    return dict(zip(("finetune_end", "train_end", "valid_end"), [m.isoformat() for m in moments], strict=True))
+
+
 def _plan(world: World, drawn: Drawn) -> None:
     """A time plan of the owner's, or none."""
-    kind = drawn.axis("plan", ["proposed", "explicit", "12h", "1d", "30d", "long lag", "no test", "early"], 0.5)
+    kind = drawn.axis("plan", ["proposed", "explicit", "12h", "1d", "30d", "long lag"], 0.5)
     if kind == "proposed":
         return
-    shares = {"no test": [0.3, 0.7, 0.9999], "early": [0.02, 0.05, 0.1]}.get(kind, [0.35, 0.7, 0.82])
-    cuts = [pd.Timestamp(drawn.start + int(share * drawn.seconds), unit="s", tz="UTC") for share in shares]
-    plan = dict(zip(("finetune_end", "train_end", "valid_end"), [cut.isoformat() for cut in cuts], strict=True))
+    plan = cuts(drawn, 0.35, 0.7, 0.82)
     if kind in ("12h", "1d", "30d"):
         plan["snapshot_every"] = kind
     if kind == "long lag":

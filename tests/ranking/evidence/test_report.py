@@ -18,6 +18,7 @@ from ranking.candidates.endtoend import TwoByTwo
 from ranking.cli import rank
 from ranking.evidence.bootstrap import Outcomes, Resampling, paired_bootstrap
 from ranking.evidence.metrics import Conversions, Ndcg
+from ranking.evidence.plots import calibration, importance, svg_uri
 from ranking.evidence.result import AblationResult, load_seeds
 from ranking.evidence.wording import signed
 from ranking.models.arms import load_arms
@@ -278,3 +279,18 @@ def test_wrong_folders_are_refused_before_anything_is_written(workspace, tmp_pat
     with pytest.raises(AdvpriorError, match="DAT002"):
         invoke("ablate", "--frame", root / "truncated", "--out", tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_feature_of_a_long_name_leaves_room_for_its_bar():
+    long = {f"profile_{'x' * 180}{i}": 0.5 for i in range(2)}
+    figure = importance({"profile": 1.0}, long)
+    svg_uri(figure)  # draws it; matplotlib would warn that it has no room
+    labels = [tick.get_text() for tick in figure.axes[1].get_yticklabels()]
+    assert [len(label) for label in labels] == [40, 40]
+    assert len(figure.axes[1].patches) == 2
+
+
+def test_a_calibration_without_any_positive_is_an_empty_picture():
+    figure = calibration({"baseline": [{"predicted": 0.2, "observed": 0.0}]})
+    assert svg_uri(figure).startswith("data:image/svg+xml")
+    assert figure.axes[0].get_lines() == []
