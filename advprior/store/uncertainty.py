@@ -123,7 +123,7 @@ def with_luck_of(one: Spread, other: Spread, level: float) -> Spread:
         return one
     error, freedom = float(np.hypot(one.error, np.sqrt(other.luck))), min(one.freedom, other.freedom)
     upper = (1 + level) / 2
-    by = error * _quantile(upper, freedom) / (one.error * _quantile(upper, one.freedom))
+    by = error * quantile(upper, freedom) / (one.error * quantile(upper, one.freedom))
     centre = (one.low + one.high) / 2
     low, high = centre + (one.low - centre) * by, centre + (one.high - centre) * by
     return replace(one, luck=one.luck + other.luck, error=error, freedom=freedom, low=low, high=high)
@@ -153,7 +153,7 @@ def _stretched(
     """Percentile interval of the replicates, stretched about their mean to an error and a t quantile."""
     from scipy.stats import norm
 
-    reach = _quantile((1 + level) / 2, freedom) * error
+    reach = quantile((1 + level) / 2, freedom) * error
     deviation = float(replicates.std(ddof=1))
     if deviation <= 1e-12 * max(error, abs(difference)):  # no user tells: luck alone
         return difference - reach, difference + reach
@@ -163,7 +163,8 @@ def _stretched(
     return float(low), float(high)
 
 
-def _quantile(probability: float, freedom: float) -> float:
+def quantile(probability: float, freedom: float) -> float:
+    """Of Student's distribution; of the normal one where the degrees of freedom are infinite."""
     from scipy.stats import norm, t
 
     return float(t.ppf(probability, freedom) if np.isfinite(freedom) else norm.ppf(probability))
@@ -208,7 +209,7 @@ def jointly(spreads: Sequence[Spread], level: float, rng: np.random.Generator) -
         one = spreads[i]
         p = float(_two_sided(np.array(one.difference / one.error), one.freedom))
         below = int(np.searchsorted(smallest, p, side="right"))
-        reach = _quantile(1 - min(critical, 1 - level) / 2, one.freedom) * one.error
+        reach = quantile(1 - min(critical, 1 - level) / 2, one.freedom) * one.error
         adjusted = max((1 + below) / (1 + len(smallest)), p)
         low, high = min(one.difference - reach, one.low), max(one.difference + reach, one.high)
         out[i] = Joint(p, adjusted, low, high, len(members))

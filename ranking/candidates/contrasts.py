@@ -1,7 +1,7 @@
 """What one prior's slots bring over the towers alone, and over another prior's slots: with intervals for all at once.
 
-Users are resampled, the same ones for every contrast. The joint intervals are single-step max-t, as those of the
-rankers are (`ranking.evidence.bootstrap`).
+Users are resampled, the same ones for every contrast. The joint intervals are single-step max-t: one fit of the towers
+has no seeds, so all contrasts have the same degrees of freedom (`advprior.store.uncertainty`).
 """
 
 from __future__ import annotations

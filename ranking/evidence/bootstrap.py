@@ -16,7 +16,8 @@ where a segment has no positive says nothing of it: it is left out, and `Lift.le
 comparisons among other arms there, and each of the two on all segments together.
 
 **Power**: with standard error s the smallest true lift that a two-sided test at 5 % detects four times in five is
-(1.96 + 0.84) s = 2.8 s (Cohen 1988, 2.4). A lift that is "not clear" says little about effects below it.
+(1.96 + 0.84) s = 2.8 s (Cohen 1988, 2.4), or more by Student's quantiles where s is known from few seeds. A lift that
+is "not clear" says little about effects below it.
 
 >>> from ranking.evidence.metrics import Auc
 >>> outcomes = Outcomes.of(label=[1, 0, 1, 0, 1, 0], user=[0, 0, 1, 1, 2, 2])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from math import inf, isfinite
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, Literal
 
+from advprior.store.uncertainty import quantile
 from ranking.evidence.wording import interval, outcome, signed
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ class Lift:
     @property
     def detectable(self) -> float:
         """The smallest true lift, either way, that data as this would have shown with `POWER`."""
-        normal = NormalDist()
-        return (normal.inv_cdf((1 + self.level) / 2) + normal.inv_cdf(POWER)) * self.error
+        both = quantile((1 + self.level) / 2, self.freedom) + quantile(POWER, self.freedom)
+        return both * self.error
 
     @property
     def digits(self) -> int:

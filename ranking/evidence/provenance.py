@@ -59,7 +59,7 @@ def _measurement(result: AblationResult, manifest: Mapping[str, Any]) -> list[di
                 ("Seeds, replicates", f"{settings['seeds']}, {settings['replicates']}"),
                 ("Ranker", _pairs(settings["ranker"])),
                 ("Rounds by arm", _pairs({a: b["rounds"] for a, b in about["per_arm"].items()})),
-                ("Spread of an AUC difference between seeds", _seed_sd(result)),
+                ("Spread of the first arm's AUC difference between seeds", _seed_sd(result)),
                 ("Versions", _pairs(manifest.get("versions", {}))),
             ],
         },
@@ -108,7 +108,8 @@ def _span(length: timedelta) -> str:
 
 
 def _seed_sd(result: AblationResult) -> str:
-    sd = next((lift.seed_sd for lift in result.lifts if lift.metric == Auc.name), None)
+    first = result.arms.on_trial[0].name
+    sd = result.lifts.get(first, result.arms.baseline.name, Auc.name).seed_sd
     return "" if sd is None else f"{sd:.5f}"
 
 

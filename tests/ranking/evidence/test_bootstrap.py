@@ -1,7 +1,7 @@
 """Intervals are valid: they cover zero under the null as often as they say, and a planted difference is found."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -287,7 +287,9 @@ def test_the_detectable_lift_is_that_many_standard_errors():
     user, truth, label, _ = world(rng, users=60)
     arms = {"base": [noisy(rng, truth, user, 1.0)], "arm": [noisy(rng, truth, user, 1.0)]}
     lift = bootstrap(arms, label, user, [("arm", "base")], metrics=(Auc(),))[0]
-    assert lift.detectable == pytest.approx(2.8016 * lift.error, rel=1e-4)
+    assert replace(lift, freedom=np.inf).detectable == pytest.approx(2.8016 * lift.error, rel=1e-4)
+    assert replace(lift, freedom=2.0).detectable == pytest.approx((4.3027 + 1.0607) * lift.error, rel=1e-4)
+    assert lift.detectable == pytest.approx(2.85 * lift.error, rel=0.02)  # told by fewer than 60 users
     assert lift.frame()["detectable"][0] == lift.detectable
     assert (lift.high - lift.low) / lift.error == pytest.approx(3.92, abs=0.3)
 
