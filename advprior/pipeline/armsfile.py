@@ -47,12 +47,11 @@ def arms_text(config: ProjectConfig, project: Path | None = None) -> str:
 
 
 def first_arms_text(config: ProjectConfig, project: Path | None = None) -> str:
-    """Arms file of the first answer: the cheap priors alone, the last of them on trial."""
+    """Arms file of the first answer: the cheap priors alone, as the controls that they are."""
     template = _template(project)
     cheap = [prior for prior in config.priors if prior.predictor in CHEAP]
     arms = [arm for arm in template["arms"] if _role(arm) == "baseline"]
     arms += [{**_arm(template, prior), "role": "control"} for prior in cheap]
-    arms[-1]["role"] = "treatment"
     small = FIRST_RANKER if config.arms.file is not None else {}
     return _text(arms, {**template["ranker"], **small, **config.arms.ranker})
 

@@ -97,7 +97,7 @@ def test_a_prior_of_ones_own_gets_an_arm_and_the_served_one_the_verdict(tmp_path
 
 def test_the_first_arms_are_the_cheap_ones(tmp_path):
     arms = Arms.model_validate(yaml.safe_load(first_arms_text(project(tmp_path).config)))
-    assert [arm.role for arm in arms.arms] == ["baseline", "control", "control", "treatment"]
+    assert [arm.role for arm in arms.arms] == ["baseline", "control", "control", "control"]
 
 
 def test_only_the_served_prior_is_published_online(tmp_path):
@@ -173,3 +173,15 @@ def test_a_wrong_setting_of_the_ranker_is_refused_before_anything_runs(tmp_path)
     result = CliRunner().invoke(cli, ["run", "--dry-run", str(tmp_path)])
     assert result.exception.code == "CFG001"
     assert "num_leaves" in str(result.exception)
+
+
+def test_a_ranker_beside_the_project_file_is_an_input_of_the_ablation(tmp_path):
+    lay_out(tmp_path, "complete_journey")
+    own = {"name": "own", "label": "own", "adds": ["prior_neighbours"], "ranker": "my_ranker:make"}
+    far = {**own, "name": "far", "ranker": "sklearn.ensemble:HistGradientBoostingClassifier"}
+    path = tmp_path / "configs" / "arms.yaml"
+    content = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**content, "arms": [*content["arms"], own, far]}, sort_keys=False))
+    (tmp_path / "my_ranker.py").write_text("from sklearn.ensemble import HistGradientBoostingClassifier as make\n")
+    (ablate,) = (step for step in make_plan(project(tmp_path)).steps if step.name == "rank ablate")
+    assert [name for name in ablate.inputs if name.endswith(".py")] == ["my_ranker.py"]
