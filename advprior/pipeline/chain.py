@@ -318,8 +318,10 @@ class Chain:
         if len(self.config.priors) > _CURVES:
             some = [prior.name for prior in self.config.priors[:6]]
             options += ("--predictors", ",".join(dict.fromkeys([*some, self.config.served.name])))
+        arms = self._arms()  # says which of the priors are controls
         curve = ("rank", "candidates", "--tables", tables, "--repo", self.repo, "--towers", towers, *options)
-        self.advprior("rank candidates", *curve, out="candidates", reads=(TABLES, "towers"), also=self.views())
+        curve += ("--arms", arms)
+        self.advprior("rank candidates", *curve, out="candidates", reads=(TABLES, "towers"), also=(*self.views(), arms))
         self._after("feast apply")
         both: tuple[str, ...] = ("rank", "two-by-two", "--tables", tables, "--frame", self.at("frame"), "--ablation")
         both += (self.at("ablation"), "--towers", towers, "--arm", self.config.served.name, *self._slate_options())

@@ -162,8 +162,10 @@ def summary(project: Project, outcome: Outcome, until: str | None) -> list[str]:
     else:
         costs = outcome.costs.values()
         cpu, memory = sum(cost.cpu_seconds for cost in costs), max(cost.memory_mb for cost in costs)
+        disk = sum(cost.disk_mb for cost in costs)
         lines = [
-            f"\ncost:    {duration(outcome.seconds)}, {cpu:.0f} CPU-seconds, at most {memory / 1024:.1f} GB in one step"
+            f"\ncost:    {duration(outcome.seconds)}, {cpu:.0f} CPU-seconds, at most {memory / 1024:.1f} GB of memory "
+            f"in one step, {disk / 1000:.2f} GB of disk"
             + (f"; {len(outcome.current)} steps were current" if outcome.current else "")
         ]
     report = project.config.report.folder if project.config.report is not None else "ablation"

@@ -138,15 +138,12 @@ def failure(child: Child, code: int, words: str) -> AdvpriorError:
     """What a step that failed is reported as; its exit code is ours."""
     if code < 0:
         name = signal.Signals(-code).name
-        actual = f"killed by {name}" + (" (often: out of memory)" if name == "SIGKILL" else "")
-    else:
-        actual = f"exit code {code}; what is wrong, and its fix, is the message above"
-    error = AdvpriorError(
-        "RUN010",
-        f"the run stopped at `{child.step.name}`; the steps before it are kept",
-        where=words,
-        actual=actual,
-        fix="run that command alone, in the project folder, until it passes; then `advprior run` goes on from there",
-    )
+        ended = f"killed by {name}" + (" (often: out of memory)" if name == "SIGKILL" else "")
+        fix = "fewer users or priors where it was memory; then `advprior run` goes on from there"
+    else:  # its own error has said what, where and how it is fixed: once is enough
+        ended = f"exit code {code}, its own message is above"
+        fix = "what that message says; then `advprior run` goes on from there"
+    what = f"the run stopped at `{child.step.name}` ({ended}); the steps before it are kept"
+    error = AdvpriorError("RUN010", what, where=words, fix=fix)
     error.exit_code = code if code > 0 else 128 - code
     return error

@@ -174,7 +174,7 @@ def sentence(result: dict[str, Any]) -> str:
     verdict = "a clear gain" if overall["high"] < 0 else "a clear loss" if overall["low"] > 0 else "no clear effect"
     text = (
         f"At {users:,} users the best arm with a language model changes the NLL of the best one without by "
-        f"{_signed(overall)}: {verdict}."
+        f"{_signed(overall)}: {verdict}. No placebo was measured."
     )
     if clear:
         text += " It pays for " + ", ".join(f"{_called(name)} ({_signed(now[name])})" for name in clear) + "."
