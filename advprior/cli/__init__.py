@@ -30,7 +30,7 @@ _COMMANDS = {
     "publish": ("advprior.cli.publish:publish", "Put priors into the feature repository, atomically."),
     "evaluate": ("advprior.cli.evaluate:evaluate", "Who names the next advertiser best: the ladder of predictors."),
     "card": ("advprior.cli.card:card", "Write the model card of a fitted predictor."),
-    "cold": ("advprior.cli.cold:cold", "Who ranks advertisers best that nobody has bought from yet?"),
+    "cold": ("advprior.cli.cold:cold", "Who ranks advertisers best that nobody has turned to yet?"),
     "catalog": ("advprior.cli.catalog:catalog", "Show, compare and extend the list of advertisers."),
 }
 _PLUGIN_HELP = {"rank": "Frames, rankers, ablations and reports (package `ranking`)."}

@@ -32,7 +32,7 @@ def cold(
     device: str,
     threads: int | None,
 ) -> None:
-    """Who ranks advertisers best that nobody has bought from yet?
+    """Who ranks advertisers best that nobody has turned to yet?
 
     RUNs are exported fits with the same advertisers withheld (`advprior finetune --withhold 0.2 --seed S`). Their
     events are hidden from every arm, their users' later labels are kept; all advertisers of TABLES are ranked.

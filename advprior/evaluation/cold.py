@@ -200,6 +200,6 @@ class _Case:
         return arms, {}
 
     def _near(self, vectors: Float, users: Int, moment: int) -> Float:
-        """Cosine of what each user bought to every advertiser [P, N]."""
+        """Cosine of what each user turned to with every advertiser [P, N]."""
         own = counts.own_points(self.past, users, np.full(len(users), moment), OWN_HALF_LIFE, len(self.catalog))
         return sentences.cosines(own, vectors)

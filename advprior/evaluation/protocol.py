@@ -149,7 +149,7 @@ def segments(labels: Labels, histories: Histories, cutoff: int, size: int) -> di
     past = histories.before(cutoff)
     length = np.diff(past.offsets)[labels.user][labels.row]
     pairs = np.unique(past.user_of_row * size + past.advertiser)
-    bought = np.isin(labels.user[labels.row] * size + labels.advertiser, pairs)
+    has_pair = np.isin(labels.user[labels.row] * size + labels.advertiser, pairs)
     popular = head(past, cutoff, size)[labels.advertiser]
     masks = (
         np.ones(len(labels.advertiser), np.bool_),
@@ -158,6 +158,6 @@ def segments(labels: Labels, histories: Histories, cutoff: int, size: int) -> di
         length >= 5,
         popular,
         ~popular,
-        ~bought,
+        ~has_pair,
     )
     return dict(zip(SEGMENTS, masks, strict=True))

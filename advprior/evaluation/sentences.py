@@ -1,4 +1,4 @@
-"""The baseline for new advertisers that needs no LLM: nearest by sentence vectors to what the user bought before."""
+"""The baseline for new advertisers that needs no LLM: nearest by sentence vectors to what the user turned to before."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def sentence_vectors(texts: Sequence[str]) -> Float:
 
 
 def cosines(own: Float, vectors: Float) -> Float:
-    """Cosine [P, N] between the mean vector of decayed purchases ``own`` [P, N] and every advertiser.
+    """Cosine [P, N] between the mean vector of decayed events ``own`` [P, N] and every advertiser.
 
     >>> cosines(np.array([[2.0, 0.0]], np.float32), np.eye(2, dtype=np.float32)).tolist()
     [[1.0, 0.0]]

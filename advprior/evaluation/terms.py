@@ -2,7 +2,7 @@
 
 Each term is a matrix [P, N] of P users and all advertisers, from events before a cut-off alone. They are meant to leave
 no cheap signal out, so that a network that beats their logit has found something that counts and co-occurrence do not
-say: drift at several half-lives, habit, sequence, co-purchase, factors, profile, category and price.
+say: drift at several half-lives, habit, sequence, co-occurrence, factors, profile, category and price.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from advprior.store.contract import NEIGHBOURS
 
 RECENCY, ALS, DRIFT, LOGIT = "recency", "als", "drift", "logit"
 YEAR = 365.0
-POPULAR = (30.0, 90.0, 365.0)  # half-lives of everyone's purchases, days
+POPULAR = (30.0, 90.0, 365.0)  # half-lives of everyone's events, days
 OWN = (30.0, 180.0, 730.0)  # half-lives of the user's own
 MIXED = (30.0, 90.0, 365.0, 4 * YEAR)  # likewise, mixed with popularity into one distribution
 EVER = 1e6  # a half-life that forgets nothing
-BACK_OFF = 1.0  # purchases that popularity counts for beside a user's own
-PROFILE_PRIOR = 100.0  # purchases that a profile value's advertisers are smoothed by
-SEQUENCE_PRIOR = 20.0  # purchases that what follows an advertiser is smoothed by
+BACK_OFF = 1.0  # events that popularity counts for beside a user's own
+PROFILE_PRIOR = 100.0  # events that a profile value's advertisers are smoothed by
+SEQUENCE_PRIOR = 20.0  # events that what follows an advertiser is smoothed by
 ALS_FLOOR = 0.02  # of a factor score, so that its log stays finite
 SHARE_FLOOR = 0.02  # of a share of categories
 
 POPULAR_TERMS = tuple(f"popularity {h:.0f} d" for h in POPULAR)
 RETURNING_TERMS = tuple(f"returning {h:.0f} d" for h in POPULAR[1:])
-OWN_TERMS = (*(f"own {h:.0f} d" for h in OWN), "own", "bought before", "last")
+OWN_TERMS = (*(f"own {h:.0f} d" for h in OWN), "own", "ever", "last")
 MIXED_TERMS = tuple(f"mixed {h:.0f} d" for h in MIXED)
 NEAR_TERMS = tuple(f"near {h:.0f} d" for h in OWN[1:])
 #: What each control weighs: every one has the drift, and from `recency` on the habit. `logit` has all there is.
@@ -94,7 +94,7 @@ class Terms:
         terms = {name: self._wide(row, users) for name, row in self._drift.items()}
         own = {h: self.own(users, h) for h in {*OWN, *MIXED, EVER}}
         terms |= {name: np.log1p(own[h]) for name, h in zip(OWN_TERMS, (*OWN, EVER), strict=False)}
-        terms["bought before"] = (own[EVER] > 0).astype(np.float32)
+        terms["ever"] = (own[EVER] > 0).astype(np.float32)
         terms["last"] = last_advertisers(asked, users, size)
         share = np.exp(self._drift[POPULAR_TERMS[1]])
         for name, h in zip(MIXED_TERMS, MIXED, strict=True):
@@ -114,13 +114,13 @@ class Terms:
         return terms
 
     def decayed(self, half_life: float) -> Float:
-        """Decayed purchases of everyone [N] at a half-life in days."""
+        """Decayed events of everyone [N] at a half-life in days."""
         moment = np.asarray([self._cutoff], np.int64)
         everyone: Float = counts.popularity(self._past, moment, half_life, self._size)[0].astype(np.float32)
         return everyone
 
     def own(self, users: Int, half_life: float) -> Float:
-        """Decayed purchases of each user [P, N] at a half-life in days."""
+        """Decayed events of each user [P, N] at a half-life in days."""
         return counts.own_points(self._asked, users, np.full(len(users), self._cutoff, np.int64), half_life, self._size)
 
     def _wide(self, row: Float, users: Int) -> Float:
@@ -129,7 +129,7 @@ class Terms:
 
     @cached_property
     def _drift(self) -> dict[str, Float]:
-        """Log-popularity at each half-life, of all purchases and of those that were not their user's first."""
+        """Log-popularity at each half-life, of all events and of those that were not their user's first."""
         past, size = self._past, self._size
         back = past.time > counts.first_times(past)[past.user_of_row]
         age = (self._cutoff - past.time) / counts.DAY
@@ -208,7 +208,7 @@ def sequence_odds(past: Histories, size: int) -> Double:
 
 
 def fit_als(past: Histories, size: int, seed: int) -> Any:
-    """Factors of users and advertisers by alternating least squares on log1p of purchases.
+    """Factors of users and advertisers by alternating least squares on log1p of events.
 
     Implicit feedback as Hu, Koren and Volinsky weigh it ("Collaborative filtering for implicit feedback datasets",
     ICDM 2008), by the package ``implicit``, for users with an event.
@@ -220,7 +220,7 @@ def fit_als(past: Histories, size: int, seed: int) -> Any:
         model = AlternatingLeastSquares(
             factors=min(32, size), regularization=0.05, alpha=5.0, iterations=15, random_state=seed, num_threads=1
         )
-        model.fit(_bought(past, size)[1], show_progress=False)
+        model.fit(_log_counts(past, size)[1], show_progress=False)
     return model
 
 
@@ -228,18 +228,18 @@ def als_factors(model: Any, asked: Histories, size: int, *, counted: bool) -> Fl
     """Factors of users [U, F], zero without an event; folded in where the model was fitted on others."""
     from threadpoolctl import threadpool_limits
 
-    active, bought = _bought(asked, size)
+    active, matrix = _log_counts(asked, size)
     users = np.zeros((len(asked), model.item_factors.shape[1]), np.float32)
     if counted:
         users[active] = model.user_factors
     elif len(active):
         with threadpool_limits(1, "blas"):
-            users[active] = model.recalculate_user(np.arange(len(active)), bought)
+            users[active] = model.recalculate_user(np.arange(len(active)), matrix)
     return users
 
 
-def _bought(past: Histories, size: int) -> tuple[Int, Any]:
-    """Users with an event, and log1p of their purchases as a sparse matrix.
+def _log_counts(past: Histories, size: int) -> tuple[Int, Any]:
+    """Users with an event, and log1p of their events as a sparse matrix.
 
     Users without one would be solved for again and again to no end: their factors are zero.
     """
@@ -247,9 +247,9 @@ def _bought(past: Histories, size: int) -> tuple[Int, Any]:
 
     active = np.flatnonzero(np.diff(past.offsets))
     row = np.searchsorted(active, past.user_of_row)
-    bought = csr_matrix((np.ones(len(row), np.float32), (row, past.advertiser)), shape=(len(active), size))
-    bought.data = np.log1p(bought.data)
-    return active, bought
+    matrix = csr_matrix((np.ones(len(row), np.float32), (row, past.advertiser)), shape=(len(active), size))
+    matrix.data = np.log1p(matrix.data)
+    return active, matrix
 
 
 def profile_term(past: Histories, users: Int, size: int, asked: Histories | None = None) -> Float:
@@ -290,12 +290,12 @@ def category_term(past: Histories, users: Int, size: int, asked: Histories | Non
 
 
 def price_term(past: Histories, users: Int, size: int, asked: Histories | None = None) -> Float:
-    """Minus the distance of an advertiser's mean log-value to the user's; zero for who bought nothing."""
+    """Minus the distance of an advertiser's mean log-value to the user's; zero for who has no event."""
     asked = past if asked is None else asked
     value, own_value = (np.log1p(np.clip(np.nan_to_num(h.value.astype(np.float64)), 0.0, None)) for h in (past, asked))
-    bought = np.bincount(past.advertiser, minlength=size)
+    events = np.bincount(past.advertiser, minlength=size)
     mean = value.mean() if len(value) else 0.0
-    usual = (np.bincount(past.advertiser, weights=value, minlength=size) + mean) / (bought + 1)
+    usual = (np.bincount(past.advertiser, weights=value, minlength=size) + mean) / (events + 1)
     point, row = _rows(asked, users)
     own = np.bincount(point, minlength=len(users))
     level = np.bincount(point, weights=own_value[row], minlength=len(users)) / np.maximum(own, 1)

@@ -81,7 +81,7 @@ def score_users(
         Exported; a path is the run's folder.
     events : DataFrame
         ``user_id, timestamp, advertiser_id``, and ``category, text, value`` where there are. Give the events of
-        *all* users, also when only some are scored: what everyone buys is part of a prior. Events of advertisers
+        *all* users, also when only some are scored: what everyone turns to is part of a prior. Events of advertisers
         outside the predictor's catalog are left out.
     snapshot : datetime or str
         Events at this very time or later are not seen. A time without a zone is UTC.

@@ -24,7 +24,7 @@ FEW: tuple[dict[str, Any], ...] = (
 #: Everything that was ever worth comparing.
 FULL: tuple[dict[str, Any], ...] = (
     *FEW,
-    # habit at a half-life of two days and nothing of what goes with what: whom the user bought from last
+    # habit at a half-life of two days and nothing of what goes with what: whom the user turned to last
     {"name": "last", "predictor": NEIGHBOURS, "settings": {"half_lives_days": [2], "similar": False}},
     {"name": HYBRID},
     {"name": TWIN, "predictor": HYBRID, **_RANDOM_ENCODER},

@@ -1,9 +1,9 @@
-"""The neighbour prior: what goes with what this user buys, on top of habit and popularity.
+"""The neighbour prior: what goes with what this user turns to, on top of habit and popularity.
 
 The conventional control (item-based collaborative filtering, Sarwar et al. 2001): an LLM prior that does not beat it
-earns nothing. Cosine similarity between advertisers over the users who bought from both; the log of the summed
-similarity to a user's purchases is one term of a conditional logit beside habit and drift, all fitted on labels before
-the cut-off. A user's purchases are folded in as of each snapshot, so new ones count at once.
+earns nothing. Cosine similarity between advertisers over the users who turned to both; the log of the summed
+similarity to a user's events is one term of a conditional logit beside habit and drift, all fitted on labels before
+the cut-off. A user's events are folded in as of each snapshot, so new ones count at once.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class NeighbourSettings(BaseModel):
 
 
 def similarity(histories: Histories, size: int, wanted: bool = True) -> Float:
-    """Cosine between advertisers over who bought from them [N, N], zero on the diagonal; all zero where not wanted.
+    """Cosine between advertisers over who turned to them [N, N], zero on the diagonal; all zero where not wanted.
 
     >>> h = Histories(("u", "v"), ("", ""), np.array([0, 2, 3]), np.array([1, 2, 1]), np.array([0, 1, 0]))
     >>> similarity(h, 2).astype(float).round(3).tolist()
@@ -53,16 +53,16 @@ def similarity(histories: Histories, size: int, wanted: bool = True) -> Float:
     """
     if not wanted:
         return np.zeros((size, size), np.float32)
-    bought = np.zeros((len(histories), size), np.float32)
-    bought[histories.user_of_row, histories.advertiser] = 1.0
-    columns = bought / np.sqrt(np.maximum(bought.sum(0), 1.0))
+    incidence = np.zeros((len(histories), size), np.float32)
+    incidence[histories.user_of_row, histories.advertiser] = 1.0
+    columns = incidence / np.sqrt(np.maximum(incidence.sum(0), 1.0))
     result: Float = columns.T @ columns
     np.fill_diagonal(result, 0.0)
     return result
 
 
 def neighbour_term(own: Float, similar: Float) -> Float:
-    """``log(log1p(own)·S + 0.1)`` [..., N] of own decayed purchases."""
+    """``log(log1p(own)·S + 0.1)`` [..., N] of own decayed events."""
     term: Float = np.log(np.log1p(own) @ similar + FLOOR)
     return term
 

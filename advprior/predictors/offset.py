@@ -1,6 +1,6 @@
 """What every personal predictor's logits start from: drift of popularity, and the user's own habit.
 
-Time matters as much as the model: popularity moves within months, and most purchases repeat. Every personal predictor
+Time matters as much as the model: popularity moves within months, and most events repeat. Every personal predictor
 starts from these terms, with weights fitted on labels before the cut-off, so that what it learns beyond them is what it
 can be credited with.
 
@@ -21,9 +21,9 @@ from advprior.history.histories import Histories
 from advprior.predictors.logit import fit_logit
 from advprior.store.arrays import Double, Float, Int
 
-MONTH = 30.0  # days: popularity is purchases a month, whatever the half-life
-FLOOR = 0.05  # purchases a month that an advertiser without any counts for
-SMOOTHING = 0.5  # the same, of decayed purchases that are not scaled to a month
+MONTH = 30.0  # days: popularity is events a month, whatever the half-life
+FLOOR = 0.05  # events a month that an advertiser without any counts for
+SMOOTHING = 0.5  # the same, of decayed events that are not scaled to a month
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class OffsetTerms:
     Attributes
     ----------
     popular : tuple of float
-        Half-lives in days of everyone's purchases: ``log(purchases + floor)``.
+        Half-lives in days of everyone's events: ``log(events + floor)``.
     own : tuple of float
-        Half-lives in days of the user's: ``log1p(purchases)``.
+        Half-lives in days of the user's: ``log1p(events)``.
     monthly : bool
-        Whether everyone's purchases are scaled to a month, with `FLOOR`, so that half-lives compare; else they are
-        decayed purchases, with `SMOOTHING`.
+        Whether everyone's events are scaled to a month, with `FLOOR`, so that half-lives compare; else they are
+        decayed events, with `SMOOTHING`.
     """
 
     popular: tuple[float, ...]
@@ -61,7 +61,7 @@ class OffsetTerms:
         return np.concatenate([self.everyone(histories, cutoff, size), self.habit(histories, user, cutoff, size)])
 
     def _log(self, decayed: Double, half_life: float) -> Float:
-        # a steady rate r gives r · half_life / ln 2 decayed purchases
+        # a steady rate r gives r · half_life / ln 2 decayed events
         amount = decayed * (MONTH * np.log(2) / half_life) + FLOOR if self.monthly else decayed + SMOOTHING
         logs: Float = np.log(amount).astype(np.float32)
         return logs
@@ -69,7 +69,7 @@ class OffsetTerms:
 
 @dataclass(frozen=True)
 class Offset:
-    """``Σ w·log(purchases of everyone) + Σ v·log1p(own purchases)``, decayed at several half-lives.
+    """``Σ w·log(events of everyone) + Σ v·log1p(own events)``, decayed at several half-lives.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The popularity prior: what everyone buys lately, the same for every user. The floor of any comparison."""
+"""The popularity prior: what everyone turns to lately, the same for every user. The floor of any comparison."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class PopularitySettings(BaseModel):
 
 
 class PopularityPredictor(Predictor):
-    """log P(advertiser) from decayed purchases of all users; half-life by likelihood on the last labels."""
+    """log P(advertiser) from decayed events of all users; half-life by likelihood on the last labels."""
 
     kind = POPULARITY
 

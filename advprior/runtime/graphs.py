@@ -85,10 +85,10 @@ def save_text(path: Path, features: npt.NDArray[Any], right: npt.NDArray[Any], b
     from onnx import helper
 
     nodes = [
-        helper.make_node("MatMul", ["own", "features"], ["bought"]),
+        helper.make_node("MatMul", ["own", "features"], ["events_by_text"]),
         helper.make_node("ReduceSum", ["own", "axes"], ["total"], keepdims=1),
         helper.make_node("Add", ["total", "back_off"], ["norm"]),
-        helper.make_node("Div", ["bought", "norm"], ["taste"]),
+        helper.make_node("Div", ["events_by_text", "norm"], ["taste"]),
         helper.make_node("MatMul", ["taste", "right"], ["personal"]),
         helper.make_node("Add", ["personal", "offset"], ["logits"]),
         helper.make_node("LogSoftmax", ["logits"], ["log_probs"], axis=-1),

@@ -101,7 +101,7 @@ class LLMScorer(NetworkScorer):
         return self._encoder.cut(histories).to_json()
 
     def alike(self, histories: Histories, cutoff: int) -> npt.NDArray[np.uint64]:
-        """By profile, and by what the prompt says of each purchase: the advertiser, and the days since the last."""
+        """By profile, and by what the prompt says of each event: the advertiser, and the days since the last."""
         style = self._encoder.style
         first = np.zeros(len(histories.time), bool)
         first[histories.offsets[:-1][np.diff(histories.offsets) > 0]] = True

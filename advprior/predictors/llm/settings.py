@@ -43,9 +43,9 @@ class HabitSettings(_Strict):
 class DriftSettings(_Strict):
     """What keeps the network from learning fashions instead of users, where labels reach over months.
 
-    With ``around_days`` the logits start, while fitting, from everyone's purchases around the label's own day, both
+    With ``around_days`` the logits start, while fitting, from everyone's events around the label's own day, both
     sides, decaying by this half-life. Weights of what is known at a snapshot (popularity at ``popular`` half-lives,
-    own purchases at those of ``habit``) and the strength of the network beside it are fitted on the validation labels;
+    own events at those of ``habit``) and the strength of the network beside it are fitted on the validation labels;
     then the network is fitted again on all labels up to the cut-off (``refit``); with ``keep_before``, what it was
     before that stays in ``before/`` of the run: those labels chose its offset, strength and epoch (so its model cut-off
     is the run's), and trained nothing in it.

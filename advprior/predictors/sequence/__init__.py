@@ -1,1 +1,1 @@
-"""The sequence network: a small causal transformer over a user's purchases, alone or on an LLM's encodings."""
+"""The sequence network: a small causal transformer over a user's events, alone or on an LLM's encodings."""

@@ -1,6 +1,6 @@
-"""Training points of the sequence network: snapshots between purchases, drawn anew for every pass.
+"""Training points of the sequence network: snapshots between events, drawn anew for every pass.
 
-A prior is asked for at an arbitrary time, not at the moment of a purchase. So each purchase that follows another is
+A prior is asked for at an arbitrary time, not at the moment of an event. So each event that follows another is
 asked about from a time drawn evenly from the wait before it (at most the horizon), and a long wait counts for more than
 a short one, as a snapshot is more likely to fall into it.
 """
@@ -69,7 +69,7 @@ class WaitRules:
 def waits(past: Histories, cutoff: int, rules: WaitRules) -> Waits:
     """Every wait that ends before ``cutoff`` (microseconds), by the rules.
 
-    A first purchase is waited for by nobody that is known yet, so it is no label.
+    A first event is waited for by nobody that is known yet, so it is no label.
     """
     user, time = past.user_of_row, past.time
     keep = (np.diff(user, prepend=-1) == 0) & (np.diff(time, prepend=0) > 0) & (time < cutoff)
@@ -108,6 +108,6 @@ class Target:
         """Targets [P, N] of points whose next occasion is at ``end``; rows sum to one."""
         until = end - moment + 1 if self.first else self.horizon
         # a point sees events before its moment: what happens at that very time is target
-        bought = dense(*next_advertisers(histories, user, moment - 1, until), self.size)
-        shares: Float = bought / np.maximum(bought.sum(1, keepdims=True), 1.0)
+        targets = dense(*next_advertisers(histories, user, moment - 1, until), self.size)
+        shares: Float = targets / np.maximum(targets.sum(1, keepdims=True), 1.0)
         return shares

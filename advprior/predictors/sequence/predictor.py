@@ -1,4 +1,4 @@
-"""SASRec and the hybrid: predictors that read the order of a user's purchases.
+"""SASRec and the hybrid: predictors that read the order of a user's events.
 
 The *hybrid* starts each advertiser from what a language model makes of its name and text; SASRec knows advertisers by
 their ids alone, and stands in every table as the control that an LLM has to beat. Scoring needs no torch.
@@ -29,7 +29,7 @@ CELLS = 8_000_000  # of points × advertisers: fewer points at once where the ca
 
 
 class SASRecPredictor(Predictor):
-    """A causal transformer over purchases, on top of drift and habit."""
+    """A causal transformer over events, on top of drift and habit."""
 
     kind = SASREC
     uses_llm = False

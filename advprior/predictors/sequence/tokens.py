@@ -1,6 +1,6 @@
-"""Histories as the sequence network reads them: one token a purchase, in windows that a longer history does not move.
+"""Histories as the sequence network reads them: one token an event, in windows that a longer history does not move.
 
-A token says which advertiser, how long after the purchase before, of what category and price. Position 0 of a window
+A token says which advertiser, how long after the event before, of what category and price. Position 0 of a window
 is the profile, so that a user without events has an answer too. Free of torch: scoring reads it.
 """
 
@@ -89,7 +89,7 @@ class TokenWindow:
 
 
 def gap_bucket(microseconds: npt.NDArray[np.int64]) -> Int:
-    """Bucket of a time between purchases.
+    """Bucket of a time between events.
 
     >>> gap_bucket(np.array([0, 1, 2, 3, 40000]) * DAY).tolist()
     [0, 1, 1, 2, 15]
@@ -113,7 +113,7 @@ def price_bucket(values: npt.NDArray[np.float32]) -> Int:
 def windows(histories: Histories, user: Int, moment: Int, context: int) -> Iterator[TokenWindow]:
     """Windows that hold what each (user, moment) point has seen; points of a user in order of time.
 
-    Which window a point falls in depends on the number of purchases before it alone, so a point's answer is the same
+    Which window a point falls in depends on the number of events before it alone, so a point's answer is the same
     from a history that goes on after it. A window starts anew every half context: a point sees at least that much.
     """
     stride = max(context // 2, 1)
@@ -150,7 +150,7 @@ class Tokens:
         -------
         dict
             ``advertiser, category, price, gap`` [B, T], ``profile`` [B, F], ``positions, since`` [B, P]; ``since`` is
-            the bucket of the time from the last purchase seen to the point's moment.
+            the bucket of the time from the last event seen to the point's moment.
         """
         rows = [np.arange(w.rows.start, w.rows.stop) for w in windows]
         # a token that nobody reads, so that no axis is empty

@@ -1,6 +1,6 @@
 """The arithmetic of the text prior: a conditional logit whose view of an advertiser can be its text alone.
 
-For a user with decayed purchases c [N] and an advertiser a with text features f_a [K] (principal components of
+For a user with decayed events c [N] and an advertiser a with text features f_a [K] (principal components of
 what the LLM makes of its name and catalog text), with f̄ = Σ c·f / (Σ c + ½) what the user's advertisers are like:
 
     known a:  Σ v_h·log(popularity_h(a) + ½) + v_own·log1p(c_a) + v_again·[c_a > 0] + v_known + w_known·f_a + f̄ᵀA f_a
@@ -24,7 +24,7 @@ from advprior.predictors.offset import SMOOTHING
 from advprior.store.arrays import Bool, Double, Float, Int
 
 OWN_HALF_LIFE = 365.0  # days
-OWN_BACK_OFF = 0.5  # purchases that 'nothing in particular' counts for in a user's mean
+OWN_BACK_OFF = 0.5  # events that 'nothing in particular' counts for in a user's mean
 FAR = -1e9  # logit of who is no candidate
 
 
@@ -113,13 +113,13 @@ class TextPoints:
 
 
 def taste(own: Float, features: Float) -> Float:
-    """Mean text features [P, K] of decayed purchases [P, N]."""
+    """Mean text features [P, K] of decayed events [P, N]."""
     mean: Float = (own @ features) / (own.sum(1, keepdims=True) + OWN_BACK_OFF)
     return mean
 
 
 def known_terms(popular: Float, own: Float, new: Bool) -> Float:
-    """Terms [H + 3, P, N] of known advertisers from decayed purchases of all [H, P, N] and of the user [P, N]."""
+    """Terms [H + 3, P, N] of known advertisers from decayed events of all [H, P, N] and of the user [P, N]."""
     terms = [np.log(p + SMOOTHING) for p in popular]
     terms += [np.log1p(own), (own > 0).astype(np.float32), np.ones_like(own)]
     of_known: Float = (np.stack(terms) * ~new).astype(np.float32)
@@ -127,7 +127,7 @@ def known_terms(popular: Float, own: Float, new: Bool) -> Float:
 
 
 def popularity_at(histories: Histories, moments: Int, half_lives: tuple[float, ...], size: int) -> Float:
-    """Decayed purchases of everyone [H, P, N], as of the start of each moment's week."""
+    """Decayed events of everyone [H, P, N], as of the start of each moment's week."""
     weeks, index = np.unique(moments // (7 * counts.DAY) * (7 * counts.DAY), return_inverse=True)
     return np.stack([counts.popularity(histories, weeks, h, size).astype(np.float32)[index] for h in half_lives])
 

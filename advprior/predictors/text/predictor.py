@@ -203,7 +203,7 @@ def training_points(data: FitData, features: Float, settings: TextSettings) -> T
     own = counts.own_points(histories, user, moment, OWN_HALF_LIFE, size)
     if settings.known:
         new |= _withheld(rng, len(user), seen, settings.withheld_share)
-        own = own * ~new  # the purchases of who is withheld are withheld too
+        own = own * ~new  # the events of who is withheld are withheld too
     else:
         new[:] = True
     popular = popularity_at(histories, moment, settings.popularity_half_lives_days, size)

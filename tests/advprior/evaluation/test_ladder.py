@@ -195,7 +195,7 @@ def test_terms_of_other_users_count_nobody_but_the_past() -> None:
     own, of_all = terms(users[:30]), terms.of(asked)(users)
     for name in own.keys() - {ALS}:  # whose factors are folded in, by another solver
         np.testing.assert_array_equal(of_all[name][:30], own[name], err_msg=name)
-    assert (of_all["bought before"][30:].sum(1) > 0).all()
+    assert (of_all["ever"][30:].sum(1) > 0).all()
 
 
 def test_a_blend_leans_on_the_arm_that_knows() -> None:

@@ -132,7 +132,7 @@ class TrainingBatches:
 def share_loss(log_probs: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Negative log-likelihood over points, summed; a point's targets share it.
 
-    Each point weighs the same, however much was bought: a big basket is one decision to shop.
+    Each point weighs the same, however many targets it has: events at one time are one decision.
     """
     share = truth / truth.sum(1, keepdim=True).clamp(min=1.0)
     return -(weight[:, None] * share * log_probs).sum()

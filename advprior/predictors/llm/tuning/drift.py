@@ -1,6 +1,6 @@
 """Fitting the LLM on how a user differs from everyone at the time, and weighing that beside what a snapshot knows.
 
-As in the sequence network (`predictors.offset`): while it is fitted, the logits start from the purchases around
+As in the sequence network (`predictors.offset`): while it is fitted, the logits start from the events around
 each label's own day. What scoring starts from, drift so far and habit, is weighed on validation labels after each
 epoch, together with the strength of what the network says.
 """
@@ -94,7 +94,7 @@ class Drift:
         return int(sum(p.train.sum() for p in self._points))
 
     def _around(self, end: int) -> None:
-        """Offsets of training points: everyone's purchases around the label, of events before ``end``, and habit."""
+        """Offsets of training points: everyone's events around the label, of events before ``end``, and habit."""
         settings, size = self._settings, self._size
         some = [p for p in self._points if p.train.any()]
         if not some or settings.drift.around_days is None:

@@ -2,7 +2,7 @@
 
 An LLM run gives a new advertiser the part of its head that reads names, ``K(E_name)·Q``, without the free part that
 only events could teach; its input token starts, as everyone's did, at the mean of its name's tokens. Its bias
-is the mean of the fitted ones: a bias says how much more an advertiser is bought than habit and drift tell, and of a
+is the mean of the fitted ones: a bias says how much more an advertiser is turned to than habit and drift tell, and of a
 new one nothing of the kind can be learnt.
 """
 

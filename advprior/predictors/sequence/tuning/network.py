@@ -1,4 +1,4 @@
-"""The network: a causal transformer over purchases, whose head is tied to how it reads advertisers.
+"""The network: a causal transformer over events, whose head is tied to how it reads advertisers.
 
 SASRec (Kang & McAuley 2018, arXiv 1808.09781) with a profile token, time gaps, categories and prices. With encodings of
 the advertisers' texts it is the *hybrid*: an advertiser's vector is then a free one plus a map of what a language model
@@ -120,7 +120,7 @@ class SequenceNetwork(nn.Module):
         return deviation
 
     def _states(self, read: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """States [B, 1 + T, width]: of the profile alone, and after each purchase."""
+        """States [B, 1 + T, width]: of the profile alone, and after each event."""
         advertiser = batch["advertiser"]
         place = self.place(torch.arange(advertiser.shape[1], device=advertiser.device))
         parts = (self.category(batch["category"]), self.price(batch["price"]), self.gap(batch["gap"]), place)
