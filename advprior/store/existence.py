@@ -18,6 +18,7 @@ import numpy as np
 from advprior.store.arrays import Int
 from advprior.store.contract import (
     AD_ID,
+    ADS,
     ARRIVED,
     EVENTS,
     IMPRESSIONS,
@@ -68,8 +69,6 @@ def ads_exist_from(ads: pd.DataFrame, impressions: pd.DataFrame) -> Int:
 
 def load_users_exist_from(folder: Path, ids: Sequence[str]) -> Int:
     """`users_exist_from` of some users of finished canonical tables, int64 [ids]; only the columns needed are read."""
-    import pandas as pd
-
     users, events, shown = (
         _present(Path(folder) / f"{name}.parquet", columns)
         for name, columns in (
@@ -78,7 +77,23 @@ def load_users_exist_from(folder: Path, ids: Sequence[str]) -> Int:
             (IMPRESSIONS, (USER_ID, TIMESTAMP)),
         )
     )
-    of_table = pd.Series(users_exist_from(users, events, shown), index=users[USER_ID].astype(str))
+    return _of_ids(ids, users[USER_ID], users_exist_from(users, events, shown))
+
+
+def load_ads_exist_from(folder: Path, ids: Sequence[str]) -> Int:
+    """`ads_exist_from` of some ads of finished canonical tables, int64 [ids]; only the columns needed are read."""
+    ads, shown = (
+        _present(Path(folder) / f"{name}.parquet", columns)
+        for name, columns in ((ADS, (AD_ID, KNOWN_FROM)), (IMPRESSIONS, (AD_ID, TIMESTAMP)))
+    )
+    return _of_ids(ids, ads[AD_ID], ads_exist_from(ads, shown))
+
+
+def _of_ids(ids: Sequence[str], table_ids: pd.Series[Any], exist_from: Int) -> Int:
+    """The moments of some ids of a table; `NEVER` for one that it does not have."""
+    import pandas as pd
+
+    of_table = pd.Series(exist_from, index=table_ids.astype(str))
     of_ids: Int = of_table.reindex(list(ids), fill_value=NEVER).to_numpy(np.int64)
     return of_ids
 
@@ -92,7 +107,7 @@ def _present(path: Path, columns: Sequence[str]) -> Any:
     if path.stem == IMPRESSIONS and not path.exists():
         return None
     names = pq.read_schema(path).names
-    return read_parquet(path, columns=[name for name in columns if name in names], coded=[USER_ID])
+    return read_parquet(path, columns=[name for name in columns if name in names], coded=[USER_ID, AD_ID])
 
 
 def _first(ids: pd.Series[Any], rows: Sequence[tuple[pd.Series[Any], Int]]) -> Int:

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from advprior.store.arrays import Bool, Int
-from advprior.store.contract import AD_ID, AD_STATS_VIEW, ADS, IMPRESSIONS, TIMESTAMP, USER_HISTORY_VIEW, USER_ID
-from advprior.store.existence import NEVER, ads_exist_from, load_users_exist_from
-from advprior.store.tables import load_tables, load_time_plan
+from advprior.store.arrays import Bool
+from advprior.store.contract import AD_ID, AD_STATS_VIEW, TIMESTAMP, USER_HISTORY_VIEW, USER_ID
+from advprior.store.existence import load_ads_exist_from, load_users_exist_from
+from advprior.store.tables import load_time_plan
 from advprior.store.times import micros, moment_us
 
 
@@ -48,11 +48,9 @@ class Expected:
         available = np.array([moment_us(s + plan.lag) for s in snapshots], dtype=np.int64)
         place = np.searchsorted(available, micros(shown[TIMESTAMP]), side="right") - 1
         newest = np.append([moment_us(s) for s in snapshots], -1)[place]
-        loaded = load_tables(tables, ADS, IMPRESSIONS)
-        users = pd.factorize(shown[USER_ID].astype(str))
+        users, ads = (pd.factorize(shown[key].astype(str)) for key in (USER_ID, AD_ID))
         user_from = load_users_exist_from(tables, list(users[1]))[users[0]]
-        ads = pd.Series(ads_exist_from(loaded[ADS], loaded[IMPRESSIONS]), index=loaded[ADS][AD_ID].astype(str))
-        ad_from: Int = ads.reindex(shown[AD_ID].astype(str), fill_value=NEVER).to_numpy(np.int64)
+        ad_from = load_ads_exist_from(tables, list(ads[1]))[ads[0]]
         return cls({USER_HISTORY_VIEW: user_from <= newest, AD_STATS_VIEW: ad_from <= newest})
 
     def counts(self) -> dict[str, int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from advprior.store.existence import NEVER, ads_exist_from, load_users_exist_from, users_exist_from
+from advprior.store.existence import NEVER, ads_exist_from, load_ads_exist_from, load_users_exist_from, users_exist_from
 from advprior.store.times import moment_us
 from tests.tiny import write_tiny
 
@@ -47,6 +47,8 @@ def test_of_a_folder_only_what_is_needed_is_read_and_ids_may_be_in_any_order(tmp
     expected = users_exist_from(users, events, shown)
     ids = [*users["user_id"][::-1], "stranger"]
     assert load_users_exist_from(folder, ids).tolist() == [*expected[::-1], NEVER]
+    ads = pd.read_parquet(folder / "ads.parquet")
+    assert load_ads_exist_from(folder, [*ads["ad_id"], "none"]).tolist() == [*ads_exist_from(ads, shown), NEVER]
     (folder / "impressions.parquet").unlink()
     assert (load_users_exist_from(folder, ids)[:-1] >= expected[::-1]).all()
     assert np.array_equal(load_users_exist_from(folder, ids)[:-1], users_exist_from(users, events)[::-1])
