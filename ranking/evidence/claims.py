@@ -214,9 +214,12 @@ class Claim:
 
     def numbers(self) -> str:
         """The control's and the placebo's lift in brackets."""
-        control = "not measured" if self.control is None else f"{self.control.name}, {jointly(self.control.own).text()}"
-        placebo = "not measured" if self.placebo is None else jointly(self.placebo.own).text()
-        return f"(best control: {control}; placebo: {placebo})"
+        control, placebo = "no control was measured", "no placebo was measured"
+        if self.control is not None:
+            control = f"best control: {self.control.name}, {jointly(self.control.own).text()}"
+        if self.placebo is not None:
+            placebo = f"placebo: {jointly(self.placebo.own).text()}"
+        return f"({placebo})" if self.is_control else f"({control}; {placebo})"
 
     def beside(self) -> str:
         """The control's and the placebo's sentences, each by joint intervals."""

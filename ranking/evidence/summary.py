@@ -170,7 +170,7 @@ def _advice(result: AblationResult, retrieval: Mapping[str, Any]) -> str:
     if best.name != first.name and bench.claim(best, joint=True).kind == "win":
         return f"Leave {_label(first)} out of the ranker; try {_label(best)} in an A/B test."
     if end_to_end is not None and end_to_end.kind == "win":
-        return f"Use {end_to_end.name} for candidates, where the gain comes from; the ranker does without."
+        return f"Use {end_to_end.name} for candidates; the ranker does without."
     if kind == "gain":
         lacks = (
             "a control (neighbours, say)" if claim.control is None else "more users, until it stands off its placebo"

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from ranking.candidates.cells import BOTH, CONTROL, EFFECTS, NEITHER, PLACEBO_ROLE, RETRIEVAL, cell
 from ranking.candidates.curve import _COLUMNS, CandidateCurve
 from ranking.candidates.endtoend import TwoByTwo
+from ranking.evidence.claims import gaps_to_json
 from ranking.evidence.lift import Lift, Lifts
+from ranking.evidence.result import AblationResult
+from ranking.evidence.summary import five_lines
 from ranking.evidence.verdict import Verdict, judge
 from ranking.evidence.wording import signed
 from ranking.frame.coverage import CoverageGap
@@ -144,7 +147,7 @@ def test_no_lift_says_what_it_could_have_shown_and_where_it_rises_most():
     some = Arms(arms=(arms.baseline, arms.find("llm")))
     outcome = judge(lifts, some)
     assert "A true lift of 0.0007 would have shown four times in five" in outcome.sentence
-    nearest = "“users with the fewest events”: +0.0010 [−0.0002, +0.0022], no clear effect (best control: "
+    nearest = "“users with the fewest events”: +0.0010 [−0.0002, +0.0022], no clear effect (no control was"
     assert nearest in outcome.sentence  # the smaller lift, but further from zero for its error
     falls = Lifts([lifts[0], replace(lift("llm", "baseline", -0.0024, -0.005, 0.001, segment="never_ad"), error=0.001)])
     assert "In no segment does it rise." in judge(falls, some).sentence
@@ -204,7 +207,7 @@ def sentences_are_whole(told, *, one_seed, control, placebo):
     for text in told:
         if re.search(r"\b(gain|loss)\b", text):
             assert ("best control" in text.lower() and control) or "o control was measured" in text, text
-            assert ("placebo" in text and placebo) or "No placebo was measured" in text, text
+            assert ("placebo" in text and placebo) or "o placebo was measured" in text, text
         if not control:
             assert "over the best control" not in text, text
             assert "does as well;" not in text, text
@@ -238,9 +241,16 @@ def test_no_sentence_of_an_ablation_is_without_its_control(data, one_seed, contr
     lifts = data.draw(lifts_of_arms(pairs, ("overall", "never_ad"), seeds=1 if one_seed else 2))
     best = {"llm": "neighbours", "text": "neighbours"} if control else {}
     gaps = {"llm": CoverageGap(0.5, "a cause", "a fix")} if gap == 1 else {}
-    outcome = judge(lifts, Arms(arms=tuple(map(arms.find, names))), best_controls=best, gaps=gaps)
+    some = Arms(arms=tuple(map(arms.find, names)))
+    outcome = judge(lifts, some, best_controls=best, gaps=gaps)
     told = [outcome.sentence, *outcome.details]
+    about = {"frame_facts": {}, "gaps": gaps_to_json(gaps)}
+    lifts += [replace(one, metric="conversions_5") for one in lifts]
+    result = AblationResult(some, lifts, outcome, best.get("llm"), None, about, best_controls=best)
+    lines = dict(five_lines(result))
+    told += [lines["End to end"]]
     sentences_are_whole(told, one_seed=one_seed, control=control, placebo=placebo)
+    sentences_are_whole([lines["Whose prior"]], one_seed=one_seed, control=control, placebo=placebo)
     # the second treatment has no placebo of its own
     sentences_are_whole(outcome.sentences[1:], one_seed=one_seed, control=control, placebo=False)
     if one_seed:
