@@ -11,6 +11,7 @@ import numpy.typing as npt
 from advprior.evaluation.intervals import interval, resample
 from advprior.evaluation.protocol import METRICS, Labels, marks
 from advprior.store.arrays import Double, Float
+from advprior.store.progress import tracked
 
 Segments = Mapping[str, npt.NDArray[np.bool_]]
 
@@ -55,7 +56,7 @@ def compare(
     means: dict[str, Double] = {}
     by_seed: dict[str, Double] = {}
     drawn: dict[str, Double] = {}
-    for name, members in arms.items():
+    for name, members in tracked(arms.items(), "bootstrap", "arm"):
         # sums per user [U, metrics · segments]: enough for means and for every interval
         sums = [_sums(log_probs, labels, inside) for log_probs in members]
         again = resample(sums, replicates=replicates, seed=seed)

@@ -18,6 +18,7 @@ from advprior.evaluation.terms import ARMS, LOGIT, Terms
 from advprior.predictors.logit import fit_logit, logit
 from advprior.store.arrays import Float, Int
 from advprior.store.contract import POPULARITY
+from advprior.store.progress import tracked
 
 BLEND, BEST = "blend", "best control"
 HAND_RIDGE, RUN_RIDGE = 100.0, 10.0  # nats by which a blend's weights are held
@@ -75,7 +76,7 @@ def fit_controls(windows: Sequence[EarlierLabels], size: int, *, seed: int) -> t
     first_half = half[: len(windows[0].labels)]
     first: dict[str, Float] = {POPULARITY: np.array(windows[0].terms.popularity(windows[0].labels.user))}
     weights = {}
-    for name, chosen in ARMS.items():
+    for name, chosen in tracked(ARMS.items(), "fit controls", "control"):
         names = [term for term in chosen if all(term in k for k in by_window)]
         if name in chosen and name not in names:  # ALS without its package
             continue

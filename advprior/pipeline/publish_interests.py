@@ -21,6 +21,7 @@ from advprior.store.contract import (
     TABLE_FILE,
 )
 from advprior.store.errors import AdvpriorError
+from advprior.store.progress import tracked
 
 TOP = 5
 CHUNK_ROWS = 4096
@@ -57,7 +58,8 @@ def add_interests(folder: Path, priors: Path, source: npt.NDArray[np.int64]) -> 
     )
     table, beside = pq.ParquetFile(folder / TABLE_FILE), folder / f".{TABLE_FILE}"
     writer, start = None, 0
-    for batch in table.iter_batches(CHUNK_ROWS):
+    batches = table.iter_batches(CHUNK_ROWS)
+    for batch in tracked(batches, "publish interests", f"{CHUNK_ROWS:,} rows", total=-(-len(source) // CHUNK_ROWS)):
         vectors = np.ascontiguousarray(matrix[source[start : start + len(batch)]])
         written[start : start + len(batch)] = vectors
         order = np.argsort(-vectors, axis=1, kind="stable")[:, :top]

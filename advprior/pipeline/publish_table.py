@@ -28,6 +28,7 @@ from advprior.store.contract import (
     USER_ID,
 )
 from advprior.store.errors import AdvpriorError
+from advprior.store.progress import tracked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -122,7 +123,7 @@ def write_table(out: Path, rows: pd.DataFrame, arrays: ScoredArrays, source: Int
     }
     scalars = rows.set_index(PRIOR_ROW)
     writer = None
-    for start in range(0, len(rows), CHUNK_ROWS):
+    for start in tracked(range(0, len(rows), CHUNK_ROWS), "publish priors", f"{CHUNK_ROWS:,} rows"):
         part, taken = rows.iloc[start : start + CHUNK_ROWS], source[start : start + CHUNK_ROWS]
         values = {name: np.ascontiguousarray(array[taken]) for name, array in arrays.by_file.items()}
         for name, copy in copies.items():

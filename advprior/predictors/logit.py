@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from advprior.store.arrays import Double, Float, Int
+from advprior.store.progress import Progress
 
 RIDGE = 1.0  # nats by which a weight that is off its centre by √2 is held back: a normal prior of variance 1
 STEPS = 30  # of Newton's method
@@ -131,7 +132,15 @@ def fit_logit(
         return _newton(loss, design, first)
     from scipy.optimize import minimize
 
-    result = minimize(loss.with_slope, first, jac=True, method="L-BFGS-B", options={"maxiter": PASSES})
+    with Progress(PASSES, "fit weights", "pass at most") as progress:
+        result = minimize(
+            loss.with_slope,
+            first,
+            jac=True,
+            method="L-BFGS-B",
+            callback=lambda _: progress.update(),
+            options={"maxiter": PASSES},
+        )
     weights: Double = result.x
     return weights
 

@@ -23,6 +23,7 @@ from advprior.store.arrays import Double, Float, Int
 
 MONTH = 30.0  # days: popularity is events a month, whatever the half-life
 FLOOR = 0.05  # events a month that an advertiser without any counts for
+POINTS = 20_000
 SMOOTHING = 0.5  # the same, of decayed events that are not scaled to a month
 
 
@@ -167,6 +168,7 @@ class Around:
         for i in range(days - 2, -1, -1):
             after[i] = (after[i + 1] + daily[i + 1]) * self._decay
         self._sums = before + daily + after
+        self._log: Float = np.log(self._sums + FLOOR).astype(np.float32)
 
     def __call__(self, user: Int, moment: Int, end: Int) -> Float:
         """[P, N] around the day of ``end`` (microseconds); a day outside is the nearest one inside.
@@ -180,15 +182,16 @@ class Around:
             When the label comes.
         """
         day = np.clip(end // counts.DAY - self._first, 0, len(self._sums) - 1)
-        out = np.empty((len(user), self._size), np.float32)
-        step = max(counts.CELLS // max(self._size, 1), 1)
-        for start in range(0, len(user), step):
-            part = slice(start, start + step)
+        out = self._log[day]
+        for start in range(0, len(user), POINTS):  # whose later events are looked at together
+            part = slice(start, start + POINTS)
             point, row = counts.later_rows(self._past, user[part], moment[part])
             apart = np.abs(self._past.time[row] // counts.DAY - self._first - day[part][point])
-            cells = point * self._size + self._past.advertiser[row]
-            shape = (len(day[part]), self._size)
-            own = np.bincount(cells, weights=self._decay**apart, minlength=shape[0] * shape[1]).reshape(shape)
+            # an advertiser or a few of each point: only their cells change
+            cells, place = np.unique(point * self._size + self._past.advertiser[row], return_inverse=True)
+            own = np.bincount(place, weights=self._decay**apart, minlength=len(cells))
+            of_point, advertiser = start + cells // self._size, cells % self._size
             # rounding may leave a little less than nothing
-            out[part] = np.log(np.maximum(self._sums[day[part]] - own, 0.0) + FLOOR)
+            rest = np.maximum(self._sums[day[of_point], advertiser] - own, 0.0)
+            out[of_point, advertiser] = np.log(rest + FLOOR)
         return out

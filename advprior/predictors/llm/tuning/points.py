@@ -19,6 +19,7 @@ from advprior.predictors.llm.settings import LLMSettings
 from advprior.predictors.logit import fit_logit
 from advprior.predictors.offset import Offset, OffsetTerms
 from advprior.store.arrays import Bool, Double, Float, Int
+from advprior.store.progress import tracked
 
 CHUNK_USERS = 1000
 CHUNK_POINTS = 20_000
@@ -71,7 +72,7 @@ def training_points(data: FitData, encoder: PromptEncoder, settings: LLMSettings
     maker = _Maker(data, settings, np.random.default_rng(settings.training.seed))
     points: list[WindowPoints] = []
     # many users at once: looking targets up costs a pass over everyone's events
-    for start in range(0, len(data.histories), CHUNK_USERS):
+    for start in tracked(range(0, len(data.histories), CHUNK_USERS), "training points", f"{CHUNK_USERS:,} users"):
         users = range(start, min(start + CHUNK_USERS, len(data.histories)))
         prompts = [(user, prompt) for user in users if len((prompt := encoder.prompt(data.histories, user)).times)]
         if not prompts:
