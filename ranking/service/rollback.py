@@ -67,8 +67,9 @@ def roll_back(repo: Path, view: str, now: datetime, snapshot: datetime | None = 
     folder = None if snapshot is not None else previous_version(repo, view)
     source = folder or link.resolve()
     table = pd.read_parquet(source / TABLE_FILE, columns=[EVENT_TIMESTAMP, *_snapshot_column(source)])
-    moments = table[SNAPSHOT] if SNAPSHOT in table else table[EVENT_TIMESTAMP]
-    snapshots = sorted(moments[table[EVENT_TIMESTAMP] <= pd.Timestamp(now)].unique())
+    available = table[table[EVENT_TIMESTAMP] <= pd.Timestamp(now)]
+    # profiles have no snapshots: each user's one row is as of when the user came into being
+    snapshots = sorted(available[SNAPSHOT].unique() if SNAPSHOT in table else available[EVENT_TIMESTAMP].nlargest(1))
     if snapshot is not None:
         wanted = pd.Timestamp(snapshot) if pd.Timestamp(snapshot) in snapshots else None
     else:
@@ -84,7 +85,7 @@ def roll_back(repo: Path, view: str, now: datetime, snapshot: datetime | None = 
         )
     if folder is not None:
         _point(link, folder)
-    rows = _write(repo, view, source, pd.Timestamp(wanted))
+    rows = _write(repo, view, source, pd.Timestamp(wanted))  # without snapshots: all rows until then
     return RolledBack(view, rows, pd.Timestamp(wanted).to_pydatetime(), source.name, folder is not None)
 
 
@@ -104,7 +105,7 @@ def _point(link: Path, folder: Path) -> None:
 
 
 def _write(repo: Path, view: str, folder: Path, moment: pd.Timestamp) -> int:
-    """Write one snapshot's rows into the online store, over whatever it holds."""
+    """Write one snapshot's rows, or all rows until then, into the online store, over whatever it holds."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
     from feast.utils import _convert_arrow_to_proto
@@ -114,11 +115,11 @@ def _write(repo: Path, view: str, folder: Path, moment: pd.Timestamp) -> int:
     if "skip_dedup" in type(config.online_store).model_fields:
         config.online_store.skip_dedup = True  # Redis: do not hold a row against an older one
     online = store._get_provider().online_store
-    column = SNAPSHOT if _snapshot_column(folder) else EVENT_TIMESTAMP
+    column, belongs = (SNAPSHOT, pc.equal) if _snapshot_column(folder) else (EVENT_TIMESTAMP, pc.less_equal)
     keys = {key.name: key.dtype.to_value_type() for key in table.entity_columns}
     names = [*keys, *(field.name for field in table.features), EVENT_TIMESTAMP, CREATED_TIMESTAMP]
     data: Any = pq.read_table(folder / TABLE_FILE, columns=list(dict.fromkeys([*names, column])))
-    data = data.filter(pc.equal(data[column], moment.to_pydatetime())).select(names)
+    data = data.filter(belongs(data[column], moment.to_pydatetime())).select(names)
     for batch in tracked(data.to_batches(_BATCH), f"roll back {view}", "batch"):
         online.online_write_batch(config, table, _convert_arrow_to_proto(batch, table, keys), None)
     return int(data.num_rows)

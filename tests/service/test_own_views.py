@@ -132,10 +132,7 @@ def test_they_reach_the_served_score(own: Project) -> None:
         contributions = answer["slots"][0]["contributions"]["features"]
         assert abs(contributions["ad_quality__score"]) > 0
         schemas = client.get("/openapi.json").json()["components"]["schemas"]
-        assert set(schemas["Context"]["properties"]) == {
-            "context_hour",
-            "context_placement",
-        }
+        assert set(schemas["Context"]["properties"]) == {"context_hour", "context_placement", "context_position"}
 
 
 def test_the_hour_of_a_request_is_its_own(own: Project) -> None:

@@ -77,6 +77,17 @@ def test_a_refresh_and_a_rollback_are_no_outage(
     assert middle > 0
 
 
+def test_profiles_go_back_as_a_whole(project: Project, tmp_path: Path) -> None:
+    """They have no snapshots: users came into being at many times, and each has one row."""
+    copied = copy_project(project, tmp_path / "copied")
+    apply(copied.repo)
+    first = pd.read_parquet(copied.repo / "data" / "user_profile" / TABLE_FILE)
+    assert first.event_timestamp.min() < first.event_timestamp.max()
+    publish(copied.repo, "user_profile", {TABLE_FILE: first.assign(profile_age="none of them")})
+    back = roll_back(copied.repo, "user_profile", NOW)
+    assert (back.rows, back.swapped) == ((first.event_timestamp <= NOW).sum(), True)
+
+
 def test_there_must_be_something_to_go_back_to(project: Project) -> None:
     with pytest.raises(AdvpriorError, match="SRV007"):
         roll_back(project.repo, "user_profile", NOW)
