@@ -46,10 +46,19 @@ def arms_text(config: ProjectConfig, project: Path | None = None) -> str:
     return _text(arms, {**template["ranker"], **config.arms.ranker})
 
 
+def arms_absent(config: ProjectConfig, project: Path) -> list[str]:
+    """Priors that are made but not measured, because their arms were taken out of the project's arms file."""
+    if config.arms.file is not None:
+        return []
+    removed = _template(project)["removed"]
+    return [prior.name for prior in config.priors if prior.name in removed and prior != config.served]
+
+
 def first_arms_text(config: ProjectConfig, project: Path | None = None) -> str:
     """Arms file of the first answer: the cheap priors alone, as the controls that they are."""
     template = _template(project)
     cheap = [prior for prior in config.priors if prior.predictor in CHEAP]
+    cheap = [prior for prior in cheap if prior.name not in template["removed"]] or cheap
     arms = [arm for arm in template["arms"] if _role(arm) == "baseline"]
     arms += [{**_arm(template, prior), "role": "control"} for prior in cheap]
     small = FIRST_RANKER if config.arms.file is not None else {}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from advprior.data.periods import periods_of
+from advprior.pipeline.armsfile import arms_absent
 from advprior.pipeline.budget import forecast_lines
 from advprior.pipeline.chain import PAIRS
 from advprior.pipeline.forecast import Forecast
@@ -50,7 +51,11 @@ def check_project(project: Project) -> None:
 def edited_configs(project: Project) -> str:
     """Which of the project's own files are its defaults because they say something else than the shipped ones."""
     edited = edited_files(project.folder)
-    return f"defaults of this project: {', '.join(str(project.folder / name) for name in edited)}" if edited else ""
+    if not edited:
+        return ""
+    absent = arms_absent(project.config, project.folder)
+    without = f" (not measured, as it has no such arm: {', '.join(absent)})" if absent else ""
+    return f"defaults of this project: {', '.join(str(project.folder / name) for name in edited)}{without}"
 
 
 def served_lines(project: Project) -> list[str]:

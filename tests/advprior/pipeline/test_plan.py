@@ -151,6 +151,7 @@ def test_arms_that_are_written_into_a_project_or_taken_out_are_so_in_its_run(tmp
     names = [arm.name for arm in arms.arms]
     assert "deep" in names
     assert "neighbours" not in names
+    assert "configs/arms.yaml (not measured, as it has no such arm: neighbours)" in edited_configs(made)
     assert arms.find("llm").label == "+ ours"
     assert (arms.ranker.num_leaves, arms.ranker.patience) == (15, 7)
 
