@@ -151,10 +151,10 @@ def calibration(curves: Mapping[str, Sequence[Mapping[str, float]]], width: floa
             ax.plot(line, line, color="#24292f", linewidth=0.9, linestyle=(0, (4, 3)), label="perfect")
             ax.set_xscale("log")
             ax.set_yscale("log")
-        for axis in (ax.xaxis, ax.yaxis):
-            axis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
-            axis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
-            axis.set_minor_locator(mpl.ticker.NullLocator())
+            for axis in (ax.xaxis, ax.yaxis):
+                axis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+                axis.set_major_formatter(lambda value, _: f"{100 * value:.3g} %")
+                axis.set_minor_locator(mpl.ticker.NullLocator())
         ax.set_xlabel("Predicted probability (mean of a bin)")
         ax.set_ylabel("Observed rate")
         if ends:
