@@ -109,8 +109,8 @@ def build_frame(
     joined = join_features(store, list(refs), _entities(rows.table, keys, services))
 
     columns = Columns()
-    _add_baseline(columns, joined, refs, rows)
-    findings = [checks.check_views_joined(views_in_no_service(store, refs), service)]
+    findings = _add_baseline(columns, joined, refs, rows)
+    findings.append(checks.check_views_joined(views_in_no_service(store, refs), service))
     expected = Expected.of(tables, rows.table)
     findings += _add_history(columns, joined, repo, rows, expected)
     gaps: dict[str, CoverageGap] = {}
@@ -171,17 +171,18 @@ def _entities(impressions: pd.DataFrame, keys: Sequence[str], services: Sequence
     return impressions[[IMPRESSION_ID, *keys]].assign(**{EVENT_TIMESTAMP: impressions[TIMESTAMP]})
 
 
-def _add_baseline(columns: Columns, joined: Joined, refs: Mapping[str, str], rows: FrameRows) -> None:
+def _add_baseline(columns: Columns, joined: Joined, refs: Mapping[str, str], rows: FrameRows) -> Findings:
     """Joined scalars of every view, then what comes with the request, then the clock."""
-    moments = rows.moments
+    moments, too_large = rows.moments, {}
     for ref, name in refs.items():
         view, feature = ref.split(":")
         if not is_pointer(view, feature):
-            column = joined_column(joined.pop(name), moments)
+            column, too_large[ref] = joined_column(ref, joined.pop(name), moments)
             columns.add(group_of_view(view), view, {column_name(view, feature): column})
     context = [str(name) for name in rows.table if str(name).startswith(CONTEXT_PREFIX)]
     columns.add("context", REQUEST_SOURCE, {name: request_column(rows.table[name]) for name in context})
     columns.add("context", CLOCK_SOURCE, clock_columns(moments))
+    return [checks.check_numbers_held(too_large)]
 
 
 def _add_history(columns: Columns, joined: Joined, repo: Path, rows: FrameRows, expected: Expected) -> Findings:
@@ -232,7 +233,7 @@ def _add_stale(columns: Columns, store: Any, repo: Path, predictor: str, weeks: 
     cutoff = joined.pop_times(f"{view}__{MODEL_CUTOFF}")
     shown = Shown(rows.table[ADVERTISER_ID], rows.category, rows.moments)
     arrays, _ = prior_columns(repo, predictor, pointers, snapshot, shown)
-    arrays[f"{view}_entropy"] = joined_column(joined.pop(f"{view}__entropy"), shown.moment)
+    arrays[f"{view}_entropy"], _ = joined_column(f"{view}:entropy", joined.pop(f"{view}__entropy"), shown.moment)
     columns.add(group, view, {group + name.removeprefix(view): array for name, array in arrays.items()})
     return [checks.check_model_cutoff(predictor, cutoff, shown.moment)]
 

@@ -331,6 +331,19 @@ def check_views_joined(absent: Sequence[str], service: str) -> Finding | None:
     )
 
 
+def check_numbers_held(too_large: Mapping[str, int]) -> Finding | None:
+    """RNK045: numbers that float32 cannot hold are missing to the ranker (how many, by feature)."""
+    some = {name: count for name, count in too_large.items() if count}
+    if not some:
+        return None
+    return Finding(
+        "RNK045",
+        "warning",
+        "infinite numbers, or such beyond 3.4e38, are missing: " + ", ".join(f"{c:,} of {n}" for n, c in some.items()),
+        "publish such features cut to a range, or as a logarithm",
+    )
+
+
 def check_one_catalog(versions: Mapping[str, str]) -> Finding | None:
     """RNK013: predictors under comparison have different catalogs (version by predictor)."""
     if len(set(versions.values())) <= 1:

@@ -18,6 +18,7 @@ from advprior.store.contract import (
     USER_HISTORY_VIEW,
     prior_view,
 )
+from advprior.store.errors import AdvpriorError
 from advprior.store.tables import read_parquet
 from advprior.store.times import DAY_US, as_datetimes, micros
 from ranking.frame import checks
@@ -41,28 +42,66 @@ if TYPE_CHECKING:
     from advprior.store.arrays import Int
 
 NAT = np.datetime64("NaT", "us")
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 Findings = list[checks.Finding | None]
 
 
-def joined_column(column: Any, impression: Any) -> Any:
+def finite(values: Any) -> Any:
+    """Numbers as float32; what it cannot hold is missing, offline as online.
+
+    >>> finite([1.5, 1e300, float("-inf")]).tolist()
+    [1.5, nan, nan]
+    """
+    wide = np.asarray(values, dtype=np.float64)
+    return np.where(np.abs(wide) <= FLOAT32_MAX, wide, np.nan).astype(np.float32)
+
+
+def joined_column(name: str, column: Any, impression: Any) -> tuple[Any, int]:
     """A joined Arrow column as the ranker takes it: float32, or category for text; a time becomes days of age.
 
     Parameters
     ----------
+    name : str
+        For messages.
+    column : pyarrow.ChunkedArray [impressions]
     impression : datetime64[us] array [impressions]
+
+    Returns
+    -------
+    (array or Series, int)
+        The column; how many numbers are missing because float32 cannot hold them.
+
+    Raises
+    ------
+    AdvpriorError
+        ``RNK046`` for a type that is no feature.
     """
     import pyarrow as pa
 
+    if pa.types.is_date(column.type):
+        column = column.cast(pa.timestamp("us", tz="UTC"))
     if pa.types.is_timestamp(column.type):
         age = (impression - times(column)).astype("timedelta64[us]")
         days = age.astype(np.float64) / DAY_US
         days[np.isnat(age)] = np.nan
-        return days.astype(np.float32)
+        return days.astype(np.float32), 0
     if pa.types.is_dictionary(column.type) or pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         values = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-        return values.to_pandas().cat.remove_unused_categories()
-    # whole numbers beyond 2^24 are rounded, as any number is: a checked cast would refuse them
-    return column.cast(pa.float32(), safe=False).to_numpy(zero_copy_only=False)
+        return values.to_pandas().cat.remove_unused_categories(), 0
+    try:
+        # whole numbers beyond 2^53 are rounded, as any number is: a checked cast would refuse them
+        wide = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise AdvpriorError(
+            "RNK046",
+            "a feature has a type that no ranker takes",
+            where=name,
+            actual=str(column.type),
+            expected="a number, a flag, text or a time",
+            fix="publish it as one of these, or take it out of the feature service",
+        ) from error
+    narrow = finite(wide)
+    return narrow, int((np.isnan(narrow) & ~np.isnan(wide)).sum())
 
 
 def clock_columns(impression: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from advprior.store.contract import prior_view
 from advprior.store.errors import AdvpriorError
 from advprior.store.features import CLOCK_SOURCE, REQUEST_SOURCE
-from ranking.frame.columns import clock_columns
+from ranking.frame.columns import FLOAT32_MAX, clock_columns, finite
 from ranking.frame.streams import STREAMS, Stream
 from ranking.models.ranker import Ranker
 from ranking.service.ads import AdTable
@@ -125,7 +125,8 @@ class Plan:
         if codes is not None:
             return codes.get(str(value), float("nan"))
         try:
-            return float(value)
+            number = float(value)
+            return number if abs(number) <= FLOAT32_MAX else float("nan")
         except (TypeError, ValueError):
             return float("nan")
 
@@ -137,7 +138,7 @@ class Plan:
             for i, column in enumerate(self.ad_columns):
                 values = table.values[column]
                 text = values.dtype == object
-                out[:, i] = [self.encode(column, v) for v in values] if text else values.astype(np.float32)
+                out[:, i] = [self.encode(column, v) for v in values] if text else finite(values)
             return out
 
         matrix: Matrix = table.cached(self, encoded)

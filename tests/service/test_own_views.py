@@ -54,6 +54,8 @@ loyalty = FeatureView(
         Field(name="tier", dtype=String),
         Field(name="member", dtype=Bool),
         Field(name="since", dtype=UnixTimestamp),
+        Field(name="number", dtype=Int64),
+        Field(name="wealth", dtype=Float64),
     ],
     source=FileSource(name="loyalty_table", path=str(DATA.parent / "loyalty.parquet"), **_OWN),
 )
@@ -97,6 +99,9 @@ def write_own_tables(project: Project, shown: pd.DataFrame) -> None:
         "user_id": users,
         "tier": rng.choice(["gold", "basic"], len(users)),
         "member": rng.random(len(users)) < 0.5,
+        # beyond what float32 holds exactly, or at all
+        "number": 2**40 + rng.integers(0, 9, len(users)),
+        "wealth": rng.choice([1.5, 1e300, -np.inf], len(users)),
     }
     pd.DataFrame(quality | times).to_parquet(project.repo / "quality.parquet")
     pd.DataFrame(loyalty | {"since": since} | times).to_parquet(project.repo / "loyalty.parquet")
@@ -105,7 +110,7 @@ def write_own_tables(project: Project, shown: pd.DataFrame) -> None:
 def test_own_views_top_k_priors_and_context_are_those_of_the_frame(own: Project) -> None:
     features = equal_to_the_frame(own, least=50)
     assert {"ad_quality__score", "ad_quality__format"} <= set(features)
-    assert {"loyalty__tier", "loyalty__member", "loyalty__since"} <= set(features)
+    assert {f"loyalty__{name}" for name in ("tier", "member", "since", "number", "wealth")} <= set(features)
     assert {"context_hour", "clock_hour", "context_placement"} <= set(features)
     assert {f"prior_text_pair_{name}" for name in ("log_prob", "rank", "interest_log_prob", "tail_log_mass")} <= set(
         features
