@@ -192,7 +192,7 @@ def trie_against_naive() -> float:
     from advprior.predictors.tuning.base import DEFAULT_BASE, load_base
     from tests.advprior.predictors.llm.naive_names import naive_log_probs
 
-    base = load_base(DEFAULT_BASE, layers=LAYERS)
+    base = load_base(DEFAULT_BASE, layers=LAYERS, head=True)
     encode = base.tokenizer.backend_tokenizer.encode
     places, goods = ("Green", "Green Hill", "North", "Old Mill"), ("Tea", "Tea house", "Soap", "Bakery", "Books")
     names = [f"{place} {good}" for place in places for good in goods]

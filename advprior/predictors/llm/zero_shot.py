@@ -68,7 +68,7 @@ class ZeroShotPredictor(Predictor):
         from advprior.predictors.llm.tuning.names import empty_scores, name_model
         from advprior.predictors.tuning.base import load_base
 
-        base = load_base(settings.base, layers=settings.layers, context=settings.context)
+        base = load_base(settings.base, layers=settings.layers, context=settings.context, head=True)
         tokenizer = base.tokenizer.backend_tokenizer
         encode = plain_encoder(tokenizer)
         names = name_tokens(readable(data.catalog.names, data.catalog.ids, encode), encode)
@@ -76,7 +76,7 @@ class ZeroShotPredictor(Predictor):
         vocabulary = int(base.model.config.vocab_size)
         encoder = PromptEncoder(style, encode, vocabulary, data.catalog.names)
         nobody = Histories(("",), ("",), np.zeros(2, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64))
-        empty = empty_scores(name_model(base, names), encoder.prompt(nobody, 0).head)
+        empty = empty_scores(name_model(base, names, settings.context), encoder.prompt(nobody, 0).head)
         np.save(out / EMPTY, empty)
         write_json(out / NAMES, names)
         write_json(
@@ -114,7 +114,7 @@ class ZeroShotPredictor(Predictor):
         from advprior.predictors.tuning.base import load_base
 
         saved = self._saved()
-        base = load_base(saved["base"], layers=saved["layers"], context=saved["style"]["context"])
+        base = load_base(saved["base"], layers=saved["layers"], context=saved["style"]["context"], head=True)
         if base.origin["sha256"] != saved["sha256"]:
             raise AdvpriorError(
                 "PRI062",
@@ -124,7 +124,7 @@ class ZeroShotPredictor(Predictor):
                 expected=saved["sha256"][:12],
                 fix="advprior finetune --predictor zero_shot, again",
             )
-        return export_names(name_model(base, self._names()), out)
+        return export_names(name_model(base, self._names(), saved["style"]["context"]), out)
 
     def scorer(self, onnx: Path, device: str = "auto", threads: int | None = None) -> Scorer:
         saved = self._saved()

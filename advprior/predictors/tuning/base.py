@@ -58,14 +58,17 @@ class Base:
     model : PreTrainedModel
         Decoder without the vocabulary head, float32, in eval mode, with the kept layers only.
     tokenizer : PreTrainedTokenizerFast
-        Puts nothing before or after a text; has a pad token.
+        Puts nothing before or after a text; has a pad token where its model names one or an end.
     origin : dict
         ``source``, ``kind``, ``file``, ``sha256``, ``layers``, ``of_layers`` (and ``revision`` from a hub).
+    whole : PreTrainedModel, optional
+        The causal LM with its vocabulary head, where it was asked for and has one.
     """
 
     model: Any
     tokenizer: Any
     origin: dict[str, Any] = field(default_factory=dict)
+    whole: Any = None
 
 
 def find_base(source: str) -> Source:
@@ -132,7 +135,12 @@ def find_base(source: str) -> Source:
 
 
 def load_base(
-    source: str, *, layers: int | None = None, context: int | None = None, cache_dir: Path | None = None
+    source: str,
+    *,
+    layers: int | None = None,
+    context: int | None = None,
+    head: bool = False,
+    cache_dir: Path | None = None,
 ) -> Base:
     """Load a base model and its tokenizer; says on stderr which way it came.
 
@@ -144,6 +152,8 @@ def load_base(
         Keep the first so many decoder layers; all by default.
     context : int, optional
         Longest prompt that will be read; see `advprior.predictors.tuning.decoder.settle_rope`.
+    head : bool
+        Keep the vocabulary head, too, in ``whole``.
     cache_dir : Path, optional
         Where converted GGUF files are kept; default ``$ADVPRIOR_CACHE`` or the user's cache folder.
 
@@ -169,9 +179,9 @@ def load_base(
             origin["revision"] = folder.name
     print(way, file=sys.stderr)
 
-    model, layers_before = load_decoder(folder, source, layers, context)
-    tokenizer = load_tokenizer(folder)
-    return Base(model, tokenizer, {**origin, "layers": int(model.config.num_hidden_layers), "of_layers": layers_before})
+    loaded = load_decoder(folder, source, layers, context)
+    origin |= {"layers": int(loaded.model.config.num_hidden_layers), "of_layers": loaded.layers_before}
+    return Base(loaded.model, load_tokenizer(folder), origin, loaded.whole if head else None)
 
 
 def identity(source: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,27 @@ _CAUSAL = "a causal LM: a token's state depends on no later token (Llama, Mistra
 _ANOTHER = "set `base` to another model, or leave it at its default"
 
 
-def load_decoder(folder: Path, source: str, layers: int | None, context: int | None) -> tuple[Any, int]:
-    """The decoder of a folder in float32 with its first ``layers`` layers, and how many there were.
+@dataclass(frozen=True)
+class Loaded:
+    """A decoder, and what it was taken out of.
+
+    Attributes
+    ----------
+    model : PreTrainedModel
+        Decoder in float32 with its first layers.
+    layers_before : int
+        How many layers there were.
+    whole : PreTrainedModel, optional
+        The causal LM around it; None where the folder lacks its vocabulary head.
+    """
+
+    model: Any
+    layers_before: int
+    whole: Any
+
+
+def load_decoder(folder: Path, source: str, layers: int | None, context: int | None) -> Loaded:
+    """The decoder of a folder in float32 with its first ``layers`` layers.
 
     Raises
     ------
@@ -49,7 +69,7 @@ def load_decoder(folder: Path, source: str, layers: int | None, context: int | N
         name = next(name for name, value in vars(config).items() if value is config.get_text_config(decoder=True))
         setattr(config, name, text)
     with _loading(folder):
-        model = _read(folder, config).eval()
+        model, whole = _read(folder, config)
         causal = _causal(model)
     if not causal:
         raise AdvpriorError(
@@ -60,7 +80,7 @@ def load_decoder(folder: Path, source: str, layers: int | None, context: int | N
             expected=_CAUSAL,
             fix=_ANOTHER,
         )
-    return model, layers_before
+    return Loaded(model, layers_before, whole)
 
 
 @contextmanager
@@ -128,8 +148,8 @@ def settle_rope(config: Any, context: int | None) -> Any:
     return config
 
 
-def _read(folder: Path, config: Any) -> Any:
-    """The decoder's weights, every one of them."""
+def _read(folder: Path, config: Any) -> tuple[Any, Any]:
+    """The decoder, with every one of its weights, and the causal LM that it is part of, where that is whole, too."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -145,6 +165,7 @@ def _read(folder: Path, config: Any) -> Any:
         trust_remote_code=False,
         output_loading_info=True,
     )
+    whole = whole.eval()
     model = decoder_of(whole)
     prefix = next(name for name, module in whole.named_modules() if module is model)
     missing = [key.removeprefix(f"{prefix}.") for key in report["missing_keys"] if key.startswith(prefix)]
@@ -158,7 +179,7 @@ def _read(folder: Path, config: Any) -> Any:
             expected="every weight of the kept layers",
             fix="fetch or convert the folder again",
         )
-    return model
+    return model, None if report["missing_keys"] else whole
 
 
 def _causal(model: Any) -> bool:

@@ -24,8 +24,8 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from advprior.predictors.llm.name_trie import NameTrie
-from advprior.predictors.tuning.base import Base, find_base
-from advprior.runtime.parity import require_parity, worst
+from advprior.predictors.tuning.base import Base
+from advprior.runtime.parity import allowed_difference, largest_difference, require_parity, worst
 from advprior.store.arrays import Float, Int
 from advprior.store.errors import AdvpriorError
 
@@ -36,6 +36,7 @@ _MASKED = float(torch.finfo(torch.float32).min)
 _TASK = "feature-extraction"
 # no prompt is shorter than its introduction; behind a token or two alone, 30 layers of single precision differ by 2e-3
 _SHORTEST = 6
+_CHECKED = 2  # names
 _SHAPES = ((1, 6), (3, 9), (5, 33), (2, 130))
 _register = TasksManager.create_register("onnx", overwrite_existing=True)
 
@@ -69,16 +70,20 @@ class NameModel(PreTrainedModel):  # type: ignore[misc]
         Without a vocabulary head.
     vocabulary : Tensor [V, H]
         The vocabulary head's weights.
+    bias : Tensor [V], optional
     """
 
     config_class = NameConfig
     _supports_sdpa = True
 
-    def __init__(self, config: NameConfig, decoder: Any, vocabulary: torch.Tensor) -> None:
+    def __init__(
+        self, config: NameConfig, decoder: Any, vocabulary: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> None:
         super().__init__(config)
         trie = NameTrie.build(config.names)
         self.decoder = decoder
         self.vocabulary = nn.Parameter(vocabulary, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         for name in ("tokens", "depths", "ancestors", "edge_parents", "edge_tokens", "paths"):
             self.register_buffer(name, torch.from_numpy(getattr(trie, name)), persistent=False)
 
@@ -87,6 +92,16 @@ class NameModel(PreTrainedModel):  # type: ignore[misc]
     ) -> dict[str, torch.Tensor]:
         """Log-probabilities [B, N] after each whole prompt, with ``offset`` [B, N] added to the names' scores."""
         return {"log_probs": torch.log_softmax(self.scores(input_ids, attention_mask) + offset, dim=-1)}
+
+    def logits(self, states: torch.Tensor) -> torch.Tensor:
+        """Vocabulary logits of final states, with what Cohere, Granite and Gemma make of them."""
+        config = self.config.backbone
+        logits = (states @ self.vocabulary.T).float()
+        if self.bias is not None:
+            logits = logits + self.bias
+        logits = logits * (config.get("logit_scale") or 1.0) / (config.get("logits_scaling") or 1.0)
+        cap = config.get("final_logit_softcapping")
+        return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def scores(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Log-likelihood [B, N] of each name and its end marker after each prompt."""
@@ -109,7 +124,7 @@ class NameModel(PreTrainedModel):  # type: ignore[misc]
             input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False
         ).last_hidden_state
         last = torch.gather(states, 1, (real - 1)[:, None, None].expand(batch, 1, states.shape[-1]))
-        logits = (torch.cat([last, states[:, length:]], dim=1) @ self.vocabulary.T).float()
+        logits = self.logits(torch.cat([last, states[:, length:]], dim=1))
         # log_softmax, not logsumexp: with a vocabulary of 49,000 the latter's graph was off by 1e-3 in a name's score
         log_probs = torch.log_softmax(logits, dim=-1)
         # one pick per edge: flattened, since a pair of indices would become one more full gather
@@ -119,16 +134,18 @@ class NameModel(PreTrainedModel):  # type: ignore[misc]
         return edges.index_select(1, self.paths.flatten()).view(batch, *self.paths.shape).sum(-1)
 
 
-def name_model(base: Base, names: list[list[int]]) -> NameModel:
-    """A `NameModel` on a loaded base.
+def name_model(base: Base, names: list[list[int]], context: int = 64) -> NameModel:
+    """A `NameModel` on a base that was loaded with its head, held to the causal LM on a prompt of ``context`` tokens.
 
     Raises
     ------
     AdvpriorError
-        ``PRI063`` when the base model has no vocabulary head.
+        ``PRI063`` when the base model has no vocabulary head, or names in a tree score otherwise than one by one.
     """
     config = NameConfig(backbone=base.model.config.to_dict(), names=names)
-    model: NameModel = NameModel(config, base.model, _vocabulary(base)).eval()
+    weights, bias = _head(base)
+    model: NameModel = NameModel(config, base.model, weights, bias).eval()
+    require_own_scores(model, base.whole, context)
     return model
 
 
@@ -140,27 +157,61 @@ def empty_scores(model: NameModel, prompt: Int) -> Float:
     return scores
 
 
-def _vocabulary(base: Base) -> torch.Tensor:
-    """Weights [V, H] that turn a state into logits: the token table where they are tied, else the saved head."""
-    if getattr(base.model.config, "tie_word_embeddings", False):
-        table: torch.Tensor = base.model.get_input_embeddings().weight.detach()
-        return table
-    from safetensors import safe_open
+def require_own_scores(model: NameModel, whole: Any, context: int) -> None:
+    """Hold the trie to the causal LM itself, a name at a time: families differ in heads, masks and positions.
 
-    folder = find_base(base.origin["source"]).path
-    for file in sorted(folder.glob("*.safetensors")) if folder.is_dir() else []:
-        with safe_open(file, framework="pt") as handle:
-            if "lm_head.weight" in handle.keys():  # noqa: SIM118, it is no dict
-                head: torch.Tensor = handle.get_tensor("lm_head.weight").float()
-                return head
-    raise AdvpriorError(
+    One may make its own mask or positions, whatever is given, or see a window of the prompt only.
+
+    Raises
+    ------
+    AdvpriorError
+        ``PRI063`` when a name's score is another, or the decoder does not take a tree.
+    """
+    vocabulary = int(whole.get_input_embeddings().weight.shape[0])
+    prompt: list[int] = np.random.default_rng(0).integers(0, vocabulary, context).tolist()
+    ids = torch.tensor([prompt])
+    try:
+        with torch.inference_mode():
+            scores = model.scores(ids, torch.ones_like(ids))[0, :_CHECKED].numpy()
+            expected = [_own_score(whole, prompt, name) for name in model.config.names[:_CHECKED]]
+    except Exception as error:  # whatever an architecture's own code raises
+        first = (str(error).strip() or "no reason given").splitlines()[0][:120]
+        raise _no_names(whole, f"{type(error).__name__}: {first}") from error
+    difference = largest_difference(scores, expected)
+    if not difference <= allowed_difference(expected):
+        raise _no_names(whole, f"a name's score {difference:.1e} off that of a prompt of its own")
+
+
+def _own_score(whole: Any, prompt: list[int], name: list[int]) -> float:
+    """Log-likelihood of one name after a prompt, by the causal LM."""
+    logits = whole(input_ids=torch.tensor([prompt + name[:-1]]), use_cache=False).logits[0, len(prompt) - 1 :]
+    return float(torch.log_softmax(logits.float(), dim=-1)[torch.arange(len(name)), torch.tensor(name)].sum())
+
+
+def _no_names(whole: Any, actual: str) -> AdvpriorError:
+    return AdvpriorError(
         "PRI063",
-        "the base model has no vocabulary head: it cannot say how likely a name is",
-        where=str(folder),
-        actual="embeddings that are not tied, and no lm_head.weight",
-        expected="a causal LM",
-        fix="set `base` to a causal LM with its head",
+        "this base model cannot score all names in one forward",
+        where=type(whole).__name__,
+        actual=actual,
+        expected="what it says of each name by itself",
+        fix="set `base` of the zero-shot prior to another model, such as Llama, Qwen or SmolLM",
     )
+
+
+def _head(base: Base) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Weights [V, H] and, where it has one, bias [V] that turn a state into logits."""
+    head = None if base.whole is None else base.whole.get_output_embeddings()
+    if head is None:
+        raise AdvpriorError(
+            "PRI063",
+            "the base model has no vocabulary head: it cannot say how likely a name is",
+            where=str(base.origin.get("source")),
+            actual="embeddings that are not tied, and no head among the weights",
+            expected="a causal LM",
+            fix="set `base` to a causal LM with its head",
+        )
+    return head.weight.detach(), None if getattr(head, "bias", None) is None else head.bias.detach()
 
 
 @_register("advprior_names", _TASK)

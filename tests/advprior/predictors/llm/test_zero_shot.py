@@ -43,7 +43,7 @@ def test_scores_are_the_naive_ones_less_the_empty_prompt(run) -> None:
     assert priors.shape == (6, 3, len(predictor.catalog))
     assert_distributions(priors)
 
-    base = load_base(str(run / "base"))
+    base = load_base(str(run / "base"), head=True)
     model = name_model(base, predictor._names())
     encoder = scorer._encoder
     empty = np.load(run / "run" / "empty.npy")

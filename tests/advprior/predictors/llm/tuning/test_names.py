@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from advprior.predictors.llm.name_trie import NameTrie, name_tokens
-from advprior.predictors.llm.tuning.names import NameModel, export_names, name_model
+from advprior.predictors.llm.tuning.names import NameModel, export_names, name_model, require_own_scores
 from advprior.predictors.tuning.base import load_base
 from advprior.runtime.session import open_session
 from advprior.store.errors import AdvpriorError
 from tests.advprior.predictors.llm.naive_names import naive_log_probs, naive_scores
+from tests.families import write_family
 from tests.parity import assert_distributions, assert_same_log_probs
 from tests.tiny_llm import VOCABULARY, write_tiny_llm
 
@@ -23,7 +24,7 @@ NAMES = ["Tea", "Tea house", "The Tea house", "Bakery 12", "Tea, and more", "Soa
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[NameModel, list[list[int]]]:
-    base = load_base(str(write_tiny_llm(tmp_path_factory.mktemp("base"))))
+    base = load_base(str(write_tiny_llm(tmp_path_factory.mktemp("base"))), head=True)
     tokenizer = base.tokenizer.backend_tokenizer
     tokens = name_tokens(NAMES, lambda text: tokenizer.encode(text, add_special_tokens=False).ids)
     return name_model(base, tokens), tokens
@@ -109,11 +110,43 @@ def test_a_head_of_its_own_is_found_and_its_absence_said(tmp_path) -> None:
     config = (folder / "config.json").read_text()
     (folder / "config.json").write_text(config.replace('"tie_word_embeddings": true', '"tie_word_embeddings": false'))
     with pytest.raises(AdvpriorError, match="PRI063"):
-        name_model(load_base(str(folder)), [[1, 2]])
+        name_model(load_base(str(folder), head=True), [[1, 2]])
     weights = load_file(folder / "model.safetensors")
     head = torch.randn(VOCABULARY, 32, generator=torch.Generator().manual_seed(0))
     save_file({**weights, "lm_head.weight": head}, folder / "model.safetensors", metadata={"format": "pt"})
-    assert torch.equal(name_model(load_base(str(folder)), [[1, 2]]).vocabulary, head)
+    assert torch.equal(name_model(load_base(str(folder), head=True), [[1, 2]]).vocabulary, head)
+
+
+@pytest.mark.parametrize(
+    ("family", "factor"),
+    [
+        ("cohere", {"logit_scale": 0.5}),
+        ("gemma2", {"final_logit_softcapping": 2.0, "sliding_window": 512}),
+        ("granite", {"logits_scaling": 4.0}),
+        ("phi", {}),
+    ],
+)
+def test_heads_that_scale_cap_and_shift(family: str, factor: dict[str, float], tmp_path) -> None:
+    """Each is held to its own causal LM when it is made; with another scale, cap or bias it is refused."""
+    base = load_base(str(write_family(tmp_path, family, **factor)), head=True)
+    if family == "phi":  # a new head's bias is zero
+        torch.nn.init.normal_(base.whole.lm_head.bias)
+    tokens = [[5, 9, 11], [7, 11]]
+    model = name_model(base, tokens)
+    if family == "phi":
+        model.bias = None
+    for name in factor:
+        model.config.backbone[name] = 1.0
+    with pytest.raises(AdvpriorError, match=r"PRI063(.|\n)*off that of a prompt of its own"):
+        require_own_scores(model, base.whole, 64)
+
+
+@pytest.mark.parametrize("family", ["bloom", "mistral"])
+def test_a_family_that_makes_its_own_mask_is_refused(family: str, tmp_path) -> None:
+    """BLOOM reads a mask [B, T] only; Mistral's window of attention is shorter than the prompt."""
+    base = load_base(str(write_family(tmp_path, family)), head=True)
+    with pytest.raises(AdvpriorError, match=rf"(?i)PRI063(.|\n)*{family}ForCausalLM"):
+        name_model(base, [[5, 9, 11], [7, 11]])
 
 
 def test_a_trie_refuses_empty_names() -> None:
