@@ -29,7 +29,7 @@ from ranking.candidates.curve import QUOTAS
 from ranking.candidates.retrieval import retrieval_scores
 from ranking.candidates.towers import Towers
 from ranking.evidence.bootstrap import Outcomes, Resampling
-from ranking.evidence.claims import Beside, Claim
+from ranking.evidence.claims import Beside, Claim, gaps_from_json
 from ranking.evidence.lift import Lift, Lifts, as_lifts
 from ranking.evidence.metrics import Conversions, Ndcg
 from ranking.evidence.ordering import Sorted
@@ -121,16 +121,17 @@ class TwoByTwo:
             Cells, as in `EFFECTS`.
         """
         labels, arm = self.about.get("labels", {}), str(self.about["arm"])
+        gaps = gaps_from_json(self.about.get("gaps"))
 
         def beside(role: str) -> Beside | None:
             if role not in self.references:
                 return None
             other = self.references[role]
             over = self.over(name, role) if against == NEITHER else None
-            return Beside(labels.get(other, other), self.effect(name, against, role=role), over)
+            return Beside(labels.get(other, other), self.effect(name, against, role=role), over, gaps.get(other))
 
         lift = self.lifts.get(name, against, self._conversions)
-        return Claim(labels.get(arm, arm), lift, beside(CONTROL), beside(PLACEBO_ROLE))
+        return Claim(labels.get(arm, arm), lift, beside(CONTROL), beside(PLACEBO_ROLE), gaps.get(arm))
 
     def sentences(self) -> list[str]:
         """Each effect on conversions in words: whose priors, and what control and placebo did in the same step."""
@@ -269,6 +270,7 @@ def two_by_two(
         "baseline": options.baseline,
         "references": references,
         "labels": labels,
+        "gaps": _gaps(ablation),
         "quotas": quotas,
         "slates": int(test[SLATE_ID].nunique()),
         "users": int(test[USER_ID].nunique()),
@@ -288,6 +290,13 @@ def _references(ablation: Path, arm: str) -> tuple[dict[str, str], dict[str, str
     named = {CONTROL: result.best_controls.get(arm), PLACEBO_ROLE: placebo.name if placebo else None}
     labels = {one.name: name_of(one) for one in result.arms.arms}
     return {role: name for role, name in named.items() if name not in (None, arm)}, labels
+
+
+def _gaps(ablation: Path) -> dict[str, Any]:
+    """Arms whose prior too few impressions have, by the ablation: nothing is said of them here either."""
+    if not (Path(ablation) / ABLATION_FILE).is_file():
+        return {}
+    return dict(AblationResult.load(ablation).about.get("gaps", {}))
 
 
 def _check_arms(scores: Mapping[str, Any], options: TwoByTwoOptions, ablation: Path) -> None:

@@ -267,6 +267,8 @@ def test_no_sentence_of_a_two_by_two_is_without_its_control(data, one_seed, cont
     pairs += [(name, cell(name, of)) for of in references.values() for name in (RETRIEVAL, "ranker", BOTH)]
     lifts = data.draw(lifts_of_arms(pairs, metric="conversions_5", seeds=1 if one_seed else 2))
     about = {"slots": 5, "k": 15, "arm": "llm", "references": references, "labels": {"llm": "LLM priors"}}
+    short = TwoByTwo(lifts, about | {"gaps": {"llm": {"share": 0.5, "cause": "a cause", "fix": "a fix"}}})
+    assert all("undefined: only 50 % of the impressions have this prior" in text for text in short.sentences())
     result = TwoByTwo(lifts, about)
     sentences_are_whole(result.sentences(), one_seed=one_seed, control=control, placebo=placebo)
     assert all("LLM priors" in text for text in result.sentences())
