@@ -151,11 +151,12 @@ class Bench:
             return None
 
     def baseline_of(self, arm: Arm) -> Arm:
-        """The baseline; of an arm that trains another objective, the control that is its baseline."""
-        objective = self.arms.config_of(arm).objective
-        if objective == self.arms.config_of(self.arms.baseline).objective:
+        """The baseline; of an arm that another method trains, the control that is its baseline."""
+        method = self.arms.method_of(arm)
+        if method == self.arms.method_of(self.arms.baseline):
             return self.arms.baseline
-        own = [c for c in self.arms.of_role("control") if not c.adds and self.arms.config_of(c).objective == objective]
+        controls = [control for control in self.arms.of_role("control") if control != arm and not control.adds]
+        own = [control for control in controls if self.arms.method_of(control) == method]
         return own[0] if own else self.arms.baseline
 
     def measured(self, arm: Arm) -> bool:

@@ -129,6 +129,10 @@ class Arms(BaseModel):
             return config
         return RankerConfig.model_validate({**config.model_dump(), **arm.params})
 
+    def method_of(self, arm: Arm) -> tuple[Any, ...]:
+        """What trains an arm, apart from its features: its objective, or its own ranker, and its own parameters."""
+        return (self.config_of(arm).objective, arm.ranker, arm.params)
+
     def of_role(self, role: Role) -> list[Arm]:
         """Arms of one role, in the file's order."""
         return [arm for arm in self.arms if arm.role == role]

@@ -15,8 +15,10 @@ from sklearn.preprocessing import FunctionTransformer
 from advprior.cli import main
 from advprior.store.errors import AdvpriorError
 from ranking.evidence.ablation import ablate
+from ranking.evidence.lift import Lifts
 from ranking.evidence.metrics import Auc
 from ranking.evidence.result import AblationResult
+from ranking.evidence.verdict import Bench
 from ranking.frame.table import Frame
 from ranking.models.arms import Arm, load_arms
 from ranking.models.estimators import make_estimator, ranker_identity
@@ -122,6 +124,21 @@ class Gaps(Seen):
 def test_whatever_it_raises_is_one_coded_error_that_names_the_arm(frame, arms, ranker, words):
     with pytest.raises(AdvpriorError, match=rf"RNK038: the ranker of arm `bad` failed(.|\n)*{words}"):
         ablate(frame, arms.only().with_arm("bad", ["prior_llm"], ranker=ranker), seeds=1, replicates=20)
+
+
+def test_an_arm_of_another_ranker_is_held_against_the_baseline_of_that_ranker(arms):
+    own = arms.with_arm("plain", [], role="control", ranker=BOOSTING, params={"max_iter": 5})
+    own = own.with_arm("boosted", ["prior_llm"], ranker=BOOSTING, params={"max_iter": 5})
+    own = own.with_arm("alone", ["prior_llm"], ranker=BOOSTING, params={"max_iter": 6})
+    bench = Bench(Lifts([]), own, {}, Auc(), {})
+    against = {arm.name: bench.baseline_of(arm).name for arm in own.arms}
+    assert against == {
+        "baseline": "baseline",
+        "neighbours": "baseline",
+        "plain": "baseline",
+        "boosted": "plain",
+        "alone": "baseline",
+    }
 
 
 def test_seeds_reach_every_random_state_and_a_functions_seed(tmp_path, monkeypatch):
