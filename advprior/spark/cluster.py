@@ -7,7 +7,9 @@ seconds, two waves are under way at a time, and the driver holds no more than th
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -331,12 +333,15 @@ def open_cluster(spark: str, run: Path, device: str, threads: int | None) -> Ite
     context = session.sparkContext
     if context.master.startswith("local") and "PYSPARK_PYTHON" not in os.environ:
         context.pythonExec = sys.executable  # Spark would take whatever `python3` is on the path
+    folder = Path(tempfile.mkdtemp(prefix="advprior-"))
+    # a session cannot forget an archive: a worker of it that starts later asks for this one, too
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     try:
-        with tempfile.TemporaryDirectory(prefix="advprior-") as folder:
-            archive = Path(folder) / f"{Path(folder).name}.zip"
-            pack(run, archive)
-            context.addArchive(f"{archive}#{archive.stem}")
-            yield Cluster(session, archive.stem, device, threads or 1)
+        archive = folder / f"{folder.name}.zip"
+        pack(run, archive)
+        context.addArchive(f"{archive}#{archive.stem}")
+        yield Cluster(session, archive.stem, device, threads or 1)
     finally:
         if users_session is None:
             session.stop()
+            shutil.rmtree(folder, ignore_errors=True)
