@@ -79,7 +79,7 @@ def test_pooled_lifts_are_means_with_shorter_intervals(ablations, tmp_path):
     folders = [ablations / f"a{i}" for i in range(3)]
     said = invoke("pool", *folders, "--out", tmp_path / "pooled", "--replicates", 200)
     pooled, parts = AblationResult.load(tmp_path / "pooled"), [AblationResult.load(f) for f in folders]
-    assert said.splitlines()[-1] == pooled.verdict.sentence
+    assert pooled.verdict.sentence in said.splitlines()
     assert "3 cut-offs x 2 seeds" in said
     for metric in ("auc", "log_loss", "conversions_5"):
         alone = [part.lifts.get("llm", "baseline", metric) for part in parts]
