@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from advprior.history.histories import Histories
 from advprior.predictors.base import FitData, Predictor, Scorer
+from advprior.predictors.deadline import Deadline
 from advprior.predictors.llm.name_trie import NameTrie, name_tokens
 from advprior.predictors.llm.prompts import TITLE, PromptEncoder, PromptStyle, occasions_before
 from advprior.predictors.llm.saved_prompt import PROMPT_FILE, TOKENIZER_FILE, load_encoder, load_style
@@ -26,10 +27,12 @@ from advprior.runtime.session import open_session
 from advprior.store.arrays import Float, Int
 from advprior.store.contract import CATALOG_FILE, ZERO_SHOT
 from advprior.store.errors import AdvpriorError
+from advprior.store.progress import Progress
 from advprior.store.runs import write_json
 
 KIND = ZERO_SHOT
 NAMES, EMPTY = "names.json", "empty.npy"
+MEASURED = 16  # every so many-th name is scored first, where there is a limit of time
 TOKEN_BUDGET = 2048  # padded tokens in one batch, the trie's included
 
 
@@ -42,6 +45,7 @@ class ZeroShotSettings(BaseModel):
     profile: bool = True
     context: int = Field(default=256, ge=32)
     calibration: float = Field(default=1.0, ge=0, le=1)
+    max_minutes: float | None = Field(default=None, gt=0)
 
 
 class ZeroShotPredictor(Predictor):
@@ -68,6 +72,7 @@ class ZeroShotPredictor(Predictor):
         from advprior.predictors.llm.tuning.names import empty_scores, name_model
         from advprior.predictors.tuning.base import load_base
 
+        deadline = Deadline(settings.max_minutes)
         base = load_base(settings.base, layers=settings.layers, context=settings.context, head=True)
         tokenizer = base.tokenizer.backend_tokenizer
         encode = plain_encoder(tokenizer)
@@ -76,7 +81,13 @@ class ZeroShotPredictor(Predictor):
         vocabulary = int(base.model.config.vocab_size)
         encoder = PromptEncoder(style, encode, vocabulary, data.catalog.names)
         nobody = Histories(("",), ("",), np.zeros(2, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64))
-        empty = empty_scores(name_model(base, names, settings.context), encoder.prompt(nobody, 0).head)
+        head = encoder.prompt(nobody, 0).head
+        if settings.max_minutes is not None:  # all names are one forward: a part of them tells how long it takes
+            with Progress(len(names), "names behind an empty history", "name") as progress:
+                empty_scores(name_model(base, part := names[::MEASURED], settings.context), head)
+                progress.update(len(part))
+                deadline.require(progress, "forward of the names")
+        empty = empty_scores(name_model(base, names, settings.context), head)
         np.save(out / EMPTY, empty)
         write_json(out / NAMES, names)
         write_json(

@@ -63,6 +63,14 @@ def test_sasrec_ends_by_its_time_with_the_best_pass_so_far(tmp_path) -> None:
     assert kind(tmp_path).export(tmp_path)["parity"] < 1e-3
 
 
+def test_names_that_take_longer_than_the_time_are_refused(tmp_path) -> None:
+    kind, raw = predictor_class("zero_shot"), {"base": str(write_tiny_llm(tmp_path / "base", layers=1, hidden=16))}
+    data = cycle_data(users=4)
+    with pytest.raises(AdvpriorError, match="PRI019"):
+        kind.fit(data, kind.settings({**raw, "max_minutes": 1e-9}), tmp_path)
+    assert kind.fit(data, kind.settings({**raw, "max_minutes": 60}), tmp_path)["trie_nodes"] > 0
+
+
 def test_the_llm_shares_its_time_between_stages(tmp_path) -> None:
     base = write_tiny_llm(tmp_path / "base")
     settings = cycle_settings(
