@@ -48,6 +48,8 @@ MADE = {
     (IMPRESSIONS, IMPRESSION_ID),
     (IMPRESSIONS, ADVERTISER_ID),
 }
+#: More snapshots than hours in three years are not meant: 1m is a minute, not a month.
+MOST_SNAPSHOTS = 30_000
 #: The category of every ad where the files have none.
 ONE_CATEGORY = "all"
 
@@ -212,7 +214,7 @@ def resolve_time_plan(mapping: DataMapping, tables: Mapping[str, pd.DataFrame], 
             moment = moment.replace(tzinfo=zone)
         moments[key] = moment.astimezone(UTC)
     try:
-        return TimePlan(**moments, snapshot_every=plan.snapshot_every, lag=plan.lag)
+        resolved = TimePlan(**moments, snapshot_every=plan.snapshot_every, lag=plan.lag)
     except ValueError as error:
         times_given = ", ".join(f"{key} {moment.isoformat()}" for key, moment in moments.items())
         raise AdvpriorError(
@@ -223,6 +225,17 @@ def resolve_time_plan(mapping: DataMapping, tables: Mapping[str, pd.DataFrame], 
             expected=str(error),
             fix="correct time_plan in the mapping",
         ) from error
+    count = (resolved.end - resolved.start) / resolved.snapshot_every
+    if count > MOST_SNAPSHOTS:
+        raise AdvpriorError(
+            "CFG002",
+            "the time plan has too many snapshots",
+            where=f"{where}: time_plan.snapshot_every",
+            actual=f"{count:,.0f} snapshots, one each {resolved.snapshot_every}",
+            expected=f"{MOST_SNAPSHOTS:,} at most: everyone is scored at each",
+            fix="write days or hours, 7d or 12h; m stands for minutes",
+        )
+    return resolved
 
 
 def _proposed(tables: Mapping[str, pd.DataFrame], where: str) -> TimePlan:

@@ -38,6 +38,18 @@ from tests.tiny import PLAN
             "CFG002",
             "start < finetune_end < train_end",
         ),
+        (
+            {
+                "time_plan": {
+                    "finetune_end": PLAN.finetune_end.isoformat(),
+                    "train_end": PLAN.train_end.isoformat(),
+                    "valid_end": PLAN.valid_end.isoformat(),
+                    "snapshot_every": "1m",
+                }
+            },
+            "CFG002",
+            "m stands for minutes",
+        ),
     ],
 )
 def test_a_mapping_that_does_not_fit(tmp_path, tables, capsys, change, code, part):
