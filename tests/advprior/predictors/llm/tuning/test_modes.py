@@ -42,17 +42,17 @@ def weights(folder) -> dict:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-def test_it_learns_and_exports(bases, data, tmp_path, architecture: str, mode: str) -> None:
-    """What comes next follows from the last advertiser: nobody knows it but a network that reads."""
-    epochs = {"llama": 5, "gpt2": 4}[architecture]
-    settings = cycle_settings(bases[architecture], mode=mode, interests={"weight": 0.5}, training={"epochs": epochs})
+def test_it_learns_and_exports(bases, data, tmp_path, mode: str) -> None:
+    """What comes next follows from the last advertiser: nobody knows it but a network that reads.
+
+    Other families, to parity: `test_families`.
+    """
+    settings = cycle_settings(bases["llama"], mode=mode, interests={"weight": 0.5}, training={"epochs": 5})
     facts = fit(data, tmp_path, settings)
     curve = facts["curve"]
     assert curve[-1]["train_nll"] < curve[0]["train_nll"] - 0.3
-    if architecture == "llama":  # learned positions take the other one longer to read past
-        assert facts["valid"]["model"]["nll"] < 0.5 * facts["valid"]["start"]["nll"]
-        assert facts["valid"]["model"]["interest_nll"] < 0.5 * np.log(3)
+    assert facts["valid"]["model"]["nll"] < 0.5 * facts["valid"]["start"]["nll"]
+    assert facts["valid"]["model"]["interest_nll"] < 0.5 * np.log(3)
     exported = LLMPredictor(tmp_path).export(tmp_path / "onnx")
     assert exported["parity"] <= exported["parity_allowed"]
     assert exported["outputs"] == ["log_probs", "interest_log_probs"]
@@ -94,7 +94,7 @@ def test_adapters_sit_on_every_projection(bases, architecture: str) -> None:
     assert adapted == before
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", ["cached", "lora"])
 def test_a_twin_in_every_mode(bases, data, tmp_path, mode: str) -> None:
     """Random weights of its own, the recency weights and the offset as everywhere, and it still learns the circle."""
     settings = cycle_settings(
@@ -112,7 +112,7 @@ def test_a_twin_in_every_mode(bases, data, tmp_path, mode: str) -> None:
     assert abs(float(torch.corrcoef(torch.stack([weights(tmp_path)[name].ravel(), base.ravel()]))[0, 1])) < 0.2
 
 
-@pytest.mark.parametrize(("architecture", "mode"), [("llama", "cached"), ("llama", "lora"), ("gpt2", "full")])
+@pytest.mark.parametrize(("architecture", "mode"), [("llama", "lora"), ("gpt2", "cached")])
 def test_an_interrupted_fit_ends_as_the_uninterrupted_one(
     bases, tmp_path, monkeypatch: pytest.MonkeyPatch, architecture: str, mode: str
 ) -> None:
