@@ -179,4 +179,5 @@ def _advice(result: AblationResult, retrieval: Mapping[str, Any]) -> str:
     if kind in ("loss", "loss_unchecked"):
         return f"Leave {_label(first)} out of the ranker."
     size = claim.lift.detectable
-    return f"Leave it out, or measure on more users: a true lift of AUC below {size:.4f} would not have shown here."
+    name = _label(first)
+    return f"Leave {name} out, or measure on more users: a true lift of AUC below {size:.4f} would not have shown here."

@@ -64,7 +64,7 @@ def test_three_commands_end_in_a_verdict(chain):
     assert verdict in chain.ran
     page = (chain.folder / "report" / "report.html").read_text()
     assert verdict.partition(":")[0] in html.unescape(page)
-    assert "without an LLM: With neighbour prior by category" in chain.ran
+    assert "without an LLM: No treatment is among the arms, so this is what controls give" in chain.ran
     assert chain.ran.index("without an LLM") < chain.ran.index("] finetune llm")
 
 
