@@ -159,34 +159,42 @@ def _row(arm: str, baseline: str, metric: str, segment: str, point: Point) -> di
 
 
 def sentence(result: dict[str, Any]) -> str:
-    """What a prior from texts is worth at the most users that were measured, and where it fades."""
-    pooled = [
-        row
-        for row in result["curve"]
-        if row["cutoff"] is None and (row["arm"], row["baseline"], row["metric"]) == (BEST_WITH, BEST_WITHOUT, "nll")
-    ]
-    if not pooled:
+    """What a prior from texts is worth at the most users that were measured, by whom, and where it fades."""
+    best, words = (_pooled(result, arm, base) for arm, base in ((BEST_WITH, BEST_WITHOUT), (LEXICAL, LOGIT)))
+    if not best:
         return "Nothing could be measured: no chosen user has a label before a cut-off."
-    users = max(row["users"] for row in pooled)
-    now = {row["segment"]: row for row in pooled if row["users"] == users}
-    clear = [name for name, row in now.items() if name != "overall" and row["high"] < 0]
-    overall = now["overall"]
-    verdict = "a clear gain" if overall["high"] < 0 else "a clear loss" if overall["low"] > 0 else "no clear effect"
+    users = max(users for users, _ in best)
+    overall = best[users, "overall"]
     text = (
-        f"At {users:,} users the best arm with a language model changes the NLL of the best one without by "
-        f"{_signed(overall)}: {verdict}. No placebo was measured."
+        f"At {users:,} users a language model that reads texts changes the NLL by {_signed(overall)} against the best "
     )
+    text += f"arm without one: {_verdict(overall)}."
+    if (users, "overall") in words:
+        words_now = words[users, "overall"]
+        text += f" Words alone, without a model, change that of counts by {_signed(words_now)}: {_verdict(words_now)}."
+    clear = [row for (size, name), row in best.items() if size == users and name != "overall" and row["high"] < 0]
     if clear:
-        text += " It pays for " + ", ".join(f"{_called(name)} ({_signed(now[name])})" for name in clear) + "."
-    at = next(
-        row
-        for row in result["crossing"] or [{}]
-        if not row or (row["arm"], row["baseline"], row["metric"]) == (BEST_WITH, BEST_WITHOUT, "nll")
-    )
-    if at.get("users"):
-        ends = [f"{at[end]:,.0f}" if at[end] else "unknown" for end in ("low", "high")]
-        text += f" The gain fades to nothing at about {at['users']:,.0f} users [{', '.join(ends)}]."
+        text += " By itself, not corrected for how many were looked at, it gains for "
+        text += ", ".join(f"{_called(row['segment'])} ({_signed(row)})" for row in clear) + "."
+    fewest = best[min(users for users, _ in best), "overall"]
+    fading = next((row for row in result["crossing"] if (row["arm"], row["metric"]) == (BEST_WITH, "nll")), None)
+    if fading and fading["users"] and fewest["high"] < 0:
+        ends = [f"{fading[end]:,.0f}" if fading[end] else "unknown" for end in ("low", "high")]
+        text += f" The gain fades to nothing at about {fading['users']:,.0f} users [{', '.join(ends)}]."
     return text
+
+
+def _pooled(result: dict[str, Any], arm: str, baseline: str) -> dict[tuple[int, str], dict[str, Any]]:
+    """Pooled rows of NLL by number of users and segment."""
+    return {
+        (row["users"], row["segment"]): row
+        for row in result["curve"]
+        if row["cutoff"] is None and (row["arm"], row["baseline"], row["metric"]) == (arm, baseline, "nll")
+    }
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    return "a clear gain" if row["high"] < 0 else "a clear loss" if row["low"] > 0 else "no clear effect"
 
 
 def _signed(row: dict[str, Any]) -> str:

@@ -18,6 +18,8 @@ def lines(result: dict[str, Any]) -> list[str]:
     for users in sorted({row["users"] for row in best}):
         for segment in dict.fromkeys(row["segment"] for row in best):
             cells = [row for row in best if row["users"] == users and row["segment"] == segment]
+            if not cells:  # no label of such an advertiser or user at this size
+                continue
             figures = ", ".join(
                 f"{row['metric']} {row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]" for row in cells
             )
