@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from advprior.store.arrays import Double, Int
+from ranking.evidence.ordering import expected_reciprocal
 
 _EPS = 1e-7  # probabilities are clipped there before a logarithm
 
@@ -31,9 +32,8 @@ def _ratio(top: Double, bottom: Double) -> Double:
 
 def _sums(index: Int, values: ArrayLike, size: int = 0) -> Double:
     """Sum of values per index."""
-    return np.asarray(
-        np.bincount(index, weights=np.asarray(values, dtype=np.float64), minlength=size), dtype=np.float64
-    )
+    sums = np.bincount(index, weights=np.asarray(values, dtype=np.float64), minlength=size)
+    return np.asarray(sums, dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,8 +108,8 @@ class Rows:
         tied = (at < len(steps)) & (steps[np.minimum(at, len(steps) - 1)] == self.score) if len(steps) else positive
 
         def matrix(rows: NDArray[np.bool_], slot: Int) -> Any:
-            place = (len(steps) - 1 - slot[rows], self.user[rows])
-            return sparse.coo_matrix((np.ones(int(rows.sum())), place), shape=(len(steps), self.users)).tocsr()
+            place, shape = (len(steps) - 1 - slot[rows], self.user[rows]), (len(steps), self.users)
+            return sparse.coo_matrix((np.ones(int(rows.sum())), place), shape=shape).tocsr()
 
         # a negative strictly between two steps lies above the lower one; below the lowest it ranks above no positive
         return matrix(positive, at), matrix(~positive & tied, at), matrix(~positive & ~tied & (at > 0), at - 1)
@@ -159,9 +159,8 @@ class Rows:
     @cached_property
     def slates(self) -> Slates:
         """The rows sorted by slate and falling score."""
-        if self.slate is None:
-            raise ValueError("NDCG and MRR need the slate of every row")
         order = self._slate_order
+        assert self.slate is not None
         own, score, label = self.slate[order], self.score[order], self.label[order].astype(np.float64)
         new_slate = np.ones(len(order), dtype=bool)
         new_slate[1:] = own[1:] != own[:-1]
@@ -238,8 +237,7 @@ class Auc(Metric):
 class PrAuc(Metric):
     """Area under precision-recall as average precision: precision at each positive, averaged.
 
-    Tied scores are one step of the curve, as in scikit-learn: every row of a tie counts at each of its positives. That
-    does not depend on the rows' order, but it is not the mean over the orders of the tie, which lies a little higher.
+    Tied scores are one step of the curve, as in scikit-learn: no order of rows decides; it is no mean over orders.
     """
 
     name = "pr_auc"
@@ -343,9 +341,7 @@ class Ndcg(_SlateMetric):
 class Mrr(_SlateMetric):
     """Reciprocal place of the first positive of each slate, over slates with a positive.
 
-    Tied scores give the mean over all their orders: with p rows before n tied ones of which m are positive, the first
-    positive stands j-th among them with probability C(n - j, m - 1) / C(n, m), so the value is that sum over
-    1 / (p + j). The reciprocal of the mean place would be less (Jensen): 0.5 for 0.611 where n = 3, m = 1, p = 0.
+    Tied scores give the mean over all their orders: 0.611 for one positive of three, where 1 / mean place is 0.5.
 
     >>> round(Mrr()(Rows.of([1, 0, 0], [0.5, 0.5, 0.5], slate=[1, 1, 1])), 3)
     0.611
@@ -358,32 +354,16 @@ class Mrr(_SlateMetric):
         slates = rows.slates
         hit = np.flatnonzero(slates.hits > 0)
         slate, first = np.unique(slates.slate[hit], return_index=True)
-        at = hit[first]
-        value = np.zeros(len(slates.user))
-        value[slate] = _expected_reciprocal(slates.tie_place[at], slates.tied[at], slates.hits[at])
+        at, value = hit[first], np.zeros(len(slates.user))
+        value[slate] = expected_reciprocal(slates.tie_place[at], slates.tied[at], slates.hits[at])
         return slates.to_users(value, rows.users)
-
-
-def _expected_reciprocal(before: Int, tied: Int, hits: Double) -> Double:
-    """Mean of 1 / place of the first hit over the orders of tied rows; one value for each group of ties."""
-    from scipy.special import gammaln
-
-    ends = (tied - hits + 1).astype(np.int64)  # the last place among the tied that the first hit can have
-    group = np.repeat(np.arange(len(ends)), ends)
-    j = np.arange(len(group)) - np.repeat(np.cumsum(ends) - ends, ends) + 1
-    n, m = tied[group].astype(np.float64), hits[group]
-    # log of C(n - j, m - 1) / C(n, m)
-    chance = gammaln(n - j + 1) - gammaln(m) - gammaln(n - j - m + 2)
-    chance -= gammaln(n + 1) - gammaln(m + 1) - gammaln(n - m + 1)
-    return _sums(group, np.exp(chance) / (before[group] + j), len(ends))
 
 
 @dataclass(frozen=True)
 class Conversions(_SlateMetric):
     """Positives among the first ``k`` ads of each slate: what an ad load of ``k`` converts, per slate.
 
-    Slates without a positive count. Tied scores share their mean. Unbiased only for ads that were shown: the label of
-    others is unknown.
+    Slates without a positive count. Tied scores share their mean. Unbiased only for ads shown: no other has a label.
     """
 
     k: int = 5
@@ -416,6 +396,5 @@ def calibration_curve(label: ArrayLike, score: ArrayLike, bins: int = 15) -> lis
     {'predicted': 0.8, 'observed': 1.0, 'rows': 2}
     """
     y, p = np.asarray(label, dtype=np.float64), np.asarray(score, dtype=np.float64)
-    order = np.argsort(p, kind="stable")
-    parts = [part for part in np.array_split(order, bins) if len(part)]
+    parts = [part for part in np.array_split(np.argsort(p, kind="stable"), bins) if len(part)]
     return [{"predicted": float(p[i].mean()), "observed": float(y[i].mean()), "rows": len(i)} for i in parts]

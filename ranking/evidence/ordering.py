@@ -82,6 +82,35 @@ class Sorted:
         return counts
 
 
+def expected_reciprocal(before: Int, tied: Int, hits: Double) -> Double:
+    """Mean of 1 / place of the first hit over the orders of tied rows; one value for each group of ties.
+
+    With p rows before n tied ones of which m are hits, the first hit stands j-th among them with probability
+    C(n - j, m - 1) / C(n, m): the value is that sum over 1 / (p + j).
+
+    Parameters
+    ----------
+    before, tied : int array [groups]
+    hits : float array [groups]
+        At least one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> expected_reciprocal(np.array([0]), np.array([3]), np.array([1.0])).round(3).tolist()
+    [0.611]
+    """
+    from scipy.special import gammaln
+
+    ends = (tied - hits + 1).astype(np.int64)  # the last place among the tied that the first hit can have
+    group = np.repeat(np.arange(len(ends)), ends)
+    j = np.arange(len(group)) - np.repeat(np.cumsum(ends) - ends, ends) + 1
+    n, m = tied[group].astype(np.float64), hits[group]
+    chance = gammaln(n - j + 1) - gammaln(m) - gammaln(n - j - m + 2)
+    chance -= gammaln(n + 1) - gammaln(m + 1) - gammaln(n - m + 1)
+    return np.asarray(np.bincount(group, np.exp(chance) / (before[group] + j), len(ends)), dtype=np.float64)
+
+
 def concentration(advertiser: Int, weights: Any = None) -> float:
     """Herfindahl–Hirschman index of advertisers: the sum of their squared shares, 1 / N … 1.
 
