@@ -93,7 +93,7 @@ class Progress:
         self._announced = True
         whole = self.elapsed + left
         if whole >= min(LONG, self._every):
-            self._print(f"about {duration(whole)} for {self.total:,} × {self._unit}, by the first {self.done:,}")
+            self._print(f"about {duration(whole)} in all, by the first {self.done:,} of {self.total:,} ({self._unit})")
 
     def note(self, text: str = "", **figures: float) -> None:
         """Show a text and figures beside the loop's progress."""
@@ -122,7 +122,7 @@ class Progress:
         while not self._over.wait(self._every):
             left = self.left()
             rest = "; the time left is not measured yet" if left is None else f"; about {duration(left)} left"
-            self._print(f"{self.done:,} of {self.total:,} × {self._unit} after {duration(self.elapsed)}{rest}")
+            self._print(f"{self.done:,} of {self.total:,} ({self._unit}) after {duration(self.elapsed)}{rest}")
 
     def _print(self, text: str) -> None:
         print(f"  … {self._what}: {text}{self._notes}", file=sys.stderr, flush=True)

@@ -24,6 +24,7 @@ from advprior.history.histories import Histories, micros
 from advprior.history.read import load_histories
 from advprior.store.arrays import Int
 from advprior.store.errors import AdvpriorError
+from advprior.store.progress import Progress
 from advprior.store.runs import digest, manifest_digest, read_manifest, versions, write_json
 from advprior.store.tables import TABLES_FIX, load_time_plan
 from advprior.store.times import DAY_US
@@ -121,15 +122,13 @@ class _Work:
 
     def run(self) -> Cells:
         """All cells, measured or read."""
-        from tqdm.auto import tqdm
-
         histories, catalog = load_histories(self.tables)
         about = [manifest_digest(self.tables), list(self.options.bases), self.options.layers, self.options.tested]
         self._key = digest([*about, self.options.horizon_days, self.options.seed, CODE_VERSION])[:16]
         cosines = catalog_cosines(catalog, self.options.bases, self.options.layers, self.folder)
         cells = Cells(len(histories))
         total = len(self.options.cutoffs) * sum(1 if n is None else self.options.draws for n in self.options.sizes)
-        with tqdm(total=total, desc=STEP, unit="cell", disable=None) as bar:
+        with Progress(total, STEP, "cell") as progress:
             for moment in self.options.cutoffs:
                 case = self._case(histories, catalog, cosines, moment)
                 pool = np.flatnonzero(np.diff(case.histories.offsets) > 0)
@@ -138,7 +137,7 @@ class _Work:
                     chosen = np.sort(self._shuffled(pool, moment, draw)[: size or len(pool)])
                     cell = self._cell(case, chosen, f"{moment:%Y%m%d}-{size or 'all'}-{draw}")
                     cells.add(moment, size, cell)
-                    bar.update()
+                    progress.update()
         return cells
 
     def _wanted(self, pool: int) -> list[tuple[int | None, int]]:

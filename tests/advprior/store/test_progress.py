@@ -22,9 +22,9 @@ def test_lines_come_while_one_part_lasts_and_tell_the_time_left(capsys: pytest.C
         time.sleep(0.4)
     text = capsys.readouterr().err
     lines = [line for line in text.splitlines() if "… fit:" in line]
-    assert any(re.search(r"0 of 4 × batch after 1 s; the time left is not measured yet", line) for line in lines)
-    assert any(re.search(r"about \d+ s for 4 × batch, by the first 1", line) for line in lines)
-    assert any(re.search(r"1 of 4 × batch after 1 s; about \d+ s left, train_nll 1.250", line) for line in lines)
+    assert any(re.search(r"0 of 4 \(batch\) after 1 s; the time left is not measured yet", line) for line in lines)
+    assert any(re.search(r"about \d+ s in all, by the first 1 of 4 \(batch\)", line) for line in lines)
+    assert any(re.search(r"1 of 4 \(batch\) after 1 s; about \d+ s left, train_nll 1.250", line) for line in lines)
 
 
 def test_a_short_loop_says_nothing_and_its_items_come_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
