@@ -27,7 +27,10 @@ def _duration(value: object) -> object:
     match = re.fullmatch(r"\s*(\d+)\s*([dhm])\s*", value) if isinstance(value, str) else None
     if match is None:
         return value
-    return timedelta(**{{"d": "days", "h": "hours", "m": "minutes"}[match[2]]: int(match[1])})
+    try:
+        return timedelta(**{{"d": "days", "h": "hours", "m": "minutes"}[match[2]]: int(match[1])})
+    except OverflowError as error:
+        raise ValueError("longer than any time") from error
 
 
 Duration = Annotated[timedelta, BeforeValidator(_duration)]

@@ -23,7 +23,7 @@ TABLES_FIX = (
 def read_parquet(
     path: Path, *, columns: Sequence[str] | None = None, coded: Sequence[str] = (), fix: str | None = None
 ) -> pd.DataFrame:
-    """Read one Parquet file; text columns in ``coded`` come as categories: a code a row, not an object.
+    """Read one Parquet file, or a folder of parts; text columns in ``coded`` of a file come as categories.
 
     Raises
     ------
@@ -37,6 +37,8 @@ def read_parquet(
     if not path.exists():
         raise AdvpriorError("DAT001", "a file is missing", where=str(path), expected="a Parquet file", fix=fix)
     try:
+        if path.is_dir():
+            return _read_parts(path, columns)
         options: dict[str, Any] = {"read_dictionary": list(coded)} if coded else {}
         return pd.read_parquet(path, "pyarrow", None if columns is None else list(columns), **options)
     except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:
@@ -48,6 +50,23 @@ def read_parquet(
             expected="a whole Parquet file",
             fix=fix or "write the file again; it may be truncated",
         ) from error
+
+
+def _read_parts(folder: Path, columns: Sequence[str] | None) -> pd.DataFrame:
+    """All parts of a folder, as Spark, Hive and DuckDB write them, under the columns of all of them.
+
+    By default the first part decides: a column that it lacks, or that is empty in it, would be lost in all others.
+    """
+    import pyarrow as pa
+    import pyarrow.dataset as ds
+
+    layout = ds.HivePartitioning.discover(infer_dictionary=True)
+    first = ds.dataset(folder, format="parquet", partitioning=layout)
+    schemas = [first.schema, *(part.physical_schema for part in first.get_fragments())]
+    schema = pa.unify_schemas(schemas, promote_options="permissive").with_metadata(first.schema.metadata)
+    parts = ds.dataset(folder, schema=schema, format="parquet", partitioning=layout)
+    table: pd.DataFrame = parts.to_table(None if columns is None else list(columns)).to_pandas()
+    return table
 
 
 def write_parquet(frame: pd.DataFrame, path: Path, **options: Any) -> None:

@@ -178,7 +178,8 @@ def _add_events(scalars: Scalars, counts: AdCounts, moment: int) -> None:
         name, place = "" if level == "ad" else f"{level}_", counts.level[level]
         for window, count in (("4w", recent), ("all", total)):
             # counts grow with the data; a log-share does not, and is what a popularity prior says too
-            share = np.log((count + 0.5) / (count[exists].sum() + 0.5 * exists.sum()))
+            # before anything exists there is none of it; the caller drops those rows
+            share = np.log((count + 0.5) / max(count[exists].sum() + 0.5 * exists.sum(), 0.5))
             scalars.add(f"ad_{name}events_{window}", np.where(place < 0, np.nan, count[place]))
             scalars.add(f"ad_{name}log_share_{window}", np.where(place < 0, np.nan, share[place]))
 

@@ -6,14 +6,16 @@ in CPU-seconds; worlds that it does not reach are counted, not run.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
@@ -21,6 +23,30 @@ import click
 os.environ.update(TZ="UTC", HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", MPLBACKEND="Agg")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+#: A world that takes longer hangs: its data are small.
+STUCK_S = 120
+
+
+class Stuck(BaseException):
+    """A step does not end; no `except Exception` of the code may take it for its own."""
+
+
+@contextlib.contextmanager
+def _at_most(cpu_s: float) -> Iterator[None]:
+    """Raise `Stuck` after so many CPU-seconds."""
+
+    def end(*_: object) -> None:
+        raise Stuck(f"still running after {cpu_s} CPU-seconds")
+
+    before = signal.signal(signal.SIGPROF, end)
+    signal.setitimer(signal.ITIMER_PROF, cpu_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def _seeds(text: str) -> Iterable[int]:
@@ -51,7 +77,8 @@ def fuzz(seeds: str, budget: float, depth: int | None, keep: Path | None, log: P
             break
         folder = root / str(seed)
         shutil.rmtree(folder, ignore_errors=True)
-        outcome = run_world(seed, folder, depth=depth)
+        with _at_most(STUCK_S):
+            outcome = run_world(seed, folder, depth=depth)
         outcomes.append(outcome)
         if keep is None:
             shutil.rmtree(folder, ignore_errors=True)

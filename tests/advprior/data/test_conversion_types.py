@@ -113,3 +113,26 @@ def test_ids_that_no_request_can_hold(tmp_path, tables, capsys):
         if "user_id" in table:
             table["user_id"] = table["user_id"].replace("u000", "x" * 1025)
     refused(capsys, tmp_path, write_own(tmp_path / "own", tables), "DAT021", "users.user_id: longer than 1,024")
+
+
+@pytest.mark.parametrize("first", ["lacks a column", "is empty", "has whole numbers"])
+def test_the_first_part_of_a_folder_does_not_decide_for_all(tmp_path, tables, capsys, first):
+    mapping = write_own(tmp_path / "own", tables)
+    file = tmp_path / "own" / "events.parquet"
+    events = pd.read_parquet(file)
+    file.unlink()
+    file.mkdir()
+    head, rest = events.head(5), events.iloc[5:]
+    head = {
+        "lacks a column": head.drop(columns="category"),
+        "is empty": head.head(0),
+        "has whole numbers": head.assign(spent=range(5)),
+    }[first]
+    head.to_parquet(file / "0.parquet", index=False)
+    rest.to_parquet(file / "1.parquet", index=False)
+    code, _, err = run(capsys, "--mapping", mapping, "--out", tmp_path / "out")
+    assert (code, err) == (0, "")
+    made = pd.read_parquet(tmp_path / "out" / "events.parquet")
+    assert len(made) == len(head) + len(rest)
+    assert made["category"].tail(len(rest)).tolist() == rest["category"].tolist()
+    assert made["value"].tail(len(rest)).tolist() == rest["spent"].tolist()

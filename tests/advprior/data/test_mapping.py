@@ -20,6 +20,7 @@ from tests.tiny import PLAN
     ("change", "code", "part"),
     [
         ({"tabels": {}}, "CFG002", "tabels: unknown key; did you mean tables?"),
+        ({"label_delay": "9999999999d"}, "CFG002", "label_delay: longer than any time"),
         ({"timezone": "Mars/Olympus"}, "CFG002", "no such time zone"),
         ({"time_plan": {"finetune_end": "2024-03-01T00:00:00Z"}}, "CFG002", "time_plan.train_end: Field required"),
         (
