@@ -166,8 +166,27 @@ def takes_weights(estimator: Any) -> bool:
     return bool(has_fit_parameter(estimator, "sample_weight"))
 
 
-def needs_numbers(arm: Arm, estimator: Any) -> bool:
-    """Whether an estimator must be given numbers without gaps: named by its class, and one that says so itself.
+@dataclass(frozen=True)
+class Preparation:
+    """What has to be done to an estimator's columns before it can take them.
+
+    Parameters
+    ----------
+    text : bool
+        Whether text has to become numbers, one column a category.
+    gaps : bool
+        Whether gaps have to be filled.
+    """
+
+    text: bool = False
+    gaps: bool = False
+
+    def __bool__(self) -> bool:
+        return self.text or self.gaps
+
+
+def preparation_of(arm: Arm, estimator: Any) -> Preparation:
+    """What an estimator needs that was named by its class: scikit-learn's own say whether they take gaps.
 
     What a function or an object is, is the user's: it may have its own way with text and gaps.
     """
@@ -175,17 +194,18 @@ def needs_numbers(arm: Arm, estimator: Any) -> bool:
     if source is None:
         with _coded(arm, "making it"):
             source = _imported(str(arm.ranker))
-    if not isinstance(source, type) or hasattr(estimator, "steps"):
-        return False
-    try:
+    if not isinstance(source, type) or hasattr(estimator, "steps") or not hasattr(estimator, "get_params"):
+        return Preparation()
+    gaps = False
+    with suppress(ImportError, AttributeError, TypeError):  # older than 1.6, or none of scikit-learn's
         from sklearn.utils import get_tags
 
-        return not get_tags(estimator).input_tags.allow_nan
-    except (ImportError, AttributeError, TypeError):  # older than 1.6, or none of scikit-learn's
-        return False
+        gaps = not get_tags(estimator).input_tags.allow_nan
+    theirs = type(estimator).__module__.startswith("sklearn.")
+    return Preparation(gaps or (theirs and "categorical_features" not in estimator.get_params(deep=False)), gaps)
 
 
-def with_numbers(estimator: Any, encoder: Encoder) -> Any:
+def prepared(estimator: Any, encoder: Encoder, needs: Preparation) -> Any:
     """A pipeline before an estimator: text as one column a category, gaps filled and marked, numbers standardised."""
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
@@ -204,7 +224,8 @@ def with_numbers(estimator: Any, encoder: Encoder) -> Any:
     filled = make_pipeline(
         SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True), StandardScaler()
     )
-    columns = ColumnTransformer([("text", one_hot, text), ("number", filled, number)], sparse_threshold=0)
+    numbers = filled if needs.gaps else "passthrough"
+    columns = ColumnTransformer([("text", one_hot, text), ("number", numbers, number)], sparse_threshold=0)
     return Pipeline([("columns", columns), ("ranker", estimator)])
 
 
@@ -238,8 +259,8 @@ class EstimatorRanker:
         if rows.weight is not None:
             weights["sample_weight"] = rows.weight
         self.encoder, self.estimator = rows.encoder, bare
-        if needs_numbers(self.arm, bare):
-            self.estimator = with_numbers(bare, rows.encoder)
+        if needs := preparation_of(self.arm, bare):
+            self.estimator = prepared(bare, rows.encoder, needs)
             weights = {f"ranker__{name}": value for name, value in weights.items()}
         with _coded(self.arm, "fit"):
             self.estimator.fit(rows.train, rows.label, **weights)

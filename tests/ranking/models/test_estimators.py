@@ -44,12 +44,14 @@ def arm(ranker, **params):
 def test_a_class_by_its_path_and_an_object_are_measured_beside_lightgbm(frame, arms, tmp_path):
     own = arms.with_arm("boosted", ["prior_llm"], ranker=BOOSTING, params={"max_iter": 30, "max_features": 0.5})
     own = own.with_arm("linear", ["prior_llm"], ranker="sklearn.linear_model:LogisticRegression", params={"C": 0.1})
+    trees = {"n_estimators": 10, "min_samples_leaf": 20}
+    own = own.with_arm("forest", ["prior_llm"], ranker="sklearn.ensemble:RandomForestClassifier", params=trees)
     model = make_pipeline(
         FunctionTransformer(lambda x: x.select_dtypes("number").fillna(0)), LogisticRegression(max_iter=500)
     )
     own = own.with_arm("object", ["prior_llm"], ranker=model)
     result = ablate(frame, own, seeds=2, replicates=50)
-    for name in ("boosted", "linear", "object"):
+    for name in ("boosted", "linear", "forest", "object"):
         assert result.lifts.get(name, "baseline", Auc.name).low > 0, name
         assert result.table().loc[name, "ece"] < 0.08, name
     by_seed = result.scores["boosted"]
@@ -60,7 +62,7 @@ def test_a_class_by_its_path_and_an_object_are_measured_beside_lightgbm(frame, a
     loaded = AblationResult.load(result.save(tmp_path / "ablation"))
     assert loaded.arms.find("boosted").ranker == BOOSTING
     again = ablate(frame, own, seeds=2, replicates=50, reuse=loaded)
-    assert set(again.about["reused"]) == {"baseline", "neighbours", "boosted", "linear"}
+    assert set(again.about["reused"]) == {"baseline", "neighbours", "boosted", "linear", "forest"}
 
 
 class Seen:
