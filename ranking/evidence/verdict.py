@@ -207,7 +207,7 @@ class Bench:
 def _sentence(bench: Bench, arm: Arm, claim: Claim) -> str:
     """The headline's sentence: by the interval of the one comparison that was named before."""
     metric, gain = bench.metric, claim.lift
-    changes = f"{metric.label} changes by {gain.text()} against the {name_of(bench.arms.baseline)}"
+    changes = f"{metric.label} changes by {gain.text()} against the {name_of(bench.baseline_of(arm))}"
     if claim.gap is not None:
         return f"The verdict of {claim.name} is undefined: {gap_text(claim.gap)}. {claim.beside()}"
     if isnan(gain.difference):

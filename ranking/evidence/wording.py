@@ -25,12 +25,13 @@ def segment_label(name: str) -> str:
 
 
 def uncapitalised(text: str) -> str:
-    """A label in the middle of a sentence; an abbreviation at its start stays.
+    """A label in the middle of a sentence; an abbreviation or a name such as LightGBM at its start stays.
 
-    >>> uncapitalised("History baseline"), uncapitalised("LLM prior")
-    ('history baseline', 'LLM prior')
+    >>> uncapitalised("History baseline"), uncapitalised("LLM prior"), uncapitalised("LightGBM, no priors")
+    ('history baseline', 'LLM prior', 'LightGBM, no priors')
     """
-    return text if text[1:2].isupper() else text[:1].lower() + text[1:]
+    first = text.partition(" ")[0]
+    return text if first[1:] != first[1:].lower() else text[:1].lower() + text[1:]
 
 
 def signed(value: float, digits: int = 4) -> str:

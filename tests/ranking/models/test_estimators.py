@@ -58,6 +58,8 @@ def test_a_class_by_its_path_and_an_object_are_measured_beside_lightgbm(frame, a
     assert (by_seed[0] != by_seed[1]).any()  # another random_state
     assert (result.scores["linear"][0] == result.scores["linear"][1]).all()
     assert result.arms.find("linear").params == {"C": 0.1}
+    assert "With boosted" in result.verdict.sentence
+    assert "against the history baseline" in result.verdict.sentence
     # saved and loaded it is a result as any other, and is taken over where nothing identifies a change
     loaded = AblationResult.load(result.save(tmp_path / "ablation"))
     assert loaded.arms.find("boosted").ranker == BOOSTING
@@ -182,3 +184,9 @@ def test_a_ranker_of_a_project_is_imported_from_there_and_never_trained_to_be_se
         printed = capsys.readouterr()
         assert (int(left.value.code or 0), shown in printed.err) == (code, True), printed
     assert not (tmp_path / "ranker").exists()
+
+
+def test_the_verdict_names_the_baseline_that_it_was_held_against(frame, arms):
+    own = arms.only().with_arm("plain", [], role="control", label="Boosting, no priors", ranker=BOOSTING)
+    result = ablate(frame, own.with_arm("boosted", ["prior_llm"], ranker=BOOSTING), seeds=1, replicates=20)
+    assert "against the boosting, no priors" in result.verdict.sentence
