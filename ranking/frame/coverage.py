@@ -122,8 +122,8 @@ def coverage_gap(repo: Path, predictor: str, uses: Uses) -> CoverageGap | None:
         ),
         (
             int(late.sum()),
-            "these users appeared after the newest snapshot, and have no history until the next one",
-            "a shorter `snapshot_every` in the time plan, so that a new user has a prior sooner",
+            "these users existed, but their first published row is later: other tables were scored than are used now",
+            f"score these tables (advprior score MODEL --tables TABLES), then {publish}",
         ),
         (
             int(expired.sum()),
