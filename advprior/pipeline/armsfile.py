@@ -54,6 +54,12 @@ def arms_absent(config: ProjectConfig, project: Path) -> list[str]:
     return [prior.name for prior in config.priors if prior.name in removed and prior != config.served]
 
 
+def control_names(config: ProjectConfig, project: Path | None = None) -> list[str]:
+    """Priors that the others are held against, by the roles of their arms."""
+    template = _template(project)
+    return [prior.name for prior in config.priors if _role(_arm(template, prior)) == "control"]
+
+
 def first_arms_text(config: ProjectConfig, project: Path | None = None) -> str:
     """Arms file of the first answer: the cheap priors alone, as the controls that they are."""
     template = _template(project)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from advprior.pipeline.armsfile import arms_text, first_arms_text
+from advprior.pipeline.armsfile import arms_text, control_names, first_arms_text
 from advprior.pipeline.own_defaults import edited_settings
 from advprior.pipeline.presets import CHEAP
 from advprior.pipeline.settings import HIDDEN, Prior, Project
@@ -318,10 +318,10 @@ class Chain:
         if len(self.config.priors) > _CURVES:
             some = [prior.name for prior in self.config.priors[:6]]
             options += ("--predictors", ",".join(dict.fromkeys([*some, self.config.served.name])))
-        arms = self._arms()  # says which of the priors are controls
         curve = ("rank", "candidates", "--tables", tables, "--repo", self.repo, "--towers", towers, *options)
-        curve += ("--arms", arms)
-        self.advprior("rank candidates", *curve, out="candidates", reads=(TABLES, "towers"), also=(*self.views(), arms))
+        controls = control_names(self.config, self.project.folder)
+        curve += ("--controls", ",".join(controls)) if controls else ()
+        self.advprior("rank candidates", *curve, out="candidates", reads=(TABLES, "towers"), also=self.views())
         self._after("feast apply")
         both: tuple[str, ...] = ("rank", "two-by-two", "--tables", tables, "--frame", self.at("frame"), "--ablation")
         both += (self.at("ablation"), "--towers", towers, "--arm", self.config.served.name, *self._slate_options())

@@ -20,7 +20,7 @@ _COMMANDS = {
     ),
     "origin": ("ranking.cli.measure:origin", "The same tables at a later cut-off, for a rolling origin."),
     "pool": ("ranking.cli.measure:pool", "One answer from the ablations of several cut-offs."),
-    "report": ("ranking.cli.measure:report", "One HTML file: verdict, arms, segments, provenance."),
+    "report": ("ranking.cli.report:report", "One HTML file: verdict, arms, segments, provenance."),
     "drift": ("ranking.cli.monitor:drift", "Drift of features and priors since training, as JSON and a page."),
     "serve": ("ranking.cli.service:serve", "Serve POST /rank: a user's slate in milliseconds."),
     "check": ("ranking.cli.service:check", "Preflight of `serve`."),

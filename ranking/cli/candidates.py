@@ -11,7 +11,6 @@ from advprior.store.runs import is_current, manifest_digest, new_run, read_manif
 from advprior.store.tables import require_impressions
 from ranking.cli.measure import (
     _ABLATE_FIX,
-    _ARMS_FILE,
     _FOLDER,
     _FRAME_FIX,
     _TABLES_FIX,
@@ -22,7 +21,8 @@ from ranking.cli.measure import (
     tables_option,
 )
 
-TOWERS_VERSION = TWO_BY_TWO_VERSION = 2
+TOWERS_VERSION = 2
+TWO_BY_TWO_VERSION = 3  # 3: with what the best control and the placebo do
 CANDIDATES_VERSION = 3  # 3: held against the best control and the placebo
 
 towers_option = click.option("--towers", "towers_folder", type=_FOLDER, required=True, help="What `rank towers` wrote.")
@@ -89,7 +89,7 @@ def towers(tables: Path, out: Path, size: int, epochs: int, threads: int, seed: 
 @click.option("--k", type=click.IntRange(1), default=20, show_default=True, help="Candidates per request.")
 @top_option
 @click.option("--replicates", type=click.IntRange(20), default=1000, show_default=True, help="Resamplings of users.")
-@click.option("--arms", "arms_file", type=_ARMS_FILE, help="Says which priors are controls. Default: the package's.")
+@click.option("--controls", default=None, help="Which are controls, comma-separated. Default: by the arms' roles.")
 @force_option
 def candidates(
     tables: Path,
@@ -100,7 +100,7 @@ def candidates(
     k: int,
     top: int,
     replicates: int,
-    arms_file: Path | None,
+    controls: str | None,
     force: bool,
 ) -> None:
     """Recall of engaged ads and concentration of advertisers, for every quota of slots that priors fill.
@@ -125,9 +125,11 @@ def candidates(
     }
     from ranking.models.arms import load_arms
 
-    views = {entry for arm in load_arms(arms_file).of_role("control") for entry in arm.adds}
-    controls = [name for name in names if prior_view(name) in views]
-    config = {"predictors": names, "k": k, "top": top, "replicates": replicates, "controls": controls}
+    views = {entry for arm in load_arms().of_role("control") for entry in arm.adds}
+    if controls is not None:
+        views = {prior_view(name) for name in _predictors(controls)}
+    cheap = [name for name in names if prior_view(name) in views]
+    config = {"predictors": names, "k": k, "top": top, "replicates": replicates, "controls": cheap}
     key = run_key("rank candidates", config, inputs, CANDIDATES_VERSION)
     if not force and is_current(out, key):
         click.echo(f"rank candidates: unchanged, reused {out}")
@@ -136,7 +138,7 @@ def candidates(
     from ranking.candidates.towers import Towers
 
     with new_run(out, "rank candidates", config=config, inputs=inputs, key=key) as run:
-        options = CurveOptions(k=k, top=top, replicates=replicates, controls=tuple(controls))
+        options = CurveOptions(k=k, top=top, replicates=replicates, controls=tuple(cheap))
         curve = candidate_curve(tables, repo, Towers.load(towers_folder), names, options)
         curve.save(run.path)
         run.facts.update(chosen=curve.chosen)
