@@ -33,7 +33,7 @@ from ranking.frame.gather import (
 )
 from ranking.frame.join import times
 from ranking.frame.numbering import ids_of_ads, load_history_ids
-from ranking.frame.streams import STREAMS
+from ranking.frame.streams import EVENTS, STREAMS
 from ranking.frame.views import view_folder
 
 if TYPE_CHECKING:
@@ -160,8 +160,9 @@ def history_columns(repo: Path, rows: Int, ads: pd.Series[Any], impression: Any)
     snapshots[pointers] = as_datetimes(micros(table[SNAPSHOT]))
     since_days = (impression - _take_times(snapshots, rows)).astype(np.float64) / DAY_US
     columns: dict[str, dict[str, Any]] = {}
+    published = ids.get("streams", (EVENTS.name,))  # an older publication has events alone
     for stream in STREAMS:
-        if stream.name not in ids["streams"]:
+        if stream.name not in published:
             continue
         columns[stream.name] = {}
         for level, numbering in stream.levels.items():
