@@ -14,7 +14,7 @@ HIDDEN, LAYERS = 32, 3
 _MLP = {"intermediate_size": 64}
 _KV = {**_MLP, "num_key_value_heads": 1}
 _HEAD = {**_KV, "head_dim": 16}
-_EXPERTS = {"num_local_experts": 6, "num_experts_per_tok": 2}  # not all of them are chosen by a few tokens
+_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}  # not all of them are chosen by a few tokens
 _LLAMA3 = {
     "rope_type": "llama3",
     "factor": 8.0,

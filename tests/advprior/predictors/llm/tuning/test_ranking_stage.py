@@ -177,16 +177,16 @@ def test_interests_have_a_stage_too_and_a_say_in_keeping_it(base, tmp_path) -> N
 
 def test_a_stage_that_does_not_gain_leaves_no_trace(base, tmp_path) -> None:
     """A rate that wrecks the network: reported, and not kept."""
-    wrecked = stage_facts(base, tmp_path / "wrecked", lr=3.0, epochs=1)["ranking"]
+    wrecked = stage_facts(base, tmp_path / "wrecked", users=16, lr=3.0, epochs=1)["ranking"]
     assert not wrecked["kept"]
     assert wrecked["after"]["valid_nll"] > wrecked["before"]["valid_nll"]
-    without = stage_facts(base, tmp_path / "without", epochs=0)
+    without = stage_facts(base, tmp_path / "without", users=16, epochs=0)
     assert "ranking" not in without
     ours, theirs = ((tmp_path / n / "model/model.safetensors").read_bytes() for n in ("wrecked", "without"))
     assert ours == theirs
 
 
 def test_a_reference_holds_the_policy_back(base, tmp_path) -> None:
-    free, held = (stage_facts(base, tmp_path / f"kl{kl}", kl=kl)["ranking"] for kl in (0.0, 100.0))
+    free, held = (stage_facts(base, tmp_path / f"kl{kl}", users=16, kl=kl)["ranking"] for kl in (0.0, 100.0))
     moved = [abs(r["after"]["valid_nll"] - r["before"]["valid_nll"]) for r in (free, held)]
     assert moved[1] < moved[0]
