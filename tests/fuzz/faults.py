@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -214,10 +215,12 @@ def _by_value(world: World, drawn: Drawn) -> None:
     """A file laid in folders by one of its columns, whose name is then the only place where its values stand."""
     table = _some_table(world, drawn, "events", "impressions", "ads")
     name = world.column(table, str(drawn.rng.choice(["user_id", "category", "label"])))
-    if name in world.tables[table]:
-        column = world.tables[table].pop(name)
-        world.tables[table][name] = column
-        world.layout[table] = "by value"
+    if name in world.tables[table] and world.tables[table][name].notna().all():
+        # the folders' order is that in which the rows are read
+        folders = world.tables[table][name].map(lambda value: quote(str(value), safe="") + "/")
+        rows = world.tables[table].iloc[folders.argsort(kind="stable")].reset_index(drop=True)
+        rows[name] = rows.pop(name)
+        world.tables[table], world.layout[table] = rows, "by value"
 
 
 def _one_user(world: World, drawn: Drawn) -> None:

@@ -81,7 +81,9 @@ def test_the_shipped_template_is_a_mapping_of_canonical_names(tmp_path, tables, 
         template.replace("2024-08-01", "2024-06-15").replace("2024-09-01", "2024-07-01")
     )
     code, _, err = run(capsys, "--mapping", tmp_path / "mapping.yaml", "--out", tmp_path / "out")
-    assert (code, err) == (0, "")
+    assert code == 0
+    # a small shop's tables: how few positives there are is all that is said
+    assert all(line.endswith("positives; intervals will be wide") for line in err.splitlines())
     assert {"profile_age", "profile_region"} < set(load_tables(tmp_path / "out", "users")["users"])
 
 
