@@ -52,10 +52,14 @@ def canonical_column(name: str, column: pd.Series[Any], zone: str | None) -> pd.
     >>> canonical_column("slate_id", pd.Series([2**63 + 1, 2**63 + 9, 2**63 + 1], dtype="uint64"), None).tolist()
     [0, 1, 0]
     """
+    import pandas as pd
+
     column = _plain(column)
     kind = column.dtype.kind
     if name in OPTIONAL_TIMES and column.isna().all():
-        return column.astype("datetime64[us, UTC]")  # a file has no type for what is missing in every row
+        return pd.Series(
+            pd.NaT, column.index, dtype="datetime64[us, UTC]"
+        )  # a file has no type for what is missing in every row
     if name in (TIMESTAMP, *OPTIONAL_TIMES):
         return _in_utc(column, zone) if kind == "M" else column
     if name in (LABEL, CLICKED):

@@ -38,6 +38,8 @@ from tests.advprior.data.own_tables import refused, run, write_own
         ("profile_seen", pd.Series(pd.to_datetime(["2024-01-01T05:00Z"])), ["2024-01-01T05:00:00+00:00"]),
         ("context_price", pd.Series([Decimal("0.5"), Decimal("2")]), [0.5, 2.0]),
         ("context_rank", pd.array([4, 2], dtype="Int64"), [4.0, 2.0]),
+        ("label_time", pd.Series([pd.NaT], dtype="datetime64[us]"), [None]),
+        ("arrived", pd.Series([None], dtype=object), [None]),
         ("timestamp", pd.Series([dt.date(9999, 12, 31)]), [pd.Timestamp("9999-12-31", tz="UTC", unit="us")]),
     ],
 )
