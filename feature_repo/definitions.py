@@ -100,8 +100,14 @@ def _facts(name: str) -> dict[str, Any]:
 
 
 def _ttl() -> timedelta:
-    """How long a row of a snapshot is used: by the distance of the snapshots that the published history has."""
-    times = [datetime.fromisoformat(time) for time in _facts(USER_HISTORY_VIEW).get("snapshots", [])]
+    """How long a row of a snapshot is used: by the distance of snapshots that the published history states.
+
+    A history of one snapshot, such as a refresh publishes, has no distance to measure.
+    """
+    facts = _facts(USER_HISTORY_VIEW)
+    if "snapshot_every_s" in facts:
+        return SNAPSHOTS_IN_TTL * timedelta(seconds=float(facts["snapshot_every_s"]))
+    times = [datetime.fromisoformat(time) for time in facts.get("snapshots", [])]
     return SNAPSHOTS_IN_TTL * (times[1] - times[0] if len(times) > 1 else WEEK)
 
 

@@ -132,6 +132,7 @@ def publish_features(tables: Path, repo: Path) -> dict[str, int]:
             run.facts.update(
                 rows=len(table),
                 snapshots=[s.isoformat() for s in source.snapshots],
+                snapshot_every_s=source.plan.snapshot_every.total_seconds(),
                 lag_s=source.plan.lag.total_seconds(),
             )
             rows[view] = len(table)

@@ -44,6 +44,15 @@ def test_views_live_as_long_as_their_snapshots_are_apart(tmp_path: Path, days: i
             build_frame(tables, repo, [])
 
 
+def test_a_history_of_one_snapshot_lives_as_long_as_the_plan_says(tmp_path: Path) -> None:
+    """A refresh publishes the newest snapshot alone, and a short plan has no other: there is no distance to measure."""
+    plan = TimePlan(*BORDERS, snapshot_every=timedelta(days=160))
+    tables, repo = write_tiny(tmp_path / "tables", plan, users=4), copy_repo(tmp_path / "repo")
+    publish_features(tables, repo)
+    store = apply(repo)
+    assert {store.get_feature_view(name).ttl for name in ("user_history", "ad_stats")} == {timedelta(days=320)}
+
+
 def test_who_does_not_exist_yet_has_no_features_and_is_counted(tmp_path: Path) -> None:
     """One user and one ad are known from the middle of the plan on; a prior of that user could not be."""
     folder, middle = tmp_path / "tables", PLAN.train_end + timedelta(hours=5)
