@@ -65,6 +65,8 @@ class CellResult:
     ----------
     names : tuple of str
         A arms.
+    llms : tuple of str
+        Those of them with pre-trained weights behind.
     sums : float32 [A, metrics, segments, P]
         Credit-weighted marks of each tested user.
     weights : float32 [segments, P]
@@ -75,6 +77,7 @@ class CellResult:
     """
 
     names: tuple[str, ...]
+    llms: tuple[str, ...]
     sums: Float
     weights: Float
     valid_nll: Double
@@ -100,7 +103,8 @@ def measure(case: CutOff, chosen: Int) -> CellResult | None:
     names = (POPULARITY, *arms)
     terms_now = Terms(counted, case.moment, case.size, case.seed).of(case.histories)
     sums, shares = _marked(case, terms_now, arms, weights, counted)
-    return CellResult(names, sums, shares, np.asarray(valid), len(chosen), len(truth))
+    llms = tuple(name for name, arm in arms.items() if arm.uses_llm)
+    return CellResult(names, llms, sums, shares, np.asarray(valid), len(chosen), len(truth))
 
 
 def _fit_points(case: CutOff, counted: Histories) -> tuple[dict[str, Float], Float, Int]:

@@ -148,18 +148,17 @@ def _one_side(real: Sequence[float], start: float, slope: float) -> tuple[float 
 
 
 def _covariance(points: Sequence[Point]) -> Double:
-    """Covariance of differences at several numbers of users, of the same tested users and of nested draws."""
+    """Covariance of differences at several numbers of users, of the same tested users and of nested draws.
+
+    All users are one draw, which has no luck to share.
+    """
     by_user = np.stack([point.by_user for point in points])
-    total = by_user @ by_user.T
-    draws = min(point.by_draw.shape[1] for point in points)
-    cutoffs = len(points[0].by_draw)
+    covariance: Double = by_user @ by_user.T
     for i, a in enumerate(points):
         for j, b in enumerate(points):
-            if a.by_draw.shape[1] > 1 and b.by_draw.shape[1] > 1:
-                left, right = a.by_draw[:, :draws] if draws > 1 else a.by_draw, b.by_draw
-                width = min(left.shape[1], right.shape[1])
-                left, right = left[:, :width], right[:, :width]
+            draws = min(a.by_draw.shape[1], b.by_draw.shape[1])
+            if draws > 1:
+                left, right = a.by_draw[:, :draws], b.by_draw[:, :draws]
                 joint = (left - left.mean(1, keepdims=True)) * (right - right.mean(1, keepdims=True))
-                total[i, j] += float(joint.sum()) / ((width - 1) * width * cutoffs**2)
-    covariance: Double = total
+                covariance[i, j] += float(joint.sum()) / ((draws - 1) * draws * len(left) ** 2)
     return covariance

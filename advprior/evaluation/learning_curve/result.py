@@ -55,7 +55,7 @@ class Cells:
 
 def result_of(cells: Cells, sizes: Sequence[int | None], cutoffs: Sequence[datetime]) -> dict[str, Any]:
     """``curve``, ``crossing``, ``chosen``, ``sentence`` and ``cells_without_labels``."""
-    llms = sorted({name for draws in cells.by_place.values() for cell in draws for name in _with_llm(cell)})
+    llms = sorted({name for draws in cells.by_place.values() for cell in draws for name in cell.llms})
     rows, chosen = [], []
     points: dict[tuple[str, str, str], dict[float, Point]] = {}
     for size in sizes:
@@ -80,11 +80,6 @@ def result_of(cells: Cells, sizes: Sequence[int | None], cutoffs: Sequence[datet
     return result | {"sentence": sentence(result)}
 
 
-def _with_llm(cell: CellResult) -> Iterator[str]:
-    plain = {LOGIT, LEXICAL, RANDOM, f"{LEXICAL} + {RANDOM}", "popularity", "drift", "recency", "neighbours", "als"}
-    return (name for name in cell.names if name not in plain)
-
-
 def _comparisons(llms: Sequence[str]) -> list[tuple[str, str]]:
     """(arm, baseline): the best against the best, each LLM arm against what it must beat, and the controls' own."""
     pairs = [(BEST_WITH, BEST_WITHOUT), (LEXICAL, LOGIT), (f"{LEXICAL} + {RANDOM}", LEXICAL), (RANDOM, LOGIT)]
@@ -96,7 +91,7 @@ def _best(cells: Cells, cutoff: datetime, size: int | None) -> tuple[str, str]:
     draws = cells.by_place[cutoff, size]
     names = draws[0].names
     nats = np.mean([[cell.valid_nll[cell.names.index(name)] for name in names] for cell in draws], axis=0)
-    llms = set(_with_llm(draws[0]))
+    llms = draws[0].llms
     by_kind = [
         [(n, name) for n, name in zip(nats, names, strict=True) if (name in llms) is kind and not np.isnan(n)]
         for kind in (True, False)

@@ -30,7 +30,7 @@ from advprior.store.tables import TABLES_FIX, load_time_plan
 from advprior.store.times import DAY_US
 
 STEP = "learning curve"
-CODE_VERSION = 1
+CODE_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -195,6 +195,7 @@ def _write(path: Path, cell: CellResult, spent: float) -> None:
     np.savez_compressed(
         beside,
         names=np.asarray(cell.names),
+        llms=np.asarray(cell.llms, np.str_),
         sums=cell.sums,
         weights=cell.weights,
         valid_nll=cell.valid_nll,
@@ -207,5 +208,11 @@ def _write(path: Path, cell: CellResult, spent: float) -> None:
 def _read(kept: Any) -> CellResult:
     users, labels = kept["fitted"].tolist()
     return CellResult(
-        tuple(kept["names"].tolist()), kept["sums"], kept["weights"], kept["valid_nll"], int(users), int(labels)
+        tuple(kept["names"].tolist()),
+        tuple(kept["llms"].tolist()),
+        kept["sums"],
+        kept["weights"],
+        kept["valid_nll"],
+        int(users),
+        int(labels),
     )

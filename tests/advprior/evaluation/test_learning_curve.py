@@ -24,7 +24,7 @@ def cell(good: list[float], bad: list[float]) -> CellResult:
     sums[0, 0, 0], sums[1, 0, 0] = good, bad
     weights = np.zeros((len(SEGMENTS), len(good)), np.float32)
     weights[0] = 1.0
-    return CellResult(("good", "bad"), sums, weights, np.zeros(2), 10, 10)
+    return CellResult(("good", "bad"), (), sums, weights, np.zeros(2), 10, 10)
 
 
 def test_a_difference_and_both_parts_of_its_variance_by_hand() -> None:
@@ -138,9 +138,10 @@ def test_the_curve_of_planted_kinds(workspace, capsys) -> None:
     assert evaluate(workspace, *cutoffs) == 0
     again = json.loads((workspace / "curve.json").read_text())
     assert [path.stat().st_mtime_ns for path in cells[1:]] == times[1:]
-    np.testing.assert_allclose(
-        [row["difference"] for row in again["curve"]], [row["difference"] for row in result["curve"]], atol=1e-5
-    )
+    before, after = (np.asarray([row["difference"] for row in of["curve"]]) for of in (result, again))
+    np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5 * np.abs(before).max())
+    with_llm = {row["arm"] for row in result["curve"] if row["baseline"] == BEST_WITHOUT}
+    assert with_llm == {BEST_WITH, "base", "lexical + base"}
 
 
 def test_a_cut_off_before_the_texts_were_written_is_refused(workspace, capsys) -> None:
