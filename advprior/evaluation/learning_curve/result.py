@@ -165,8 +165,7 @@ def sentence(result: dict[str, Any]) -> str:
     )
     text += f"arm without one: {_verdict(overall)}."
     if (users, "overall") in words:
-        words_now = words[users, "overall"]
-        text += f" Words alone, without a model, change that of counts by {_signed(words_now)}: {_verdict(words_now)}."
+        text += f" Words alone, without a model, change that of counts by {_signed(words[users, 'overall'])}."
     clear = [row for (size, name), row in best.items() if size == users and name != "overall" and row["high"] < 0]
     if clear:
         text += " By itself, not corrected for how many were looked at, it gains for "

@@ -125,7 +125,9 @@ class _Work:
         histories, catalog = load_histories(self.tables)
         about = [manifest_digest(self.tables), list(self.options.bases), self.options.layers, self.options.tested]
         self._key = digest([*about, self.options.horizon_days, self.options.seed, CODE_VERSION])[:16]
+        started = time.process_time()
         cosines = catalog_cosines(catalog, self.options.bases, self.options.layers, self.folder)
+        self.spent += time.process_time() - started  # next to nothing where the encodings are kept
         cells = Cells(len(histories))
         total = len(self.options.cutoffs) * sum(1 if n is None else self.options.draws for n in self.options.sizes)
         with Progress(total, STEP, "cell") as progress:
