@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from advprior.store.contract import TimePlan
 
 STEP = "score"
-CODE_VERSION = 4
+CODE_VERSION = 5
 
 
 class Cluster(Protocol):

@@ -114,12 +114,15 @@ class Prompt:
         Index in ``body`` of each occasion's separator.
     times : int64 [K]
         Time of each occasion, microseconds.
+    events : int64 [E]
+        Index in ``body`` of each event's first token.
     """
 
     head: Int
     body: Int
     ends: Int
     times: Int
+    events: Int
 
 
 @dataclass(frozen=True)
@@ -192,7 +195,7 @@ class PromptEncoder:
             starts = np.concatenate([[0], np.flatnonzero(np.diff(time)) + 1])
             stops = [*starts[1:], len(time)]
         pieces: list[Int] = []
-        ends, length = [], 0
+        ends, events, length = [], [], 0
         for k, (start, stop) in enumerate(zip(starts, stops, strict=True)):
             occasion = [self._tokens[a] for a in advertiser[start:stop]]
             if self.style.detail != "none":
@@ -205,16 +208,19 @@ class PromptEncoder:
                 ]
             if self.style.gaps and k:
                 days = int((time[start] - time[starts[k - 1]]) // DAY)
-                occasion.insert(0, self._gaps[min(days, self.style.max_gap)])
-            occasion.append(self._separator)
-            pieces += occasion
-            length += sum(len(p) for p in occasion)
+                pieces.append(self._gaps[min(days, self.style.max_gap)])
+                length += len(pieces[-1])
+            begins = length + np.cumsum([0, *map(len, occasion)])
+            events.append(begins[:-1])
+            pieces += [*occasion, self._separator]
+            length = int(begins[-1]) + len(self._separator)
             ends.append(length - 1)
         return Prompt(
             head,
             np.concatenate(pieces) if pieces else np.zeros(0, np.int64),
             np.asarray(ends, np.int64),
             time[starts] if len(time) else np.zeros(0, np.int64),
+            np.concatenate(events) if events else np.zeros(0, np.int64),
         )
 
     def _head(self, profile: str) -> list[int]:
@@ -315,7 +321,8 @@ class PromptEncoder:
 
         Answers that see the same start of the history share a forward. Where the history outgrows the
         context, its oldest tokens are dropped in blocks of half the context (whole occasions), by a rule
-        that looks only at tokens up to the answer. Of an occasion that fills the context alone its end is kept.
+        that looks only at tokens up to the answer. Of an occasion that fills the context alone the last events are
+        kept.
         """
         room = self.style.context - len(prompt.head)
         block = max(room // 2, 1)
@@ -325,7 +332,7 @@ class PromptEncoder:
         drop = np.maximum(-(-(seen - room) // block), 0) * block
         # start at the first occasion that begins at or after the dropped block
         first = np.minimum(begins[np.searchsorted(begins, drop)], seen)
-        first = np.where((first == seen) & (seen > 0), np.maximum(seen - room, 0), first)
+        first = np.where((first == seen) & (seen > 0), _last_events(prompt, seen, room), first)
         windows = []
         for start in np.unique(first):
             chosen = first == start
@@ -334,6 +341,24 @@ class PromptEncoder:
             positions = len(prompt.head) + (seen[chosen] - start) - 1
             windows.append(PromptWindow(ids, positions.astype(np.int64), occasions[chosen]))
         return windows
+
+    def newest(self, prompt: Prompt, occasions: int) -> PromptWindow:
+        """A forward of its own for one answer: as many of the newest events as the context holds.
+
+        `windows` drops more than it must, so that answers share a forward; whoever shares none would lose half of the
+        context by that.
+        """
+        seen = np.concatenate([[0], prompt.ends + 1])[[occasions]]
+        start = _last_events(prompt, seen, self.style.context - len(prompt.head))
+        ids = np.concatenate([prompt.head, prompt.body[int(start[0]) : int(seen[0])]])
+        return PromptWindow(ids, np.asarray([len(ids) - 1]), np.asarray([occasions]))
+
+
+def _last_events(prompt: Prompt, seen: Int, room: int) -> Int:
+    """Where the last events before ``seen`` begin that fit; within an event only where the last is too long itself."""
+    begins = np.append(prompt.events, len(prompt.body))
+    start = begins[np.searchsorted(begins, seen - room)]
+    return np.where(start < seen, start, np.maximum(seen - room, 0)).astype(np.int64)
 
 
 def _without_separator(text: str) -> str:

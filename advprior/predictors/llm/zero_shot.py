@@ -183,7 +183,7 @@ class ZeroShotScorer(Scorer):
         for row, user in enumerate(users):
             prompt = self._encoder.prompt(histories, int(user))
             for column, seen in enumerate(occasions_before(prompt, cutoffs)):
-                window = self._encoder.windows(prompt, np.asarray([seen]))[0]
+                window = self._encoder.newest(prompt, int(seen))
                 prompts.setdefault(window.ids.tobytes(), (window.ids, []))[1].append((row, column))
         jobs = list(prompts.values())
         out = np.empty((len(users), len(cutoffs), len(self._offset)), np.float32)

@@ -17,6 +17,7 @@ from advprior.store.errors import AdvpriorError
 from tests.advprior.history.test_histories import histories_of
 
 VOCAB = 300
+LONGEST_EVENT = len(" a59,")
 
 
 def encoder(**style: object) -> PromptEncoder:
@@ -182,9 +183,19 @@ def test_no_prompt_is_empty_or_longer_than_the_context_and_who_is_cut_is_named(
         assert len(window.ids) <= context
         for position, occasion in zip(window.positions, window.occasions, strict=True):
             seen = window.ids[len(prompt.head) : position + 1]
-            if occasion:
-                assert len(seen) >= min(sizes[occasion - 1], context - len(prompt.head))
+            if occasion:  # cut between events, not within one
+                assert len(seen) > min(sizes[occasion - 1], context - len(prompt.head)) - LONGEST_EVENT
                 assert seen[-1] == prompt.body[prompt.ends[occasion - 1]]
+    for occasion in occasions:
+        alone = write.newest(prompt, int(occasion))
+        stop = prompt.ends[occasion - 1] + 1 if occasion else 0
+        start = stop - (len(alone.ids) - len(prompt.head))
+        assert alone.ids.tolist() == [*prompt.head, *prompt.body[start:stop]]
+        assert alone.positions.tolist() == [len(alone.ids) - 1]
+        earlier = prompt.events[prompt.events < start]
+        assert not occasion or start in prompt.events, "it starts within an event"
+        assert len(alone.ids) <= context
+        assert not len(earlier) or stop - earlier[-1] > context - len(prompt.head), "one more would have fitted"
     cut = write.cut(whole)
     assert (cut.profiles == ("u0",)) == (profile > 0 and profile + len("\nPurchases, oldest first:\n") > context // 2)
     too_large = (sizes > context - len(prompt.head)).any()

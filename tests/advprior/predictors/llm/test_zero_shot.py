@@ -50,7 +50,7 @@ def test_scores_are_the_naive_ones_less_the_empty_prompt(run) -> None:
     for user in (0, 5):
         prompt = encoder.prompt(histories, user)
         for column, seen in enumerate(occasions_before(prompt, cutoffs)):
-            ids = encoder.windows(prompt, np.asarray([seen]))[0].ids
+            ids = encoder.newest(prompt, int(seen)).ids
             wanted = naive_scores(model, ids.tolist()) - empty
             assert_same_log_probs(priors[user, column], wanted - np.logaddexp.reduce(wanted))
     assert np.abs(priors[:, 1] - priors[:, 0]).max() > 0.05, "the history says nothing"
