@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import atexit
 import os
+import shutil
 import sys
+import tempfile
 import time
 import warnings
 
@@ -15,6 +17,10 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     MPLBACKEND="Agg",
 )
+# encodings of this run's code alone; removed when it ends
+if "ADVPRIOR_ENCODINGS" not in os.environ:
+    os.environ["ADVPRIOR_ENCODINGS"] = tempfile.mkdtemp(prefix="advprior-encodings-")
+    atexit.register(shutil.rmtree, os.environ["ADVPRIOR_ENCODINGS"], ignore_errors=True)
 # the suite may share its cores: more threads than cores make small matrices slower, not faster; from outside, e.g.
 # OMP_NUM_THREADS=4 make test, another number is tried
 os.environ.setdefault("OMP_NUM_THREADS", "1")

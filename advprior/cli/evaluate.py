@@ -83,13 +83,12 @@ class Span(click.ParamType):  # type: ignore[type-arg]
     "--encoder",
     "encoders",
     multiple=True,
-    metavar="BASE",
-    help="Whose encodings of texts --learning-curve measures: a Hugging Face id or path, several times; by default "
-    "the one of the text prior.",
+    metavar="NAME[@SETTING]",
+    help="Whose encodings of texts --learning-curve measures, several times: a language model or sentence encoder by "
+    "Hugging Face id, path or installed package, or the run of a fitted LLM. SETTING: mean, skip_first, echo, layers=8 "
+    "or layers=8-12, with commas between. By default the one of the text prior.",
 )
-@click.option(
-    "--layers", type=click.IntRange(1), default=10, show_default=True, help="Of --encoder that are kept (as of text)."
-)
+@click.option("--layers", type=click.IntRange(1), help="Of each --encoder that names none; by default as of text.")
 @click.option("--horizon", type=Span(), default="365d", show_default=True, help="How far labels are looked for.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.json", help="Where to write.")
 @click.option(
@@ -143,7 +142,7 @@ def evaluate(
     cutoffs: tuple[datetime, ...] | None,
     draws: int,
     encoders: tuple[str, ...],
-    layers: int,
+    layers: int | None,
     horizon: timedelta,
     out: Path | None,
     earlier: tuple[Path, ...],

@@ -27,7 +27,7 @@ from advprior.store.runs import (
 from advprior.store.tables import TABLES_FIX, load_tables, load_time_plan
 
 STEP = "finetune"
-CODE_VERSION = 4
+CODE_VERSION = 5
 
 
 def read_settings(kind: str, path: Path | None, changes: Sequence[str] = (), *, project: Path | None = None) -> Any:
@@ -206,7 +206,7 @@ def _base_on_disk(settings: dict[str, Any]) -> dict[str, str]:
     AdvpriorError
         ``PRI020``, ``PRI021`` where there are none.
     """
-    from advprior.predictors.tuning.base import identity
+    from advprior.predictors.encoding.encode import encoder_identity
 
     base = settings.get("base") or (settings.get("encoder") or {}).get("base")
-    return {"base": digest(identity(base))} if base else {}
+    return {"base": digest(encoder_identity(base))} if base else {}

@@ -1,54 +1,85 @@
-"""What each encoder makes of the catalog's texts, as cosines: computed once, kept beside the cells."""
+"""What each encoder makes of the catalog's texts, as cosines, and beside each its network with random weights."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
-
-import numpy as np
 
 from advprior.evaluation.learning_curve.arms import LEXICAL
 from advprior.history.catalog import Catalog
+from advprior.predictors.encoding.encode import encode, encoder_identity
+from advprior.predictors.encoding.settings import Encoding, label, parse_encoding
 from advprior.predictors.text.similar import cosines, lexical_cosines
+from advprior.predictors.tuning.base import DEFAULT_BASE
 from advprior.store.arrays import Float
-from advprior.store.runs import digest
 
-DEFAULT = "HuggingFaceTB/SmolLM2-135M-Instruct"
+DEFAULT = DEFAULT_BASE
 RANDOM = "random weights"
-TOKENS = 160
 
 
-def names_of(bases: Sequence[str]) -> dict[str, bool]:
-    """What arms are called, and whether pre-trained weights are behind them; the random-weight control is of the first.
+def random_control(encoder: str) -> str:
+    """Name of the arm with the same network, pooled alike, without its pre-training.
 
-    >>> names_of(["HuggingFaceTB/SmolLM2-135M-Instruct"])
-    {'SmolLM2-135M-Instruct': True, 'random weights': False}
+    >>> random_control("MiniLM")
+    'MiniLM, random weights'
     """
-    return {Path(base).name: True for base in bases} | {RANDOM: False}
+    return f"{encoder}, {RANDOM}"
 
 
-def catalog_cosines(catalog: Catalog, bases: Sequence[str], layers: int, folder: Path) -> dict[str, Float]:
-    """Cosines [N, N] by encoder, the lexical one first; encodings of a base are kept in ``folder``."""
+def names_of(encoders: Sequence[str]) -> dict[str, bool]:
+    """What arms are called, and whether pre-trained weights are behind them: each encoder beside its control.
+
+    >>> names_of(["HuggingFaceTB/SmolLM2-135M-Instruct@skip_first"])
+    {'SmolLM2-135M-Instruct@skip_first': True, 'SmolLM2-135M-Instruct@skip_first, random weights': False}
+    """
+    names: dict[str, bool] = {}
+    for name in _named(encoders):
+        names |= {name: True, random_control(name): False}
+    return names
+
+
+def catalog_cosines(
+    catalog: Catalog, encoders: Sequence[str], layers: int | None, cutoff: int
+) -> tuple[dict[str, Float], float]:
+    """Cosines [N, N] by encoder, the lexical one first, and the CPU-seconds that the encodings took when made.
+
+    Parameters
+    ----------
+    catalog : Catalog
+    encoders : sequence of str
+        As `advprior.predictors.encoding.settings.parse_encoding` reads them.
+    layers : int, optional
+        Of each encoder that names none.
+    cutoff : int
+        The first of the cut-offs, in microseconds.
+
+    Raises
+    ------
+    AdvpriorError
+        As `advprior.predictors.encoding.encode.encode`.
+    """
     texts = catalog.descriptions(". ")
-    by_encoder = {LEXICAL: lexical_cosines(texts)}
-    for base in bases:
-        by_encoder[Path(base).name] = cosines(_encodings(texts, base, (layers, None), folder))
-    by_encoder[RANDOM] = cosines(_encodings(texts, bases[0], (layers, 0), folder))
-    return by_encoder
+    by_encoder, spent = {LEXICAL: lexical_cosines(texts)}, 0.0
+    for name, encoding in zip(_named(encoders), _parsed(encoders, layers), strict=True):
+        for called, one in ((name, encoding), (random_control(name), encoding.model_copy(update={"twin": True}))):
+            encodings, facts = encode(texts, one, cutoff=cutoff)
+            by_encoder[called] = cosines(encodings)
+            spent += float(facts["cpu_seconds"])
+    return by_encoder, spent
 
 
-def _encodings(texts: Sequence[str], base: str, network: tuple[int, int | None], folder: Path) -> Float:
-    """Encodings [N, H] by (layers, seed of random weights), read where they were computed before."""
-    layers, random_seed = network
-    path = folder / f"encodings-{digest([list(texts), base, layers, TOKENS, random_seed])[:16]}.npy"
-    if path.exists():
-        kept: Float = np.load(path)
-        return kept
-    from advprior.predictors.tuning.encode import encode_texts
+def identities(encoders: Sequence[str], layers: int | None) -> list[list[str]]:
+    """What tells encoders apart, weights included: cells are measured anew when it changes."""
+    return [[one.key(), *sorted(encoder_identity(one.base).values())] for one in _parsed(encoders, layers)]
 
-    encodings, _ = encode_texts(texts, base, layers=layers, tokens=TOKENS, twin_seed=random_seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".tmp.npy")
-    np.save(beside, encodings)
-    beside.rename(path)
-    return encodings
+
+def _parsed(encoders: Sequence[str], layers: int | None) -> list[Encoding]:
+    parsed = [parse_encoding(text) for text in encoders]
+    return [one.model_copy(update={"layers": layers}) if one.layers is None and layers else one for one in parsed]
+
+
+def _named(encoders: Sequence[str]) -> list[str]:
+    """Short names; the whole text where two would be called the same."""
+    short = [label(parse_encoding(text)) for text in encoders]
+    often = Counter(short)
+    return [text if often[name] > 1 else name for name, text in zip(short, encoders, strict=True)]

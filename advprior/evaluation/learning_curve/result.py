@@ -12,7 +12,7 @@ import numpy as np
 
 from advprior.evaluation.learning_curve.arms import LEXICAL
 from advprior.evaluation.learning_curve.cells import METRICS, SEGMENTS, CellResult
-from advprior.evaluation.learning_curve.encoders import RANDOM
+from advprior.evaluation.learning_curve.encoders import random_control
 from advprior.evaluation.learning_curve.pool import Point, crossing, difference
 from advprior.evaluation.terms import LOGIT
 from advprior.store.arrays import Int
@@ -82,8 +82,11 @@ def result_of(cells: Cells, sizes: Sequence[int | None], cutoffs: Sequence[datet
 
 def _comparisons(llms: Sequence[str]) -> list[tuple[str, str]]:
     """(arm, baseline): the best against the best, each LLM arm against what it must beat, and the controls' own."""
-    pairs = [(BEST_WITH, BEST_WITHOUT), (LEXICAL, LOGIT), (f"{LEXICAL} + {RANDOM}", LEXICAL), (RANDOM, LOGIT)]
-    return [*pairs, *((arm, base) for arm in llms for base in (BEST_WITHOUT, LEXICAL, LOGIT))]
+    pairs = [(BEST_WITH, BEST_WITHOUT), (LEXICAL, LOGIT)]
+    for arm in llms:
+        control = random_control(arm)
+        pairs += [(arm, base) for base in (BEST_WITHOUT, LEXICAL, LOGIT, control)] + [(control, LOGIT)]
+    return pairs
 
 
 def _best(cells: Cells, cutoff: datetime, size: int | None) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from advprior.evaluation.learning_curve.cells import CellResult, CutOff, measure
-from advprior.evaluation.learning_curve.encoders import DEFAULT, catalog_cosines, names_of
+from advprior.evaluation.learning_curve.encoders import DEFAULT, catalog_cosines, identities, names_of
 from advprior.evaluation.learning_curve.result import Cells, result_of
 from advprior.evaluation.protocol import first_labels
 from advprior.evaluation.split import Split
@@ -30,7 +30,7 @@ from advprior.store.tables import TABLES_FIX, load_time_plan
 from advprior.store.times import DAY_US
 
 STEP = "learning curve"
-CODE_VERSION = 2
+CODE_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class CurveOptions:
     draws : int
         Of users, at each size but "all"; a smaller one lies inside a larger.
     bases : tuple of str
-        Encoders: causal language models by Hugging Face id or path.
-    layers : int
-        Of each base that are kept.
+        Encoders, as `advprior.predictors.encoding.settings.parse_encoding` reads them.
+    layers : int, optional
+        Of each encoder that names none; by default as many as the text prior reads.
     tested : int
         Users tested at a cut-off, at most; drawn once.
     horizon_days : int
@@ -58,7 +58,7 @@ class CurveOptions:
     cutoffs: tuple[datetime, ...]
     draws: int = 3
     bases: tuple[str, ...] = (DEFAULT,)
-    layers: int = 10
+    layers: int | None = None
     tested: int = 4000
     horizon_days: int = 365
     seed: int = 0
@@ -123,11 +123,12 @@ class _Work:
     def run(self) -> Cells:
         """All cells, measured or read."""
         histories, catalog = load_histories(self.tables)
-        about = [manifest_digest(self.tables), list(self.options.bases), self.options.layers, self.options.tested]
+        encoders = identities(self.options.bases, self.options.layers)
+        about = [manifest_digest(self.tables), list(self.options.bases), encoders, self.options.tested]
         self._key = digest([*about, self.options.horizon_days, self.options.seed, CODE_VERSION])[:16]
-        started = time.process_time()
-        cosines = catalog_cosines(catalog, self.options.bases, self.options.layers, self.folder)
-        self.spent += time.process_time() - started  # next to nothing where the encodings are kept
+        first = micros(min(self.options.cutoffs))
+        cosines, spent = catalog_cosines(catalog, self.options.bases, self.options.layers, first)
+        self.spent += spent  # when they were made
         cells = Cells(len(histories))
         total = len(self.options.cutoffs) * sum(1 if n is None else self.options.draws for n in self.options.sizes)
         with Progress(total, STEP, "cell") as progress:

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from advprior.history.catalog import Catalog
 from advprior.history.histories import Histories
 from advprior.predictors.base import CATALOG_TEXTS, EVERYONE, OWN, FitData, Predictor, Scorer
 from advprior.predictors.deadline import Deadline
+from advprior.predictors.encoding.encode import encode
 from advprior.predictors.offset import Offset
 from advprior.predictors.sequence.settings import EncoderSettings, HybridSettings, SequenceSettings
 from advprior.predictors.sequence.tokens import Tokens, Vocabulary, windows
@@ -112,7 +112,7 @@ class HybridPredictor(SASRecPredictor):
 
         assert isinstance(settings, HybridSettings)
         deadline = Deadline(settings.training.max_minutes)
-        encodings, origin = encode_catalog(data.catalog, settings.encoder, settings.training.seed, deadline)
+        encodings, origin = encode_catalog(data, settings.encoder, settings.training.seed, deadline)
         np.save(out / ENCODINGS, encodings)
         facts = fit_sequence(data, settings, out, encodings, deadline)
         data.catalog.save(out / CATALOG_FILE)
@@ -124,24 +124,16 @@ class HybridPredictor(SASRecPredictor):
 
 
 def encode_catalog(
-    catalog: Catalog, settings: EncoderSettings, seed: int, deadline: Deadline | None = None
+    data: FitData, settings: EncoderSettings, seed: int, deadline: Deadline | None = None
 ) -> tuple[Float, dict[str, Any]]:
-    """Whitened principal components [N, D] of what the LLM makes of each name and text, and which base it was."""
-    from advprior.predictors.tuning.encode import encode_texts
-
-    encodings, origin = encode_texts(
-        catalog.descriptions(),
-        settings.base,
-        layers=settings.layers,
-        tokens=settings.tokens,
-        twin_seed=seed if settings.twin else None,
-        deadline=deadline,
-    )
+    """Whitened principal components [N, D] of what the encoder makes of each name and text, and what it is."""
+    texts = data.catalog.descriptions()
+    encodings, origin = encode(texts, settings, seed=seed, cutoff=data.cutoff, deadline=deadline)
     centred = encodings - encodings.mean(0)
     left, spread, _ = np.linalg.svd(centred, full_matrices=False)
     count = max(min(settings.components, int((spread > spread[0] * 1e-5).sum())), 1)  # one where all texts are alike
     # unit variance each: few advertisers, so that no direction is too faint to matter
-    return (left[:, :count] * np.sqrt(len(catalog) / count)).astype(np.float32), origin
+    return (left[:, :count] * np.sqrt(len(texts) / count)).astype(np.float32), origin
 
 
 class _SequenceScorer(Scorer):

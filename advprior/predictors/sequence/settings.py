@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from advprior.predictors.encoding.settings import Encoding
 
 
 class _Strict(BaseModel):
@@ -66,12 +68,10 @@ class SequenceSettings(_Strict):
     training: FitSettings = FitSettings()
 
 
-class EncoderSettings(_Strict):
-    """The language model that encodes the advertisers' texts; ``twin: true`` takes random weights."""
+class EncoderSettings(Encoding):
+    """What encodes the advertisers' texts, and how many of its components are read; of a language model 20 layers."""
 
-    base: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
-    twin: bool = False
-    layers: int = Field(default=20, ge=1)
+    decoder_layers: ClassVar[int] = 20
     tokens: int = Field(default=96, ge=1)
     components: int = Field(default=64, ge=1)
 

@@ -18,7 +18,7 @@ def extend_text(run: Path, catalog: Catalog, out: Path) -> dict[str, Any]:
     """Write the text run with encodings of ``catalog`` into ``out``; weights and space stay."""
     settings = TextSettings(**json.loads((run / PARAMETERS).read_text())["settings"])
     _, new = places(Catalog.load(run / CATALOG_FILE), catalog)
-    encodings, _ = encode_catalog(catalog, settings)
+    encodings, _ = encode_catalog(catalog.names, catalog.texts or ("",) * len(catalog), settings)
     copy_beside(run, out)
     np.save(out / ENCODINGS, encodings)
     catalog.save(out / CATALOG_FILE)

@@ -8,19 +8,21 @@ popularity and their habit; the LLM's cost falls on the catalog, not on the user
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from advprior.history import counts
-from advprior.history.catalog import Catalog
 from advprior.history.histories import Histories
 from advprior.history.targets import dense, next_advertisers, quality
 from advprior.predictors.base import CATALOG_TEXTS, EVERYONE, OWN, FitData, Predictor, Scorer
 from advprior.predictors.deadline import Deadline
+from advprior.predictors.encoding.encode import encode
+from advprior.predictors.encoding.settings import Encoding
 from advprior.predictors.labels import require_choosing_labels
 from advprior.predictors.logit import log_softmax
 from advprior.predictors.quality import MODEL, POPULAR, popularity_quality
@@ -46,21 +48,15 @@ CELLS = 40_000_000  # of one points × advertisers matrix: fewer points where th
 ENCODINGS, SPACE, PARAMETERS = "encodings.npy", "space.npz", "parameters.json"
 
 
-class TextSettings(BaseModel):
-    """Settings of the text prior.
+class TextSettings(Encoding):
+    """Settings of the text prior: which encoder reads the texts, and how the logit over its encodings is fitted.
 
     Its quality is measured by another fit, of half the points, that saw no label of the last ``valid_days``.
-    ``twin`` takes the same network with random weights (the random-weight control). ``known: false`` ranks every
-    advertiser from its texts alone. ``new_boost`` (nats) is added to an advertiser without
+    ``known: false`` ranks every advertiser from its texts alone. ``new_boost`` (nats) is added to an advertiser without
     events: at 0 the prior is calibrated and best over all labels, but then one estimate for all that look alike hardly
     ever reaches the first places; about 1 gives new advertisers their share there, at a cost for the others.
     """
 
-    model_config = ConfigDict(extra="forbid")
-    base: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
-    twin: bool = False
-    layers: int = Field(default=10, ge=1)
-    tokens: int = Field(default=160, ge=1)
     components: int = Field(default=8, ge=1)
     known: bool = True
     new_boost: float = 0.0
@@ -76,24 +72,22 @@ class TextSettings(BaseModel):
     seed: int = 0
 
 
-def encode_catalog(catalog: Catalog, settings: TextSettings) -> tuple[Float, dict[str, Any]]:
-    """What the LLM makes of each name, and beside it of each text, NaN where there is none [N, 2·H]."""
-    from advprior.predictors.tuning.encode import encode_texts
-
-    texts = catalog.texts or ("",) * len(catalog)
+def encode_catalog(
+    names: Sequence[str], texts: Sequence[str], settings: TextSettings, cutoff: int | None = None
+) -> tuple[Float, dict[str, Any]]:
+    """What the encoder makes of each name, and beside it of each text, NaN where there is none [N, 2·H]."""
     has_text = np.asarray([bool(text) for text in texts])
-    encodings, origin = encode_texts(
-        [*catalog.names, *(t for t in texts if t)],
-        settings.base,
-        layers=settings.layers,
-        tokens=settings.tokens,
-        twin_seed=settings.seed if settings.twin else None,
+    encodings, origin = encode(
+        [*names, *(t for t in texts if t)],
+        settings,
+        seed=settings.seed,
+        cutoff=cutoff,
         deadline=Deadline(settings.max_minutes),
     )
-    names, rest = encodings[: len(catalog)], encodings[len(catalog) :]
-    beside = np.full_like(names, np.nan)
-    beside[has_text] = rest
-    return np.concatenate([names, beside], axis=1), origin
+    of_names = encodings[: len(names)]
+    beside = np.full_like(of_names, np.nan)
+    beside[has_text] = encodings[len(names) :]
+    return np.concatenate([of_names, beside], axis=1), origin
 
 
 class TextPredictor(Predictor):
@@ -125,7 +119,9 @@ class TextPredictor(Predictor):
 
     @classmethod
     def fit(cls, data: FitData, settings: TextSettings, out: Path) -> dict[str, Any]:
-        encodings, origin = encode_catalog(data.catalog, settings)
+        catalog = data.catalog
+        texts = catalog.texts or ("",) * len(catalog)
+        encodings, origin = encode_catalog(catalog.names, texts, settings, data.cutoff)
         space = Space.of(encodings, settings.components)
         features = space.features(encodings)
         points = training_points(data, features, settings)

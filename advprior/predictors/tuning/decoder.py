@@ -38,8 +38,10 @@ class Loaded:
     whole: Any
 
 
-def load_decoder(folder: Path, source: str, layers: int | None, context: int | None) -> Loaded:
-    """The decoder of a folder in float32 with its first ``layers`` layers.
+def load_decoder(
+    folder: Path, source: str, layers: int | None, context: int | None, at_most: int | None = None
+) -> Loaded:
+    """The decoder of a folder in float32 with its first ``layers`` layers, or ``at_most`` so many of them.
 
     Raises
     ------
@@ -48,10 +50,10 @@ def load_decoder(folder: Path, source: str, layers: int | None, context: int | N
     """
     from advprior.predictors.tuning.anatomy import sliced
 
-    with _loading(folder):
+    with loading(folder):
         config, text = _configs(folder, source)
     layers_before = int(getattr(text, "num_hidden_layers", 0))
-    wanted = layers_before if layers is None else layers
+    wanted = min(layers_before, at_most or layers_before) if layers is None else layers
     if not 1 <= wanted <= layers_before:
         raise AdvpriorError(
             "PRI022",
@@ -68,7 +70,7 @@ def load_decoder(folder: Path, source: str, layers: int | None, context: int | N
     else:
         name = next(name for name, value in vars(config).items() if value is config.get_text_config(decoder=True))
         setattr(config, name, text)
-    with _loading(folder):
+    with loading(folder):
         model, whole = _read(folder, config)
         causal = _causal(model)
     if not causal:
@@ -84,7 +86,7 @@ def load_decoder(folder: Path, source: str, layers: int | None, context: int | N
 
 
 @contextmanager
-def _loading(folder: Path) -> Iterator[None]:
+def loading(folder: Path) -> Iterator[None]:
     """Whatever a model's own code raises on its files, said as one error."""
     try:
         with quiet_transformers():
@@ -208,7 +210,7 @@ def load_tokenizer(folder: Path) -> Any:
     from tokenizers import AddedToken, processors
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    with _loading(folder):
+    with loading(folder):
         saved = AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True, trust_remote_code=False)
         if not isinstance(saved, PreTrainedTokenizerFast):
             raise AdvpriorError(

@@ -1,8 +1,9 @@
-"""What a frozen LLM makes of texts: one vector each, computed once and kept in the run."""
+"""What a frozen network makes of texts: one vector each, computed once and kept in the run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,38 +13,91 @@ from advprior.predictors.deadline import Deadline
 from advprior.predictors.tokens import plain_encoder
 from advprior.predictors.tuning.base import load_base
 from advprior.predictors.tuning.random_weights import forget
+from advprior.predictors.tuning.reading import Reading, Row, RowOf, decoder_rows
 from advprior.runtime.batching import length_batches, pad_windows
 from advprior.store.arrays import Float
 from advprior.store.progress import Progress
 
 BATCH_TOKENS = 2048
+States = Callable[[torch.Tensor, torch.Tensor], Sequence[torch.Tensor]]
 
 
-def encode_texts(
-    texts: Sequence[str],
-    base: str,
-    *,
-    layers: int,
-    tokens: int,
-    twin_seed: int | None = None,
-    deadline: Deadline | None = None,
-) -> tuple[Float, dict[str, Any]]:
-    """Mean final state of each text's first ``tokens`` tokens [len(texts), H], and which base model it was.
+@dataclass(frozen=True)
+class TextEncoder:
+    """A network that reads texts.
 
-    A text without a token is read as the vocabulary's first one. With a ``twin_seed`` the model forgets its
-    pre-training first: what a network of random weights makes of the texts.
+    Attributes
+    ----------
+    model : torch.nn.Module
+        In eval mode; has a ``config``.
+    rows : callable
+        Text -> token ids, and the weight of each token's state in each of K pools, float32 [K, tokens].
+    states : callable
+        (ids [B, T], attention mask [B, T]) -> states [B, T, H] behind each of the layers that are read.
+    origin : dict
+        What it is, for a manifest.
+    after : callable
+        What becomes of pooled states [B, K·H].
+    """
+
+    model: Any
+    rows: RowOf
+    states: States
+    origin: dict[str, Any] = field(default_factory=dict)
+    after: Callable[[torch.Tensor], torch.Tensor] = lambda pooled: pooled
+
+
+def language_model(base: str, reading: Reading) -> TextEncoder:
+    """A causal language model as an encoder.
 
     Raises
     ------
     AdvpriorError
-        As `advprior.predictors.tuning.base.load_base`; ``PRI019`` when it would not end by the deadline.
+        As `advprior.predictors.tuning.base.load_base`.
     """
-    loaded = load_base(base, layers=layers)
-    if twin_seed is not None:
-        forget(loaded.model, twin_seed)
-    encode = plain_encoder(loaded.tokenizer.backend_tokenizer)
-    ids = [encode(text)[:tokens] or [0] for text in texts]
-    return mean_states(loaded.model, ids, deadline), loaded.origin
+    loaded = load_base(base, layers=reading.last, at_most=reading.decoder_layers if reading.last is None else None)
+    first, last = reading.span(int(loaded.model.config.num_hidden_layers))
+    config, encode = loaded.model.config, plain_encoder(loaded.tokenizer.backend_tokenizer)
+    marks = (config.bos_token_id, config.eos_token_id)
+    rows = decoder_rows(
+        encode,
+        reading,
+        bos=next((mark for mark in marks if isinstance(mark, int)), 0),
+        separator=encode("\n"),
+        limit=getattr(config, "max_position_embeddings", None),
+    )
+    facts = {"encoder": "language model", "pooling": reading.pooling or "mean", "read_layers": [first, last]}
+    return TextEncoder(loaded.model, rows, states_of(loaded.model, first, last, use_cache=False), loaded.origin | facts)
+
+
+def states_of(model: Any, first: int, last: int, **options: bool) -> States:
+    """States behind the layers ``first`` to ``last``; the network has no layer behind the last."""
+    if first < last:
+        options["output_hidden_states"] = True
+
+    def states(ids: torch.Tensor, mask: torch.Tensor) -> Sequence[torch.Tensor]:
+        outputs = model(input_ids=ids, attention_mask=mask, **options)
+        layers: Sequence[torch.Tensor] = [outputs.last_hidden_state]
+        return layers if first == last else outputs.hidden_states[first : last + 1]
+
+    return states
+
+
+def encode_texts(
+    texts: Sequence[str], encoder: TextEncoder, *, random_seed: int | None = None, deadline: Deadline | None = None
+) -> Float:
+    """What an encoder makes of each text [len(texts), E].
+
+    With a ``random_seed`` the network forgets its pre-training first, for good: what random weights make of the texts.
+
+    Raises
+    ------
+    AdvpriorError
+        ``PRI019`` when it would not end by the deadline.
+    """
+    if random_seed is not None:
+        forget(encoder.model, random_seed)
+    return pooled_states(encoder, [encoder.rows(text) for text in texts], deadline)
 
 
 def mean_states(model: Any, ids: Sequence[Sequence[int]], deadline: Deadline | None = None) -> Float:
@@ -56,17 +110,38 @@ def mean_states(model: Any, ids: Sequence[Sequence[int]], deadline: Deadline | N
     ids : sequence of sequences of int
         At least one token each.
     """
-    distinct = {row: i for i, row in enumerate(dict.fromkeys(tuple(row) for row in ids))}
-    rows = [np.asarray(row, np.int64) for row in distinct]
-    out = np.empty((len(rows), int(model.config.hidden_size)), np.float32)
-    end = deadline or Deadline()
-    with torch.inference_mode(), Progress(len(rows), "encode texts", "text") as progress:
-        for batch in length_batches([len(row) for row in rows], BATCH_TOKENS):
-            padded, mask, _ = pad_windows([(rows[i], rows[i][:0]) for i in batch])
-            real = torch.from_numpy(mask)
-            states = model(input_ids=torch.from_numpy(padded), attention_mask=real, use_cache=False).last_hidden_state
-            out[batch] = ((states * real.unsqueeze(-1)).sum(1) / real.sum(1, keepdim=True)).numpy()
+    encoder = TextEncoder(
+        model, lambda text: ([0], np.ones((1, 1), np.float32)), states_of(model, 0, 0, use_cache=False)
+    )
+    rows = [(list(row), np.full((1, len(row)), 1.0 / len(row), np.float32)) for row in ids]
+    return pooled_states(encoder, rows, deadline)
+
+
+def pooled_states(encoder: TextEncoder, rows: Sequence[Row], deadline: Deadline | None = None) -> Float:
+    """Pooled states [n, E] of token rows; those that are equal are computed once."""
+    distinct = {tuple(ids): (np.asarray(ids, np.int64), weights) for ids, weights in rows}
+    place = {ids: i for i, ids in enumerate(distinct)}
+    every, end = list(distinct.values()), deadline or Deadline()
+    vectors: list[Float | None] = [None] * len(every)
+    with torch.inference_mode(), Progress(len(every), "encode texts", "text") as progress:
+        for batch in length_batches([len(ids) for ids, _ in every], BATCH_TOKENS):
+            padded, mask, _ = pad_windows([(every[i][0], every[i][0][:0]) for i in batch])
+            weights = np.zeros((len(batch), len(every[0][1]), padded.shape[1]), np.float32)
+            for row, i in enumerate(batch):
+                weights[row, :, : len(every[i][0])] = every[i][1]
+            states = encoder.states(torch.from_numpy(padded), torch.from_numpy(mask))
+            pooled = encoder.after(_pooled(states, torch.from_numpy(weights))).numpy()
+            for row, i in enumerate(batch):
+                vectors[i] = pooled[row]
             progress.update(len(batch))
             end.require(progress, "encoding of texts")
-    encodings: Float = out[np.asarray([distinct[tuple(row)] for row in ids], np.int64)]
+    encodings: Float = np.stack([vectors[place[tuple(ids)]] for ids, _ in rows]).astype(np.float32)
     return encodings
+
+
+def _pooled(states: Sequence[torch.Tensor], weights: torch.Tensor) -> torch.Tensor:
+    """Weighted sums [B, K·H]; of several layers the mean at unit length: a state grows from layer to layer."""
+    sums = [torch.bmm(weights, layer.float()).flatten(1) for layer in states]
+    if len(sums) == 1:
+        return sums[0]
+    return torch.stack([torch.nn.functional.normalize(one, dim=1) for one in sums]).mean(0)

@@ -8,6 +8,7 @@ and only that one says which weights a run was fitted on.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,6 +21,22 @@ WEIGHTS = (
     "pytorch_model.bin.index.json",
 )
 _BESIDE = ("config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt")
+#: what a sentence encoder does with the states of its network (pooling, dense layers): names of sentence-transformers
+MODULES = "modules.json"
+_MODULES = (MODULES, "sentence_bert_config.json", "config_sentence_transformers.json")
+_MODULE_FILES = ("config.json", "model.safetensors", "pytorch_model.bin")
+_MODULE = re.compile(r"[0-9]+_[A-Za-z]+")
+
+
+def is_module(folder: Path) -> bool:
+    """Whether a folder is a part of a sentence encoder, such as ``1_Pooling``."""
+    return _MODULE.fullmatch(folder.name) is not None
+
+
+def module_files(folder: Path) -> list[Path]:
+    """Files of a sentence encoder's parts behind its network, in order of their names; empty for any other model."""
+    parts = sorted(part for part in folder.iterdir() if part.is_dir() and is_module(part))
+    return [part / name for part in parts for name in _MODULE_FILES if (part / name).is_file()]
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -46,8 +63,15 @@ def wanted_files(names: Sequence[str]) -> list[str]:
     ['config.json', 'model.safetensors', 'tokenizer.json']
     """
     weights = next((name for name in WEIGHTS if name in names), None)
-    beside = [name for name in names if any(fnmatchcase(name, pattern) for pattern in _BESIDE)]
-    return sorted([name for name in beside if "/" not in name] + ([weights] if weights else []))
+    beside = [name for name in names if any(fnmatchcase(name, pattern) for pattern in _BESIDE) and "/" not in name]
+    if MODULES in names:
+        beside += [name for name in names if name in _MODULES or _of_module(name)]
+    return sorted(beside + ([weights] if weights else []))
+
+
+def _of_module(name: str) -> bool:
+    folder, _, file = name.partition("/")
+    return is_module(Path(folder)) and file in _MODULE_FILES
 
 
 def snapshot(name: str, *, local: bool) -> Path | str:

@@ -1,0 +1,155 @@
+"""Encodings of a catalog's texts: made once for the same texts, weights and settings, and kept in the user's cache."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from advprior.predictors.deadline import Deadline
+from advprior.predictors.encoding.settings import ENCODING_VERSION, Encoding
+from advprior.predictors.labels import LabelSpan
+from advprior.predictors.tuning.base import encodings_folder, find_base, identity
+from advprior.store.arrays import Float
+from advprior.store.contract import LLM
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import MANIFEST, digest, manifest_digest, read_manifest
+
+if TYPE_CHECKING:
+    from advprior.predictors.tuning.encode import TextEncoder
+
+
+def encode(
+    texts: Sequence[str],
+    encoding: Encoding,
+    *,
+    seed: int = 0,
+    cutoff: int | None = None,
+    deadline: Deadline | None = None,
+) -> tuple[Float, dict[str, Any]]:
+    """What the encoder makes of each text [len(texts), E], and what it is.
+
+    Parameters
+    ----------
+    texts : sequence of str
+    encoding : Encoding
+    seed : int
+        Of random weights, where the encoding takes them.
+    cutoff : int, optional
+        Microseconds: whoever reads the encodings is tested on labels from here on.
+    deadline : Deadline, optional
+
+    Returns
+    -------
+    encodings : float32 [len(texts), E]
+    facts : dict
+        ``encoder`` (its kind), ``source``, ``layers``, ``pooling``, ``tokens``, ``random_weights``, ``version``,
+        ``cpu_seconds`` that the encodings took when they were made.
+
+    Raises
+    ------
+    AdvpriorError
+        ``PRI019`` when it would not end by the deadline, ``PRI020`` to ``PRI025`` and ``PRI083`` when the encoder
+        cannot be had or read this way, ``PRI040`` when it is a run that saw labels from the cut-off on.
+    """
+    if cutoff is not None:
+        _require_past(encoding, cutoff)
+    random_seed = seed if encoding.twin else None
+    name = digest([list(texts), encoding.key(), encoder_identity(encoding.base), random_seed])
+    path = encodings_folder() / f"{name}.npz"
+    if path.is_file():
+        with np.load(path, allow_pickle=False) as saved:
+            encodings: Float = saved["encodings"]
+            return encodings, json.loads(str(saved["facts"])) | _facts(encoding, random_seed)
+    from advprior.predictors.tuning.encode import encode_texts
+
+    started = time.process_time()
+    encoder = open_encoder(encoding)
+    encodings = encode_texts(texts, encoder, random_seed=random_seed, deadline=deadline)
+    facts = encoder.origin | {"cpu_seconds": round(time.process_time() - started, 2)}
+    _write(path, encodings, facts)
+    return encodings, facts | _facts(encoding, random_seed)
+
+
+def open_encoder(encoding: Encoding) -> TextEncoder:
+    """The network that an encoding names, ready to read.
+
+    Raises
+    ------
+    AdvpriorError
+        As `encode`.
+    """
+    reading = encoding.reading()
+    if is_fitted_run(encoding.base):
+        from advprior.predictors.llm.tuning.as_encoder import fitted_encoder
+
+        return fitted_encoder(Path(encoding.base).expanduser(), reading)
+    way = find_base(encoding.base)
+    if way.path.is_dir():
+        from advprior.predictors.tuning.sentence import is_sentence_encoder, sentence_encoder
+
+        if is_sentence_encoder(way.path):
+            return sentence_encoder(way, reading)
+    from advprior.predictors.tuning.encode import language_model
+
+    return language_model(encoding.base, reading)
+
+
+def is_fitted_run(base: str) -> bool:
+    """Whether an encoder's name is a folder that ``advprior finetune`` wrote."""
+    return (Path(base).expanduser() / MANIFEST).is_file()
+
+
+def encoder_identity(base: str) -> dict[str, str]:
+    """What tells apart the weights that one name may mean; of a run its manifest's digest.
+
+    Raises
+    ------
+    AdvpriorError
+        ``PRI020``, ``PRI021`` where there are none.
+    """
+    if is_fitted_run(base):
+        return {"run": manifest_digest(Path(base).expanduser())}
+    return identity(base)
+
+
+def _require_past(encoding: Encoding, cutoff: int) -> None:
+    """Refuse an encoder that was fitted on labels from the cut-off on: its encodings would tell of them."""
+    if not is_fitted_run(encoding.base) or encoding.twin:
+        return
+    run = Path(encoding.base).expanduser()
+    seen = LabelSpan.of_run(read_manifest(run, step="finetune", fix="advprior finetune --predictor llm"), str(run))
+    end = datetime.fromtimestamp(cutoff / 1e6, UTC)
+    if seen.model_cutoff > end:
+        raise AdvpriorError(
+            "PRI040",
+            "the encoder saw labels that its encodings would be tested on",
+            where=str(run),
+            actual=f"fitted on events up to {seen.model_cutoff.isoformat()}",
+            expected=f"no event from {end.isoformat()} on",
+            fix=f"advprior finetune --predictor {LLM} on tables whose finetune_end is no later",
+        )
+
+
+def _facts(encoding: Encoding, random_seed: int | None) -> dict[str, Any]:
+    """What does not follow from the weights alone: the same ones may lie under several names."""
+    kind = "fitted run" if is_fitted_run(encoding.base) else find_base(encoding.base).kind
+    about = {"source": encoding.base, "kind": kind, "tokens": encoding.tokens}
+    return about | {"random_weights": random_seed, "version": ENCODING_VERSION}
+
+
+def _write(path: Path, encodings: Float, facts: dict[str, Any]) -> None:
+    """Keep encodings; a folder that cannot be written costs the next fit the time, not this one its result."""
+    beside = path.with_name(f".{path.stem}.{os.getpid()}.npz")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(beside, encodings=encodings, facts=np.asarray(json.dumps(facts)))
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
