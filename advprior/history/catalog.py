@@ -7,11 +7,12 @@ saved with each model and with each prior, so that a changed list is refused and
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from advprior.store.contract import ADVERTISER_ID, NAME, TEXT
+from advprior.history.masking import MASK, mask_names
+from advprior.store.contract import ADVERTISER_ID, DEPARTMENT, NAME, TEXT
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import digest, write_json
 
@@ -29,6 +30,9 @@ class Catalog:
     texts : tuple of str
         What else is known of each advertiser in words (what it sells), or nothing at all. The version does not depend
         on it: a text may be brought up to date without another catalog.
+    departments : tuple of str
+        What is coarser than a category, of each advertiser (empty where it has none), or nothing at all. As of when the
+        tables were made; the version does not depend on it either.
 
     >>> catalog = Catalog(("a1", "a2"), ("Tea house", "Bakery"))
     >>> len(catalog), catalog.index["a2"], catalog.version == Catalog(("a1",), ("Tea house",)).version
@@ -38,6 +42,7 @@ class Catalog:
     ids: tuple[str, ...]
     names: tuple[str, ...]
     texts: tuple[str, ...] = ()
+    departments: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -61,20 +66,38 @@ class Catalog:
         texts = self.texts or ("",) * len(self)
         return tuple(f"{name}{between}{text}" if text else name for name, text in zip(self.names, texts, strict=True))
 
+    def masked(self) -> Catalog:
+        """The same advertisers with their names taken out of names and texts: for a control that cannot know a brand.
+
+        >>> Catalog(("a1", "a2"), ("Tea Leaf", "Rye Inc"), ("cups by Tea Leaf", "")).masked().descriptions()
+        ('this advertiser: cups by this advertiser', 'this advertiser')
+        """
+        texts = mask_names(self.texts, self.names) if self.texts else ()
+        return replace(self, names=(MASK,) * len(self), texts=texts)
+
     def save(self, path: Path) -> None:
-        """Write ``{"version", "advertisers": [{"advertiser_id", "name", "text"}, ...]}``, text where there is one."""
+        """Write ``{"version", "advertisers": [{"advertiser_id", "name", "text", "department"}, ...]}``.
+
+        Text and department are left out where there is none.
+        """
         advertisers = [{ADVERTISER_ID: i, NAME: n} for i, n in zip(self.ids, self.names, strict=True)]
-        for advertiser, text in zip(advertisers, self.texts, strict=False):
-            if text:
-                advertiser[TEXT] = text
+        for column, values in ((TEXT, self.texts), (DEPARTMENT, self.departments)):
+            for advertiser, value in zip(advertisers, values, strict=False):
+                if value:
+                    advertiser[column] = value
         write_json(path, {"version": self.version, "advertisers": advertisers})
 
     @classmethod
     def load(cls, path: Path) -> Catalog:
         """Read what `save` wrote."""
         data = json.loads(Path(path).read_text())["advertisers"]
-        texts = tuple(a.get(TEXT, "") for a in data)
-        return cls(tuple(a[ADVERTISER_ID] for a in data), tuple(a[NAME] for a in data), texts if any(texts) else ())
+        texts, departments = (tuple(a.get(column, "") for a in data) for column in (TEXT, DEPARTMENT))
+        return cls(
+            tuple(a[ADVERTISER_ID] for a in data),
+            tuple(a[NAME] for a in data),
+            texts if any(texts) else (),
+            departments if any(departments) else (),
+        )
 
     @classmethod
     def from_table(cls, advertisers: pd.DataFrame) -> Catalog:
@@ -97,8 +120,16 @@ class Catalog:
                 expected="a name for each",
                 fix="fill in the names, then run `advprior data check`",
             )
-        texts = tuple(table[TEXT].fillna("").astype(str).str.strip()) if TEXT in table else ()
-        return cls(tuple(table[ADVERTISER_ID].astype(str)), tuple(names), texts if any(texts) else ())
+        texts, departments = (
+            tuple(table[column].fillna("").astype(str).str.strip()) if column in table else ()
+            for column in (TEXT, DEPARTMENT)
+        )
+        return cls(
+            tuple(table[ADVERTISER_ID].astype(str)),
+            tuple(names),
+            texts if any(texts) else (),
+            departments if any(departments) else (),
+        )
 
     def require_same(self, other: Catalog, *, where: str, fix: str) -> None:
         """Refuse another catalog.

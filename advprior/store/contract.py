@@ -32,6 +32,7 @@ CATEGORY = "category"
 TIMESTAMP = "timestamp"
 VALUE = "value"
 TEXT = "text"
+DEPARTMENT = "department"  # ads, events, advertisers: what a category belongs to [nothing coarser than a category]
 IMPRESSION_ID = "impression_id"
 SLATE_ID = "slate_id"
 LABEL = "label"

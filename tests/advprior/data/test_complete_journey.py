@@ -16,6 +16,7 @@ import pytest
 
 from advprior.cli import main
 from advprior.data import complete_journey as cj
+from advprior.data.grocery_text import readable, readable_type
 from advprior.store.contract import TimePlan
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest
@@ -223,8 +224,23 @@ def test_events_hold_every_purchase_of_the_chosen_households(small, source):
     known = set(tables["advertisers"].advertiser_id)
     maker = "m" + lines.manufacturer_id.astype("Int64").astype("string")
     lines["advertiser"] = maker.where(maker.isin(known))
-    grouped = lines.groupby(["basket_id", "advertiser", "product_category"], dropna=False)
+    # several departments of a category are one: that of most of its products
+    products = source["products"].groupby(["product_category", "department"]).size().reset_index(name="products")
+    products = products.sort_values(["products", "department"], ascending=[False, True])
+    parent = products.drop_duplicates("product_category").set_index("product_category")["department"]
+    lines["parent"] = lines.product_category.map(parent).fillna(lines.department)
+    lines["words"] = lines.product_type.map(readable_type, na_action="ignore")
+    grouped = lines.groupby(["basket_id", "advertiser", "product_category", "parent", "words"], dropna=False)
     assert len(events) == grouped.ngroups
+    assert events.department.value_counts().to_dict() == (
+        grouped.size().reset_index().parent.map(readable, na_action="ignore").value_counts().to_dict()
+    )
+    assert events.text.isin(lines.words.dropna().unique()).sum() == events.text.notna().sum()
+    of_category = events.dropna(subset=["category"]).groupby("category").department.nunique()
+    assert of_category.max() == 1
+    of_ads = events.category.map(tables["ads"].drop_duplicates("category").set_index("category").department)
+    assert of_ads.notna().sum() > 100
+    assert (of_ads == events.department)[of_ads.notna()].all()
     assert not set(events.advertiser_id.dropna()) & {"m2", "m69"}
     assert events.advertiser_id.isna().any()  # store brand: activity without an advertiser
     baskets = lines.groupby("basket_id").transaction_timestamp.nunique()
