@@ -293,6 +293,8 @@ def _tell_plan(facts: Mapping[str, Any]) -> None:
         click.echo(line)
     if "label_delay_s" in facts:
         click.echo(label_delay_line(float(facts["label_delay_s"]), stated=bool(facts["label_delay_stated"])))
+    if "young_labels" in facts:
+        click.echo(f"  {facts['young_labels']}")
 
 
 def _tell(facts: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from advprior.data.conversion import load_mapped, resolve_time_plan, table_file
 from advprior.data.mapping import DataMapping, read_mapping
-from advprior.data.periods import check_periods, period_counts
+from advprior.data.periods import check_periods, period_counts, young_labels
 from advprior.store.contract import IMPRESSIONS, LABEL, LABEL_DELAY, PREDICTOR_ONLY, SLATE_ID, TABLES
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import MANIFEST, digest, is_current, new_run, read_manifest, run_key, sha256_file
@@ -19,7 +19,7 @@ from advprior.store.tables import read_parquet, write_parquet
 if TYPE_CHECKING:
     import pandas as pd
 
-CODE_VERSION = 3
+CODE_VERSION = 4  # 4: warns of labels that may not be complete
 #: The warning when tables without ads and impressions pass: right for a predictor, wrong if they were forgotten.
 ONLY_A_PREDICTOR = "no ads and no impressions: the tables measure a predictor, `advprior rank` refuses them"
 
@@ -116,6 +116,9 @@ def _checked(path: Path, mapping: DataMapping) -> tuple[dict[str, pd.DataFrame],
     shown = label_delay if IMPRESSIONS in tables else None
     facts["warnings"] += check_periods(facts["periods"], plan, shown, str(path))
     if IMPRESSIONS in tables:
+        if young := young_labels(tables, plan, label_delay):  # by a delay that is a guess it is no more than a note
+            facts |= {"young_labels": young} if mapping.label_delay is None else {}
+            facts["warnings"] += [young] if mapping.label_delay is not None else []
         facts["positives"] = int(tables[IMPRESSIONS][LABEL].sum())
         facts["slates"] = int(tables[IMPRESSIONS][SLATE_ID].nunique())
         facts["label_delay_s"] = label_delay.total_seconds()
@@ -163,6 +166,9 @@ def check_folder(folder: Path) -> dict[str, Any]:
         }
         shown = label_delay if IMPRESSIONS in tables else None
         warnings += check_periods(facts["periods"], plan, shown, str(folder))
+        young = young_labels(tables, plan, label_delay)
+        stated = read_manifest(folder)["facts"].get("label_delay_stated", False)
+        warnings += [young] if young and stated else []
     else:
         warnings.append(
             f"{folder} has no manifest.json, so other commands refuse it; write one with "

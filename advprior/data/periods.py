@@ -110,6 +110,37 @@ def check_periods(
     return _warnings(counts, plan, label_delay)
 
 
+def young_labels(tables: Mapping[str, pd.DataFrame], plan: TimePlan, label_delay: timedelta) -> str:
+    """What to say of impressions so young that a positive label may still arrive: they are tested as negatives.
+
+    Parameters
+    ----------
+    tables : mapping of str to DataFrame
+        Canonical tables.
+    plan : TimePlan
+    label_delay : timedelta
+        After which a label is complete.
+
+    Returns
+    -------
+    str
+        Empty where every label before the plan's end is complete.
+    """
+    shown = tables.get(IMPRESSIONS)
+    if shown is None or not len(shown):
+        return ""
+    newest = max(tables[name][TIMESTAMP].max() for name in (EVENTS, IMPRESSIONS) if len(tables[name]))
+    tested = shown[((shown[TIMESTAMP] >= plan.valid_end) & (shown[TIMESTAMP] < plan.end)).to_numpy()]
+    young = int(((tested[TIMESTAMP] > newest - label_delay) & (tested[LABEL] != 1)).sum())
+    if not young:
+        return ""
+    return (
+        f"{SPLITS[-1]}: {young:,} of {len(tested):,} impressions have no positive label and lie within "
+        f"{label_delay / DAY:g} days (label_delay) of the newest row: a label may still come; bring later rows, or end "
+        f"the plan before them (time_plan.end: {newest - label_delay:%Y-%m-%dT%H:%M:%SZ})"
+    )
+
+
 _CUTS = ("finetune_end", "train_end", "valid_end")
 
 

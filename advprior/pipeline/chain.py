@@ -268,7 +268,7 @@ class Chain:
         self.advprior(FIRST, *words, out=FIRST_ABLATION, reads=("first/frame",), also=(arms,))
 
     def _seeds(self) -> tuple[str, ...]:
-        return ("--seeds", str(self.config.arms.seeds)) if self.config.arms.seeds != 2 else ()
+        return ("--seeds", str(self.config.arms.seeds)) if self.config.arms.seeds != 3 else ()
 
     def _after(self, *names: str) -> None:
         """The newest step comes after others whose folders it does not read: the registry is for one at a time."""

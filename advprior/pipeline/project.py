@@ -52,7 +52,7 @@ _ARMS = {
     "complete_journey": "arms: {ranker: {patience: 20}}    ",
     "clicks": "arms: {ranker: {learning_rate: 0.1, patience: 10}}",
 }
-_ARMS_DEFAULT = "# arms: {seeds: 2, ranker: {num_leaves: 31}}"
+_ARMS_DEFAULT = "# arms: {seeds: 3, ranker: {num_leaves: 31}}"
 #: Its lines on priors. Of the public data: six of the LLM's layers and three epochs are within a seed of ten and four
 #: there, at two thirds of the cost of the fit (docs/experiments/2026-11-25-cheaper-llm.md); elsewhere the defaults
 #: stay: they were not compared. The click log shows that everything runs, at a cost that each change can pay.

@@ -110,7 +110,7 @@ class ArmsConfig(_Strict):
     """How arms are measured, and an arms file where the generated one does not do."""
 
     file: str | None = None
-    seeds: int = Field(default=2, ge=1)
+    seeds: int = Field(default=3, ge=1)
     replicates: int = Field(default=1000, ge=20)
     variants: bool = False
     stale: tuple[int, ...] = ()

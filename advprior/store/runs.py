@@ -7,6 +7,7 @@ unfinished and never read. A step whose key (step, version, config, inputs) is u
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -44,9 +45,30 @@ _REPORTED = (
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, hex."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    """SHA-256 of a file's bytes, hex.
+
+    Raises
+    ------
+    FileNotFoundError
+    AdvpriorError
+        ``DAT002`` for what cannot be read whole: a device, a pipe, a file without permission.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "no regular file")
+        with path.open("rb") as handle:
+            return hashlib.file_digest(handle, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise AdvpriorError(
+            "DAT002",
+            "a file cannot be read",
+            where=str(path),
+            actual=error.strerror or str(error),
+            expected="a regular file that you may read",
+            fix="name another file, or change its permissions",
+        ) from error
 
 
 def digest(value: Any) -> str:

@@ -28,7 +28,7 @@ def read_parquet(
     Raises
     ------
     AdvpriorError
-        ``DAT001`` when it is missing, ``DAT002`` when it cannot be read (truncated, not Parquet).
+        ``DAT001`` when it is missing, ``DAT002`` when it cannot be read (truncated, not Parquet, a device or a pipe).
     """
     import pandas as pd
     import pyarrow as pa
@@ -39,6 +39,8 @@ def read_parquet(
     try:
         if path.is_dir():
             return _read_parts(path, columns)
+        if not path.is_file():  # a pipe would be waited for, a device may never end
+            raise OSError("neither a file nor a folder")
         options: dict[str, Any] = {"read_dictionary": list(coded)} if coded else {}
         return pd.read_parquet(path, "pyarrow", None if columns is None else list(columns), **options)
     except (pa.ArrowInvalid, pa.ArrowException, OSError) as error:

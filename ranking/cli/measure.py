@@ -206,7 +206,7 @@ def train(
     "--arm", "asked", multiple=True, help="Measure this arm (an optional one too) and the baseline only. Repeatable."
 )
 @click.option("--optional", is_flag=True, help="Measure optional arms too, those whose priors are in the frame.")
-@click.option("--seeds", type=click.IntRange(1), default=2, show_default=True, help="Rankers per arm.")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Rankers per arm.")
 @click.option("--replicates", type=click.IntRange(20), default=1000, show_default=True, help="Resamplings of users.")
 @click.option("--reuse", type=_FOLDER, help="Another ablation of the same rows, whose arms need not be fitted again.")
 @force_option

@@ -64,7 +64,7 @@ def _next_command(ablation: Path) -> str:
     facts = read_manifest(ablation)["facts"]
     ablate_again = f"advprior rank ablate --frame {facts['frame']} --out {ablation}"
     if facts.get("one_seed"):
-        return f"{ablate_again} --seeds 2   (of one seed, nothing is clear)"
+        return f"{ablate_again} --seeds 3   (of one seed, nothing is clear)"
     if facts.get("worth"):
         out = ablation.parent / "ranker"
         return f"advprior rank train --frame {facts['frame']} --arm {facts['arm']} --out {out}"

@@ -63,7 +63,7 @@ def ablate(
     frame: Frame,
     arms: Arms | None = None,
     *,
-    seeds: int = 2,
+    seeds: int = 3,
     replicates: int = 1000,
     reuse: AblationResult | None = None,
 ) -> AblationResult:
@@ -132,7 +132,7 @@ class AblationOptions:
         Whose arms need not be fitted again.
     """
 
-    seeds: int = 2
+    seeds: int = 3
     replicates: int = 1000
     facts: Mapping[str, Any] = field(default_factory=dict)
     manifest: Mapping[str, Any] = field(default_factory=dict)

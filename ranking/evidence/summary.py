@@ -162,7 +162,7 @@ def _advice(result: AblationResult, retrieval: Mapping[str, Any]) -> str:
     if kind == "controls":
         return "Put a prior on trial beside these: publish one, and give its arm `role: treatment` in arms.yaml."
     if claim.one_seed:
-        return "Measure again with two seeds or more (--seeds 2): of one, nothing is clear."
+        return "Measure again with three seeds or more (--seeds 3): of one, nothing is clear."
     if kind == "win":
         return f"Train a ranker with {_label(first)}, and try it in an A/B test."
     if kind == "win_not_over_control" and claim.control is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -167,3 +168,17 @@ def test_a_folder_that_nobody_may_write_to_is_one_coded_error(tmp_path, tables, 
     assert (code, out) == (2, "")
     assert err.startswith("error RUN013: ")
     assert "/sys/.tables.partial" in err
+
+
+@pytest.mark.parametrize("special", ["/proc/self/mem", "/dev/null", "pipe"])
+def test_what_is_no_regular_file_is_refused_by_a_code(tmp_path, tables, capsys, special):
+    """With ``--out`` its digest is taken first; a pipe would be waited for."""
+    mapping = write_own(tmp_path / "own", tables)
+    file = tmp_path / "own" / "ads.parquet"
+    file.unlink()
+    if special == "pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to(special)
+    refused(capsys, tmp_path, mapping, "DAT002", "ads.parquet")
+    assert run(capsys, "--mapping", mapping)[0] == 2

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from advprior.cli import main
-from advprior.data.periods import SPLITS, check_periods, period_counts, periods_of
+from advprior.data.periods import SPLITS, check_periods, period_counts, periods_of, young_labels
 from advprior.pipeline.project import PROJECT_FILE, lay_out
 from advprior.store.contract import TimePlan
 from advprior.store.errors import AdvpriorError
@@ -90,3 +90,23 @@ def test_it_is_printed_and_what_comes_next(tmp_path, tables, capsys, monkeypatch
     with pytest.raises(SystemExit):
         main(["status"])
     assert "rankers are tuned" in capsys.readouterr().out
+
+
+def test_labels_that_may_still_come_are_counted(whole):
+    """Negatives within the delay of the newest row; a plan that ends before them has none."""
+    shown, delay = whole["impressions"], 7 * DAY
+    newest = max(whole[name]["timestamp"].max() for name in ("events", "impressions"))
+    tested = (shown["timestamp"] >= PLAN.valid_end) & (shown["timestamp"] < PLAN.end)
+    young = tested & (shown["timestamp"] > newest - delay) & (shown["label"] == 0)
+    assert f"{young.sum():,} of {tested.sum():,} impressions have no positive label" in young_labels(whole, PLAN, delay)
+    assert young_labels(whole, PLAN, 0 * DAY) == ""
+    earlier = TimePlan(*(PLAN.start + day * DAY for day in (0, 70, 140, 168)), newest - delay)
+    assert young_labels(whole, earlier, delay) == ""
+    assert young_labels({**whole, "impressions": shown[:0]}, PLAN, delay) == ""
+
+
+def test_a_delay_of_ones_own_warns_and_the_default_notes(tmp_path, tables, capsys):
+    for name, stated in (("stated", {"label_delay": "3d"}), ("default", {})):
+        _, out, err = run(capsys, "--mapping", write_own(tmp_path / name, tables, **stated))
+        assert ("a label may still come" in err) is bool(stated)
+        assert ("a label may still come" in out) is not bool(stated)
