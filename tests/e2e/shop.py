@@ -89,6 +89,7 @@ def project_yaml(base: Path) -> str:
                 {"name": "llm", "settings": llm, "placebo": True},
             ],
             "arms": {
+                "seeds": 2,
                 "replicates": 100,
                 "ranker": {"max_rounds": 20, "patience": 5, "min_data_in_leaf": 5, "threads": 1},
             },

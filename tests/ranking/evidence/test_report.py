@@ -54,6 +54,8 @@ def workspace(tmp_path_factory):
         root / "arms.yaml",
         "--replicates",
         100,
+        "--seeds",
+        2,
     )
     assert done.exit_code == 0, done.output
     return root, done
@@ -210,7 +212,7 @@ def test_arms_of_another_ablation_are_taken_over(workspace, tmp_path):
     """With the same settings and seeds nothing is fitted and the verdict is the same; with others all arms are."""
     root, done = workspace
     words = ("ablate", "--frame", root / "frame", "--arms", root / "arms.yaml", "--reuse", root / "ablation")
-    again = invoke(*words, "--replicates", 100, "--out", tmp_path / "again")
+    again = invoke(*words, "--replicates", 100, "--seeds", 2, "--out", tmp_path / "again")
     assert f"taken from {root / 'ablation'}: baseline, " in again.output
     assert again.output.splitlines()[-2:] == done.output.splitlines()[-2:]
     more = invoke(*words, "--replicates", 100, "--seeds", 1, "--out", tmp_path / "more")
@@ -231,6 +233,8 @@ def test_an_unchanged_step_is_reused_and_still_says_the_verdict(workspace, tmp_p
         root / "arms.yaml",
         "--replicates",
         100,
+        "--seeds",
+        2,
     )
     assert "unchanged, reused" in again.output
     first, second = (invoke("report", root / "ablation", "--out", tmp_path / "r") for _ in range(2))

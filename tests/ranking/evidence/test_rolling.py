@@ -71,6 +71,8 @@ def ablations(tmp_path_factory):
             root / f"a{i}",
             "--replicates",
             100,
+            "--seeds",
+            2,
         )
     return root
 
