@@ -89,7 +89,14 @@ class Span(click.ParamType):  # type: ignore[type-arg]
     "or layers=8-12, with commas between. By default the one of the text prior.",
 )
 @click.option("--layers", type=click.IntRange(1), help="Of each --encoder that names none; by default as of text.")
-@click.option("--horizon", type=Span(), default="365d", show_default=True, help="How far labels are looked for.")
+@click.option(
+    "--horizon",
+    type=Span(),
+    help="How far labels are looked for: 365d by default; in --learning-curve, as far as the data's span allows.",
+)
+@click.option(
+    "--tested", type=click.IntRange(1), default=4000, show_default=True, help="Users tested in --learning-curve."
+)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.json", help="Where to write.")
 @click.option(
     "--earlier",
@@ -143,7 +150,8 @@ def evaluate(
     draws: int,
     encoders: tuple[str, ...],
     layers: int | None,
-    horizon: timedelta,
+    horizon: timedelta | None,
+    tested: int,
     out: Path | None,
     earlier: tuple[Path, ...],
     seeds: Seeds,
@@ -165,7 +173,7 @@ def evaluate(
     if sizes is not None:
         if runs or cutoff is not None or not cutoffs or out is None:
             raise click.UsageError("--learning-curve takes --cutoffs and --out, and neither RUNs nor --cutoff")
-        _learning_curve(tables, (sizes, cutoffs, draws, encoders, layers, horizon, seed), out)
+        _learning_curve(tables, (sizes, cutoffs, draws, encoders, layers, horizon, tested, seed), out)
         return
     if cutoff is None:
         raise click.UsageError("Missing option '--cutoff' (or --learning-curve with --cutoffs).")
@@ -174,7 +182,7 @@ def evaluate(
     from advprior.evaluation.show import render
 
     options = Options(
-        horizon=horizon,
+        horizon=horizon or timedelta(days=365),
         earlier=earlier,
         seeds=seeds,
         profile_only=profile_only,
@@ -200,9 +208,16 @@ def _learning_curve(tables: Path, options: tuple[Any, ...], out: Path) -> None:
     from advprior.evaluation.learning_curve.run import CurveOptions, learning_curve
     from advprior.evaluation.learning_curve.show import lines
 
-    sizes, cutoffs, draws, encoders, layers, horizon, seed = options
+    sizes, cutoffs, draws, encoders, layers, horizon, tested, seed = options
     chosen = CurveOptions(
-        sizes, cutoffs, draws, encoders or (DEFAULT,), layers=layers, horizon_days=max(horizon.days, 1), seed=seed
+        sizes,
+        cutoffs,
+        draws,
+        encoders or (DEFAULT,),
+        layers=layers,
+        tested=tested,
+        horizon_days=None if horizon is None else max(horizon.days, 1),
+        seed=seed,
     )
     result = learning_curve(tables, chosen, out)
     picture = out.with_suffix(".svg")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from advprior.evaluation.terms import Terms
+from advprior.evaluation.terms import Terms, pace_of
 from advprior.history.catalog import Catalog
+from advprior.history.counts import DAY
 from advprior.history.histories import Histories
 
 
@@ -50,6 +51,12 @@ class Split:
         times = self.past.time
         return min(self.ahead, int(self.now - times.min()) // 2) if len(times) else 1
 
+    @cached_property
+    def pace(self) -> float:
+        """What half-lives are multiplied by: that of the cut-off, at earlier ones too."""
+        times = self.past.time
+        return pace_of((self.now - int(times.min())) / DAY) if len(times) else 1.0
+
     @property
     def then(self) -> int:
         """The earlier cut-off; labels to fit on lie between it and the cut-off."""
@@ -63,7 +70,8 @@ class Split:
     def terms_at(self, moment: int) -> Terms:
         """Terms as of a moment, from events before it: the same for every population."""
         if moment not in self._terms:
-            self._terms[moment] = Terms(self.histories.before(moment), moment, self.size, self.seed)
+            past = self.histories.before(moment)
+            self._terms[moment] = Terms(past, moment, self.size, self.seed, pace=self.pace)
         return self._terms[moment]
 
     @cached_property

@@ -24,6 +24,7 @@ from advprior.store.contract import NEIGHBOURS
 
 RECENCY, ALS, DRIFT, LOGIT = "recency", "als", "drift", "logit"
 YEAR = 365.0
+FULL_SPAN = 4 * YEAR  # days of past that the half-lives below are for; with less, all are shortened alike
 POPULAR = (30.0, 90.0, 365.0)  # half-lives of everyone's events, days
 OWN = (30.0, 180.0, 730.0)  # half-lives of the user's own
 MIXED = (30.0, 90.0, 365.0, 4 * YEAR)  # likewise, mixed with popularity into one distribution
@@ -34,11 +35,12 @@ SEQUENCE_PRIOR = 20.0  # events that what follows an advertiser is smoothed by
 ALS_FLOOR = 0.02  # of a factor score, so that its log stays finite
 SHARE_FLOOR = 0.02  # of a share of categories
 
-POPULAR_TERMS = tuple(f"popularity {h:.0f} d" for h in POPULAR)
-RETURNING_TERMS = tuple(f"returning {h:.0f} d" for h in POPULAR[1:])
-OWN_TERMS = (*(f"own {h:.0f} d" for h in OWN), "own", "ever", "last")
-MIXED_TERMS = tuple(f"mixed {h:.0f} d" for h in MIXED)
-NEAR_TERMS = tuple(f"near {h:.0f} d" for h in OWN[1:])
+REACHES = ("short", "middle", "long", "longest")  # of half-lives, ascending: how long each is follows from the past
+POPULAR_TERMS = tuple(f"popularity, {reach}" for reach in REACHES[:3])
+RETURNING_TERMS = tuple(f"returning, {reach}" for reach in REACHES[1:3])
+OWN_TERMS = (*(f"own, {reach}" for reach in REACHES[:3]), "own", "ever", "last")
+MIXED_TERMS = tuple(f"mixed, {reach}" for reach in REACHES)
+NEAR_TERMS = tuple(f"near, {reach}" for reach in REACHES[1:3])
 #: What each control weighs: every one has the drift, and from `recency` on the habit. `logit` has all there is.
 ARMS: dict[str, tuple[str, ...]] = {
     DRIFT: (*POPULAR_TERMS, *RETURNING_TERMS),
@@ -47,6 +49,15 @@ ARMS: dict[str, tuple[str, ...]] = {
     ALS: (*POPULAR_TERMS, *MIXED_TERMS, ALS),
     LOGIT: (*POPULAR_TERMS, *RETURNING_TERMS, *OWN_TERMS, *NEAR_TERMS, "sequence", ALS, "profile", "category", "price"),
 }
+
+
+def pace_of(days: float) -> float:
+    """By how much half-lives are shortened for so many days of past: a year of groceries has no use for four years'.
+
+    >>> pace_of(8 * 365.0), pace_of(292.0)
+    (1.0, 0.2)
+    """
+    return min(1.0, max(days, 1.0) / FULL_SPAN)
 
 
 def als_installed() -> bool:
@@ -70,15 +81,20 @@ class Terms:
     asked : Histories, optional
         Events before ``cutoff`` of those whose terms are wanted, where they are others than who is counted; the same
         profiles and categories have the same codes in both.
+    pace : float
+        Of `pace_of`: what half-lives are multiplied by, the same at every cut-off that weights pass between.
     """
 
-    def __init__(self, past: Histories, cutoff: int, size: int, seed: int, asked: Histories | None = None) -> None:
+    def __init__(
+        self, past: Histories, cutoff: int, size: int, seed: int, asked: Histories | None = None, pace: float = 1.0
+    ) -> None:
         self._past, self._cutoff, self._size, self._seed = past, cutoff, size, seed
         self._asked = past if asked is None else asked
+        self._pace = pace
 
     def of(self, asked: Histories) -> Terms:
         """The same aggregates, for other users: their events before the cut-off."""
-        other = Terms(self._past, self._cutoff, self._size, self._seed, asked)
+        other = Terms(self._past, self._cutoff, self._size, self._seed, asked, self._pace)
         for name in ("_drift", "_similarity", "_sequence", "_als"):
             if name != "_als" or als_installed():
                 other.__dict__[name] = getattr(self, name)
@@ -114,14 +130,16 @@ class Terms:
         return terms
 
     def decayed(self, half_life: float) -> Float:
-        """Decayed events of everyone [N] at a half-life in days."""
+        """Decayed events of everyone [N] at a half-life in days, before the pace."""
         moment = np.asarray([self._cutoff], np.int64)
+        half_life *= self._pace
         everyone: Float = counts.popularity(self._past, moment, half_life, self._size)[0].astype(np.float32)
         return everyone
 
     def own(self, users: Int, half_life: float) -> Float:
-        """Decayed events of each user [P, N] at a half-life in days."""
-        return counts.own_points(self._asked, users, np.full(len(users), self._cutoff, np.int64), half_life, self._size)
+        """Decayed events of each user [P, N] at a half-life in days, before the pace."""
+        moments = np.full(len(users), self._cutoff, np.int64)
+        return counts.own_points(self._asked, users, moments, half_life * self._pace, self._size)
 
     def _wide(self, row: Float, users: Int) -> Float:
         wide: Float = np.broadcast_to(row, (len(users), self._size))
@@ -139,7 +157,9 @@ class Terms:
             (RETURNING_TERMS, POPULAR[1:], back),
         ):
             for name, h in zip(names, half_lives, strict=True):
-                weight = np.bincount(past.advertiser[counted], weights=0.5 ** (age[counted] / h), minlength=size)
+                weight = np.bincount(
+                    past.advertiser[counted], weights=0.5 ** (age[counted] / (h * self._pace)), minlength=size
+                )
                 drift[name] = log_softmax(np.log(weight + SMOOTHING))
         return drift
 

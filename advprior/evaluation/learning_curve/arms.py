@@ -12,8 +12,25 @@ from advprior.predictors.text.similar import MEAN, TOP, text_terms
 from advprior.store.arrays import Float, Int
 
 LEXICAL = "lexical"
+TOGETHER = "all encoders"
 HISTORY = 730.0  # half-life of a history that texts are read through, days
-POPULAR = (365.0, 1460.0)  # half-lives of what is smoothed over alike texts, days
+POPULAR = {"long": 365.0, "longest": 1460.0}  # half-lives of what is smoothed over alike texts, days
+
+
+@dataclass(frozen=True)
+class Source:
+    """What reads the texts.
+
+    Parameters
+    ----------
+    uses_llm : bool
+        Whether pre-trained weights are behind it.
+    control : str, optional
+        Name of the source that is the same network with random weights.
+    """
+
+    uses_llm: bool = False
+    control: str | None = None
 
 
 @dataclass(frozen=True)
@@ -25,26 +42,22 @@ class CurveArm:
     terms : tuple of str
     uses_llm : bool
         Whether pre-trained weights are behind it.
+    control : str
+        Name of the arm that has random weights in their place; empty where there is none.
     """
 
     terms: tuple[str, ...]
     uses_llm: bool = False
+    control: str = ""
 
 
-def text_names(encoder: str) -> tuple[str, ...]:
-    """Names of all terms of an encoder."""
-    one = np.zeros((1, 1), np.float32)
-    popular = {_days(h): one[0] for h in POPULAR}
-    return tuple(_named(encoder, name) for name in text_terms(one, one, one > 0, popular))
-
-
-def arms_of(encoders: Mapping[str, bool], available: set[str]) -> dict[str, CurveArm]:
-    """Every arm: the controls without a text, the lexical one, and each encoder alone and beside the lexical one.
+def arms_of(sources: Mapping[str, Source], available: set[str]) -> dict[str, CurveArm]:
+    """Every arm: the controls without a text, the lexical one, and each source alone and beside the lexical one.
 
     Parameters
     ----------
-    encoders : mapping of str to bool
-        Name -> whether pre-trained weights are behind it; the lexical one is not among them.
+    sources : mapping of str to Source
+        The lexical one is not among them.
     available : set of str
         Terms that the data and the installed packages allow; an arm whose own term is not among them is left out.
     """
@@ -54,28 +67,54 @@ def arms_of(encoders: Mapping[str, bool], available: set[str]) -> dict[str, Curv
         if name not in terms or name in available
     }
     plain = arms[LOGIT].terms
-    lexical = (*plain, *text_names(LEXICAL))
+    lexical = (*plain, *_terms_of(LEXICAL, available))
     arms[LEXICAL] = CurveArm(lexical)
-    for encoder, uses_llm in encoders.items():
-        arms[encoder] = CurveArm((*plain, *text_names(encoder)), uses_llm)
-        both = (*lexical, _named(encoder, MEAN), _named(encoder, TOP))
-        arms[f"{LEXICAL} + {encoder}"] = CurveArm(both, uses_llm)
+    for name, source in sources.items():
+        alone, beside = source.control or "", f"{LEXICAL} + {source.control}" if source.control else ""
+        arms[name] = CurveArm((*plain, *_terms_of(name, available)), source.uses_llm, alone)
+        arms[f"{LEXICAL} + {name}"] = CurveArm((*lexical, *_short(name)), source.uses_llm, beside)
+    llms = {name: source.control for name, source in sources.items() if source.uses_llm}
+    if len(llms) > 1:
+        controls = tuple(dict.fromkeys(control for control in llms.values() if control))
+        random = f"{LEXICAL} + {TOGETHER}, random weights" if controls else ""
+        arms[f"{LEXICAL} + {TOGETHER}"] = CurveArm((*lexical, *_short(*llms)), True, random)
+        if random:
+            arms[random] = CurveArm((*lexical, *_short(*controls)))
     return arms
 
 
-def all_terms(terms: Terms, users: Int, cosines: Mapping[str, Float]) -> dict[str, Float]:
-    """Every term [P, N] by name: those of counts, and those of each encoder's cosines."""
-    values = terms(users)
+def own_text_terms(terms: Terms, users: Int, cosines: Mapping[str, Float]) -> dict[str, Float]:
+    """Terms [P, N] of each source that depend on the users' own events and the texts, and on nobody else's."""
     own, ever = terms.own(users, HISTORY), terms.own(users, EVER) > 0
-    popular = {_days(h): terms.decayed(h) for h in POPULAR}
-    for encoder, cosine in cosines.items():
-        values |= {_named(encoder, name): term for name, term in text_terms(cosine, own, ever, popular).items()}
+    return {
+        _named(source, name): term
+        for source, cosine in cosines.items()
+        for name, term in text_terms(cosine, own, ever, {}).items()
+    }
+
+
+def everyones_text_terms(terms: Terms, users: Int, cosines: Mapping[str, Float]) -> dict[str, Float]:
+    """Terms [P, N] of each source that hold everyone's events, smoothed over alike texts: the same for every user."""
+    popular = {reach: terms.decayed(h) for reach, h in POPULAR.items()}
+    values: dict[str, Float] = {}
+    for source, cosine in cosines.items():
+        nobody = np.zeros((1, len(cosine)), np.float32)
+        own = set(text_terms(cosine, nobody, nobody > 0, {}))
+        for name, term in text_terms(cosine, nobody, nobody > 0, popular).items():
+            if name not in own:
+                values[_named(source, name)] = np.broadcast_to(term[0], (len(users), len(cosine)))
     return values
 
 
-def _named(encoder: str, term: str) -> str:
-    return f"{encoder}: {term}"
+def _terms_of(source: str, available: set[str]) -> tuple[str, ...]:
+    """Names of all terms of a source, in order."""
+    return tuple(sorted(term for term in available if term.startswith(f"{source}: ")))
 
 
-def _days(half_life: float) -> str:
-    return f"{half_life:.0f} d"
+def _short(*sources: str) -> tuple[str, ...]:
+    """The two terms of each source that give most of what it gives."""
+    return tuple(_named(source, term) for source in sources for term in (MEAN, TOP))
+
+
+def _named(source: str, term: str) -> str:
+    return f"{source}: {term}"

@@ -7,12 +7,18 @@ events before the cut-off. Whom the arms are tested on does not depend on whom t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from advprior.evaluation.learning_curve.arms import CurveArm, all_terms, arms_of
-from advprior.evaluation.population import EARLIER, MOST_CELLS
+from advprior.evaluation.learning_curve.arms import (
+    CurveArm,
+    Source,
+    arms_of,
+    everyones_text_terms,
+    own_text_terms,
+)
+from advprior.evaluation.population import EARLIER
 from advprior.evaluation.protocol import Labels, first_labels, marks
 from advprior.evaluation.terms import Terms
 from advprior.history.histories import Histories
@@ -21,10 +27,23 @@ from advprior.store.arrays import Bool, Double, Float, Int
 from advprior.store.contract import POPULARITY
 
 METRICS = ("recall@5", "nll")
-HISTORY_SEGMENTS = ("history 1", "history 2-4", "history 5+")
-ADVERTISER_SEGMENTS = ("advertiser 0", "advertiser 1-10", "advertiser 11-100", "advertiser over 100")
-SEGMENTS = ("overall", *HISTORY_SEGMENTS, *ADVERTISER_SEGMENTS)
+#: (least, most) events of a user before the cut-off, and of an advertiser among those that were counted
+HISTORY_RANGES = ((1, 1), (2, 4), (5, 20), (21, 100), (101, None))
+ADVERTISER_RANGES = ((0, 0), (1, 10), (11, 100), (101, None))
+
+
+def _ranges(kind: str, ranges: tuple[tuple[int, int | None], ...]) -> tuple[str, ...]:
+    def called(least: int, most: int | None) -> str:
+        return f"over {least - 1}" if most is None else f"{least}" if least == most else f"{least}-{most}"
+
+    return tuple(f"{kind} {called(least, most)}" for least, most in ranges)
+
+
+HISTORY, ADVERTISER = "history", "advertiser"
+SEGMENTS = ("overall", *_ranges(HISTORY, HISTORY_RANGES), *_ranges(ADVERTISER, ADVERTISER_RANGES))
 CHUNK_CELLS = 400_000  # of one term of those tested, at once
+FIT_CELLS = 1_000_000  # of one term of the labels of one earlier cut-off, at most
+MEMORY_CELLS = 200_000_000  # of all terms of those tested that cells share: 0.8 GB
 
 
 @dataclass(frozen=True)
@@ -40,11 +59,15 @@ class CutOff:
     moment, back : int
         The cut-off, and how far before it labels to fit on start, in microseconds.
     cosines : dict of str to float32 [N, N]
-        By encoder, the lexical one among them.
-    encoders : dict of str to bool
-        Whether pre-trained weights are behind each, without the lexical one.
+        By source, the lexical one among them.
+    sources : dict of str to Source
+        What is behind each, without the lexical one.
     size, seed : int
         N; of ALS.
+    pace : float
+        What half-lives are multiplied by: the data's past may be short.
+    shared : dict
+        Terms of those tested that no cell changes, by chunk: filled by the first cell.
     """
 
     histories: Histories
@@ -52,9 +75,15 @@ class CutOff:
     moment: int
     back: int
     cosines: Mapping[str, Float]
-    encoders: Mapping[str, bool]
+    sources: Mapping[str, Source]
     size: int
     seed: int
+    pace: float = 1.0
+    shared: dict[int, dict[str, Float]] = field(default_factory=dict)
+
+    def terms(self, counted: Histories, moment: int) -> Terms:
+        """Of those who were counted, from events before a moment."""
+        return Terms(counted, moment, self.size, self.seed, pace=self.pace)
 
 
 @dataclass(frozen=True)
@@ -65,8 +94,8 @@ class CellResult:
     ----------
     names : tuple of str
         A arms.
-    llms : tuple of str
-        Those of them with pre-trained weights behind.
+    llms : dict of str to str
+        Those of them with pre-trained weights behind, and the arm with random weights in their place.
     sums : float32 [A, metrics, segments, P]
         Credit-weighted marks of each tested user.
     weights : float32 [segments, P]
@@ -77,7 +106,7 @@ class CellResult:
     """
 
     names: tuple[str, ...]
-    llms: tuple[str, ...]
+    llms: Mapping[str, str]
     sums: Float
     weights: Float
     valid_nll: Double
@@ -93,7 +122,7 @@ def measure(case: CutOff, chosen: Int) -> CellResult | None:
     values, truth, user = _fit_points(case, counted)
     if not len(truth):
         return None
-    arms = arms_of(case.encoders, set(values))
+    arms = arms_of(case.sources, set(values))
     half = np.random.default_rng(case.seed).permutation(len(case.histories))[user] % 2 == 0
     weights, valid = {}, [np.nan]
     for name, arm in arms.items():
@@ -101,15 +130,15 @@ def measure(case: CutOff, chosen: Int) -> CellResult | None:
         weights[name] = fit_logit(terms, truth)
         valid.append(_held_out(terms, truth, half, weights[name]))
     names = (POPULARITY, *arms)
-    terms_now = Terms(counted, case.moment, case.size, case.seed).of(case.histories)
+    terms_now = case.terms(counted, case.moment).of(case.histories)
     sums, shares = _marked(case, terms_now, arms, weights, counted)
-    llms = tuple(name for name, arm in arms.items() if arm.uses_llm)
+    llms = {name: arm.control for name, arm in arms.items() if arm.uses_llm}
     return CellResult(names, llms, sums, shares, np.asarray(valid), len(chosen), len(truth))
 
 
 def _fit_points(case: CutOff, counted: Histories) -> tuple[dict[str, Float], Float, Int]:
     """Terms by name [P, N], truth [P, N] and user [P] of the labels at all earlier cut-offs."""
-    most = max(MOST_CELLS // case.size, 1000)
+    most = max(FIT_CELLS // case.size, 500)
     parts: list[dict[str, Float]] = []
     truths: list[Float] = [np.zeros((0, case.size), np.float32)]
     users: list[Int] = [np.zeros(0, np.int64)]
@@ -117,13 +146,23 @@ def _fit_points(case: CutOff, counted: Histories) -> tuple[dict[str, Float], Flo
         then = case.moment - int(share * case.back)
         labels = first_labels(counted, then, case.moment - then).sample(most, case.seed)
         if len(labels):
-            terms = Terms(counted.before(then), then, case.size, case.seed)
-            parts.append(all_terms(terms, labels.user, case.cosines))
+            parts.append(_all_terms(case.terms(counted.before(then), then), labels.user, case))
             truths.append(labels.truth(case.size))
             users.append(labels.user)
     everywhere = set.intersection(*(set(part) for part in parts)) if parts else set()
     values = {name: np.concatenate([part[name] for part in parts]) for name in everywhere}
     return values, np.concatenate(truths), np.concatenate(users)
+
+
+def _all_terms(terms: Terms, users: Int, case: CutOff, chunk: int | None = None) -> dict[str, Float]:
+    """Every term [P, N] by name; what the cells of a cut-off share is kept with the chunk."""
+    shared = case.shared.get(chunk) if chunk is not None else None
+    if shared is None:
+        shared = own_text_terms(terms, users, case.cosines)
+        cells = len(shared) * len(case.labels) * case.size
+        if chunk is not None and cells <= MEMORY_CELLS:
+            case.shared[chunk] = shared
+    return terms(users) | shared | everyones_text_terms(terms, users, case.cosines)
 
 
 def _held_out(terms: Float, truth: Float, half: Bool, fitted: Double) -> float:
@@ -153,7 +192,7 @@ def _marked(
         labels, inside = case.labels.keep(part), masks[:, part[case.labels.row]]
         for s, mask in enumerate(inside):
             shares[s, part] = np.bincount(labels.row, labels.credit * mask, minlength=len(labels))
-        values = all_terms(terms, labels.user, case.cosines)
+        values = _all_terms(terms, labels.user, case, start)
         answers = {POPULARITY: log_softmax(terms.popularity(labels.user))}
         answers |= {name: logit([values[term] for term in arm.terms], weights[name]) for name, arm in arms.items()}
         for a, log_probs in enumerate(answers.values()):
@@ -169,7 +208,11 @@ def _segments(case: CutOff, counted: Histories) -> Bool:
     """Which labels count in each of `SEGMENTS` [segments, L]; an advertiser's events are those that were counted."""
     length = np.diff(case.histories.offsets)[case.labels.user][case.labels.row]
     events = np.bincount(counted.advertiser, minlength=case.size)[case.labels.advertiser]
-    ranges = [(1, 1), (2, 4), (5, None)]
-    by_length = [(length >= low) & (length <= (high or length.max(initial=0))) for low, high in ranges]
-    by_events = [events == 0, (events >= 1) & (events <= 10), (events >= 11) & (events <= 100), events > 100]
+    by_length = [_within(length, *ends) for ends in HISTORY_RANGES]
+    by_events = [_within(events, *ends) for ends in ADVERTISER_RANGES]
     return np.stack([np.ones(len(length), np.bool_), *by_length, *by_events])
+
+
+def _within(counted: Int, least: int, most: int | None) -> Bool:
+    inside: Bool = (counted >= least) & (counted <= (counted.max(initial=0) if most is None else most))
+    return inside

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from advprior.evaluation.learning_curve.arms import LEXICAL
+from advprior.evaluation.learning_curve.arms import LEXICAL, Source
 from advprior.history.catalog import Catalog
 from advprior.predictors.encoding.encode import encode, encoder_identity
 from advprior.predictors.encoding.settings import Encoding, label, parse_encoding
@@ -26,16 +26,17 @@ def random_control(encoder: str) -> str:
     return f"{encoder}, {RANDOM}"
 
 
-def names_of(encoders: Sequence[str]) -> dict[str, bool]:
-    """What arms are called, and whether pre-trained weights are behind them: each encoder beside its control.
+def sources_of(encoders: Sequence[str]) -> dict[str, Source]:
+    """What arms are called, and what is behind them: each encoder beside its control.
 
-    >>> names_of(["HuggingFaceTB/SmolLM2-135M-Instruct@skip_first"])
-    {'SmolLM2-135M-Instruct@skip_first': True, 'SmolLM2-135M-Instruct@skip_first, random weights': False}
+    >>> sorted(sources_of(["HuggingFaceTB/SmolLM2-135M-Instruct@skip_first"]))
+    ['SmolLM2-135M-Instruct@skip_first', 'SmolLM2-135M-Instruct@skip_first, random weights']
     """
-    names: dict[str, bool] = {}
+    sources: dict[str, Source] = {}
     for name in _named(encoders):
-        names |= {name: True, random_control(name): False}
-    return names
+        control = random_control(name)
+        sources |= {name: Source(uses_llm=True, control=control), control: Source()}
+    return sources
 
 
 def catalog_cosines(

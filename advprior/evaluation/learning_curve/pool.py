@@ -27,7 +27,7 @@ class Point:
     by_user : float64 [U]
         What each user of the tables adds to it, centred: its variance over users is the sum of squares.
     by_draw : float64 [C, D]
-        Differences of each cut-off's draws.
+        Differences of each cut-off's draws; NaN where nobody counts.
     users : float
         Tested, on average over draws and cut-offs.
     """
@@ -37,22 +37,23 @@ class Point:
     by_draw: Double
     users: float
 
-    def interval(self) -> tuple[float, float]:
-        """95 % interval; NaN where nobody was tested."""
+    def interval(self, together: int = 1) -> tuple[float, float]:
+        """95 % interval, or one that holds for so many differences together (Bonferroni)."""
         from scipy.stats import t
 
         variance, freedom = self.variance()
-        half = float(t.ppf(0.975, freedom)) * variance**0.5 if variance > 0 else 0.0
+        half = float(t.ppf(1 - 0.025 / together, freedom)) * variance**0.5 if variance > 0 else 0.0
         return self.mean - half, self.mean + half
 
     def variance(self) -> tuple[float, float]:
         """Variance and its degrees of freedom."""
         people = int((self.by_user != 0).sum())
         of_users = float((self.by_user**2).sum()) * people / max(people - 1, 1)
-        cutoffs, draws = self.by_draw.shape
-        of_draws = float(self.by_draw.var(axis=1, ddof=1).sum()) / (draws * cutoffs**2) if draws > 1 else 0.0
+        draws = (~np.isnan(self.by_draw)).sum(1)
+        spread = [row[~np.isnan(row)].var(ddof=1) / n for row, n in zip(self.by_draw, draws, strict=True) if n > 1]
+        of_draws = float(sum(spread)) / len(self.by_draw) ** 2
         total = of_users + of_draws
-        parts = of_users**2 / max(people - 1, 1) + of_draws**2 / max(cutoffs * (draws - 1), 1)
+        parts = of_users**2 / max(people - 1, 1) + of_draws**2 / max(int((draws - 1).sum()), 1)
         return total, total**2 / parts if parts > 0 else 1.0
 
 
@@ -60,7 +61,7 @@ def difference(
     cells: Sequence[Sequence[CellResult]],
     tested: Sequence[Int],
     everyone: int,
-    arms: Sequence[tuple[str, str]],
+    arms: Sequence[Sequence[tuple[str, str]]],
     metric: str,
     segment: str = "overall",
 ) -> Point | None:
@@ -74,24 +75,31 @@ def difference(
         Users of each cut-off's labels.
     everyone : int
         U.
-    arms : sequence of (str, str)
-        Arm and baseline at each cut-off: the best ones need not be the same.
+    arms : sequence of sequences of (str, str)
+        Arm and baseline of each cell: the best ones need not be the same.
     """
     m, s = METRICS.index(metric), SEGMENTS.index(segment)
+    credits = [[float(cell.weights[s].sum(dtype=np.float64)) for cell in draws] for draws in cells]
+    counting = sum(any(row) for row in credits)
     by_user, by_draw, people = np.zeros(everyone), [], []
-    for draws, users, (arm, baseline) in zip(cells, tested, arms, strict=True):
-        row = []
-        for cell in draws:
+    for draws, users, named, totals in zip(cells, tested, arms, credits, strict=True):
+        if not any(totals):
+            continue
+        row = np.full(len(draws), np.nan)
+        for d, (cell, (arm, baseline), total) in enumerate(zip(draws, named, totals, strict=True)):
+            if not total:
+                continue
             credit = cell.weights[s].astype(np.float64)
-            if not credit.sum():
-                return None
             gap = _sums(cell, arm, m, s) - _sums(cell, baseline, m, s)
-            row.append(float(gap.sum() / credit.sum()))
+            row[d] = gap.sum() / total
             people.append(int((credit > 0).sum()))
-            share = (gap - row[-1] * credit) / credit.sum()
-            np.add.at(by_user, users, share / (len(draws) * len(cells)))
+            share = (gap - row[d] * credit) / total
+            np.add.at(by_user, users, share / (np.count_nonzero(totals) * counting))
         by_draw.append(row)
-    return Point(float(np.mean(by_draw)), by_user, np.asarray(by_draw), float(np.mean(people)))
+    if not by_draw:
+        return None
+    mean = float(np.mean([np.nanmean(row) for row in by_draw]))
+    return Point(mean, by_user, np.asarray(by_draw), float(np.mean(people)))
 
 
 def _sums(cell: CellResult, arm: str, metric: int, segment: int) -> Double:

@@ -5,6 +5,7 @@ A stopped run goes on where it was: a cell is a file of its own, whose name hold
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,8 +16,10 @@ from typing import Any
 import numpy as np
 
 from advprior.evaluation.learning_curve.cells import CellResult, CutOff, measure
-from advprior.evaluation.learning_curve.encoders import DEFAULT, catalog_cosines, identities, names_of
+from advprior.evaluation.learning_curve.cost import Costs, forecast, measure_costs
+from advprior.evaluation.learning_curve.encoders import DEFAULT, catalog_cosines, identities, sources_of
 from advprior.evaluation.learning_curve.result import Cells, result_of
+from advprior.evaluation.learning_curve.sentence import verdict_of
 from advprior.evaluation.protocol import first_labels
 from advprior.evaluation.split import Split
 from advprior.history.catalog import Catalog
@@ -24,13 +27,15 @@ from advprior.history.histories import Histories, micros
 from advprior.history.read import load_histories
 from advprior.store.arrays import Int
 from advprior.store.errors import AdvpriorError
-from advprior.store.progress import Progress
+from advprior.store.progress import Progress, duration
 from advprior.store.runs import digest, manifest_digest, read_manifest, versions, write_json
 from advprior.store.tables import TABLES_FIX, load_time_plan
 from advprior.store.times import DAY_US
 
 STEP = "learning curve"
-CODE_VERSION = 3
+CODE_VERSION = 4
+YEAR_US = 365 * DAY_US
+PARTS = 4  # of the past before the first cut-off: labels are looked for over one of them at most
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,8 @@ class CurveOptions:
         Of each encoder that names none; by default as many as the text prior reads.
     tested : int
         Users tested at a cut-off, at most; drawn once.
-    horizon_days : int
+    horizon_days : int, optional
+        By default what `horizon_of` allows.
     seed : int
     """
 
@@ -60,7 +66,7 @@ class CurveOptions:
     bases: tuple[str, ...] = (DEFAULT,)
     layers: int | None = None
     tested: int = 4000
-    horizon_days: int = 365
+    horizon_days: int | None = None
     seed: int = 0
 
 
@@ -76,7 +82,9 @@ def learning_curve(tables: Path, options: CurveOptions, out: Path) -> dict[str, 
     _require_old_texts(tables, options.cutoffs)
     work = _Work(tables, options, out.with_suffix(".cells"))
     cells = work.run()
+    assert work.costs is not None
     result = result_of(cells, options.sizes, options.cutoffs)
+    result["verdict"] = verdict_of(result)
     result["about"] = {
         "step": STEP,
         "tables": manifest_digest(tables),
@@ -85,9 +93,11 @@ def learning_curve(tables: Path, options: CurveOptions, out: Path) -> dict[str, 
         "draws": options.draws,
         "encoders": list(options.bases),
         "layers": options.layers,
-        "horizon_days": options.horizon_days,
+        "horizon_days": work.horizon // DAY_US,
         "seed": options.seed,
         "cpu_seconds": round(work.spent, 1),
+        "cpu_seconds_foretold": round(work.foretold, 1),
+        "cpu_seconds_per_million_users": {name: round(cost) for name, cost in work.costs.by_arm.items()},
         "versions": versions(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -110,6 +120,19 @@ def _require_old_texts(tables: Path, cutoffs: Sequence[datetime]) -> None:
         )
 
 
+def horizon_of(first: int, end: int, cutoffs: Sequence[int]) -> int:
+    """How far labels are looked for after each cut-off, in whole days: the same after every one.
+
+    A year, where the data has one after the last cut-off and four before the first; less where it is shorter.
+
+    >>> day = DAY_US
+    >>> horizon_of(0, 3650 * day, [2000 * day, 3000 * day]) // day, horizon_of(0, 366 * day, [300 * day]) // day
+    (365, 66)
+    """
+    ahead, past = end - max(cutoffs), (min(cutoffs) - first) // PARTS
+    return max(min(YEAR_US, ahead, past) // DAY_US, 1) * DAY_US
+
+
 @dataclass
 class _Work:
     """The cells of one call, and what they took."""
@@ -118,16 +141,26 @@ class _Work:
     options: CurveOptions
     folder: Path
     spent: float = 0.0
+    horizon: int = YEAR_US
+    foretold: float = 0.0
+    costs: Costs | None = None
     _key: str = field(init=False, default="")
 
     def run(self) -> Cells:
         """All cells, measured or read."""
         histories, catalog = load_histories(self.tables)
+        moments = [micros(moment) for moment in self.options.cutoffs]
+        wanted_days = self.options.horizon_days
+        plan_end = micros(load_time_plan(self.tables).end)
+        self.horizon = (
+            horizon_of(int(histories.time.min(initial=min(moments))), plan_end, moments)
+            if wanted_days is None
+            else wanted_days * DAY_US
+        )
         encoders = identities(self.options.bases, self.options.layers)
         about = [manifest_digest(self.tables), list(self.options.bases), encoders, self.options.tested]
-        self._key = digest([*about, self.options.horizon_days, self.options.seed, CODE_VERSION])[:16]
-        first = micros(min(self.options.cutoffs))
-        cosines, spent = catalog_cosines(catalog, self.options.bases, self.options.layers, first)
+        self._key = digest([*about, self.horizon, self.options.seed, CODE_VERSION])[:16]
+        cosines, spent = catalog_cosines(catalog, self.options.bases, self.options.layers, min(moments))
         self.spent += spent  # when they were made
         cells = Cells(len(histories))
         total = len(self.options.cutoffs) * sum(1 if n is None else self.options.draws for n in self.options.sizes)
@@ -135,6 +168,8 @@ class _Work:
             for moment in self.options.cutoffs:
                 case = self._case(histories, catalog, cosines, moment)
                 pool = np.flatnonzero(np.diff(case.histories.offsets) > 0)
+                if self.costs is None:
+                    self._foretell(case, len(pool))
                 cells.tested[moment] = case.labels.user
                 for size, draw in self._wanted(len(pool)):
                     chosen = np.sort(self._shuffled(pool, moment, draw)[: size or len(pool)])
@@ -142,6 +177,18 @@ class _Work:
                     cells.add(moment, size, cell)
                     progress.update()
         return cells
+
+    def _foretell(self, case: CutOff, pool: int) -> None:
+        """Say what the cells will cost, before the first of them."""
+        self.costs = measure_costs(case)
+        self.foretold = forecast(self.costs, case, self._wanted(pool), len(self.options.cutoffs))
+        measured = len(list(self.folder.glob(f"2*-{self._key}.npz")))
+        print(
+            f"  … {STEP}: about {duration(self.foretold)} of CPU time in all, by {len(case.labels):,} users tested at "
+            f"the first cut-off over {self.horizon // DAY_US} days; {measured} cells are measured already",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def _wanted(self, pool: int) -> list[tuple[int | None, int]]:
         """(size, draw) of a cut-off; a size that is not smaller than the pool says nothing beside all of it."""
@@ -154,7 +201,7 @@ class _Work:
 
     def _case(self, histories: Histories, catalog: Catalog, cosines: dict[str, Any], moment: datetime) -> CutOff:
         """What the cells of a cut-off share; ``PRI041`` when nobody has a label."""
-        split = Split(histories, catalog, micros(moment), self.options.horizon_days * DAY_US)
+        split = Split(histories, catalog, micros(moment), self.horizon)
         labels = first_labels(histories, split.now, split.ahead).sample(self.options.tested, self.options.seed)
         if not len(labels):
             raise AdvpriorError(
@@ -171,9 +218,10 @@ class _Work:
             split.now,
             split.back,
             cosines,
-            names_of(self.options.bases),
+            sources_of(self.options.bases),
             len(catalog),
             self.options.seed,
+            split.pace,
         )
 
     def _cell(self, case: CutOff, chosen: Int, name: str) -> CellResult | None:
@@ -198,7 +246,7 @@ def _write(path: Path, cell: CellResult, spent: float) -> None:
     np.savez_compressed(
         beside,
         names=np.asarray(cell.names),
-        llms=np.asarray(cell.llms, np.str_),
+        llms=np.asarray([[name, control] for name, control in cell.llms.items()], np.str_).reshape(-1, 2),
         sums=cell.sums,
         weights=cell.weights,
         valid_nll=cell.valid_nll,
@@ -212,7 +260,7 @@ def _read(kept: Any) -> CellResult:
     users, labels = kept["fitted"].tolist()
     return CellResult(
         tuple(kept["names"].tolist()),
-        tuple(kept["llms"].tolist()),
+        dict(kept["llms"].tolist()),
         kept["sums"],
         kept["weights"],
         kept["valid_nll"],

@@ -26,4 +26,4 @@ def lines(result: dict[str, Any]) -> list[str]:
             text.append(f"  {users:>7,} users, {segment:<19} {figures}")
     if result["cells_without_labels"]:
         text.append(f"note: {result['cells_without_labels']} cells had no label before their cut-off to fit on")
-    return [*text, result["sentence"]]
+    return [*text, result["verdict"]["sentence"]]

@@ -24,20 +24,20 @@ def cell(good: list[float], bad: list[float]) -> CellResult:
     sums[0, 0, 0], sums[1, 0, 0] = good, bad
     weights = np.zeros((len(SEGMENTS), len(good)), np.float32)
     weights[0] = 1.0
-    return CellResult(("good", "bad"), (), sums, weights, np.zeros(2), 10, 10)
+    return CellResult(("good", "bad"), {}, sums, weights, np.zeros(2), 10, 10)
 
 
 def test_a_difference_and_both_parts_of_its_variance_by_hand() -> None:
     """Draws of gains (1, 0, 1, 0) and (1, 1, 1, 1) of four users: means .5 and 1."""
     draws = [[cell([1, 0, 1, 0], [0, 0, 0, 0]), cell([1, 1, 1, 1], [0, 0, 0, 0])]]
-    point = difference(draws, [np.arange(4)], 9, [("good", "bad")], "recall@5")
+    point = difference(draws, [np.arange(4)], 9, [[("good", "bad")] * 2], "recall@5")
     assert point is not None
     assert point.mean == 0.75
     np.testing.assert_allclose(point.by_user[:4], [0.0625, -0.0625, 0.0625, -0.0625])
     of_users = 4 * 0.0625**2 * 4 / 3
     of_draws = np.var([0.5, 1.0], ddof=1) / 2
     assert point.variance()[0] == pytest.approx(of_users + of_draws)
-    assert difference(draws, [np.arange(4)], 9, [("good", "bad")], "recall@5", "history 1") is None
+    assert difference(draws, [np.arange(4)], 9, [[("good", "bad")] * 2], "recall@5", "history 1") is None
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
@@ -50,7 +50,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
         for _cutoff in range(2):
             lucks = rng.normal(0.0, 0.05, 3)
             cells.append([cell(list(by_user + luck + rng.normal(0, 0.1, 60)), [0.0] * 60) for luck in lucks])
-        point = difference(cells, [np.arange(60)] * 2, 60, [("good", "bad")] * 2, "recall@5")
+        point = difference(cells, [np.arange(60)] * 2, 60, [[("good", "bad")] * 3] * 2, "recall@5")
         assert point is not None
         low, high = point.interval()
         held += low <= 0.1 <= high
@@ -110,9 +110,11 @@ def test_the_curve_of_planted_kinds(workspace, capsys) -> None:
     later = PLAN.finetune_end + timedelta(days=28)
     cutoffs = ("--cutoffs", f"{PLAN.finetune_end.isoformat()},{later.isoformat()}", "--out", workspace / "curve.json")
     assert evaluate(workspace, *cutoffs) == 0
-    printed = capsys.readouterr().out
+    captured = capsys.readouterr()
+    printed = captured.out
     result = json.loads((workspace / "curve.json").read_text())
-    assert result["sentence"] in printed
+    assert result["verdict"]["sentence"] in printed
+    assert "CPU time in all" in captured.err
     assert (workspace / "curve.svg").read_text().startswith("<?xml")
     keys = {"cutoff", "users", "draw", "segment", "arm", "baseline", "metric", "difference", "low", "high"}
     assert all(keys <= set(row) for row in result["curve"])
