@@ -205,8 +205,9 @@ def _learning_curve(tables: Path, options: tuple[Any, ...], out: Path) -> None:
     """Measure a learning curve, print its pooled rows and its sentence, draw it."""
     from advprior.evaluation.learning_curve.encoders import DEFAULT
     from advprior.evaluation.learning_curve.plots import draw
-    from advprior.evaluation.learning_curve.run import CurveOptions, learning_curve
+    from advprior.evaluation.learning_curve.run import learning_curve
     from advprior.evaluation.learning_curve.show import lines
+    from advprior.evaluation.learning_curve.work import CurveOptions
 
     sizes, cutoffs, draws, encoders, layers, horizon, tested, seed = options
     chosen = CurveOptions(
