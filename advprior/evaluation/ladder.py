@@ -20,7 +20,7 @@ from advprior.evaluation.protocol import PROFILE_ONLY, segments
 from advprior.evaluation.runs import TAKEN, open_run, require_past, score_labels
 from advprior.evaluation.seeds import Group, group_runs, mean_probability
 from advprior.evaluation.split import Split
-from advprior.evaluation.terms import ALS, als_installed
+from advprior.evaluation.terms import als_installed, left_out
 from advprior.history.histories import micros
 from advprior.history.read import load_histories
 from advprior.predictors.labels import TRAINED_UNTIL
@@ -30,7 +30,7 @@ from advprior.store.runs import manifest_digest, peak_memory_mb, read_manifest, 
 from advprior.store.tables import TABLES_FIX
 
 STEP = "evaluate"
-CODE_VERSION = 5
+CODE_VERSION = 6
 DEFAULTS = Options()
 
 
@@ -242,7 +242,7 @@ class _Ladder:
             "catalog_version": split.catalog.version,
             "fitted_at": datetime.fromtimestamp(split.then / 1e6, UTC).isoformat(),
             "runs": self.about_runs,
-            "left_out": {} if als_installed() else {ALS: "package implicit is not installed"},
+            "left_out": left_out(split.size),
             "saw_the_blend_labels": self.optimistic,
             "trained_on_the_blend_labels": self.trained_on,
             **fitted_facts(main),

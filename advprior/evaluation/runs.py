@@ -24,7 +24,7 @@ from advprior.store.runs import read_manifest
 SHARD = 256  # users scored at once
 SUM_TOLERANCE = 1e-4  # of a row of probabilities, relative to the one that it is
 #: Names that no run's arm may have
-TAKEN = (POPULARITY, "drift", "recency", NEIGHBOURS, "als", "logit", "blend", "best control", "all LLMs")
+TAKEN = (POPULARITY, "drift", "recency", NEIGHBOURS, "als", "ease", "logit", "blend", "best control", "all LLMs")
 
 
 def require_past(run: Path, cutoff: datetime) -> None:

@@ -16,17 +16,19 @@ import numpy.typing as npt
 
 from advprior.history import counts
 from advprior.history.histories import Histories
+from advprior.predictors import autoencoders
 from advprior.predictors.logit import log_softmax
 from advprior.predictors.neighbours import neighbour_term, similarity
 from advprior.predictors.offset import SMOOTHING
 from advprior.store.arrays import Double, Float, Int
 from advprior.store.contract import NEIGHBOURS
 
-RECENCY, ALS, DRIFT, LOGIT = "recency", "als", "drift", "logit"
+RECENCY, ALS, EASE, DRIFT, LOGIT = "recency", "als", "ease", "drift", "logit"
 YEAR = 365.0
 FULL_SPAN = 4 * YEAR  # days of past that the half-lives below are for; with less, all are shortened alike
 POPULAR = (30.0, 90.0, 365.0)  # half-lives of everyone's events, days
 OWN = (30.0, 180.0, 730.0)  # half-lives of the user's own
+LONG = OWN[-1]
 MIXED = (30.0, 90.0, 365.0, 4 * YEAR)  # likewise, mixed with popularity into one distribution
 EVER = 1e6  # a half-life that forgets nothing
 BACK_OFF = 1.0  # events that popularity counts for beside a user's own
@@ -47,7 +49,11 @@ ARMS: dict[str, tuple[str, ...]] = {
     RECENCY: (*POPULAR_TERMS, *MIXED_TERMS),
     NEIGHBOURS: (*POPULAR_TERMS, *MIXED_TERMS, *NEAR_TERMS),
     ALS: (*POPULAR_TERMS, *MIXED_TERMS, ALS),
-    LOGIT: (*POPULAR_TERMS, *RETURNING_TERMS, *OWN_TERMS, *NEAR_TERMS, "sequence", ALS, "profile", "category", "price"),
+    EASE: (*POPULAR_TERMS, *MIXED_TERMS, EASE),
+    LOGIT: (
+        *(*POPULAR_TERMS, *RETURNING_TERMS, *OWN_TERMS, *NEAR_TERMS),
+        *("sequence", ALS, EASE, "profile", "category", "price"),
+    ),
 }
 
 
@@ -63,6 +69,14 @@ def pace_of(days: float) -> float:
 def als_installed() -> bool:
     """Whether the optional package `implicit` is there."""
     return find_spec("implicit") is not None
+
+
+def left_out(size: int) -> dict[str, str]:
+    """Which controls cannot be had with N advertisers and the installed packages, and why."""
+    without = {} if als_installed() else {ALS: "package implicit is not installed"}
+    if size > autoencoders.WIDEST:
+        without[EASE] = f"more than {autoencoders.WIDEST:,} advertisers: its matrices would be dense"
+    return without
 
 
 class Terms:
@@ -95,10 +109,15 @@ class Terms:
     def of(self, asked: Histories) -> Terms:
         """The same aggregates, for other users: their events before the cut-off."""
         other = Terms(self._past, self._cutoff, self._size, self._seed, asked, self._pace)
-        for name in ("_drift", "_similarity", "_sequence", "_als"):
-            if name != "_als" or als_installed():
+        for name in ("_drift", "_similarity", "_sequence", "_als", "_together", "_ease", "_l3ae"):
+            if (name != "_als" or als_installed()) and (name != "_ease" or self.narrow):
                 other.__dict__[name] = getattr(self, name)
         return other
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the advertisers are few enough for linear autoencoders."""
+        return self._size <= autoencoders.WIDEST
 
     def popularity(self, users: Int) -> Float:
         """Log-shares of the last 365 days [P, N]: the plain arm that the protocol names."""
@@ -121,6 +140,8 @@ class Terms:
         if als_installed():
             scores = self._factors[users] @ self._als.item_factors.T
             terms[ALS] = np.log(np.clip(scores, 0.0, None) + ALS_FLOOR)
+        if self.narrow:
+            terms[EASE] = autoencoders.linear_term(own[LONG], self._ease)
         if past.profile_levels:
             terms["profile"] = profile_term(past, users, size, asked)
         if past.categories:
@@ -140,6 +161,12 @@ class Terms:
         """Decayed events of each user [P, N] at a half-life in days, before the pace."""
         moments = np.full(len(users), self._cutoff, np.int64)
         return counts.own_points(self._asked, users, moments, half_life * self._pace, self._size)
+
+    def l3ae(self, users: Int, encoder: str, semantic: Double) -> Float:
+        """L3AE's term [P, N] by the semantic matrix [N, N] of an encoder; weights are computed once for each."""
+        if encoder not in self._l3ae:
+            self._l3ae[encoder] = autoencoders.scaled(autoencoders.l3ae_weights(self._together, semantic))
+        return autoencoders.linear_term(self.own(users, LONG), self._l3ae[encoder])
 
     def _wide(self, row: Float, users: Int) -> Float:
         wide: Float = np.broadcast_to(row, (len(users), self._size))
@@ -166,6 +193,19 @@ class Terms:
     @cached_property
     def _similarity(self) -> Float:
         return similarity(self._past, self._size)
+
+    @cached_property
+    def _together(self) -> Double:
+        return autoencoders.gram(self._past, self._size)
+
+    @cached_property
+    def _ease(self) -> Float:
+        return autoencoders.scaled(autoencoders.ease_weights(self._together))
+
+    @cached_property
+    def _l3ae(self) -> dict[str, Float]:
+        """By encoder."""
+        return {}
 
     @cached_property
     def _sequence(self) -> Double:

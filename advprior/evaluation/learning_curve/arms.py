@@ -9,9 +9,9 @@ import numpy as np
 
 from advprior.evaluation.terms import ARMS, EVER, LOGIT, Terms
 from advprior.predictors.text.similar import MEAN, TOP, text_terms
-from advprior.store.arrays import Float, Int
+from advprior.store.arrays import Double, Float, Int
 
-LEXICAL = "lexical"
+LEXICAL, L3AE = "lexical", "l3ae"
 TOGETHER = "all encoders"
 HISTORY = 730.0  # half-life of a history that texts are read through, days
 POPULAR = {"long": 365.0, "longest": 1460.0}  # half-lives of what is smoothed over alike texts, days
@@ -72,14 +72,14 @@ def arms_of(sources: Mapping[str, Source], available: set[str]) -> dict[str, Cur
     for name, source in sources.items():
         alone, beside = source.control or "", f"{LEXICAL} + {source.control}" if source.control else ""
         arms[name] = CurveArm((*plain, *_terms_of(name, available)), source.uses_llm, alone)
-        arms[f"{LEXICAL} + {name}"] = CurveArm((*lexical, *_short(name)), source.uses_llm, beside)
+        arms[f"{LEXICAL} + {name}"] = CurveArm((*lexical, *_short(available, name)), source.uses_llm, beside)
     llms = {name: source.control for name, source in sources.items() if source.uses_llm}
     if len(llms) > 1:
         controls = tuple(dict.fromkeys(control for control in llms.values() if control))
         random = f"{LEXICAL} + {TOGETHER}, random weights" if controls else ""
-        arms[f"{LEXICAL} + {TOGETHER}"] = CurveArm((*lexical, *_short(*llms)), True, random)
+        arms[f"{LEXICAL} + {TOGETHER}"] = CurveArm((*lexical, *_short(available, *llms)), True, random)
         if random:
-            arms[random] = CurveArm((*lexical, *_short(*controls)))
+            arms[random] = CurveArm((*lexical, *_short(available, *controls)))
     return arms
 
 
@@ -106,14 +106,20 @@ def everyones_text_terms(terms: Terms, users: Int, cosines: Mapping[str, Float])
     return values
 
 
+def linear_text_terms(terms: Terms, users: Int, semantic: Mapping[str, Double]) -> dict[str, Float]:
+    """The linear autoencoder's term [P, N] of each source's semantic matrix: by everyone's events, of the user's."""
+    return {_named(source, L3AE): terms.l3ae(users, source, matrix) for source, matrix in semantic.items()}
+
+
 def _terms_of(source: str, available: set[str]) -> tuple[str, ...]:
     """Names of all terms of a source, in order."""
     return tuple(sorted(term for term in available if term.startswith(f"{source}: ")))
 
 
-def _short(*sources: str) -> tuple[str, ...]:
-    """The two terms of each source that give most of what it gives."""
-    return tuple(_named(source, term) for source in sources for term in (MEAN, TOP))
+def _short(available: set[str], *sources: str) -> tuple[str, ...]:
+    """The few terms of each source that give most of what it gives."""
+    names = (_named(source, term) for source in sources for term in (MEAN, TOP, L3AE))
+    return tuple(name for name in names if name in available)
 
 
 def _named(source: str, term: str) -> str:

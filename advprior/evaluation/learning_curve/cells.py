@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -16,12 +17,14 @@ from advprior.evaluation.learning_curve.arms import (
     Source,
     arms_of,
     everyones_text_terms,
+    linear_text_terms,
     own_text_terms,
 )
 from advprior.evaluation.population import EARLIER
 from advprior.evaluation.protocol import Labels, first_labels, marks
 from advprior.evaluation.terms import Terms
 from advprior.history.histories import Histories
+from advprior.predictors.autoencoders import SEMANTIC_RIDGE, WIDEST, ease_weights
 from advprior.predictors.logit import fit_logit, log_softmax, logit
 from advprior.store.arrays import Bool, Double, Float, Int
 from advprior.store.contract import POPULARITY
@@ -84,6 +87,11 @@ class CutOff:
     def terms(self, counted: Histories, moment: int) -> Terms:
         """Of those who were counted, from events before a moment."""
         return Terms(counted, moment, self.size, self.seed, pace=self.pace)
+
+    @cached_property
+    def semantic(self) -> dict[str, Double]:
+        """Semantic matrix [N, N] by source; none where the advertisers are too many for linear autoencoders."""
+        return {name: ease_weights(s, SEMANTIC_RIDGE) for name, s in self.cosines.items() if len(s) <= WIDEST}
 
 
 @dataclass(frozen=True)
@@ -162,7 +170,8 @@ def _all_terms(terms: Terms, users: Int, case: CutOff, chunk: int | None = None)
         cells = len(shared) * len(case.labels) * case.size
         if chunk is not None and cells <= MEMORY_CELLS:
             case.shared[chunk] = shared
-    return terms(users) | shared | everyones_text_terms(terms, users, case.cosines)
+    fitted = everyones_text_terms(terms, users, case.cosines) | linear_text_terms(terms, users, case.semantic)
+    return terms(users) | shared | fitted
 
 
 def _held_out(terms: Float, truth: Float, half: Bool, fitted: Double) -> float:

@@ -55,7 +55,7 @@ def result(folder: Path) -> dict:
 
 def test_every_arm_and_comparison_is_there(result: dict) -> None:
     names = [row["name"] for row in result["arms"]]
-    plain = ["popularity", "drift", "recency", "neighbours", *(["als"] if als_installed() else []), "logit"]
+    plain = ["popularity", "drift", "recency", "neighbours", *(["als"] if als_installed() else []), "ease", "logit"]
     runs = ["popularity (2)", "neighbours (2)"]
     assert names == [*plain, *runs, "blend"]
     (weights,) = result["about"]["blend_weights"]["blend"]
