@@ -48,6 +48,7 @@ def finetune(
     from advprior.pipeline.fit import finetune as run
     from advprior.pipeline.fit import read_settings
     from advprior.predictors.llm.cut_prompts import cut_lines
+    from advprior.predictors.llm.fit_lines import decision_lines
     from advprior.predictors.quality import quality_lines
     from advprior.store.project_files import SETTINGS_FILES, project_folder
     from advprior.store.runs import read_manifest
@@ -66,6 +67,6 @@ def finetune(
         f"finetune {predictor}: {facts['users']} users, {facts['events']:,} events before {facts['model_cutoff']}, "
         f"{facts['advertisers']} advertisers, {manifest['seconds']:.0f} s -> {out}"
     )
-    for line in [*quality_lines(facts), *cut_lines(facts)]:
+    for line in [*quality_lines(facts), *decision_lines(facts), *cut_lines(facts)]:
         click.echo(f"  {line}")
     next_step(f"advprior export {out}")

@@ -80,6 +80,7 @@ def card(run: Path, *, measured: dict[str, Any] | None = None) -> str:
     import yaml
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    from advprior.predictors.llm.fit_lines import decision_lines
     from advprior.predictors.quality import learned_nothing
     from advprior.predictors.registry import load_predictor
 
@@ -123,6 +124,7 @@ def card(run: Path, *, measured: dict[str, Any] | None = None) -> str:
         reads="; ".join(predictor.reads),
         reads_profile=predictor.reads_profile,
         learned_nothing=learned_nothing(facts),
+        decisions=decision_lines(facts),
     )
 
 

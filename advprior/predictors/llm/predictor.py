@@ -12,7 +12,7 @@ from typing import Any
 from advprior.history.catalog import Catalog
 from advprior.predictors.base import EVERYONE, FitData, Predictor, Scorer
 from advprior.predictors.llm.prompts import PromptEncoder
-from advprior.predictors.llm.saved_prompt import PROMPT_FILE, load_encoder, load_style
+from advprior.predictors.llm.saved_prompt import PROMPT_FILE, load_encoder, load_style, profile_answers
 from advprior.predictors.llm.scorer import LLMScorer
 from advprior.predictors.llm.settings import LLMSettings
 from advprior.predictors.offset import Offset
@@ -65,4 +65,6 @@ class LLMPredictor(Predictor):
         start = Offset.from_json(json.loads((self.run / "habit.json").read_text()))
         file = self.run / INTERESTS_FILE
         interests = Catalog.load(file) if file.is_file() else None
-        return LLMScorer(self.encoder(), start, onnx, device, threads, interests)
+        scorer = LLMScorer(self.encoder(), start, onnx, device, threads, interests)
+        scorer.profile_answers = profile_answers(self.run)
+        return scorer

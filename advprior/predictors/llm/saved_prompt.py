@@ -11,11 +11,20 @@ from advprior.predictors.tokens import Encode, plain_encoder
 from advprior.store.errors import AdvpriorError
 
 PROMPT_FILE, TOKENIZER_FILE = "prompt.json", "tokenizer.json"
+NO_HISTORY, NETWORK, OFFSET_ALONE = "no_history", "network", "offset_alone"
 
 
 def load_style(run: Path) -> PromptStyle:
     """The style alone."""
     return PromptStyle(**json.loads((run / PROMPT_FILE).read_text())["style"])
+
+
+def profile_answers(run: Path) -> bool:
+    """Whether users without a history are given what the network says of their profile.
+
+    Not by a run that was fitted before it was trained on such points.
+    """
+    return bool(json.loads((run / PROMPT_FILE).read_text()).get(NO_HISTORY, OFFSET_ALONE) == NETWORK)
 
 
 def load_encoder(run: Path, names: Sequence[str]) -> PromptEncoder:

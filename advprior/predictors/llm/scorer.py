@@ -24,11 +24,15 @@ _OUTPUT, _INTERESTS = "log_probs", "interest_log_probs"  # of the graph
 
 @dataclass
 class Forward:
-    """One forward: token ids [T], the positions that answer, and the rows of the network's part that they fill."""
+    """One forward: token ids [T], the positions that answer, and the rows of the network's part that they fill.
+
+    The first position answers for the profile alone where ``no_history`` says so.
+    """
 
     ids: Int
     positions: Int
     rows: Int
+    no_history: bool
 
 
 class LLMScorer(NetworkScorer):
@@ -50,7 +54,11 @@ class LLMScorer(NetworkScorer):
     ----------
     token_budget : int
         Padded tokens in one batch; the engine's own.
+    profile_answers : bool
+        Whether the network has a say on users without a history; else they are given the offset alone.
     """
+
+    profile_answers: bool = True
 
     def __init__(
         self,
@@ -88,6 +96,8 @@ class LLMScorer(NetworkScorer):
             for row, b in enumerate(batch):
                 for name, values in out.items():
                     values[jobs[b].rows] = outputs[name][row, : len(jobs[b].positions)]
+        if not self.profile_answers:  # uniform: what is added to it is all that counts
+            out[_OUTPUT][[job.rows[0] for job in jobs if job.no_history]] = -np.log(self._size)
         self.forwarded += len(jobs)
         return NetworkPart(out[_OUTPUT], index, out.get(_INTERESTS))
 
@@ -137,7 +147,8 @@ class LLMScorer(NetworkScorer):
                 key = hash64(window.ids.tobytes(), window.positions.tobytes())
                 job = jobs.get(key)
                 if job is None:
-                    job = Forward(window.ids, window.positions, np.arange(rows, rows + len(window.positions)))
+                    new = np.arange(rows, rows + len(window.positions))
+                    job = Forward(window.ids, window.positions, new, bool(window.occasions[0] == 0))
                     jobs[key] = job
                     rows += len(window.positions)
                 columns = np.flatnonzero(np.isin(seen, window.occasions))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from itertools import product
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from advprior.predictors.llm.prompts import Detail
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 
 
 class _Strict(BaseModel):
@@ -76,14 +80,27 @@ class InterestSettings(_Strict):
 
 
 class RankingSettings(_Strict):
-    """The ranking stage after tuning (see `advprior.predictors.llm.tuning.grpo`)."""
+    """The ranking stage after tuning (see `advprior.predictors.llm.tuning.grpo`).
+
+    With several values of ``lr`` or ``kl`` each pair is a trial from the same tuned network; validation chooses.
+    """
 
     epochs: int = Field(default=0, ge=0)
     group: int = Field(default=8, ge=2)
-    lr: float = Field(default=5e-5, gt=0)
+    lr: Positive | Annotated[tuple[Positive, ...], Field(min_length=1)] = 5e-5
     clip: float = Field(default=0.2, gt=0, lt=1)
-    kl: float = Field(default=0.02, ge=0)
+    kl: NotNegative | Annotated[tuple[NotNegative, ...], Field(min_length=1)] = 0.02
     inner_steps: int = Field(default=2, ge=1)
+
+    @property
+    def trials(self) -> list[tuple[float, float]]:
+        """Learning rate and KL weight of each trial; none without an epoch.
+
+        >>> RankingSettings(epochs=1, lr=(1e-4, 1e-3)).trials
+        [(0.0001, 0.02), (0.001, 0.02)]
+        """
+        rates, weights = ((value,) if isinstance(value, float) else value for value in (self.lr, self.kl))
+        return list(product(rates, weights)) if self.epochs else []
 
 
 class TrainingSettings(_Strict):

@@ -19,7 +19,7 @@ from advprior.store.progress import Progress
 
 CACHE_LIMIT_BYTES = 3 << 30  # cached lower states beyond this are recomputed batch by batch
 LOWER_TOKENS = 2048  # padded tokens that frozen layers read at once
-Which = Literal["train", "valid"]
+Which = Literal["train", "valid", "no_history"]
 
 
 @dataclass
@@ -83,7 +83,7 @@ class TrainingBatches:
         return len(self._batches)
 
     def answer(self, batch: int, which: Which) -> Answer | None:
-        """Answers at the training or validation points of a batch, None where it has no such point."""
+        """Answers at the points of one kind in a batch, None where it has no such point."""
         indices = [i for i in self._batches[batch] if getattr(self._points[i], which).any()]
         if not indices:
             return None
@@ -110,22 +110,22 @@ class TrainingBatches:
         states = self.model.states_at(lower, torch.from_numpy(input_ids), torch.from_numpy(rows))
         return states[torch.from_numpy(index)]
 
-    def validate(self) -> tuple[Float, Float]:
-        """Log-probs [V, N] and [V, C] of all validation points, in the order of `truth`."""
+    def validate(self, which: Which = "valid") -> tuple[Float, Float]:
+        """Log-probs [V, N] and [V, C] of all validation points, in the order of `valid`."""
         was = self.model.training
         self.model.eval()
         with torch.no_grad():
-            answers = [a for b in range(len(self)) if (a := self.answer(b, "valid")) is not None]
+            answers = [a for b in range(len(self)) if (a := self.answer(b, which)) is not None]
         self.model.train(was)
         return (
             np.concatenate([a.log_probs.numpy() for a in answers]),
             np.concatenate([a.interests.numpy() for a in answers]),
         )
 
-    def valid(self, what: str) -> Float:
+    def valid(self, what: str, which: Which = "valid") -> Float:
         """Validation points' truth, offset or interests, in the order of `validate`."""
         points = [self._points[i] for i in self.order]
-        values: Float = np.concatenate([getattr(p, what)[p.valid] for p in points])
+        values: Float = np.concatenate([getattr(p, what)[getattr(p, which)] for p in points])
         return values
 
 

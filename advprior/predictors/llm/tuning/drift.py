@@ -79,12 +79,23 @@ class Drift:
         """What scoring starts from, and the strength of the network as it is; fills in validation points' offsets."""
         weights, strength = weigh(self._terms, self._truth, batches.validate()[0])
         logits, start = self._logits(weights), 0
+        offset = Offset(self._shape, weights)
         for i in self._order:
             p = self._points[i]
             stop = start + int(p.valid.sum())
             p.offset[p.valid] = logits[start:stop]
             start = stop
-        return Offset(self._shape, weights), strength
+        some = [p for p in self._points if p.no_history.any()]
+        if some:
+            user = np.concatenate([np.full(int(p.no_history.sum()), p.user) for p in some])
+            moment = np.concatenate([p.moments[p.no_history] for p in some])
+            of_each = np.split(
+                offset.logits(self._data.histories, user, moment, self._size),
+                np.cumsum([int(p.no_history.sum()) for p in some])[:-1],
+            )
+            for p, part in zip(some, of_each, strict=True):
+                p.offset[p.no_history] = part
+        return offset, strength
 
     def up_to_cutoff(self) -> int:
         """Make the points of all labels before the cut-off training points; how many there are."""

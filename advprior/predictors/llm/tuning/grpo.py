@@ -9,12 +9,14 @@ catalog), so it moves the reported reward and never the policy.
 
 The stage is kept only if, on the validation points, the best 20 earn more reward, Recall@5 does not fall, and neither
 head's likelihood pays more than 1 % for it: a prior is read as a log-probability, too. Both sides are reported either
-way.
+way. Where the settings give several learning rates or KL weights, each pair is a trial from the same tuned network, and
+the one that earns most reward among those that may be kept is.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +35,12 @@ from advprior.predictors.llm.tuning.lists import (
     match_reward,
     sample_lists,
 )
-from advprior.predictors.llm.tuning.loop import Course, Stage, Update, run_stage
+from advprior.predictors.llm.tuning.loop import Course, Stage, Update, copy_of, restore, run_stage
 from advprior.store.arrays import Float
 from advprior.store.progress import tracked
 
 NLL_ALLOWANCE = 0.01  # share of the likelihood that a kept stage may cost
+CRITERION = "reward of the best 20 rises, recall@5 does not fall, nll of neither head rises by over 1 %"
 
 
 def advantages(rewards: torch.Tensor) -> torch.Tensor:
@@ -88,10 +91,36 @@ def judge(batches: TrainingBatches, truth: Float, interest_truth: Float) -> dict
     return row
 
 
+@dataclass(frozen=True)
+class RankingOptions:
+    """How the stage runs.
+
+    Attributes
+    ----------
+    settings : RankingSettings
+    interest_weight : float
+        Of the lists of interests beside those of advertisers.
+    patience : int
+        Epochs without a better score that end it.
+    weight_decay : float
+    seed : int
+    limit_s : float, optional
+        Seconds that its epochs may take.
+    """
+
+    settings: RankingSettings
+    interest_weight: float
+    patience: int
+    weight_decay: float
+    seed: int
+    limit_s: float | None = None
+
+
 def policy_step(
-    batches: TrainingBatches, settings: RankingSettings, interest_weight: float, reference: list[Answer | None]
-) -> Any:
+    batches: TrainingBatches, options: RankingOptions, kl: float, reference: list[Answer | None]
+) -> Callable[[int, Update], tuple[float, float]]:
     """The step of a `Stage`: draw, reward, and move the policy a few times; gives the sum of rewards and its weight."""
+    settings, interest_weight = options.settings, options.interest_weight
 
     def step(batch: int, update: Update) -> tuple[float, float]:
         with torch.no_grad():
@@ -123,88 +152,86 @@ def policy_step(
                     weight
                     * (share * clipped_gain(list_log_prob(log_probs, lists), old, advantage, settings.clip)).sum()
                 )
-                if settings.kl and base is not None:
-                    loss += weight * settings.kl * (share * divergence(log_probs, getattr(base, output))).sum()
+                if kl and base is not None:
+                    loss += weight * kl * (share * divergence(log_probs, getattr(base, output))).sum()
             update(loss)
         return reward_sum, float(before.weight.sum())
 
     return step
 
 
-@dataclass(frozen=True)
-class RankingOptions:
-    """How the stage runs.
-
-    Attributes
-    ----------
-    settings : RankingSettings
-    interest_weight : float
-        Of the lists of interests beside those of advertisers.
-    patience : int
-        Epochs without a better score that end it.
-    weight_decay : float
-    seed : int
-    limit_s : float, optional
-        Seconds that its epochs may take.
-    """
-
-    settings: RankingSettings
-    interest_weight: float
-    patience: int
-    weight_decay: float
-    seed: int
-    limit_s: float | None = None
-
-
 def ranking_stage(
-    batches: TrainingBatches, tuned: dict[str, nn.Parameter], options: RankingOptions, checkpoint: Path
+    batches: TrainingBatches, tuned: dict[str, nn.Parameter], options: RankingOptions, checkpoints: Sequence[Path]
 ) -> tuple[Course, dict[str, Any]]:
-    """Run the stage on the tuned parameters and keep it only where validation gains.
+    """Run the stage's trials on the tuned parameters and keep the best one, if it makes validation better.
+
+    Parameters
+    ----------
+    batches : TrainingBatches
+    tuned : dict of parameters
+    options : RankingOptions
+    checkpoints : sequence of Path
+        A file for each of ``options.settings.trials``.
 
     Returns
     -------
     Course
-        The curve, and the epoch kept (0: none).
+        Of the trial that is kept, or of the one with most reward: the curve, and the epoch kept (0: none).
     dict
         ``kept``, ``criterion``, ``before`` and ``after`` (validation figures; ``after`` is the kept epoch's, or that
-        of most reward).
+        of most reward), ``lr`` and ``kl`` of that trial, and ``trials``: those of each with its best epoch's figures.
     """
-    settings = options.settings
+    trials = options.settings.trials
     truth, interest_truth = batches.valid("truth"), batches.valid("interests")
     batches.model.eval()  # no dropout: a ratio of probabilities must start at one
     before = judge(batches, truth, interest_truth)
     reference: list[Answer | None] = [None] * len(batches)
-    if settings.kl:
+    if any(kl for _, kl in trials):
         with torch.no_grad():
             every = tracked(range(len(batches)), "answers before the ranking stage", "batch")
             reference = [batches.answer(b, "train") for b in every]
-
-    def score(row: dict[str, Any]) -> float:
-        gains = row["valid_reward"] > before["valid_reward"] and row["valid_recall@5"] >= before["valid_recall@5"]
-        affordable = all(
-            row[k] <= before[k] * (1 + NLL_ALLOWANCE) for k in ("valid_nll", "interest_nll") if k in before
+    start = copy_of(tuned)
+    best, weights, courses, rows = -1, start, [], []
+    for i, ((lr, kl), checkpoint) in enumerate(zip(trials, checkpoints, strict=True)):
+        restore(tuned, start)
+        limit = None if options.limit_s is None else options.limit_s / len(trials)
+        stage = Stage(
+            name="ranking stage" + (f", lr {lr:g}, kl {kl:g}" if len(trials) > 1 else ""),
+            measure="train_reward",
+            step=policy_step(batches, options, kl, reference),
+            validate=lambda: judge(batches, truth, interest_truth),
+            score=lambda row: _score(row, before),
+            epochs=options.settings.epochs,
+            patience=options.patience,
+            limit_s=limit,
+            to_beat=-before["valid_reward"],
         )
-        return -float(row["valid_reward"]) if gains and affordable else float("inf")
-
-    stage = Stage(
-        name="ranking stage",
-        measure="train_reward",
-        step=policy_step(batches, settings, options.interest_weight, reference),
-        validate=lambda: judge(batches, truth, interest_truth),
-        score=score,
-        epochs=settings.epochs,
-        patience=options.patience,
-        limit_s=options.limit_s,
-        to_beat=-before["valid_reward"],
-    )
-    optimizer = torch.optim.AdamW(
-        [{"params": list(tuned.values()), "lr": settings.lr, "weight_decay": options.weight_decay}], betas=(0.9, 0.98)
-    )
-    course = run_stage(stage, optimizer, tuned, len(batches), options.seed, checkpoint)
-    chosen = course.best_epoch - 1 if course.best_epoch else int(np.argmax([r["valid_reward"] for r in course.curve]))
+        groups = [{"params": list(tuned.values()), "lr": lr, "weight_decay": options.weight_decay}]
+        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+        course = run_stage(stage, optimizer, tuned, len(batches), options.seed, checkpoint)
+        chosen = course.best_epoch or 1 + int(np.argmax([row["valid_reward"] for row in course.curve]))
+        courses.append(course)
+        rows.append({"lr": lr, "kl": kl, "kept": False, **course.curve[chosen - 1]})
+        if course.best_epoch and (best < 0 or rows[i]["valid_reward"] > rows[best]["valid_reward"]):
+            best, weights = i, copy_of(tuned)
+    restore(tuned, weights)
+    shown = best if best >= 0 else int(np.argmax([row["valid_reward"] for row in rows]))
+    rows[shown]["kept"] = best >= 0
+    course = replace(courses[shown], late=any(course.late for course in courses))
     return course, {
-        "kept": course.best_epoch > 0,
-        "criterion": "reward of the best 20 rises, recall@5 does not fall, nll of neither head rises by over 1 %",
+        "kept": best >= 0,
+        "criterion": CRITERION,
         "before": before,
-        "after": course.curve[chosen],
+        "after": {name: value for name, value in rows[shown].items() if name not in ("lr", "kl", "kept")},
+        "lr": rows[shown]["lr"],
+        "kl": rows[shown]["kl"],
+        "trials": rows,
     }
+
+
+def _score(row: dict[str, Any], before: dict[str, float]) -> float:
+    """Less for more reward; infinite where the epoch may not be kept."""
+    gains = row["valid_reward"] > before["valid_reward"] and row["valid_recall@5"] >= before["valid_recall@5"]
+    likelihoods = [k for k in ("valid_nll", "interest_nll") if k in before]
+    affordable = all(row[k] <= before[k] * (1 + NLL_ALLOWANCE) for k in likelihoods)
+    return -float(row["valid_reward"]) if gains and affordable else float("inf")

@@ -1,7 +1,8 @@
 """Training points: every occasion of a history and every snapshot within it, with what the user turned to next.
 
 One causal forward serves all points of a user. Everything here is as of its time: a point sees events before it,
-and its targets end by the cut-off.
+and its targets end by the cut-off. The first point of a user lies before their first event: the profile is all that it
+sees, as it is for users without a history.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class WindowPoints:
     train, valid : bool [P]
     again : bool [P]
         Whether the point is fitted on when the network is fitted again up to the cut-off.
+    no_history : bool [P]
+        Whether the point validates what is said of users without a history; it is no point of ``valid`` then.
     ends : int64 [P]
         When the label comes (microseconds), as far as a point is a wait for one.
     truth, offset : float32 [P, N]
@@ -56,6 +59,7 @@ class WindowPoints:
     train: Bool
     valid: Bool
     again: Bool
+    no_history: Bool
     ends: Int
     truth: Float
     offset: Float
@@ -65,9 +69,9 @@ class WindowPoints:
 def training_points(data: FitData, encoder: PromptEncoder, settings: LLMSettings) -> list[WindowPoints]:
     """Points whose whole target window ends by the cut-off, split in time.
 
-    Training points are all occasions (just after each) and weekly snapshots with targets that end before
-    ``cutoff - valid_days``; validation points are the weekly snapshots after that, the way priors are used.
-    Where the drift around labels is asked for, each wait for an occasion is one training point instead.
+    Training points are all occasions (just after each), a moment before the first and weekly snapshots with targets
+    that end before ``cutoff - valid_days``; validation points are the weekly snapshots after that, the way priors are
+    used. Where the drift around labels is asked for, each wait for an occasion is one training point instead.
     """
     maker = _Maker(data, settings, np.random.default_rng(settings.training.seed))
     points: list[WindowPoints] = []
@@ -103,6 +107,7 @@ def training_points(data: FitData, encoder: PromptEncoder, settings: LLMSettings
                         train=chosen.train[within],
                         valid=chosen.valid[within],
                         again=chosen.again[within],
+                        no_history=chosen.no_history[within],
                         ends=chosen.ends[within],
                         truth=truth[within],
                         offset=np.zeros((0, len(data.catalog)), np.float32),
@@ -123,6 +128,7 @@ class _Chosen:
     train: Bool
     valid: Bool
     again: Bool
+    no_history: Bool
 
 
 class _Maker:
@@ -138,11 +144,20 @@ class _Maker:
         self._weeks = np.arange(last, data.start, -data.snapshot_every, dtype=np.int64)[::-1]
 
     def moments(self, prompt: Prompt) -> tuple[Int, Int]:
-        """Moments of occasions (or within the waits for them) and then weekly ones [P]; when the waits end [W]."""
-        weeks = self._weeks[self._weeks > prompt.times[0]]
+        """Moments of occasions (or within the waits for them) and then weekly ones [P]; when the waits end [W].
+
+        The first wait is that for the first occasion: of the weekly moments before it the last one is among them.
+        """
+        first = prompt.times[0]
+        weeks = self._weeks[max(int(np.searchsorted(self._weeks, first, side="right")) - 1, 0) :]
+        waits = _within(self._since(prompt), self._horizon, self._rng)
         if self._waits:
-            return np.concatenate([_within(prompt.times, self._horizon, self._rng), weeks]), prompt.times[1:]
-        return np.concatenate([prompt.times + 1, weeks]), prompt.times
+            return np.concatenate([waits, weeks]), prompt.times
+        return np.concatenate([waits[:1], prompt.times + 1, weeks]), np.concatenate([[first], prompt.times])
+
+    def _since(self, prompt: Prompt) -> Int:
+        """Times of occasions after that of the start of the tables, before which nobody waits [K + 1]."""
+        return np.concatenate([[min(self._data.start, int(prompt.times[0])) - 1], prompt.times])
 
     def targets(self, user: Int, moment: Int) -> tuple[_Targets, _Targets | None]:
         """Advertisers turned to, and interests where they are wanted, of points of many users."""
@@ -157,23 +172,28 @@ class _Maker:
         """The points of a user that have a target [P] and lie on one side of the border with all of their horizon."""
         weekly = np.arange(len(moments)) >= len(ends)
         ends = np.concatenate([ends, np.zeros(weekly.sum(), np.int64)])
-        valid = (moments >= self._border) & weekly
+        late = (moments >= self._border) & weekly
+        no_history = late & (moments <= prompt.times[0])
+        valid = late & ~no_history
         if self._waits:
             told_by = ends if self._first else moments + self._horizon - 1  # the last event that tells the target
             train, again = ~weekly & (told_by < self._border), ~weekly & (told_by < self._data.cutoff)
         else:
             train, again = moments + self._horizon <= self._border, np.zeros(len(moments), bool)
-        rows = np.flatnonzero((counts > 0) & (train | valid | again))
+            # users whose first event lies in a week weigh no more than by the one point before it
+            train &= ~(weekly & (moments <= prompt.times[0]))
+        rows = np.flatnonzero((counts > 0) & (train | late | again))
         weight = self._weight(prompt, moments, weekly)[rows].astype(np.float32)
-        return _Chosen(rows, moments[rows], ends[rows], weight, train[rows], valid[rows], again[rows])
+        masks = (mask[rows] for mask in (train, valid, again, no_history))
+        return _Chosen(rows, moments[rows], ends[rows], weight, *masks)
 
     def _weight(self, prompt: Prompt, moments: Int, weekly: Bool) -> Double:
         """Weight of each point in the loss [P]: by its age and, of a wait, by its length."""
         half_life = self._settings.training.recency_half_life_days
         age = np.maximum(self._data.cutoff - moments, 0) / DAY
         weight = np.ones(len(age)) if half_life is None else 0.5 ** (age / half_life)
-        if self._waits and len(prompt.times) > 1:
-            shares = np.minimum(np.diff(prompt.times), self._horizon) / self._horizon
+        if self._waits:
+            shares = np.minimum(np.diff(self._since(prompt)), self._horizon) / self._horizon
             weight = weight * np.concatenate([shares**self._settings.drift.gap_power, np.ones(weekly.sum())])
         return weight
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from advprior.predictors.base import FitData
 from advprior.predictors.llm.prompts import PromptEncoder
-from advprior.predictors.llm.saved_prompt import PROMPT_FILE, TOKENIZER_FILE
+from advprior.predictors.llm.saved_prompt import NO_HISTORY, OFFSET_ALONE, PROMPT_FILE, TOKENIZER_FILE
 from advprior.predictors.llm.settings import LLMSettings
 from advprior.predictors.llm.tuning.extend import save_name_head
 from advprior.predictors.llm.tuning.modes import merge
@@ -28,12 +28,15 @@ class RunParts:
     settings : LLMSettings
     encoder : PromptEncoder
     tokenizer : tokenizers.Tokenizer
+    no_history : str
+        What users without a history are given (`tuning.no_history`).
     """
 
     data: FitData
     settings: LLMSettings
     encoder: PromptEncoder
     tokenizer: Any
+    no_history: str = OFFSET_ALONE
 
 
 def save_run(out: Path, networks: Networks, start: Offset, parts: RunParts) -> None:
@@ -54,6 +57,7 @@ def save_run(out: Path, networks: Networks, start: Offset, parts: RunParts) -> N
             "style": encoder.style.to_json(),
             "text_vocab_size": encoder.text_vocab_size,
             "twin": parts.settings.twin,
+            NO_HISTORY: parts.no_history,
         },
     )
     write_json(out / "habit.json", start.to_json())

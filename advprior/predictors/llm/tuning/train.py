@@ -23,6 +23,7 @@ from advprior.predictors.base import BEFORE, FitData
 from advprior.predictors.deadline import Deadline
 from advprior.predictors.labels import MORE_EVENTS, LabelSpan, require_choosing_labels
 from advprior.predictors.llm.prompts import TITLE, PromptEncoder, PromptStyle
+from advprior.predictors.llm.saved_prompt import NO_HISTORY
 from advprior.predictors.llm.settings import LLMSettings
 from advprior.predictors.llm.tuning.batches import TrainingBatches, share_loss
 from advprior.predictors.llm.tuning.curve import write_curve
@@ -31,6 +32,7 @@ from advprior.predictors.llm.tuning.grpo import RankingOptions, judge, ranking_s
 from advprior.predictors.llm.tuning.loop import Course, Stage, Update, copy_of, restore, run_stage
 from advprior.predictors.llm.tuning.modes import frozen_layers, optimizer_for, tuned_weights
 from advprior.predictors.llm.tuning.networks import Networks, build_networks
+from advprior.predictors.llm.tuning.no_history import judge_no_history
 from advprior.predictors.llm.tuning.points import WindowPoints, fit_habit, training_points
 from advprior.predictors.llm.tuning.saved_run import RunParts, save_run
 from advprior.predictors.llm.tuning.trial import require_export
@@ -50,7 +52,8 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
     -------
     dict
         Facts for the manifest: base, points, the curve by epoch, best epoch, validation quality beside that of
-        habit and drift alone on the same points; the ranking stage's figures before and after, where there was one.
+        habit and drift alone on the same points; the ranking stage's figures before and after, where there was one;
+        what users without a history are given.
 
     Raises
     ------
@@ -116,7 +119,8 @@ class _Fit:
         By stage.
     tuned : dict of str to Parameter
     checkpoints : dict of str to Path
-        By stage; all stay until the end: a fit that is interrupted in a later stage keeps the ones before.
+        By stage, and of each trial of the ranking stage; all stay until the end: a fit that is interrupted in a later
+        stage keeps the ones before.
     """
 
     def __init__(
@@ -134,8 +138,9 @@ class _Fit:
         self.border = parts.data.cutoff - int(settings.training.valid_days * DAY)
         self.facts: dict[str, Any] = {"stopped_by_max_minutes": []}
         self.curves: dict[str, list[dict[str, Any]]] = {}
-        names = {"sft": "checkpoint.pt", "ranking": "checkpoint-ranking.pt", "again": "checkpoint-again.pt"}
-        self.checkpoints = {stage: out / name for stage, name in names.items()}
+        self.checkpoints = {"sft": out / "checkpoint.pt", "again": out / "checkpoint-again.pt"}
+        self._trials = [out / f"checkpoint-ranking-{i}.pt" for i in range(len(settings.ranking.trials))]
+        self.checkpoints |= {file.stem: file for file in self._trials}
 
     def run(self, start: Offset | None) -> Offset:
         """Run all stages; gives what scoring starts from: ``start``, or what is weighed beside the network."""
@@ -150,6 +155,8 @@ class _Fit:
         if self._settings.ranking.epochs:
             self._ranking()
         assert start is not None
+        self.facts[NO_HISTORY] = judge_no_history(self._batches)
+        self.parts = replace(self.parts, no_history=self.facts[NO_HISTORY]["given"])
         # a ranking stage that pays has no validation labels left to be chosen by once they are fitted on
         if drift is not None and refit and not self.facts.get("ranking", {"kept": False})["kept"]:
             if self._settings.drift.keep_before:
@@ -195,7 +202,7 @@ class _Fit:
             training.seed + 1,
             self._next_part(),
         )
-        course, facts = ranking_stage(self._batches, self.tuned, options, self.checkpoints["ranking"])
+        course, facts = ranking_stage(self._batches, self.tuned, options, self._trials)
         self._note("ranking stage", course.late)
         self.curves["ranking"] = course.curve
         self.facts["ranking"] = {**facts, "curve": course.curve}

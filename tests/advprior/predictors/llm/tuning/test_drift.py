@@ -47,18 +47,18 @@ def test_each_wait_is_one_point_and_none_reaches_past_the_border() -> None:
         assert not (p.train & p.valid).any()
         assert (p.ends[p.train] < border).all()
         assert (p.moments[fitted] <= p.ends[fitted]).all()
-        # one point for each event but the first, in the week before it
-        assert p.ends[fitted].tolist() == events[1:].tolist()
-        assert (p.moments[fitted] > events[:-1]).all()
+        # one point for each event, in the week before it
+        assert p.ends[fitted].tolist() == events.tolist()
+        assert (p.moments[fitted][1:] > events[:-1]).all()
         assert (p.moments[p.valid] >= border).all()
-        assert p.weight[fitted] == pytest.approx(np.ones(fitted.sum()))  # a week of a horizon of a week
+        assert p.weight[fitted][1:] == pytest.approx(np.ones(fitted.sum() - 1))  # a week of a horizon of a week
     assert sum(p.again.sum() for p in points) > sum(p.train.sum() for p in points)
 
 
 def test_a_shorter_wait_counts_for_less() -> None:
     data, settings = cycle_data(users=6), settings_of("x", horizon_days=28.0)
     for p in points_of(data, settings):
-        assert p.weight[p.again] == pytest.approx(np.full(p.again.sum(), 0.5))  # (1/4) ** .5
+        assert p.weight[p.again][1:] == pytest.approx(np.full(p.again.sum() - 1, 0.5))  # (1/4) ** .5
         assert p.weight[p.valid] == pytest.approx(np.ones(p.valid.sum()))
 
 

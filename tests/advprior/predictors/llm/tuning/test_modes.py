@@ -166,7 +166,11 @@ def test_first_targets_reach_the_points(bases, tmp_path) -> None:
     for target in ("all", "first"):
         settings = cycle_settings("x", target=target, horizon_days=21, interests={"weight": 1.0})
         points = training_points(data, encoder, settings)
-        found[target] = (np.concatenate([p.truth for p in points]), np.concatenate([p.interests for p in points]))
+        later = [p.moments > data.histories.time[data.histories.offsets[p.user]] for p in points]  # than the first
+        found[target] = tuple(
+            np.concatenate([getattr(p, what)[some] for p, some in zip(points, later, strict=True)])
+            for what in ("truth", "interests")
+        )
     assert set(found["first"][0].sum(1)) == set(found["first"][1].sum(1)) == {1.0}
     assert set(found["all"][0].sum(1)) == {3.0}
     assert set(found["all"][1].sum(1)) == {2.0, 3.0}  # advertisers 6, 7, 0 sell categories 0, 1, 0

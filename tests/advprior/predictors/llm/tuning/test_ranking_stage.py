@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from advprior.predictors.llm.fit_lines import decision_lines
 from advprior.predictors.llm.predictor import LLMPredictor
 from advprior.predictors.llm.tuning.grpo import advantages, clipped_gain, divergence, mean_reward
 from advprior.predictors.llm.tuning.lists import length_penalty, list_log_prob, match_reward, sample_lists
@@ -184,6 +185,19 @@ def test_a_stage_that_does_not_gain_leaves_no_trace(base, tmp_path) -> None:
     assert "ranking" not in without
     ours, theirs = ((tmp_path / n / "model/model.safetensors").read_bytes() for n in ("wrecked", "without"))
     assert ours == theirs
+
+
+def test_the_best_of_several_trials_is_kept_and_all_are_reported(base, tmp_path) -> None:
+    """A rate that wrecks the network, then one that gains: each starts from the same tuned weights."""
+    ranking = stage_facts(base, tmp_path, epochs=2, lr=[3.0, 1e-3])["ranking"]
+    wrecked, gained = ranking["trials"]
+    assert [(row["lr"], row["kept"]) for row in ranking["trials"]] == [(3.0, False), (1e-3, True)]
+    assert (ranking["kept"], ranking["lr"], ranking["kl"]) == (True, 1e-3, 0.0)
+    assert ranking["after"]["valid_reward"] == gained["valid_reward"] > ranking["before"]["valid_reward"]
+    assert wrecked["valid_nll"] > ranking["before"]["valid_nll"] * 1.01 > gained["valid_nll"]
+    assert not list(tmp_path.glob("checkpoint*"))
+    (line,) = decision_lines({"ranking": ranking})
+    assert "the best of 2 trials (learning rate × KL weight), was kept" in line
 
 
 def test_a_reference_holds_the_policy_back(base, tmp_path) -> None:
