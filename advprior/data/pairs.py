@@ -140,8 +140,10 @@ def _described(catalog: pd.DataFrame, tables: dict[str, pd.DataFrame], early: pd
         pair_text(*(None if pd.isna(part) else str(part) for part in parts))
         for parts in zip(department, category, products, strict=True)
     ]
-    columns = {DEPARTMENT: department.to_numpy(object), TEXT: texts}
-    described = {name: values for name, values in columns.items() if any(not pd.isna(value) for value in values)}
+    columns: dict[str, list[Any]] = {DEPARTMENT: department.tolist(), TEXT: texts}
+    described: dict[str, Any] = {
+        name: values for name, values in columns.items() if any(not pd.isna(value) for value in values)
+    }
     return catalog.assign(**described)
 
 
@@ -158,7 +160,7 @@ def pair_text(department: str | None, category: str | None, products: str | None
 
 
 def _most(table: pd.DataFrame, column: str, most: int) -> pd.Series[Any]:
-    """The most frequent values of a column by pair, "; " between, by frequency and then by name; empty without it."""
+    """The most frequent values of a column for each advertiser × category, "; " between, empty without it."""
     import pandas as pd
 
     if column not in table:
