@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from advprior.history import counts
-from advprior.history.histories import Histories
+from advprior.history.histories import Codes, Histories
 from advprior.predictors import autoencoders
 from advprior.predictors.logit import log_softmax
-from advprior.predictors.neighbours import neighbour_term, similarity
+from advprior.predictors.neighbours import department_term, memberships, neighbour_term, similarity
 from advprior.predictors.offset import SMOOTHING
 from advprior.store.arrays import Double, Float, Int
 from advprior.store.contract import NEIGHBOURS
@@ -43,16 +43,17 @@ RETURNING_TERMS = tuple(f"returning, {reach}" for reach in REACHES[1:3])
 OWN_TERMS = (*(f"own, {reach}" for reach in REACHES[:3]), "own", "ever", "last")
 MIXED_TERMS = tuple(f"mixed, {reach}" for reach in REACHES)
 NEAR_TERMS = tuple(f"near, {reach}" for reach in REACHES[1:3])
+DEPARTMENT_TERMS = ("department", "department share")
 #: What each control weighs: every one has the drift, and from `recency` on the habit. `logit` has all there is.
 ARMS: dict[str, tuple[str, ...]] = {
     DRIFT: (*POPULAR_TERMS, *RETURNING_TERMS),
     RECENCY: (*POPULAR_TERMS, *MIXED_TERMS),
-    NEIGHBOURS: (*POPULAR_TERMS, *MIXED_TERMS, *NEAR_TERMS),
+    NEIGHBOURS: (*POPULAR_TERMS, *MIXED_TERMS, *NEAR_TERMS, *DEPARTMENT_TERMS),
     ALS: (*POPULAR_TERMS, *MIXED_TERMS, ALS),
     EASE: (*POPULAR_TERMS, *MIXED_TERMS, EASE),
     LOGIT: (
         *(*POPULAR_TERMS, *RETURNING_TERMS, *OWN_TERMS, *NEAR_TERMS),
-        *("sequence", ALS, EASE, "profile", "category", "price"),
+        *("sequence", ALS, EASE, "profile", "category", *DEPARTMENT_TERMS, "price"),
     ),
 }
 
@@ -146,6 +147,8 @@ class Terms:
             terms["profile"] = profile_term(past, users, size, asked)
         if past.categories:
             terms["category"] = category_term(past, users, size, asked)
+        if len(past.departments):
+            terms |= dict(zip(DEPARTMENT_TERMS, department_terms(own[OWN[1]], past.departments), strict=True))
         if len(past.value):
             terms["price"] = price_term(past, users, size, asked)
         return terms
@@ -347,6 +350,16 @@ def category_term(past: Histories, users: Int, size: int, asked: Histories | Non
     of_user = _shares(point[has_category], asked.category[row[has_category]], (len(users), kinds))
     term: Float = np.log((of_user @ of_advertiser.T).toarray() + SHARE_FLOOR).astype(np.float32)
     return term
+
+
+def department_terms(own: Float, departments: Codes) -> tuple[Float, Float]:
+    """Events of each user in the department of each advertiser [P, N]: log of their number, and their share of all.
+
+    Without it, what a catalog text says of the department would be booked to the model that reads the text.
+    """
+    belongs, amount = memberships(departments), np.log1p(own)
+    share: Float = (amount @ belongs @ belongs.T) / np.maximum(amount.sum(1, keepdims=True), 1e-9)
+    return department_term(own, belongs), share
 
 
 def price_term(past: Histories, users: Int, size: int, asked: Histories | None = None) -> Float:

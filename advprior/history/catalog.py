@@ -11,6 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from advprior.history.masking import MASK, mask_names
 from advprior.store.contract import ADVERTISER_ID, DEPARTMENT, NAME, TEXT
 from advprior.store.errors import AdvpriorError
@@ -56,6 +59,15 @@ class Catalog:
     def index(self) -> dict[str, int]:
         """Advertiser id -> index."""
         return {advertiser: i for i, advertiser in enumerate(self.ids)}
+
+    def department_codes(self) -> npt.NDArray[np.int32]:
+        """Department of each advertiser as a number [N], −1 where it has none; empty where no advertiser has one.
+
+        >>> Catalog(("a1", "a2", "a3"), ("A", "B", "C"), departments=("Food", "", "Drugs")).department_codes().tolist()
+        [1, -1, 0]
+        """
+        codes = {name: code for code, name in enumerate(sorted({d for d in self.departments if d}))}
+        return np.asarray([codes.get(department, -1) for department in self.departments], np.int32)
 
     def descriptions(self, between: str = ": ") -> tuple[str, ...]:
         """Name and text of each advertiser, or its name alone where there is no text.

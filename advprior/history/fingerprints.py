@@ -49,7 +49,7 @@ def input_keys(histories: Histories, cutoff: int, model: str) -> Keys:
     events, users = [], []
     for field in fields(histories):
         value = getattr(histories, field.name)
-        if field.name in ("users", "offsets"):
+        if field.name in ("users", "offsets", "departments"):  # the last is the catalog's, which the model names
             continue
         if isinstance(value, np.ndarray) and value.ndim == 1 and len(value) == len(histories.time):
             events.append((value, _labels(histories, field.name)))

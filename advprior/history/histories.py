@@ -65,6 +65,8 @@ class Histories:
         Values of each field in alphabetical order.
     profile_codes : int32 [U, F]
         Index in the field's levels, `UNKNOWN` where it is not told.
+    departments : int32 [N]
+        Department of each advertiser of the catalog, `UNKNOWN` where it has none; empty where none has.
     """
 
     users: tuple[str, ...]
@@ -80,6 +82,7 @@ class Histories:
     profile_fields: tuple[str, ...] = ()
     profile_levels: tuple[tuple[str, ...], ...] = ()
     profile_codes: Codes = field(default_factory=lambda: np.zeros((0, 0), np.int32))
+    departments: Codes = field(default_factory=lambda: np.zeros(0, np.int32))
 
     def __len__(self) -> int:
         return len(self.users)
@@ -232,6 +235,7 @@ def build_histories(users: pd.DataFrame, events: pd.DataFrame, catalog: Catalog)
         profile_fields=fields,
         profile_levels=levels,
         profile_codes=codes,
+        departments=catalog.department_codes(),
     )
 
 

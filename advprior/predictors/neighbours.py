@@ -4,6 +4,9 @@ The conventional control (item-based collaborative filtering, Sarwar et al. 2001
 earns nothing. Cosine similarity between advertisers over the users who turned to both; the log of the summed
 similarity to a user's events is one term of a conditional logit beside habit and drift, all fitted on labels before
 the cut-off. A user's events are folded in as of each snapshot, so new ones count at once.
+
+Where advertisers have departments (what is coarser than a category), the user's events in the same department are a
+term too: what a text says of it is then no merit of the model that reads the text.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from advprior.history import counts
-from advprior.history.histories import Histories
+from advprior.history.histories import Codes, Histories
 from advprior.history.targets import dense, next_advertisers, quality
 from advprior.predictors.base import EVERYONE, OWN, FitData, Predictor, Scorer
 from advprior.predictors.logit import fit_logit, log_softmax
@@ -27,13 +30,15 @@ from advprior.store.arrays import Float, Int
 from advprior.store.contract import CATALOG_FILE, NEIGHBOURS
 from advprior.store.runs import write_json
 
+DEPARTMENTS = "the departments of the advertisers"
 FLOOR = 0.1  # of the summed similarity, so that its log stays finite
 
 
 class NeighbourSettings(BaseModel):
     """Settings of the neighbour prior.
 
-    ``similar: false`` leaves out what goes with what: with one short half-life the rest is the *last advertiser*.
+    ``similar: false`` leaves out what goes with what, the department too: with one short half-life the rest is the
+    *last advertiser*.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -67,8 +72,29 @@ def neighbour_term(own: Float, similar: Float) -> Float:
     return term
 
 
+def memberships(departments: Codes) -> Float:
+    """Which of D departments each advertiser belongs to: zeros and ones [N, D].
+
+    >>> memberships(np.array([1, -1, 0], np.int32)).tolist()
+    [[0.0, 1.0], [0.0, 0.0], [1.0, 0.0]]
+    """
+    belongs: Float = (departments[:, None] == np.arange(departments.max(initial=-1) + 1)).astype(np.float32)
+    return belongs
+
+
+def department_term(own: Float, belongs: Float) -> Float:
+    """``log(log1p(own)·M·Mᵀ + 0.1)`` [..., N] of own decayed events and `memberships` M: events in the same department.
+
+    >>> own = np.array([[0.0, np.e - 1, 0.0]])
+    >>> department_term(own, memberships(np.array([0, 0, 1], np.int32))).round(1).tolist()
+    [[0.1, 0.1, -2.3]]
+    """
+    term: Float = np.log(np.log1p(own) @ belongs @ belongs.T + FLOOR)
+    return term
+
+
 class NeighbourPredictor(Predictor):
-    """A conditional logit on log-popularity, habit and neighbours."""
+    """A conditional logit on log-popularity, habit, neighbours and, where there are departments, the same one."""
 
     kind = NEIGHBOURS
 
@@ -76,6 +102,8 @@ class NeighbourPredictor(Predictor):
         super().__init__(run)
         self.parameters = json.loads((self.run / "parameters.json").read_text())
         self.similarity: Float = np.load(self.run / "similarity.npy")
+        by_department = len(self.parameters["weights"]) > 2 + len(self.parameters["half_lives_days"])
+        self.belongs: Float | None = memberships(self.catalog.department_codes()) if by_department else None
 
     @classmethod
     def settings(cls, raw: dict[str, Any]) -> NeighbourSettings:
@@ -83,7 +111,7 @@ class NeighbourPredictor(Predictor):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return (EVERYONE, OWN)
+        return (EVERYONE, OWN) if self.belongs is None else (EVERYONE, OWN, DEPARTMENTS)
 
     @classmethod
     def fit(cls, data: FitData, settings: NeighbourSettings, out: Path) -> dict[str, Any]:
@@ -94,7 +122,8 @@ class NeighbourPredictor(Predictor):
         truth = dense(*next_advertisers(data.histories, user, cutoff - 1, horizon), size)
         some = truth.sum(1) > 0
         user, cutoff, truth = user[some], cutoff[some], truth[some]
-        weights = np.asarray([1.0, *[0.0] * (len(settings.half_lives_days) + 1)])
+        departments = data.catalog.department_codes() if settings.similar else np.zeros(0, np.int32)
+        weights = np.asarray([1.0, *[0.0] * (len(settings.half_lives_days) + 1 + bool(len(departments)))])
         valid: dict[str, Any] = {}
         if len(user):
             start = OffsetTerms((settings.popularity_half_life_days,), settings.half_lives_days, monthly=False)
@@ -104,6 +133,8 @@ class NeighbourPredictor(Predictor):
             own = counts.own_points(data.histories, user, cutoff, settings.half_lives_days[0], size)
             near = neighbour_term(own, early)
             terms = np.concatenate([habit, near[None]])
+            if len(departments):
+                terms = np.concatenate([terms, department_term(own, memberships(departments))[None]])
             weights = fit_logit(terms, truth, centre=weights)
             log_probs = log_softmax(np.tensordot(weights.astype(np.float32), terms, 1))
             popular = popularity_quality(data.histories, cutoff, truth)
@@ -121,13 +152,15 @@ class NeighbourPredictor(Predictor):
     def log_probs(self, popularity: Float, own: list[Float]) -> Float:
         """Log-probs [P, N] from decayed counts of everyone and of the user, one array a half-life."""
         terms = [np.log(popularity + SMOOTHING), *[np.log1p(x) for x in own], neighbour_term(own[0], self.similarity)]
+        terms += [] if self.belongs is None else [department_term(own[0], self.belongs)]
         return log_softmax(np.tensordot(np.asarray(self.parameters["weights"]), np.stack(terms), 1))
 
     def export(self, out: Path) -> dict[str, Any]:
         from advprior.runtime import graphs
 
         size, habits = len(self.catalog), len(self.parameters["half_lives_days"])
-        graphs.save_neighbours(out / "model.onnx", self.similarity, self.parameters["weights"], SMOOTHING, FLOOR)
+        matrices = [[self.similarity]] + ([] if self.belongs is None else [[self.belongs, self.belongs.T]])
+        graphs.save_neighbours(out / "model.onnx", matrices, self.parameters["weights"], SMOOTHING, FLOOR)
         rng = np.random.default_rng(0)
         popularity = rng.gamma(0.3, 20.0, (6, size)).astype(np.float32)
         sparse = [rng.gamma(0.3, 5.0, (6, size)) * (rng.random((6, size)) < 0.1) for _ in range(habits)]

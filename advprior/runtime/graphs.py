@@ -49,12 +49,15 @@ def save_popularity(path: Path, size: int, smoothing: float) -> None:
 
 
 def save_neighbours(
-    path: Path, similarity: npt.NDArray[Any], weights: list[float], smoothing: float, floor: float
+    path: Path, matrices: list[list[npt.NDArray[Any]]], weights: list[float], smoothing: float, floor: float
 ) -> None:
-    """``log_softmax(w0·log(popularity + smoothing) + Σ wk·log1p(own_k) + wn·log(log1p(own_0)·S + floor))``."""
+    """``log_softmax(w0·log(popularity + smoothing) + Σ wk·log1p(own_k) + Σ wm·log(log1p(own_0)·S_m + floor))``.
+
+    Each S_m [N, N] comes as the matrices whose product it is: a narrow one between is fewer numbers.
+    """
     from onnx import helper
 
-    size, habits = len(similarity), len(weights) - 2
+    size, habits = len(matrices[0][0]), len(weights) - 1 - len(matrices)
     nodes = [
         helper.make_node("Add", ["popularity", "smoothing"], ["smooth"]),
         helper.make_node("Log", ["smooth"], ["log_popularity"]),
@@ -67,15 +70,20 @@ def save_neighbours(
             helper.make_node("Mul", [f"x{k}", f"w{k + 1}"], [f"term{k}"]),
             helper.make_node("Add", [f"sum{k}", f"term{k}"], [f"sum{k + 1}"]),
         ]
-    nodes += [
-        helper.make_node("MatMul", ["x0", "similarity"], ["near"]),
-        helper.make_node("Add", ["near", "floor"], ["near_floor"]),
-        helper.make_node("Log", ["near_floor"], ["log_near"]),
-        helper.make_node("Mul", ["log_near", f"w{habits + 1}"], ["near_term"]),
-        helper.make_node("Add", [f"sum{habits}", "near_term"], ["logits"]),
-        helper.make_node("LogSoftmax", ["logits"], ["log_probs"], axis=-1),
-    ]
-    constants = {"one": 1.0, "smoothing": smoothing, "floor": floor, "similarity": similarity}
+    constants: dict[str, Any] = {"one": 1.0, "smoothing": smoothing, "floor": floor}
+    for m, factors in enumerate(matrices):
+        last = "x0"
+        for k, factor in enumerate(factors):
+            constants[f"matrix{m}_{k}"] = factor
+            nodes.append(helper.make_node("MatMul", [last, f"matrix{m}_{k}"], [last := f"near{m}_{k}"]))
+        nodes += [
+            helper.make_node("Add", [last, "floor"], [f"near_floor{m}"]),
+            helper.make_node("Log", [f"near_floor{m}"], [f"log_near{m}"]),
+            helper.make_node("Mul", [f"log_near{m}", f"w{habits + 1 + m}"], [f"near_term{m}"]),
+            helper.make_node("Add", [f"sum{habits + m}", f"near_term{m}"], [f"sum{habits + m + 1}"]),
+        ]
+    logits = f"sum{habits + len(matrices)}"
+    nodes.append(helper.make_node("LogSoftmax", [logits], ["log_probs"], axis=-1))
     constants |= {f"w{k}": weight for k, weight in enumerate(weights)}
     _save(path, nodes, {"popularity": size, **{f"own{k}": size for k in range(habits)}}, size, constants)
 

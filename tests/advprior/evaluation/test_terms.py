@@ -13,6 +13,8 @@ from advprior.evaluation.protocol import first_labels
 from advprior.evaluation.seeds import group_runs
 from advprior.evaluation.terms import (
     ARMS,
+    DEPARTMENT_TERMS,
+    OWN,
     PROFILE_PRIOR,
     Terms,
     category_term,
@@ -79,6 +81,21 @@ def test_terms_follow_what_the_tables_hold() -> None:
         assert term.shape == (3, 3)
         assert np.isfinite(term).all()
     assert set(full) <= {term for terms in ARMS.values() for term in terms}
+
+
+def test_the_same_department_by_hand() -> None:
+    """Advertisers 0 and 2 are of one department, 1 of none: user 0 bought one of each."""
+    placed = replace(detailed(), departments=np.asarray([0, -1, 0], np.int32))
+    terms = Terms(placed, 10 * DAY, 3, 0)
+    values, amount = terms(EVERYONE), np.log1p(terms.own(EVERYONE, OWN[1]))
+    both = amount[:, 0] + amount[:, 2]
+    expected = np.stack([both, np.zeros(3), both], axis=1)
+    log_number, share = (values[name] for name in DEPARTMENT_TERMS)
+    np.testing.assert_allclose(log_number, np.log(expected + 0.1), rtol=1e-5)
+    total = amount.sum(1, keepdims=True)
+    np.testing.assert_allclose(share, np.divide(expected, total, where=total > 0, out=np.zeros((3, 3))), rtol=1e-5)
+    assert set(values) - set(Terms(detailed(), 10 * DAY, 3, 0)(EVERYONE)) == set(DEPARTMENT_TERMS)
+    assert set(DEPARTMENT_TERMS) <= set(ARMS["logit"]) & set(ARMS["neighbours"])
 
 
 def test_what_a_blend_is_fitted_on_did_not_see_the_users_own_label() -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -257,6 +258,34 @@ def test_the_last_advertiser_is_a_neighbour_prior_without_neighbours(tmp_path) -
     other = read_settings("neighbours", None, ["half_lives_days=[2]"])
     finetune(tables, tmp_path / "near", "neighbours", other)
     assert np.load(tmp_path / "near" / "similarity.npy").any()
+
+
+def test_the_same_department_is_a_term_where_advertisers_have_departments(tmp_path) -> None:
+    """Users keep to their department and never go back to an advertiser: what neighbours cannot know, it tells."""
+    rng, start = np.random.default_rng(0), PLAN.start
+    rows = []
+    for user in range(30):
+        shelf = rng.choice(80, 14, replace=False) + 80 * (user % 2)
+        rows += [(f"u{user:03d}", start + timedelta(days=5 * i + user % 5), f"a{a:03d}") for i, a in enumerate(shelf)]
+    events = pd.DataFrame(rows, columns=["user_id", "timestamp", "advertiser_id"]).assign(value=1.0, category="Tea")
+    tables = write_tiny(tmp_path / "tables")
+    pd.DataFrame({"user_id": [f"u{i:03d}" for i in range(30)]}).to_parquet(tables / "users.parquet")
+    events.to_parquet(tables / "events.parquet")
+    ids = [f"a{i:03d}" for i in range(160)]
+    plain = pd.DataFrame({"advertiser_id": ids, "name": ids})
+    weights, nll = {}, {}
+    for name, catalog in {"plain": plain, "placed": plain.assign(department=["Food"] * 80 + ["Drugs"] * 80)}.items():
+        catalog.to_parquet(tables / "advertisers.parquet")
+        finetune(tables, tmp_path / name, "neighbours", read_settings("neighbours", None))
+        predictor = load_predictor(tmp_path / name)
+        (tmp_path / name / "onnx").mkdir()
+        predictor.export(tmp_path / name / "onnx")  # refuses a graph that says something else
+        weights[name] = predictor.parameters["weights"]
+        nll[name] = read_manifest(tmp_path / name)["facts"]["valid"]["model"]["nll"]
+        assert any("departments" in words for words in predictor.reads) == (name == "placed")
+    assert len(weights["placed"]) == len(weights["plain"]) + 1
+    assert weights["placed"][-1] > 0.1
+    assert nll["placed"] < nll["plain"] - 0.05
 
 
 def test_too_little_history_is_said(tmp_path) -> None:
