@@ -17,7 +17,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -42,6 +42,13 @@ _REPORTED = (
     "duckdb",
     "pyspark",
 )
+#: Steps whose numbers come from a library that may give others when it is upgraded: its version is part of their key.
+_ONNX_RUNTIME, _LIGHTGBM = ("onnxruntime", "onnxruntime-gpu"), ("lightgbm",)
+_DECIDED_BY = {
+    "export": _ONNX_RUNTIME,
+    "score": _ONNX_RUNTIME,
+    **dict.fromkeys(("rank train", "rank ablate", "rank two-by-two"), _LIGHTGBM),
+}
 
 
 def sha256_file(path: Path) -> str:
@@ -175,8 +182,22 @@ class Run:
 
 
 def run_key(step: str, config: Any, inputs: Mapping[str, str], code_version: int = 1) -> str:
-    """The identity of a run: same key, same output."""
-    return digest({"step": step, "config": config, "inputs": dict(inputs), "code": code_version})
+    """The identity of a run: same key, same output.
+
+    Of a step that a library decides it holds that library's version too: an upgrade makes such a run stale.
+    """
+    identity = {"step": step, "config": config, "inputs": dict(inputs), "code": code_version}
+    libraries = _installed(_DECIDED_BY.get(step, ()))
+    return digest({**identity, "libraries": libraries} if libraries else identity)
+
+
+def _installed(names: Iterable[str]) -> dict[str, str]:
+    """Versions of those packages that are installed."""
+    installed = {}
+    for name in names:
+        with suppress(PackageNotFoundError):
+            installed[name] = version(name)
+    return installed
 
 
 def is_current(out: Path, key: str) -> bool:
@@ -204,11 +225,7 @@ def peak_memory_mb() -> float:
 
 def versions() -> dict[str, str]:
     """Versions of the packages that decide a result, those that are installed."""
-    installed = {"python": platform.python_version()}
-    for name in _REPORTED:
-        with suppress(PackageNotFoundError):
-            installed[name] = version(name)
-    return installed
+    return {"python": platform.python_version(), **_installed(_REPORTED)}
 
 
 @contextmanager
@@ -245,12 +262,9 @@ def new_run(
         )
     partial = out.with_name(f".{out.name}.partial")
     key_file = partial / ".key"
-    if partial.exists():
-        os.close(_lock(partial, out))  # free: a run that ended left it
-        if not (resume and key_file.is_file() and key_file.read_text() == key):
-            shutil.rmtree(partial)
-    partial.mkdir(parents=True, exist_ok=True)
     lock = _lock(partial, out)
+    if not (resume and key_file.is_file() and key_file.read_text() == key):
+        _empty(partial)  # and not the folder itself: it is what is locked
     key_file.write_text(key)
     stopwatch = Stopwatch()
     run = Run(partial)
@@ -268,23 +282,44 @@ def new_run(
 
 
 def _lock(partial: Path, out: Path) -> int:
-    """Keep other processes from the folder that is being written: a descriptor, to be closed. Ends with the process."""
-    lock = os.open(partial, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    """Make the folder that is written, and keep other processes from it: a descriptor, to be closed.
+
+    It ends with the process. A lock is of the folder, not of its path: one that was moved away between the two calls
+    is none, and the next is tried.
+    """
+    while True:
+        partial.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = os.open(partial, os.O_RDONLY)
+        except FileNotFoundError:  # another process has just ended with it
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise AdvpriorError(
+                "RUN005",
+                "another process is writing this folder",
+                where=str(out),
+                actual=f"{partial} is in use",
+                expected="one at a time",
+                fix="wait until it has ended, or stop it, and run the same command again",
+            ) from None
+        except OSError:  # a file system without locks: as good as it can be
+            return lock
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), os.stat(partial)):
+                return lock
         os.close(lock)
-        raise AdvpriorError(
-            "RUN005",
-            "another process is writing this folder",
-            where=str(out),
-            actual=f"{partial} is in use",
-            expected="one at a time",
-            fix="wait until it has ended, or stop it, and run the same command again",
-        ) from None
-    except OSError:  # a file system without locks: as good as it can be
-        pass
-    return lock
+
+
+def _empty(folder: Path) -> None:
+    """Remove what lies in a folder."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def write_manifest(folder: Path, origin: Origin, facts: Mapping[str, Any], stopwatch: Stopwatch) -> None:
@@ -331,14 +366,16 @@ def publish_version(folder: Path, link: Path, *, keep: int = 2) -> None:
     """Make ``folder`` the current version behind ``link`` with one atomic rename of a symbolic link.
 
     ``folder`` moves to ``<parent>/.versions/<link>-<manifest digest>``; readers of ``link`` see the old
-    version whole or the new one whole. The newest ``keep`` versions stay, for a rollback.
+    version whole or the new one whole. The newest ``keep`` versions stay, for a rollback; of the same content one, and
+    the link has moved before the other goes.
     """
     link = Path(link)
     versions_dir = link.parent / ".versions"
     versions_dir.mkdir(parents=True, exist_ok=True)
-    target = versions_dir / f"{link.name}-{manifest_digest(folder)}"
-    if target.exists() and target.resolve() != Path(folder).resolve():
-        shutil.rmtree(target)
+    name = f"{link.name}-{manifest_digest(folder)}"
+    same = [path for path in versions_dir.glob(f"{name}*") if path.name.partition(".")[0] == name]
+    names = (name, *(f"{name}.{number}" for number in range(1, len(same) + 1)))
+    target = next(path for path in map(versions_dir.joinpath, names) if path not in same)
     os.rename(folder, target)
     os.utime(target)
     beside = link.with_name(f".{link.name}.{os.getpid()}.link")
@@ -348,6 +385,6 @@ def publish_version(folder: Path, link: Path, *, keep: int = 2) -> None:
         shutil.rmtree(link)
     os.replace(beside, link)
     newest_first = sorted(versions_dir.glob(f"{link.name}-*"), key=lambda p: p.stat().st_mtime, reverse=True)
-    for stale in newest_first[keep:]:
-        if stale != target:
-            shutil.rmtree(stale, ignore_errors=True)
+    stale = [path for path in newest_first if path not in same and path != target][keep - 1 :]
+    for path in (*same, *stale):
+        shutil.rmtree(path, ignore_errors=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from advprior.store import runs
 from advprior.store.contract import TimePlan
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import is_current, new_run, publish_version, read_manifest, run_key
@@ -100,3 +102,54 @@ def test_a_time_plan_is_in_order_and_survives_json() -> None:
         TimePlan(moments[1], *moments[1:])
     with pytest.raises(ValueError, match="zone"):
         TimePlan(*[m.replace(tzinfo=None) for m in moments])
+
+
+def test_publishing_the_same_content_again_never_takes_the_live_version_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = tmp_path / "data" / "view"
+    removed: list[tuple[str, str]] = []
+    real = shutil.rmtree
+
+    def looking(path: Path, **options: bool) -> None:
+        removed.append((Path(path).name, link.resolve().name))
+        assert (link / "data.txt").is_file()
+        real(path, **options)
+
+    for text in ("before", "live"):
+        write(tmp_path / "data/staged", text, key=text)
+        publish_version(tmp_path / "data/staged", link)
+    monkeypatch.setattr(shutil, "rmtree", looking)
+    for _ in range(3):
+        write(tmp_path / "data/staged", "live", key="live")
+        publish_version(tmp_path / "data/staged", link)
+        assert (link / "data.txt").read_text() == "live"
+    assert len(removed) >= 3
+    assert not [path for path, current in removed if path == current]
+    texts = sorted((path / "data.txt").read_text() for path in (tmp_path / "data/.versions").iterdir())
+    assert texts == ["before", "live"]  # what a rollback goes to is still the one before
+
+
+def test_nobody_gets_in_while_leftovers_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, refused = shutil.rmtree, []
+
+    def start_another(path: Path, **options: bool) -> None:
+        monkeypatch.setattr(shutil, "rmtree", real)
+        with pytest.raises(AdvpriorError) as caught:
+            write(tmp_path / "out", "another")
+        refused.append(caught.value.code)
+        real(path, **options)
+
+    (tmp_path / ".out.partial" / "part").mkdir(parents=True)
+    monkeypatch.setattr(shutil, "rmtree", start_another)
+    write(tmp_path / "out", "one")
+    assert refused == ["RUN005"]
+    assert (tmp_path / "out/data.txt").read_text() == "one"
+    assert not (tmp_path / "out/part").exists()
+
+
+def test_a_key_knows_the_library_that_decides_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {step: run_key(step, {}, {}) for step in ("rank train", "score", "data")}
+    monkeypatch.setattr(runs, "version", lambda name: "99")
+    after = {step: run_key(step, {}, {}) for step in before}
+    assert {step for step in before if before[step] != after[step]} == {"rank train", "score"}
