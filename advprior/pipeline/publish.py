@@ -7,7 +7,7 @@ ones whole. A placebo is the same priors with users shuffled, for a test that mu
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from advprior.store.contract import (
     CATALOG_FILE,
@@ -66,24 +66,8 @@ def publish(
     import shutil
 
     scored = read_manifest(priors, step="score", fix="advprior score RUN --tables TABLES --out PRIORS")
-    if not (repo / "feature_store.yaml").is_file():
-        raise AdvpriorError(
-            "STO001",
-            "not a feature repository",
-            where=str(repo),
-            actual="no feature_store.yaml",
-            expected="a folder made by `advprior init`",
-            fix="advprior init DIR, then --repo DIR/feature_repo",
-        )
-    require_current_repo(repo)
-    name = name or str(scored["facts"]["predictor"])
-    if not (name.isascii() and name.isidentifier() and name.islower() and name[0] != "_"):
-        raise AdvpriorError(
-            "PRI003",
-            f"no prior can be named {name!r}",
-            expected=f"small letters, digits, _: {', '.join(PREDICTORS)}, …",
-        )
-    view = prior_view(name)
+    require_repo(repo)
+    name, view = view_named(scored, name)
     config = {"view": view, **({"shuffle_seed": seed} if shuffled_source(name) else {})}
     inputs = {"priors": manifest_digest(priors)}
     key = run_key(STEP, config, inputs, CODE_VERSION)
@@ -112,6 +96,44 @@ def publish(
         run.facts.update(score_cpu_seconds=scored.get("cpu_seconds"), online=online)
     publish_version(staged, link)
     return view
+
+
+def require_repo(repo: Path) -> None:
+    """Refuse what is no feature repository.
+
+    Raises
+    ------
+    AdvpriorError
+        ``STO001``, and ``STO023`` for one of an earlier version.
+    """
+    if not (repo / "feature_store.yaml").is_file():
+        raise AdvpriorError(
+            "STO001",
+            "not a feature repository",
+            where=str(repo),
+            actual="no feature_store.yaml",
+            expected="a folder made by `advprior init`",
+            fix="advprior init DIR, then --repo DIR/feature_repo",
+        )
+    require_current_repo(repo)
+
+
+def view_named(scored: dict[str, Any], name: str | None) -> tuple[str, str]:
+    """What a score run is published as, and its view.
+
+    Raises
+    ------
+    AdvpriorError
+        ``PRI003`` for a name that no prior can have.
+    """
+    name = name or str(scored["facts"]["predictor"])
+    if not (name.isascii() and name.isidentifier() and name.islower() and name[0] != "_"):
+        raise AdvpriorError(
+            "PRI003",
+            f"no prior can be named {name!r}",
+            expected=f"small letters, digits, _: {', '.join(PREDICTORS)}, …",
+        )
+    return name, prior_view(name)
 
 
 def _switch_online(link: Path, online: bool) -> bool:
