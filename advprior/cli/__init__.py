@@ -23,6 +23,7 @@ _COMMANDS = {
     "init": ("advprior.cli.init:init", "Make a project: your own tables, or an example's."),
     "run": ("advprior.cli.run:run", "The whole chain of a project, from tables to verdict; only what is stale."),
     "status": ("advprior.cli.run:status", "What of a project is current, stale or missing, and what it cost."),
+    "refresh": ("advprior.cli.refresh:refresh", "The daily refresh: tables, new priors, store; then a preflight."),
     "data": ("advprior.cli.data:data", "Build canonical tables, or check your own."),
     "finetune": ("advprior.cli.finetune:finetune", "Fit a predictor on the histories."),
     "export": ("advprior.cli.export:export", "Export a fitted predictor to ONNX, with a parity report."),

@@ -215,8 +215,9 @@ def pairs(tables: Path, out: Path, force: bool) -> None:
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="With --mapping: write canonical tables here."
 )
+@click.option("--late", is_flag=True, help="Rows older than the newest snapshot of OUT and not in it count from it on.")
 @click.option("--force", is_flag=True, help="Write again even when nothing changed.")
-def check(tables: Path | None, mapping: Path | None, out: Path | None, force: bool) -> None:
+def check(tables: Path | None, mapping: Path | None, out: Path | None, late: bool, force: bool) -> None:
     """Check your own tables: every problem at once, by table, column and row.
 
     In a project folder, or given one: what its advprior.yaml says, written to its tables/. Else TABLES is a folder
@@ -240,7 +241,7 @@ def check(tables: Path | None, mapping: Path | None, out: Path | None, force: bo
         _what_next(place)
         return
     assert mapping is not None
-    facts, made = check_mapping(mapping, out, force=force)
+    facts, made = check_mapping(mapping, out, late=late, force=force)
     if not made:
         click.echo(f"data: unchanged, reused {out}")
         if not within_run():  # a run of checked tables: their plan was printed by that check

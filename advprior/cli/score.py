@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -54,6 +55,13 @@ from advprior.cli.hints import next_step
     metavar="MASTER|YAML",
     help="Forward on Spark: a master (local[4], yarn, …), or a YAML file with spark_conf.",
 )
+@click.option(
+    "--new-advertisers",
+    type=click.Choice(["refuse", "leave_out"]),
+    default="refuse",
+    show_default=True,
+    help="Of a catalog that changed since the fit: what to do about those that the model does not know.",
+)
 @click.option("--force", is_flag=True, help="Score again even when nothing changed.")
 def score(
     run: Path,
@@ -67,6 +75,7 @@ def score(
     top_k: int | None,
     keep_network: bool | None,
     spark: str | None,
+    new_advertisers: Literal["refuse", "leave_out"],
     force: bool,
 ) -> None:
     """Score every user of TABLES at every snapshot with the exported predictor in RUN.
@@ -79,7 +88,7 @@ def score(
     from advprior.predictors.llm.cut_prompts import cut_lines
     from advprior.store.runs import read_manifest
 
-    options = ScoreOptions(device, threads, shard_users, top_k, last, since, keep_network)
+    options = ScoreOptions(device, threads, shard_users, top_k, last, since, keep_network, new_advertisers)
     cluster = None
     if spark is not None:  # pyspark is imported for no one else
         from advprior.spark.cluster import open_cluster
@@ -101,6 +110,9 @@ def score(
         f"  probabilities sum to 1 within {facts['max_sum_error']:.1e}; "
         f"priors equal those of histories cut at the snapshot within {facts['max_past_error']:.1e}"
     )
+    if facts["advertisers_left_out"]:
+        count = facts["advertisers_left_out"]
+        click.echo(f"  {count} advertisers have no prior: the model does not know them (advprior catalog extend)")
     if facts["rows_before_user"]:
         click.echo(f"  {facts['rows_before_user']:,} rows left out: their users did not exist yet at the snapshot")
     if facts["prompts"] or facts["carried"]:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advprior.data.conversion import load_mapped, resolve_time_plan, table_file
+from advprior.data.late import LATE_FILE, LateRows, mark_late
 from advprior.data.mapping import DataMapping, read_mapping
 from advprior.data.periods import check_periods, period_counts, young_labels
-from advprior.store.contract import IMPRESSIONS, LABEL, LABEL_DELAY, PREDICTOR_ONLY, SLATE_ID, TABLES
+from advprior.store.contract import EVENTS, IMPRESSIONS, LABEL, LABEL_DELAY, PREDICTOR_ONLY, SLATE_ID, TABLES
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import MANIFEST, digest, is_current, new_run, read_manifest, run_key, sha256_file
 from advprior.store.tables import read_parquet, write_parquet
@@ -24,7 +25,9 @@ CODE_VERSION = 4  # 4: warns of labels that may not be complete
 ONLY_A_PREDICTOR = "no ads and no impressions: the tables measure a predictor, `advprior rank` refuses them"
 
 
-def check_mapping(path: Path, out: Path | None = None, *, force: bool = False) -> tuple[dict[str, Any], bool]:
+def check_mapping(
+    path: Path, out: Path | None = None, *, late: bool = False, force: bool = False
+) -> tuple[dict[str, Any], bool]:
     """Check a user's own tables through their mapping; write them in canonical form when ``out`` is given.
 
     Parameters
@@ -33,6 +36,9 @@ def check_mapping(path: Path, out: Path | None = None, *, force: bool = False) -
         The ``mapping.yaml``.
     out : Path, optional
         Run folder to write, as a whole or not at all.
+    late : bool
+        Rows that the tables in ``out`` lack and that are older than their newest snapshot count from it on
+        (`advprior.data.late`). Tables that hold such rows already keep to it.
     force : bool
         Write even when ``out`` is up to date.
 
@@ -61,11 +67,32 @@ def check_mapping(path: Path, out: Path | None = None, *, force: bool = False) -
             return dict(read_manifest(out)["facts"]), False
     tables, facts = _checked(path, mapping)
     if out is not None:
+        marked = None
+        if late or (Path(out) / LATE_FILE).is_file():
+            marked = mark_late(tables[EVENTS], Path(out))
         with new_run(out, "data", config=config, inputs=inputs, key=key) as run:
+            if marked is not None:
+                tables[EVENTS] = marked.events
+                marked.save(run.path)
+                facts |= {"late_rows": len(marked.ledger), "late_rows_came": marked.came, "rows_gone": marked.gone}
+                facts["warnings"] += _late_warnings(marked)
             for name, table in tables.items():
                 write_parquet(table, run.path / f"{name}.parquet")
             run.facts.update(facts)
     return facts, True
+
+
+def _late_warnings(marked: LateRows) -> list[str]:
+    warnings = []
+    if marked.came:
+        warnings.append(
+            f"{marked.came:,} events came late, after a snapshot that would have seen them: they count from the next on"
+        )
+    if marked.gone:
+        warnings.append(
+            f"{marked.gone:,} events before the newest snapshot are gone: histories of past snapshots now lack them"
+        )
+    return warnings
 
 
 def _file_digests(path: Path, mapping: DataMapping, out: Path) -> dict[str, str]:

@@ -33,8 +33,14 @@ _COLUMNS = (USER_ID, TIMESTAMP, ARRIVED, ADVERTISER_ID, CATEGORY, TEXT, VALUE)
 _CODED = (USER_ID, ADVERTISER_ID, CATEGORY, TEXT)
 
 
-def load_histories(tables: Path) -> tuple[Histories, Catalog]:
+def load_histories(tables: Path, of: Catalog | None = None) -> tuple[Histories, Catalog]:
     """Histories and catalog of finished canonical tables.
+
+    Parameters
+    ----------
+    tables : Path
+    of : Catalog, optional
+        Whom histories are of: events of other advertisers are left out. The tables' own catalog by default.
 
     Raises
     ------
@@ -43,7 +49,7 @@ def load_histories(tables: Path) -> tuple[Histories, Catalog]:
     """
     loaded = load_tables(tables, USERS, ADVERTISERS)
     catalog = Catalog.from_table(loaded[ADVERTISERS])
-    return build_histories(loaded[USERS], _events(tables / f"{EVENTS}.parquet"), catalog), catalog
+    return build_histories(loaded[USERS], _events(tables / f"{EVENTS}.parquet"), catalog if of is None else of), catalog
 
 
 def _events(path: Path) -> pd.DataFrame:

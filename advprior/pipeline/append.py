@@ -8,6 +8,7 @@ that a publication never holds dead rows; readers see the old one or the new one
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -214,8 +215,8 @@ def _merge(old: Path, stays: Bool, added: Path, out: Path, fresh: int) -> None:
 def _copy(
     folder: Path,
     stays: Bool,
-    arrays: dict[str, npt.NDArray[Any]],
-    written: dict[str, npt.NDArray[Any]],
+    arrays: Mapping[str, npt.NDArray[Any]],
+    written: Mapping[str, npt.NDArray[Any]],
     to: tuple[Any, int],
 ) -> int:
     """Copy rows of one publication, numbered anew from ``to[1]`` on, in chunks; the number behind the last."""

@@ -77,12 +77,12 @@ def start(folder: Path, step: Step, *, quiet: bool) -> Child:
         Keep its output from our streams, in a log: for Feast, and for what runs beside others.
     """
     log = folder / HIDDEN / "logs" / f"{step.name.replace(' ', '-')}.log" if quiet else None
-    words = _executable(step.command)
+    words = executable(step.command)
     if log is None:
-        return Child(step, subprocess.Popen(words, cwd=folder, env=_environment()), time.monotonic(), None)
+        return Child(step, subprocess.Popen(words, cwd=folder, env=environment()), time.monotonic(), None)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as handle:
-        process = subprocess.Popen(words, cwd=folder, env=_environment(), stdout=handle, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(words, cwd=folder, env=environment(), stdout=handle, stderr=subprocess.STDOUT)
     return Child(step, process, time.monotonic(), log)
 
 
@@ -95,7 +95,7 @@ def stop(children: list[Child], *, interrupted: bool) -> None:
         child.process.wait()
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Ours, with the packages findable from the project folder, and threads that sleep while they wait."""
     environment = dict(os.environ)
     root = Path(__file__).resolve().parents[2]
@@ -108,7 +108,7 @@ def _environment() -> dict[str, str]:
     return environment
 
 
-def _executable(command: tuple[str, ...]) -> list[str]:
+def executable(command: tuple[str, ...]) -> list[str]:
     """The same command in this very environment, whether or not it is activated."""
     program, *arguments = command
     if program == "advprior":

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from advprior.predictors.labels import LabelSpan
 from advprior.predictors.registry import KINDS, load_predictor
@@ -68,6 +68,9 @@ class ScoreOptions:
         is none), and only users whose input changed since are forwarded; the result equals scoring everyone.
     keep_network : bool, optional
         Keep what a later ``since`` needs: N numbers a user. By default yes for whole rows, no for top-K.
+    new_advertisers : {"refuse", "leave_out"}
+        What becomes of a catalog that has changed since the fit. Left out, new advertisers have no prior and events of
+        theirs say nothing, until the model is extended or fitted anew.
     """
 
     device: str = "auto"
@@ -77,6 +80,7 @@ class ScoreOptions:
     last: int | None = None
     since: Path | None = None
     keep_network: bool | None = None
+    new_advertisers: Literal["refuse", "leave_out"] = "refuse"
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ class _Request:
 
     @property
     def model(self) -> str:
-        return digest([self.inputs["run"], self.inputs["onnx"]])
+        return model_of(self.inputs["run"], self.inputs["onnx"])
 
     @property
     def key(self) -> str:
@@ -149,19 +153,31 @@ def score(
     from advprior.history.read import load_histories
 
     predictor = load_predictor(run)
-    histories, catalog = load_histories(tables)
-    predictor.catalog.require_same(
-        catalog,
-        where=f"{tables}/advertisers.parquet against {run}/{CATALOG_FILE}",
-        fix=f"advprior finetune --tables {tables} --predictor {request.config['predictor']} --out {run}",
-    )
+    fitted = predictor.catalog
+    histories, catalog = load_histories(tables, fitted if request.options.new_advertisers == "leave_out" else None)
+    left_out = len(set(catalog.ids) - set(fitted.ids))
+    listed = catalog if catalog.version == fitted.version else fitted  # the tables' own texts are newer
+    if request.options.new_advertisers == "refuse":
+        fitted.require_same(
+            catalog,
+            where=f"{tables}/advertisers.parquet against {run}/{CATALOG_FILE}",
+            fix=f"advprior catalog extend {run} --tables {tables} --out NEW_RUN, or advprior finetune --tables "
+            f"{tables} --predictor {request.config['predictor']} --out {run}; or, without the new ones, score with "
+            "--new-advertisers leave_out",
+        )
     opened: AbstractContextManager[Cluster | None] = nullcontext() if cluster is None else cluster()
     with (
         new_run(out, STEP, config=request.config, inputs=request.inputs, key=request.key, resume=not force) as work,
         opened as machines,
     ):
-        work.facts.update(_score_into(work.path, request, predictor, histories, catalog, machines))
+        work.facts.update(_score_into(work.path, request, predictor, histories, listed, machines))
+        work.facts.update(advertisers_left_out=left_out)
     return True
+
+
+def model_of(run: str, onnx: str) -> str:
+    """What priors know their model by: digests of the fitted run and of its export."""
+    return digest([run, onnx])
 
 
 def _read_request(run: Path, tables: Path, options: ScoreOptions) -> _Request:

@@ -130,6 +130,20 @@ class Report(_Strict):
     folder: str = "report"
 
 
+class Refresh(_Strict):
+    """The daily refresh.
+
+    ``export`` is a command of the user's own that brings the files of the mapping up to date; ``check`` are options
+    that the service runs with, for its preflight.
+    """
+
+    export: str | None = None
+    keep_snapshots: int = Field(default=60, ge=2)
+    keep_runs: int = Field(default=7, ge=1)
+    new_advertisers: Literal["leave_out", "refuse"] = "leave_out"
+    check: str = "--no-api-key"
+
+
 class Budget(_Strict):
     """What a run may cost by its forecast; it stops before the long steps where that is more."""
 
@@ -162,6 +176,7 @@ class ProjectConfig(_Strict):
     retrieval: Annotated[Retrieval | None, BeforeValidator(_switch)] = Retrieval()
     report: Annotated[Report | None, BeforeValidator(_switch)] = Report()
     serve: str | None = None
+    refresh: Refresh = Refresh()
     budget: Budget = Budget()
     origins: int = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0)

@@ -95,6 +95,8 @@ def frame(tables: Path, repo: Path, out: Path, predictors: str | None, stale_tex
     )
     if line := not_yet_existing(facts["not_yet_existing"]):
         click.echo(line)
+    if facts["late_events"]:
+        click.echo(f"rank frame: {facts['late_events']:,} events came after a snapshot that would have seen them")
     for finding in result.warnings:
         click.echo(f"warning {finding.code}: {finding.message}\n  fix: {finding.fix} ({finding.docs})", err=True)
 

@@ -50,6 +50,7 @@ from ranking.frame.columns import (
 )
 from ranking.frame.coverage import CoverageGap, Uses, coverage_gap
 from ranking.frame.join import Joined, join_features, open_store, scalar_refs, views_in_no_service
+from ranking.frame.lateness import late_events
 from ranking.frame.preflight import preflight
 from ranking.frame.read import SPLITS
 from ranking.frame.rows import FrameRows, load_rows, split_of
@@ -145,6 +146,7 @@ def build_frame(
         # what the report says of the data and of each prior's origin
         "data": read_manifest(tables)["facts"],
         "priors": priors,
+        "late_events": late_events(tables, plan),
         "warnings": [finding.to_json() for finding in warnings],
     }
     return FrameResult(frame, warnings, facts)
