@@ -33,7 +33,6 @@ TEMPLATES = (
     "hybrid.yaml",
     "llm.yaml",
     "mapping.yaml",
-    "refresh.sh",
     "text.yaml",
 )
 

@@ -80,12 +80,11 @@ def _check_arms(project: Project) -> None:
 
 @click.command()
 @_PROJECT
-@click.option("--served", is_flag=True, help="Only what a refresh needs, as a shell reads it: served, tables, …")
-def status(folder: Path, served: bool) -> None:
+def status(folder: Path) -> None:
     """What of the project in DIR is current, stale (and why) or missing, and what each step cost."""
     from advprior.pipeline import outlook
     from advprior.pipeline.settings import read_project
 
     project = read_project(folder)
-    for line in outlook.served_lines(project) if served else outlook.status_lines(project):
+    for line in outlook.status_lines(project):
         click.echo(line)

@@ -11,7 +11,6 @@ from typing import Any
 from advprior.data.periods import periods_of
 from advprior.pipeline.armsfile import arms_absent
 from advprior.pipeline.budget import forecast_lines
-from advprior.pipeline.chain import PAIRS
 from advprior.pipeline.forecast import Forecast
 from advprior.pipeline.own_defaults import edited_files
 from advprior.pipeline.plan import FIRST, make_plan, tables_facts, tables_folder, time_plan
@@ -56,22 +55,6 @@ def edited_configs(project: Project) -> str:
     absent = arms_absent(project.config, project.folder)
     without = f" (not measured, as it has no such arm: {', '.join(absent)})" if absent else ""
     return f"defaults of this project: {', '.join(str(project.folder / name) for name in edited)}{without}"
-
-
-def served_lines(project: Project) -> list[str]:
-    """What a refresh has to know of a project, one shell assignment a line.
-
-    ``served`` is whose priors, ``tables`` the canonical tables, ``pairs`` those by category where the prior is over
-    them, ``mapping`` what the tables are made from; the last two may be empty.
-    """
-    served = project.config.served
-    values = {
-        "served": served.name,
-        "tables": tables_folder(project),
-        "pairs": PAIRS if served.by == "advertiser_category" else "",
-        "mapping": project.config.tables.mapping or "",
-    }
-    return [f"{name}={shlex.quote(value)}" for name, value in values.items()]
 
 
 def status_rows(project: Project) -> list[tuple[Step, str, str, Cost | None]]:

@@ -29,7 +29,6 @@ _SOURCES = {
     "configs/text.yaml": ("advprior", "templates/text.yaml"),
     "configs/arms.yaml": ("ranking", "models/arms.yaml"),
     "configs/experiment.yaml": ("advprior", "templates/experiment.yaml"),
-    "refresh.sh": ("advprior", "templates/refresh.sh"),
 }
 MAPPING = "mapping.yaml"
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,18 +99,18 @@ def refresh(project: Project, options: RefreshOptions, command: Command, say: Sa
         if project.config.served.by == "advertiser_category":
             _step(command, "data", "pairs", "--tables", tables, "--out", PAIRS)
             read = PAIRS
-        priors = refresh_priors(
-            Priors(project.config.served.name, Path(read), REPO, project.config.refresh, options.threads), say
-        )
+        step = partial(_step, command)
+        served = project.config.served.name
+        priors = refresh_priors(Priors(served, Path(read), REPO, project.config.refresh, step, options.threads), say)
         done.facts |= priors
-        _step(command, "rank", "features", "--tables", tables, "--repo", str(REPO))
+        step("rank", "features", "--tables", tables, "--repo", str(REPO))
         apply_if_changed(REPO, Path(HIDDEN), say)
         rows = materialize(REPO, options.moment(), load_time_plan(Path(tables)))
         say(f"refresh: {rows} views are online as of {options.moment():%Y-%m-%d %H:%M} UTC")
         done.notes += _lateness(Path(tables), priors, options.moment())
         if options.check:
             done.notes += _preflight(project, options, command)
-        _remove_old(Path("refresh") / project.config.served.name, project.config.refresh.keep_runs)
+        _remove_old(Path("refresh") / served, project.config.refresh.keep_runs)
         done.facts |= {"began": begun.isoformat(), "ended": options.moment().isoformat()}
         write_json(Path(RECORD_FILE), done.facts)
         for note in done.notes:

@@ -15,7 +15,7 @@ from typing import Any
 from advprior.history.catalog import Catalog
 from advprior.pipeline.append import append
 from advprior.pipeline.publish import publish
-from advprior.pipeline.score import ScoreOptions, model_of, score
+from advprior.pipeline.score import model_of
 from advprior.pipeline.score_carried import NETWORK_KEYS_FILE
 from advprior.pipeline.settings import Refresh
 from advprior.store.contract import CATALOG_FILE, SNAPSHOT, TABLE_FILE, prior_view
@@ -36,6 +36,8 @@ class Priors:
         What the predictor reads.
     repo : Path
     settings : Refresh
+    step : callable
+        Runs an `advprior` command; an error where it fails.
     threads : int, optional
     """
 
@@ -43,6 +45,7 @@ class Priors:
     tables: Path
     repo: Path
     settings: Refresh
+    step: Callable[..., None]
     threads: int | None = None
 
     @property
@@ -118,8 +121,12 @@ def _append(of: Priors, run: Path) -> int:
 
 
 def _score(of: Priors, out: Path, *, last: int | None = None, since: Path | None = None) -> None:
-    options = ScoreOptions(threads=of.threads, last=last, since=since, new_advertisers=of.settings.new_advertisers)
-    score(of.model, of.tables, out, options)
+    """By the command, which takes the environment's settings (ADVPRIOR_SPARK) and says what it did."""
+    words = ["score", str(of.model), "--tables", str(of.tables), "--out", str(out)]
+    words += ["--new-advertisers", of.settings.new_advertisers]
+    for option, value in (("--last", last), ("--since", since), ("--threads", of.threads)):
+        words += [] if value is None else [option, str(value)]
+    of.step(*words)
 
 
 def _snapshots(of: Priors) -> list[datetime]:

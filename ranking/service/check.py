@@ -109,7 +109,7 @@ def _clock(engine: Engine, settings: ServeSettings) -> tuple[Note, int] | None:
     text = f"the newest rows online are of {begin[:10]}, {when}: all of them are {states.pop()}"
     fix = (
         f"to serve data of another time, set the clock: --clock-start {begin} for rank check and rank serve"
-        f" (in refresh.sh: SERVE_OPTIONS); for live data, bring newer events and refresh"
+        f" (advprior refresh: --now); for live data, bring newer events and refresh"
     )
     return Note(False, text, fix, of_another_time=True), at_us
 

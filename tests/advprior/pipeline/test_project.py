@@ -111,7 +111,7 @@ def test_the_project_file_of_a_new_project_is_valid_and_stays(tmp_path, example)
 
 def test_a_project_of_an_earlier_version_is_brought_up_to_date(tmp_path, capsys):
     lay_out(tmp_path)
-    old = {name: hashlib.sha256(b"old").hexdigest() for name in ("feature_repo/definitions.py", "refresh.sh")}
+    old = {name: hashlib.sha256(b"old").hexdigest() for name in ("feature_repo/definitions.py", "configs/llm.yaml")}
     (tmp_path / OLD_RECORD).write_text(json.dumps(old))
     (tmp_path / RECORD).unlink()
     (tmp_path / PROJECT_FILE).unlink()

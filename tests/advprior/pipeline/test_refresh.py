@@ -128,7 +128,7 @@ def a_refresh_that_was_stopped_goes_on(project: Path, monkeypatch: pytest.Monkey
     assert refresh(project, now) == 130
     monkeypatch.undo()
     assert published(project).snapshot.max() == pd.Timestamp(START + 26 * WEEK)
-    monkeypatch.setattr(refresh_priors, "score", stopped)  # nothing is scored again
+    monkeypatch.setattr(refresh_priors, "_score", stopped)  # nothing is scored again
     monkeypatch.setattr("advprior.pipeline.refresh.materialize", stopped)
     assert refresh(project, now) == 130
     monkeypatch.undo()
