@@ -107,7 +107,7 @@ def card(run: Path, *, measured: dict[str, Any] | None = None) -> str:
         predictor=kind,
         summary=_first_line(type(predictor).__doc__),
         uses_llm=bool(getattr(predictor, "uses_llm", base is not None)),
-        twin=bool(isinstance(settings, dict) and settings.get("twin")),
+        twin=_random_weights(settings),
         base=base,
         licence=base and base["licence"],
         facts={"history_start": None, "trained_until": None, **facts},
@@ -128,6 +128,13 @@ def card(run: Path, *, measured: dict[str, Any] | None = None) -> str:
     )
 
 
+def _random_weights(settings: Any) -> bool:
+    """Whether the settings take a network without its pre-training, at their top or of their encoder."""
+    if not isinstance(settings, dict):
+        return False
+    return bool(settings.get("twin") or (settings.get("encoder") or {}).get("twin"))
+
+
 def _base(origin: dict[str, Any] | None) -> dict[str, Any] | None:
     """What is known of the base; a path of the machine it was fitted on is cut to its last part."""
     if origin is None:
@@ -139,6 +146,7 @@ def _base(origin: dict[str, Any] | None) -> dict[str, Any] | None:
     return {
         "revision": None,
         "stored_as": None,
+        "encoder": None,
         "bits": bits.group(1) if bits else None,
         **origin,
         "source": source if hub else Path(source).name,

@@ -119,6 +119,12 @@ def encoder_identity(base: str) -> dict[str, str]:
     return identity(base)
 
 
+def pretrained(run: Path, *, twin: bool) -> bool:
+    """Whether weights of a pre-training are behind a run's encodings: not so where its encoder never had any."""
+    origin = read_manifest(run)["facts"].get("base") if (run / MANIFEST).is_file() else None
+    return not (twin or (origin or {}).get("twin", False))
+
+
 def _require_past(encoding: Encoding, cutoff: int) -> None:
     """Refuse an encoder that was fitted on labels from the cut-off on: its encodings would tell of them."""
     if not is_fitted_run(encoding.base) or encoding.twin:

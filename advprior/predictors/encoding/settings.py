@@ -97,7 +97,7 @@ def label(encoding: Encoding) -> str:
     >>> label(parse_encoding("HuggingFaceTB/SmolLM2-135M-Instruct@skip_first,layers=8"))
     'SmolLM2-135M-Instruct@skip_first,layers=8'
     """
-    parts = [encoding.pooling] if encoding.pooling else []
+    parts: list[str] = [encoding.pooling] if encoding.pooling else []
     if encoding.layers is not None:
         numbers = encoding.layers if isinstance(encoding.layers, tuple) else (encoding.layers,)
         parts.append("layers=" + "-".join(map(str, numbers)))

@@ -15,7 +15,7 @@ import numpy as np
 from advprior.history.histories import Histories
 from advprior.predictors.base import CATALOG_TEXTS, EVERYONE, OWN, FitData, Predictor, Scorer
 from advprior.predictors.deadline import Deadline
-from advprior.predictors.encoding.encode import encode
+from advprior.predictors.encoding.encode import encode, pretrained
 from advprior.predictors.offset import Offset
 from advprior.predictors.sequence.settings import EncoderSettings, HybridSettings, SequenceSettings
 from advprior.predictors.sequence.tokens import Tokens, Vocabulary, windows
@@ -96,7 +96,7 @@ class HybridPredictor(SASRecPredictor):
     def uses_llm(self) -> bool:  # type: ignore[override]
         """Whether pre-trained weights are behind it: not so for a random-weight control."""
         assert isinstance(self.fitted, HybridSettings)
-        return not self.fitted.encoder.twin
+        return pretrained(self.run, twin=self.fitted.encoder.twin)
 
     @property
     def reads(self) -> tuple[str, ...]:

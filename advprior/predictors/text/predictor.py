@@ -21,7 +21,7 @@ from advprior.history.histories import Histories
 from advprior.history.targets import dense, next_advertisers, quality
 from advprior.predictors.base import CATALOG_TEXTS, EVERYONE, OWN, FitData, Predictor, Scorer
 from advprior.predictors.deadline import Deadline
-from advprior.predictors.encoding.encode import encode
+from advprior.predictors.encoding.encode import encode, pretrained
 from advprior.predictors.encoding.settings import Encoding
 from advprior.predictors.labels import require_choosing_labels
 from advprior.predictors.logit import log_softmax
@@ -98,7 +98,7 @@ class TextPredictor(Predictor):
     @property
     def uses_llm(self) -> bool:
         """Whether pre-trained weights are behind it: not so for a random-weight control."""
-        return not self.parameters["settings"].get("twin", False)
+        return pretrained(self.run, twin=self.parameters["settings"].get("twin", False))
 
     def __init__(self, run: Path) -> None:
         super().__init__(run)

@@ -210,9 +210,12 @@ def identity(source: str) -> dict[str, str]:
     way = find_base(source)
     if way.kind.startswith("hub"):
         return {"revision": way.path.name}
-    if way.path.is_file():
-        return {"sha256": sha256_file(way.path)}
-    return {"sha256": _digest([*weight_files(way.path), *sorted(way.path.glob("*.json")), *module_files(way.path)])}
+    return {"sha256": sha256_file(way.path) if way.path.is_file() else folder_digest(way.path)}
+
+
+def folder_digest(folder: Path) -> str:
+    """SHA-256 over a model folder's weights and settings, those of a sentence encoder's parts among them."""
+    return _digest([*weight_files(folder), *sorted(folder.glob("*.json")), *module_files(folder)])
 
 
 def cache_folder(cache_dir: Path | None = None) -> Path:

@@ -122,7 +122,7 @@ def pooled_states(encoder: TextEncoder, rows: Sequence[Row], deadline: Deadline 
     distinct = {tuple(ids): (np.asarray(ids, np.int64), weights) for ids, weights in rows}
     place = {ids: i for i, ids in enumerate(distinct)}
     every, end = list(distinct.values()), deadline or Deadline()
-    vectors: list[Float | None] = [None] * len(every)
+    vectors: dict[int, Float] = {}
     with torch.inference_mode(), Progress(len(every), "encode texts", "text") as progress:
         for batch in length_batches([len(ids) for ids, _ in every], BATCH_TOKENS):
             padded, mask, _ = pad_windows([(every[i][0], every[i][0][:0]) for i in batch])

@@ -19,7 +19,7 @@ from torch import nn
 
 from advprior.predictors.tokens import Encode
 from advprior.predictors.tuning.anatomy import sliced
-from advprior.predictors.tuning.base import Source, identity
+from advprior.predictors.tuning.base import Source, folder_digest
 from advprior.predictors.tuning.decoder import loading
 from advprior.predictors.tuning.encode import TextEncoder, states_of
 from advprior.predictors.tuning.hub import MODULES
@@ -81,7 +81,8 @@ def sentence_encoder(way: Source, reading: Reading) -> TextEncoder:
         return nn.functional.normalize(pooled, dim=1) if unit else pooled
 
     facts = {
-        **{"source": way.name, "kind": way.kind, "file": way.path.name, **identity(way.name)},
+        **{"source": way.name, "kind": way.kind, "file": way.path.name, "sha256": folder_digest(way.path)},
+        **({"revision": way.path.name} if way.kind.startswith("hub") else {}),
         **{"layers": last, "of_layers": layers, "encoder": "sentence encoder", "read_layers": [first, last]},
         "pooling": reading.pooling or ", ".join(name.removeprefix("pooling_mode_") for name in pools),
         "normalised": unit,

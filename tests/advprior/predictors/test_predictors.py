@@ -16,6 +16,8 @@ from advprior.history import counts
 from advprior.history.catalog import Catalog
 from advprior.history.histories import build_histories, micros
 from advprior.pipeline.fit import finetune, read_settings
+from advprior.predictors.encoding.encode import encode
+from advprior.predictors.encoding.settings import Encoding
 from advprior.predictors.llm.scorer import LLMScorer
 from advprior.predictors.llm.tuning.model import AdvertiserModel
 from advprior.predictors.offset import Offset, OffsetTerms
@@ -305,6 +307,24 @@ def test_the_template_says_the_defaults() -> None:
     for kind in ("llm", "hybrid"):
         template = files("advprior").joinpath(f"templates/{kind}.yaml")
         assert read_settings(kind, template) == predictor_class(kind).settings({})
+
+
+def test_a_fitted_llm_reads_as_its_base_but_for_what_it_learnt(fitted: Fitted) -> None:
+    """A few passes move the upper layers a little: encodings are near the base's and not the same."""
+    texts = ("green tea", "a bakery in the north, since 1908", "")
+    run, base = fitted.model("llm"), str(fitted.folder / "base")
+    ours, facts = encode(texts, Encoding(base=str(run), pooling="skip_first"))
+    plain, _ = encode(texts, Encoding(base=base, pooling="skip_first", layers=3))
+    assert facts["encoder"] == "language model fitted on histories"
+    difference = np.abs(ours - plain).max() / np.abs(plain).max()
+    assert 1e-5 < difference < 0.5
+    with pytest.raises(AdvpriorError) as early:
+        encode(texts, Encoding(base=str(run)), cutoff=0)
+    assert early.value.code == "PRI040"
+    for wrong in (Encoding(base=str(fitted.model("text"))), Encoding(base=str(run), layers=2)):
+        with pytest.raises(AdvpriorError) as refused:
+            encode(texts, wrong)
+        assert refused.value.code == "PRI083"
 
 
 @pytest.mark.parametrize("kind", KINDS)
