@@ -8,6 +8,7 @@ from typing import Any
 
 from advprior.history.withheld import without
 from advprior.predictors.base import BEFORE, FitData
+from advprior.predictors.encoding.settings import ENCODING_VERSION
 from advprior.predictors.labels import LabelSpan
 from advprior.predictors.registry import predictor_class
 from advprior.store.contract import EVENTS, SASREC, USERS
@@ -201,6 +202,8 @@ def _fit_data(tables: Path, withheld: tuple[str, ...]) -> FitData:
 def _base_on_disk(settings: dict[str, Any]) -> dict[str, str]:
     """Digest of the weights that ``base`` means on this machine: under one name they can change, or be another copy.
 
+    Where texts are encoded, the version of how that is done is part of it.
+
     Raises
     ------
     AdvpriorError
@@ -208,5 +211,8 @@ def _base_on_disk(settings: dict[str, Any]) -> dict[str, str]:
     """
     from advprior.predictors.encoding.encode import encoder_identity
 
-    base = settings.get("base") or (settings.get("encoder") or {}).get("base")
-    return {"base": digest(encoder_identity(base))} if base else {}
+    model = settings if settings.get("base") else settings.get("encoder") or {}
+    if not model:
+        return {}
+    identity = encoder_identity(model["base"])
+    return {"base": digest(identity | {"encoding": ENCODING_VERSION} if "pooling" in model else identity)}

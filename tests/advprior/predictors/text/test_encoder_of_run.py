@@ -13,6 +13,7 @@ import pytest
 from advprior.history.catalog import Catalog
 from advprior.pipeline.card import card
 from advprior.pipeline.fit import finetune, read_settings
+from advprior.predictors.encoding.settings import ENCODING_VERSION
 from advprior.predictors.text.extend import extend_text
 from advprior.predictors.text.predictor import TextPredictor
 from advprior.store.errors import AdvpriorError
@@ -56,13 +57,15 @@ def fit(folder: Path, run: str, *changes: str, encoder: str = "encoder") -> bool
     return finetune(folder / "before", folder / run, "text", settings)
 
 
-def test_another_encoder_is_another_run(folder: Path) -> None:
+def test_another_encoder_is_another_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not fit(folder, "run")
     shutil.copytree(folder / "run", folder / "again")
     assert fit(folder, "again", "pooling=skip_first")
     assert fit(folder, "again", "pooling=skip_first", "layers=[1, 2]")
+    with monkeypatch.context() as newer:
+        newer.setattr("advprior.pipeline.fit.ENCODING_VERSION", ENCODING_VERSION + 1)
+        assert fit(folder, "again", "pooling=skip_first", "layers=[1, 2]")
     changed = shutil.copytree(folder / "encoder", folder / "changed")
-    assert not fit(folder, "run", encoder="encoder")
     write_tiny_sentence_encoder(changed, pooling=["cls_token"])
     shutil.move(folder / "encoder", folder / "aside")
     shutil.move(changed, folder / "encoder")
@@ -76,7 +79,12 @@ def test_another_encoder_is_another_run(folder: Path) -> None:
 
 def test_the_manifest_and_the_card_say_what_the_encoder_is(folder: Path) -> None:
     origin = read_manifest(folder / "run")["facts"]["base"]
-    expected = {"encoder": "sentence encoder", "pooling": "mean_tokens", "read_layers": [3, 3], "version": 1}
+    expected = {
+        "encoder": "sentence encoder",
+        "pooling": "mean_tokens",
+        "read_layers": [3, 3],
+        "version": ENCODING_VERSION,
+    }
     assert expected.items() <= origin.items()
     assert "a sentence encoder: pooling mean_tokens, states behind layer 3" in card(folder / "run")
 

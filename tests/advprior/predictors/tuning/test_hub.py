@@ -129,6 +129,15 @@ def test_wanted_files(weights: list[str], taken: list[str]) -> None:
     )
 
 
+def test_of_a_sentence_encoder_its_parts_are_wanted_too() -> None:
+    network = ["config.json", "model.safetensors", "tokenizer.json"]
+    parts = ["1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors", "modules.json"]
+    parts += ["sentence_bert_config.json", "config_sentence_transformers.json"]
+    others = ["README.md", "onnx/model.onnx", "onnx/config.json", "2_Dense/README.md", "pytorch_model.bin"]
+    assert hub.wanted_files([*network, *parts, *others]) == sorted([*network, *parts])
+    assert hub.wanted_files([*network, *parts[:1]]) == network
+
+
 def test_shards_that_are_not_all_there_are_no_weights(tiny: Path, tmp_path: Path) -> None:
     folder = in_shards(tiny, tmp_path / "shards")
     assert len(hub.weight_files(folder)) == 2
