@@ -168,7 +168,7 @@ class Terms:
     def l3ae(self, users: Int, encoder: str, semantic: Double) -> Float:
         """L3AE's term [P, N] by the semantic matrix [N, N] of an encoder; weights are computed once for each."""
         if encoder not in self._l3ae:
-            self._l3ae[encoder] = autoencoders.scaled(autoencoders.l3ae_weights(self._together, semantic))
+            self._l3ae[encoder] = autoencoders.scaled(autoencoders.pulled(self._pulling, semantic))
         return autoencoders.linear_term(self.own(users, LONG), self._l3ae[encoder])
 
     def _wide(self, row: Float, users: Int) -> Float:
@@ -195,7 +195,12 @@ class Terms:
 
     @cached_property
     def _similarity(self) -> Float:
-        return similarity(self._past, self._size)
+        if not self.narrow:
+            return similarity(self._past, self._size)
+        norm = np.sqrt(np.maximum(np.diag(self._together), 1.0))
+        alike: Float = (self._together / norm / norm[:, None]).astype(np.float32)
+        np.fill_diagonal(alike, 0.0)
+        return alike
 
     @cached_property
     def _together(self) -> Double:
@@ -204,6 +209,10 @@ class Terms:
     @cached_property
     def _ease(self) -> Float:
         return autoencoders.scaled(autoencoders.ease_weights(self._together))
+
+    @cached_property
+    def _pulling(self) -> Double:
+        return autoencoders.pulling_inverse(self._together)
 
     @cached_property
     def _l3ae(self) -> dict[str, Float]:

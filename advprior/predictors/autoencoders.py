@@ -58,7 +58,16 @@ def ease_weights(both: Double | Float, ridge: float = EASE_RIDGE) -> Double:
 
 def l3ae_weights(both: Double, semantic: Double, ridge: float = L3AE_RIDGE, pull: float = L3AE_PULL) -> Double:
     """L3AE's matrix B [N, N]: EASE of the events' Gram matrix, pulled to ``semantic`` [N, N]."""
-    inverse = _inverse(both, ridge + pull)
+    return pulled(pulling_inverse(both, ridge, pull), semantic, pull)
+
+
+def pulling_inverse(both: Double, ridge: float = L3AE_RIDGE, pull: float = L3AE_PULL) -> Double:
+    """What of L3AE depends on the events alone [N, N]: several texts' matrices share it."""
+    return _inverse(both, ridge + pull)
+
+
+def pulled(inverse: Double, semantic: Double, pull: float = L3AE_PULL) -> Double:
+    """L3AE's matrix B [N, N] from `pulling_inverse` and a semantic matrix [N, N]."""
     near = pull * (inverse @ semantic)
     weights: Double = near - inverse * ((1.0 + np.diag(near)) / np.diag(inverse))
     np.fill_diagonal(weights, 0.0)
@@ -79,5 +88,13 @@ def scaled(weights: Double) -> Float:
 
 
 def _inverse(both: Double | Float, ridge: float) -> Double:
-    inverse: Double = np.linalg.inv(both.astype(np.float64) + ridge * np.eye(len(both))).astype(np.float64)
-    return inverse
+    """Of a symmetric matrix and a ridge, which is positive definite: by Cholesky's factors, half an LU's cost."""
+    from scipy.linalg.lapack import dpotrf, dpotri
+
+    ridged = both.astype(np.float64) + ridge * np.eye(len(both))
+    factor, failed = dpotrf(ridged)
+    if failed:  # cosines in single precision may be off by more than a small ridge
+        other: Double = np.linalg.inv(ridged).astype(np.float64)
+        return other
+    upper: Double = np.triu(dpotri(factor)[0])
+    return upper + np.triu(upper, 1).T

@@ -93,8 +93,8 @@ def own_text_terms(terms: Terms, users: Int, cosines: Mapping[str, Float]) -> di
     }
 
 
-def everyones_text_terms(terms: Terms, users: Int, cosines: Mapping[str, Float]) -> dict[str, Float]:
-    """Terms [P, N] of each source that hold everyone's events, smoothed over alike texts: the same for every user."""
+def everyones_text_terms(terms: Terms, cosines: Mapping[str, Float]) -> dict[str, Float]:
+    """Terms [N] of each source that hold everyone's events, smoothed over alike texts: the same for every user."""
     popular = {reach: terms.decayed(h) for reach, h in POPULAR.items()}
     values: dict[str, Float] = {}
     for source, cosine in cosines.items():
@@ -102,7 +102,7 @@ def everyones_text_terms(terms: Terms, users: Int, cosines: Mapping[str, Float])
         own = set(text_terms(cosine, nobody, nobody > 0, {}))
         for name, term in text_terms(cosine, nobody, nobody > 0, popular).items():
             if name not in own:
-                values[_named(source, name)] = np.broadcast_to(term[0], (len(users), len(cosine)))
+                values[_named(source, name)] = term[0]
     return values
 
 

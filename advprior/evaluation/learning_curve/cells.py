@@ -45,7 +45,7 @@ def _ranges(kind: str, ranges: tuple[tuple[int, int | None], ...]) -> tuple[str,
 HISTORY, ADVERTISER = "history", "advertiser"
 SEGMENTS = ("overall", *_ranges(HISTORY, HISTORY_RANGES), *_ranges(ADVERTISER, ADVERTISER_RANGES))
 CHUNK_CELLS = 400_000  # of one term of those tested, at once
-FIT_CELLS = 1_000_000  # of one term of the labels of one earlier cut-off, at most
+FIT_CELLS = 600_000  # of one term of the labels of one earlier cut-off, at most
 MEMORY_CELLS = 200_000_000  # of all terms of those tested that cells share: 0.8 GB
 
 
@@ -154,7 +154,8 @@ def _fit_points(case: CutOff, counted: Histories) -> tuple[dict[str, Float], Flo
         then = case.moment - int(share * case.back)
         labels = first_labels(counted, then, case.moment - then).sample(most, case.seed)
         if len(labels):
-            parts.append(_all_terms(case.terms(counted.before(then), then), labels.user, case))
+            terms = case.terms(counted.before(then), then)
+            parts.append(_all_terms(terms, labels.user, case, everyones_text_terms(terms, case.cosines)))
             truths.append(labels.truth(case.size))
             users.append(labels.user)
     everywhere = set.intersection(*(set(part) for part in parts)) if parts else set()
@@ -162,16 +163,21 @@ def _fit_points(case: CutOff, counted: Histories) -> tuple[dict[str, Float], Flo
     return values, np.concatenate(truths), np.concatenate(users)
 
 
-def _all_terms(terms: Terms, users: Int, case: CutOff, chunk: int | None = None) -> dict[str, Float]:
-    """Every term [P, N] by name; what the cells of a cut-off share is kept with the chunk."""
+def _all_terms(
+    terms: Terms, users: Int, case: CutOff, everyones: Mapping[str, Float], chunk: int | None = None
+) -> dict[str, Float]:
+    """Every term [P, N] by name; what the cells of a cut-off share is kept with the chunk.
+
+    ``everyones`` are the terms that are the same for every user.
+    """
     shared = case.shared.get(chunk) if chunk is not None else None
     if shared is None:
         shared = own_text_terms(terms, users, case.cosines)
         cells = len(shared) * len(case.labels) * case.size
         if chunk is not None and cells <= MEMORY_CELLS:
             case.shared[chunk] = shared
-    fitted = everyones_text_terms(terms, users, case.cosines) | linear_text_terms(terms, users, case.semantic)
-    return terms(users) | shared | fitted
+    wide = {name: np.broadcast_to(term, (len(users), case.size)) for name, term in everyones.items()}
+    return terms(users) | shared | wide | linear_text_terms(terms, users, case.semantic)
 
 
 def _held_out(terms: Float, truth: Float, half: Bool, fitted: Double) -> float:
@@ -191,7 +197,7 @@ def _marked(
 ) -> tuple[Float, Float]:
     """Sums [A, metrics, segments, P] and credits [segments, P] of those tested, some users at a time."""
     people = len(case.labels)
-    masks = _segments(case, counted)
+    masks, everyones = _segments(case, counted), everyones_text_terms(terms, case.cosines)
     shares = np.zeros((len(SEGMENTS), people), np.float32)
     sums = np.zeros((len(arms) + 1, len(METRICS), len(SEGMENTS), people), np.float32)
     step = max(CHUNK_CELLS // case.size, 1)
@@ -201,7 +207,7 @@ def _marked(
         labels, inside = case.labels.keep(part), masks[:, part[case.labels.row]]
         for s, mask in enumerate(inside):
             shares[s, part] = np.bincount(labels.row, labels.credit * mask, minlength=len(labels))
-        values = _all_terms(terms, labels.user, case, start)
+        values = _all_terms(terms, labels.user, case, everyones, start)
         answers = {POPULARITY: log_softmax(terms.popularity(labels.user))}
         answers |= {name: logit([values[term] for term in arm.terms], weights[name]) for name, arm in arms.items()}
         for a, log_probs in enumerate(answers.values()):

@@ -14,7 +14,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from advprior.evaluation.learning_curve.arms import CurveArm, arms_of, everyones_text_terms, own_text_terms
+from advprior.evaluation.learning_curve.arms import (
+    CurveArm,
+    arms_of,
+    everyones_text_terms,
+    linear_text_terms,
+    own_text_terms,
+)
 from advprior.evaluation.learning_curve.cells import FIT_CELLS, CutOff
 from advprior.evaluation.population import EARLIER
 from advprior.evaluation.protocol import first_labels
@@ -57,11 +63,14 @@ def measure_costs(case: CutOff) -> Costs:
     terms(users[:1])  # what is counted once a cut-off
     counts, values = _timed(lambda: terms(users))
     of_source: dict[str, float] = {}
-    shared = 0.0
+    shared, counts_shape = 0.0, (len(users), case.size)
     for name, cosine in case.cosines.items():
         own_s, own = _timed(partial(own_text_terms, terms, users, {name: cosine}))
-        rest_s, rest = _timed(partial(everyones_text_terms, terms, users, {name: cosine}))
-        values |= own | rest
+        linear = {name: case.semantic[name]} if name in case.semantic else {}
+        linear_text_terms(terms, users[:1], linear)  # weights are solved for once a cut-off
+        rest_s, rest = _timed(partial(linear_text_terms, terms, users, linear))
+        wide = {k: np.broadcast_to(v, counts_shape) for k, v in everyones_text_terms(terms, {name: cosine}).items()}
+        values |= own | rest | wide
         of_source[name] = own_s + rest_s
         shared += own_s
     arms = arms_of(case.sources, set(values))
