@@ -87,6 +87,10 @@ class Catalog:
         texts = mask_names(self.texts, self.names) if self.texts else ()
         return replace(self, names=(MASK,) * len(self), texts=texts)
 
+    def to_read(self, *, masked: bool) -> Catalog:
+        """What a predictor reads of it; the run keeps the catalog itself, whose version depends on the names."""
+        return self.masked() if masked else self
+
     def save(self, path: Path) -> None:
         """Write ``{"version", "advertisers": [{"advertiser_id", "name", "text", "department"}, ...]}``.
 

@@ -27,6 +27,7 @@ BEFORE = "before"
 #: What nearly every predictor reads, as `Predictor.reads` says it.
 EVERYONE, OWN = "how often everyone turned to each advertiser lately", "which advertisers the user turned to, and when"
 CATALOG_TEXTS = "the names and texts of the advertisers"
+MASKED_TEXTS = "the texts of the advertisers, without their names"
 
 
 @dataclass(frozen=True)

@@ -59,9 +59,9 @@ def catalog_cosines(
     AdvpriorError
         As `advprior.predictors.encoding.encode.encode`.
     """
-    texts = catalog.descriptions(". ")
-    by_encoder, spent = {LEXICAL: lexical_cosines(texts)}, 0.0
+    by_encoder, spent = {LEXICAL: lexical_cosines(catalog.descriptions(". "))}, 0.0
     for name, encoding in zip(_named(encoders), _parsed(encoders, layers), strict=True):
+        texts = catalog.to_read(masked=encoding.masked).descriptions(". ")
         for called, one in ((name, encoding), (random_control(name), encoding.model_copy(update={"twin": True}))):
             encodings, facts = encode(texts, one, cutoff=cutoff)
             by_encoder[called] = cosines(encodings)
@@ -71,7 +71,8 @@ def catalog_cosines(
 
 def identities(encoders: Sequence[str], layers: int | None) -> list[list[str]]:
     """What tells encoders apart, weights included: cells are measured anew when it changes."""
-    return [[one.key(), *sorted(encoder_identity(one.base).values())] for one in _parsed(encoders, layers)]
+    parsed = _parsed(encoders, layers)
+    return [[one.key(), str(one.masked), *sorted(encoder_identity(one.base).values())] for one in parsed]
 
 
 def _parsed(encoders: Sequence[str], layers: int | None) -> list[Encoding]:

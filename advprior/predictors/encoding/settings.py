@@ -27,6 +27,7 @@ class Encoding(BaseModel):
     ``pooling``: ``mean`` of all tokens, ``skip_first`` (a mark is put before and left out of the mean), ``echo`` (the
     text twice, the mean over its second copy); by default what a sentence encoder was trained with, and ``mean`` of a
     language model. ``twin`` takes the same network with random weights, pooled alike: the random-weight control.
+    ``masked`` takes the advertisers' names out of what is read: the control that cannot remember a brand.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -36,6 +37,7 @@ class Encoding(BaseModel):
     layers: _Layer | tuple[_Layer, _Layer] | None = None
     pooling: Pooling | None = None
     tokens: int = Field(default=160, ge=1)
+    masked: bool = False
 
     @model_validator(mode="after")
     def _layers_ascend(self) -> Encoding:
@@ -103,4 +105,6 @@ def label(encoding: Encoding) -> str:
         parts.append("layers=" + "-".join(map(str, numbers)))
     if encoding.tokens != Encoding().tokens:
         parts.append(f"tokens={encoding.tokens}")
+    if encoding.masked:
+        parts.append("masked=true")
     return Path(encoding.base).name + ("@" + ",".join(parts) if parts else "")

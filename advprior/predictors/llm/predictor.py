@@ -50,7 +50,8 @@ class LLMPredictor(Predictor):
 
     def encoder(self) -> PromptEncoder:
         """The prompt encoder in the style the weights were tuned on."""
-        return load_encoder(self.run, self.catalog.names)
+        masked = bool(json.loads((self.run / PROMPT_FILE).read_text()).get("masked"))
+        return load_encoder(self.run, self.catalog.to_read(masked=masked).names)
 
     def export(self, out: Path) -> dict[str, Any]:
         from advprior.predictors.llm.tuning.export import export_onnx, parity, parity_cases

@@ -125,7 +125,10 @@ class TrainingSettings(_Strict):
 
 
 class LLMSettings(_Strict):
-    """Settings of ``advprior finetune`` for the LLM."""
+    """Settings of ``advprior finetune`` for the LLM.
+
+    ``masked`` takes the advertisers' names out of all that it reads: the control that cannot remember a brand.
+    """
 
     base: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
     twin: bool = False
@@ -135,6 +138,7 @@ class LLMSettings(_Strict):
     horizon_days: float = Field(default=7.0, gt=0)
     target: Literal["all", "first"] = "all"
     texts: bool = False
+    masked: bool = False
     prompt: PromptSettings = PromptSettings()
     habit: HabitSettings = HabitSettings()
     drift: DriftSettings = DriftSettings()
@@ -142,3 +146,9 @@ class LLMSettings(_Strict):
     interests: InterestSettings = InterestSettings()
     training: TrainingSettings = TrainingSettings()
     ranking: RankingSettings = RankingSettings()
+
+    @model_validator(mode="after")
+    def _nothing_names_what_is_masked(self) -> LLMSettings:
+        if self.masked and self.prompt.detail in ("product", "full"):
+            raise ValueError("masked: true needs prompt.detail none or category; the names of products name the brand")
+        return self

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from advprior.history.histories import Histories
-from advprior.predictors.base import CATALOG_TEXTS, EVERYONE, OWN, FitData, Predictor, Scorer
+from advprior.predictors.base import CATALOG_TEXTS, EVERYONE, MASKED_TEXTS, OWN, FitData, Predictor, Scorer
 from advprior.predictors.deadline import Deadline
 from advprior.predictors.encoding.encode import encode, pretrained
 from advprior.predictors.offset import Offset
@@ -100,7 +100,8 @@ class HybridPredictor(SASRecPredictor):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return (*super().reads, CATALOG_TEXTS)
+        assert isinstance(self.fitted, HybridSettings)
+        return (*super().reads, MASKED_TEXTS if self.fitted.encoder.masked else CATALOG_TEXTS)
 
     @classmethod
     def settings(cls, raw: dict[str, Any]) -> HybridSettings:
@@ -127,7 +128,7 @@ def encode_catalog(
     data: FitData, settings: EncoderSettings, seed: int, deadline: Deadline | None = None
 ) -> tuple[Float, dict[str, Any]]:
     """Whitened principal components [N, D] of what the encoder makes of each name and text, and what it is."""
-    texts = data.catalog.descriptions()
+    texts = data.catalog.to_read(masked=settings.masked).descriptions()
     encodings, origin = encode(texts, settings, seed=seed, cutoff=data.cutoff, deadline=deadline)
     centred = encodings - encodings.mean(0)
     left, spread, _ = np.linalg.svd(centred, full_matrices=False)

@@ -29,14 +29,15 @@ def extend_text(run: Path, catalog: Catalog, out: Path) -> dict[str, Any]:
     """
     settings = TextSettings(**json.loads((run / PARAMETERS).read_text())["settings"])
     fitted, before = Catalog.load(run / CATALOG_FILE), np.load(run / ENCODINGS)
+    shown = catalog.to_read(masked=settings.masked)
     old_places, new = places(fitted, catalog)
-    old_texts, texts = fitted.descriptions("\n"), catalog.descriptions("\n")
+    old_texts, texts = fitted.to_read(masked=settings.masked).descriptions("\n"), shown.descriptions("\n")
     unchanged = [row for row, place in enumerate(old_places) if old_texts[row] == texts[place]]
     fresh = sorted(set(range(len(catalog))) - {old_places[row] for row in unchanged})
     checked = [old_places[row] for row in unchanged[:CHECKED]]
     chosen = [*checked, *fresh]
-    every = catalog.texts or ("",) * len(catalog)
-    rows, _ = encode_catalog([catalog.names[i] for i in chosen], [every[i] for i in chosen], settings)
+    every = shown.texts or ("",) * len(shown)
+    rows, _ = encode_catalog([shown.names[i] for i in chosen], [every[i] for i in chosen], settings)
     _require_same(before[unchanged[:CHECKED]], rows[: len(checked)], settings.base)
     encodings = np.empty((len(catalog), rows.shape[1]), np.float32)
     encodings[[old_places[row] for row in unchanged]] = before[unchanged]

@@ -19,7 +19,7 @@ from pydantic import Field
 from advprior.history import counts
 from advprior.history.histories import Histories
 from advprior.history.targets import dense, next_advertisers, quality
-from advprior.predictors.base import CATALOG_TEXTS, EVERYONE, OWN, FitData, Predictor, Scorer
+from advprior.predictors.base import CATALOG_TEXTS, EVERYONE, MASKED_TEXTS, OWN, FitData, Predictor, Scorer
 from advprior.predictors.deadline import Deadline
 from advprior.predictors.encoding.encode import encode, pretrained
 from advprior.predictors.encoding.settings import Encoding
@@ -115,13 +115,13 @@ class TextPredictor(Predictor):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        return (EVERYONE, OWN, CATALOG_TEXTS)
+        return (EVERYONE, OWN, MASKED_TEXTS if self.parameters["settings"].get("masked") else CATALOG_TEXTS)
 
     @classmethod
     def fit(cls, data: FitData, settings: TextSettings, out: Path) -> dict[str, Any]:
-        catalog = data.catalog
-        texts = catalog.texts or ("",) * len(catalog)
-        encodings, origin = encode_catalog(catalog.names, texts, settings, data.cutoff)
+        shown = data.catalog.to_read(masked=settings.masked)
+        texts = shown.texts or ("",) * len(shown)
+        encodings, origin = encode_catalog(shown.names, texts, settings, data.cutoff)
         space = Space.of(encodings, settings.components)
         features = space.features(encodings)
         points = training_points(data, features, settings)

@@ -66,7 +66,8 @@ def extend_llm(run: Path, catalog: Catalog, settings: dict[str, Any], out: Path)
     text, table_name = int(model.config.text_vocab_size), _table_name(model)
     state = dict(model.state_dict())
     table, adapter, bias = state[table_name], state["adapter.weight"], state["head.bias"]
-    tokens = _name_embeddings(run, [catalog.names[i] for i in new], [catalog.ids[i] for i in new], table)
+    names = catalog.to_read(masked=bool(settings.get("masked"))).names
+    tokens = _name_embeddings(run, [names[i] for i in new], [catalog.ids[i] for i in new], table)
     state[table_name] = torch.cat([table[:text], _merge(table[text:], tokens, before, new)])
     untuned = torch.zeros(len(new), adapter.shape[1])
     state["adapter.weight"] = torch.cat([adapter[:1], _merge(adapter[1:], untuned, before, new)])
@@ -88,9 +89,8 @@ def _rows(
         key, query, names = saved["key"], saved["query"], saved["names"]
     texts = bool(settings.get("texts"))  # whether the head reads what an advertiser sells, too
     encode = saved_encoder(run)
-    fitted_texts, wanted_texts = (
-        readable(c.descriptions() if texts else c.names, c.ids, encode) for c in (fitted, catalog)
-    )
+    read = [c.to_read(masked=bool(settings.get("masked"))) for c in (fitted, catalog)]
+    fitted_texts, wanted_texts = (readable(c.descriptions() if texts else c.names, c.ids, encode) for c in read)
     base = load_base(settings["base"], layers=int(settings["layers"]), context=load_style(run).context)
     most = TEXT_TOKENS if texts else _WHOLE_NAME
     encodings = mean_states(

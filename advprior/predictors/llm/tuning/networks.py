@@ -56,7 +56,7 @@ def build_networks(
 ) -> Networks:
     """The network with an advertiser's token at the mean of its name's, and heads over what the base makes of names."""
     table = base.model.get_input_embeddings().weight.detach()
-    catalog = data.catalog
+    catalog = data.catalog.to_read(masked=settings.masked)
     tokens = [encode(name) for name in readable(catalog.names, catalog.ids, encode)]
     embeddings = torch.stack([table[torch.tensor(ids)].mean(0) for ids in tokens])
     hidden, rank = int(base.model.config.hidden_size), settings.training.rank

@@ -57,6 +57,7 @@ def save_run(out: Path, networks: Networks, start: Offset, parts: RunParts) -> N
             "style": encoder.style.to_json(),
             "text_vocab_size": encoder.text_vocab_size,
             "twin": parts.settings.twin,
+            "masked": parts.settings.masked,
             NO_HISTORY: parts.no_history,
         },
     )

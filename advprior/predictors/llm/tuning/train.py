@@ -76,7 +76,8 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
     tokenizer = base.tokenizer.backend_tokenizer
     encode = plain_encoder(tokenizer)
     text_vocab_size = int(base.model.get_input_embeddings().weight.shape[0])
-    encoder = PromptEncoder(style, encode, text_vocab_size, data.catalog.names)
+    names = data.catalog.to_read(masked=settings.masked).names
+    encoder = PromptEncoder(style, encode, text_vocab_size, names)
     points = training_points(data, encoder, settings)
     counts = _require_points(points)
     start = fit_habit(data, points, settings) if settings.drift.around_days is None else None
