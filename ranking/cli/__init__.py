@@ -22,6 +22,7 @@ _COMMANDS = {
     "pool": ("ranking.cli.measure:pool", "One answer from the ablations of several cut-offs."),
     "report": ("ranking.cli.report:report", "One HTML file: verdict, arms, segments, provenance."),
     "drift": ("ranking.cli.monitor:drift", "Drift of features and priors since training, as JSON and a page."),
+    "audit": ("ranking.cli.monitor:audit", "Is the frame what the service read? Cell by cell."),
     "serve": ("ranking.cli.service:serve", "Serve POST /rank: a user's slate in milliseconds."),
     "check": ("ranking.cli.service:check", "Preflight of `serve`."),
     "rollback": ("ranking.cli.service:rollback", "Serve the previous snapshot again."),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 from advprior.store.runs import digest, is_current, manifest_digest, new_run, read_manifest, run_key, write_json
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
-DRIFT_VERSION = 1
+DRIFT_VERSION = 2
 DRIFT_FILE, PAGE_FILE = "drift.json", "drift.html"
 
 
@@ -67,9 +69,10 @@ def drift(
                 moderate=len(report.of("moderate")),
                 major=len(report.of("major")),
                 largest=[f"{one.severity:<8} {one.psi:.3f} {one.name}" for one in report.drifts[:5]],
+                compared=compared_lines(report.about),
             )
     facts = read_manifest(out)["facts"]
-    for line in facts["largest"]:
+    for line in (*facts["compared"], *facts["largest"]):
         click.echo(line)
     click.echo(
         f"rank drift: {facts['worst']}; of {facts['measured']}, {facts['moderate']} moderate, {facts['major']} major, "
@@ -78,6 +81,73 @@ def drift(
     from ranking.monitor.severity import at_least
 
     if at_least(facts["worst"], fail_on):
+        raise click.exceptions.Exit(3)
+
+
+def compared_lines(about: Mapping[str, Any]) -> list[str]:
+    """What was compared with what, so that nobody reads "stable" off a comparison that was none."""
+    sides = [
+        f"{about[side]['what']} of {about[side]['from'][:10]} to {about[side]['to'][:10]}"
+        for side in ("reference", "current")
+    ]
+    return [
+        f"{sides[0]} against {sides[1]}",
+        *(
+            f"prior {name}: {one['reference_snapshots']} snapshots of the time of training against {one['newest'][:10]}"
+            for name, one in about["priors"].items()
+        ),
+    ]
+
+
+AUDIT_FILE = "audit.json"
+
+
+@click.command()
+@click.option("--tables", type=_FOLDER, required=True, help="Canonical tables that a frame would be built of.")
+@click.option("--repo", type=_FOLDER, required=True, help="Feature repository.")
+@click.option("--exposures", type=_FOLDER, required=True, help="Log of a service that runs with --log-features.")
+@click.option("--ranker", "rankers", type=_FOLDER, multiple=True, required=True, help="Whose exposures. Repeatable.")
+@click.option(
+    "--frame", type=_FOLDER, help="What the rankers were trained on: drift since then, online and in the frame."
+)
+@click.option("--limit", type=click.IntRange(1), help="Only so many exposures of each, the newest.")
+@click.option(
+    "--fail-on",
+    type=click.Choice(["skew", "any", "never"]),
+    default="skew",
+    show_default=True,
+    help="Exit code 3: for other values at the same time, for any difference, or never.",
+)
+@click.option("--out", type=_FOLDER, default=Path("audit"), show_default=True, help="Where audit.json goes.")
+def audit(
+    tables: Path,
+    repo: Path,
+    exposures: Path,
+    rankers: tuple[Path, ...],
+    frame: Path | None,
+    limit: int | None,
+    fail_on: str,
+    out: Path,
+) -> None:
+    """Is the frame what was served? Each feature that was logged online, against the frame of the same rows.
+
+    What differs is named, by column and cause: a refresh that was under way, a degraded answer, or a skew.
+    """
+    from ranking.monitor.audit import audit as work
+
+    config = {"limit": limit}
+    inputs = {"tables": manifest_digest(tables)} | {str(folder): manifest_digest(folder) for folder in rankers}
+    failed = False
+    with new_run(out, "rank audit", config=config, inputs=inputs, key=run_key("rank audit", config, inputs)) as run:
+        done = [work(tables, repo, exposures, ranker, limit=limit, frame=frame) for ranker in rankers]
+        write_json(run.path / AUDIT_FILE, [one.to_json() for one in done])
+        for one in done:
+            for line in one.text():
+                click.echo(line)
+            failed |= bool(one.unexplained) if fail_on == "skew" else bool(one.unequal)
+        run.facts.update(exposures=sum(one.exposures for one in done), unequal=sum(one.unequal for one in done))
+    click.echo(f"rank audit: {out / AUDIT_FILE}")
+    if failed and fail_on != "never":
         raise click.exceptions.Exit(3)
 
 

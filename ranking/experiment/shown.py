@@ -13,10 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from advprior.store.contract import TIMESTAMP, USER_ID
+from advprior.store.contract import AD_ID, TIMESTAMP, USER_ID
 
-#: Key of the block in an exposure's record.
-FEATURES = "features"
+#: Keys of an exposure's record: the block, and when the rows behind it became available, microseconds by view.
+FEATURES, AS_OF = "features", "as_of"
+#: Columns of `to_frame`.
+EXPOSURE = "exposure"
 
 
 def to_record(
@@ -49,7 +51,7 @@ def _value(value: float, texts: Sequence[str] | None) -> Any:
 
 
 def to_frame(exposures: Iterable[Mapping[str, Any]], ranker: str) -> pd.DataFrame:
-    """Rows of what was shown, a slot each: user_id, timestamp and the ranker's features.
+    """Rows of what was shown, a slot each: exposure, user_id, ad_id, timestamp and the ranker's features.
 
     Parameters
     ----------
@@ -58,10 +60,11 @@ def to_frame(exposures: Iterable[Mapping[str, Any]], ranker: str) -> pd.DataFram
     ranker : str
         Digest of its manifest.
     """
-    columns: dict[str, list[Any]] = {USER_ID: [], TIMESTAMP: []}
+    columns: dict[str, list[Any]] = {EXPOSURE: [], USER_ID: [], AD_ID: [], TIMESTAMP: []}
     for record in exposures:
         if record.get("ranker") == ranker and record.get(FEATURES):
-            own = {USER_ID: record["user_id"], TIMESTAMP: record["time"], **record[FEATURES]}
+            keys = {EXPOSURE: record.get("exposure_id"), USER_ID: record["user_id"], TIMESTAMP: record["time"]}
+            own = {**keys, AD_ID: [slot[0] for slot in record["slots"]], **record[FEATURES]}
             for name, value in own.items():
                 columns.setdefault(name, []).extend(
                     value if isinstance(value, list) else [value] * len(record["slots"])

@@ -107,10 +107,10 @@ def build_frame(
     services = [service, *map(prior_service, predictors)]
     refs, keys = scalar_refs(store, services, repo)
     own_sources = source_digests(store, refs)
-    joined = join_features(store, list(refs), _entities(rows.table, keys, services))
+    joined = join_features(store, list(refs), entities_of(rows.table, keys, services))
 
     columns = Columns()
-    findings = _add_baseline(columns, joined, refs, rows)
+    findings = add_baseline(columns, joined, refs, rows)
     findings.append(checks.check_views_joined(views_in_no_service(store, refs), service))
     expected = Expected.of(tables, rows.table)
     findings += _add_history(columns, joined, repo, rows, expected)
@@ -152,7 +152,7 @@ def build_frame(
     return FrameResult(frame, warnings, facts)
 
 
-def _entities(impressions: pd.DataFrame, keys: Sequence[str], services: Sequence[str]) -> pd.DataFrame:
+def entities_of(impressions: pd.DataFrame, keys: Sequence[str], services: Sequence[str]) -> pd.DataFrame:
     """Keys and times that the join is made for.
 
     Raises
@@ -173,7 +173,7 @@ def _entities(impressions: pd.DataFrame, keys: Sequence[str], services: Sequence
     return impressions[[IMPRESSION_ID, *keys]].assign(**{EVENT_TIMESTAMP: impressions[TIMESTAMP]})
 
 
-def _add_baseline(columns: Columns, joined: Joined, refs: Mapping[str, str], rows: FrameRows) -> Findings:
+def add_baseline(columns: Columns, joined: Joined, refs: Mapping[str, str], rows: FrameRows) -> Findings:
     """Joined scalars of every view, then what comes with the request, then the clock."""
     moments, too_large = rows.moments, {}
     for ref, name in refs.items():

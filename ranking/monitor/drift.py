@@ -135,14 +135,15 @@ def prior_drifts(table: pd.DataFrame, predictor: str, until: pd.Timestamp) -> tu
     earlier = table[(table[EVENT_TIMESTAMP] <= until).to_numpy() & (table[SNAPSHOT] < newest).to_numpy()]
     last = table[(table[SNAPSHOT] == newest).to_numpy()]
     if not len(earlier):
-        return [], {"newest": newest.isoformat(), "reference_snapshots": 0}
+        return [], {"newest": newest.isoformat(), "oldest": table[SNAPSHOT].min().isoformat(), "reference_snapshots": 0}
     users = earlier[USER_ID].nunique(), last[USER_ID].nunique()
     drifts = [
         drift_of(f"{prior_view(predictor)}_{name}", "prior", earlier[name], last[name], users)
         for name in SCALARS
         if name in table.columns
     ]
-    return drifts, {"newest": newest.isoformat(), "reference_snapshots": int(earlier[SNAPSHOT].nunique())}
+    about = {"newest": newest.isoformat(), "oldest": earlier[SNAPSHOT].min().isoformat()}
+    return drifts, about | {"reference_snapshots": int(earlier[SNAPSHOT].nunique())}
 
 
 def measure(
@@ -175,7 +176,7 @@ def measure(
     ------
     AdvpriorError
         ``RNK035`` when no row is left on the current side, ``RNK036`` when the ranker was trained on another frame,
-        ``RNK023`` when a side lacks a feature, and what reading raises.
+        ``RNK023`` when a side lacks a feature, ``RNK047`` when no prior can be compared, and what reading raises.
     """
     whole = load_frame(frame_folder)
     reference = whole[(whole["split"] == "train").to_numpy()]
@@ -205,11 +206,36 @@ def measure(
         "priors": {},
     }
     if repo is not None:
-        for predictor in published_predictors(repo, []):
-            table = read_parquet(view_folder(repo, prior_view(predictor)) / TABLE_FILE, fix="advprior publish")
-            of_prior, about["priors"][predictor] = prior_drifts(table, predictor, until)
-            drifts += of_prior
+        of_priors, about["priors"] = _priors(repo, until)
+        drifts += of_priors
     return DriftReport(sorted(drifts, key=lambda one: -one.psi), about)
+
+
+def _priors(repo: Path, until: pd.Timestamp) -> tuple[list[Drift], dict[str, Any]]:
+    """Drift of each published prior, and what each was measured on.
+
+    Raises
+    ------
+    AdvpriorError
+        ``RNK047`` where none has a snapshot of the time of training: then nothing would be compared.
+    """
+    drifts: list[Drift] = []
+    about: dict[str, Any] = {}
+    for predictor in published_predictors(repo, []):
+        table = read_parquet(view_folder(repo, prior_view(predictor)) / TABLE_FILE, fix="advprior publish")
+        of_prior, about[predictor] = prior_drifts(table, predictor, until)
+        drifts += of_prior
+    if not drifts:
+        begin = {name: one["oldest"] for name, one in about.items()}
+        raise AdvpriorError(
+            "RNK047",
+            "no published prior has a snapshot of the time of training: there is nothing to compare the newest with",
+            where=str(repo),
+            actual=f"published from {begin} on" if begin else "no prior is published",
+            expected=f"rows that were available by {until.isoformat()}, the last training row",
+            fix="publish every snapshot (a refresh keeps `refresh.keep_snapshots` of them), or leave --repo out",
+        )
+    return drifts, about
 
 
 def _shown(exposures: Path, ranker: Path) -> pd.DataFrame:

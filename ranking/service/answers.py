@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ranking.experiment.exposures import ExposureLog
-from ranking.experiment.shown import FEATURES, to_record
+from ranking.experiment.shown import AS_OF, FEATURES, to_record
 from ranking.service.slate import Slate
 
 log = logging.getLogger("advprior.service")
@@ -95,6 +95,7 @@ def log_exposure(exposures: ExposureLog, slate: Slate, info: RequestInfo) -> dic
     if slate.features is not None:
         plan = slate.ranker.plan
         record[FEATURES] = to_record(slate.features, plan.features, plan.categories)
+        record[AS_OF] = slate.features_as_of
     try:
         exposures.append(record)
     except OSError as error:

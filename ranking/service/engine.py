@@ -144,6 +144,7 @@ class Engine:
         slate.timings = {**ready.timings, "features": features_s, "predict": scored - built}
         if query.keep_features:
             slate.features = ready.matrix[order]
+            slate.features_as_of = as_of(ready, self.resources.reader.views)
         if query.explain or query.now_us is not None:
             slate.as_of = as_of(ready, self.resources.reader.views)
         if query.explain:

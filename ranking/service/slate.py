@@ -111,6 +111,8 @@ class Slate:
     as_of : dict of view to list of int
         When the rows behind the answer became available, microseconds; empty for a view without a row in time. Filled
         with explanations and for a request with a time of its own.
+    features_as_of : dict of view to list of int
+        The same for the exposure log, with features.
     """
 
     arm: ServedArm
@@ -129,4 +131,5 @@ class Slate:
     origins: list[str] = field(default_factory=list)
     as_of: dict[str, list[int]] = field(default_factory=dict)
     features: Matrix | None = None
+    features_as_of: dict[str, list[int]] = field(default_factory=dict)
     reference: Mapping[str, float] = field(default_factory=dict)

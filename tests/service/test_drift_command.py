@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from datetime import timedelta
 from pathlib import Path
@@ -59,6 +60,8 @@ def test_a_prior_that_moved_fires_and_its_publication_is_noticed(project: Projec
     assert result.exit_code == 0, result.output
     assert (out / PAGE_FILE).stat().st_size > 1000
     assert f"of {len(of(out)['drifts'])}, " in result.output
+    assert re.search(r"train rows of .* against test rows of", result.output)
+    assert re.search(r"prior llm: \d\d snapshots of the time of training against", result.output)
     assert "unchanged, reused" in run(own, own.ranker, out, "--fail-on", "never").output
     before = {one["name"]: one["severity"] for one in of(out)["drifts"] if one["kind"] == "prior"}
     assert before["prior_llm_entropy"] != "major"
@@ -72,6 +75,19 @@ def test_a_prior_that_moved_fires_and_its_publication_is_noticed(project: Projec
     after = {one["name"]: one["severity"] for one in of(out)["drifts"] if one["kind"] == "prior"}
     assert after["prior_llm_entropy"] == "major"
     assert run(own, own.ranker, out).exit_code == 3  # reused, and as severe as before
+
+
+def test_a_publication_of_the_newest_snapshot_alone_is_no_reference(project: Project, tmp_path: Path) -> None:
+    """What a refresh used to publish: nothing was compared, and the answer was "stable"."""
+    own = copy_project(project, tmp_path / "copied")
+    files = knowing_priors(own.tables)
+    table = files[TABLE_FILE]
+    newest = table[(table[SNAPSHOT] == table[SNAPSHOT].max()).to_numpy()]
+    publish(own.repo, prior_view(LLM), files | {TABLE_FILE: newest})
+    result = run(own, own.ranker, tmp_path / "drift")
+    assert result.exit_code != 0
+    assert "RNK047" in repr(result.exception) + result.output
+    assert not (tmp_path / "drift").exists()
 
 
 def test_a_ranker_of_another_frame_is_refused(project: Project, tmp_path: Path) -> None:

@@ -1,0 +1,109 @@
+"""The frame's features of rows that were served: what the store gives for them now, as of the moment of each.
+
+The same join and the same columns as `ranking.frame.build`, for a log of exposures in the place of impressions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from advprior.store.contract import (
+    AD_ID,
+    AD_STATS_VIEW,
+    ADVERTISER_ID,
+    BASELINE_SERVICE,
+    CATEGORY,
+    HISTORY_ROW,
+    IMPRESSION_ID,
+    LABEL,
+    PRIOR_ROW,
+    SLATE_ID,
+    SNAPSHOT,
+    USER_HISTORY_VIEW,
+    prior_service,
+    prior_view,
+)
+from advprior.store.runs import read_manifest
+from advprior.store.tables import load_tables, load_time_plan
+from ranking.frame.build import add_baseline, entities_of
+from ranking.frame.columns import Shown, history_columns, prior_columns
+from ranking.frame.join import join_features, open_store, scalar_refs
+from ranking.frame.preflight import preflight
+from ranking.frame.rows import FrameRows
+from ranking.frame.views import Columns, view_folder
+
+
+@dataclass(frozen=True)
+class ServedColumns:
+    """What the store says of served rows.
+
+    Attributes
+    ----------
+    columns : Columns
+    available : dict of str to datetime64[us] array [rows]
+        When the joined row of each of our views of snapshots became available; NaT where none was joined.
+    """
+
+    columns: Columns
+    available: Mapping[str, Any]
+
+
+def rows_of(shown: pd.DataFrame, tables: Path) -> FrameRows:
+    """Served rows in the form of a frame's: advertiser and category by the ad; nobody knows their labels yet.
+
+    Parameters
+    ----------
+    shown : DataFrame
+        user_id, ad_id, timestamp, and context columns.
+    tables : Path
+    """
+    ads = load_tables(tables, "ads")["ads"].set_index(AD_ID)
+    count = len(shown)
+    table = shown.reset_index(drop=True)
+    table[IMPRESSION_ID] = table[SLATE_ID] = np.arange(count)
+    table[LABEL] = np.zeros(count, np.int8)
+    table[ADVERTISER_ID] = table[AD_ID].map(ads[ADVERTISER_ID])
+    never = np.zeros(count, np.bool_)
+    return FrameRows(table, table[AD_ID].map(ads[CATEGORY]), never, never, 0)
+
+
+def served_columns(rows: FrameRows, tables: Path, repo: Path, predictors: Sequence[str]) -> ServedColumns:
+    """The features of some rows as a frame of today would have them.
+
+    Raises
+    ------
+    AdvpriorError
+        As `ranking.frame.build.build_frame` before the join.
+    """
+    plan = load_time_plan(tables)
+    preflight(repo, predictors)
+    store, services = open_store(repo), [BASELINE_SERVICE, *map(prior_service, predictors)]
+    refs, keys = scalar_refs(store, services, repo)
+    joined = join_features(store, list(refs), entities_of(rows.table, keys, services))
+    columns, snapshots = Columns(), dict[str, Any]()
+    add_baseline(columns, joined, refs, rows)
+    for view in (USER_HISTORY_VIEW, AD_STATS_VIEW):
+        snapshots[view] = joined.pop_times(f"{view}__{SNAPSHOT}")
+    pointers = joined.pop_pointer(f"{USER_HISTORY_VIEW}__{HISTORY_ROW}")
+    for stream, features in history_columns(repo, pointers, rows.table[AD_ID], rows.moments).items():
+        columns.add(stream, USER_HISTORY_VIEW, features)
+    shown = Shown(rows.table[ADVERTISER_ID], rows.category, rows.moments)
+    for predictor in predictors:
+        view = prior_view(predictor)
+        pointers, snapshots[view] = joined.pop_pointer(f"{view}__{PRIOR_ROW}"), joined.pop_times(f"{view}__{SNAPSHOT}")
+        arrays, _ = prior_columns(repo, predictor, pointers, snapshots[view], shown)
+        columns.add(view, view, arrays)
+    lags = {view: _lag(repo, view, plan.lag) for view in snapshots}
+    return ServedColumns(columns, {view: at + np.timedelta64(lags[view]) for view, at in snapshots.items()})
+
+
+def _lag(repo: Path, view: str, default: timedelta) -> timedelta:
+    facts = read_manifest(view_folder(repo, view))["facts"]
+    return timedelta(seconds=float(facts["lag_s"])) if "lag_s" in facts else default
