@@ -47,6 +47,14 @@ def _clear_duckdb() -> None:
             vars(sys.modules[name]).pop("_clean_default_connection", None)
 
 
+def pytest_configure() -> None:
+    """Examples that take long to draw on a busy machine are no fault of a test."""
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile("busy", suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("busy")
+
+
 def pytest_unconfigure() -> None:
     """Leave quietly: what Feast still holds at exit would be listed after the tests' last line."""
     atexit.register(_ignore_open_files)

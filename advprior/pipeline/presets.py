@@ -35,6 +35,8 @@ FULL: tuple[dict[str, Any], ...] = (
     {"name": "hybrid_pair", "predictor": HYBRID, **_BY_CATEGORY},
     {"name": "popularity_pair", "predictor": POPULARITY, **_BY_CATEGORY},
     {"name": "text_twin_pair", "predictor": CATALOG_TEXT, "settings": {"twin": True}, **_BY_CATEGORY},
+    {"name": "llm_pair", "predictor": LLM, **_BY_CATEGORY},
+    {"name": "llm_twin_pair", "predictor": LLM, "settings": {"twin": True}, **_BY_CATEGORY},
 )
 
 #: With all priors: the first one's of so many weeks ago as well.

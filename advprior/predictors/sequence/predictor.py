@@ -16,6 +16,7 @@ from advprior.history.histories import Histories
 from advprior.predictors.base import CATALOG_TEXTS, EVERYONE, MASKED_TEXTS, OWN, FitData, Predictor, Scorer
 from advprior.predictors.deadline import Deadline
 from advprior.predictors.encoding.encode import encode, pretrained
+from advprior.predictors.logit import log_softmax
 from advprior.predictors.offset import Offset
 from advprior.predictors.sequence.settings import EncoderSettings, HybridSettings, SequenceSettings
 from advprior.predictors.sequence.tokens import Tokens, Vocabulary, windows
@@ -181,6 +182,9 @@ class _SequenceScorer(Scorer):
         for part, log_probs in self._session.each(([every[i] for i in batch] for batch in batches), forward):
             for row, window in enumerate(part):
                 out[window.points] = log_probs[row, : len(window.points)]
+        # the position before any event is trained as context alone: nothing that it says of advertisers was measured
+        nothing = np.flatnonzero(histories.seek(user, moment) == histories.offsets[user])
+        out[nothing] = log_softmax(offset[nothing])
         return out
 
     def _popular(self, histories: Histories, cutoffs: Int) -> Float:

@@ -108,6 +108,25 @@ def test_a_user_without_history_gets_a_prior(fitted: Fitted) -> None:
         assert_distributions(prior.ravel())
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "zero_shot"])  # which fits nothing
+def test_nobody_has_a_say_on_users_without_a_history_that_was_not_validated_on_such(fitted: Fitted, kind: str) -> None:
+    """No newcomer validates here, so a profile changes nothing: whatever position it is read at was never measured."""
+    whole = histories(fitted)
+    predictor = load_predictor(fitted.model(kind))
+    facts = read_manifest(predictor.run)["facts"]
+    scorer = predictor.scorer(predictor.run / "onnx", "cpu")
+    cut = replace(whole, offsets=np.maximum(whole.offsets, whole.offsets[6]) - whole.offsets[6])
+    cut = replace(cut, **{name: getattr(whole, name)[whole.offsets[6] :] for name in ("time", "advertiser")})
+    cut = replace(cut, **{name: np.zeros(0, np.int32) for name in ("text", "category", "value")})
+    assert len({*cut.profiles[:6]}) > 1
+    priors = scorer.score(cut, np.arange(8), SNAPSHOTS[-1:])[:, 0]
+    assert facts.get("no_history", {"points": 0})["points"] == 0
+    for user in range(1, 6):
+        assert_same_log_probs(priors[user], priors[0])
+    if kind != "popularity":
+        assert_other_log_probs(priors[6], priors[0])
+
+
 def test_training_learns_beyond_habit(fitted: Fitted) -> None:
     facts = read_manifest(fitted.model("llm"))["facts"]
     assert [row["epoch"] for row in facts["curve"]] == [1, 2, 3]
