@@ -211,6 +211,13 @@ def train(
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Rankers per arm.")
 @click.option("--replicates", type=click.IntRange(20), default=1000, show_default=True, help="Resamplings of users.")
 @click.option("--reuse", type=_FOLDER, help="Another ablation of the same rows, whose arms need not be fitted again.")
+@click.option(
+    "--user-shares",
+    "shares_text",
+    default="",
+    metavar="0.1,0.3,1",
+    help="Also fit every arm on such shares of the users: what priors add by share, and by age of an advertiser.",
+)
 @force_option
 def ablate(
     frame_folder: Path,
@@ -221,6 +228,7 @@ def ablate(
     seeds: int,
     replicates: int,
     reuse: Path | None,
+    shares_text: str,
     force: bool,
 ) -> None:
     """Train every arm on the same rows and measure its lift over the baseline.
@@ -245,6 +253,7 @@ def ablate(
         "asked": sorted(asked),
         **_own_rankers(arms),
         **({"optional": True} if optional else {}),
+        **({"user_shares": shares} if (shares := _shares(shares_text)) else {}),
     }
     inputs = {"frame": manifest_digest(frame_folder)}
     key = run_key("rank ablate", config, inputs, ABLATE_VERSION)
@@ -254,12 +263,14 @@ def ablate(
     from ranking.evidence.ablation import AblationOptions, run_ablation
     from ranking.evidence.claims import JOINT_NOTE
     from ranking.evidence.result import AblationResult
+    from ranking.evidence.user_shares import write_user_shares
 
     previous = None if reuse is None else AblationResult.load(reuse)
     with new_run(out, "rank ablate", config=config, inputs=inputs, key=key) as run:
         options = AblationOptions(seeds, replicates, reuse=previous)
         result, left_out = run_ablation(frame_folder, run.path, arms, options, asked=asked, optional=optional)
         run.facts.update(result.facts(), frame=str(frame_folder))
+        lines = write_user_shares(frame_folder, run.path, result.arms, shares, options) if shares else []
     if left_out:
         click.echo(f"rank ablate: arms left out, their priors are not in the frame: {', '.join(left_out)}", err=True)
     if reuse is not None:
@@ -267,7 +278,24 @@ def ablate(
     click.echo(
         f"rank ablate: {len(result.arms.arms)} arms x {seeds} seeds in {result.about['seconds']:.0f} s, in {out}"
     )
-    click.echo("\n".join([*result.verdict.sentences, JOINT_NOTE]))
+    click.echo("\n".join([*lines, *result.verdict.sentences, JOINT_NOTE]))
+
+
+def _shares(text: str) -> list[float]:
+    """Shares of users of a comma-separated option."""
+    try:
+        shares = sorted({float(part) for part in text.split(",") if part.strip()})
+    except ValueError:
+        shares = [0.0]
+    if any(not 0 < share <= 1 for share in shares):
+        raise AdvpriorError(
+            "CFG001",
+            "shares of users lie above 0 and up to 1",
+            where="--user-shares",
+            actual=text,
+            expected="0.1,0.3,1",
+        )
+    return shares
 
 
 def _own_rankers(arms: Arms) -> dict[str, dict[str, str | None]]:

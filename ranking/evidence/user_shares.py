@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,18 @@ import pandas as pd
 
 from advprior.store.arrays import Bool
 from advprior.store.contract import USER_ID
+from advprior.store.runs import write_json
 from ranking.evidence.ablation import AblationOptions, best_controls_of, pairs_of
 from ranking.evidence.bootstrap import Resampler, Resampling, lifts_of
 from ranking.evidence.lift import Lift
+from ranking.evidence.metrics import Auc
 from ranking.evidence.rankers import MEASURED, ArmScores, Encoded, fit_arm
 from ranking.evidence.segments import EVENTS
 from ranking.frame.table import Frame
 from ranking.models.arms import Arms
 
 BEST_CONTROL = "best control"
+USER_SHARES_FILE = "user_shares.json"
 #: (least, most) events of an advertiser as of the snapshot before an impression
 AGES = ((0, 0), (1, 10), (11, 100), (101, None))
 
@@ -121,6 +125,16 @@ def user_shares(frame: Frame, arms: Arms, shares: Sequence[float], options: Abla
                 _add(reached, arm.name, fit_arm(arm, arms, encoded, resampler, [draw]))
         rows += _rows(share, round(float(np.mean(users))), arms, reached, resampler)
     return rows
+
+
+def write_user_shares(
+    frame_folder: Path, out: Path, arms: Arms, shares: Sequence[float], options: AblationOptions
+) -> list[str]:
+    """Measure shares of a frame's users, write `USER_SHARES_FILE` into ``out``; lines of AUC for a terminal."""
+    rows = user_shares(Frame.load(frame_folder), arms, shares, options)
+    write_json(out / USER_SHARES_FILE, {"curve": [row.to_json() for row in rows]})
+    treatments = {arm.name for arm in arms.on_trial}
+    return [row.text() for row in rows if row.lift.metric == Auc.name and row.lift.arm in treatments]
 
 
 def _some_users(rows: pd.DataFrame, share: float, draw: int) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -73,6 +74,20 @@ def test_an_ablation_takes_arms_ranker_and_seeds_of_the_project_that_its_frame_l
     again = shown("rank", "ablate", "--frame", "mine/frame", "--out", out, "--seeds", "2")
     assert "seeds: 1" not in again
     assert read_manifest(out)["config"]["seeds"] == 2
+
+
+def test_shares_of_users_are_measured_beside_the_ablation(project):
+    write_frame(project / "frame", users=40, slates=6)
+    fast = {"max_rounds": 3, "num_leaves": 4, "min_data_in_leaf": 5}
+    edit(project / ARMS_FILE, lambda content: content["ranker"].update(fast))
+    few = ("--frame", "frame", "--out", "ablation", "--seeds", "1", "--replicates", "20")
+    output = shown("rank", "ablate", *few, "--user-shares", "0.5,1")
+    assert "overall: llm − baseline, auc" in output
+    rows = json.loads((project / "ablation/user_shares.json").read_text())["curve"]
+    assert {row["share"] for row in rows} == {0.5, 1.0}
+    assert {"best control", "baseline"} <= {row["baseline"] for row in rows}
+    with pytest.raises(AdvpriorError, match="--user-shares"):
+        shown("rank", "ablate", *few, "--user-shares", "10%")
 
 
 def test_a_wrong_setting_of_the_ranker_in_the_project_file_is_named_there(project):
