@@ -48,10 +48,10 @@ def _clear_duckdb() -> None:
 
 
 def pytest_configure() -> None:
-    """Examples that take long to draw on a busy machine are no fault of a test."""
+    """Examples that take long to draw or to run on a busy machine are no fault of a test: no deadline by the clock."""
     from hypothesis import HealthCheck, settings
 
-    settings.register_profile("busy", suppress_health_check=[HealthCheck.too_slow])
+    settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("busy")
 
 
