@@ -131,7 +131,9 @@ class Chain:
             tables = self.at(TABLES)
             self.advprior("data pairs", "data", "pairs", "--tables", tables, out=PAIRS, reads=(TABLES,))
         cheap = [prior for prior in self.config.priors if prior.predictor in CHEAP]
-        costly = [prior for prior in self.config.priors if prior not in cheap]
+        costly = sorted(
+            (prior for prior in self.config.priors if prior not in cheap), key=lambda prior: bool(self._encoders(prior))
+        )
         for prior in cheap:
             self.prior(prior)
         if self.predictor_only:
@@ -178,7 +180,8 @@ class Chain:
         fit += ("--config", settings) if settings else ()
         also = (settings,) if settings else ()
         kind = f"finetune {prior.predictor}"
-        self.advprior(f"finetune {name}", *fit, out=model, reads=(source,), also=also, kind=kind)
+        reads = (source, *self._encoders(prior))
+        self.advprior(f"finetune {name}", *fit, out=model, reads=reads, also=also, kind=kind)
         onnx = f"{model}/onnx"
         self.steps.append(
             Step(
@@ -214,11 +217,20 @@ class Chain:
             return prior.settings_file
         own = edited_settings(prior.predictor, self.project.folder)
         settings = merged(merged(settings_for_span(prior.predictor, self.times), own), prior.settings)
+        for fitted in self._encoders(prior):  # of this chain's own cut-off
+            own_run = {"base": self.at(fitted)}
+            settings = merged(settings, own_run if settings.get("base") == fitted else {"encoder": own_run})
         if not settings:
             return None
         path = f"{HIDDEN}/settings/{self.at(prior.name)}.yaml"
         self.files[path] = yaml.safe_dump(settings, sort_keys=False)
         return path
+
+    def _encoders(self, prior: Prior) -> tuple[str, ...]:
+        """The run of another prior that this one's texts are encoded by, where its settings name one."""
+        runs = {f"models/{other.name}" for other in self.config.priors if other != prior}
+        bases = (prior.settings.get("base"), (prior.settings.get("encoder") or {}).get("base"))
+        return tuple(base for base in bases if base in runs)
 
     def views(self) -> tuple[str, ...]:
         """Folders of all published views so far."""

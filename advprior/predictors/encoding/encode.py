@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -63,10 +64,8 @@ def encode(
     random_seed = seed if encoding.twin else None
     name = digest([list(texts), encoding.key(), encoder_identity(encoding.base), random_seed])
     path = encodings_folder() / f"{name}.npz"
-    if path.is_file():
-        with np.load(path, allow_pickle=False) as saved:
-            encodings: Float = saved["encodings"]
-            return encodings, json.loads(str(saved["facts"])) | _facts(encoding, random_seed)
+    if (saved := _read(path)) is not None:
+        return saved[0], saved[1] | _facts(encoding, random_seed)
     from advprior.predictors.tuning.encode import encode_texts
 
     started = time.process_time()
@@ -148,6 +147,15 @@ def _facts(encoding: Encoding, random_seed: int | None) -> dict[str, Any]:
     kind = "fitted run" if is_fitted_run(encoding.base) else find_base(encoding.base).kind
     about = {"source": encoding.base, "kind": kind, "tokens": encoding.tokens}
     return about | {"random_weights": random_seed, "version": ENCODING_VERSION}
+
+
+def _read(path: Path) -> tuple[Float, dict[str, Any]] | None:
+    """Encodings and facts of a kept file; None where there is none that can be read."""
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
+            return saved["encodings"], json.loads(str(saved["facts"]))
+    except (OSError, ValueError, KeyError, BadZipFile):
+        return None
 
 
 def _write(path: Path, encodings: Float, facts: dict[str, Any]) -> None:

@@ -95,6 +95,24 @@ def test_a_prior_of_ones_own_gets_an_arm_and_the_served_one_the_verdict(tmp_path
     assert arms.find("ours").adds == tuple(pattern.replace("llm", "ours") for pattern in arms.find("llm").adds)
 
 
+@pytest.mark.parametrize(
+    ("predictor", "settings"), [("text", {"base": "models/llm"}), ("hybrid", {"encoder": {"base": "models/llm"}})]
+)
+def test_texts_are_encoded_by_a_fitted_llm_after_its_fit(tmp_path, predictor, settings):
+    """At each cut-off by the one that was fitted before it."""
+    own = {"name": "ours", "predictor": predictor, "settings": settings}
+    plan = make_plan(project(tmp_path, priors=["popularity", own, {"name": "llm"}], serve="llm", origins=2))
+    names = [step.name for step in plan.steps]
+    fits = [step for step in plan.steps if step.name.startswith("finetune ours")]
+    assert len(fits) > 1
+    for step in fits:
+        run = next(name for name in step.inputs if name.endswith("models/llm"))
+        assert run.removesuffix("models/llm") == step.output.removesuffix("models/ours")
+        assert names.index(next(other.name for other in plan.steps if other.output == run)) < names.index(step.name)
+        written = yaml.safe_load(plan.files[step.command[step.command.index("--config") + 1]])
+        assert run in (written.get("base"), (written.get("encoder") or {}).get("base"))
+
+
 def test_the_first_arms_are_the_cheap_ones(tmp_path):
     arms = Arms.model_validate(yaml.safe_load(first_arms_text(project(tmp_path).config)))
     assert [arm.role for arm in arms.arms] == ["baseline", "control", "control", "control"]

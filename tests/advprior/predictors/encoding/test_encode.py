@@ -129,6 +129,8 @@ def test_a_catalog_is_encoded_once(llm: Path, cache: Path, tmp_path: Path) -> No
     np.savez(file, encodings=before + 1, facts=np.asarray(json.dumps(facts)))
     again, _ = encode(TEXTS, settings)
     np.testing.assert_array_equal(again, before + 1)
+    file.write_bytes(file.read_bytes()[:200])  # of a disk that was full
+    np.testing.assert_array_equal(encode(TEXTS, settings)[0], before)
     other = shutil.copytree(llm, tmp_path / "other")
     encode(TEXTS, settings.model_copy(update={"base": str(other)}))  # the same weights under another name
     assert len(list(cache.iterdir())) == 1
