@@ -29,8 +29,8 @@ class Feature:
     name : str
         Column of the frame.
     group : str
-        What arms choose by: ``profile``, ``activity``, ``ad``, ``context``, ``history``, the published name of a prior
-        such as ``prior_text_pair``, or the name of a user's own feature view.
+        What arms choose by: ``profile``, ``activity``, ``ad``, ``context``, ``history``, ``department``, the published
+        name of a prior such as ``prior_text_pair``, or the name of a user's own feature view.
     source : str
         Feast feature view that it is read or derived from; ``impressions`` for context that comes with the request,
         ``clock`` for what the time of the impression tells.

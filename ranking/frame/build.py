@@ -195,8 +195,8 @@ def _add_history(columns: Columns, joined: Joined, repo: Path, rows: FrameRows, 
         findings.append(checks.check_not_newer(view, snapshot, moments))
         findings.append(checks.check_rows_joined(view, expected.lost(view, snapshot), len(moments)))
     pointers = joined.pop_pointer(f"{USER_HISTORY_VIEW}__{HISTORY_ROW}")
-    for stream, features in history_columns(repo, pointers, rows.table[AD_ID], moments).items():
-        columns.add(stream, USER_HISTORY_VIEW, features)
+    for group, features in history_columns(repo, pointers, rows.table[AD_ID], moments).items():
+        columns.add(group, USER_HISTORY_VIEW, features)
     return findings
 
 

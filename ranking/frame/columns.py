@@ -33,7 +33,7 @@ from ranking.frame.gather import (
 )
 from ranking.frame.join import times
 from ranking.frame.numbering import ids_of_ads, load_history_ids
-from ranking.frame.streams import EVENTS, STREAMS
+from ranking.frame.streams import EVENTS, STREAMS, group_of
 from ranking.frame.views import view_folder
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _take_times(moments: Any, rows: Int) -> Any:
 
 
 def history_columns(repo: Path, rows: Int, ads: pd.Series[Any], impression: Any) -> dict[str, dict[str, Any]]:
-    """Features of each published stream, by its name; recency counts to the impression, not to the snapshot.
+    """Features of each published stream, by their group; recency counts to the impression, not to the snapshot.
 
     Parameters
     ----------
@@ -164,13 +164,13 @@ def history_columns(repo: Path, rows: Int, ads: pd.Series[Any], impression: Any)
     for stream in STREAMS:
         if stream.name not in published:
             continue
-        columns[stream.name] = {}
-        for level, numbering in stream.levels.items():
+        for level, numbering in stream.levels_in(ids["sizes"]).items():
+            group = columns.setdefault(group_of(stream, level), {})
             of_ad = np.append(ids_of_ads(ids, numbering), np.int64(-1))[index]
             values = gather_history(folder, stream.files(level), ids["sizes"][numbering], rows, of_ad)
             values[:, -1] += since_days  # NaT gave a huge number, but those rows are NaN already
             for i, name in enumerate(stream.features(level)):
-                columns[stream.name][name] = np.ascontiguousarray(values[:, i])
+                group[name] = np.ascontiguousarray(values[:, i])
     return columns
 
 

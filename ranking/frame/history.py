@@ -28,9 +28,9 @@ from ranking.frame.fading import fading
 from ranking.frame.numbering import HISTORY_IDS, HistoryIds
 from ranking.frame.snapshots import Scalars, time_columns
 from ranking.frame.stream_counts import LevelCounts, StreamRows
-from ranking.frame.streams import EVENTS, WINDOWS, token_column
+from ranking.frame.streams import EVENTS, LEVELS, WINDOWS, token_column
 
-_PLURAL = {"advertiser": "advertisers", "category": "categories", "ad": "ads"}
+_PLURAL = {"advertiser": "advertisers", "category": "categories", "ad": "ads", "department": "departments"}
 
 
 def windowed(counts: CountsBefore, moment: int) -> dict[str, Int]:
@@ -112,7 +112,7 @@ def _write_level(level: str, counts: LevelCounts, moments: Sequence[int], folder
         # the same memory as what was written
         values_name: list_column(lengths * values.shape[1], values.ravel(), pa.float32()),
     }
-    if stream is EVENTS:
+    if stream is EVENTS and level in LEVELS:
         tokens = _tokens(counts, keys, moments)
         width = len(tokens) // max(len(whole), 1)
         columns[token_column(level)] = list_column(lengths * width, tokens, pa.float32())
@@ -147,7 +147,7 @@ def user_history(
     _add_activity(scalars, streams[0], moments)
     lists: dict[str, pd.Series[Any]] = {}
     for rows in streams:
-        for level, numbering in rows.stream.levels.items():
+        for level, numbering in rows.stream.levels_in(ids.sizes).items():
             counts = LevelCounts(rows, numbering, ids)
             if rows.stream is EVENTS:
                 _add_distinct(scalars, level, counts, moments)

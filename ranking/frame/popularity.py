@@ -151,6 +151,8 @@ def _occasions(ids: HistoryIds, events: pd.DataFrame) -> dict[str, CountsBefore]
     times, owner = counting_times(events), pd.factorize(events[USER_ID])[0]
     occasions = {}
     for level, codes in ids.event_codes(events).items():
+        if level not in LEVELS:
+            continue
         whole = codes >= 0
         distinct = pd.DataFrame({"u": owner[whole], "t": times[whole], "c": codes[whole]}).drop_duplicates()
         occasions[level] = CountsBefore(distinct["c"].to_numpy(), distinct["t"].to_numpy(), ids.sizes[level])

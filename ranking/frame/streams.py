@@ -6,14 +6,16 @@ category or ad, as of every snapshot. The frame and the service take names and o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 RECENCY, UNANSWERED = "recency_days", "unanswered"
 WINDOWS = {"1w": 7, "4w": 28, "12w": 84}  # days
 #: What can be counted per: numberings of `ranking.frame.numbering`. "ad" is an ad's advertiser × category, which is
-#: what an event can be matched to; "ad_id" is the ad itself.
-ADVERTISER, CATEGORY, PAIR, AD = NUMBERINGS = ("advertiser", "category", "ad", "ad_id")
+#: what an event can be matched to; "ad_id" is the ad itself. A department is coarser than a category: it is numbered
+#: where the ads have one, and counted nowhere else.
+ADVERTISER, CATEGORY, PAIR, AD, DEPARTMENT = ("advertiser", "category", "ad", "ad_id", "department")
+NUMBERINGS = (ADVERTISER, CATEGORY, PAIR, AD)
 #: How far back exposures are counted: a user's row is then bounded by what is shown in that time, not by the log.
 EXPOSURE_REACH_DAYS = WINDOWS["12w"]
 
@@ -57,6 +59,14 @@ class Stream:
         """What is kept of each id, in order; recency is the last."""
         return (*self.windows, *((UNANSWERED,) if self.answers else ()), RECENCY)
 
+    def levels_in(self, numberings: Container[str]) -> dict[str, str]:
+        """The levels whose numbering there is.
+
+        >>> EXPOSURES.levels_in(("advertiser", "ad_id"))
+        {'advertiser': 'advertiser', 'ad': 'ad_id'}
+        """
+        return {level: numbering for level, numbering in self.levels.items() if numbering in numberings}
+
     def features(self, level: str) -> tuple[str, ...]:
         """The frame's columns of a level, in the order of `quantities`."""
         return tuple(f"{self.name}_{level}_{value}" for value in self.quantities)
@@ -72,21 +82,30 @@ class Stream:
 
 EVENTS = Stream(
     "history",
-    {"advertiser": ADVERTISER, "category": CATEGORY, "ad": PAIR},
+    {"advertiser": ADVERTISER, "category": CATEGORY, "ad": PAIR, "department": DEPARTMENT},
     {**WINDOWS, "all": None},
     occasions=True,
 )
 EXPOSURES = Stream(
     "exposures",
-    {"advertiser": ADVERTISER, "ad": AD},
+    {"advertiser": ADVERTISER, "ad": AD, "department": DEPARTMENT},
     WINDOWS,
     reach_days=EXPOSURE_REACH_DAYS,
     answers=True,
 )
 CLICKS = Stream("clicks", {"advertiser": ADVERTISER, "ad": AD}, {"1w": 7, "4w": 28, "all": None})
 STREAMS = (EVENTS, EXPOSURES, CLICKS)
-#: Levels of events: what the towers read, and what popularity is counted per.
-LEVELS = tuple(EVENTS.levels)
+#: Levels of events that all tables have: what the towers read, and what popularity is counted per.
+LEVELS = ("advertiser", "category", "ad")
+
+
+def group_of(stream: Stream, level: str) -> str:
+    """Group of a level's features in a frame: departments are one of their own, so that they can be left out.
+
+    >>> group_of(EXPOSURES, "ad"), group_of(EXPOSURES, "department")
+    ('exposures', 'department')
+    """
+    return DEPARTMENT if level == DEPARTMENT else stream.name
 
 
 def stream_features() -> frozenset[str]:

@@ -82,9 +82,11 @@ class AdTable:
         if key not in self._by_catalog:
             place = {ad: i for i, ad in enumerate(catalog.ads)}
             at = np.array([*(place.get(ad, -1) for ad in self.ids), -1], dtype=np.int64)
-            self._by_catalog[key] = np.append(catalog.ids[numbering], -1)[at]
-        ids: Int = self._by_catalog[key]
-        return ids
+            # a history published before its tables had departments numbers none
+            ids = catalog.ids.get(numbering, np.full(len(catalog.ads), -1))
+            self._by_catalog[key] = np.append(ids, -1)[at]
+        of_ads: Int = self._by_catalog[key]
+        return of_ads
 
     def advertiser_index(self, version: str, advertisers: list[str]) -> Int:
         """Place of each ad's advertiser in a prior's catalog, int64 [ads + 1]."""

@@ -36,7 +36,6 @@ from advprior.store.runs import MANIFEST
 from advprior.store.times import micros
 from ranking.frame.gather import PriorFiles, mean_probability
 from ranking.frame.numbering import HISTORY_IDS, ids_of_ads
-from ranking.frame.streams import NUMBERINGS
 
 log = logging.getLogger("advprior.service")
 #: Snapshots whose mean prior is worked out ahead: the newest, and one that a rollback goes to.
@@ -72,7 +71,7 @@ class HistoryCatalog:
         of_ad, names = about["ads"], about["advertisers"]
         advertisers = [names[i] if i >= 0 else None for i in of_ad["advertiser"]]
         categories = [about["categories"][i] if i >= 0 else None for i in of_ad["category"]]
-        ids = {numbering: ids_of_ads(about, numbering) for numbering in NUMBERINGS}
+        ids = {numbering: ids_of_ads(about, numbering) for numbering in about["sizes"]}
         of_ads = [""] * int(about["sizes"]["ad"])
         for i, advertiser, category in zip(ids["ad"].tolist(), advertisers, categories, strict=True):
             if i >= 0:

@@ -19,6 +19,9 @@ def click_log(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project(tmp_path_factory.mktemp("clicks"))
     clicks.build(project.tables, Size(users=100, advertisers=8, weeks=30))
     begin_after_the_snapshot(project.tables)
+    ads = load_tables(project.tables, "ads")["ads"]
+    ads["department"] = ads.category.rank(method="dense").mod(3).map({0.0: None, 1.0: "Food", 2.0: "Drugs"})
+    write_parquet(ads, project.tables / "ads.parquet")
     return on_tables(project)
 
 
@@ -42,6 +45,8 @@ def test_every_feature_is_equal_on_sqlite(click_log: Project) -> None:
     names = equal_to_the_frame(click_log)
     streams = ("history_ad_12w", "exposures_ad_unanswered", "exposures_advertiser_4w", "clicks_ad_all", "ad_clicks_all")
     assert set(streams) <= set(names)
+    departments = {"history_department_4w", "exposures_department_unanswered", "activity_distinct_departments_all"}
+    assert departments <= set(names)
     assert {"context_position", "context_placement", "prior_llm_log_prob"} <= set(names)
     rows = rows_in_reach(click_log)
     # who does not exist yet at the snapshot has no row, offline as online

@@ -106,10 +106,12 @@ def _history(folder: Path, table: pd.DataFrame) -> dict[str, list[Any]]:
         .sort_values("ad")[["advertiser", "category"]]
         .apply(lambda row: f"{about['advertisers'][row.iloc[0]]} / {about['categories'][row.iloc[1]]}", axis=1),
         "ad_id": about["ads"]["ad_id"],
+        "department": about.get("departments"),
     }
     columns: dict[str, list[Any]] = {}
     for stream in STREAMS:
-        for level, numbering in stream.levels.items() if stream.name in about["streams"] else ():
+        levels = stream.levels_in(about["sizes"]) if stream.name in about["streams"] else {}
+        for level, numbering in levels.items():
             of_ids, size = np.asarray(names[numbering], object), about["sizes"][numbering]
             ids = stream.online(level)[0]
             columns[ids] = ["\n".join(of_ids[np.asarray(row, int)]) for row in table[ids]]

@@ -43,9 +43,18 @@ def clicks_as_read(out: Path) -> None:
         pd.read_parquet(path).drop(columns=columns).to_parquet(path, index=False)
 
 
+def clicks_with_departments(out: Path) -> None:
+    """Ads of one category in several departments, of which an ad that comes later brings another."""
+    clicks.build(out, LOG)
+    path = out / "ads.parquet"
+    ads = pd.read_parquet(path)
+    ads.assign(department=[f"department {i % 3}" for i in range(len(ads))]).to_parquet(path, index=False)
+
+
 WORLDS: dict[str, Callable[[Path], Any]] = {
     "clicks": lambda out: clicks.build(out, LOG, effects=model.Effects(late_share=0.3, late_days=5.0)),
     "clicks without optional columns": clicks_as_read,
+    "clicks with departments": clicks_with_departments,
     "synthetic": lambda out: synthetic.build(out, Size(users=25, advertisers=8, weeks=9)),
 }
 

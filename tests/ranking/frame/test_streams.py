@@ -24,7 +24,12 @@ DAY, START = timedelta(days=1), datetime(2024, 1, 1, tzinfo=UTC)
 DELAY = 3 * DAY
 USERS = pd.DataFrame({"user_id": ["u0", "u1"]})
 ADS = pd.DataFrame(
-    {"ad_id": ["a-0", "a-1", "b-0"], "advertiser_id": ["a", "a", "b"], "category": ["Tea", "Tea", "Soap"]}
+    {
+        "ad_id": ["a-0", "a-1", "b-0"],
+        "advertiser_id": ["a", "a", "b"],
+        "category": ["Tea", "Tea", "Soap"],
+        "department": ["Food", None, "Food"],
+    }
 )
 NO_EVENTS = pd.DataFrame({"user_id": [], "timestamp": pd.DatetimeIndex([], tz="UTC"), "value": []}).assign(
     advertiser_id=pd.Series(dtype=object), category=pd.Series(dtype=object)
@@ -72,13 +77,15 @@ def test_counts_equal_a_loop(answer: str, rows: list[tuple[str, str, int, int]],
     assert [rows.stream.name for rows in streams][2:] == (["clicks"] if answer == CLICKED else [])
     for of_stream in streams[1:]:
         stream = of_stream.stream
-        for level, numbering in stream.levels.items():
+        for level, numbering in stream.levels_in(ids.sizes).items():
             size, of_ads = ids.sizes[numbering], ids.ads[numbering]
             keys, values = LevelCounts(of_stream, numbering, ids).at(moment_us(cut))
             by_key = dict(zip(keys.tolist(), values.tolist(), strict=True))
             for u, user in enumerate(USERS.user_id):
-                for ad in ADS.itertuples():
-                    named = ADS[ADS.advertiser_id == ad.advertiser_id].ad_id if level == "advertiser" else [ad.ad_id]
+                for ad in ADS[of_ads.to_numpy() >= 0].itertuples():
+                    same = {"advertiser": ADS.advertiser_id == ad.advertiser_id, "ad": ADS.ad_id == ad.ad_id}
+                    same["department"] = ADS.department == ad.department
+                    named = ADS[same[level]].ad_id
                     own = shown[(shown.user_id == user) & shown.ad_id.isin(named)]
                     nothing = [0.0] * (len(stream.quantities) - 1) + [np.nan]
                     actual = by_key.get(u * size + int(of_ads[ad.ad_id]), nothing)
@@ -107,10 +114,33 @@ def test_what_comes_after_a_snapshot_changes_nothing_before_it(tmp_path: Path) -
     pd.testing.assert_frame_equal(lists[0], lists[1])
     pointers, about = np.array([0, 1]).repeat(3), load_history_ids(tmp_path / "whole")
     for stream in STREAMS:
-        for level, numbering in stream.levels.items():
+        for level, numbering in stream.levels_in(ids.sizes).items():
             of_ads = np.tile(ids_of_ads(about, numbering), 2)
             gathered = [
                 gather_history(tmp_path / n, stream.files(level), about["sizes"][numbering], pointers, of_ads)
                 for n in ("whole", "known")
             ]
             np.testing.assert_array_equal(*gathered)
+
+
+def test_events_in_the_same_department() -> None:
+    """Their own where they have one; else that of their category's first ad, whatever a later ad says."""
+    early, late = moment_us(START), moment_us(START + 9 * DAY)
+    ads = ADS.assign(department=["Food", "Drugs", " Drugs "])
+    ids = HistoryIds(["a", "b"], ads, np.array([late, early, early]))
+    events = pd.DataFrame({"advertiser_id": ["a", "b", None, None], "category": ["Tea", "Soap", "Tea", "Oil"]})
+    assert ids.departments == ["Drugs", "Food"]
+    assert ids.event_codes(events)["department"].tolist() == [0, 0, 0, -1]
+    stated = events.assign(department=["Food", None, "Drugs", "Toys"])
+    assert ids.event_codes(stated)["department"].tolist() == [1, -1, 0, -1]
+    assert ids.exist_from["department"].tolist() == [early, late]
+    assert ids.to_json(STREAMS)["departments"] == ["Drugs", "Food"]
+
+
+@pytest.mark.parametrize("column", [None, [None, " ", None]])
+def test_without_departments_nothing_changes(column: list[str | None] | None) -> None:
+    plain = ADS.drop(columns="department")
+    ids = HistoryIds(["a", "b"], plain if column is None else plain.assign(department=pd.Series(column, dtype=object)))
+    assert ids.to_json(STREAMS) == HistoryIds(["a", "b"], plain).to_json(STREAMS)
+    assert "department" not in {**ids.event_codes(NO_EVENTS), **ids.ad_codes(plain.ad_id), **ids.sizes}
+    assert EXPOSURES.levels_in(ids.sizes) == {"advertiser": "advertiser", "ad": "ad_id"}
