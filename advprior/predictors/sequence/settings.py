@@ -20,7 +20,7 @@ class NetworkSettings(_Strict):
     heads: int = Field(default=2, ge=1)
     layers: int = Field(default=2, ge=1)
     dropout: float = Field(default=0.2, ge=0, lt=1)
-    context: int = Field(default=64, ge=2)
+    context: int = Field(default=512, ge=2)
     free: bool = True
 
     @model_validator(mode="after")

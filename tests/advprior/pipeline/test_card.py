@@ -52,6 +52,7 @@ def test_a_card_says_what_the_records_say(fitted: Fitted, measured: Path, kind: 
     settings = yaml.safe_load(re.search(r"## Settings\n\n```yaml\n(.*?)```", text, re.DOTALL)[1])
     assert ("base" in settings) == (kind == "llm")
     assert ("| base licence | not known here" in text) == (kind == "llm")
+    assert ("- users without a history are given habit and drift alone: none came" in text) == (kind == "llm")
     assert str(fitted.folder) not in text  # neither the base's path nor any other
     assert "{" not in text.replace(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1], "")  # nothing left unfilled
 
