@@ -27,7 +27,7 @@ from scipy.stats import binomtest
 
 from advprior.data.drawn import START
 from advprior.data.taste_model import chunk_of_users, make_world
-from advprior.evaluation.learning_curve.arms import LEXICAL, Source
+from advprior.evaluation.learning_curve.arms import LEXICAL, Source, with_averages
 from advprior.evaluation.learning_curve.result import BEST_WITH, result_of
 from advprior.evaluation.learning_curve.sentence import CONTROLS, METRIC, OVERALL, verdict_of
 from advprior.evaluation.learning_curve.work import CurveInputs, CurveOptions, Work
@@ -114,7 +114,7 @@ def _inputs(seed: int, users: int, tells: float) -> CurveInputs:
     }
     catalog = Catalog(tuple(world.advertisers["advertiser_id"]), names)
     sources = {ENCODER: Source(uses_llm=True, control=RANDOM), RANDOM: Source()}
-    return CurveInputs(histories, catalog, by_source, sources, HORIZON * 86_400_000_000)
+    return CurveInputs(histories, catalog, *with_averages(by_source, sources), HORIZON * 86_400_000_000)
 
 
 def _encoded(table: Double, rng: np.random.Generator) -> Double:

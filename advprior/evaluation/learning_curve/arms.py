@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from advprior.evaluation.terms import ARMS, EVER, LOGIT, Terms
-from advprior.predictors.text.similar import MEAN, TOP, text_terms
+from advprior.predictors.text.similar import MEAN, TEMPERATURES, TOP, averaged, text_terms
 from advprior.store.arrays import Double, Float, Int
 
 LEXICAL, L3AE = "lexical", "l3ae"
-TOGETHER = "all encoders"
+FEW = "few terms"
 HISTORY = 730.0  # half-life of a history that texts are read through, days
 POPULAR = {"long": 365.0, "longest": 1460.0}  # half-lives of what is smoothed over alike texts, days
 
@@ -27,10 +27,13 @@ class Source:
         Whether pre-trained weights are behind it.
     control : str, optional
         Name of the source that is the same network with random weights.
+    mixed : bool
+        Whether it is averaged with words.
     """
 
     uses_llm: bool = False
     control: str | None = None
+    mixed: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,37 +70,55 @@ def arms_of(sources: Mapping[str, Source], available: set[str]) -> dict[str, Cur
         if name not in terms or name in available
     }
     plain = arms[LOGIT].terms
-    lexical = (*plain, *_terms_of(LEXICAL, available))
+    lexical = (*plain, *_all_of(LEXICAL, available))
     arms[LEXICAL] = CurveArm(lexical)
+    arms[f"{LEXICAL}, {FEW}"] = CurveArm((*plain, *_few_of(LEXICAL, available)))
     for name, source in sources.items():
-        alone, beside = source.control or "", f"{LEXICAL} + {source.control}" if source.control else ""
-        arms[name] = CurveArm((*plain, *_terms_of(name, available)), source.uses_llm, alone)
-        arms[f"{LEXICAL} + {name}"] = CurveArm((*lexical, *_short(available, name)), source.uses_llm, beside)
-    llms = {name: source.control for name, source in sources.items() if source.uses_llm}
-    if len(llms) > 1:
-        controls = tuple(dict.fromkeys(control for control in llms.values() if control))
-        random = f"{LEXICAL} + {TOGETHER}, random weights" if controls else ""
-        arms[f"{LEXICAL} + {TOGETHER}"] = CurveArm((*lexical, *_short(available, *llms)), True, random)
-        if random:
-            arms[random] = CurveArm((*lexical, *_short(available, *controls)))
+        few, control, llm = _few_of(name, available), source.control, source.uses_llm
+        if source.mixed:
+            arms[name] = CurveArm((*plain, *_all_of(name, available)), llm, control or "")
+            arms[f"{name}, {FEW}"] = CurveArm((*plain, *few), llm, f"{control}, {FEW}" if control else "")
+        else:
+            arms[name] = CurveArm((*plain, *few), llm, control or "")
+            beside = f"{LEXICAL} + {control}" if control else ""
+            arms[f"{LEXICAL} + {name}"] = CurveArm((*lexical, *few), llm, beside)
     return arms
 
 
-def own_text_terms(terms: Terms, users: Int, cosines: Mapping[str, Float]) -> dict[str, Float]:
+def with_averages(
+    cosines: Mapping[str, Float], sources: Mapping[str, Source]
+) -> tuple[dict[str, Float], dict[str, Source]]:
+    """The same, and words averaged with every encoder, beside words averaged with every one's random weights."""
+    llms = [name for name, source in sources.items() if source.uses_llm]
+    controls = [control for name in llms if (control := sources[name].control)]
+    more, called = dict(cosines), dict(sources)
+    if llms and len(controls) == len(llms):
+        with_llm, random = (f"{LEXICAL} and {' and '.join(names)}, averaged" for names in (llms, controls))
+        for name, inside in ((with_llm, llms), (random, controls)):
+            more[name] = averaged([cosines[one] for one in (LEXICAL, *inside)])
+        called |= {with_llm: Source(uses_llm=True, control=random, mixed=True), random: Source(mixed=True)}
+    return more, called
+
+
+def own_text_terms(
+    terms: Terms, users: Int, cosines: Mapping[str, Float], sources: Mapping[str, Source]
+) -> dict[str, Float]:
     """Terms [P, N] of each source that depend on the users' own events and the texts, and on nobody else's."""
     own, ever = terms.own(users, HISTORY), terms.own(users, EVER) > 0
     return {
         _named(source, name): term
         for source, cosine in cosines.items()
-        for name, term in text_terms(cosine, own, ever, {}).items()
+        for name, term in text_terms(cosine, own, ever, {}, TEMPERATURES if _is_whole(source, sources) else ()).items()
     }
 
 
-def everyones_text_terms(terms: Terms, cosines: Mapping[str, Float]) -> dict[str, Float]:
+def everyones_text_terms(terms: Terms, cosines: Mapping[str, Float], sources: Mapping[str, Source]) -> dict[str, Float]:
     """Terms [N] of each source that hold everyone's events, smoothed over alike texts: the same for every user."""
     popular = {reach: terms.decayed(h) for reach, h in POPULAR.items()}
     values: dict[str, Float] = {}
     for source, cosine in cosines.items():
+        if not _is_whole(source, sources):
+            continue
         nobody = np.zeros((1, len(cosine)), np.float32)
         own = set(text_terms(cosine, nobody, nobody > 0, {}))
         for name, term in text_terms(cosine, nobody, nobody > 0, popular).items():
@@ -111,14 +132,19 @@ def linear_text_terms(terms: Terms, users: Int, semantic: Mapping[str, Double]) 
     return {_named(source, L3AE): terms.l3ae(users, source, matrix) for source, matrix in semantic.items()}
 
 
-def _terms_of(source: str, available: set[str]) -> tuple[str, ...]:
+def _is_whole(source: str, sources: Mapping[str, Source]) -> bool:
+    """Whether an arm reads all terms of a source: words by themselves, and what is averaged with them."""
+    return source not in sources or sources[source].mixed
+
+
+def _all_of(source: str, available: set[str]) -> tuple[str, ...]:
     """Names of all terms of a source, in order."""
     return tuple(sorted(term for term in available if term.startswith(f"{source}: ")))
 
 
-def _short(available: set[str], *sources: str) -> tuple[str, ...]:
-    """The few terms of each source that give most of what it gives."""
-    names = (_named(source, term) for source in sources for term in (MEAN, TOP, L3AE))
+def _few_of(source: str, available: set[str]) -> tuple[str, ...]:
+    """The few terms of a source that give most of what it gives."""
+    names = (_named(source, term) for term in (MEAN, TOP, L3AE))
     return tuple(name for name in names if name in available)
 
 

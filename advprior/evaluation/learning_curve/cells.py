@@ -155,7 +155,7 @@ def _fit_points(case: CutOff, counted: Histories) -> tuple[dict[str, Float], Flo
         labels = first_labels(counted, then, case.moment - then).sample(most, case.seed)
         if len(labels):
             terms = case.terms(counted.before(then), then)
-            parts.append(_all_terms(terms, labels.user, case, everyones_text_terms(terms, case.cosines)))
+            parts.append(_all_terms(terms, labels.user, case, everyones_text_terms(terms, case.cosines, case.sources)))
             truths.append(labels.truth(case.size))
             users.append(labels.user)
     everywhere = set.intersection(*(set(part) for part in parts)) if parts else set()
@@ -172,7 +172,7 @@ def _all_terms(
     """
     shared = case.shared.get(chunk) if chunk is not None else None
     if shared is None:
-        shared = own_text_terms(terms, users, case.cosines)
+        shared = own_text_terms(terms, users, case.cosines, case.sources)
         cells = len(shared) * len(case.labels) * case.size
         if chunk is not None and cells <= MEMORY_CELLS:
             case.shared[chunk] = shared
@@ -197,7 +197,7 @@ def _marked(
 ) -> tuple[Float, Float]:
     """Sums [A, metrics, segments, P] and credits [segments, P] of those tested, some users at a time."""
     people = len(case.labels)
-    masks, everyones = _segments(case, counted), everyones_text_terms(terms, case.cosines)
+    masks, everyones = _segments(case, counted), everyones_text_terms(terms, case.cosines, case.sources)
     shares = np.zeros((len(SEGMENTS), people), np.float32)
     sums = np.zeros((len(arms) + 1, len(METRICS), len(SEGMENTS), people), np.float32)
     step = max(CHUNK_CELLS // case.size, 1)

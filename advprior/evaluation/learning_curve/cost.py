@@ -65,11 +65,14 @@ def measure_costs(case: CutOff) -> Costs:
     of_source: dict[str, float] = {}
     shared, counts_shape = 0.0, (len(users), case.size)
     for name, cosine in case.cosines.items():
-        own_s, own = _timed(partial(own_text_terms, terms, users, {name: cosine}))
+        own_s, own = _timed(partial(own_text_terms, terms, users, {name: cosine}, case.sources))
         linear = {name: case.semantic[name]} if name in case.semantic else {}
         linear_text_terms(terms, users[:1], linear)  # weights are solved for once a cut-off
         rest_s, rest = _timed(partial(linear_text_terms, terms, users, linear))
-        wide = {k: np.broadcast_to(v, counts_shape) for k, v in everyones_text_terms(terms, {name: cosine}).items()}
+        wide = {
+            k: np.broadcast_to(v, counts_shape)
+            for k, v in everyones_text_terms(terms, {name: cosine}, case.sources).items()
+        }
         values |= own | rest | wide
         of_source[name] = own_s + rest_s
         shared += own_s

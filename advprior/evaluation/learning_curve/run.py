@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from advprior.evaluation.learning_curve.arms import with_averages
 from advprior.evaluation.learning_curve.encoders import catalog_cosines, identities, sources_of
 from advprior.evaluation.learning_curve.result import result_of
 from advprior.evaluation.learning_curve.sentence import verdict_of
@@ -18,7 +19,7 @@ from advprior.store.runs import digest, manifest_digest, read_manifest, versions
 from advprior.store.tables import TABLES_FIX, load_time_plan
 from advprior.store.times import DAY_US
 
-CODE_VERSION = 6
+CODE_VERSION = 7
 YEAR_US = 365 * DAY_US
 PARTS = 4  # of the past before the first cut-off: labels are looked for over one of them at most
 
@@ -96,7 +97,6 @@ def _work(tables: Path, options: CurveOptions, folder: Path) -> Work:
     encoders = identities(options.bases, options.layers)
     about = [manifest_digest(tables), list(options.bases), encoders, options.tested, horizon, options.seed]
     cosines, spent = catalog_cosines(catalog, options.bases, options.layers, min(moments))
-    inputs = CurveInputs(
-        histories, catalog, cosines, sources_of(options.bases), horizon, where=f"{tables}/events.parquet"
-    )
+    cosines, sources = with_averages(cosines, sources_of(options.bases))
+    inputs = CurveInputs(histories, catalog, cosines, sources, horizon, where=f"{tables}/events.parquet")
     return Work(inputs, options, folder, digest([*about, CODE_VERSION])[:16], spent)

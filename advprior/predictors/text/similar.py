@@ -53,7 +53,28 @@ def lexical_cosines(texts: Sequence[str]) -> Float:
     return result
 
 
-def text_terms(cosine: Float, own: Float, ever: Bool, popular: Mapping[str, Float]) -> dict[str, Float]:
+def averaged(several: Sequence[Float]) -> Float:
+    """One similarity [N, N] of several cosines [N, N]: their mean, each by the spread it has off the diagonal.
+
+    Where users are few, one similarity that several readers share costs a fit fewer weights than a term of each.
+
+    >>> near, far = np.array([[1.0, 0.8], [0.8, 1.0]], np.float32), np.array([[1.0, 0.0], [0.0, 1.0]], np.float32)
+    >>> averaged([near, near]).round(2).tolist() == near.round(2).tolist()
+    True
+    """
+    off = ~np.eye(len(several[0]), dtype=bool)
+    total = np.mean([one / (float(one[off].std()) or 1.0) for one in several], axis=0)
+    result: Float = (total / (float(np.diag(total).mean()) or 1.0)).astype(np.float32)
+    return result
+
+
+def text_terms(
+    cosine: Float,
+    own: Float,
+    ever: Bool,
+    popular: Mapping[str, Float],
+    temperatures: Sequence[float] = TEMPERATURES,
+) -> dict[str, Float]:
     """Terms [P, N] of P users, by name.
 
     Parameters
@@ -65,12 +86,14 @@ def text_terms(cosine: Float, own: Float, ever: Bool, popular: Mapping[str, Floa
         Whether the user had any event of the advertiser: their history.
     popular : mapping of str to float [N]
         Decayed events of everyone, by what the half-life is called.
+    temperatures : sequence of float
+        Of the kernels; none of *near* and *popular* without one.
     """
     share = np.log1p(own)
     share /= np.maximum(share.sum(1, keepdims=True), 1e-9)
     largest, top = _nearest(cosine, ever)
     terms = {MEAN: (share @ cosine).astype(np.float32), LARGEST: largest, TOP: top}
-    for temperature in TEMPERATURES:
+    for temperature in temperatures:
         kernel = np.exp((cosine - 1.0) / temperature)
         terms[f"near {temperature}"] = np.log(share @ kernel + NEAR_FLOOR).astype(np.float32)
         for name, events in popular.items():

@@ -143,7 +143,8 @@ def test_the_curve_of_planted_kinds(workspace, capsys) -> None:
     before, after = (np.asarray([row["difference"] for row in of["curve"]]) for of in (result, again))
     np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5 * np.abs(before).max())
     with_llm = {row["arm"] for row in result["curve"] if row["baseline"] == BEST_WITHOUT}
-    assert with_llm == {BEST_WITH, "base", "lexical + base"}
+    mixed = "lexical and base, averaged"
+    assert with_llm == {BEST_WITH, "base", "lexical + base", mixed, f"{mixed}, few terms"}
 
 
 def test_a_cut_off_before_the_texts_were_written_is_refused(workspace, capsys) -> None:
