@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from advprior.store.contract import CATALOG_TEXT, HYBRID, LLM, NEIGHBOURS, POPULARITY, SASREC, TWIN
+from advprior.store.contract import CATALOG_TEXT, HYBRID, LEXICAL, LLM, NEIGHBOURS, POPULARITY, SASREC, TWIN
 
 _BY_CATEGORY = {"by": "advertiser_category"}
 _RANDOM_ENCODER: dict[str, Any] = {"settings": {"encoder": {"twin": True}}}
@@ -17,6 +17,8 @@ FEW: tuple[dict[str, Any], ...] = (
     # for an advertiser and a category: as fine as what a label asks
     {"name": "neighbours_pair", "predictor": NEIGHBOURS, **_BY_CATEGORY},
     {"name": SASREC},
+    # words of the same texts without a network: what the text prior's encoder has to beat
+    {"name": "lexical_pair", "predictor": CATALOG_TEXT, "settings": {"base": LEXICAL}, **_BY_CATEGORY},
     {"name": "text_pair", "predictor": CATALOG_TEXT, **_BY_CATEGORY, "placebo": True},
     {"name": LLM, "placebo": True},
 )
@@ -27,6 +29,7 @@ FULL: tuple[dict[str, Any], ...] = (
     # habit at a half-life of two days and nothing of what goes with what: whom the user turned to last
     {"name": "last", "predictor": NEIGHBOURS, "settings": {"half_lives_days": [2], "similar": False}},
     {"name": HYBRID},
+    {"name": "lexical", "predictor": CATALOG_TEXT, "settings": {"base": LEXICAL}},
     {"name": TWIN, "predictor": HYBRID, **_RANDOM_ENCODER},
     {"name": CATALOG_TEXT},
     {"name": "ranked", "predictor": LLM, "settings": {"ranking": {"epochs": 1}}},

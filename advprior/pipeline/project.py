@@ -55,6 +55,7 @@ _ARMS_DEFAULT = "# arms: {seeds: 3, ranker: {num_leaves: 31}}"
 #: Its lines on priors. Of the public data: six of the LLM's layers and three epochs are within a seed of ten and four
 #: there, at two thirds of the cost of the fit (docs/experiments/2026-11-25-cheaper-llm.md); elsewhere the defaults
 #: stay: they were not compared. The click log shows that everything runs, at a cost that each change can pay.
+_LEXICAL = {"clicks": ", points: 1000"}
 _HYBRID = "settings: {encoder: {layers: 4}, network: {width: 32, layers: 1}, training: {epochs: 2}}"
 _SETTINGS = {
     "": {"llm": "# settings: {training: {epochs: 2}}"},
@@ -106,6 +107,7 @@ def shipped(example: str = "") -> dict[str, bytes]:
     }
     if settings["hybrid"]:  # in no list of few, and it has to run in the example that runs everything
         settings["hybrid"] = f"\n  - name: hybrid{settings['hybrid']}"
+    settings["lexical_pair"] = _LEXICAL.get(example, "")
     words = template.format(tables=_TABLES[example], arms=_ARMS.get(example, _ARMS_DEFAULT), **settings)
     contents = {PROJECT_FILE: words.encode()}
     sources = dict(_SOURCES) if example else {**_SOURCES, MAPPING: ("advprior", "templates/mapping.yaml")}

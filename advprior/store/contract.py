@@ -83,6 +83,9 @@ LLM, POPULARITY, NEIGHBOURS, PLACEBO, SASREC, HYBRID, TWIN, ZERO_SHOT, CATALOG_T
     "text",
 )
 
+#: The encoder that is none: words in the place of a network. As a setting, and as the name of the control.
+LEXICAL = "lexical"
+
 BASELINE_SERVICE = "ranker_baseline_v1"
 WITH_PRIORS_SERVICE = "ranker_with_priors_v1"
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from advprior.evaluation.learning_curve.arms import LEXICAL, Source
 from advprior.history.catalog import Catalog
 from advprior.predictors.encoding.encode import encode, encoder_identity
+from advprior.predictors.encoding.lexical import lexical_cosines
 from advprior.predictors.encoding.settings import Encoding, label, parse_encoding
-from advprior.predictors.text.similar import cosines, lexical_cosines
+from advprior.predictors.text.similar import cosines
 from advprior.predictors.tuning.base import DEFAULT_BASE
 from advprior.store.arrays import Float
 

@@ -14,11 +14,12 @@ from zipfile import BadZipFile
 import numpy as np
 
 from advprior.predictors.deadline import Deadline
+from advprior.predictors.encoding.lexical import LEXICAL_VERSION, lexical_vectors
 from advprior.predictors.encoding.settings import ENCODING_VERSION, Encoding
 from advprior.predictors.labels import LabelSpan
 from advprior.predictors.tuning.base import encodings_folder, find_base, identity
 from advprior.store.arrays import Float
-from advprior.store.contract import LLM
+from advprior.store.contract import LEXICAL, LLM
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import MANIFEST, digest, manifest_digest, read_manifest
 
@@ -33,6 +34,7 @@ def encode(
     seed: int = 0,
     cutoff: int | None = None,
     deadline: Deadline | None = None,
+    fitted_on: Sequence[str] | None = None,
 ) -> tuple[Float, dict[str, Any]]:
     """What the encoder makes of each text [len(texts), E], and what it is.
 
@@ -45,6 +47,8 @@ def encode(
     cutoff : int, optional
         Microseconds: whoever reads the encodings is tested on labels from here on.
     deadline : Deadline, optional
+    fitted_on : sequence of str, optional
+        Texts whose words the lexical encoder counts: by default the texts themselves.
 
     Returns
     -------
@@ -59,6 +63,8 @@ def encode(
         ``PRI019`` when it would not end by the deadline, ``PRI020`` to ``PRI025`` and ``PRI083`` when the encoder
         cannot be had or read this way, ``PRI040`` when it is a run that saw labels from the cut-off on.
     """
+    if encoding.base == LEXICAL:
+        return lexical_vectors(texts, fitted_on)
     if cutoff is not None:
         _require_past(encoding, cutoff)
     random_seed = seed if encoding.twin else None
@@ -113,15 +119,17 @@ def encoder_identity(base: str) -> dict[str, str]:
     AdvpriorError
         ``PRI020``, ``PRI021`` where there are none.
     """
+    if base == LEXICAL:
+        return {"version": str(LEXICAL_VERSION)}
     if is_fitted_run(base):
         return {"run": manifest_digest(Path(base).expanduser())}
     return identity(base)
 
 
-def pretrained(run: Path, *, twin: bool) -> bool:
+def pretrained(run: Path, encoding: Encoding) -> bool:
     """Whether weights of a pre-training are behind a run's encodings: not so where its encoder never had any."""
     origin = read_manifest(run)["facts"].get("base") if (run / MANIFEST).is_file() else None
-    return not (twin or (origin or {}).get("twin", False))
+    return encoding.pretrained and not (origin or {}).get("twin", False)
 
 
 def _require_past(encoding: Encoding, cutoff: int) -> None:

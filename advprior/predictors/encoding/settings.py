@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from advprior.predictors.tuning.base import DEFAULT_BASE
 from advprior.predictors.tuning.reading import Pooling, Reading
+from advprior.store.contract import LEXICAL
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import digest
 
@@ -28,6 +29,8 @@ class Encoding(BaseModel):
     text twice, the mean over its second copy); by default what a sentence encoder was trained with, and ``mean`` of a
     language model. ``twin`` takes the same network with random weights, pooled alike: the random-weight control.
     ``masked`` takes the advertisers' names out of what is read: the control that cannot remember a brand.
+    ``base: lexical`` takes character n-grams of the whole text in the network's place, the lexical control: layers,
+    pooling and tokens say nothing of it.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -44,6 +47,21 @@ class Encoding(BaseModel):
         if isinstance(self.layers, tuple) and self.layers[0] > self.layers[1]:
             raise ValueError("layers: [from, to], the smaller number first")
         return self
+
+    @model_validator(mode="after")
+    def _no_network(self) -> Encoding:
+        if self.base == LEXICAL and self.twin:
+            raise ValueError("base: lexical has no network whose weights could be random")
+        return self
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether pre-trained weights are behind it: not so for the lexical and the random-weight control."""
+        return not self.twin and self.base != LEXICAL
+
+    def origin_facts(self, origin: dict[str, Any]) -> dict[str, Any]:
+        """What made the encodings, as a fact of a run: a ``base`` is a network."""
+        return {"words" if self.base == LEXICAL else "base": origin}
 
     def reading(self) -> Reading:
         """The same for the rooms that load networks."""

@@ -95,9 +95,9 @@ class HybridPredictor(SASRecPredictor):
 
     @property
     def uses_llm(self) -> bool:  # type: ignore[override]
-        """Whether pre-trained weights are behind it: not so for a random-weight control."""
+        """Whether pre-trained weights are behind it: not so for the lexical and the random-weight control."""
         assert isinstance(self.fitted, HybridSettings)
-        return pretrained(self.run, twin=self.fitted.encoder.twin)
+        return pretrained(self.run, self.fitted.encoder)
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -118,7 +118,7 @@ class HybridPredictor(SASRecPredictor):
         np.save(out / ENCODINGS, encodings)
         facts = fit_sequence(data, settings, out, encodings, deadline)
         data.catalog.save(out / CATALOG_FILE)
-        return {"base": origin, **facts}
+        return {**settings.encoder.origin_facts(origin), **facts}
 
     def encodings(self) -> Float | None:
         encodings: Float = np.load(self.run / ENCODINGS)

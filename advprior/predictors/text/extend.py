@@ -10,7 +10,7 @@ import numpy as np
 
 from advprior.history.catalog import Catalog
 from advprior.predictors.extension import copy_beside, places
-from advprior.predictors.text.predictor import ENCODINGS, PARAMETERS, TextSettings, encode_catalog
+from advprior.predictors.text.predictor import ENCODINGS, PARAMETERS, WORDS, TextSettings, encode_catalog
 from advprior.store.arrays import Float
 from advprior.store.contract import CATALOG_FILE
 from advprior.store.errors import AdvpriorError
@@ -37,7 +37,9 @@ def extend_text(run: Path, catalog: Catalog, out: Path) -> dict[str, Any]:
     checked = [old_places[row] for row in unchanged[:CHECKED]]
     chosen = [*checked, *fresh]
     every = shown.texts or ("",) * len(shown)
-    rows, _ = encode_catalog([shown.names[i] for i in chosen], [every[i] for i in chosen], settings)
+    words = json.loads((run / WORDS).read_text()) if (run / WORDS).is_file() else None
+    names = [shown.names[i] for i in chosen]
+    rows, _ = encode_catalog(names, [every[i] for i in chosen], settings, fitted_on=words)
     _require_same(before[unchanged[:CHECKED]], rows[: len(checked)], settings.base)
     encodings = np.empty((len(catalog), rows.shape[1]), np.float32)
     encodings[[old_places[row] for row in unchanged]] = before[unchanged]

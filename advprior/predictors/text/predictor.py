@@ -1,8 +1,9 @@
 """The text prior: advertisers known by what is written of them, so that one without a single event has a score.
 
-A frozen LLM encodes each advertiser's name and catalog text once; a conditional logit over the principal components
-(see `advprior.predictors.text.logit`) reads the user's history through the same texts. Known advertisers keep their
-popularity and their habit; the LLM's cost falls on the catalog, not on the users, and scoring needs no torch.
+A frozen LLM (or, as a control, words without a network) encodes each advertiser's name and catalog text once; a
+conditional logit over the principal components (see `advprior.predictors.text.logit`) reads the user's history through
+the same texts. Known advertisers keep their popularity and their habit; the LLM's cost falls on the catalog, not on the
+users, and scoring needs no torch.
 """
 
 from __future__ import annotations
@@ -39,13 +40,14 @@ from advprior.predictors.text.logit import (
 )
 from advprior.runtime.parity import require_parity
 from advprior.store.arrays import Float, Int
-from advprior.store.contract import CATALOG_FILE, CATALOG_TEXT
+from advprior.store.contract import CATALOG_FILE, CATALOG_TEXT, LEXICAL
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import write_json
 
 KIND = CATALOG_TEXT
 CELLS = 40_000_000  # of one points × advertisers matrix: fewer points where the catalog is large
 ENCODINGS, SPACE, PARAMETERS = "encodings.npy", "space.npz", "parameters.json"
+WORDS = "words.json"  # texts whose words a lexical encoder counts: new advertisers are laid into the same space
 
 
 class TextSettings(Encoding):
@@ -73,7 +75,12 @@ class TextSettings(Encoding):
 
 
 def encode_catalog(
-    names: Sequence[str], texts: Sequence[str], settings: TextSettings, cutoff: int | None = None
+    names: Sequence[str],
+    texts: Sequence[str],
+    settings: TextSettings,
+    *,
+    cutoff: int | None = None,
+    fitted_on: Sequence[str] | None = None,
 ) -> tuple[Float, dict[str, Any]]:
     """What the encoder makes of each name, and beside it of each text, NaN where there is none [N, 2·H]."""
     has_text = np.asarray([bool(text) for text in texts])
@@ -83,6 +90,7 @@ def encode_catalog(
         seed=settings.seed,
         cutoff=cutoff,
         deadline=Deadline(settings.max_minutes),
+        fitted_on=fitted_on,
     )
     of_names = encodings[: len(names)]
     beside = np.full_like(of_names, np.nan)
@@ -91,14 +99,14 @@ def encode_catalog(
 
 
 class TextPredictor(Predictor):
-    """A conditional logit over what an LLM makes of the catalog."""
+    """A conditional logit over what an encoder makes of the catalog."""
 
     kind = KIND
 
     @property
     def uses_llm(self) -> bool:
-        """Whether pre-trained weights are behind it: not so for a random-weight control."""
-        return pretrained(self.run, twin=self.parameters["settings"].get("twin", False))
+        """Whether pre-trained weights are behind it: not so for the lexical and the random-weight control."""
+        return pretrained(self.run, TextSettings(**self.parameters["settings"]))
 
     def __init__(self, run: Path) -> None:
         super().__init__(run)
@@ -121,7 +129,7 @@ class TextPredictor(Predictor):
     def fit(cls, data: FitData, settings: TextSettings, out: Path) -> dict[str, Any]:
         shown = data.catalog.to_read(masked=settings.masked)
         texts = shown.texts or ("",) * len(shown)
-        encodings, origin = encode_catalog(shown.names, texts, settings, data.cutoff)
+        encodings, origin = encode_catalog(shown.names, texts, settings, cutoff=data.cutoff)
         space = Space.of(encodings, settings.components)
         features = space.features(encodings)
         points = training_points(data, features, settings)
@@ -136,9 +144,11 @@ class TextPredictor(Predictor):
                 "weights": {name: value.tolist() for name, value in vars(weights).items()},
             },
         )
+        if settings.base == LEXICAL:
+            write_json(out / WORDS, [*shown.names, *(t for t in texts if t)])
         data.catalog.save(out / CATALOG_FILE)
         return {
-            "base": origin,
+            **settings.origin_facts(origin),
             "points": len(points.taste),
             "advertisers_with_events": int(points.candidate.sum()),
             "valid": valid,

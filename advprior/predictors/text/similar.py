@@ -23,7 +23,6 @@ from advprior.store.arrays import Bool, Float
 TEMPERATURES = (0.1, 0.2)  # τ: cosines differ by some tenths
 POPULAR_FLOOR, NEAR_FLOOR = 1e-3, 1e-4  # of smoothed events, so that their log stays finite
 MEAN, LARGEST, TOP = "mean", "largest", "top 3"
-NGRAMS = (3, 5)  # characters
 
 
 def cosines(encodings: Float) -> Float:
@@ -35,21 +34,6 @@ def cosines(encodings: Float) -> Float:
     spread = (encodings - encodings.mean(0)) / (encodings.std(0) + 1e-6)
     unit = spread / np.maximum(np.linalg.norm(spread, axis=1, keepdims=True), 1e-9)
     result: Float = (unit @ unit.T).astype(np.float32)
-    return result
-
-
-def lexical_cosines(texts: Sequence[str]) -> Float:
-    """Cosines [N, N] of TF-IDF over character 3- to 5-grams within words: no network, no vocabulary of a language.
-
-    >>> lexical_cosines(["green tea", "black tea", "rye bread"])[0].round(1).astype(float).round(1).tolist()
-    [1.0, 0.2, 0.0]
-    """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    if not any(text.strip() for text in texts):
-        return np.zeros((len(texts), len(texts)), np.float32)
-    weights = TfidfVectorizer(analyzer="char_wb", ngram_range=NGRAMS, sublinear_tf=True).fit_transform(texts)
-    result: Float = (weights @ weights.T).toarray().astype(np.float32)
     return result
 
 

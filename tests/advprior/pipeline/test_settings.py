@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from advprior.cli import cli
 from advprior.pipeline.edit import set_keys
 from advprior.pipeline.fit import read_settings, validated_settings
+from advprior.pipeline.presets import FULL
 from advprior.pipeline.project import PROJECT_FILE, lay_out
 from advprior.pipeline.settings import read_project
 from advprior.predictors.registry import KINDS, predictor_class
@@ -39,7 +40,7 @@ def test_tables_alone_are_a_project(tmp_path):
 
 def test_full_measures_old_priors_and_variants_too(tmp_path):
     config = project(tmp_path, priors="full")
-    assert len(config.priors) == 18
+    assert len(config.priors) == len(FULL)
     assert config.arms.variants
     assert config.arms.stale == (1, 4, 12)
     assert project(tmp_path, priors="full", arms={"stale": []}).arms.stale == ()
@@ -135,7 +136,7 @@ def test_set_changes_a_key_and_keeps_the_comments(tmp_path):
     before = path.read_text()
     set_keys(path, ("tables.households=all", "priors=full", "origins=3", "arms.seeds=5", "budget.minutes=30"))
     config = read_project(tmp_path).config
-    assert (config.tables.households, len(config.priors), config.origins) == ("all", 18, 3)
+    assert (config.tables.households, len(config.priors), config.origins) == ("all", len(FULL), 3)
     assert (config.arms.seeds, config.budget.minutes) == (5, 30)
     kept = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert set(kept) < set(before.splitlines())
