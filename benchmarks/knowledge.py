@@ -33,7 +33,8 @@ from advprior.evaluation.learning_curve.sentence import CONTROLS, METRIC, OVERAL
 from advprior.evaluation.learning_curve.work import CurveInputs, CurveOptions, Work
 from advprior.history.catalog import Catalog
 from advprior.history.histories import Histories
-from advprior.predictors.text.similar import cosines, lexical_cosines
+from advprior.predictors.encoding.lexical import lexical_cosines
+from advprior.predictors.text.similar import cosines
 from advprior.store.arrays import Bool, Double, Float
 
 ADVERTISERS, WEEKS = 60, 60
