@@ -13,9 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from advprior.history.counts import DAY
+from advprior.history.histories import Histories
 from advprior.history.targets import quality
 from advprior.predictors.base import FitData
 from advprior.predictors.deadline import Deadline
@@ -33,6 +35,7 @@ from advprior.store.arrays import Float
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import write_json
 
+SHORT = 64  # events that are read whatever the histories are
 WEIGHTS, PARAMETERS = "network.pt", "parameters.json"
 
 
@@ -59,7 +62,7 @@ def fit_sequence(
     -------
     dict
         Facts for the manifest: the curve, the epoch chosen, weights, quality on the labels that chose them beside that
-        of the offset alone.
+        of the offset alone; ``context``, the events that are read.
 
     Raises
     ------
@@ -68,8 +71,26 @@ def fit_sequence(
         ``valid_days``.
     """
     require_choosing_labels(settings.horizon_days, settings.valid_days, "valid_days")
+    context = trained_context(settings.network.context, data.histories)
+    network = settings.network.model_copy(update={"context": context})
+    settings = settings.model_copy(update={"network": network})
     with _one_thread():
         return _Fit(data, settings, encodings, deadline or Deadline(settings.training.max_minutes)).run(out)
+
+
+def trained_context(most: int, past: Histories) -> int:
+    """Events that are read: as many as a tenth of the users have, so that each place in a window is trained.
+
+    A place that no history of the fit reaches would keep its random embedding, and later histories are longer.
+
+    >>> lengths = np.array([10, 70, 80, 100, 120])
+    >>> h = Histories(("",) * 5, ("",) * 5, np.r_[0, lengths.cumsum()], np.zeros(380, int), np.zeros(380, int))
+    >>> trained_context(512, h), trained_context(32, h)
+    (112, 32)
+    """
+    lengths = np.diff(past.offsets)
+    reached = int(np.quantile(lengths[lengths > 0], 0.9)) if len(past.time) else 0
+    return min(most, max(reached, SHORT))
 
 
 @contextmanager
@@ -137,6 +158,7 @@ class _Fit:
             "stopped_by_max_minutes": stopped,
             "best_epoch": best + 1,
             "strength": strength,
+            "context": self.settings.network.context,
             "offset": offset.to_json(),
             "valid": valid,
             "parameters": {"trained": sum(p.numel() for p in network.parameters())},
