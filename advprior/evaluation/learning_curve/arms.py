@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from advprior.evaluation.terms import ARMS, EVER, LOGIT, Terms
+from advprior.evaluation.terms import ARMS, DRIFT, EVER, LOGIT, Terms
 from advprior.predictors.text.similar import MEAN, TEMPERATURES, TOP, averaged, text_terms
 from advprior.store.arrays import Double, Float, Int
 
 LEXICAL, L3AE = "lexical", "l3ae"
-FEW = "few terms"
+FEW, ALONE = "few terms", "few terms over drift alone"
 HISTORY = 730.0  # half-life of a history that texts are read through, days
 POPULAR = {"long": 365.0, "longest": 1460.0}  # half-lives of what is smoothed over alike texts, days
 
@@ -73,11 +73,14 @@ def arms_of(sources: Mapping[str, Source], available: set[str]) -> dict[str, Cur
     lexical = (*plain, *_all_of(LEXICAL, available))
     arms[LEXICAL] = CurveArm(lexical)
     arms[f"{LEXICAL}, {FEW}"] = CurveArm((*plain, *_few_of(LEXICAL, available)))
+    drift = arms[DRIFT].terms
+    arms[f"{LEXICAL}, {ALONE}"] = CurveArm((*drift, *_few_of(LEXICAL, available)))
     for name, source in sources.items():
         few, control, llm = _few_of(name, available), source.control, source.uses_llm
         if source.mixed:
             arms[name] = CurveArm((*plain, *_all_of(name, available)), llm, control or "")
             arms[f"{name}, {FEW}"] = CurveArm((*plain, *few), llm, f"{control}, {FEW}" if control else "")
+            arms[f"{name}, {ALONE}"] = CurveArm((*drift, *few), llm, f"{control}, {ALONE}" if control else "")
         else:
             arms[name] = CurveArm((*plain, *few), llm, control or "")
             beside = f"{LEXICAL} + {control}" if control else ""

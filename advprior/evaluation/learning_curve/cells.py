@@ -45,7 +45,10 @@ def _ranges(kind: str, ranges: tuple[tuple[int, int | None], ...]) -> tuple[str,
 HISTORY, ADVERTISER = "history", "advertiser"
 SEGMENTS = ("overall", *_ranges(HISTORY, HISTORY_RANGES), *_ranges(ADVERTISER, ADVERTISER_RANGES))
 CHUNK_CELLS = 400_000  # of one term of those tested, at once
-FIT_CELLS = 600_000  # of one term of the labels of one earlier cut-off, at most
+FIT_CELLS = 500_000  # of one term of the labels of one earlier cut-off, at most
+FIT_USERS = 300  # whatever the number of advertisers
+ENOUGH_LABELS = 300  # to fit on: with fewer, older windows are read
+OLDEST = 6  # of them, in horizons before the cut-off
 MEMORY_CELLS = 200_000_000  # of all terms of those tested that cells share: 0.8 GB
 
 
@@ -146,13 +149,12 @@ def measure(case: CutOff, chosen: Int) -> CellResult | None:
 
 def _fit_points(case: CutOff, counted: Histories) -> tuple[dict[str, Float], Float, Int]:
     """Terms by name [P, N], truth [P, N] and user [P] of the labels at all earlier cut-offs."""
-    most = max(FIT_CELLS // case.size, 500)
+    most = max(FIT_CELLS // case.size, FIT_USERS)
     parts: list[dict[str, Float]] = []
     truths: list[Float] = [np.zeros((0, case.size), np.float32)]
     users: list[Int] = [np.zeros(0, np.int64)]
-    for share in EARLIER:
-        then = case.moment - int(share * case.back)
-        labels = first_labels(counted, then, case.moment - then).sample(most, case.seed)
+    for then, horizon in _windows(case, counted):
+        labels = first_labels(counted, then, horizon).sample(most, case.seed)
         if len(labels):
             terms = case.terms(counted.before(then), then)
             parts.append(_all_terms(terms, labels.user, case, everyones_text_terms(terms, case.cosines, case.sources)))
@@ -161,6 +163,23 @@ def _fit_points(case: CutOff, counted: Histories) -> tuple[dict[str, Float], Flo
     everywhere = set.intersection(*(set(part) for part in parts)) if parts else set()
     values = {name: np.concatenate([part[name] for part in parts]) for name in everywhere}
     return values, np.concatenate(truths), np.concatenate(users)
+
+
+def _windows(case: CutOff, counted: Histories) -> list[tuple[int, int]]:
+    """(earlier cut-off, how far labels are looked for) of each window of labels to fit on.
+
+    A few hundred users may have a handful of labels in the newest: then older ones are read too, one after the other.
+    """
+    windows = [(case.moment - int(share * case.back), int(share * case.back)) for share in EARLIER]
+    labels = sum(len(first_labels(counted, *window)) for window in windows)
+    first = int(counted.time.min(initial=case.moment))
+    for older in range(2, OLDEST + 1):
+        then = case.moment - older * case.back
+        if labels >= ENOUGH_LABELS or then <= first:
+            break
+        windows.append((then, case.back))
+        labels += len(first_labels(counted, then, case.back))
+    return windows
 
 
 def _all_terms(

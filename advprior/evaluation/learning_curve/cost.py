@@ -21,7 +21,7 @@ from advprior.evaluation.learning_curve.arms import (
     linear_text_terms,
     own_text_terms,
 )
-from advprior.evaluation.learning_curve.cells import FIT_CELLS, CutOff
+from advprior.evaluation.learning_curve.cells import FIT_CELLS, FIT_USERS, CutOff
 from advprior.evaluation.population import EARLIER
 from advprior.evaluation.protocol import first_labels
 from advprior.predictors.logit import fit_logit, logit
@@ -48,26 +48,29 @@ class Costs:
         Of those terms, for one user.
     fit : float
         Of every arm's fits, for one label to fit on.
+    cell : float
+        Of what is counted once at a cut-off, an earlier one included.
     """
 
     by_arm: dict[str, float]
     answer: float
     shared: float
     fit: float
+    cell: float
 
 
 def measure_costs(case: CutOff) -> Costs:
     """Time the arms on some of those tested, with everyone counted."""
     users = case.labels.user[:SAMPLE]
     terms = case.terms(case.histories, case.moment)
-    terms(users[:1])  # what is counted once a cut-off
+    cell = _timed(partial(terms, users[:1]))[0]  # what is counted once a cut-off
     counts, values = _timed(lambda: terms(users))
     of_source: dict[str, float] = {}
     shared, counts_shape = 0.0, (len(users), case.size)
     for name, cosine in case.cosines.items():
         own_s, own = _timed(partial(own_text_terms, terms, users, {name: cosine}, case.sources))
         linear = {name: case.semantic[name]} if name in case.semantic else {}
-        linear_text_terms(terms, users[:1], linear)  # weights are solved for once a cut-off
+        cell += _timed(partial(linear_text_terms, terms, users[:1], linear))[0]  # weights are solved for, likewise
         rest_s, rest = _timed(partial(linear_text_terms, terms, users, linear))
         wide = {
             k: np.broadcast_to(v, counts_shape)
@@ -90,12 +93,13 @@ def measure_costs(case: CutOff) -> Costs:
     own_labels = case.labels.keep(np.isin(case.labels.user, users))
     truth[: len(own_labels)] = own_labels.truth(case.size)
     fit = sum(_timed(partial(fit_logit, _stacked(values, arm), truth))[0] for arm in arms.values())
-    return Costs(by_arm, answer, shared / len(users), (REPEATS * fit + counts + sum(of_source.values())) / len(users))
+    fit = (REPEATS * fit + counts + sum(of_source.values())) / len(users)
+    return Costs(by_arm, answer, shared / len(users), fit, cell)
 
 
 def forecast(costs: Costs, case: CutOff, sizes: Sequence[tuple[int | None, int]], cutoffs: int) -> float:
     """CPU-seconds of every cell, (size, draw) at each of so many cut-offs like this one."""
-    most = max(FIT_CELLS // case.size, 500)
+    most = max(FIT_CELLS // case.size, FIT_USERS)
     pool = max(int((np.diff(case.histories.offsets) > 0).sum()), 1)
     seconds = costs.shared * len(case.labels)
     for size, _ in sizes:
@@ -104,7 +108,7 @@ def forecast(costs: Costs, case: CutOff, sizes: Sequence[tuple[int | None, int]]
         for part in EARLIER:
             then = case.moment - int(part * case.back)
             labels += min(share * len(first_labels(case.histories, then, case.moment - then)), most)
-        seconds += costs.answer * len(case.labels) + costs.fit * labels
+        seconds += costs.answer * len(case.labels) + costs.fit * labels + costs.cell * (len(EARLIER) + 1)
     return seconds * cutoffs
 
 

@@ -19,7 +19,7 @@ from advprior.store.runs import digest, manifest_digest, read_manifest, versions
 from advprior.store.tables import TABLES_FIX, load_time_plan
 from advprior.store.times import DAY_US
 
-CODE_VERSION = 7
+CODE_VERSION = 8
 YEAR_US = 365 * DAY_US
 PARTS = 4  # of the past before the first cut-off: labels are looked for over one of them at most
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from advprior.cli import main
+from advprior.evaluation.learning_curve.arms import ALONE
 from advprior.evaluation.learning_curve.cells import METRICS, SEGMENTS, CellResult
 from advprior.evaluation.learning_curve.pool import Point, crossing, difference
 from advprior.evaluation.learning_curve.result import BEST_WITH, BEST_WITHOUT
@@ -144,7 +145,7 @@ def test_the_curve_of_planted_kinds(workspace, capsys) -> None:
     np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5 * np.abs(before).max())
     with_llm = {row["arm"] for row in result["curve"] if row["baseline"] == BEST_WITHOUT}
     mixed = "lexical and base, averaged"
-    assert with_llm == {BEST_WITH, "base", "lexical + base", mixed, f"{mixed}, few terms"}
+    assert with_llm == {BEST_WITH, "base", "lexical + base", mixed, f"{mixed}, few terms", f"{mixed}, {ALONE}"}
 
 
 def test_a_cut_off_before_the_texts_were_written_is_refused(workspace, capsys) -> None:
