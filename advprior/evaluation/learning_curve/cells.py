@@ -112,7 +112,7 @@ class CellResult:
     weights : float32 [segments, P]
         Credit of each user's labels in each segment.
     valid_nll : float64 [A]
-        Nats a label of an earlier cut-off, by weights fitted on the other half of the users; NaN for popularity.
+        Nats a label of an earlier cut-off, by weights fitted on the other half of the users; popularity has none.
     fitted_users, fitted_labels : int
     """
 
@@ -135,7 +135,7 @@ def measure(case: CutOff, chosen: Int) -> CellResult | None:
         return None
     arms = arms_of(case.sources, set(values))
     half = np.random.default_rng(case.seed).permutation(len(case.histories))[user] % 2 == 0
-    weights, valid = {}, [np.nan]
+    weights, valid = {}, [_nats(log_softmax(values[POPULARITY]), truth)]
     for name, arm in arms.items():
         terms = np.stack([values[term] for term in arm.terms])
         weights[name] = fit_logit(terms, truth)
@@ -157,7 +157,9 @@ def _fit_points(case: CutOff, counted: Histories) -> tuple[dict[str, Float], Flo
         labels = first_labels(counted, then, horizon).sample(most, case.seed)
         if len(labels):
             terms = case.terms(counted.before(then), then)
-            parts.append(_all_terms(terms, labels.user, case, everyones_text_terms(terms, case.cosines, case.sources)))
+            everyones = everyones_text_terms(terms, case.cosines, case.sources)
+            parts.append(_all_terms(terms, labels.user, case, everyones))
+            parts[-1][POPULARITY] = terms.popularity(labels.user)
             truths.append(labels.truth(case.size))
             users.append(labels.user)
     everywhere = set.intersection(*(set(part) for part in parts)) if parts else set()
@@ -207,8 +209,13 @@ def _held_out(terms: Float, truth: Float, half: Bool, fitted: Double) -> float:
             continue
         other = fit_logit(terms[:, half != side], truth[half != side], start=fitted) if (half != side).any() else fitted
         answers = logit(list(terms[:, half == side]), other)
-        nats -= float((truth[half == side] * answers).sum(dtype=np.float64))
+        nats += _nats(answers, truth[half == side]) * float(truth[half == side].sum(dtype=np.float64))
     return nats / float(truth.sum(dtype=np.float64))
+
+
+def _nats(log_probs: Float, truth: Float) -> float:
+    """Nats a label."""
+    return -float((truth * log_probs).sum(dtype=np.float64)) / float(truth.sum(dtype=np.float64))
 
 
 def _marked(
