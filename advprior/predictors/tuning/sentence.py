@@ -145,7 +145,8 @@ def _network(way: Source, reading: Reading) -> tuple[Any, int]:
             expected=f"1 to {layers}",
             fix="change `layers` in the configuration",
         )
-    loader = AutoModelForTextEncoding if config.is_encoder_decoder else AutoModel
+    # of a model that also writes (T5), the half that reads
+    loader = AutoModelForTextEncoding if type(config) in AutoModelForTextEncoding._model_mapping else AutoModel
     options = {"local_files_only": True, "trust_remote_code": False, "output_loading_info": True}
     with loading(way.path):
         config = sliced(config, 0, reading.last or layers)

@@ -101,6 +101,17 @@ def test_a_sentence_encoder_is_pooled_as_its_folder_says(tmp_path: Path, pooling
         close(vector, behind / np.linalg.norm(behind))
 
 
+def test_of_a_model_that_also_writes_the_half_that_reads_is_taken(tmp_path: Path) -> None:
+    from transformers import T5Config, T5EncoderModel
+
+    folder = write_tiny_sentence_encoder(tmp_path)
+    config = T5Config(vocab_size=300, d_model=16, d_kv=8, d_ff=32, num_layers=2, num_heads=2)
+    T5EncoderModel(config).save_pretrained(folder)
+    together, facts = encode(TEXTS, Encoding(base=str(folder)))
+    assert facts["of_layers"] == 2
+    close(together[:1], encode(TEXTS[:1], Encoding(base=str(folder)))[0])  # whatever is beside it in a batch
+
+
 def test_texts_are_cut_to_what_the_encoder_was_trained_on(tmp_path: Path) -> None:
     folder = write_tiny_sentence_encoder(tmp_path, longest=6)
     ours, _ = encode(["tea " * 40, "tea " * 60], Encoding(base=str(folder)))
