@@ -355,11 +355,19 @@ def cpu_seconds() -> float:
 def replace_folder(new: Path, out: Path) -> None:
     """Put ``new`` in the place of ``out`` (two renames; an interrupted swap leaves one of them whole)."""
     old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
     if out.exists():
         os.rename(out, old)
     os.rename(new, out)
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    """A folder, or the link that stood for one; nothing where there is none."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def publish_version(folder: Path, link: Path, *, keep: int = 2) -> None:

@@ -25,7 +25,8 @@ _COMMANDS = {
     "audit": ("ranking.cli.monitor:audit", "Is the frame what the service read? Cell by cell."),
     "serve": ("ranking.cli.service:serve", "Serve POST /rank: a user's slate in milliseconds."),
     "check": ("ranking.cli.service:check", "Preflight of `serve`."),
-    "rollback": ("ranking.cli.service:rollback", "Serve the previous snapshot again."),
+    "promote": ("ranking.cli.promote:promote", "A new ranker into the place of the one that serves, if it is better."),
+    "rollback": ("ranking.cli.service:rollback", "Serve the previous snapshot, or ranker, again."),
     "replay": ("ranking.cli.experiment:replay", "A past day's impressions through the running service."),
     "readout": (
         "ranking.cli.experiment:readout",

@@ -256,16 +256,31 @@ def check(**values: Any) -> None:
 
 
 @click.command()
-@click.option("--repo", type=_FOLDER, required=True, help="Feature repository.")
-@click.option("--view", "views", multiple=True, required=True, help="View to take back, such as prior_llm. Repeatable.")
+@click.option("--repo", type=_FOLDER, help="Feature repository, with --view.")
+@click.option("--view", "views", multiple=True, help="View to take back, such as prior_llm. Repeatable.")
+@click.option("--ranker", type=_FOLDER, help="In their place: the ranker that `rank promote` put there.")
 @click.option("--snapshot", type=Moment(), help="Of the current publication. Default: what was published before it.")
 @click.option("--now", type=Moment(), help="Leave out what becomes available later. Default: the time it is.")
-def rollback(repo: Path, views: tuple[str, ...], snapshot: datetime | None, now: datetime | None) -> None:
-    """Serve the previous publication's newest rows again, without an outage.
+def rollback(
+    repo: Path | None, views: tuple[str, ...], ranker: Path | None, snapshot: datetime | None, now: datetime | None
+) -> None:
+    """Serve the previous publication's newest rows again, or the previous ranker, without an outage.
 
     The next publish and materialize go on from there.
     """
     from datetime import UTC
+
+    if ranker is not None:
+        if repo is not None or views or snapshot is not None or now is not None:
+            raise click.UsageError("--ranker takes the place of --repo and --view")
+        from ranking.monitor.placing import log_line, take_back
+
+        gone, back = take_back(ranker)
+        log_line(ranker, "rolled back", {"current": back, "candidate": gone})
+        click.echo(f"rank rollback: {ranker} is ranker {back} again, in place of {gone}")
+        return
+    if repo is None or not views:
+        raise click.UsageError("give --repo and --view, or --ranker")
 
     from ranking.frame.preflight import check_store
     from ranking.service.rollback import roll_back
