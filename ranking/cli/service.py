@@ -83,6 +83,13 @@ _OPTIONS = [
         help="Requests that one worker ranks at a time.",
     ),
     click.option(
+        "--max-waiting",
+        type=click.IntRange(0),
+        default=32,
+        show_default=True,
+        help="Requests of one worker that may wait for a thread; more are answered 429 at once.",
+    ),
+    click.option(
         "--page",
         is_flag=True,
         help="Show at / a user's profile, history, priors and both slates. Browsers give the API key as password.",
@@ -173,8 +180,6 @@ def serve(host: str, port: int, workers: int, log_level: str, drain_s: int, **va
     Reads exactly the features of both rankers, and refuses to start when their feature services lack one. SIGTERM
     stops it once running requests are answered.
     """
-    import tempfile
-
     settings = _settings(values)
     if values["clock_source"] == "request" and not _loopback(host):
         raise AdvpriorError(
@@ -185,9 +190,15 @@ def serve(host: str, port: int, workers: int, log_level: str, drain_s: int, **va
             expected="a loopback address, as 127.0.0.1",
             fix="leave --clock out, or replay on this machine",
         )
+    from ranking.cli.metrics_folder import metrics_folder
+
+    with metrics_folder(workers):  # before anything imports prometheus_client
+        _serve(settings, host, port, workers, log_level, drain_s)
+
+
+def _serve(settings: Any, host: str, port: int, workers: int, log_level: str, drain_s: int) -> None:
+    """Serve until a signal ends it."""
     try:
-        if workers > 1:  # before anything imports prometheus_client
-            os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="advprior-metrics-"))
         import uvicorn
 
         from ranking.service.app import create_app, make_engine
@@ -206,9 +217,9 @@ def serve(host: str, port: int, workers: int, log_level: str, drain_s: int, **va
         "backlog": 2048,
     }
     click.echo(
-        f"rank serve: http://{host}:{port}, openapi at /openapi.json, API key {'on' if values['api_key'] else 'OFF'}"
+        f"rank serve: http://{host}:{port}, openapi at /openapi.json, API key {'on' if settings.api_key else 'OFF'}"
     )
-    if values["page"]:
+    if settings.page:
         click.echo(f"rank serve: to look at a user, open http://{host}:{port}/")
     if workers == 1:
         uvicorn.run(create_app(settings), **options)

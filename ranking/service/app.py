@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from asyncio import get_running_loop
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,6 +17,7 @@ from ranking.experiment.exposures import ExposureLog
 from ranking.service.clock import Clock
 from ranking.service.engine import Engine
 from ranking.service.keys import required_key
+from ranking.service.lanes import Lane
 from ranking.service.metrics import Metrics
 from ranking.service.middleware import Around
 from ranking.service.page import Page
@@ -81,7 +80,9 @@ def create_app(settings: ServeSettings, engine: Engine | None = None) -> FastAPI
         Metrics(),
         key,
         None if settings.exposures is None else ExposureLog(settings.exposures, fsync=settings.fsync),
-        ThreadPoolExecutor(settings.threads, thread_name_prefix="advprior-rank"),
+        Lane("rank", settings.threads, settings.max_waiting),
+        Lane("explain", 1, settings.max_waiting),
+        Lane("probe", 1),
     )
     page = Page(service.engine, settings.repo) if settings.page else None
     app = FastAPI(
@@ -109,13 +110,14 @@ def _lifespan(service: Service, page: Page | None) -> Any:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine = service.engine
-        await get_running_loop().run_in_executor(service.pool, engine.start)
+        await service.lane.run(engine.start)
         log.info(
             "serving", extra={"services": list(engine.resources.reader.views_of), "experiment": engine.experiment.name}
         )
         yield
         engine.stop()
-        service.pool.shutdown()
+        for lane in service.lanes:
+            lane.close()
         if page is not None:
             page.close()
         if service.exposures is not None:

@@ -104,6 +104,13 @@ class Engine:
         gc.collect()
         gc.freeze()
 
+    def prior_limit_days(self) -> float | None:
+        """Age from which the priors of the ranker are no longer used; None where there is no limit."""
+        views = self.resources.reader.views
+        priors = [views[prior_view(name)].ttl_us for name in self.resources.rankers.priors.plan.predictors]
+        limits = [us for us in (*priors, self._max_age_us) if us]
+        return min(limits) / DAY_US if limits else None
+
     def not_ready(self) -> list[str]:
         """Why traffic should not come here; empty when it should. Asks the store."""
         return ([] if self.resources.table.read_us >= 0 else ["ads_unread"]) + self.look_up("").lacking

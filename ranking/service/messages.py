@@ -210,4 +210,5 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     401: {"model": ErrorResponse, "description": "No API key, or another one."},
     413: {"model": ErrorResponse, "description": "The body is too large."},
     422: {"model": ErrorResponse, "description": "The body is not what was expected."},
+    429: {"model": ErrorResponse, "description": "Too many requests wait already; Retry-After says when to try again."},
 }

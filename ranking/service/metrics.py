@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
-from prometheus_client.multiprocess import MultiProcessCollector
+import os
+from pathlib import Path
 
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from ranking.service.engine import Engine
 from ranking.service.slate import Slate
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.004, 0.006, 0.008, 0.010, 0.015, 0.025, 0.05, 0.1, 0.25, 1.0)
@@ -37,6 +41,21 @@ class Metrics:
         self.ads_age = Gauge(
             "advprior_ads_age_seconds", "Since the ads were read.", registry=own, multiprocess_mode="livemax"
         )
+        self.refused = Gauge(
+            "advprior_ranker_refused",
+            "1 while a ranker that lies in its place does not fit.",
+            registry=own,
+            multiprocess_mode="livemax",
+        )
+        self.prior_limit = Gauge(
+            "advprior_prior_limit_days",
+            "Age from which a prior is no longer used: its view's TTL, or --max-prior-age-days.",
+            registry=own,
+            multiprocess_mode="livemax",
+        )
+        self.waiting = Gauge(
+            "advprior_waiting_requests", "Requests that wait for a thread.", registry=own, multiprocess_mode="livesum"
+        )
         for kind in ("used", "missing"):
             self.priors.labels(kind)
         for kind in ("logged", "failed"):
@@ -54,11 +73,37 @@ class Metrics:
         for reason in slate.degraded:
             self.degraded.labels(reason).inc()
 
+    def look(self, engine: Engine, waiting: int) -> None:
+        """Set what is as it is now, for a page."""
+        resources = engine.resources
+        for result, count in resources.reloads.items():
+            self.reloads.labels(result).set(count)
+        self.refused.set(resources.ranker_refused)
+        self.waiting.set(waiting)
+        if (limit := engine.prior_limit_days()) is not None:
+            self.prior_limit.set(limit)
+        if resources.table.read_us >= 0:
+            self.ads_age.set((engine.clock.now_us() - resources.table.read_us) / 1e6)
+
     def page(self) -> tuple[bytes, str]:
         """The text that Prometheus reads, and its content type."""
         registry = self._registry
         # by how values are kept, not by the variable: Feast sets that when it is imported, which may be too late
         if values.ValueClass is not values.MutexValue:
             registry = CollectorRegistry()
+            forget_the_dead()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry), CONTENT_TYPE_LATEST
+
+
+def forget_the_dead() -> None:
+    """Gauges of workers that have ended: their counts stay, what they last saw does not."""
+    folder = Path(os.environ.get("PROMETHEUS_MULTIPROC_DIR", ""))
+    for path in folder.glob("gauge_live*_*.db"):
+        pid = int(path.stem.rpartition("_")[2])
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
+        except PermissionError:  # somebody else's: it lives
+            continue

@@ -128,6 +128,11 @@ class Resources:
         self.reloads: dict[str, int] = {"done": 0, "refused": 0}
         self._refused: tuple[str, ...] | None = None
 
+    @property
+    def ranker_refused(self) -> bool:
+        """Whether what lies in the rankers' place now is refused."""
+        return self._refused is not None
+
     def _first_catalog(self) -> HistoryCatalog:
         self.catalogs.refresh(self._clock.now_us())
         if self.catalogs.newest is None:
@@ -198,7 +203,10 @@ class Resources:
             digests = tuple(manifest_digest(folder) for folder in self._options.folders)
         except (AdvpriorError, OSError) as error:
             digests = (repr(error), "")
-        if digests in (self.rankers.digests, self._refused):
+        if digests == self.rankers.digests:
+            self._refused = None  # the one that was refused has gone
+            return
+        if digests == self._refused:
             return
         try:
             folders = [RankerFolder.read(folder) for folder in self._options.folders]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from asyncio import get_running_loop
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -20,6 +18,7 @@ from ranking.service import slate
 from ranking.service.answers import RequestInfo, log_exposure, moment, rank_answer
 from ranking.service.engine import Engine
 from ranking.service.keys import KeyHeader
+from ranking.service.lanes import Lane
 from ranking.service.messages import ERRORS, Health, RankResponse, Ready, request_model
 from ranking.service.metrics import Metrics
 from ranking.service.settings import ServeSettings
@@ -34,8 +33,8 @@ class Service:
     key : str, optional
         API key that ``/rank`` asks for; None where it asks for none.
     exposures : ExposureLog, optional
-    pool : ThreadPoolExecutor
-        Where requests are ranked.
+    lane, explain_lane, probe_lane : Lane
+        Where requests are ranked, those with explanations, and where the store is asked whether it answers.
     """
 
     settings: ServeSettings
@@ -43,7 +42,14 @@ class Service:
     metrics: Metrics
     key: str | None
     exposures: ExposureLog | None
-    pool: ThreadPoolExecutor
+    lane: Lane
+    explain_lane: Lane
+    probe_lane: Lane
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """All of them."""
+        return self.lane, self.explain_lane, self.probe_lane
 
 
 def add_rank(app: FastAPI, service: Service) -> None:
@@ -59,14 +65,15 @@ def add_rank(app: FastAPI, service: Service) -> None:
         """Rank ads for one user.
 
         Never fails for want of a feature: whatever is missing, stale or unreachable is named in `degraded`, and the
-        ranker without priors answers.
+        ranker without priors answers. Where more requests wait than `--max-waiting`, 429 with Retry-After at once.
         """
         now_us = _time_of(request) if settings.clock_source == "request" else None
         # not by user or time: what is sampled must be like all that is shown
         keep_features = service.exposures is not None and random.random() < settings.log_features
         query = _query(body, explain, now_us, keep_features)
         info = RequestInfo(body.user_id, request.state.request_id, service.engine.experiment.name)
-        ranked, exposure = await get_running_loop().run_in_executor(service.pool, _rank, service, query, info)
+        lane = service.explain_lane if explain else service.lane
+        ranked, exposure = await lane.run(_rank, service, query, info)
         if exposure is not None:
             service.metrics.exposures.labels("logged" if exposure["logged"] else "failed").inc()
         service.metrics.ranked(ranked)
@@ -144,7 +151,7 @@ def add_status(app: FastAPI, service: Service) -> None:
 
         A service that is not ready still answers `/rank`, degraded.
         """
-        reasons = await get_running_loop().run_in_executor(service.pool, engine.not_ready)
+        reasons = await service.probe_lane.run(engine.not_ready)
         response.status_code = 503 if reasons else 200
         resources = engine.resources
         return Ready(
@@ -179,10 +186,6 @@ def add_metrics(app: FastAPI, service: Service) -> None:
     )
     async def prometheus() -> Response:
         """Metrics in Prometheus' text format."""
-        for result, count in engine.resources.reloads.items():
-            metrics.reloads.labels(result).set(count)
-        read_us = engine.resources.table.read_us
-        if read_us >= 0:
-            metrics.ads_age.set((engine.clock.now_us() - read_us) / 1e6)
+        metrics.look(engine, service.lane.waiting)
         text, kind = metrics.page()
         return Response(text, media_type=kind)

@@ -39,6 +39,8 @@ class ServeSettings(BaseModel):
         Whether ``/`` is a page to look at one user's slates.
     threads : int
         Requests of one worker that are ranked at a time.
+    max_waiting : int
+        Requests of one worker that may wait for a thread; more are answered 429.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -60,6 +62,7 @@ class ServeSettings(BaseModel):
     max_prior_age_days: float | None = Field(default=None, gt=0)
     refresh_s: float = Field(default=60.0, gt=0)
     threads: int = Field(default=1, ge=1)
+    max_waiting: int = Field(default=32, ge=0)
     compile: bool = True
     log_features: float = Field(default=0.0, ge=0, le=1)
     page: bool = False

@@ -138,8 +138,10 @@ class TowerSource:
             nearest = self._index_of(table)
         table.cached(self, lambda: nearest)
         self._latest = (table, nearest)
-        for catalog in list(self._catalogs.histories.values()):
+        histories = dict(self._catalogs.histories)
+        for catalog in histories.values():
             self._columns_of(catalog)
+        self._columns = {version: self._columns[version] for version in histories}  # no more than are remembered
         if self.quota is not None:
             for prior in list(self._catalogs.priors.get(prior_view(self.quota.predictor), {}).values()):
                 self._ads_by_advertiser(table, nearest, prior.version, prior.advertisers)
