@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from advprior.cli.hints import next_step
-from advprior.store.contract import CATALOG_TEXT, HYBRID, LLM, NEIGHBOURS, POPULARITY, SASREC, ZERO_SHOT
+from advprior.store.contract import CATALOG_TEXT, EASE, HYBRID, L3AE, LLM, NEIGHBOURS, POPULARITY, SASREC, ZERO_SHOT
 
-PREDICTORS = (LLM, POPULARITY, NEIGHBOURS, SASREC, HYBRID, CATALOG_TEXT, ZERO_SHOT)
+PREDICTORS = (LLM, POPULARITY, NEIGHBOURS, EASE, L3AE, SASREC, HYBRID, CATALOG_TEXT, ZERO_SHOT)
 
 
 @click.command()

@@ -15,7 +15,7 @@ import yaml
 from advprior.pipeline.own_defaults import own_arms, shipped_arms
 from advprior.pipeline.presets import CHEAP
 from advprior.pipeline.settings import Prior, ProjectConfig
-from advprior.store.contract import CATALOG_TEXT, HYBRID, LLM, ZERO_SHOT, prior_service, prior_view
+from advprior.store.contract import CATALOG_TEXT, HYBRID, L3AE, LLM, ZERO_SHOT, prior_service, prior_view
 
 #: Enough trees to see which way the cheap priors point, at a tenth of the cost, where the final arms are the user's.
 FIRST_RANKER = {"learning_rate": 0.1, "max_rounds": 120, "patience": 10}
@@ -103,7 +103,7 @@ def _in_order(config: ProjectConfig, template: dict[str, Any]) -> list[Prior]:
 def _arm(template: dict[str, Any], prior: Prior) -> dict[str, Any]:
     same = next((dict(arm) for arm in template["arms"] if arm["name"] == prior.name), None)
     if same is None:
-        treatments = (LLM, HYBRID, CATALOG_TEXT, ZERO_SHOT)
+        treatments = (LLM, HYBRID, CATALOG_TEXT, L3AE, ZERO_SHOT)
         words = prior.name.replace("_", " ") + (" by category" if prior.by == "advertiser_category" else "")
         same = {
             "name": prior.name,

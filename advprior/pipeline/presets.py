@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from advprior.store.contract import CATALOG_TEXT, HYBRID, LEXICAL, LLM, NEIGHBOURS, POPULARITY, SASREC, TWIN
+from advprior.store.contract import CATALOG_TEXT, EASE, HYBRID, L3AE, LEXICAL, LLM, NEIGHBOURS, POPULARITY, SASREC, TWIN
 
 _BY_CATEGORY = {"by": "advertiser_category"}
 _RANDOM_ENCODER: dict[str, Any] = {"settings": {"encoder": {"twin": True}}}
@@ -36,6 +36,10 @@ FULL: tuple[dict[str, Any], ...] = (
     {"name": "sasrec_pair", "predictor": SASREC, **_BY_CATEGORY},
     {"name": "twin_pair", "predictor": HYBRID, **_RANDOM_ENCODER, **_BY_CATEGORY},
     {"name": "hybrid_pair", "predictor": HYBRID, **_BY_CATEGORY},
+    # linear autoencoders of events alone, and of events and texts, with the lexical control of the latter
+    {"name": "ease_pair", "predictor": EASE, **_BY_CATEGORY},
+    {"name": "l3ae_lexical_pair", "predictor": L3AE, "settings": {"encoder": {"base": LEXICAL}}, **_BY_CATEGORY},
+    {"name": "l3ae_pair", "predictor": L3AE, **_BY_CATEGORY},
     {"name": "popularity_pair", "predictor": POPULARITY, **_BY_CATEGORY},
     {"name": "text_twin_pair", "predictor": CATALOG_TEXT, "settings": {"twin": True}, **_BY_CATEGORY},
     {"name": "llm_pair", "predictor": LLM, **_BY_CATEGORY},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from advprior.store.contract import HYBRID, LLM, NEIGHBOURS, POPULARITY, SASREC, TimePlan
+from advprior.store.contract import EASE, HYBRID, L3AE, LLM, NEIGHBOURS, POPULARITY, SASREC, TimePlan
 
 #: Where a predictor keeps the days of labels that validate it, and their default; all have `horizon_days` of 7.
 _VALID_DAYS = {
@@ -14,6 +14,8 @@ _VALID_DAYS = {
     HYBRID: (("valid_days",), 21.0),
     POPULARITY: (("valid_days",), 21.0),
     NEIGHBOURS: (("valid_days",), 28.0),
+    EASE: (("valid_days",), 28.0),
+    L3AE: (("valid_days",), 28.0),
 }
 _HORIZON_DAYS = 7.0
 

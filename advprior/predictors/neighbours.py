@@ -12,6 +12,10 @@ term too: what a text says of it is then no merit of the model that reads the te
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +30,7 @@ from advprior.predictors.logit import fit_logit, log_softmax
 from advprior.predictors.offset import SMOOTHING, OffsetTerms
 from advprior.predictors.quality import MODEL, POPULAR, SEEN, popularity_quality
 from advprior.runtime.parity import require_parity
-from advprior.store.arrays import Float, Int
+from advprior.store.arrays import Double, Float, Int
 from advprior.store.contract import CATALOG_FILE, NEIGHBOURS
 from advprior.store.runs import write_json
 
@@ -34,19 +38,53 @@ DEPARTMENTS = "the departments of the advertisers"
 FLOOR = 0.1  # of the summed similarity, so that its log stays finite
 
 
-class NeighbourSettings(BaseModel):
+class LinkSettings(BaseModel):
+    """Settings that all priors have in which one advertiser speaks for another."""
+
+    model_config = ConfigDict(extra="forbid")
+    half_lives_days: tuple[float, ...] = (60.0, 14.0)
+    popularity_half_life_days: float = 30.0
+    horizon_days: float = 7.0
+    valid_days: float = 28.0
+
+    @property
+    def linked(self) -> bool:
+        """Whether what goes with what is read at all, and the department."""
+        return True
+
+
+class NeighbourSettings(LinkSettings):
     """Settings of the neighbour prior.
 
     ``similar: false`` leaves out what goes with what, the department too: with one short half-life the rest is the
     *last advertiser*.
     """
 
-    model_config = ConfigDict(extra="forbid")
     similar: bool = True
-    half_lives_days: tuple[float, ...] = (60.0, 14.0)
-    popularity_half_life_days: float = 30.0
-    horizon_days: float = 7.0
-    valid_days: float = 28.0
+
+    @property
+    def linked(self) -> bool:
+        return self.similar
+
+
+@dataclass(frozen=True)
+class Links:
+    """What a predictor makes of events as numbers between two advertisers.
+
+    Attributes
+    ----------
+    ways : dict of str to callable
+        Histories -> float32 [N, N], what an event of the row's advertiser says of the column's, by how it was set. Of
+        several the one is taken whose logit explains the validation labels best.
+    facts : dict
+        Of the run.
+    parameters : dict
+        Beside those of the logit.
+    """
+
+    ways: Mapping[str, Callable[[Histories], Float]]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 def similarity(histories: Histories, size: int, wanted: bool = True) -> Float:
@@ -67,8 +105,8 @@ def similarity(histories: Histories, size: int, wanted: bool = True) -> Float:
 
 
 def neighbour_term(own: Float, similar: Float) -> Float:
-    """``log(log1p(own)·S + 0.1)`` [..., N] of own decayed events."""
-    term: Float = np.log(np.log1p(own) @ similar + FLOOR)
+    """``log(max(log1p(own)·S, 0) + 0.1)`` [..., N] of own decayed events; cosines are never below zero."""
+    term: Float = np.log(np.maximum(np.log1p(own) @ similar, 0.0) + FLOOR)
     return term
 
 
@@ -93,10 +131,8 @@ def department_term(own: Float, belongs: Float) -> Float:
     return term
 
 
-class NeighbourPredictor(Predictor):
-    """A conditional logit on log-popularity, habit, neighbours and, where there are departments, the same one."""
-
-    kind = NEIGHBOURS
+class LinkPredictor(Predictor):
+    """A conditional logit on log-popularity, habit, what goes with what and, where there are some, departments."""
 
     def __init__(self, run: Path) -> None:
         super().__init__(run)
@@ -106,48 +142,27 @@ class NeighbourPredictor(Predictor):
         self.belongs: Float | None = memberships(self.catalog.department_codes()) if by_department else None
 
     @classmethod
-    def settings(cls, raw: dict[str, Any]) -> NeighbourSettings:
-        return NeighbourSettings(**raw)
+    @abstractmethod
+    def links(cls, data: FitData, settings: Any) -> Links:
+        """How events, and whatever else it reads, say what goes with what."""
 
     @property
     def reads(self) -> tuple[str, ...]:
         return (EVERYONE, OWN) if self.belongs is None else (EVERYONE, OWN, DEPARTMENTS)
 
     @classmethod
-    def fit(cls, data: FitData, settings: NeighbourSettings, out: Path) -> dict[str, Any]:
-        size, horizon = len(data.catalog), int(settings.horizon_days * counts.DAY)
-        last = data.cutoff - horizon
-        first = last - int(settings.valid_days * counts.DAY)
-        user, cutoff = counts.weekly_points(data.histories, first, last, data.snapshot_every)
-        truth = dense(*next_advertisers(data.histories, user, cutoff - 1, horizon), size)
-        some = truth.sum(1) > 0
-        user, cutoff, truth = user[some], cutoff[some], truth[some]
-        departments = data.catalog.department_codes() if settings.similar else np.zeros(0, np.int32)
-        weights = np.asarray([1.0, *[0.0] * (len(settings.half_lives_days) + 1 + bool(len(departments)))])
-        valid: dict[str, Any] = {}
-        if len(user):
-            start = OffsetTerms((settings.popularity_half_life_days,), settings.half_lives_days, monthly=False)
-            habit = start(data.histories, user, cutoff, size)
-            # similarity from before the labels that its weight is fitted on
-            early = similarity(data.histories.before(first), size, settings.similar)
-            own = counts.own_points(data.histories, user, cutoff, settings.half_lives_days[0], size)
-            near = neighbour_term(own, early)
-            terms = np.concatenate([habit, near[None]])
-            if len(departments):
-                terms = np.concatenate([terms, department_term(own, memberships(departments))[None]])
-            weights = fit_logit(terms, truth, centre=weights)
-            log_probs = log_softmax(np.tensordot(weights.astype(np.float32), terms, 1))
-            popular = popularity_quality(data.histories, cutoff, truth)
-            valid = {MODEL: quality(log_probs, truth), POPULAR: popular, SEEN: True}
+    def fit(cls, data: FitData, settings: Any, out: Path) -> dict[str, Any]:
+        links = cls.links(data, settings)
+        way, weights, valid = _chosen(data, settings, links)
         data.catalog.save(out / CATALOG_FILE)
-        np.save(out / "similarity.npy", similarity(data.histories, size, settings.similar))
+        np.save(out / "similarity.npy", links.ways[way](data.histories))
         parameters = {
             "weights": [float(w) for w in weights],
             "half_lives_days": list(settings.half_lives_days),
             "popularity_half_life_days": settings.popularity_half_life_days,
         }
-        write_json(out / "parameters.json", parameters)
-        return {**parameters, "valid": valid}
+        write_json(out / "parameters.json", {**parameters, **links.parameters})
+        return {**parameters, **links.facts, "valid": valid} | ({"links": way} if len(links.ways) > 1 else {})
 
     def log_probs(self, popularity: Float, own: list[Float]) -> Float:
         """Log-probs [P, N] from decayed counts of everyone and of the user, one array a half-life."""
@@ -174,8 +189,52 @@ class NeighbourPredictor(Predictor):
         return _NeighbourScorer(self, onnx, device, threads)
 
 
+class NeighbourPredictor(LinkPredictor):
+    """A conditional logit on log-popularity, habit, neighbours and, where there are departments, the same one."""
+
+    kind = NEIGHBOURS
+
+    @classmethod
+    def settings(cls, raw: dict[str, Any]) -> NeighbourSettings:
+        return NeighbourSettings(**raw)
+
+    @classmethod
+    def links(cls, data: FitData, settings: NeighbourSettings) -> Links:
+        return Links({"cosine": partial(similarity, size=len(data.catalog), wanted=settings.similar)})
+
+
+def _chosen(data: FitData, settings: LinkSettings, links: Links) -> tuple[str, Double, dict[str, Any]]:
+    """Which way of links explains the last labels best, the weights by it, and its quality there."""
+    size, horizon = len(data.catalog), int(settings.horizon_days * counts.DAY)
+    last = data.cutoff - horizon
+    first = last - int(settings.valid_days * counts.DAY)
+    user, cutoff = counts.weekly_points(data.histories, first, last, data.snapshot_every)
+    truth = dense(*next_advertisers(data.histories, user, cutoff - 1, horizon), size)
+    some = truth.sum(1) > 0
+    user, cutoff, truth = user[some], cutoff[some], truth[some]
+    departments = data.catalog.department_codes() if settings.linked else np.zeros(0, np.int32)
+    start = np.asarray([1.0, *[0.0] * (len(settings.half_lives_days) + 1 + bool(len(departments)))])
+    if not len(user):
+        return next(iter(links.ways)), start, {}
+    habit = OffsetTerms((settings.popularity_half_life_days,), settings.half_lives_days, monthly=False)
+    terms = habit(data.histories, user, cutoff, size)
+    # links from before the labels that their weight is fitted on
+    before = data.histories.before(first)
+    own = counts.own_points(data.histories, user, cutoff, settings.half_lives_days[0], size)
+    beside = [department_term(own, memberships(departments))] if len(departments) else []
+    fitted: dict[str, tuple[Double, dict[str, float]]] = {}
+    for name, way in links.ways.items():
+        every = np.concatenate([terms, np.stack([neighbour_term(own, way(before)), *beside])])
+        weights = fit_logit(every, truth, centre=start)
+        log_probs = log_softmax(np.tensordot(weights.astype(np.float32), every, 1))
+        fitted[name] = weights, quality(log_probs, truth)
+    best = min(fitted, key=lambda name: fitted[name][1]["nll"])
+    popular = popularity_quality(data.histories, cutoff, truth)
+    return best, fitted[best][0], {MODEL: fitted[best][1], POPULAR: popular, SEEN: True}
+
+
 class _NeighbourScorer(Scorer):
-    def __init__(self, predictor: NeighbourPredictor, onnx: Path, device: str, threads: int | None) -> None:
+    def __init__(self, predictor: LinkPredictor, onnx: Path, device: str, threads: int | None) -> None:
         from advprior.runtime.session import open_session
 
         self._session = open_session(onnx / "model.onnx", device=device, threads=threads)

@@ -6,7 +6,7 @@ import importlib
 from pathlib import Path
 
 from advprior.predictors.base import Predictor
-from advprior.store.contract import CATALOG_TEXT, HYBRID, LLM, NEIGHBOURS, POPULARITY, SASREC, ZERO_SHOT
+from advprior.store.contract import CATALOG_TEXT, EASE, HYBRID, L3AE, LLM, NEIGHBOURS, POPULARITY, SASREC, ZERO_SHOT
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest
 
@@ -15,6 +15,8 @@ KINDS = {
     LLM: "advprior.predictors.llm.predictor:LLMPredictor",
     POPULARITY: "advprior.predictors.popularity:PopularityPredictor",
     NEIGHBOURS: "advprior.predictors.neighbours:NeighbourPredictor",
+    EASE: "advprior.predictors.linear:EasePredictor",
+    L3AE: "advprior.predictors.linear:L3AEPredictor",
     SASREC: "advprior.predictors.sequence.predictor:SASRecPredictor",
     HYBRID: "advprior.predictors.sequence.predictor:HybridPredictor",
     CATALOG_TEXT: "advprior.predictors.text.predictor:TextPredictor",

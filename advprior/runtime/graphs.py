@@ -51,7 +51,7 @@ def save_popularity(path: Path, size: int, smoothing: float) -> None:
 def save_neighbours(
     path: Path, matrices: list[list[npt.NDArray[Any]]], weights: list[float], smoothing: float, floor: float
 ) -> None:
-    """``log_softmax(w0·log(popularity + smoothing) + Σ wk·log1p(own_k) + Σ wm·log(log1p(own_0)·S_m + floor))``.
+    """``log_softmax(w0·log(popularity + smoothing) + Σ wk·log1p(own_k) + Σ wm·log(relu(log1p(own_0)·S_m) + floor))``.
 
     Each S_m [N, N] comes as the matrices whose product it is: a narrow one between is fewer numbers.
     """
@@ -77,7 +77,8 @@ def save_neighbours(
             constants[f"matrix{m}_{k}"] = factor
             nodes.append(helper.make_node("MatMul", [last, f"matrix{m}_{k}"], [last := f"near{m}_{k}"]))
         nodes += [
-            helper.make_node("Add", [last, "floor"], [f"near_floor{m}"]),
+            helper.make_node("Relu", [last], [f"linked{m}"]),
+            helper.make_node("Add", [f"linked{m}", "floor"], [f"near_floor{m}"]),
             helper.make_node("Log", [f"near_floor{m}"], [f"log_near{m}"]),
             helper.make_node("Mul", [f"log_near{m}", f"w{habits + 1 + m}"], [f"near_term{m}"]),
             helper.make_node("Add", [f"sum{habits + m}", f"near_term{m}"], [f"sum{habits + m + 1}"]),

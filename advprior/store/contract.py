@@ -71,7 +71,7 @@ PRIOR_SCALARS = ("entropy", "top1_index", "top1_log_prob")
 
 #: Whose priors the store may hold. ``placebo`` is the LLM's, shuffled between the users of a snapshot; ``twin`` is an
 #: LLM of random weights; ``text`` goes by the advertisers' texts alone.
-LLM, POPULARITY, NEIGHBOURS, PLACEBO, SASREC, HYBRID, TWIN, ZERO_SHOT, CATALOG_TEXT = PREDICTORS = (
+LLM, POPULARITY, NEIGHBOURS, PLACEBO, SASREC, HYBRID, TWIN, ZERO_SHOT, CATALOG_TEXT, EASE, L3AE = PREDICTORS = (
     "llm",
     "popularity",
     "neighbours",
@@ -81,6 +81,8 @@ LLM, POPULARITY, NEIGHBOURS, PLACEBO, SASREC, HYBRID, TWIN, ZERO_SHOT, CATALOG_T
     "twin",
     "zero_shot",
     "text",
+    "ease",
+    "l3ae",
 )
 
 #: The encoder that is none: words in the place of a network. As a setting, and as the name of the control.

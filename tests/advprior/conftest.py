@@ -55,6 +55,8 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
         "llm": llm_settings(base),
         "popularity": {},
         "neighbours": {},
+        "ease": {"ridges": [1, 10]},
+        "l3ae": {"encoder": encoder, "pulls": [1, 100]},
         "sasrec": small,
         "hybrid": {**small, "encoder": {**encoder, "components": 4}},
         "text": {**encoder, "components": 2},

@@ -65,6 +65,7 @@ def settings_of(base: Path) -> dict[str, dict]:
             "prompt": {"context": 160},
             "training": {"epochs": 1, "rank": 4},
         },
+        "l3ae": {"encoder": {"base": "lexical"}},
         "sasrec": small,
         "hybrid": {**small, "encoder": {"base": str(base), "layers": 1, "components": 4}},
         "text": {"base": str(base), "layers": 1, "components": 2},
