@@ -165,7 +165,7 @@ class Terms:
         moments = np.full(len(users), self._cutoff, np.int64)
         return counts.own_points(self._asked, users, moments, half_life * self._pace, self._size)
 
-    def l3ae(self, users: Int, encoder: str, semantic: Double) -> Float:
+    def l3ae(self, users: Int, encoder: str, semantic: Float) -> Float:
         """L3AE's term [P, N] by the semantic matrix [N, N] of an encoder; weights are computed once for each."""
         if encoder not in self._l3ae:
             self._l3ae[encoder] = autoencoders.scaled(autoencoders.pulled(self._pulling, semantic))
@@ -211,8 +211,8 @@ class Terms:
         return autoencoders.scaled(autoencoders.ease_weights(self._together))
 
     @cached_property
-    def _pulling(self) -> Double:
-        return autoencoders.pulling_inverse(self._together)
+    def _pulling(self) -> Float:
+        return autoencoders.pulling_inverse(self._together).astype(np.float32)  # a large ridge: well-conditioned
 
     @cached_property
     def _l3ae(self) -> dict[str, Float]:

@@ -58,7 +58,8 @@ def ease_weights(both: Double | Float, ridge: float = EASE_RIDGE) -> Double:
 
 def l3ae_weights(both: Double, semantic: Double, ridge: float = L3AE_RIDGE, pull: float = L3AE_PULL) -> Double:
     """L3AE's matrix B [N, N]: EASE of the events' Gram matrix, pulled to ``semantic`` [N, N]."""
-    return pulled(pulling_inverse(both, ridge, pull), semantic, pull)
+    weights: Double = pulled(pulling_inverse(both, ridge, pull), semantic, pull).astype(np.float64)
+    return weights
 
 
 def pulling_inverse(both: Double, ridge: float = L3AE_RIDGE, pull: float = L3AE_PULL) -> Double:
@@ -66,10 +67,10 @@ def pulling_inverse(both: Double, ridge: float = L3AE_RIDGE, pull: float = L3AE_
     return _inverse(both, ridge + pull)
 
 
-def pulled(inverse: Double, semantic: Double, pull: float = L3AE_PULL) -> Double:
+def pulled(inverse: Double | Float, semantic: Double | Float, pull: float = L3AE_PULL) -> Double | Float:
     """L3AE's matrix B [N, N] from `pulling_inverse` and a semantic matrix [N, N]."""
     near = pull * (inverse @ semantic)
-    weights: Double = near - inverse * ((1.0 + np.diag(near)) / np.diag(inverse))
+    weights: Double | Float = near - inverse * ((1.0 + np.diag(near)) / np.diag(inverse))
     np.fill_diagonal(weights, 0.0)
     return weights
 
@@ -80,7 +81,7 @@ def linear_term(own: Float, weights: Double | Float) -> Float:
     return term
 
 
-def scaled(weights: Double) -> Float:
+def scaled(weights: Double | Float) -> Float:
     """Weights [N, N] whose rows' largest entry is 1 on average, float32; zero where they all are."""
     largest = float(np.abs(weights).max(axis=1, initial=0.0).mean()) if len(weights) else 0.0
     result: Float = (weights / (largest or 1.0)).astype(np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 
 from advprior.evaluation.terms import ARMS, DRIFT, EVER, LOGIT, Terms
 from advprior.predictors.text.similar import MEAN, TEMPERATURES, TOP, averaged, text_terms
-from advprior.store.arrays import Double, Float, Int
+from advprior.store.arrays import Float, Int
 
 LEXICAL, L3AE = "lexical", "l3ae"
 FEW, ALONE = "few terms", "few terms over drift alone"
@@ -130,7 +130,7 @@ def everyones_text_terms(terms: Terms, cosines: Mapping[str, Float], sources: Ma
     return values
 
 
-def linear_text_terms(terms: Terms, users: Int, semantic: Mapping[str, Double]) -> dict[str, Float]:
+def linear_text_terms(terms: Terms, users: Int, semantic: Mapping[str, Float]) -> dict[str, Float]:
     """The linear autoencoder's term [P, N] of each source's semantic matrix: by everyone's events, of the user's."""
     return {_named(source, L3AE): terms.l3ae(users, source, matrix) for source, matrix in semantic.items()}
 

@@ -92,9 +92,10 @@ class CutOff:
         return Terms(counted, moment, self.size, self.seed, pace=self.pace)
 
     @cached_property
-    def semantic(self) -> dict[str, Double]:
+    def semantic(self) -> dict[str, Float]:
         """Semantic matrix [N, N] by source; none where the advertisers are too many for linear autoencoders."""
-        return {name: ease_weights(s, SEMANTIC_RIDGE) for name, s in self.cosines.items() if len(s) <= WIDEST}
+        few = {name: cosine for name, cosine in self.cosines.items() if len(cosine) <= WIDEST}
+        return {name: ease_weights(cosine, SEMANTIC_RIDGE).astype(np.float32) for name, cosine in few.items()}
 
 
 @dataclass(frozen=True)
