@@ -40,8 +40,8 @@ from advprior.store.arrays import Bool, Double, Float
 ADVERTISERS, WEEKS = 60, 60
 USERS = (200, 400, 800)
 TELLS = (0.0, 0.05, 0.5, 1.0)  # share of an encoding's spread that is the advertiser's taste
-EVERYONE = 2500  # users that the truth is measured on
-TRUE_DRAWS = 5
+EVERYONE = 1500  # users that the truth is measured on
+TRUE_DRAWS = 4
 CUTOFFS = (30, 38, 46)  # weeks
 HORIZON = 8 * 7  # days
 SMALL = 0.01  # nats a label
