@@ -299,9 +299,13 @@ def _tell_plan(facts: Mapping[str, Any]) -> None:
 
 
 def _tell(facts: Mapping[str, Any]) -> None:
-    """Row counts to stdout, warnings to stderr."""
+    """Row counts, and how many rows say what texts are made of, to stdout, warnings to stderr."""
+    from advprior.data.lookups import coverage_line
+
     counts = ", ".join(f"{count:,} {name}" for name, count in facts["rows"].items())
     clicks = f" ({facts['positives']:,} positive, {facts['slates']:,} slates)" if "positives" in facts else ""
     click.echo(f"data: {counts}{clicks}")
+    if line := coverage_line(facts.get("coverage", {})):
+        click.echo(f"  {line}")
     for warning in facts.get("warnings", ()):
         click.echo(f"warning: {warning}", err=True)

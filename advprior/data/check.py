@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from advprior.data.conversion import load_mapped, resolve_time_plan, table_file
 from advprior.data.late import LATE_FILE, LateRows, mark_late
+from advprior.data.lookups import coverage, coverage_warnings
 from advprior.data.mapping import DataMapping, read_mapping
 from advprior.data.periods import check_periods, period_counts, young_labels
 from advprior.store.contract import EVENTS, IMPRESSIONS, LABEL, LABEL_DELAY, PREDICTOR_ONLY, SLATE_ID, TABLES
@@ -20,7 +21,7 @@ from advprior.store.tables import read_parquet, write_parquet
 if TYPE_CHECKING:
     import pandas as pd
 
-CODE_VERSION = 4  # 4: warns of labels that may not be complete
+CODE_VERSION = 5  # 4: warns of labels that may not be complete
 #: The warning when tables without ads and impressions pass: right for a predictor, wrong if they were forgotten.
 ONLY_A_PREDICTOR = "no ads and no impressions: the tables measure a predictor, `advprior rank` refuses them"
 
@@ -97,7 +98,8 @@ def _late_warnings(marked: LateRows) -> list[str]:
 
 def _file_digests(path: Path, mapping: DataMapping, out: Path) -> dict[str, str]:
     """Digests of the user's files by table, after a look that ``out`` replaces none of them."""
-    files = {name: table_file(mapping, path.parent, name) for name in mapping.tables.present()}
+    names = (*mapping.tables.present(), *mapping.tables.lookups())
+    files = {name: table_file(mapping, path.parent, name) for name in names}
     if any(out.resolve() in file.resolve().parents for file in [path, *files.values()]):
         raise AdvpriorError(
             "DAT044",
@@ -139,7 +141,8 @@ def _checked(path: Path, mapping: DataMapping) -> tuple[dict[str, pd.DataFrame],
         "rows": {name: len(table) for name, table in tables.items()},
         "warnings": [*made, *table_warnings(tables, plan)],
     }
-    facts |= {"periods": period_counts(tables, plan), "snapshots": len(plan.snapshots())}
+    facts |= {"periods": period_counts(tables, plan), "snapshots": len(plan.snapshots()), "coverage": coverage(tables)}
+    facts["warnings"] += coverage_warnings(tables, facts["coverage"])
     shown = label_delay if IMPRESSIONS in tables else None
     facts["warnings"] += check_periods(facts["periods"], plan, shown, str(path))
     if IMPRESSIONS in tables:
@@ -201,4 +204,6 @@ def check_folder(folder: Path) -> dict[str, Any]:
             f"{folder} has no manifest.json, so other commands refuse it; write one with "
             "advprior data check --mapping mapping.yaml --out DIR"
         )
+    facts["coverage"] = coverage(tables)
+    warnings += coverage_warnings(tables, facts["coverage"])
     return {"rows": {name: len(table) for name, table in tables.items()}, "warnings": warnings, **facts}

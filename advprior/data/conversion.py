@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from zoneinfo import ZoneInfo
 
 from advprior.data.conversion_types import canonical_column
+from advprior.data.lookups import PRODUCTS, canonical_lookup, look_up
 from advprior.data.mapping import DataMapping
 from advprior.store.contract import (
     AD_ID,
@@ -95,9 +96,7 @@ def load_mapped(mapping: DataMapping, base: Path) -> Mapped:
     for name in mapping.tables.present():
         path = table_file(mapping, base, name)
         wanted = _wanted(mapping, name)
-        raw = read_parquet(path)
-        # a key that pandas wrote as its index is a column of the file like any other
-        raw = raw.reset_index(level=[key for key in raw.index.names if key is not None and key not in raw.columns])
+        raw = _with_keys(read_parquet(path))
         taken = {column: source for column, source in wanted.items() if source in raw.columns}
         # one source column may feed two canonical ones, so columns are copied, not renamed
         table = raw[list(taken.values())].set_axis(list(taken), axis=1)
@@ -114,7 +113,24 @@ def load_mapped(mapping: DataMapping, base: Path) -> Mapped:
             # what the mapping names must exist; what it leaves out may be made
             if column not in taken and (column in stated or (name, column) not in MADE)
         ]
+    lookups = {}
+    for name in mapping.tables.lookups():
+        raw = _with_keys(read_parquet(table_file(mapping, base, name)))
+        lookups[name], problems = canonical_lookup(name, raw, getattr(mapping.tables, name).columns)
+        missing += problems
+    missing = [p for p in missing if not (p.table == EVENTS and p.column in _said(lookups))]
+    look_up(tables, lookups)
     return Mapped(tables, sources, missing, _complete(tables))
+
+
+def _with_keys(raw: pd.DataFrame) -> pd.DataFrame:
+    """A key that pandas wrote as its index is a column of the file like any other."""
+    return raw.reset_index(level=[key for key in raw.index.names if key is not None and key not in raw.columns])
+
+
+def _said(lookups: Mapping[str, pd.DataFrame]) -> set[str]:
+    """Columns of events that a table of products gives."""
+    return {str(column) for column in lookups.get(PRODUCTS, {})}
 
 
 def table_file(mapping: DataMapping, base: Path, name: str) -> Path:

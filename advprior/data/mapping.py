@@ -13,7 +13,8 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from advprior.store.contract import SHOWN_TABLES, TABLES
+from advprior.data.lookups import KEYS, LOOKUPS, PRODUCT_ID, SAYS
+from advprior.store.contract import EVENTS, SHOWN_TABLES, TABLES
 from advprior.store.errors import AdvpriorError
 from advprior.store.keys import explain
 
@@ -60,13 +61,19 @@ class ImpressionsMapping(TableMapping):
 
 
 class TablesMapping(_Strict):
-    """The files: five, or three where only a predictor is measured."""
+    """The files: five, or three where only a predictor is measured; beside them what events and ads are joined with."""
 
     users: UsersMapping
     advertisers: TableMapping
     ads: TableMapping | None = None
     events: TableMapping
     impressions: ImpressionsMapping | None = None
+    products: TableMapping | None = None
+    categories: TableMapping | None = None
+
+    def lookups(self) -> tuple[str, ...]:
+        """Names of the tables that are joined to others and are no canonical ones."""
+        return tuple(name for name in LOOKUPS if getattr(self, name) is not None)
 
     def present(self) -> tuple[str, ...]:
         """Names of the tables that the mapping has, in canonical order."""
@@ -117,7 +124,9 @@ class DataMapping(_Strict):
         absent = [name for name in SHOWN_TABLES if name not in tables.present()]
         if len(absent) == 1:
             raise ValueError(f"{absent[0]} is missing; ads and impressions come together or not at all")
-        for name in tables.present():
+        if tables.products is not None and PRODUCT_ID not in tables.events.columns:
+            raise ValueError(f"events.columns: products are joined by {PRODUCT_ID}; say which column of events has it")
+        for name in (*tables.present(), *tables.lookups()):
             canonical = _canonical_columns(name)
             unknown = set(getattr(tables, name).columns) - canonical
             if unknown:
@@ -130,7 +139,10 @@ class DataMapping(_Strict):
 def _canonical_columns(table: str) -> set[str]:
     from advprior.store.columns import COLUMNS, OPTIONAL_COLUMNS
 
-    return {*COLUMNS[table], *OPTIONAL_COLUMNS.get(table, {})}
+    if table in LOOKUPS:
+        return {KEYS[table], *SAYS[table]}
+    further = {PRODUCT_ID} if table == EVENTS else set()
+    return {*COLUMNS[table], *OPTIONAL_COLUMNS.get(table, {}), *further}
 
 
 def read_mapping(path: Path) -> DataMapping:

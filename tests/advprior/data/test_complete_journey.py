@@ -16,6 +16,7 @@ import pytest
 
 from advprior.cli import main
 from advprior.data import complete_journey as cj
+from advprior.data.grocery_queries import PROFILE
 from advprior.data.grocery_text import readable, readable_type
 from advprior.store.contract import TimePlan
 from advprior.store.errors import AdvpriorError
@@ -256,8 +257,8 @@ def test_profiles_are_text_as_it_is(small, source):
     users = load_tables(small, "users")["users"]
     expected = source["demographics"].assign(user_id="h" + source["demographics"].household_id.astype(str))
     expected = expected.set_index("user_id").loc[users.user_id]
-    assert list(users.columns[1:]) == [f"profile_{field}" for field in cj.PROFILE]
-    for field in cj.PROFILE:
+    assert list(users.columns[1:]) == [f"profile_{field}" for field in PROFILE]
+    for field in PROFILE:
         assert [v or None for v in users[f"profile_{field}"]] == [v or None for v in expected[field]]
 
 
