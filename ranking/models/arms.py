@@ -47,6 +47,7 @@ class Arm(BaseModel):
     optional: bool = False
     objective: Objective | None = None
     monotone: bool | None = None
+    start_from: str | None = None
     of: str | None = None
     ranker: str | None = Field(default=None, pattern=r"^[\w.]+:[\w.<>]+$")
     params: dict[str, Any] = Field(default_factory=dict)
@@ -64,8 +65,9 @@ class Arm(BaseModel):
 
     @model_validator(mode="after")
     def _lightgbm_alone_has_them(self) -> Arm:
-        if self.ranker is not None and (self.objective is not None or self.monotone is not None):
-            raise ValueError("objective and monotone are LightGBM's: an arm with a ranker of its own has neither")
+        own = (self.objective, self.monotone, self.start_from)
+        if self.ranker is not None and any(value is not None for value in own):
+            raise ValueError("objective, monotone and start_from are LightGBM's: an arm with its own ranker has none")
         return self
 
     @field_validator("adds")
@@ -123,7 +125,7 @@ class Arms(BaseModel):
 
     def config_of(self, arm: Arm) -> RankerConfig:
         """The ranker's settings with what the arm changes of them."""
-        own = {"objective": arm.objective, "monotone": arm.monotone}
+        own = {"objective": arm.objective, "monotone": arm.monotone, "start_from": arm.start_from}
         config = self.ranker.model_copy(update={name: value for name, value in own.items() if value is not None})
         if arm.ranker is not None or not arm.params:
             return config

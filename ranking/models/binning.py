@@ -13,6 +13,7 @@ from advprior.store.errors import AdvpriorError
 from ranking.models.config import RankerConfig
 from ranking.models.encoder import Encoder
 from ranking.models.lightgbm_library import lightgbm_errors, lightgbm_module
+from ranking.models.start import Start
 
 if TYPE_CHECKING:
     import lightgbm as lgb
@@ -32,6 +33,8 @@ class Prepared:
     valid_matrix : float32 [rows, features]
     valid_label : int8 [rows]
         Validation rows in the order in which they were given.
+    start : Start, optional
+        Where log-odds start; zero without.
     """
 
     encoder: Encoder
@@ -39,6 +42,7 @@ class Prepared:
     valid: lgb.Dataset
     valid_matrix: Float
     valid_label: NDArray[np.int8]
+    start: Start | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,13 +99,19 @@ def prepare(encoder: Encoder, train: Examples, valid: Examples, config: RankerCo
     ------
     AdvpriorError
         ``RNK024`` when training or validation rows lack positives or negatives, ``RNK037`` when lambdarank is given a
-        slate that is too long for it.
+        slate that is too long for it, ``RNK049`` when it starts from a feature that it does not read.
     """
     lgb = lightgbm_module()
     given = valid
     check_labels(train, valid)
     names = [_safe(name) for name in encoder.features]
-    options = {"feature_name": names, "categorical_feature": encoder.categorical, "params": dataset_params(config)}
+    options: dict[str, Any] = {
+        "feature_name": names,
+        "categorical_feature": encoder.categorical,
+        "params": dataset_params(config),
+    }
+    # fitted before negatives are left out, so that it is of the level that they have
+    start = Start.fit(config.start_from, encoder.features, train.matrix, train.label) if config.start_from else None
     groups: list[NDArray[np.int64] | None] = [None, None]
     weight = None
     if config.objective == "lambdarank":
@@ -110,9 +120,12 @@ def prepare(encoder: Encoder, train: Examples, valid: Examples, config: RankerCo
         rows, weight = sampled_rows(train.label, config.negatives_per_positive)
         train = train if rows is None else train.take(rows)
     with lightgbm_errors("rows of an arm"):
+        begins = [None if start is None else start.log_odds(part.matrix) for part in (train, valid)]
+        options |= {"init_score": begins[0]}
         train_set = lgb.Dataset(train.matrix, train.label, weight=weight, group=groups[0], **options).construct()
-        valid_set = lgb.Dataset(valid.matrix, valid.label, group=groups[1], reference=train_set, **options).construct()
-    return Prepared(encoder, train_set, valid_set, given.matrix, given.label)
+        options |= {"init_score": begins[1], "reference": train_set}
+        valid_set = lgb.Dataset(valid.matrix, valid.label, group=groups[1], **options).construct()
+    return Prepared(encoder, train_set, valid_set, given.matrix, given.label, start)
 
 
 def check_labels(train: Examples, valid: Examples) -> None:

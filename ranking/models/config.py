@@ -14,6 +14,7 @@ Objective = Literal["binary", "lambdarank"]
 class RankerConfig(BaseModel):
     """Settings of the LightGBM ranker, the same for every arm.
 
+    ``start_from`` names a feature, a prior's log-probability: trees start from its log-odds and do not split on it.
     Any other parameter of LightGBM goes into ``params``; written beside the settings it is moved there.
 
     >>> RankerConfig(num_leaves=15, reg_alpha=1.0).params
@@ -30,6 +31,7 @@ class RankerConfig(BaseModel):
     lambda_l2: float = Field(default=5.0, ge=0)
     objective: Objective = "binary"
     monotone: bool = False
+    start_from: str | None = None
     negatives_per_positive: int | None = Field(default=15, ge=1)
     max_rounds: int = Field(default=1000, ge=1)
     patience: int = Field(default=40, ge=1)

@@ -25,6 +25,7 @@ from ranking.models.config import RankerConfig
 from ranking.models.encoder import Encoder
 from ranking.models.lightgbm_library import lightgbm_errors, lightgbm_module
 from ranking.models.params import bagging
+from ranking.models.start import Start
 
 if TYPE_CHECKING:
     import lightgbm as lgb
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 MODEL_FILE = "model.txt"
 RANKER_FILE = "ranker.json"
 _FORMAT = 2  # 2: features as data
+_WITH_START = 3  # its log-odds start somewhere: who reads format 2 alone would leave that out
 
 
 #: What LightGBM minimises, and what stops it on validation rows.
@@ -82,6 +84,7 @@ class Ranker:
     booster: lgb.Booster | None = None
     calibration: dict[str, Any] = field(default_factory=dict)
     rounds: int = 0
+    start: Start | None = None
     #: Calibrated probabilities of the validation rows; only where the ranker was just fitted.
     valid_scores: Double | None = field(default=None, repr=False)
 
@@ -120,6 +123,8 @@ class Ranker:
         }
         if self.config.monotone:
             params["monotone_constraints"] = [direction(feature) for feature in self.features]
+        if prepared.start is not None:  # a split that gains nothing is none
+            params["feature_contri"] = [float(name != prepared.start.feature) for name in self.names]
         # dart changes earlier trees with each round: there is no best one to go back to
         stop = [] if params.get("boosting") == "dart" else [lgb.early_stopping(self.config.patience, verbose=False)]
         with lightgbm_errors(self.service):
@@ -130,11 +135,8 @@ class Ranker:
                 valid_sets=[prepared.valid],
                 callbacks=stop,
             )
-        self.encoder, self.booster, self.rounds = (
-            prepared.encoder,
-            booster,
-            booster.best_iteration or booster.current_iteration(),
-        )
+        self.encoder, self.booster, self.start = prepared.encoder, booster, prepared.start
+        self.rounds = booster.best_iteration or booster.current_iteration()
         raw = self.raw(prepared.valid_matrix)
         self.calibration = fit_calibration(self.config.calibration, raw, prepared.valid_label)
         self.valid_scores = apply_calibration(self.calibration, raw)
@@ -142,11 +144,17 @@ class Ranker:
 
     def raw(self, matrix: Float) -> Double:
         """Uncalibrated log-odds of encoded rows, [rows]."""
+        return self.started(matrix, self.trees(matrix, self.config.threads))
+
+    def trees(self, matrix: Float, threads: int) -> Double:
+        """What the trees alone add up to [rows]."""
         booster, _ = self._fitted()
-        return np.asarray(
-            booster.predict(matrix, raw_score=True, num_iteration=self.rounds, num_threads=self.config.threads),
-            dtype=np.float64,
-        )
+        scores = booster.predict(matrix, raw_score=True, num_iteration=self.rounds, num_threads=threads)
+        return np.asarray(scores, dtype=np.float64)
+
+    def started(self, matrix: Float, trees: Double) -> Double:
+        """Log-odds of rows from what their trees add up to, whoever summed them [rows]."""
+        return trees if self.start is None else trees + self.start.log_odds(matrix)
 
     def predict_matrix(self, matrix: Float) -> Double:
         """Calibrated probabilities of encoded rows, [rows]."""
@@ -170,7 +178,8 @@ class Ranker:
         folder.mkdir(parents=True, exist_ok=True)
         booster.save_model(str(folder / MODEL_FILE), num_iteration=self.rounds)
         about = {
-            "format": _FORMAT,
+            "format": _FORMAT if self.start is None else _WITH_START,
+            "start": None if self.start is None else self.start.to_json(),
             "model_sha256": sha256_file(folder / MODEL_FILE),
             "service": self.service,
             "features": features_to_json(self.features),
@@ -199,7 +208,7 @@ class Ranker:
         fix = "advprior rank train --frame FRAME --service SERVICE --out OUT"
         try:
             about = json.loads((folder / RANKER_FILE).read_text())
-            if about["format"] != _FORMAT:
+            if about["format"] not in (_FORMAT, _WITH_START):
                 raise ValueError(f"format {about['format']}, made by another version: train it again")
             # LightGBM ends the whole process on a truncated model: look before it does
             if sha256_file(folder / MODEL_FILE) != about["model_sha256"]:
@@ -210,7 +219,8 @@ class Ranker:
             if booster.num_feature() != len(encoder.features):
                 raise ValueError(f"model of {booster.num_feature()} features, {len(encoder.features)} named")
             config = RankerConfig(**about["config"])
-        except (OSError, ValueError, KeyError, lgb.basic.LightGBMError) as error:
+            start = Start(**about["start"]) if about.get("start") else None
+        except (OSError, ValueError, KeyError, TypeError, lgb.basic.LightGBMError) as error:
             raise AdvpriorError(
                 "RNK025",
                 "no ranker can be read here",
@@ -229,6 +239,7 @@ class Ranker:
             booster,
             about["calibration"],
             about["rounds"],
+            start,
         )
 
     def _fitted(self) -> tuple[lgb.Booster, Encoder]:

@@ -29,7 +29,7 @@ _PROBES = 256
 
 
 class Predictor:
-    """A ranker's probabilities and contributions.
+    """A ranker's probabilities and contributions; what its log-odds start from is added to the trees.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class Predictor:
 
     def scores(self, matrix: Matrix) -> Double:
         """Calibrated probability of each row."""
-        return apply_calibration(self.ranker.calibration, self._raw(matrix))
+        return apply_calibration(self.ranker.calibration, self.ranker.started(matrix, self._raw(matrix)))
 
     def contributions(self, matrix: Matrix) -> Double:
         """Exact TreeSHAP, float64 [rows, features + 1]: log-odds by feature, then the base.
@@ -63,12 +63,11 @@ class Predictor:
         """
         booster, _ = self.ranker._fitted()
         values = booster.predict(matrix, pred_contrib=True, num_iteration=self.ranker.rounds, num_threads=1)
-        return np.asarray(values, dtype=np.float64)
+        of_trees = np.asarray(values, dtype=np.float64)
+        return of_trees if self.ranker.start is None else self.ranker.start.contributions(matrix, of_trees)
 
     def _by_lightgbm(self, matrix: Matrix) -> Double:
-        booster, _ = self.ranker._fitted()
-        scores = booster.predict(matrix, raw_score=True, num_iteration=self.ranker.rounds, num_threads=1)
-        return np.asarray(scores, dtype=np.float64)
+        return self.ranker.trees(matrix, 1)
 
     def _compile(self, folder: Path, cache: Path) -> None:
         try:
