@@ -82,6 +82,7 @@ def test_a_private_word_would_be_seen() -> None:
     assert private_words(prose("`twin: true` makes [one](twin.md)")) == []
 
 
-def test_the_picture_is_drawn_from_the_tables() -> None:
-    draw = runpy.run_path(str(DOCS / "lift.py"))["draw"]
-    assert (DOCS / "lift.svg").read_text() == draw((DOCS / "results.md").read_text())
+@pytest.mark.parametrize("name", ["lift", "map"])
+def test_the_picture_is_drawn_from_the_tables(name: str) -> None:
+    draw = runpy.run_path(str(DOCS / f"{name}.py"))["draw"]
+    assert (DOCS / f"{name}.svg").read_text() == draw((DOCS / "results.md").read_text())

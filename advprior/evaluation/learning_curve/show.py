@@ -26,4 +26,5 @@ def lines(result: dict[str, Any]) -> list[str]:
             text.append(f"  {users:>7,} users, {segment:<19} {figures}")
     if result["cells_without_labels"]:
         text.append(f"note: {result['cells_without_labels']} cells had no label before their cut-off to fit on")
+    text += [f"warning: {warning}" for warning in result["warnings"]]
     return [*text, result["verdict"]["sentence"]]

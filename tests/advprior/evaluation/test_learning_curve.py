@@ -115,6 +115,7 @@ def test_the_curve_of_planted_kinds(workspace, capsys) -> None:
     printed = captured.out
     result = json.loads((workspace / "curve.json").read_text())
     assert result["verdict"]["sentence"] in printed
+    assert "texts are as of" in printed  # the first cut-off's labels to fit on are older
     assert "CPU time in all" in captured.err
     assert (workspace / "curve.svg").read_text().startswith("<?xml")
     keys = {"cutoff", "users", "draw", "segment", "arm", "baseline", "metric", "difference", "low", "high"}
