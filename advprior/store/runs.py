@@ -12,43 +12,23 @@ import fcntl
 import hashlib
 import json
 import os
-import platform
 import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from advprior.store.errors import AdvpriorError
+from advprior.store.versions import libraries_of, versions
 
 MANIFEST = "manifest.json"
-_REPORTED = (
-    "advprior",
-    "feast",
-    "lightgbm",
-    "torch",
-    "transformers",
-    "optimum",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "pandas",
-    "numpy",
-    "duckdb",
-    "pyspark",
-)
-#: Steps whose numbers come from a library that may give others when it is upgraded: its version is part of their key.
-_ONNX_RUNTIME, _LIGHTGBM = ("onnxruntime", "onnxruntime-gpu"), ("lightgbm",)
-_DECIDED_BY = {
-    "export": _ONNX_RUNTIME,
-    "score": _ONNX_RUNTIME,
-    **dict.fromkeys(("rank train", "rank ablate", "rank two-by-two"), _LIGHTGBM),
-}
+#: Of run folders and publications. One without a number is of this format: it was written before there were numbers.
+FORMAT = 1
 
 
 def sha256_file(path: Path) -> str:
@@ -101,7 +81,8 @@ def read_manifest(folder: Path, *, step: str | None = None, fix: str | None = No
     Raises
     ------
     AdvpriorError
-        ``RUN001`` when there is none, ``RUN002`` when it is not JSON, ``RUN003`` when another step wrote it.
+        ``RUN001`` when there is none, ``RUN002`` when it is not JSON, ``RUN003`` when another step wrote it, ``RUN006``
+        when a newer version did.
     """
     path = Path(folder) / MANIFEST
     if not path.is_file():
@@ -119,6 +100,15 @@ def read_manifest(folder: Path, *, step: str | None = None, fix: str | None = No
         raise AdvpriorError(
             "RUN002", "the manifest cannot be read", where=str(path), actual=str(error), fix=fix
         ) from error
+    if manifest.get("format", FORMAT) != FORMAT:
+        raise AdvpriorError(
+            "RUN006",
+            "the folder was written by another version, in a format that this one does not read",
+            where=str(path),
+            actual=f"format {manifest['format']}, by advprior {manifest.get('versions', {}).get('advprior', '?')}",
+            expected=f"format {FORMAT}",
+            fix="use that version, or make the folder again with this one",
+        )
     if step is not None and manifest.get("step") != step:
         raise AdvpriorError(
             "RUN003",
@@ -187,17 +177,8 @@ def run_key(step: str, config: Any, inputs: Mapping[str, str], code_version: int
     Of a step that a library decides it holds that library's version too: an upgrade makes such a run stale.
     """
     identity = {"step": step, "config": config, "inputs": dict(inputs), "code": code_version}
-    libraries = _installed(_DECIDED_BY.get(step, ()))
+    libraries = libraries_of(step)
     return digest({**identity, "libraries": libraries} if libraries else identity)
-
-
-def _installed(names: Iterable[str]) -> dict[str, str]:
-    """Versions of those packages that are installed."""
-    installed = {}
-    for name in names:
-        with suppress(PackageNotFoundError):
-            installed[name] = version(name)
-    return installed
 
 
 def is_current(out: Path, key: str) -> bool:
@@ -221,11 +202,6 @@ def peak_memory_mb() -> float:
     """Peak resident memory of this process so far, MB (Linux counts in KiB, macOS in bytes)."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that decide a result, those that are installed."""
-    return {"python": platform.python_version(), **_installed(_REPORTED)}
 
 
 @contextmanager
@@ -332,6 +308,7 @@ def write_manifest(folder: Path, origin: Origin, facts: Mapping[str, Any], stopw
     write_json(
         folder / MANIFEST,
         {
+            "format": FORMAT,
             "step": origin.step,
             "key": origin.key,
             "config": origin.config,

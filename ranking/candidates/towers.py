@@ -89,6 +89,8 @@ class Towers:
         folder = Path(folder)
         try:
             spec = json.loads((folder / SPEC_FILE).read_text())
+            if spec["format"] != _FORMAT:
+                raise ValueError(f"format {spec['format']}, made by another version: fit them again")
             if sha256_file(folder / ARRAYS_FILE) != spec["arrays_sha256"]:
                 raise ValueError(f"{ARRAYS_FILE} is not what {SPEC_FILE} says: truncated, or from elsewhere")
             with np.load(folder / ARRAYS_FILE) as stored:

@@ -16,9 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from advprior.store.errors import AdvpriorError
+
 log = logging.getLogger("advprior.service")
 Fsync = Literal["always", "interval", "never"]
 MAX_BYTES = 64 * 1024 * 1024
+#: Of a record. One without a number is of this format: it was written before there were numbers.
+FORMAT = 1
 
 
 class ExposureLog:
@@ -120,7 +124,13 @@ class ExposureLog:
 
 
 def read_exposures(folder: Path) -> Iterator[dict[str, Any]]:
-    """All records of a folder's files, in no particular order between files; a last line cut short is left out."""
+    """All records of a folder's files, in no particular order between files; a last line cut short is left out.
+
+    Raises
+    ------
+    AdvpriorError
+        ``SRV022`` for a record in a format that this version does not read: a readout without it would be wrong.
+    """
     for path in sorted(Path(folder).glob("exposures-*.jsonl")):
         with path.open("rb") as handle:
             for line in handle:
@@ -128,5 +138,15 @@ def read_exposures(folder: Path) -> Iterator[dict[str, Any]]:
                     record = json.loads(line)
                 except ValueError:
                     continue
-                if isinstance(record, dict):
-                    yield record
+                if not isinstance(record, dict):
+                    continue
+                if record.get("format", FORMAT) != FORMAT:
+                    raise AdvpriorError(
+                        "SRV022",
+                        "exposures were logged by another version, in a format that this one does not read",
+                        where=str(path),
+                        actual=f"format {record['format']}",
+                        expected=f"format {FORMAT}",
+                        fix="read them with the version that wrote them",
+                    )
+                yield record

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from ranking.experiment.exposures import ExposureLog
+from ranking.experiment.exposures import FORMAT, ExposureLog
 from ranking.experiment.shown import AS_OF, FEATURES, to_record
 from ranking.service.slate import Slate
 
@@ -79,6 +79,7 @@ def log_exposure(exposures: ExposureLog, slate: Slate, info: RequestInfo) -> dic
         ``id`` and ``logged``.
     """
     record = {
+        "format": FORMAT,
         "exposure_id": uuid.uuid4().hex,
         "request_id": info.request_id,
         "time": moment(slate.now_us),

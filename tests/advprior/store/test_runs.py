@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from advprior.store import runs
+from advprior.store import versions
 from advprior.store.contract import TimePlan
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import is_current, new_run, publish_version, read_manifest, run_key
@@ -150,6 +150,6 @@ def test_nobody_gets_in_while_leftovers_are_removed(tmp_path: Path, monkeypatch:
 
 def test_a_key_knows_the_library_that_decides_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     before = {step: run_key(step, {}, {}) for step in ("rank train", "score", "data")}
-    monkeypatch.setattr(runs, "version", lambda name: "99")
+    monkeypatch.setattr(versions, "version", lambda name: "99")
     after = {step: run_key(step, {}, {}) for step in before}
     assert {step for step in before if before[step] != after[step]} == {"rank train", "score"}
