@@ -32,8 +32,9 @@ from advprior.predictors.text.logit import OWN_HALF_LIFE
 from advprior.store.arrays import Bool, Float, Int
 from advprior.store.contract import ADVERTISERS, EVENTS, POPULARITY, USERS
 from advprior.store.errors import AdvpriorError
-from advprior.store.runs import read_manifest, versions
+from advprior.store.runs import read_manifest
 from advprior.store.tables import load_tables
+from advprior.store.versions import versions
 
 MOST_SCALED = 5000  # users on whose labels the scale of a cosine is fitted
 OVERALL, WITHHELD, WITH_TEXT, NAME_ONLY, OTHERS = SEGMENTS = (

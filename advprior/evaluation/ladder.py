@@ -26,8 +26,9 @@ from advprior.history.read import load_histories
 from advprior.predictors.labels import TRAINED_UNTIL
 from advprior.store.contract import MODEL_CUTOFF
 from advprior.store.errors import AdvpriorError
-from advprior.store.runs import manifest_digest, peak_memory_mb, read_manifest, run_key, versions, write_json
+from advprior.store.runs import manifest_digest, peak_memory_mb, read_manifest, run_key, write_json
 from advprior.store.tables import TABLES_FIX
+from advprior.store.versions import versions
 
 STEP = "evaluate"
 CODE_VERSION = 6

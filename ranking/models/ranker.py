@@ -18,7 +18,8 @@ from advprior.store.arrays import Double, Float
 from advprior.store.contract import LABEL, SLATE_ID
 from advprior.store.errors import AdvpriorError
 from advprior.store.features import Feature, features_from_json, features_to_json, groups_of
-from advprior.store.runs import sha256_file, versions, write_json
+from advprior.store.runs import sha256_file, write_json
+from advprior.store.versions import versions
 from ranking.models.binning import Examples, Prepared, dataset_params, prepare
 from ranking.models.calibration import apply_calibration, fit_calibration
 from ranking.models.config import RankerConfig

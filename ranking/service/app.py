@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from advprior.store.errors import AdvpriorError
-from advprior.store.runs import versions
+from advprior.store.versions import versions
 from ranking.experiment.assignment import load_experiment
 from ranking.experiment.exposures import ExposureLog
 from ranking.service.clock import Clock

@@ -15,9 +15,10 @@ from advprior.evaluation.learning_curve.work import STEP, CurveInputs, CurveOpti
 from advprior.history.histories import micros
 from advprior.history.read import load_histories
 from advprior.store.errors import AdvpriorError
-from advprior.store.runs import digest, manifest_digest, read_manifest, versions, write_json
+from advprior.store.runs import digest, manifest_digest, read_manifest, write_json
 from advprior.store.tables import TABLES_FIX, load_time_plan
 from advprior.store.times import DAY_US
+from advprior.store.versions import versions
 
 CODE_VERSION = 8
 YEAR_US = 365 * DAY_US
