@@ -7,6 +7,7 @@ arm's keys mean is `ranking`'s to say.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import yaml
 from advprior.pipeline.own_defaults import own_arms, shipped_arms
 from advprior.pipeline.presets import CHEAP
 from advprior.pipeline.settings import Prior, ProjectConfig
-from advprior.store.contract import CATALOG_TEXT, HYBRID, L3AE, LLM, ZERO_SHOT, prior_service, prior_view
+from advprior.store.contract import PRETRAINED, prior_service, prior_view
 
 #: Enough trees to see which way the cheap priors point, at a tenth of the cost, where the final arms are the user's.
 FIRST_RANKER = {"learning_rate": 0.1, "max_rounds": 120, "patience": 10}
@@ -36,7 +37,7 @@ def arms_text(config: ProjectConfig, project: Path | None = None) -> str:
     for prior in _in_order(config, template):
         if prior.name in template["removed"] and prior != config.served:
             continue
-        arms.append(_arm(template, prior))
+        arms.append(_arm(template, prior, config.priors))
         if prior.placebo_name is not None and prior.placebo_name not in template["removed"]:
             arms.append(_placebo(template, prior))
     names = {arm["name"] for arm in arms}
@@ -55,9 +56,14 @@ def arms_absent(config: ProjectConfig, project: Path) -> list[str]:
 
 
 def control_names(config: ProjectConfig, project: Path | None = None) -> list[str]:
-    """Priors that the others are held against, by the roles of their arms."""
+    """Priors that the others are held against, by the roles of their arms; ``NAME:KIND:OF`` for one of a kind."""
     template = _template(project)
-    return [prior.name for prior in config.priors if _role(_arm(template, prior)) == "control"]
+    arms = [_arm(template, prior, config.priors) for prior in config.priors]
+    return [
+        ":".join([str(arm["name"]), *(str(arm[key]) for key in ("kind", "of") if "kind" in arm)])
+        for arm in arms
+        if _role(arm) == "control"
+    ]
 
 
 def first_arms_text(config: ProjectConfig, project: Path | None = None) -> str:
@@ -66,7 +72,7 @@ def first_arms_text(config: ProjectConfig, project: Path | None = None) -> str:
     cheap = [prior for prior in config.priors if prior.predictor in CHEAP]
     cheap = [prior for prior in cheap if prior.name not in template["removed"]] or cheap
     arms = [arm for arm in template["arms"] if _role(arm) == "baseline"]
-    arms += [{**_arm(template, prior), "role": "control"} for prior in cheap]
+    arms += [{**_arm(template, prior, config.priors), "role": "control"} for prior in cheap]
     small = FIRST_RANKER if config.arms.file is not None else {}
     return _text(arms, {**template["ranker"], **small, **config.arms.ranker})
 
@@ -93,27 +99,51 @@ def _in_order(config: ProjectConfig, template: dict[str, Any]) -> list[Prior]:
     """Priors as the template lists them, then the others; the served one is the first on trial: the verdict's."""
     order = [arm["name"] for arm in template["arms"]]
     priors = sorted(config.priors, key=lambda prior: order.index(prior.name) if prior.name in order else len(order))
-    if _role(_arm(template, config.served)) == "treatment":
+    if _role(_arm(template, config.served, config.priors)) == "treatment":
         priors.remove(config.served)
-        first = next((i for i, prior in enumerate(priors) if _role(_arm(template, prior)) == "treatment"), len(priors))
+        first = next(
+            (i for i, prior in enumerate(priors) if _role(_arm(template, prior, config.priors)) == "treatment"),
+            len(priors),
+        )
         priors.insert(first, config.served)
     return priors
 
 
-def _arm(template: dict[str, Any], prior: Prior) -> dict[str, Any]:
+def _arm(template: dict[str, Any], prior: Prior, priors: Sequence[Prior]) -> dict[str, Any]:
     same = next((dict(arm) for arm in template["arms"] if arm["name"] == prior.name), None)
+    kind, of = _lacking(prior, priors)
     if same is None:
-        treatments = (LLM, HYBRID, CATALOG_TEXT, L3AE, ZERO_SHOT)
         words = prior.name.replace("_", " ") + (" by category" if prior.by == "advertiser_category" else "")
         same = {
             "name": prior.name,
             "service": prior_service(prior.name),
             "label": f"+ {words} prior",
-            "role": "treatment" if prior.predictor in treatments else "control",
+            "role": "treatment" if prior.predictor in PRETRAINED and kind is None else "control",
             "adds": [prior_view(prior.name)],
         }
     same |= {"role": prior.role} if prior.role else {}
+    if kind is not None and of is not None and same.get("role") == "control" and "kind" not in same:
+        same |= {"kind": kind, "of": of}
+    if same.get("role") != "control" and same.pop("kind", None):  # made a treatment: it is on trial itself
+        same.pop("of", None)
     return same | ({"label": prior.label} if prior.label else {})
+
+
+def _lacking(prior: Prior, priors: Sequence[Prior]) -> tuple[str | None, str | None]:
+    """What a prior lacks by its settings, and the project's prior of the same predictor that has it."""
+    own = _encoder_of(prior)
+    kind = "random_weights" if own.get("twin") else "lexical" if own.get("base") == "lexical" else None
+    if kind is None:
+        return None, None
+    same = [one for one in priors if (one.predictor, one.by) == (prior.predictor, prior.by)]
+    whole = [one.name for one in same if not _encoder_of(one).get("twin") and _encoder_of(one).get("base") != "lexical"]
+    return kind, whole[0] if whole else None
+
+
+def _encoder_of(prior: Prior) -> dict[str, Any]:
+    """Settings of a prior that say what encodes or reads."""
+    inner = prior.settings.get("encoder")
+    return {**prior.settings, **inner} if isinstance(inner, dict) else prior.settings
 
 
 def _placebo(template: dict[str, Any], prior: Prior) -> dict[str, Any]:

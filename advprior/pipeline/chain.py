@@ -39,8 +39,6 @@ FIRST_ABLATION = "first/ablation"
 _PROFILE_AND_HISTORY = (USER_PROFILE_VIEW, USER_HISTORY_VIEW, AD_STATS_VIEW)
 #: Candidates of a slate that `rank two-by-two` takes by default.
 _SLATE_CANDIDATES = 15
-#: More curves than these make a picture that cannot be read.
-_CURVES = 8
 
 
 def tables_folder(project: Project) -> str:
@@ -276,8 +274,18 @@ class Chain:
         self.files[arms] = first_arms_text(self.config, self.project.folder)
         ablate = ("rank", "ablate", "--frame", self.at("first/frame"), "--arms", arms)
         seeds = self._seeds() if self.config.arms.file is None else ("--seeds", "1")
-        words = (*ablate, *seeds, "--replicates", "200")
+        words = (*ablate, *seeds, "--replicates", "200", *self._decision())
         self.advprior(FIRST, *words, out=FIRST_ABLATION, reads=("first/frame",), also=(arms,))
+
+    def _decision(self) -> tuple[str, ...]:
+        """The metric of the verdict, and the shown ads of a slate: fewer than the default of short slates.
+
+        They are of all impressions, so that every cut-off counts the same.
+        """
+        options = () if self.config.decide_on is None else ("--decide-on", self.config.decide_on)
+        if self.slate_size is None or self.slate_size >= 1.5 * _SLATE_CANDIDATES:
+            return options
+        return *options, "--slots", str(max(1, round(self.slate_size / 3)))
 
     def _seeds(self) -> tuple[str, ...]:
         return ("--seeds", str(self.config.arms.seeds)) if self.config.arms.seeds != 3 else ()
@@ -299,6 +307,7 @@ class Chain:
         options = self._seeds()
         options += ("--replicates", str(self.config.arms.replicates)) if self.config.arms.replicates != 1000 else ()
         options += ("--optional",) if self.config.arms.variants else ()
+        options += self._decision()
         if self.config.arms.file is None and FIRST in {step.name for step in self.steps}:
             options += ("--reuse", self.at(FIRST_ABLATION))
         ablate = ("rank", "ablate", "--frame", self.at("frame"), "--arms", arms, *options)
@@ -327,23 +336,14 @@ class Chain:
         self.advprior("rank towers", "rank", "towers", "--tables", tables, *seed, out="towers", reads=(TABLES,))
         chosen = {"--k": self.config.retrieval.k, "--top": self.config.retrieval.top}
         options = tuple(word for name, value in chosen.items() if value is not None for word in (name, str(value)))
-        if len(self.config.priors) > _CURVES:
-            some = [prior.name for prior in self.config.priors[:6]]
-            options += ("--predictors", ",".join(dict.fromkeys([*some, self.config.served.name])))
         curve = ("rank", "candidates", "--tables", tables, "--repo", self.repo, "--towers", towers, *options)
         controls = control_names(self.config, self.project.folder)
         curve += ("--controls", ",".join(controls)) if controls else ()
         self.advprior("rank candidates", *curve, out="candidates", reads=(TABLES, "towers"), also=self.views())
         self._after("feast apply")
         both: tuple[str, ...] = ("rank", "two-by-two", "--tables", tables, "--frame", self.at("frame"), "--ablation")
-        both += (self.at("ablation"), "--towers", towers, "--arm", self.config.served.name, *self._slate_options())
+        both += (self.at("ablation"), "--towers", towers, "--arm", self.config.served.name)
         self.advprior("rank two-by-two", *both, out="two_by_two", reads=(TABLES, "frame", "ablation", "towers"))
-
-    def _slate_options(self) -> tuple[str, ...]:
-        """Candidates and shown ads of a slate: fewer than the defaults where all ads of a slate would be among them."""
-        if self.slate_size is None or self.slate_size >= 1.5 * _SLATE_CANDIDATES:
-            return ()
-        return "--k", str(max(2, round(self.slate_size * 2 / 3))), "--slots", str(max(1, round(self.slate_size / 3)))
 
     def rankers(self) -> None:
         """The ranker that is served, and the one that answers where there is no prior."""
@@ -365,8 +365,18 @@ class Chain:
         if self.config.retrieval is not None:
             more = (self.at("candidates"), self.at("two_by_two"))
             words += ("--candidates", more[0], "--two-by-two", more[1])
+        words += self.price()
         report = ("rank", "report", self.at("ablation"), *words)
         self.advprior("rank report", *report, out=self.config.report.folder, reads=("ablation",), also=(*runs, *more))
+
+    def price(self) -> tuple[str, ...]:
+        """What an hour of computing costs, as options of ``rank report``."""
+        price = self.config.price
+        if price is None:
+            return ()
+        hours = {"--cpu-hour": price.cpu_hour, "--gpu-hour": price.gpu_hour}
+        options = tuple(word for name, value in hours.items() if value is not None for word in (name, f"{value:g}"))
+        return *options, "--currency", price.currency
 
     def materialize(self) -> None:
         """What is served goes online, up to the newest snapshot."""

@@ -177,7 +177,8 @@ def _next(project: Project) -> str:
     """What to do after a whole run: serve what gains, else read why it does not."""
     if project.config.tables.example is not None:
         return "your own data: advprior init my-project"
-    times, ablation = time_plan(project), project.folder / "ablation"
+    times, report = time_plan(project), project.config.report
+    measured = project.folder / ("ablation" if report is None else report.folder)
     if times is None or not (project.folder / "ranker" / MANIFEST).is_file():
         return f"advprior status {project.folder}"  # tables without impressions, or several cut-offs: nothing to serve
     folders = {"repo": "feature_repo", "ranker": "ranker", "fallback": "ranker_baseline"}
@@ -186,5 +187,5 @@ def _next(project: Project) -> str:
     if datetime.now(UTC) - newest > 2 * times.snapshot_every:  # the service would take all of it for stale
         words += ["--clock-start", newest.strftime("%Y-%m-%dT%H:%M:%SZ")]
     serve = shlex.join(["advprior", "rank", "serve", *words, "--no-api-key"])
-    kind = read_manifest(ablation)["facts"].get("kind", "") if (ablation / MANIFEST).is_file() else ""
+    kind = read_manifest(measured)["facts"].get("kind", "") if (measured / MANIFEST).is_file() else ""
     return serve if str(kind).startswith("win") else f"read the report; to look at what would be served: {serve}"

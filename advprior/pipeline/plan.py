@@ -53,5 +53,5 @@ def _rolling(project: Project) -> Plan:
     whole.advprior("rank pool", "rank", "pool", *ablations, out="ablation", reads=(), also=tuple(ablations))
     if project.config.report is not None:
         out = project.config.report.folder
-        whole.advprior("rank report", "rank", "report", "ablation", out=out, reads=("ablation",))
+        whole.advprior("rank report", "rank", "report", "ablation", *whole.price(), out=out, reads=("ablation",))
     return whole.plan()

@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from advprior.pipeline.presets import FEW, FULL, STALE_WEEKS
 from advprior.store.contract import LLM, PLACEBO, PREDICTORS
 from advprior.store.errors import AdvpriorError
-from advprior.store.project_files import PROJECT_FILE
+from advprior.store.project_files import DECIDE_ON, PROJECT_FILE
 
 HIDDEN = ".advprior"  # folder of what a run keeps for itself
 OLD_RECORD = ".advprior.json"  # what earlier versions of `init` left, without a project file
@@ -152,6 +152,20 @@ class Budget(_Strict):
     disk_gb: float | None = Field(default=None, gt=0)
 
 
+class Price(_Strict):
+    """What an hour of computing costs, for the value that a conversion must have."""
+
+    cpu_hour: float | None = Field(default=None, gt=0)
+    gpu_hour: float | None = Field(default=None, gt=0)
+    currency: str = Field(default="USD", min_length=1, max_length=8)
+
+    @model_validator(mode="after")
+    def _some_price(self) -> Price:
+        if self.cpu_hour is None and self.gpu_hour is None:
+            raise ValueError("give cpu_hour, gpu_hour, or both: what an hour of one costs")
+        return self
+
+
 def _switch(value: Any) -> Any:
     """``true`` is all defaults, ``false`` is none of it."""
     return {} if value is True else None if value is False else value
@@ -177,6 +191,8 @@ class ProjectConfig(_Strict):
     report: Annotated[Report | None, BeforeValidator(_switch)] = Report()
     serve: str | None = None
     refresh: Refresh = Refresh()
+    decide_on: str | None = None
+    price: Price | None = None
     budget: Budget = Budget()
     origins: int = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0)
@@ -197,6 +213,8 @@ class ProjectConfig(_Strict):
             raise ValueError(f"priors: names must differ; twice: {', '.join(twice)}")
         if not names:
             raise ValueError("priors: name one at least; popularity and neighbours need no LLM and take seconds")
+        if self.decide_on is not None and self.decide_on not in DECIDE_ON:
+            raise ValueError(f"decide_on: {self.decide_on!r} is none of {', '.join(DECIDE_ON)}")
         if self.serve is not None and self.serve not in names:
             raise ValueError(
                 f"serve: {self.serve!r} is none of the priors {', '.join(names)}; name one, or leave serve out"

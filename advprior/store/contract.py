@@ -84,6 +84,10 @@ LLM, POPULARITY, NEIGHBOURS, PLACEBO, SASREC, HYBRID, TWIN, ZERO_SHOT, CATALOG_T
     "ease",
     "l3ae",
 )
+#: Predictors whose priors come of a pre-trained language model: their random-weight control says what that earned.
+PRETRAINED = (LLM, HYBRID, CATALOG_TEXT, L3AE, ZERO_SHOT)
+#: Those that read advertisers from their texts alone: a lexical control reads the same texts without a network.
+READS_TEXTS = (HYBRID, CATALOG_TEXT, L3AE)
 
 #: The encoder that is none: words in the place of a network. As a setting, and as the name of the control.
 LEXICAL = "lexical"

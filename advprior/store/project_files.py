@@ -14,6 +14,8 @@ from advprior.store.errors import AdvpriorError
 
 PROJECT_FILE = "advprior.yaml"
 CONFIGS = "configs"
+#: What ``decide_on`` may say: the metrics that a verdict can be about (`ranking.evidence.deciding`).
+DECIDE_ON = ("conversions", "auc", "pr_auc", "log_loss", "ndcg")
 ARMS_FILE = f"{CONFIGS}/arms.yaml"
 
 #: Settings file of each predictor that has one, relative to the project.

@@ -7,31 +7,28 @@ was not shown cannot have been engaged with: recall counts what could be seen, a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from advprior.store.arrays import Double, Int
-from advprior.store.contract import AD_ID, ADVERTISER_ID, shuffled_source
+from advprior.store.contract import prior_view, shuffled_source
 from advprior.store.errors import AdvpriorError
 from advprior.store.progress import Progress
 from advprior.store.runs import read_manifest, write_json
-from advprior.store.tables import load_tables, load_time_plan
-from advprior.store.times import moment_us
 from ranking.candidates.choose import choose
-from ranking.candidates.contrasts import TOWERS, Hits, as_lift, contrasts, gain, references, row_lift
-from ranking.candidates.inputs import Pasts, Requests, blocks, requests
+from ranking.candidates.contrasts import TOWERS, Hits, as_lift, contrasts, references, row_lift
+from ranking.candidates.counting import Counts, Inventory, engaged_ads, measures
 from ranking.candidates.priors import predicted, prior_rows
 from ranking.candidates.towers import Towers
-from ranking.evidence.claims import Beside, Claim, jointly
+from ranking.evidence.claims import KINDS, Beside, Claim, expected_of, jointly
 from ranking.evidence.lift import Lift
-from ranking.evidence.ordering import Sorted, concentration
+from ranking.evidence.ordering import Sorted
 from ranking.frame.coverage import CoverageGap, Uses, coverage_gap
+from ranking.frame.views import view_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +37,7 @@ STEP = "rank candidates"
 CURVE_FILE = "candidates.json"
 QUOTAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 TOP_ADVERTISERS = 20
-_BLOCK = 512
+_CURVES = 8  # more make a picture that cannot be read
 _COLUMNS = [
     "predictor",
     "split",
@@ -94,6 +91,8 @@ class CandidateCurve:
         lifts = {(one["arm"], one["baseline"]): as_lift(one) for one in self.about.get("contrasts", [])}
         gaps = {name: CoverageGap(**gap) for name, gap in self.about.get("gaps", {}).items()}
         names: dict[str, str] = self.about.get("beside", {}).get(predictor, {})
+        kinds = [kind for kind in KINDS if kind in names]
+        lacking = tuple(kind for kind in self.about.get("expected", {}).get(predictor, ()) if kind not in kinds)
         own = lifts.get((predictor, TOWERS), self._lift(predictor))
         is_control = predictor in self.about.get("controls", [])
 
@@ -102,15 +101,24 @@ class CandidateCurve:
             if name is None:
                 return None
             return Beside(
-                name if role == "control" else f"placebo ({name})",
+                name if role != "placebo" else f"placebo ({name})",
                 lifts.get((name, TOWERS), self._lift(name)),
                 lifts.get((predictor, name)),
                 gaps.get(name),
+                role if role in KINDS else "",
             )
 
         control, placebo = None if is_control else beside("control"), beside("placebo")
         return Claim(
-            predictor, jointly(own), control, placebo, gaps.get(predictor), is_control, trained="fit of the towers"
+            predictor,
+            jointly(own),
+            control,
+            placebo,
+            tuple(one for kind in kinds if names[kind] != names.get("control") and (one := beside(kind))),
+            () if is_control else lacking,
+            gap=gaps.get(predictor),
+            is_control=is_control,
+            trained="fit of the towers",
         )
 
     def _lift(self, predictor: str) -> Lift:
@@ -123,13 +131,13 @@ class CandidateCurve:
             return f"{predictor}: {claim.outcome()}"
         if quota == 0:
             return (
-                f"{predictor}: validation gives its advertisers no slot; the towers alone recall {row.recall:.4f}. "
-                f"{claim.beside()}"
+                f"{predictor}: validation gives its advertisers no slot; the towers alone recall {row.recall:.4f} "
+                f"{claim.beside()}."
             )
         alone = self.table.query("predictor == @predictor and split == 'test' and quota == 0").iloc[0]
         return (
             f"{predictor}: with {100 * quota:.0f} % of {self.about['k']} slots (chosen on validation) test recall is "
-            f"{row.recall:.4f}, {claim.lift.text()} over the towers alone: {claim.outcome()}. {claim.beside()} "
+            f"{row.recall:.4f}, {claim.lift.text()} over the towers alone: {claim.outcome()} {claim.beside()}; "
             f"{row.unique_hits:,.0f} unique hits, {row.lost_hits:,.0f} lost, HHI {alone.hhi:.4f} → {row.hhi:.4f}."
         )
 
@@ -143,10 +151,14 @@ class CandidateCurve:
         return "\n".join(self.sentence(name) for name in self.told)
 
     def plot(self) -> Figure:
-        """Recall gain and concentration against quota, on test requests."""
+        """Recall gain and concentration against quota, on test requests: of what is on trial first, eight at most."""
         from ranking.candidates.plots import quota_curve
 
-        return quota_curve(self.table[self.table["split"] == "test"], self.chosen, self.about["k"])
+        beside: dict[str, dict[str, str]] = self.about.get("beside", {})
+        others = (name for named in beside.values() for name in named.values())
+        shown = list(dict.fromkeys([*beside, *others, *self.chosen]))[:_CURVES]
+        chosen = {name: quota for name, quota in self.chosen.items() if name in shown}
+        return quota_curve(self.table[self.table["split"] == "test"], chosen, self.about["k"])
 
     def _repr_html_(self) -> str:
         from html import escape
@@ -202,6 +214,8 @@ class CurveOptions:
         Resamplings of users behind the intervals.
     controls : tuple of str
         Predictors that the others are held against.
+    kinds : mapping of str to (str, str)
+        Of a control, a key of `ranking.evidence.claims.KINDS`, and whom it lacks that of.
     """
 
     k: int = 20
@@ -209,6 +223,7 @@ class CurveOptions:
     quotas: tuple[float, ...] = QUOTAS
     replicates: int = 1000
     controls: tuple[str, ...] = ()
+    kinds: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def candidate_curve(
@@ -232,15 +247,15 @@ def candidate_curve(
     """
     options = options or CurveOptions()
     options = replace(options, quotas=tuple(sorted({0.0, *options.quotas})))
-    inventory = _Inventory.of(tables, towers)
+    inventory = Inventory.of(tables, towers)
     asked = inventory.requests
     ids = [inventory.pasts.ids[u] for u in asked.user]
     pointers = {name: prior_rows(repo, name, ids, asked.time) for name in predictors}
-    counts = {(name, q): _Counts.empty(inventory) for name in predictors for q in options.quotas}
+    counts = {(name, q): Counts.empty(inventory) for name in predictors for q in options.quotas}
     with Progress(len(asked.user), "candidates", "request") as progress:
         for part, live, score in inventory.scores():
             ranked = Sorted.of(np.repeat(np.arange(len(part)), len(live)), score.ravel())
-            engaged = _engaged(asked, part, live)
+            engaged = engaged_ads(asked, part, live)
             for name in predictors:
                 wanted = predicted(repo, name, pointers[name][part], inventory.ads.iloc[live], options.top).ravel()
                 alone = None
@@ -255,7 +270,7 @@ def candidate_curve(
             for name in predictors
             for split in ("valid", "test")
             for q in options.quotas
-            for values in [_measures(counts[name, q], counts[name, 0.0], inventory, split, options.replicates)]
+            for values in [measures(counts[name, q], counts[name, 0.0], inventory, split, options.replicates)]
         ],
         columns=_COLUMNS,
     )
@@ -276,116 +291,30 @@ def candidate_curve(
     for name, rows in pointers.items():
         gap = coverage_gap(repo, name, Uses(existing, asked.time[exist], rows[exist] >= 0, of="requests"))
         gaps |= {name: gap.to_json()} if gap else {}
-    return CandidateCurve(table, chosen, about | {"gaps": gaps})
+    expected = {name: expected_of(_source(repo, name)) for name in about["beside"]}
+    return CandidateCurve(table, chosen, about | {"gaps": gaps, "expected": expected})
+
+
+def _source(repo: Path, name: str) -> str:
+    """Which predictor a prior was published from."""
+    facts = read_manifest(view_folder(repo, prior_view(name)))["facts"]
+    return str(facts.get("source_predictor", ""))
 
 
 def _beside(
-    curve: CandidateCurve, counts: dict[tuple[str, float], _Counts], inventory: _Inventory, options: CurveOptions
+    curve: CandidateCurve, counts: dict[tuple[str, float], Counts], inventory: Inventory, options: CurveOptions
 ) -> dict[str, Any]:
     """Whose slots each predictor's are held against, and by how much they differ on test requests."""
     reached = {name: float(curve.at_choice(name, "valid")["recall"]) for name in curve.chosen}
     beside = references(reached, options.controls)
+    for control, (kind, of) in options.kinds.items():
+        if control in reached and of in beside:
+            beside[of][kind] = control
     test = inventory.requests.split == "test"
     hits = {name: counts[name, quota].hits[test] for name, quota in curve.chosen.items()}
     hits[TOWERS] = counts[next(iter(curve.chosen)), 0.0].hits[test]
     pairs = [(name, TOWERS) for name in curve.chosen]
-    pairs += [(name, other) for name, named in beside.items() for other in named.values()]
+    pairs += [(name, other) for name, named in beside.items() for other in dict.fromkeys(named.values())]
     of_test = Hits(inventory.requests.user[test], inventory.engaged[test], hits)
     controls = [name for name in curve.chosen if name in options.controls]
     return {"contrasts": contrasts(of_test, pairs, options.replicates), "beside": beside, "controls": controls}
-
-
-@dataclass(frozen=True, eq=False)
-class _Inventory:
-    """The requests of validation and test, and what the towers say of every ad that was live then."""
-
-    ads: pd.DataFrame
-    advertiser: Int  # index of each ad's advertiser
-    advertisers: int
-    pasts: Pasts
-    requests: Requests
-    towers: Towers
-    moments: list[int]
-
-    @classmethod
-    def of(cls, tables: Path, towers: Towers) -> _Inventory:
-        plan = load_time_plan(tables)
-        loaded = load_tables(tables, "ads", "impressions")
-        ads = loaded["ads"].reset_index(drop=True)
-        pasts = Pasts.load(tables, towers.vocabulary)
-        names, start = ads[AD_ID].astype(str).tolist(), moment_us(plan.train_end)
-        advertiser = pd.factorize(ads[ADVERTISER_ID].astype(str))[0].astype(np.int64)
-        made = requests(loaded["impressions"], pasts.ids, names, plan, start=start)
-        moments = [moment_us(s) for s in plan.feature_snapshots()]
-        return cls(ads, advertiser, int(advertiser.max()) + 1, pasts, made, towers, moments)
-
-    @cached_property
-    def engaged(self) -> Double:
-        """Ads that each request engaged with."""
-        return np.bincount(self.requests.engaged[:, 0], minlength=len(self.requests.user)).astype(np.float64)
-
-    def scores(self) -> Iterator[tuple[Int, Int, Any]]:
-        """Blocks of requests of one snapshot, the ads live then, and the towers' scores [requests, ads]."""
-        vectors, bias = self.towers.ads(self.ads)
-        for snapshot in np.unique(self.requests.snapshot):
-            tokens = self.pasts.at(self.moments[snapshot])
-            live = self.requests.live[int(snapshot)]
-            for part in blocks(np.flatnonzero(self.requests.snapshot == snapshot), _BLOCK):
-                yield part, live, self.towers.users(tokens[self.requests.user[part]]) @ vectors[live].T + bias[live]
-
-
-@dataclass(eq=False)
-class _Counts:
-    """What one predictor's slots brought at one quota, request by request."""
-
-    hits: Double
-    extra: Double  # hits that the towers alone do not have
-    shown: dict[str, Double]  # split to slots of each advertiser
-
-    @classmethod
-    def empty(cls, inventory: _Inventory) -> _Counts:
-        size = len(inventory.requests.user)
-        return cls(
-            np.zeros(size), np.zeros(size), {name: np.zeros(inventory.advertisers) for name in ("valid", "test")}
-        )
-
-    def add(self, inventory: _Inventory, part: Int, live: Int, masks: tuple[Any, Any, Any]) -> None:
-        """Count a block; masks [requests, ads]: taken, engaged, hits of the towers alone."""
-        taken, engaged, alone = masks
-        hits = taken & engaged
-        self.hits[part] = hits.sum(axis=1)
-        self.extra[part] = (hits & ~alone).sum(axis=1)
-        split = inventory.requests.split[part]
-        for name, shown in self.shown.items():
-            slots = taken[split == name].sum(axis=0)
-            shown += np.bincount(inventory.advertiser[live], weights=slots, minlength=inventory.advertisers)
-
-
-def _measures(counts: _Counts, alone: _Counts, inventory: _Inventory, split: str, replicates: int) -> list[float]:
-    """One row of the table, from its recall on."""
-    chosen = inventory.requests.split == split
-    base, own, engaged = alone.hits[chosen], counts.hits[chosen], inventory.engaged[chosen]
-    change, low, high = gain(inventory.requests.user[chosen], own - base, engaged, replicates)
-    total, hits, unique = float(engaged.sum()), float(own.sum()), float(counts.extra[chosen].sum())
-    return [
-        hits / total if total else np.nan,
-        change,
-        low,
-        high,
-        hits,
-        unique,
-        unique - (hits - float(base.sum())),
-        total,
-        concentration(np.arange(inventory.advertisers), counts.shown[split]),
-        int(chosen.sum()),
-    ]
-
-
-def _engaged(asked: Requests, part: Int, live: Int) -> Any:
-    """bool [part, live]: what the user of each request engaged with."""
-    place = np.full(len(asked.user), -1, dtype=np.int64)
-    place[part] = np.arange(len(part))
-    chosen = asked.engaged[place[asked.engaged[:, 0]] >= 0]
-    out = np.zeros((len(part), len(live)), dtype=bool)
-    out[place[chosen[:, 0]], np.searchsorted(live, chosen[:, 1])] = True
-    return out

@@ -10,39 +10,33 @@ that was not shown is unknown, so this is unbiased for re-ordering shown ads, an
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
-from advprior.store.arrays import Double
-from advprior.store.contract import AD_ID, IMPRESSION_ID, LABEL, SLATE_ID, TIMESTAMP, USER_ID, prior_view
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest, write_json
-from advprior.store.tables import read_parquet
-from ranking.candidates.cells import BOTH, CONTROL, EFFECTS, NEITHER, PLACEBO_ROLE, RANKING, RETRIEVAL, cell, effects_of
-from ranking.candidates.choose import choose
-from ranking.candidates.curve import QUOTAS
-from ranking.candidates.retrieval import retrieval_scores
-from ranking.candidates.towers import Towers
-from ranking.evidence.bootstrap import Outcomes, Resampling
-from ranking.evidence.claims import Beside, Claim, gaps_from_json
+from ranking.candidates.cells import BOTH, CONTROL, EFFECTS, NEITHER, PLACEBO_ROLE, RANKING, RETRIEVAL, addition, cell
+from ranking.evidence.claims import KINDS, Beside, Claim, gaps_from_json, jointly
 from ranking.evidence.lift import Lift, Lifts, as_lifts
-from ranking.evidence.metrics import Conversions, Ndcg
-from ranking.evidence.ordering import Sorted
-from ranking.evidence.result import ABLATION_FILE, AblationResult, load_seeds
-from ranking.evidence.verdict import name_of
 from ranking.evidence.wording import signed
-from ranking.frame.read import FRAME_FILE, FRAME_FIX
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STEP = "rank two-by-two"
 FILE = "two_by_two.json"
+#: Where an arm's priors are used, in the middle of a sentence.
+_WHERE = {
+    (BOTH, NEITHER): "in retrieval and in ranking",
+    (RETRIEVAL, NEITHER): "in retrieval alone",
+    (RANKING, NEITHER): "in ranking alone",
+    (BOTH, RETRIEVAL): "in ranking, once in retrieval,",
+    (BOTH, RANKING): "in retrieval, once in ranking,",
+}
 
 
 @dataclass(repr=False)
@@ -53,54 +47,92 @@ class TwoByTwo:
     ----------
     lifts : Lifts
         Arms are the cells ``neither``, ``candidates``, ``ranker`` and ``both``; metrics ``conversions_<slots>`` (per
-        slate) and ``ndcg_<slots>``. The same effects of the arm's best control and placebo are there too, their cells
-        named by `cell`, and what the arm's cells gain over theirs.
+        slate) and ``ndcg_<slots>``. The same effects of every other arm are there too, their cells named by `cell`, and
+        what effects gain over those of the arms beside them (`ranking.candidates.cells.addition`).
     about : dict
-        k, slots, quota and how it was chosen, arm, rows; ``references``: the best control and the placebo by role, as
-        far as the ablation and the frame have them.
+        k, slots, arm, rows; by arm: its quota, ``labels``, ``gaps``, ``expected`` controls; ``references``: of each
+        arm and cell the best control on validation, the placebo, and controls of a kind, by role.
     """
 
     lifts: Lifts
     about: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def references(self) -> dict[str, str]:
-        """Names of the arms that the effects are held against: ``control``, ``placebo``, where they were measured."""
-        return dict(self.about.get("references", {}))
+    def arm(self) -> str:
+        """Whose priors it is about first."""
+        return str(self.about["arm"])
 
-    def effect(self, name: str, against: str, *, role: str | None = None, metric: str | None = None) -> Lift:
+    @property
+    def arms(self) -> list[str]:
+        """All whose priors were measured, that one first."""
+        return list(self.about.get("quotas", {})) or [self.arm]
+
+    @property
+    def treatments(self) -> list[str]:
+        """Those of them that are on trial, that one first."""
+        return list(self.about.get("treatments", [self.arm]))
+
+    def references(self, arm: str | None = None, name: str = BOTH) -> dict[str, str]:
+        """Arms that an arm's effect is held against, by role: ``control``, ``placebo``, and kinds of controls.
+
+        Parameters
+        ----------
+        arm : str, optional
+        name : str
+            Cell: each has a best control of its own.
+        """
+        by_arm: dict[str, dict[str, dict[str, str]]] = self.about.get("references", {})
+        return dict(by_arm.get(arm or self.arm, {}).get(name, {}))
+
+    def effect(self, name: str, against: str, *, arm: str | None = None, metric: str | None = None) -> Lift:
         """What one cell gains over another.
 
         Parameters
         ----------
         name, against : str
             Cells, as in `EFFECTS`.
-        role : str, optional
-            ``control`` or ``placebo``: the same effect of that arm's priors.
+        arm : str, optional
+            Whose priors, one of `arms`; the first one's without.
         metric : str, optional
             Conversions per slate without.
-        """
-        arm = None if role is None else self.references[role]
-        return self.lifts.get(cell(name, arm), cell(against, arm), metric or self._conversions)
 
-    def over(self, name: str, role: str, metric: str | None = None) -> Lift:
-        """What one cell gains over the same cell of the ``control`` or the ``placebo``."""
-        return self.lifts.get(name, cell(name, self.references[role]), metric or self._conversions)
+        Raises
+        ------
+        KeyError
+            When it was not measured.
+        """
+        return self.lifts.get(self._cell(name, arm), self._cell(against, arm), metric or self._conversions)
+
+    def over(self, name: str, against: str, other: str, *, arm: str | None = None) -> Lift:
+        """What an arm's effect on conversions gains over the same effect of another arm.
+
+        Raises
+        ------
+        KeyError
+            When the two were not compared.
+        """
+        own, reference = (addition(name, against, None if one in (None, self.arm) else one) for one in (arm, other))
+        return self.lifts.get(own, reference, self._conversions)
+
+    def _cell(self, name: str, arm: str | None) -> str:
+        return cell(name, None if arm in (None, self.arm) else arm)
 
     @property
     def _conversions(self) -> str:
         return f"conversions_{self.about['slots']}"
 
     def frame(self) -> pd.DataFrame:
-        """One row per effect of the arm and metric."""
+        """One row per effect of the first arm and metric."""
         named = {(arm, against): label for arm, against, label in EFFECTS}
-        table = Lifts(lift for lift in self.lifts if (lift.arm, lift.baseline) in named).frame()
+        lifts = {(lift.arm, lift.baseline, lift.metric): lift for lift in self.lifts}
+        metrics = dict.fromkeys(lift.metric for lift in self.lifts)
+        table = Lifts(lifts[*pair, metric] for metric in metrics for pair in named if (*pair, metric) in lifts).frame()
         table.insert(0, "effect", [named[pair] for pair in zip(table["arm"], table["baseline"], strict=True)])
         return table
 
     def table(self, metric: str | None = None) -> pd.DataFrame:
         """The four cells: rows candidates without and with priors, columns ranker without and with."""
-        metric = metric or f"conversions_{self.about['slots']}"
+        metric = metric or self._conversions
         base = self.lifts.get(RETRIEVAL, NEITHER, metric)
         cells = [
             [base.baseline_value, self.lifts.get(RANKING, NEITHER, metric).value],
@@ -112,39 +144,74 @@ class TwoByTwo:
             columns=["ranker without priors", "ranker with priors"],
         )
 
-    def claim(self, name: str, against: str) -> Claim:
+    def claim(self, name: str, against: str, arm: str | None = None, *, joint: bool = False) -> Claim:
         """What may be said of one effect on conversions, beside the best control's and the placebo's.
 
         Parameters
         ----------
         name, against : str
             Cells, as in `EFFECTS`.
+        arm : str, optional
+            One of `treatments`; the first one without.
+        joint : bool
+            By the interval that holds for all effects at once: of any arm but the first.
         """
-        labels, arm = self.about.get("labels", {}), str(self.about["arm"])
-        gaps = gaps_from_json(self.about.get("gaps"))
+        arm = arm or self.arm
+        labels, gaps = self.about.get("labels", {}), gaps_from_json(self.about.get("gaps"))
+        references = self.references(arm, name)
 
         def beside(role: str) -> Beside | None:
-            if role not in self.references:
+            other = references.get(role)
+            if other is None:
                 return None
-            other = self.references[role]
-            over = self.over(name, role) if against == NEITHER else None
-            return Beside(labels.get(other, other), self.effect(name, against, role=role), over, gaps.get(other))
+            kind, over = role if role in KINDS else "", self._measured(self.over, name, against, other, arm=arm)
+            own = self._measured(self.effect, name, against, arm=other)
+            return None if own is None else Beside(labels.get(other, other), own, over, gaps.get(other), kind)
 
-        lift = self.lifts.get(name, against, self._conversions)
-        return Claim(labels.get(arm, arm), lift, beside(CONTROL), beside(PLACEBO_ROLE), gaps.get(arm))
+        control = beside(CONTROL)
+        kinds = [kind for kind in KINDS if kind in references]
+        kin = tuple(one for kind in kinds if references[kind] != references.get(CONTROL) and (one := beside(kind)))
+        lacking = tuple(kind for kind in self.about.get("expected", {}).get(arm, ()) if kind not in references)
+        own = self.effect(name, against, arm=arm)
+        decides = str(self.about.get("decide_on") or "conversions").startswith("conversions")
+        return Claim(
+            labels.get(arm, arm),
+            jointly(own) if joint else own,
+            control,
+            beside(PLACEBO_ROLE),
+            kin,
+            lacking,
+            gaps.get(arm),
+            decides=decides,
+        )
+
+    def _measured(self, get: Callable[..., Lift], *names: str, arm: str) -> Lift | None:
+        try:
+            return get(*names, arm=arm)
+        except KeyError:
+            return None
+
+    def sentence(self, name: str, against: str, arm: str | None = None) -> str:
+        """One effect on conversions in words: whose priors, and what controls and placebo did in the same step."""
+        first, slots = arm in (None, self.arm), self.about["slots"]
+        claim = self.claim(name, against, arm, joint=not first)
+        lift = claim.lift
+        return (
+            f"With {claim.name} {_WHERE[name, against]}, conversions per slate at {slots} ad{'s' * (slots > 1)} change "
+            f"by {lift.text()} ({signed(100 * lift.relative, 1)} %): {claim.outcome()} {claim.beside()}."
+        )
 
     def sentences(self) -> list[str]:
-        """Each effect on conversions in words: whose priors, and what control and placebo did in the same step."""
-        slots, told = self.about["slots"], [(label, self.claim(name, against)) for name, against, label in EFFECTS]
-        return [
-            f"{label}, of {claim.name}: conversions per slate at {slots} ads {claim.lift.text()} "
-            f"({signed(100 * claim.lift.relative, 2)} %), {claim.outcome()}. {claim.beside()}"
-            for label, claim in told
-        ]
+        """Each effect of the first arm in words, both steps first."""
+        return [self.sentence(name, against) for name, against, _ in EFFECTS]
+
+    def others(self) -> list[str]:
+        """Both steps with the priors of every other treatment, in words."""
+        return [self.sentence(BOTH, NEITHER, arm) for arm in self.treatments if arm != self.arm]
 
     def __repr__(self) -> str:
-        """One sentence an effect."""
-        return "\n".join(self.sentences())
+        """One sentence an effect, both steps first, and one of every other treatment."""
+        return "\n".join([*self.sentences(), *self.others()])
 
     def plot(self) -> Figure:
         """Each effect with its interval."""
@@ -157,7 +224,8 @@ class TwoByTwo:
     def _repr_html_(self) -> str:
         from html import escape
 
-        return f"{self.table().round(4).to_html()}<ul>{''.join(f'<li>{escape(s)}</li>' for s in self.sentences())}</ul>"
+        told = [*self.sentences(), *self.others()]
+        return f"{self.table().round(4).to_html()}<ul>{''.join(f'<li>{escape(s)}</li>' for s in told)}</ul>"
 
     def save(self, folder: Path) -> None:
         """Write ``two_by_two.json``."""
@@ -185,165 +253,3 @@ class TwoByTwo:
                 actual=str(error).splitlines()[0],
                 fix="run advprior rank two-by-two again",
             ) from error
-
-
-@dataclass(frozen=True)
-class TwoByTwoOptions:
-    """What a two-by-two compares.
-
-    Parameters
-    ----------
-    arm, baseline : str
-        Arms of the ablation: the ranker with priors, and without.
-    k : int
-        Candidates per slate.
-    slots : int
-        Ads that the user sees.
-    replicates : int
-        Resamplings of users behind the intervals.
-    """
-
-    arm: str = "llm"
-    baseline: str = "baseline"
-    k: int = 15
-    slots: int = 5
-    replicates: int = 1000
-
-
-def two_by_two(
-    tables: Path, frame: Path, ablation: Path, towers: Towers, options: TwoByTwoOptions | None = None
-) -> TwoByTwo:
-    """Measure the four cells on the test slates of an ablation.
-
-    Parameters
-    ----------
-    tables, frame, ablation : Path
-        Canonical tables; what ``rank frame`` and ``rank ablate`` made of them. Predicted advertisers are the frame's
-        top-20 members, as joined through the store.
-    towers : Towers
-    options : TwoByTwoOptions, optional
-
-    Raises
-    ------
-    AdvpriorError
-        ``RNK021`` when the ablation has no such arm, ``RNK022`` when the frame lacks the arm's priors, ``RNK006`` when
-        frame and ablation are of different rows.
-    """
-    options = options or TwoByTwoOptions()
-    scored, scores = load_seeds(ablation)
-    _check_arms(scores, options, ablation)
-    columns, references = {options.arm: f"{prior_view(options.arm)}_top20"}, {}
-    named, labels = _references(ablation, options.arm)
-    for role, name in named.items():
-        if name in scores and (column := f"{prior_view(name)}_top20") in _frame_columns(frame):
-            references[role], columns[name] = name, column
-    valid, test = _splits(frame, columns)
-    if not np.array_equal(test[IMPRESSION_ID].to_numpy(), scored[IMPRESSION_ID].to_numpy()):
-        raise AdvpriorError(
-            "RNK006",
-            "the ablation was measured on other test rows than this frame's",
-            where=str(ablation),
-            fix="advprior rank ablate on this frame again",
-        )
-    of_valid, of_test = retrieval_scores(tables, towers, valid, test)
-    rows = Sorted.of(test[SLATE_ID].to_numpy(), of_test)
-    alone = choose(rows, np.zeros(len(test), bool), options.k, 0.0)
-    augmented, quotas, tried = {}, {}, {}
-    for name, top20 in columns.items():
-        quotas[name], tried[name] = _quota(valid, of_valid, top20, options.k)
-        augmented[name] = choose(rows, test[top20].to_numpy(np.float64) == 1, options.k, quotas[name])
-    lifts = effects_of(
-        scores[options.baseline],
-        alone,
-        {name: (scores[name], candidates) for name, candidates in augmented.items()},
-        Outcomes.of(test[LABEL], test[USER_ID].astype(str), slate=test[SLATE_ID]),
-        Resampling((Conversions(options.slots), Ndcg(options.slots)), replicates=options.replicates, progress=True),
-    )
-    among = {"alone": int(test[LABEL][alone].sum()), "augmented": int(test[LABEL][augmented[options.arm]].sum())}
-    among |= {name: int(test[LABEL][augmented[name]].sum()) for name in references.values()}
-    about = {
-        "k": options.k,
-        "slots": options.slots,
-        "quota": quotas[options.arm],
-        "tried": tried[options.arm],
-        "arm": options.arm,
-        "baseline": options.baseline,
-        "references": references,
-        "labels": labels,
-        "gaps": _gaps(ablation),
-        "quotas": quotas,
-        "slates": int(test[SLATE_ID].nunique()),
-        "users": int(test[USER_ID].nunique()),
-        "positives": int(test[LABEL].sum()),
-        "among_candidates": among,
-        "data": read_manifest(tables)["facts"].get("note"),
-    }
-    return TwoByTwo(lifts, about)
-
-
-def _references(ablation: Path, arm: str) -> tuple[dict[str, str], dict[str, str]]:
-    """The arm's best control and its placebo by the ablation, and what arms are called; nothing without its file."""
-    if not (Path(ablation) / ABLATION_FILE).is_file():
-        return {}, {}
-    result = AblationResult.load(ablation)
-    placebo = result.arms.placebo_of(result.arms.find(arm))
-    named = {CONTROL: result.best_controls.get(arm), PLACEBO_ROLE: placebo.name if placebo else None}
-    labels = {one.name: name_of(one) for one in result.arms.arms}
-    return {role: name for role, name in named.items() if name not in (None, arm)}, labels
-
-
-def _gaps(ablation: Path) -> dict[str, Any]:
-    """Arms whose prior too few impressions have, by the ablation: nothing is said of them here either."""
-    if not (Path(ablation) / ABLATION_FILE).is_file():
-        return {}
-    return dict(AblationResult.load(ablation).about.get("gaps", {}))
-
-
-def _check_arms(scores: Mapping[str, Any], options: TwoByTwoOptions, ablation: Path) -> None:
-    for name in (options.arm, options.baseline):
-        if name not in scores:
-            raise AdvpriorError(
-                "RNK021",
-                "the ablation has no such arm",
-                where=str(ablation),
-                actual=name,
-                expected=", ".join(scores),
-                fix="advprior rank ablate --arm " + name,
-            )
-
-
-def _frame_columns(frame: Path) -> set[str]:
-    """Columns of a frame's table; none where there is no table."""
-    import pyarrow.parquet as pq
-
-    path = Path(frame) / FRAME_FILE
-    return set(pq.read_schema(path).names) if path.is_file() else set()
-
-
-def _splits(frame: Path, top20: Mapping[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Validation and test rows of a frame, with the columns that a two-by-two reads; ``top20`` by arm."""
-    columns = [IMPRESSION_ID, SLATE_ID, USER_ID, AD_ID, TIMESTAMP, LABEL, "split", *top20.values()]
-    table = read_parquet(Path(frame) / FRAME_FILE, fix=FRAME_FIX)
-    for name, column in top20.items():
-        if column not in table:
-            raise AdvpriorError(
-                "RNK022",
-                f"the frame has no priors of the arm `{name}`",
-                where=column,
-                expected="an arm whose priors say who is likely: "
-                + ", ".join(
-                    str(c).removeprefix("prior_").removesuffix("_top20") for c in table if str(c).endswith("_top20")
-                ),
-                fix="name one of these as --arm; or publish priors of that name, apply, and build the frame again",
-            )
-    valid, test = (table.loc[table["split"] == name, columns].reset_index(drop=True) for name in ("valid", "test"))
-    return valid, test
-
-
-def _quota(valid: pd.DataFrame, score: Double, top20: str, k: int) -> tuple[float, dict[str, float]]:
-    """The quota above zero with the most engaged ads among validation's candidates, and their share at each quota."""
-    rows, wanted = Sorted.of(valid[SLATE_ID].to_numpy(), score), valid[top20].to_numpy(np.float64) == 1
-    won = valid[LABEL].to_numpy() == 1
-    recall = {q: float((choose(rows, wanted, k, q) & won).sum() / max(won.sum(), 1)) for q in QUOTAS}
-    best = max((q for q in QUOTAS if q > 0), key=lambda q: (recall[q], -q))
-    return best, {str(q): round(value, 5) for q, value in recall.items()}

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ranking.candidates.cells import BOTH, EFFECTS, NEITHER
+from ranking.candidates.cells import BOTH, CONTROL, EFFECTS, NEITHER
 from ranking.candidates.curve import CandidateCurve
 from ranking.candidates.endtoend import TwoByTwo
 from ranking.evidence.cells import lift_cell
 from ranking.evidence.plots import svg_uri
+from ranking.evidence.steps import Steps
 
 
 def retrieval_section(candidates: Path | None = None, two_by_two: Path | None = None) -> dict[str, Any]:
@@ -23,7 +24,7 @@ def retrieval_section(candidates: Path | None = None, two_by_two: Path | None = 
     Returns
     -------
     dict
-        ``curve``, ``k``, ``sentences`` of the first; ``claim``, ``sentences_of_cells``, ``effects``, ``cells``,
+        ``curve``, ``k``, ``sentences`` of the first; ``steps``, ``sentences_of_cells``, ``effects``, ``cells``,
         ``rows``, ``about`` of the second; nothing of what was not given.
 
     Raises
@@ -37,6 +38,21 @@ def retrieval_section(candidates: Path | None = None, two_by_two: Path | None = 
     if two_by_two is not None:
         section |= _of_cells(TwoByTwo.load(two_by_two))
     return section
+
+
+def steps_of(result: TwoByTwo) -> Steps:
+    """What leads a verdict: both steps, each by itself, and every other treatment over both."""
+    effects = [(name, against) for name, against, _ in EFFECTS if against == NEITHER]
+    both, retrieval, ranking = (result.claim(*effect) for effect in effects)
+    others = {
+        arm: (result.claim(BOTH, NEITHER, arm, joint=True), result.sentence(BOTH, NEITHER, arm))
+        for arm in result.treatments
+        if arm != result.arm
+    }
+    named = {arm: result.references(arm).get(CONTROL) for arm in result.treatments}
+    controls = {arm: control for arm, control in named.items() if control is not None}
+    first, second, third = (result.sentence(*effect) for effect in effects)
+    return Steps(result.arm, both, retrieval, ranking, (first, second, third), others, controls)
 
 
 def _of_curve(curve: CandidateCurve) -> dict[str, Any]:
@@ -53,8 +69,8 @@ def _of_cells(result: TwoByTwo) -> dict[str, Any]:
     table = result.table()
     return {
         "about": result.about,
-        "claim": result.claim(BOTH, NEITHER),
-        "sentences_of_cells": result.sentences(),
+        "steps": steps_of(result),
+        "sentences_of_cells": [*result.sentences(), *result.others()],
         "effects": svg_uri(result.plot()),
         "cells": [[name, *(f"{v:.4f}" for v in row)] for name, row in zip(table.index, table.to_numpy(), strict=True)],
         "rows": [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -21,9 +23,12 @@ from ranking.cli.measure import (
     tables_option,
 )
 
+if TYPE_CHECKING:
+    from ranking.models.arms import Kind
+
 TOWERS_VERSION = 2
-TWO_BY_TWO_VERSION = 3  # 3: with what the best control and the placebo do
-CANDIDATES_VERSION = 3  # 3: held against the best control and the placebo
+TWO_BY_TWO_VERSION = 4  # 4: every arm through both steps, each cell beside its own best control
+CANDIDATES_VERSION = 4  # 4: held against controls of random weights and of words as well
 
 towers_option = click.option("--towers", "towers_folder", type=_FOLDER, required=True, help="What `rank towers` wrote.")
 top_option = click.option(
@@ -89,7 +94,9 @@ def towers(tables: Path, out: Path, size: int, epochs: int, threads: int, seed: 
 @click.option("--k", type=click.IntRange(1), default=20, show_default=True, help="Candidates per request.")
 @top_option
 @click.option("--replicates", type=click.IntRange(20), default=1000, show_default=True, help="Resamplings of users.")
-@click.option("--controls", default=None, help="Which are controls, comma-separated. Default: by the arms' roles.")
+@click.option(
+    "--controls", default=None, help="Controls, comma-separated: NAME, or NAME:KIND:OF. Default: by the arms."
+)
 @force_option
 def candidates(
     tables: Path,
@@ -123,13 +130,8 @@ def candidates(
         "towers": manifest_digest(towers_folder),
         **{prior_view(name): manifest_digest(view_folder(repo, prior_view(name))) for name in names},
     }
-    from ranking.models.arms import load_arms
-
-    views = {entry for arm in load_arms().of_role("control") for entry in arm.adds}
-    if controls is not None:
-        views = {prior_view(name) for name in _predictors(controls)}
-    cheap = [name for name in names if prior_view(name) in views]
-    config = {"predictors": names, "k": k, "top": top, "replicates": replicates, "controls": cheap}
+    cheap, kinds = _controls(controls, names)
+    config = {"predictors": names, "k": k, "top": top, "replicates": replicates, "controls": cheap, "kinds": kinds}
     key = run_key("rank candidates", config, inputs, CANDIDATES_VERSION)
     if not force and is_current(out, key):
         click.echo(f"rank candidates: unchanged, reused {out}")
@@ -138,13 +140,30 @@ def candidates(
     from ranking.candidates.towers import Towers
 
     with new_run(out, "rank candidates", config=config, inputs=inputs, key=key) as run:
-        options = CurveOptions(k=k, top=top, replicates=replicates, controls=tuple(cheap))
+        options = CurveOptions(k=k, top=top, replicates=replicates, controls=tuple(cheap), kinds=kinds)
         curve = candidate_curve(tables, repo, Towers.load(towers_folder), names, options)
         curve.save(run.path)
         run.facts.update(chosen=curve.chosen)
     for name in curve.told:
         click.echo(curve.sentence(name))
     click.echo(f"rank candidates: recall@{k} at {len(curve.table) // max(2 * len(names), 1)} quotas, in {out}")
+
+
+def _controls(text: str | None, names: Sequence[str]) -> tuple[list[str], dict[str, tuple[str, str]]]:
+    """Controls among the predictors, and of those that lack one thing of another: what, and of whom.
+
+    ``neighbours,text_twin_pair:random_weights:text_pair``, or the package's arms without a text.
+    """
+    from ranking.models.arms import load_arms
+
+    if text is None:
+        arms = load_arms().of_role("control")
+        entries = [(entry.removeprefix(prior_view("")), arm.kind, arm.of) for arm in arms for entry in arm.adds]
+    else:
+        parts = [(*entry.split(":"), None, None)[:3] for entry in _predictors(text)]
+        entries = [(str(name), cast("Kind | None", kind), of) for name, kind, of in parts]
+    cheap = [name for name in names if name in {entry[0] for entry in entries}]
+    return cheap, {name: (kind, of) for name, kind, of in entries if name in names and kind and of}
 
 
 @click.command("two-by-two")
@@ -154,8 +173,8 @@ def candidates(
 @towers_option
 @click.option("--out", type=_FOLDER, required=True, help="Where the result goes.")
 @click.option("--arm", default="llm", show_default=True, help="Arm of the ablation whose priors are measured.")
-@click.option("--k", type=click.IntRange(1), default=15, show_default=True, help="Candidates per slate.")
-@click.option("--slots", type=click.IntRange(1), default=5, show_default=True, help="Ads shown per slate.")
+@click.option("--k", type=click.IntRange(1), help="Candidates per slate. Default: 15, two thirds of a short slate.")
+@click.option("--slots", type=click.IntRange(1), help="Ads shown per slate. Default: those of the ablation.")
 @click.option("--replicates", type=click.IntRange(20), default=1000, show_default=True, help="Resamplings of users.")
 @force_option
 def two_by_two(
@@ -165,8 +184,8 @@ def two_by_two(
     towers_folder: Path,
     out: Path,
     arm: str,
-    k: int,
-    slots: int,
+    k: int | None,
+    slots: int | None,
     replicates: int,
     force: bool,
 ) -> None:
@@ -187,17 +206,17 @@ def two_by_two(
     if not force and is_current(out, key):
         click.echo(f"rank two-by-two: unchanged, reused {out}")
         return
-    from ranking.candidates.endtoend import TwoByTwoOptions
-    from ranking.candidates.endtoend import two_by_two as measure
+    from ranking.candidates.bothsteps import TwoByTwoOptions
+    from ranking.candidates.bothsteps import two_by_two as measure
     from ranking.candidates.towers import Towers
 
     with new_run(out, "rank two-by-two", config=config, inputs=inputs, key=key) as run:
         options = TwoByTwoOptions(arm=arm, k=k, slots=slots, replicates=replicates)
         result = measure(tables, frame_folder, ablation, Towers.load(towers_folder), options)
         result.save(run.path)
-        run.facts.update(quota=result.about["quota"], effects=result.sentences())
-    click.echo("\n".join(result.sentences()))
-    among = result.about["among_candidates"]
+        run.facts.update(quota=result.about["quota"], effects=[*result.sentences(), *result.others()])
+    click.echo(repr(result))
+    among, k = result.about["among_candidates"], result.about["k"]
     click.echo(
         f"rank two-by-two: quota {result.about['quota']:.0%} of {k} (from validation), {among['alone']:,} of "
         f"{result.about['positives']:,} engaged ads among the candidates, {among['augmented']:,} with priors, in {out}"

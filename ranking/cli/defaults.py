@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
 from advprior.store.errors import AdvpriorError
-from advprior.store.project_files import ARMS_FILE, PROJECT_FILE, arms_block, project_folder
+from advprior.store.project_files import ARMS_FILE, DECIDE_ON, PROJECT_FILE, arms_block, project_folder, read_yaml
 
 if TYPE_CHECKING:
     from ranking.models.arms import Arms
@@ -78,6 +79,56 @@ def check_rankers(arms: Arms, *places: Path | None) -> Arms:
         for arm in own:
             make_estimator(arm, 0)
     return arms
+
+
+def decided_on(decide_on: str | None, *places: Path | None) -> str | None:
+    """``decide_on``: what the command line says, else the project file; None for the metric that fits the data."""
+    project = None if decide_on is not None else project_folder(*places)
+    own = None if project is None else read_yaml(project / PROJECT_FILE, "the project file").get("decide_on")
+    if project is None or own is None:
+        return decide_on
+    _only(project, "decide_on", own in DECIDE_ON, own, f"one of {', '.join(DECIDE_ON)}")
+    click.echo(f"decide_on: {own}, of {project / PROJECT_FILE}")
+    return str(own)
+
+
+def price_of(given: Mapping[str, Any], *places: Path | None) -> dict[str, Any]:
+    """Price of an hour of computing: what the command line says, else ``price`` of the project file; empty without.
+
+    Parameters
+    ----------
+    given : mapping
+        ``cpu_hour``, ``gpu_hour`` and ``currency``, None where the command line does not say it.
+    places : Path
+        Folders that the command was given.
+
+    Raises
+    ------
+    AdvpriorError
+        ``CFG002`` when the project's is no price.
+    """
+    price = {name: value for name, value in given.items() if value is not None}
+    project = project_folder(*places)
+    own = {} if project is None else read_yaml(project / PROJECT_FILE, "the project file").get("price") or {}
+    if project is not None and own:
+        numbers = [own.get(name) for name in ("cpu_hour", "gpu_hour")] if isinstance(own, dict) else ["?"]
+        sound = all(n is None or (isinstance(n, int | float) and not isinstance(n, bool) and n > 0) for n in numbers)
+        _only(project, "price", sound, own, "price: {cpu_hour: 0.05, currency: USD}")
+        if "cpu_hour" not in price and "gpu_hour" not in price:
+            click.echo(f"price: {', '.join(f'{name} {value}' for name, value in own.items())}, of {project}")
+            price = {**own, **price}
+    return price
+
+
+def _only(project: Path, key: str, sound: bool, value: object, expected: str) -> None:
+    if not sound:
+        raise AdvpriorError(
+            "CFG002",
+            f"`{key}` of the project file does not fit",
+            where=f"{project / PROJECT_FILE}: {key}",
+            actual=str(value),
+            expected=expected,
+        )
 
 
 def count_of(name: str, value: int, *places: Path | None) -> int:

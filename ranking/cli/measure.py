@@ -9,6 +9,7 @@ import click
 
 from advprior.store.contract import PREDICTORS, prior_view
 from advprior.store.errors import AdvpriorError
+from advprior.store.project_files import DECIDE_ON
 from advprior.store.runs import is_current, manifest_digest, new_run, read_manifest, run_key
 from advprior.store.tables import require_impressions
 
@@ -134,8 +135,8 @@ def _definitions_digest(repo: Path) -> str:
 
 
 TRAIN_VERSION = 3
-ABLATE_VERSION = 4  # 4: a verdict of every treatment, each with control and placebo
-POOL_VERSION = 2
+ABLATE_VERSION = 5  # 5: the verdict is about a metric of one's choice; scores of validation rows are kept
+POOL_VERSION = 3
 _FRAME_FIX = "advprior rank frame --tables TABLES --repo FEATURE_REPO --out FRAME"
 _ABLATE_FIX = "advprior rank ablate --frame FRAME --out ABLATION"
 _ARMS_FILE = click.Path(path_type=Path, dir_okay=False)
@@ -210,6 +211,12 @@ def train(
 @click.option("--optional", is_flag=True, help="Measure optional arms too, those whose priors are in the frame.")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Rankers per arm.")
 @click.option("--replicates", type=click.IntRange(20), default=1000, show_default=True, help="Resamplings of users.")
+@click.option(
+    "--decide-on",
+    type=click.Choice(DECIDE_ON),
+    help="Metric of the verdict. Default: conversions per slate, AUC where slates leave no choice.",
+)
+@click.option("--slots", type=click.IntRange(1), help="Ads shown of a slate. Default: 5, a third of a short slate.")
 @click.option("--reuse", type=_FOLDER, help="Another ablation of the same rows, whose arms need not be fitted again.")
 @click.option(
     "--user-shares",
@@ -227,6 +234,8 @@ def ablate(
     optional: bool,
     seeds: int,
     replicates: int,
+    decide_on: str | None,
+    slots: int | None,
     reuse: Path | None,
     shares_text: str,
     force: bool,
@@ -237,7 +246,7 @@ def ablate(
     frame are left out, and named; those asked for with --arm must be there. An arm is taken from --reuse where it was
     measured there by the same settings, seeds and values of its features.
     """
-    from ranking.cli.defaults import arms_of, count_of
+    from ranking.cli.defaults import arms_of, count_of, decided_on
 
     read_manifest(frame_folder, step="rank frame", fix=_FRAME_FIX)
     if reuse is not None:
@@ -246,8 +255,11 @@ def ablate(
     seeds, replicates = (
         count_of(name, count, frame_folder, out) for name, count in (("seeds", seeds), ("replicates", replicates))
     )
+    decide_on = decided_on(decide_on, frame_folder, out)
     config = {
         "arms": arms.model_dump(mode="json"),
+        "decide_on": decide_on,
+        "slots": slots,
         "seeds": seeds,
         "replicates": replicates,
         "asked": sorted(asked),
@@ -267,7 +279,7 @@ def ablate(
 
     previous = None if reuse is None else AblationResult.load(reuse)
     with new_run(out, "rank ablate", config=config, inputs=inputs, key=key) as run:
-        options = AblationOptions(seeds, replicates, reuse=previous)
+        options = AblationOptions(seeds, replicates, reuse=previous, decide_on=decide_on, slots=slots)
         result, left_out = run_ablation(frame_folder, run.path, arms, options, asked=asked, optional=optional)
         run.facts.update(result.facts(), frame=str(frame_folder))
         lines = write_user_shares(frame_folder, run.path, result.arms, shares, options) if shares else []

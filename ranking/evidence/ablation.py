@@ -21,12 +21,13 @@ from advprior.store.features import Feature, groups_of
 from advprior.store.progress import Progress
 from advprior.store.runs import peak_memory_mb
 from ranking.evidence.bootstrap import Resampler, Resampling, lifts_of
-from ranking.evidence.claims import gaps_of, gaps_to_json, jointly
+from ranking.evidence.claims import expected_kinds, gaps_of, gaps_to_json, jointly
+from ranking.evidence.deciding import deciding_metric, metrics_at, slate_sizes
 from ranking.evidence.lift import OVERALL, Lifts
-from ranking.evidence.metrics import Auc
+from ranking.evidence.metrics import Auc, Metric
 from ranking.evidence.rankers import MEASURED, ArmScores, Encoded, feature_digest, fit_arm, row_digest
-from ranking.evidence.result import AblationResult
-from ranking.evidence.value import value_at_loads
+from ranking.evidence.result import VALID_FILE, AblationResult, Validation
+from ranking.evidence.value import LOADS, value_at_loads
 from ranking.evidence.verdict import judge
 from ranking.evidence.wording import segment_label
 from ranking.frame.checks import Finding, check_placebo, check_same_test_rows, enforce
@@ -65,6 +66,7 @@ def ablate(
     *,
     seeds: int = 3,
     replicates: int = 1000,
+    decide_on: str | None = None,
     reuse: AblationResult | None = None,
 ) -> AblationResult:
     """Train and measure every arm.
@@ -79,6 +81,9 @@ def ablate(
         Rankers per arm.
     replicates : int
         Resamplings of users.
+    decide_on : str, optional
+        The metric of the verdict, one of `advprior.store.project_files.DECIDE_ON`; conversions per slate where slates
+        leave a choice.
     reuse : AblationResult, optional
         A finished ablation of the same rows: arms that it measured with the same settings and the same values of their
         features are not fitted again; ``about["reused"]`` names them.
@@ -108,7 +113,7 @@ def ablate(
     result = measure(
         Encoded.of(frame.rows, frame.features, usable),
         usable,
-        AblationOptions(seeds, replicates, dict(frame.facts), dict(frame.manifest), reuse),
+        AblationOptions(seeds, replicates, dict(frame.facts), dict(frame.manifest), reuse, decide_on),
     )
     result.about["left_out"] = left_out
     return result
@@ -130,6 +135,10 @@ class AblationOptions:
         What else it says of how the frame was made.
     reuse : AblationResult, optional
         Whose arms need not be fitted again.
+    decide_on : str, optional
+        The metric of the verdict, one of `advprior.store.project_files.DECIDE_ON`.
+    slots : int, optional
+        Shown ads of a slate when conversions are counted; by default what `slate_sizes` says of the test slates.
     """
 
     seeds: int = 3
@@ -137,12 +146,18 @@ class AblationOptions:
     facts: Mapping[str, Any] = field(default_factory=dict)
     manifest: Mapping[str, Any] = field(default_factory=dict)
     reuse: AblationResult | None = None
+    decide_on: str | None = None
+    slots: int | None = None
 
 
 def measure(encoded: Encoded, arms: Arms, options: AblationOptions) -> AblationResult:
     """Train and measure every arm on an encoded frame; see `ablate`."""
     started = time.time()
-    resampler = Resampler.of(encoded.outcomes, Resampling(replicates=options.replicates))
+    options = _with_slots(options, encoded)
+    assert options.slots is not None
+    metrics = metrics_at(options.slots)
+    metric = deciding_metric(options.decide_on, options.slots, encoded.blocks["test"].slate)
+    resampler = Resampler.of(encoded.outcomes, Resampling(metrics, options.replicates))
     previous = _Previous.of(encoded, options)
     reached: dict[str, ArmScores] = {}
     reused: list[str] = []
@@ -164,29 +179,38 @@ def measure(encoded: Encoded, arms: Arms, options: AblationOptions) -> AblationR
     enforce([check_same_test_rows({name: one.rows for name, one in reached.items()})], "the test rows")
 
     measured = pd.DataFrame([row for one in reached.values() for row in one.measured], columns=MEASURED)
-    best_controls = best_controls_of(arms, measured)
+    best_controls = best_controls_of(arms, measured, metric)
     best_control = best_controls.get(arms.on_trial[0].name)
     gaps = gaps_of(arms, encoded.features, options.facts)
+    expected = expected_kinds(arms, encoded.features, options.facts)
     draws = {name: one.draws for name, one in reached.items()}
     lifts = lifts_of(draws, pairs_of(arms), resampler.options, resampler.outcomes.telling)
     return AblationResult(
         arms,
         lifts,
-        judge(lifts, arms, best_controls=best_controls, gaps=gaps),
+        judge(lifts, arms, best_controls=best_controls, metric=metric, gaps=gaps, expected=expected),
         best_control,
         measured,
-        _about(encoded, arms, reached, lifts, options)
-        | {"gaps": gaps_to_json(gaps), "seconds": round(time.time() - started, 1), "reused": reused},
+        _about(encoded, arms, reached, (lifts, metric), options)
+        | {"gaps": gaps_to_json(gaps), "expected_kinds": expected}
+        | {"seconds": round(time.time() - started, 1), "reused": reused},
         encoded.test_rows(),
         {name: one.scores for name, one in reached.items()},
+        validation=Validation(encoded.blocks["valid"].ids, {name: one.valid for name, one in reached.items()}),
         best_controls=best_controls,
     )
 
 
 def _about(
-    encoded: Encoded, arms: Arms, reached: Mapping[str, ArmScores], lifts: Lifts, options: AblationOptions
+    encoded: Encoded,
+    arms: Arms,
+    reached: Mapping[str, ArmScores],
+    told: tuple[Lifts, Metric],
+    options: AblationOptions,
 ) -> dict[str, Any]:
     """What a report says beside lifts and measures."""
+    lifts, metric = told
+    assert options.slots is not None
     test = encoded.blocks["test"]
     masks = {OVERALL: np.ones(len(test.keys), bool), **encoded.segments}
     return {
@@ -200,6 +224,8 @@ def _about(
         "settings": {
             "seeds": options.seeds,
             "replicates": options.replicates,
+            "slots": options.slots,
+            "decide_on": metric.name,
             "ranker": arms.ranker.model_dump(),
         },
         "value": value_at_loads(
@@ -207,12 +233,21 @@ def _about(
             test.label,
             pd.factorize(test.keys[ADVERTISER_ID].astype(str))[0].astype(np.int64),
             {name: one.scores for name, one in reached.items()},
+            sorted({*LOADS, options.slots}),
         ),
-        "warnings": [finding.to_json() for finding in warnings_of(lifts, arms)],
+        "warnings": [finding.to_json() for finding in warnings_of(lifts, arms, metric)],
         "peak_memory_mb": round(peak_memory_mb()),
         "frame_facts": dict(options.facts),
         "frame_manifest": dict(options.manifest),
     }
+
+
+def _with_slots(options: AblationOptions, encoded: Encoded) -> AblationOptions:
+    """With the number of shown ads that fits the test slates, where nothing says it."""
+    if options.slots is not None:
+        return options
+    slate = encoded.blocks["test"].slate
+    return replace(options, slots=slate_sizes(len(slate) / max(len(np.unique(slate)), 1))[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,8 +261,8 @@ class _Previous:
     def of(cls, encoded: Encoded, options: AblationOptions) -> _Previous | None:
         """None where nothing is to be reused; a finished ablation of other rows is refused."""
         result = options.reuse
-        if result is None:
-            return None
+        if result is None or (result.folder is not None and not (result.folder / VALID_FILE).is_file()):
+            return None  # of an earlier version: without scores of validation rows
         rows = result.load_scores().rows
         assert rows is not None
         own = row_digest(rows[IMPRESSION_ID].to_numpy(), rows[LABEL].to_numpy(np.int8))
@@ -255,9 +290,10 @@ class _Previous:
             return None
         if self.result.arms.config_of(self.result.arms.find(arm.name)) != arms.config_of(arm):
             return None
-        reached, measured = ArmScores(self.rows, about=about), self.result.measured
-        valid = measured[(measured["arm"] == arm.name) & (measured["split"] == "valid")]
-        reached.measured += [{str(key): value for key, value in row.items()} for row in valid.to_dict("records")]
+        reached = ArmScores(self.rows, about=about)
+        assert self.result.validation is not None
+        for score in self.result.validation.scores[arm.name]:
+            reached.add_valid(arm.name, score, encoded.blocks["valid"], resampler)
         for score in self.result.scores[arm.name]:
             reached.add(arm.name, score, resampler)
         return reached
@@ -292,13 +328,13 @@ def run_ablation(
     return result, left_out
 
 
-def warnings_of(lifts: Lifts, arms: Arms) -> list[Finding]:
+def warnings_of(lifts: Lifts, arms: Arms, metric: Metric) -> list[Finding]:
     """What the result itself says against being trusted."""
     names = {arm.name for arm in arms.of_role("placebo")}
     placebos = [
         jointly(lift)
         for lift in lifts
-        if lift.arm in names and (lift.baseline, lift.metric) == (arms.baseline.name, Auc.name)
+        if lift.arm in names and lift.baseline == arms.baseline.name and lift.metric in (Auc.name, metric.name)
     ]
     return [
         finding
@@ -336,10 +372,10 @@ def pairs_of(arms: Arms) -> list[tuple[str, str]]:
     return comparisons
 
 
-def best_controls_of(arms: Arms, values: pd.DataFrame) -> dict[str, str]:
-    """The control with the best mean AUC on validation rows, of each arm on trial that has one."""
-    valid = values[(values["split"] == "valid") & (values["metric"] == Auc.name)]
-    mean = valid.groupby("arm")["value"].mean().dropna()
+def best_controls_of(arms: Arms, values: pd.DataFrame, metric: Metric) -> dict[str, str]:
+    """The control with the best mean of a metric on validation rows, of each arm on trial that has one."""
+    valid = values[(values["split"] == "valid") & (values["metric"] == metric.name)]
+    mean = valid.groupby("arm")["value"].mean().dropna() * (1 if metric.higher_is_better else -1)
     best = {}
     for treatment in arms.on_trial:
         reached = mean[mean.index.isin([arm.name for arm in arms.controls_of(treatment)])]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from math import isfinite, isnan
 from typing import Any, Literal
 
+from advprior.store.contract import PRETRAINED, READS_TEXTS
 from advprior.store.features import Feature
 from ranking.evidence.lift import Lift
 from ranking.evidence.wording import uncapitalised
@@ -34,7 +35,7 @@ Kind = Literal[
 #: A headline for each kind, for badges and terminals.
 HEADLINES: dict[str, str] = {
     "win": "Clear gain",
-    "win_not_over_control": "Gain, but not over a cheaper prior",
+    "win_not_over_control": "Gain, but not over a control",
     "gain": "A gain that is not checked in full",
     "loss": "Clear loss",
     "loss_unchecked": "A loss that is not checked in full",
@@ -74,6 +75,14 @@ JOINT_NOTE = (
 )
 
 
+#: A control that lacks one thing of its treatment, by `ranking.models.arms.Arm.kind`: what it is called, and what it
+#: shows where it does as well.
+KINDS: dict[str, tuple[str, str]] = {
+    "random_weights": ("random-weight control", "the same network without pre-training does as well"),
+    "lexical": ("lexical control", "the words do as well without a network"),
+}
+
+
 @dataclass(frozen=True)
 class Beside:
     """A control or a placebo beside a claim, of the same segment and step.
@@ -88,21 +97,29 @@ class Beside:
         The claim's arm minus it; None where the two were not compared.
     gap : CoverageGap, optional
         Where it has too few priors itself.
+    kind : str
+        A key of `KINDS`, for a control that lacks one thing of the claim's arm.
     """
 
     name: str
     own: Lift
     over: Lift | None = None
     gap: CoverageGap | None = None
+    kind: str = ""
 
     def text(self, arm: str) -> str:
         """Its lift, and that of an arm over it, by joint intervals."""
         words = jointly(self.own).text()
         if self.gap is not None:
-            words += f" (with a prior on {100 * self.gap.share:.0f} % of the {self.gap.of} only)"
+            words += f" with a prior on {100 * self.gap.share:.0f} % of the {self.gap.of} only"
         if self.over is None:
-            return f"{words} ({arm} not compared with it)"
-        return f"{words}; {arm} over it: {jointly(self.over).text()}"
+            return f"{words}, {arm} not compared with it"
+        return f"{words}, {arm} over it {jointly(self.over).text()}"
+
+    @property
+    def unbeaten(self) -> bool:
+        """Whether the claim's arm was compared with it and is not above it."""
+        return self.over is not None and not above(jointly(self.over))
 
 
 @dataclass(frozen=True)
@@ -117,12 +134,18 @@ class Claim:
         Over the baseline.
     control, placebo : Beside, optional
         None where none was measured.
+    kin : tuple of Beside
+        Further controls, each of which lacks one thing of the arm: pre-training, or the network.
+    lacking : tuple of str
+        Keys of `KINDS` of which no control was measured, though the arm's prior is of pre-trained weights.
     gap : CoverageGap, optional
         Where too few impressions have the prior.
     is_control : bool
         The arm is what others are held against: no control stands beside it, and nothing of it is clear.
     trained : str
         What there is one or more of, with noise of training: a ranker's seed, a fit of the towers.
+    decides : bool
+        Whether the metric is the one that is decided on: of no other is a gain or a loss called clear.
 
     Examples
     --------
@@ -137,14 +160,23 @@ class Claim:
     lift: Lift
     control: Beside | None = None
     placebo: Beside | None = None
+    kin: tuple[Beside, ...] = ()
+    lacking: tuple[str, ...] = ()
     gap: CoverageGap | None = None
     is_control: bool = False
     trained: str = "seed"
+    decides: bool = True
 
     @property
     def one_seed(self) -> bool:
         """Whether the noise of training is in no interval, since there is one ranker an arm."""
         return not self.lift.conclusive
+
+    @property
+    def unbeaten(self) -> Beside | None:
+        """The first control that the arm does not beat: the best one, else one that lacks one thing of it."""
+        beside = (self.control, *self.kin) if not self.is_control else ()
+        return next((one for one in beside if one is not None and one.unbeaten), None)
 
     @property
     def kind(self) -> Kind:
@@ -154,7 +186,7 @@ class Claim:
         if self.placebo is not None and _apart(jointly(self.placebo.own)):
             return "untrusted"
         if above(self.lift):
-            if self.control is not None and self.control.over is not None and not above(jointly(self.control.over)):
+            if self.unbeaten is not None:
                 return "win_not_over_control"
             return "gain" if self.is_control or self._doubts() else "win"
         if below(self.lift):
@@ -185,67 +217,59 @@ class Claim:
 
     def outcome(self) -> str:
         """What happened, in the words that the numbers allow."""
-        kind = self.kind
+        kind, clear = self.kind, "clear " if self.decides else ""
         if kind == "undefined":
             return "not measurable" if self.gap is None else f"undefined: {gap_text(self.gap)}"
         if kind == "untrusted":
             return "not to be trusted: its placebo, which says nothing of the user, changes the ranker as well"
         if kind == "win":
-            return "a clear gain, also over the best control"
+            return f"a {clear}gain, also over the best control"
         if kind == "win_not_over_control":
-            assert self.control is not None
-            assert self.control.over is not None
-            also = f" by one {self.trained}" if self.one_seed else ""
-            worse = below(jointly(self.control.over))
-            return (
-                f"a gain{also}, but not over the best control: "
-                f"{'the cheaper prior is the better one' if worse else 'a cheaper prior does as well'}"
-            )
+            return self._not_over_control()
         if kind == "loss":
-            return "a clear loss, against the placebo as well"
+            return f"a {clear}loss, against the placebo as well"
         if kind == "unclear":
-            return f"no effect told apart from zero by one {self.trained}" if self.one_seed else "no clear effect"
+            apart = "no effect told apart from zero"
+            return f"{apart} by one {self.trained}" if self.one_seed else "no clear effect" if self.decides else apart
         return "; ".join(["a gain" if kind == "gain" else "a loss", *self._doubts()])
+
+    def _not_over_control(self) -> str:
+        one = self.unbeaten
+        assert one is not None
+        assert one.over is not None
+        also = f" by one {self.trained}" if self.one_seed else ""
+        if one.kind:
+            name, shows = KINDS[one.kind]
+            return f"a gain{also}, but not over its {name}: {shows}"
+        worse = below(jointly(one.over))
+        shows = "the cheaper prior is the better one" if worse else "a cheaper prior does as well"
+        return f"a gain{also}, but not over the best control: {shows}"
 
     @property
     def headline(self) -> str:
         """Whose effect, and what it is, in a few words."""
         return headline(self.kind, self.name, self.one_seed)
 
-    def numbers(self) -> str:
-        """The control's and the placebo's lift in brackets."""
-        control, placebo = "no control was measured", "no placebo was measured"
-        if self.control is not None:
-            control = f"best control: {self.control.name}, {jointly(self.control.own).text()}"
-        if self.placebo is not None:
-            placebo = f"placebo: {jointly(self.placebo.own).text()}"
-        return f"({placebo})" if self.is_control else f"({control}; {placebo})"
-
     def beside(self) -> str:
-        """The control's and the placebo's sentences, each by joint intervals."""
-        if self.is_control and self.placebo is None:
-            return "It is a control itself, and no placebo of it was measured."
-        return f"{self._control()} {self._placebo()}"
-
-    def _control(self) -> str:
+        """Controls and placebo in brackets, each by joint intervals, or that none was measured."""
         if self.is_control:
-            return "It is a control itself."
-        if self.control is None:
-            return "No control was measured in this step."
-        return f"Best control, {self.control.name}: {self.control.text(self.name)}."
-
-    def _placebo(self) -> str:
-        if self.placebo is None:
-            return "No placebo was measured in this step."
-        own = jointly(self.placebo.own)
-        if isnan(own.difference):
-            word = "not measurable"
+            parts = ["a control itself"]
+        elif self.control is None:
+            parts = ["no control was measured in this step"]
         else:
-            word = "which should be nothing and is not" if _apart(own) else "not told apart from zero, as it should be"
-        if self.is_control:
-            return f"The {self.placebo.name}: {own.text()}, {word}."
-        over = "" if self.placebo.over is None else f"; {self.name} over it: {jointly(self.placebo.over).text()}"
-        return f"Its {self.placebo.name}: {own.text()}, {word}{over}."
+            parts = [f"best control, {self.control.name}: {self.control.text(self.name)}"]
+        if self.placebo is None:
+            parts.append("no placebo was measured in this step")
+        else:
+            parts.append(f"its placebo: {self.placebo.text(self.name)}{self._nothing()}")
+        parts += [f"its {KINDS[one.kind][0]}: {one.text(self.name)}" for one in self.kin]
+        parts += [f"its {KINDS[kind][0]}: not measured" for kind in self.lacking]
+        return f"({'; '.join(parts)})"
+
+    def _nothing(self) -> str:
+        """Where a placebo is something."""
+        assert self.placebo is not None
+        return ", which should be nothing and is not" if _apart(jointly(self.placebo.own)) else ""
 
 
 def gap_text(gap: CoverageGap) -> str:
@@ -279,6 +303,34 @@ def gaps_of(arms: Arms, features: Sequence[Feature], facts: Mapping[str, Any]) -
                 shares[predictor], cause, about.get("fix", "score every user and snapshot (RNK008)")
             )
     return gaps
+
+
+def expected_kinds(arms: Arms, features: Sequence[Feature], facts: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Which controls of `KINDS` each treatment should have beside it, by what its prior is made of.
+
+    Parameters
+    ----------
+    arms : Arms
+    features : sequence of Feature
+    facts : mapping
+        Of the frame's manifest: ``priors``, with the ``source_predictor`` of each.
+    """
+    priors = facts.get("priors", {})
+    expected: dict[str, list[str]] = {}
+    for arm in arms.of_role("treatment"):
+        sources = [priors.get(p, {}).get("source_predictor", "") for p in predictors_of(arm, features)]
+        kinds = list(dict.fromkeys(kind for source in sources for kind in expected_of(source)))
+        expected |= {arm.name: kinds} if kinds else {}
+    return expected
+
+
+def expected_of(source: str) -> list[str]:
+    """Controls of `KINDS` that belong beside a prior of a predictor.
+
+    >>> expected_of("text"), expected_of("llm"), expected_of("sasrec")
+    (['random_weights', 'lexical'], ['random_weights'], [])
+    """
+    return ["random_weights"] * (source in PRETRAINED) + ["lexical"] * (source in READS_TEXTS)
 
 
 def gaps_to_json(gaps: Mapping[str, CoverageGap]) -> dict[str, dict[str, Any]]:

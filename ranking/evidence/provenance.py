@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import Any
 
 from advprior.store.contract import TimePlan
-from ranking.evidence.metrics import Auc
 from ranking.evidence.result import AblationResult
 
 
@@ -59,7 +58,7 @@ def _measurement(result: AblationResult, manifest: Mapping[str, Any]) -> list[di
                 ("Seeds, replicates", f"{settings['seeds']}, {settings['replicates']}"),
                 ("Ranker", _pairs(settings["ranker"])),
                 ("Rounds by arm", _pairs({a: b["rounds"] for a, b in about["per_arm"].items()})),
-                ("Spread of the first arm's AUC difference between seeds", _seed_sd(result)),
+                (f"Spread of the first arm's difference in {result.metric.label} between seeds", _seed_sd(result)),
                 ("Versions", _pairs(manifest.get("versions", {}))),
             ],
         },
@@ -109,7 +108,7 @@ def _span(length: timedelta) -> str:
 
 def _seed_sd(result: AblationResult) -> str:
     first = result.arms.on_trial[0].name
-    sd = result.lifts.get(first, result.arms.baseline.name, Auc.name).seed_sd
+    sd = result.lifts.get(first, result.arms.baseline.name, result.metric.name).seed_sd
     return "" if sd is None else f"{sd:.5f}"
 
 

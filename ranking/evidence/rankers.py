@@ -19,7 +19,7 @@ from advprior.store.features import Feature, features_to_json
 from advprior.store.runs import digest
 from ranking.evidence.bootstrap import Draws, Outcomes, Resampler
 from ranking.evidence.lift import OVERALL
-from ranking.evidence.metrics import DEFAULT_METRICS, MORE_METRICS, Rows, calibration_curve
+from ranking.evidence.metrics import MORE_METRICS, Rows, calibration_curve
 from ranking.evidence.segments import SEGMENT_PREFIX, segments_of
 from ranking.frame.checks import require_own_slates
 from ranking.frame.read import SPLITS
@@ -71,6 +71,12 @@ class Block:
     def slate(self) -> NDArray[Any]:
         """Slate of each row."""
         return self.keys[SLATE_ID].to_numpy()
+
+    @property
+    def ids(self) -> NDArray[Any]:
+        """Impression of each row."""
+        ids: NDArray[Any] = self.keys[IMPRESSION_ID].to_numpy()
+        return ids
 
     @cached_property
     def user(self) -> NDArray[np.int64]:
@@ -166,6 +172,8 @@ class ArmScores:
         Digest of the rows that were scored, and their labels.
     scores : list of float array [test rows]
         Probabilities, one array per seed.
+    valid : list of float array [validation rows]
+        The same of the validation rows.
     draws : list of Draws
         Metrics of each of them under every resampling.
     measured : list of dict
@@ -176,6 +184,7 @@ class ArmScores:
 
     rows: str
     scores: list[Double] = field(default_factory=list)
+    valid: list[Double] = field(default_factory=list)
     draws: list[Draws] = field(default_factory=list)
     measured: list[dict[str, Any]] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
@@ -187,9 +196,16 @@ class ArmScores:
         self.scores.append(score)
         self.draws.append(draws)
         for segment in resampler.outcomes.segments:
-            values = {name: float(draws[segment, name][0, 0]) for name in (m.name for m in DEFAULT_METRICS)}
+            values = {m.name: float(draws[segment, m.name][0, 0]) for m in resampler.options.metrics}
             values |= {metric.name: more[segment, metric.name] for metric in MORE_METRICS}
             self.measured += measures(values, arm, seed, "test", segment)
+
+    def add_valid(self, arm: str, score: Double, valid: Block, resampler: Resampler) -> None:
+        """The same ranker's scores of the validation rows, with their measures."""
+        rows = Rows.of(valid.label, score, user=valid.user, slate=valid.slate)
+        values = {metric.name: metric(rows) for metric in (*resampler.options.metrics, *MORE_METRICS)}
+        self.measured += measures(values, arm, len(self.valid), "valid", OVERALL)
+        self.valid.append(score)
 
 
 def measures(values: Mapping[str, float], arm: str, seed: int, split: str, segment: str) -> list[dict[str, Any]]:
@@ -240,9 +256,7 @@ def fit_arm(arm: Arm, arms: Arms, encoded: Encoded, resampler: Resampler, seeds:
         importance += np.array(list(ranker.importance().values()))
         rounds.append(ranker.rounds)
         assert ranker.valid_scores is not None
-        on_valid = Rows.of(valid.label, ranker.valid_scores, user=valid.user, slate=valid.slate)
-        values = {metric.name: metric(on_valid) for metric in (*DEFAULT_METRICS, *MORE_METRICS)}
-        reached.measured += measures(values, arm.name, seed, "valid", OVERALL)
+        reached.add_valid(arm.name, ranker.valid_scores, valid, resampler)
         reached.add(arm.name, ranker.predict_matrix(matrix), resampler)
     shares = dict(zip(names, (importance / len(rounds)).tolist(), strict=True))
     reached.about = {

@@ -1,8 +1,9 @@
-"""One HTML file to mail: five lines to act on, then what they rest on. No script, no link, nothing to fetch."""
+"""One HTML file to mail: lines to act on, then what they rest on. No script, no link, nothing to fetch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from ranking.evidence.cells import lift_cell, number
 from ranking.evidence.metrics import DEFAULT_METRICS, MORE_METRICS, Auc, Conversions
 from ranking.evidence.provenance import provenance
 from ranking.evidence.result import AblationResult
-from ranking.evidence.summary import Manifests, costs, five_lines, headline
-from ranking.evidence.value import LOADS
+from ranking.evidence.steps import whole_verdict
+from ranking.evidence.summary import Evidence, Manifests, costs, headline, opening_lines
+from ranking.evidence.verdict import Verdict, said
 from ranking.evidence.wording import interval, plain_label, segment_label, signed, uncapitalised
+from ranking.evidence.worth import Price
 from ranking.frame.read import SPLITS
 from ranking.models.arms import Arm
 
@@ -29,8 +32,12 @@ _SPLIT_LABELS = {"train": "Training", "valid": "Validation", "test": "Test"}
 
 
 def write_report(
-    ablation: Path, out: Path, predictor_runs: Sequence[Path] = (), retrieval: Mapping[str, Any] | None = None
-) -> str:
+    ablation: Path,
+    out: Path,
+    predictor_runs: Sequence[Path] = (),
+    retrieval: Mapping[str, Any] | None = None,
+    price: Price | None = None,
+) -> Verdict:
     """Write the report of a finished ablation.
 
     Parameters
@@ -43,11 +50,13 @@ def write_report(
         Finetune, export or score folders whose facts belong in the report.
     retrieval : mapping, optional
         The section on candidates, as `ranking.candidates.section.retrieval_section` makes it.
+    price : Price, optional
+        Of an hour of computing, for the value that a conversion must have.
 
     Returns
     -------
-    str
-        The verdict's sentence.
+    Verdict
+        Over both steps where the section has them; what the conversions cost is its last step.
 
     Raises
     ------
@@ -56,33 +65,29 @@ def write_report(
     """
     result = AblationResult.load(ablation)
     manifests = {str(run.name): read_manifest(run) for run in predictor_runs}
-    page = render(result, read_manifest(ablation), manifests, retrieval)
+    evidence = Evidence(result, manifests, (retrieval or {}).get("steps"), price)
+    page = render(evidence, read_manifest(ablation), retrieval)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page, encoding="utf-8")
-    return result.verdict.sentence
+    verdict, worth = whole_verdict(result, evidence.steps), dict(opening_lines(evidence)).get("Worth")
+    return replace(verdict, steps=[*verdict.steps, worth]) if worth else verdict
 
 
-def render(
-    result: AblationResult,
-    manifest: Mapping[str, Any],
-    predictors: Manifests,
-    retrieval: Mapping[str, Any] | None = None,
-) -> str:
+def render(evidence: Evidence, manifest: Mapping[str, Any], retrieval: Mapping[str, Any] | None = None) -> str:
     """The page as text.
 
     Parameters
     ----------
-    result : AblationResult
+    evidence : Evidence
     manifest : mapping
         Of the ablation's folder.
-    predictors : mapping
-        Name to manifest of finetune, export or score folders.
     retrieval : mapping, optional
         As for `write_report`.
     """
+    result, predictors = evidence.result, evidence.predictors
     about, settings = result.about, result.about["settings"]
     facts = about["frame_facts"]
-    words, tone = headline(result, retrieval)
+    words, tone = headline(evidence)
     environment = Environment(
         loader=PackageLoader("ranking"),
         autoescape=True,
@@ -94,8 +99,11 @@ def render(
         title=_TITLE,
         headline=words,
         tone=tone,
-        lines=five_lines(result, predictors, retrieval),
+        lines=opening_lines(evidence),
         verdict=result.verdict.to_json(),
+        others_both=[] if evidence.steps is None else [text for _, text in evidence.steps.others.values()],
+        decided=said(result.metric),
+        metric=result.metric.label,
         level=result.level,
         test={"users": f"{about['splits']['test']['users']:,}"},
         replicates=f"{settings['replicates']:,}",
@@ -103,7 +111,8 @@ def render(
         cutoffs=_cutoffs(result),
         warnings=[*facts.get("warnings", []), *about.get("warnings", [])],
         value=_value_rows(result, predictors),
-        loads=LOADS,
+        loads=_loads(result),
+        slots=result.slots,
         retrieval=retrieval or {},
         data_note=_data_note(facts),
         counts=_counts(result),
@@ -126,7 +135,8 @@ def _pictures(result: AblationResult) -> dict[str, str]:
     Calibration is of the baseline, the first treatment, and the one that gains most.
     """
     baseline, treatments = result.arms.baseline, result.arms.on_trial
-    best = max(treatments, key=lambda arm: result.lifts.get(arm.name, baseline.name, Auc.name).difference)
+    name, sign = result.metric.name, 1 if result.metric.higher_is_better else -1
+    best = max(treatments, key=lambda arm: sign * result.lifts.get(arm.name, baseline.name, name).difference)
     per_arm = result.about["per_arm"]
     shown = {arm.name: arm for arm in (baseline, treatments[0], best)}.values()
     curves = {arm.label: per_arm[arm.name]["calibration"] for arm in shown}
@@ -195,7 +205,7 @@ def _lifts(result: AblationResult, segment: str) -> dict[str, Any]:
 
 def _cutoffs(result: AblationResult) -> list[dict[str, Any]]:
     """The verdict's lift at each cut-off of a pooled ablation."""
-    lift = result.lifts.get(result.arms.on_trial[0].name, result.arms.baseline.name, Auc.name)
+    lift = result.lifts.get(result.arms.on_trial[0].name, result.arms.baseline.name, result.metric.name)
     return [
         {**cut, "lift": signed(by)} for cut, by in zip(result.about.get("cutoffs", []), lift.by_cutoff, strict=False)
     ]
@@ -214,7 +224,10 @@ def _power(result: AblationResult) -> list[dict[str, Any]]:
             "detectable": f"{lift.detectable:.4f}",
         }
         for lift in result.lifts
-        if lift.metric == Auc.name and lift.baseline == baseline and isfinite(lift.difference) and lift.error > 0
+        if lift.metric == result.metric.name
+        and lift.baseline == baseline
+        and isfinite(lift.difference)
+        and lift.error > 0
     ]
 
 
@@ -223,19 +236,24 @@ def _value_rows(result: AblationResult, predictors: Manifests) -> list[dict[str,
     baseline, rows, by_arm = result.arms.baseline.name, [], costs(result, predictors)
     for arm in result.arms.arms:
         values = {row["load"]: row for row in result.about["value"] if row["arm"] == arm.name}
-        lift = None if arm.is_baseline else result.lifts.get(arm.name, baseline, Conversions().name)
+        lift = None if arm.is_baseline else result.lifts.get(arm.name, baseline, Conversions(result.slots).name)
         cost = by_arm[arm.name]
         rows.append(
             {
                 "label": arm.label,
-                "conversions": [f"{1000 * values[load]['conversions']:,.1f}" for load in LOADS],
+                "conversions": [f"{1000 * values[load]['conversions']:,.1f}" for load in _loads(result)],
                 "change": None if lift is None else lift_cell(lift),
-                "hhi": f"{values[5]['hhi']:.4f}",
+                "hhi": f"{values[result.slots]['hhi']:.4f}",
                 "auc": None if lift is None else lift_cell(result.lifts.get(arm.name, baseline, Auc.name)),
                 "cost": "nothing" if not arm.adds else "not recorded" if cost is None else f"{cost:,.0f} s",
             }
         )
     return rows
+
+
+def _loads(result: AblationResult) -> list[int]:
+    """Ad loads of the table on gain and cost."""
+    return sorted({int(row["load"]) for row in result.about["value"]})
 
 
 def _short(arm: Arm) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from advprior.store.arrays import Double
 from advprior.store.contract import IMPRESSION_ID, LABEL, SLATE_ID, USER_ID
@@ -19,8 +20,9 @@ from advprior.store.errors import AdvpriorError
 from advprior.store.runs import digest, new_run, read_manifest, write_json
 from advprior.store.tables import read_parquet, write_parquet
 from ranking.evidence.bootstrap import Outcomes, Resampling, paired_bootstrap
+from ranking.evidence.deciding import SLOTS, metric_named, metrics_at
 from ranking.evidence.lift import OVERALL, Lifts, as_lifts
-from ranking.evidence.metrics import Auc
+from ranking.evidence.metrics import Auc, Metric
 from ranking.evidence.rankers import MEASURED, row_digest
 from ranking.evidence.segments import SEGMENT_PREFIX
 from ranking.evidence.verdict import Verdict
@@ -34,8 +36,26 @@ if TYPE_CHECKING:
 STEP = "rank ablate"
 ABLATION_FILE = "ablation.json"
 PREDICTIONS_FILE = "predictions.parquet"
+VALID_FILE = "valid.parquet"  # the validation rows' scores, in the same form: what is chosen is chosen on them
+DECIDED = "decided"  # in place of a metric: the one that the verdict is about
 SEEDS_FILE = "seeds.parquet"  # the same rows' scores of each single ranker, as ``<arm>.<seed>``
 _FIX = "advprior rank ablate --frame FRAME --out ABLATION"
+
+
+@dataclass(frozen=True, eq=False)
+class Validation:
+    """Scores of the validation rows.
+
+    Parameters
+    ----------
+    ids : array [validation rows]
+        Impression of each row.
+    scores : dict of str to list of float array [validation rows]
+        Calibrated probabilities of each arm, one array per seed.
+    """
+
+    ids: NDArray[Any]
+    scores: dict[str, list[Double]]
 
 
 @dataclass(repr=False)
@@ -64,6 +84,8 @@ class AblationResult:
     best_controls : dict of str to str
         Each treatment's best control on validation rows. `lifts` holds the comparison with it, and with the
         treatment's placebo, on every metric and segment.
+    validation : Validation or None
+        Scores of the validation rows; None in a pooled result, and in a loaded one until `load_scores`.
     """
 
     arms: Arms
@@ -76,6 +98,17 @@ class AblationResult:
     scores: dict[str, list[Double]] = field(default_factory=dict)
     folder: Path | None = None
     best_controls: dict[str, str] = field(default_factory=dict)
+    validation: Validation | None = None
+
+    @property
+    def metric(self) -> Metric:
+        """What its verdict is about; AUC in a result of an earlier version."""
+        return metric_named(self.about.get("settings", {}).get("decide_on", Auc.name))
+
+    @property
+    def slots(self) -> int:
+        """Shown ads of a slate when conversions are counted."""
+        return int(self.about.get("settings", {}).get("slots", SLOTS))
 
     def frame(self) -> pd.DataFrame:
         """Lifts, one row per arm, baseline, metric and segment."""
@@ -94,7 +127,7 @@ class AblationResult:
         rows = [row for row in self.about["value"] if row["load"] == load]
         return pd.DataFrame(rows).set_index("arm")
 
-    def compare(self, a: str, b: str, metric: str | None = Auc.name) -> Lifts:
+    def compare(self, a: str, b: str, metric: str | None = DECIDED) -> Lifts:
         """Arm ``a`` minus arm ``b``, overall and in every segment.
 
         Parameters
@@ -102,7 +135,8 @@ class AblationResult:
         a, b : str
             Names of two arms that were measured.
         metric : str or None
-            Name of a metric that has lifts, such as ``auc`` or ``conversions_5``; None for all of them.
+            Name of a metric that has lifts, such as ``auc`` or ``conversions_5``; ``decided`` is the verdict's, None
+            stands for all of them.
 
         Raises
         ------
@@ -115,25 +149,30 @@ class AblationResult:
         if not lifts:
             self.load_scores()
             scores = {name: self.scores[name] for name in (a, b)}
-            options = Resampling(replicates=self.about["settings"]["replicates"])
+            options = Resampling(metrics_at(self.slots), self.about["settings"]["replicates"])
             lifts = paired_bootstrap(scores, self._outcomes(), [(a, b)], options)
-        return Lifts(lift for lift in lifts if metric in (None, lift.metric))
+        wanted = self.metric.name if metric == DECIDED else metric
+        return Lifts(lift for lift in lifts if wanted in (None, lift.metric))
 
-    def plot(self, metric: str = Auc.name) -> Figure:
+    def plot(self, metric: str | None = None) -> Figure:
         """Lift over the baseline with intervals, overall and by segment.
 
         Parameters
         ----------
-        metric : str
-            Name of a metric that has lifts, such as ``auc`` or ``conversions_5``.
+        metric : str, optional
+            Name of a metric that has lifts, such as ``auc`` or ``conversions_5``; the verdict's by default.
         """
         from ranking.evidence.plots import forest
+
+        metric = metric or self.metric.name
 
         arms = [arm for arm in self.arms.arms if not arm.is_baseline]
         lifts = self.frame()
         lifts = lifts[(lifts["baseline"] == self.arms.baseline.name) & (lifts["metric"] == metric)]
         segments = [{"name": s, **self.about["segments"][s]} for s in self.segments]
-        axis = f"Difference in {metric_label(metric)} from “{self.arms.baseline.label}”, with {self.level} interval"
+        axis = (
+            f"Difference in {metric_named(metric).label} from “{self.arms.baseline.label}”, with {self.level} interval"
+        )
         return forest(lifts, pd.DataFrame([arm.model_dump() for arm in arms]), pd.DataFrame(segments), axis)
 
     @property
@@ -147,13 +186,14 @@ class AblationResult:
         return list(self.about["segment_order"])
 
     def __repr__(self) -> str:
-        """One screen, however many arms there are: the verdict, then AUC and lift of each; `frame` has everything."""
+        """One screen, however many arms there are: the verdict, then value and lift of each; `frame` has everything."""
         sentence = textwrap.shorten(self.verdict.sentence, 900, placeholder=" …")
         lines = [textwrap.shorten(self.verdict.headline, 100, placeholder=" …"), *textwrap.wrap(sentence, 110)]
-        shown = [(label[:40], auc, lift) for label, auc, lift in self._lines([OVERALL])[:12]]
-        width = max(len(label) for label, _, _ in shown)
-        lines += ["", f"{'arm':<{width}}  {'AUC':>6}  difference from the baseline, {self.level} interval"]
-        lines += [f"{label:<{width}}  {auc}  {lift}" for label, auc, lift in shown]
+        shown = [(label[:40], value, lift) for label, value, lift in self._lines([OVERALL])[:12]]
+        width, name = max(len(label) for label, _, _ in shown), self.metric.label
+        wide = max(len(name), 6)
+        lines += ["", f"{'arm':<{width}}  {name:>{wide}}  difference from the baseline, {self.level} interval"]
+        lines += [f"{label:<{width}}  {value:>{wide}}  {lift}" for label, value, lift in shown]
         if len(self.arms.arms) > len(shown):
             lines.append(f"… {len(self.arms.arms) - len(shown)} more arms: .frame()")
         if self.verdict.others:
@@ -161,7 +201,8 @@ class AblationResult:
         return "\n".join([*lines, "", ".plot() .frame() .table() .compare(a, b) .save(folder)"])
 
     def _repr_html_(self) -> str:
-        head = ["Arm", "AUC", *(f"ΔAUC, {segment_label(s)}" for s in self.segments)]
+        name = self.metric.label
+        head = ["Arm", name, *(f"Δ{name}, {segment_label(s)}" for s in self.segments)]
         body = "".join(
             f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in self._lines(self.segments)
         )
@@ -172,13 +213,14 @@ class AblationResult:
         )
 
     def _lines(self, segments: list[str]) -> list[list[str]]:
-        """Label, AUC and lifts of each arm."""
-        baseline, auc, lines = self.arms.baseline.name, self.table()[Auc.name], []
+        """Label, value and lifts of each arm, on the verdict's metric."""
+        baseline, metric, lines = self.arms.baseline.name, self.metric.name, []
+        value = self.table()[metric]
         for arm in self.arms.arms:
             cells = ["baseline"]
             if not arm.is_baseline:
-                cells = [self.lifts.get(arm.name, baseline, Auc.name, s).text() for s in segments]
-            lines.append([arm.label, f"{float(auc[arm.name]):.4f}", *cells])
+                cells = [self.lifts.get(arm.name, baseline, metric, s).text() for s in segments]
+            lines.append([arm.label, f"{float(value[arm.name]):.4f}", *cells])
         return lines
 
     def predictions(self) -> pd.DataFrame:
@@ -239,12 +281,10 @@ class AblationResult:
         if self.rows is None:
             return
         write_parquet(self.predictions(), Path(folder) / PREDICTIONS_FILE)
-        by_seed = {
-            f"{arm}.{seed}": score.astype(np.float32)
-            for arm, of_arm in self.scores.items()
-            for seed, score in enumerate(of_arm)
-        }
-        write_parquet(self.rows[[IMPRESSION_ID]].assign(**by_seed), Path(folder) / SEEDS_FILE)
+        write_parquet(self.rows[[IMPRESSION_ID]].assign(**_by_seed(self.scores)), Path(folder) / SEEDS_FILE)
+        if self.validation is not None:
+            ids = pd.DataFrame({IMPRESSION_ID: self.validation.ids})
+            write_parquet(ids.assign(**_by_seed(self.validation.scores)), Path(folder) / VALID_FILE)
 
     @classmethod
     def load(cls, folder: str | Path) -> AblationResult:
@@ -288,6 +328,7 @@ class AblationResult:
             table, self.scores = load_seeds(self.folder)
             names = [IMPRESSION_ID, USER_ID, SLATE_ID, LABEL, *(SEGMENT_PREFIX + s for s in self.segments[1:])]
             self.rows = table[names]
+            self.validation = load_validation(self.folder)
         return self
 
     def _outcomes(self) -> Outcomes:
@@ -298,15 +339,29 @@ class AblationResult:
         )
 
 
-def metric_label(name: str) -> str:
-    """How a metric is called, by its name.
+def load_validation(folder: Path) -> Validation | None:
+    """Scores of the validation rows of a finished ablation; None of one by an earlier version."""
+    path = Path(folder) / VALID_FILE
+    if not path.is_file():
+        return None
+    table = read_parquet(path, fix=f"{_FIX} --force")
+    return Validation(table[IMPRESSION_ID].to_numpy(), _of_seeds(table))
 
-    >>> metric_label("auc"), metric_label("ndcg_10")
-    ('AUC', 'NDCG@10')
-    """
-    from ranking.evidence.metrics import DEFAULT_METRICS, MORE_METRICS
 
-    return next((m.label for m in (*DEFAULT_METRICS, *MORE_METRICS) if m.name == name), name)
+def _by_seed(scores: Mapping[str, Sequence[Double]]) -> dict[str, NDArray[np.float32]]:
+    """Columns ``<arm>.<seed>``."""
+    return {
+        f"{arm}.{seed}": score.astype(np.float32) for arm, of_arm in scores.items() for seed, score in enumerate(of_arm)
+    }
+
+
+def _of_seeds(table: pd.DataFrame) -> dict[str, list[Double]]:
+    """What `_by_seed` made."""
+    scores: dict[str, list[Double]] = {}
+    for column in table.columns:
+        if "." in str(column):
+            scores.setdefault(str(column).split(".")[0], []).append(table[column].to_numpy(np.float64))
+    return scores
 
 
 def load_seeds(folder: Path) -> tuple[pd.DataFrame, dict[str, list[Double]]]:
@@ -326,11 +381,7 @@ def load_seeds(folder: Path) -> tuple[pd.DataFrame, dict[str, list[Double]]]:
         for name, table in ((PREDICTIONS_FILE, rows), (SEEDS_FILE, by_seed))
     }
     enforce([check_same_test_rows(digests)], str(folder))
-    scores: dict[str, list[Double]] = {}
-    for column in by_seed.columns:
-        if "." in str(column):
-            scores.setdefault(str(column).split(".")[0], []).append(by_seed[column].to_numpy(np.float64))
-    return rows, scores
+    return rows, _of_seeds(by_seed)
 
 
 def _without_nan(value: Any) -> Any:

@@ -25,6 +25,7 @@ from advprior.store.tables import load_time_plan, present_tables
 from ranking.evidence.ablation import best_controls_of, pairs_of, segment_counts, warnings_of
 from ranking.evidence.bootstrap import Outcomes, Resampling, paired_bootstrap
 from ranking.evidence.claims import gaps_from_json, gaps_to_json
+from ranking.evidence.deciding import metrics_at
 from ranking.evidence.lift import OVERALL
 from ranking.evidence.result import AblationResult
 from ranking.evidence.segments import SEGMENT_PREFIX
@@ -130,20 +131,22 @@ def pool(ablations: Sequence[Path], *, replicates: int = 1000) -> AblationResult
         scores,
         Outcomes.of(rows[LABEL], rows[USER_ID].astype(str), slate=slate, segments=segments, cutoff=cutoff),
         pairs_of(arms),
-        Resampling(replicates=replicates, progress=True),
+        Resampling(metrics_at(results[0].slots), replicates, progress=True),
     )
     measured = pd.concat(
         [r.measured.assign(seed=r.measured["seed"] + i * seeds) for i, r in enumerate(results)], ignore_index=True
     )
     about = _about(results, rows.assign(**{SLATE_ID: slate}), segments) | {"best_control_by_cutoff": choices}
-    about["warnings"] = [finding.to_json() for finding in warnings_of(lifts, arms)]
+    about["warnings"] = [finding.to_json() for finding in warnings_of(lifts, arms, results[0].metric)]
     about["settings"] = {**about["settings"], "replicates": replicates}
     gaps: dict[str, CoverageGap] = {}
     for result in results:  # of several cut-offs, the one with the fewest priors
         of_one = gaps_from_json(result.about.get("gaps"))
         gaps |= {name: gap for name, gap in of_one.items() if name not in gaps or gap.share < gaps[name].share}
     about["gaps"] = gaps_to_json(gaps)
-    verdict = judge(lifts, arms, best_controls=best_controls, gaps=gaps)
+    expected = results[-1].about.get("expected_kinds")
+    metric = results[0].metric
+    verdict = judge(lifts, arms, best_controls=best_controls, metric=metric, gaps=gaps, expected=expected)
     best_control = best_controls.get(arms.on_trial[0].name)
     return AblationResult(
         arms, lifts, verdict, best_control, measured, about, scores=scores, best_controls=best_controls
@@ -151,21 +154,24 @@ def pool(ablations: Sequence[Path], *, replicates: int = 1000) -> AblationResult
 
 
 def _check_alike(results: Sequence[AblationResult], ablations: Sequence[Path]) -> None:
-    shapes = {str((tuple(a.name for a in r.arms.arms), r.about["settings"]["seeds"], r.arms.ranker)) for r in results}
+    shapes = {
+        str((tuple(a.name for a in r.arms.arms), r.about["settings"]["seeds"], r.slots, r.metric.name, r.arms.ranker))
+        for r in results
+    }
     if len(results) < 2 or len(shapes) > 1:
         raise AdvpriorError(
             "RNK033",
             "these ablations cannot be pooled",
             where=", ".join(map(str, ablations)),
-            actual=f"{len(ablations)} with {len(shapes)} sets of arms, seeds and settings",
-            expected="two or more ablations of the same arms",
-            fix="ablate every origin with the same arms file",
+            actual=f"{len(ablations)} with {len(shapes)} sets of arms, seeds, metrics and settings",
+            expected="two or more ablations of the same arms, decided on the same metric",
+            fix="ablate every origin with the same arms file, --decide-on and --slots",
         )
 
 
 def _choices(results: Sequence[AblationResult]) -> dict[str, list[str]]:
     """Each arm on trial and its best control at every cut-off, chosen on that cut-off's validation rows."""
-    by_origin = [best_controls_of(result.arms, result.measured) for result in results]
+    by_origin = [best_controls_of(result.arms, result.measured, result.metric) for result in results]
     return {
         arm.name: [best[arm.name] for best in by_origin]
         for arm in results[0].arms.on_trial
@@ -191,6 +197,8 @@ def _with_choices(arms: Arms, choices: Mapping[str, Sequence[str]]) -> tuple[Arm
                 "name": BEST_CONTROL if number == 1 else f"{BEST_CONTROL}_{number}",
                 "label": f"best control of each cut-off ({labels})",
                 "role": "control",
+                "kind": None,
+                "of": None,
             }
             added[unlike] = last.model_copy(update=renamed)
         best[name] = added[unlike].name

@@ -8,14 +8,14 @@ and every segment, is judged by intervals that hold for all comparisons at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from math import isnan
 from typing import Any
 
 from ranking.evidence.claims import HEADLINES, Beside, Claim, Kind, above, gap_text, headline, jointly
 from ranking.evidence.lift import OVERALL, Lift, Lifts
-from ranking.evidence.metrics import Auc, Metric
+from ranking.evidence.metrics import Auc, Conversions, Metric
 from ranking.evidence.wording import segment_label, uncapitalised
 from ranking.frame.coverage import CoverageGap
 from ranking.models.arms import Arm, Arms
@@ -58,6 +58,9 @@ class Verdict:
         Whether each arm had one ranker, so that nothing is clear.
     others : list of ArmVerdict
         Every other treatment's; of a run without treatments, every control's.
+    steps : list of str
+        Where both steps were measured: each by itself, and other treatments' over both
+        (`ranking.evidence.steps.whole_verdict`).
     """
 
     kind: Kind
@@ -66,6 +69,7 @@ class Verdict:
     label: str = ""
     one_seed: bool = False
     others: list[ArmVerdict] = field(default_factory=list)
+    steps: list[str] = field(default_factory=list)
 
     @property
     def headline(self) -> str:
@@ -74,8 +78,8 @@ class Verdict:
 
     @property
     def sentences(self) -> list[str]:
-        """Its own sentence, then one of every other arm on trial."""
-        return [self.sentence, *(other.sentence for other in self.others)]
+        """Its own sentence, then each step's, then one of every other arm on trial."""
+        return [self.sentence, *self.steps, *(other.sentence for other in self.others)]
 
     def to_json(self) -> dict[str, Any]:
         """JSON form."""
@@ -85,7 +89,7 @@ class Verdict:
     def from_json(cls, record: Mapping[str, Any]) -> Verdict:
         """From what `to_json` made, of an earlier version as well."""
         others = [ArmVerdict(**other) for other in record.get("others", [])]
-        rest = (record.get("label", ""), record.get("one_seed", False), others)
+        rest = (record.get("label", ""), record.get("one_seed", False), others, list(record.get("steps", [])))
         return cls(record["kind"], record["sentence"], list(record["details"]), *rest)
 
 
@@ -96,6 +100,7 @@ def judge(
     best_controls: Mapping[str, str] | None = None,
     metric: Metric | None = None,
     gaps: Mapping[str, CoverageGap] | None = None,
+    expected: Mapping[str, Sequence[str]] | None = None,
 ) -> Verdict:
     """Verdict of an ablation: about the first treatment, with a line of every other.
 
@@ -110,8 +115,10 @@ def judge(
         What the verdict is about; AUC by default.
     gaps : mapping of arm to CoverageGap, optional
         Arms whose prior too few impressions have: they get no verdict but its cause and cure.
+    expected : mapping of arm to list of str, optional
+        See `ranking.evidence.claims.expected_kinds`: those that were not measured are named as such.
     """
-    bench = Bench(lifts, arms, dict(best_controls or {}), metric or Auc(), dict(gaps or {}))
+    bench = Bench(lifts, arms, dict(best_controls or {}), metric or Auc(), dict(gaps or {}), dict(expected or {}))
     treatments = arms.of_role("treatment")
     if not treatments:
         return _of_controls(bench)
@@ -142,6 +149,8 @@ class Bench:
     best_controls: Mapping[str, str]
     metric: Metric
     gaps: Mapping[str, CoverageGap]
+    expected: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    decides: bool = True  # whether the metric is the one that is decided on
 
     def get(self, arm: str, against: str, segment: str = OVERALL) -> Lift | None:
         """A lift, where the two were compared."""
@@ -175,15 +184,29 @@ class Bench:
         if lift is None:
             raise KeyError((arm.name, baseline.name, self.metric.name, segment))
         control = placebo = None
+        kin: tuple[Beside, ...] = ()
+        lacking: tuple[str, ...] = ()
         if baseline == self.arms.baseline:
             if arm.name in self.best_controls:
                 control = self._beside(arm, self.arms.find(self.best_controls[arm.name]), segment)
             imitation = self.arms.placebo_of(arm) if arm.role == "treatment" else None
             placebo = None if imitation is None else self._beside(arm, imitation, segment)
+            kin, lacking = self._kin(arm, segment)
         own, is_control = jointly(lift) if joint else lift, arm.role == "control"
-        return Claim(
-            name_of(arm), own, None if is_control else control, placebo, self.gaps.get(arm.name), is_control=is_control
-        )
+        beside = None if is_control else control
+        gap = self.gaps.get(arm.name)
+        return Claim(name_of(arm), own, beside, placebo, kin, lacking, gap, is_control=is_control, decides=self.decides)
+
+    def _kin(self, arm: Arm, segment: str) -> tuple[tuple[Beside, ...], tuple[str, ...]]:
+        """Controls that lack one thing of an arm, other than the best one; and kinds of them that were not measured."""
+        measured: dict[str, Beside] = {}
+        for kind, control in self.arms.kin_of(arm).items():
+            beside = self._beside(arm, control, segment)
+            if beside is not None:
+                measured[kind] = replace(beside, kind=kind)
+        best = self.best_controls.get(arm.name)
+        kin = tuple(one for one in measured.values() if best is None or one.own.arm != best)
+        return kin, tuple(kind for kind in self.expected.get(arm.name, ()) if kind not in measured)
 
     def _beside(self, arm: Arm, other: Arm, segment: str) -> Beside | None:
         own = self.get(other.name, self.arms.baseline.name, segment)
@@ -194,26 +217,31 @@ class Bench:
     def in_segment(self, arm: Arm, segment: str) -> str:
         """The sentence of a segment, by joint intervals."""
         claim = self.claim(arm, segment, joint=True)
-        return f"{self.metric.label} {claim.lift.text()} with {claim.name}: {claim.outcome()}. {claim.beside()}"
+        return f"{self.said} {claim.lift.text()} with {claim.name}: {claim.outcome()} {claim.beside()}."
+
+    @property
+    def said(self) -> str:
+        """What the metric is called in a sentence."""
+        return said(self.metric)
 
     def verdict(self, arm: Arm) -> ArmVerdict:
         """The line of an arm that is not the first treatment, by joint intervals."""
         claim, baseline = self.claim(arm, joint=True), self.baseline_of(arm)
         against = "" if baseline == self.arms.baseline else f" against the {name_of(baseline)}"
-        text = f"With {claim.name}, {self.metric.label} {claim.lift.text()}{against}: {claim.outcome()}. "
-        return ArmVerdict(arm.name, claim.kind, text + claim.beside())
+        text = f"With {claim.name}, {self.said} {claim.lift.text()}{against}: {claim.outcome()} {claim.beside()}."
+        return ArmVerdict(arm.name, claim.kind, text)
 
 
 def _sentence(bench: Bench, arm: Arm, claim: Claim) -> str:
     """The headline's sentence: by the interval of the one comparison that was named before."""
-    metric, gain = bench.metric, claim.lift
-    changes = f"{metric.label} changes by {gain.text()} against the {name_of(bench.baseline_of(arm))}"
+    metric, gain = bench.said, claim.lift
+    changes = f"{metric} {_changes(bench.metric)} by {gain.text()} against the {name_of(bench.baseline_of(arm))}"
     if claim.gap is not None:
-        return f"The verdict of {claim.name} is undefined: {gap_text(claim.gap)}. {claim.beside()}"
+        return f"The verdict of {claim.name} is undefined: {gap_text(claim.gap)} {claim.beside()}."
     if isnan(gain.difference):
         return (
-            f"The {metric.label} of {claim.name} cannot be measured: the test rows lack positives or negatives. "
-            f"{claim.beside()}"
+            f"{_capital(metric)} with {claim.name} cannot be measured: the test rows lack positives or negatives "
+            f"{claim.beside()}."
         )
     if claim.kind == "untrusted":
         assert claim.placebo is not None
@@ -224,11 +252,31 @@ def _sentence(bench: Bench, arm: Arm, claim: Claim) -> str:
             else "columns that say nothing of the user cost the ranker this much, so a loss need not be the prior's"
         )
         return (
-            f"This measurement is not to be trusted: the placebo changes {metric.label} by {own.text()}; {cause}. "
-            f"With {claim.name} the ranker's {changes}. {claim.beside()}"
+            f"This measurement is not to be trusted: the placebo changes {metric} by {own.text()}; {cause}. "
+            f"With {claim.name} in ranking, {changes} {claim.beside()}."
         )
     more = _missed(gain) + _nearest(bench, arm) if claim.kind == "unclear" else ""
-    return f"With {claim.name} the ranker's {changes}: {claim.outcome()}.{more} {claim.beside()}"
+    return f"With {claim.name} in ranking, {changes}: {claim.outcome()} {claim.beside()}.{more}"
+
+
+def said(metric: Metric) -> str:
+    """A metric in a sentence.
+
+    >>> from ranking.evidence.metrics import Conversions
+    >>> said(Conversions(3)), said(Auc())
+    ('conversions per slate at 3 ads', 'AUC')
+    """
+    if isinstance(metric, Conversions):
+        return f"conversions per slate at {metric.k} ad{'s' if metric.k > 1 else ''}"
+    return metric.label
+
+
+def _changes(metric: Metric) -> str:
+    return "change" if isinstance(metric, Conversions) else "changes"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _of_controls(bench: Bench) -> Verdict:
@@ -268,5 +316,5 @@ def _nearest(bench: Bench, treatment: Arm) -> str:
     name = uncapitalised(segment_label(segment))
     return (
         f" Of all segments, it rises most for its error in “{name}”: {best.lift.text()}, {best.outcome()} "
-        f"{best.numbers()}."
+        f"{best.beside()}."
     )

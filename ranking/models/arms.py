@@ -32,6 +32,8 @@ from advprior.store.keys import explain
 from ranking.models.config import Objective, RankerConfig
 
 Role = Literal["baseline", "control", "treatment", "placebo"]
+#: What a control lacks of the one treatment that it is a control of: pre-training, or the network.
+Kind = Literal["random_weights", "lexical"]
 
 
 class Arm(BaseModel):
@@ -49,6 +51,7 @@ class Arm(BaseModel):
     monotone: bool | None = None
     start_from: str | None = None
     of: str | None = None
+    kind: Kind | None = None
     ranker: str | None = Field(default=None, pattern=r"^[\w.]+:[\w.<>]+$")
     params: dict[str, Any] = Field(default_factory=dict)
     _given: Any = PrivateAttr(default=None)
@@ -108,9 +111,14 @@ class Arms(BaseModel):
             raise ValueError(
                 f"exactly one arm has `role: baseline`; found {len(baselines)}: {', '.join(baselines) or 'none'}"
             )
-        strays = [arm.name for arm in self.arms if arm.of is not None and arm.role != "placebo"]
+        strays = [arm.name for arm in self.arms if arm.of is not None and arm.role != "placebo" and arm.kind is None]
         if strays:
-            raise ValueError(f"`of` is for placebos: it names the arm whose priors they shuffle; {', '.join(strays)}")
+            raise ValueError(
+                f"`of` names whose priors a placebo shuffles, or of which a control of a `kind` is; {', '.join(strays)}"
+            )
+        strays = [arm.name for arm in self.arms if arm.kind is not None and (arm.role != "control" or arm.of is None)]
+        if strays:
+            raise ValueError(f"`kind` is for controls, with `of`, the arm that they lack it of; {', '.join(strays)}")
         for arm in self.arms:
             try:
                 self.config_of(arm)
@@ -151,6 +159,10 @@ class Arms(BaseModel):
         if not named and self.of_role("treatment")[:1] == [treatment]:
             named = [arm for arm in placebos if arm.of is None] or placebos
         return named[0] if named else None
+
+    def kin_of(self, treatment: Arm) -> dict[Kind, Arm]:
+        """The controls that lack one thing of a treatment, by what that is."""
+        return {arm.kind: arm for arm in self.of_role("control") if arm.kind is not None and arm.of == treatment.name}
 
     def controls_of(self, treatment: Arm) -> list[Arm]:
         """What a treatment is held against: controls that are measured by default or, like itself, when named.

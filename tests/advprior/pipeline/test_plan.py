@@ -20,6 +20,7 @@ from advprior.store.contract import prior_view
 from ranking.models.arms import Arms
 
 EXAMPLE = {"example": "complete_journey"}
+PAID = {"decide_on": "ndcg", "price": {"cpu_hour": 0.05, "gpu_hour": 2, "currency": "EUR"}}
 
 
 def parse(words: list[str]) -> click.Context:
@@ -36,7 +37,7 @@ def project(folder, **keys) -> Project:
     return Project(folder, ProjectConfig.model_validate({"tables": EXAMPLE, **keys}))
 
 
-@pytest.mark.parametrize("keys", [{}, {"priors": "full"}, {"origins": 3}, {"retrieval": False, "report": False}])
+@pytest.mark.parametrize("keys", [{}, {"priors": "full"}, {"origins": 3}, {"retrieval": False, "report": False}, PAID])
 def test_every_step_is_a_command_that_exists(tmp_path, keys):
     steps = make_plan(project(tmp_path, **keys)).steps
     assert len({step.name for step in steps}) == len(steps)
@@ -111,6 +112,29 @@ def test_texts_are_encoded_by_a_fitted_llm_after_its_fit(tmp_path, predictor, se
         assert names.index(next(other.name for other in plan.steps if other.output == run)) < names.index(step.name)
         written = yaml.safe_load(plan.files[step.command[step.command.index("--config") + 1]])
         assert run in (written.get("base"), (written.get("encoder") or {}).get("base"))
+
+
+@pytest.mark.parametrize("origins", [1, 2])
+def test_metric_and_price_reach_every_command_that_takes_them(tmp_path, origins):
+    commands = [" ".join(step.command) for step in make_plan(project(tmp_path, origins=origins, **PAID)).steps]
+    ablations = [text for text in commands if "rank ablate" in text]
+    assert ablations
+    assert all("--decide-on ndcg" in text for text in ablations)
+    (report,) = [text for text in commands if "rank report" in text]
+    assert "--cpu-hour 0.05 --gpu-hour 2 --currency EUR" in report
+
+
+def test_a_random_weight_prior_of_ones_own_is_the_control_of_its_treatment(tmp_path):
+    """By its settings, whatever it is called; without its treatment, or on trial itself, it is of no kind."""
+    random = {"name": "nothing", "predictor": "text", "settings": {"twin": True}}
+    words = {"name": "words", "predictor": "hybrid", "settings": {"encoder": {"base": "lexical"}}}
+    both = project(tmp_path, priors=["text", "hybrid", random, words]).config
+    arms = Arms.model_validate(yaml.safe_load(arms_text(both)))
+    assert {kind: arm.name for kind, arm in arms.kin_of(arms.find("text")).items()} == {"random_weights": "nothing"}
+    assert {kind: arm.name for kind, arm in arms.kin_of(arms.find("hybrid")).items()} == {"lexical": "words"}
+    for priors in (["popularity", random], ["text", {**random, "role": "treatment"}]):
+        arms = Arms.model_validate(yaml.safe_load(arms_text(project(tmp_path, priors=priors, serve="nothing").config)))
+        assert arms.find("nothing").kind is None
 
 
 def test_the_first_arms_are_the_cheap_ones(tmp_path):

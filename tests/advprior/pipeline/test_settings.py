@@ -82,6 +82,12 @@ def test_an_unknown_key_is_answered_with_the_nearest_known_one(tmp_path, keys, m
         {"priors": [{"name": "placebo_llm", "predictor": "llm"}]},
         {"priors": ["popularity"], "serve": "llm"},
         {"origins": 0},
+        {"decide_on": "clicks"},
+        {"price": {}},
+        {"price": {"currency": "USD"}},
+        {"price": {"cpu_hour": 0}},
+        {"price": {"gpu_hour": "two"}},
+        {"price": 0.05},
         {"priors": 3},
     ],
 )

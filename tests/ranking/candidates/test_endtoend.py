@@ -8,16 +8,23 @@ import pytest
 from click.testing import CliRunner
 
 from advprior.store.errors import AdvpriorError
+from advprior.store.features import Feature
 from advprior.store.runs import manifest_digest, new_run, run_key
 from advprior.store.tables import write_parquet
-from ranking.candidates.cells import BOTH, EFFECTS, NEITHER, RANKING, RETRIEVAL
+from ranking.candidates.bothsteps import TwoByTwoOptions, _references, two_by_two
+from ranking.candidates.cells import BOTH, CELLS, EFFECTS, NEITHER, RANKING, RETRIEVAL
 from ranking.candidates.choose import choose
-from ranking.candidates.endtoend import TwoByTwo, TwoByTwoOptions, _references, two_by_two
+from ranking.candidates.endtoend import TwoByTwo
 from ranking.candidates.retrieval import retrieval_scores
+from ranking.candidates.section import steps_of
 from ranking.candidates.training import TowerConfig, fit_towers
 from ranking.cli import rank
 from ranking.evidence.ablation import ablate
+from ranking.evidence.deciding import slate_sizes
+from ranking.evidence.metrics import Conversions, Rows
 from ranking.evidence.ordering import Sorted
+from ranking.evidence.result import AblationResult, load_validation
+from ranking.evidence.steps import whole_verdict
 from ranking.frame.table import Frame
 from ranking.models.arms import load_arms
 from tests.ranking.frames import write_frame
@@ -74,6 +81,7 @@ def measure(workspace, **options):
 def test_a_prior_helps_where_it_is_used(workspace):
     result = measure(workspace)
     assert [(lift.arm, lift.baseline) for lift in result.lifts if lift.metric == "ndcg_2"] == [e[:2] for e in EFFECTS]
+    assert "in retrieval and in ranking" in result.sentences()[0]
     for arm in (RETRIEVAL, RANKING, BOTH):
         assert result.lifts.get(arm, NEITHER, "conversions_2").better, arm
     assert result.lifts.get(BOTH, RANKING, "conversions_2").better
@@ -152,6 +160,68 @@ def test_a_control_is_not_held_against_itself(tmp_path):
     frame = Frame.load(write_frame(tmp_path / "frame", users=30, slates=5))
     arms = load_arms().only("neighbours").with_ranker(max_rounds=3, threads=1)
     folder = ablate(frame, arms, seeds=1, replicates=20).save(tmp_path / "ablation")
-    references, labels = _references(folder, "neighbours")
-    assert references == {}
-    assert "neighbour prior" in labels["neighbours"]
+    result = AblationResult.load(folder)
+    neighbours = result.arms.find("neighbours")
+    assert set(map(str, _references(result, neighbours, ["neighbours"], {}).values())) == {"{}"}
+
+
+def test_every_arm_runs_through_both_steps_and_is_held_against_its_own(workspace, tmp_path):
+    """An ablation with controls: each cell has the control that is best there on validation, and differences to it."""
+    root, tables, towers, _, _ = workspace
+    rng = np.random.default_rng(1)
+    frame = pd.read_parquet(root / "frame" / "frame.parquet")
+    priors = ("llm", "neighbours", "popularity", "text_twin_pair", "text_pair", "placebo")
+    for name in priors:
+        hint = {"neighbours": 0.5, "text_pair": 0.7, "text_twin_pair": 0.3}.get(name, 0.0) * frame["label"]
+        frame[f"prior_{name}_log_prob"] = (hint + rng.normal(0, 0.3, len(frame))).astype(np.float32)
+        if name != "llm":
+            frame[f"prior_{name}_top20"] = (rng.random(len(frame)) < 0.1 + 0.5 * hint).astype(np.float32)
+    features = [
+        Feature(f"prior_{name}_{quantity}", f"prior_{name}", f"prior_{name}", "float32")
+        for name in priors
+        for quantity in ("log_prob", "top20")
+    ]
+    frame["ad_rate"] = rng.random(len(frame)).astype(np.float32)
+    features.append(Feature("ad_rate", "ad", "ad_stats", "float32"))
+    arms = load_arms().only(*priors).with_ranker(max_rounds=5, threads=1, min_data_in_leaf=5)
+    with new_run(tmp_path / "frame", "rank frame", config={}, inputs={}, key="f") as run:
+        write_parquet(frame, run.path / "frame.parquet")
+    folder = ablate(Frame(frame, tuple(features)), arms, seeds=2, replicates=20).save(tmp_path / "ablation")
+    options = TwoByTwoOptions(replicates=40)
+    result = two_by_two(tables, tmp_path / "frame", folder, towers, options)
+    ablation = AblationResult.load(folder)
+    ads = frame[frame["split"] == "test"].groupby("slate_id").size().mean()
+    assert (result.about["k"], result.about["slots"]) == slate_sizes(ads) == (5, ablation.slots)
+    assert sorted(result.arms) == sorted(priors)
+    assert result.treatments == ["llm", "text_pair"]
+    assert result.references("llm")["placebo"] == "placebo"
+    assert result.references("text_pair")["random_weights"] == "text_twin_pair"
+    validation = load_validation(folder)
+    rows = frame[frame["split"] == "valid"]
+    for name in CELLS:
+        best = result.references("llm", name)["control"]
+        assert best in ("neighbours", "popularity", "text_twin_pair")
+        if name == RANKING:  # by hand: no prior in retrieval, so all arms have the same candidates
+            (score,) = retrieval_scores(tables, towers, rows.reset_index(drop=True))
+            taken = choose(Sorted.of(rows["slate_id"], score), np.zeros(len(rows), bool), result.about["k"], 0.0)
+            shown = Conversions(result.about["slots"])
+            reached = {
+                arm: np.mean(
+                    [shown(Rows.of(rows["label"], np.where(taken, s, -1), slate=rows["slate_id"])) for s in of]
+                )
+                for arm, of in validation.scores.items()
+                if arm in ("neighbours", "popularity", "text_twin_pair")
+            }
+            assert reached[best] == pytest.approx(max(reached.values()), abs=1e-9)
+    # what one step adds to the other is compared with what the placebo's adds
+    ours, placebo = (
+        result.effect(BOTH, RETRIEVAL, arm=arm).difference for arm in ("llm", result.references("llm")["placebo"])
+    )
+    assert result.over(BOTH, RETRIEVAL, "placebo").difference == pytest.approx(ours - placebo)
+    assert not any("not compared" in text for text in [*result.sentences(), *result.others()])
+    steps = steps_of(result)
+    assert list(steps.others) == ["text_pair"]
+    verdict = whole_verdict(ablation, steps)
+    assert verdict.sentence == result.sentences()[0]
+    assert verdict.sentences[1:4] == [*result.sentences()[1:3], *result.others()]
+    assert "All ads of a slate ranked" in verdict.steps[-1]

@@ -14,6 +14,7 @@ from advprior.pipeline.project import lay_out
 from advprior.store.errors import AdvpriorError
 from advprior.store.project_files import ARMS_FILE, PROJECT_FILE
 from advprior.store.runs import read_manifest
+from ranking.evidence.result import AblationResult
 from tests.ranking.frames import write_frame
 
 
@@ -71,9 +72,21 @@ def test_an_ablation_takes_arms_ranker_and_seeds_of_the_project_that_its_frame_l
         "max_rounds": 3,
         "num_leaves": 4,
     }
+    assert AblationResult.load(out).metric.name == "conversions_3"  # of slates of ten ads a third
+    edit(project / PROJECT_FILE, lambda content: content.update(decide_on="auc"))
     again = shown("rank", "ablate", "--frame", "mine/frame", "--out", out, "--seeds", "2")
+    assert "decide_on: auc, of mine/advprior.yaml" in again
+    assert AblationResult.load(out).metric.name == "auc"
     assert "seeds: 1" not in again
     assert read_manifest(out)["config"]["seeds"] == 2
+    edit(project / PROJECT_FILE, lambda content: content.update(price={"cpu_hour": 0.05, "currency": "EUR"}))
+    told = shown("rank", "report", out, "--out", project / "report")
+    assert "price: cpu_hour 0.05, currency EUR, of mine" in told
+    assert read_manifest(project / "report")["config"]["price"] == {"cpu_hour": 0.05, "currency": "EUR"}
+    edit(project / PROJECT_FILE, lambda content: content.update(price={"cpu_hour": -1}, decide_on="clicks"))
+    for words, key in ((("ablate", "--frame", "mine/frame"), "decide_on"), (("report", out), "price")):
+        with pytest.raises(AdvpriorError, match=rf"CFG002(.|\n)*advprior.yaml: {key}"):
+            shown("rank", *words, "--out", project / "none")
 
 
 def test_shares_of_users_are_measured_beside_the_ablation(project):

@@ -14,7 +14,7 @@ from ranking.evidence.lift import Lifts
 from ranking.evidence.metrics import Auc, Rows
 from ranking.evidence.report import write_report
 from ranking.evidence.result import AblationResult, load_seeds
-from ranking.evidence.summary import five_lines
+from ranking.evidence.summary import Evidence, opening_lines
 from ranking.frame.checks import check_same_test_rows, enforce
 from ranking.frame.read import load_frame
 from ranking.frame.table import Frame
@@ -171,7 +171,7 @@ def test_a_run_with_controls_only_says_what_they_give(tmp_path):
     assert "No treatment is among the arms, so this is what controls give" in result.verdict.sentence
     assert result.best_control in ("popularity", "neighbours")
     assert result.facts()["worth"] is False
-    assert "Put a prior on trial" in dict(five_lines(result))["What to do"]
+    assert "Put a prior on trial" in dict(opening_lines(Evidence(result)))["What to do"]
     write_report(result.save(tmp_path / "ablation"), tmp_path / "report.html")
     assert "No treatment: what controls give" in (tmp_path / "report.html").read_text()
 
@@ -184,7 +184,7 @@ def test_too_few_priors_refuse_an_arms_verdict(planted):
     result = ablate(short, ARMS, seeds=2, replicates=200, reuse=planted)
     assert result.verdict.kind == "undefined"
     assert "only 40 % of the impressions have this prior: a refresh replaced the full priors" in result.verdict.sentence
-    assert dict(five_lines(result))["What to do"].startswith("Close the gap first: publish them again")
+    assert dict(opening_lines(Evidence(result)))["What to do"].startswith("Close the gap first: publish them again")
 
 
 def test_a_result_prints_on_one_screen(planted):

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import new_run, run_key
-from ranking.candidates.cells import BOTH, EFFECTS, NEITHER, RANKING, RETRIEVAL
+from ranking.candidates.cells import BOTH, CELLS, EFFECTS, NEITHER, RANKING, RETRIEVAL, cell
 from ranking.candidates.curve import _COLUMNS, CandidateCurve
 from ranking.candidates.endtoend import TwoByTwo
 from ranking.cli import rank
@@ -24,6 +24,8 @@ from ranking.evidence.wording import signed
 from ranking.models.arms import load_arms
 from ranking.models.ranker import Ranker
 from tests.ranking.frames import synthetic_frame, write_frame
+
+STEPS = ("retrieval", "ranking")
 
 
 def invoke(*arguments):
@@ -101,14 +103,18 @@ def test_report_is_whole_self_contained_and_escaped(workspace, tmp_path):
     text = " ".join(" ".join(page.text).split())
     verdict = json.loads((root / "ablation" / "ablation.json").read_text())["verdict"]
     assert verdict["sentence"] in text
-    names = ["End to end", "Whose prior", "Against what", "Cost", "What to do"]
+    names = ["End to end", "Retrieval", "Ranking", "Worth", "What to do"]
     places = [text.index(f" {name} ") for name in names]
     assert places == sorted(places)
     assert places[-1] < text.index("The verdict in full")
-    assert "Retrieval was not measured." in text
-    assert "Best control, neighbour prior: " in text
-    assert "Its placebo (LLM priors of other users): " in text
-    assert "A million priors, each of a user at a snapshot, take 1.4 CPU-hours for LLM priors." in text
+    assert "Retrieval was not measured, so this is ranking alone." in text
+    assert "(best control, neighbour prior: " in text
+    assert "; its placebo: " in text
+    # 0.02 s for 4 rows, and 1,200 slates of 120 users (none says how many were scored) in 35 days, refreshed every 7
+    assert "conversions per million slates" in text
+    assert "for 1.4 CPU-hours per million users at each refresh" in text
+    assert "each between two refreshes (every 7 days)" in text
+    assert "set price: {cpu_hour: 0.05, currency: USD} in advprior.yaml" in text
     assert html.count("<details>") == html.count("<summary>") >= 6
     assert text.index(verdict["sentence"]) < text.index("What the data is") < text.index("Provenance")
     assert "Simulated <exposure>, inferred from nothing." in text  # escaped in the page, whole to the reader
@@ -130,7 +136,8 @@ def test_report_is_whole_self_contained_and_escaped(workspace, tmp_path):
         assert words.lower() in text.lower(), words
     assert verdict["sentence"] in done.output
     lines = report.output.splitlines()
-    assert lines[-4] == f"verdict: {verdict['sentence']}"
+    assert lines[-5] == f"verdict: {verdict['sentence']}"
+    assert lines[-4].startswith("also:    LLM priors: +")
     assert lines[-3] == "data:    Simulated <exposure>, inferred from nothing"
     assert lines[-2].endswith("report.html")
     assert lines[-1].startswith("next:    advprior ")
@@ -141,14 +148,14 @@ def test_candidates_and_the_two_by_two_have_their_sections(workspace, tmp_path):
     frame = synthetic_frame(users=120).query("split == 'test'")
     label, user, slate = (frame[name].to_numpy() for name in ("label", "user_id", "slate_id"))
     rng = np.random.default_rng(0)
-    cells = {
-        name: [rng.random(len(frame)) + add * label for _ in range(2)]
-        for name, add in ((NEITHER, 0), (RETRIEVAL, 0.2), (RANKING, 0.3), (BOTH, 0.6))
-    }
+    gains = {NEITHER: 0, RETRIEVAL: 0.2, RANKING: 0.3, BOTH: 0.6}
+    gains |= {cell(name, "text_pair"): 1.1 * gains[name] for name in CELLS}
+    cells = {name: [rng.random(len(frame)) + add * label for _ in range(2)] for name, add in gains.items()}
     options = Resampling((Conversions(5), Ndcg(5)), replicates=50)
-    pairs = [(a, b) for a, b, _ in EFFECTS]
+    pairs = [(a, b) for a, b, _ in EFFECTS] + [(cell(name, "text_pair"), NEITHER) for name in CELLS]
     lifts = paired_bootstrap(cells, Outcomes.of(label, user, slate=slate), pairs, options)
     about = {"k": 15, "slots": 5, "quota": 0.3, "arm": "llm", "baseline": "baseline"}
+    about |= {"treatments": ["llm", "text_pair"], "labels": {"llm": "LLM priors", "text_pair": "text prior"}}
     with new_run(tmp_path / "two", "rank two-by-two", config={}, inputs={}, key="k") as run:
         TwoByTwo(lifts, about).save(run.path)
     rows = [
@@ -159,16 +166,8 @@ def test_candidates_and_the_two_by_two_have_their_sections(workspace, tmp_path):
     curve = CandidateCurve(pd.DataFrame(rows, columns=_COLUMNS), {"llm": 0.5}, {"k": 20})
     with new_run(tmp_path / "curve", "rank candidates", config={}, inputs={}, key="k") as run:
         curve.save(run.path)
-    invoke(
-        "report",
-        root / "ablation",
-        "--out",
-        tmp_path / "r",
-        "--candidates",
-        tmp_path / "curve",
-        "--two-by-two",
-        tmp_path / "two",
-    )
+    parts = ("--candidates", tmp_path / "curve", "--two-by-two", tmp_path / "two", "--cpu-hour", "0.05")
+    report = invoke("report", root / "ablation", "--out", tmp_path / "r", *parts)
     page = Page()
     html = (tmp_path / "r" / "report.html").read_text()
     page.feed(html)
@@ -179,8 +178,14 @@ def test_candidates_and_the_two_by_two_have_their_sections(workspace, tmp_path):
     both = lifts.get(BOTH, NEITHER, "conversions_5")
     relative = f"({signed(100 * both.relative, 1)} %)"
     change = f"conversions per slate at 5 ads change by {both.text()} {relative}: a gain; whether a control does"
-    assert change + " as well was not measured. No control was measured in this step." in text
-    assert "End to end, llm: a gain that is not checked in full; in the ranker, LLM priors: " in text
+    lead = f"With LLM priors in retrieval and in ranking, {change} as well was not measured (no control was measured"
+    assert lead in text
+    assert "End to end, LLM priors: a gain that is not checked in full" in text
+    assert f"verdict: {lead}" in report.output
+    alone = [line for line in report.output.splitlines() if line.startswith("also:    With LLM priors in")]
+    assert [line.split(",")[0] for line in alone[:2]] == [f"also:    With LLM priors in {step} alone" for step in STEPS]
+    assert "also:    With text prior in retrieval and in ranking, conversions" in report.output
+    assert "Also on trial" in text
     assert "30 % of the slots" in text
     assert f"{lifts.get(BOTH, NEITHER, 'conversions_5').value:.4f}" in text
     assert "Ranking, once in retrieval" in text

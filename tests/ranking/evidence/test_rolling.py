@@ -13,6 +13,7 @@ from advprior.store.contract import TABLES
 from advprior.store.errors import AdvpriorError
 from advprior.store.tables import load_tables, load_time_plan
 from ranking.cli import rank
+from ranking.evidence.metrics import Conversions
 from ranking.evidence.result import AblationResult
 from ranking.evidence.rolling import origins, pool
 from ranking.models.arms import load_arms
@@ -83,7 +84,8 @@ def test_pooled_lifts_are_means_with_shorter_intervals(ablations, tmp_path):
     pooled, parts = AblationResult.load(tmp_path / "pooled"), [AblationResult.load(f) for f in folders]
     assert pooled.verdict.sentence in said.splitlines()
     assert "3 cut-offs x 2 seeds" in said
-    for metric in ("auc", "log_loss", "conversions_5"):
+    assert pooled.metric == parts[0].metric == Conversions(pooled.slots)
+    for metric in ("auc", "log_loss", pooled.metric.name):
         alone = [part.lifts.get("llm", "baseline", metric) for part in parts]
         lift = pooled.lifts.get("llm", "baseline", metric)
         assert lift.by_cutoff == pytest.approx([one.difference for one in alone], abs=1e-6)  # scores kept as float32
@@ -92,7 +94,8 @@ def test_pooled_lifts_are_means_with_shorter_intervals(ablations, tmp_path):
     assert pooled.verdict.kind == "win"
     assert pooled.about["segments"]["overall"]["rows"] == sum(p.about["segments"]["overall"]["rows"] for p in parts)
     assert pooled.about["segments"]["overall"]["users"] == 100
-    assert len(pooled.measured) == sum(len(p.measured) for p in parts)
+    own = pooled.measured[pooled.measured["arm"].isin([arm.name for arm in parts[0].arms.arms])]
+    assert len(own) == sum(len(p.measured) for p in parts)
     assert "reused" in invoke("pool", *folders, "--out", tmp_path / "pooled", "--replicates", 200)
     invoke("report", tmp_path / "pooled", "--out", tmp_path / "report")
     html = (tmp_path / "report" / "report.html").read_text()
@@ -104,16 +107,18 @@ def test_the_best_control_is_that_of_each_cut_off_on_its_own_validation(ablation
     """One cut-off's validation prefers another control, and one lacks a segment: neither decides for the others."""
     for i in range(3):
         shutil.copytree(ablations / f"a{i}", tmp_path / f"a{i}")
-    path = tmp_path / "a1" / "ablation.json"
-    result = json.loads(path.read_text())
-    for row in result["measured"]:
-        if (row["arm"], row["split"], row["metric"]) == ("popularity", "valid", "auc"):
-            row["value"] = 0.999
-    absent = result["segment_order"].pop()
-    path.write_text(json.dumps(result))
+    names = ["neighbours", "popularity", "neighbours"]
+    for i, name in enumerate(names):
+        path = tmp_path / f"a{i}" / "ablation.json"
+        result = json.loads(path.read_text())
+        for row in result["measured"]:
+            if (row["arm"], row["split"], row["metric"]) == (name, "valid", result["settings"]["decide_on"]):
+                row["value"] = 9.0
+        if name == "popularity":
+            absent = result["segment_order"].pop()
+        path.write_text(json.dumps(result))
     parts = [AblationResult.load(tmp_path / f"a{i}") for i in range(3)]
     pooled = pool([part.folder for part in parts], replicates=50)
-    names = ["neighbours", "popularity", "neighbours"]
     assert pooled.about["best_control_by_cutoff"] == {"llm": names}
     assert pooled.best_control == pooled.best_controls["llm"] == "best_control"
     assert pooled.arms.find("best_control").role == "control"

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ranking.candidates.cells import BOTH, CONTROL, EFFECTS, NEITHER, PLACEBO_ROLE, RETRIEVAL, cell
+from ranking.candidates.cells import BOTH, CONTROL, EFFECTS, NEITHER, PLACEBO_ROLE, RETRIEVAL, addition, cell
 from ranking.candidates.curve import _COLUMNS, CandidateCurve
 from ranking.candidates.endtoend import TwoByTwo
 from ranking.evidence.claims import gaps_to_json
 from ranking.evidence.lift import Lift, Lifts
 from ranking.evidence.result import AblationResult
-from ranking.evidence.summary import five_lines
+from ranking.evidence.summary import Evidence, opening_lines
 from ranking.evidence.verdict import Verdict, judge
 from ranking.evidence.wording import signed
 from ranking.frame.coverage import CoverageGap
@@ -46,11 +46,10 @@ def test_clear_win():
     assert outcome.kind == "win"
     assert outcome.headline == "LLM priors: clear gain"
     assert outcome.sentence == (
-        "With LLM priors the ranker's AUC changes by +0.0050 [+0.0030, +0.0070] against the history baseline: "
-        "a clear gain, also over the best control. "
-        "Best control, neighbour prior: +0.0010 [−0.0010, +0.0030]; LLM priors over it: +0.0040 [+0.0020, +0.0060]. "
-        "Its placebo (LLM priors of other users): +0.0001 [−0.0004, +0.0006], not told apart from zero, as it should "
-        "be; LLM priors over it: +0.0049 [+0.0030, +0.0070]."
+        "With LLM priors in ranking, AUC changes by +0.0050 [+0.0030, +0.0070] against the history baseline: "
+        "a clear gain, also over the best control "
+        "(best control, neighbour prior: +0.0010 [−0.0010, +0.0030], LLM priors over it +0.0040 [+0.0020, +0.0060]; "
+        "its placebo: +0.0001 [−0.0004, +0.0006], LLM priors over it +0.0049 [+0.0030, +0.0070])."
     )
 
 
@@ -58,7 +57,7 @@ def test_win_over_the_baseline_but_not_over_the_control():
     outcome = verdict((0.005, 0.003, 0.007), over_control=(0.0002, -0.001, 0.001))
     assert outcome.kind == "win_not_over_control"
     assert "a gain, but not over the best control: a cheaper prior does as well" in outcome.sentence
-    assert "LLM priors over it: +0.0002 [−0.0010, +0.0010]" in outcome.sentence
+    assert "LLM priors over it +0.0002 [−0.0010, +0.0010]" in outcome.sentence
     worse = verdict((0.005, 0.003, 0.007), over_control=(-0.002, -0.003, -0.001))
     assert worse.kind == "win_not_over_control"
     assert "the cheaper prior is the better one" in worse.sentence
@@ -110,8 +109,7 @@ def test_a_placebo_that_is_off_in_a_segment_takes_the_trust_from_that_segment():
 def test_without_a_control_nothing_is_clear():
     outcome = verdict((0.005, 0.003, 0.007), control=None)
     assert outcome.kind == "gain"
-    assert "a gain; whether a control does as well was not measured." in outcome.sentence
-    assert "No control was measured in this step." in outcome.sentence
+    assert "a gain; whether a control does as well was not measured (no control was" in outcome.sentence
     nothing = float("nan")
     assert verdict((nothing, nothing, nothing)).kind == "undefined"
 
@@ -127,7 +125,7 @@ def test_too_few_priors_refuse_the_verdict_with_cause_and_cure():
     assert "a gain" not in outcome.sentence
     short = verdict((0.005, 0.003, 0.007), over_control=(0.004, 0.002, 0.006), gaps={"neighbours": gap})
     assert short.kind == "gain"
-    assert "[−0.0010, +0.0030] (with a prior on 62 % of the impressions only)" in short.sentence
+    assert "[−0.0010, +0.0030] with a prior on 62 % of the impressions only" in short.sentence
 
 
 def test_numbers_are_written_alike():
@@ -178,7 +176,7 @@ def test_every_treatment_is_judged_with_its_own_placebo():
     ]
     words = "With LLM text prior by category, AUC +0.0017 [+0.0004, +0.0030]: a gain; whether a control does"
     assert outcome.others[0].sentence.startswith(words)
-    assert "+0.0004 [−0.0001, +0.0006], not told apart from zero" in outcome.others[0].sentence
+    assert "its placebo: +0.0004 [−0.0001, +0.0006], LLM text prior by category over" in outcome.others[0].sentence
     assert "against the history baseline (lambdarank)" in outcome.others[1].sentence
     assert Verdict.from_json(outcome.to_json()) == outcome
 
@@ -191,7 +189,7 @@ def test_controls_alone_are_compared_with_the_baseline():
     assert (outcome.kind, outcome.headline) == ("controls", "No treatment: what controls give")
     assert "this is what controls give, the best on validation first: with neighbour prior, AUC" in outcome.sentence
     assert "clear gain" not in outcome.sentence
-    assert outcome.sentence.endswith("It is a control itself, and no placebo of it was measured.")
+    assert outcome.sentence.endswith("(a control itself; no placebo was measured in this step).")
     assert [other.arm for other in outcome.others] == ["popularity"]
 
 
@@ -201,7 +199,7 @@ NUMBERS = st.floats(-0.02, 0.02).map(lambda x: round(x, 4))
 WIDTHS = st.floats(0.0001, 0.01).map(lambda x: round(x, 4))
 
 
-def sentences_are_whole(told, *, one_seed, control, placebo):
+def sentences_are_whole(told, *, one_seed, control, placebo, decides=True):
     """A sentence that says gain or loss names control and placebo with numbers, or that none was measured."""
     assert told
     for text in told:
@@ -214,9 +212,11 @@ def sentences_are_whole(told, *, one_seed, control, placebo):
             assert "a clear gain" not in text, text
         if not placebo:
             assert "clear loss" not in text, text
-            assert "as it should be" not in text, text
+            assert "its placebo" not in text, text
         if one_seed:
             assert not re.search(r"\bclear\b", text), text
+        if not decides:
+            assert not re.search(r"\ba clear\b|no clear effect", text), text
 
 
 @st.composite
@@ -244,13 +244,14 @@ def test_no_sentence_of_an_ablation_is_without_its_control(data, one_seed, contr
     some = Arms(arms=tuple(map(arms.find, names)))
     outcome = judge(lifts, some, best_controls=best, gaps=gaps)
     told = [outcome.sentence, *outcome.details]
-    about = {"frame_facts": {}, "gaps": gaps_to_json(gaps)}
+    counts = {"test": {"users": 9, "slates": 9}}
+    about = {"frame_facts": {}, "gaps": gaps_to_json(gaps), "splits": counts}
     lifts += [replace(one, metric="conversions_5") for one in lifts]
     result = AblationResult(some, lifts, outcome, best.get("llm"), None, about, best_controls=best)
-    lines = dict(five_lines(result))
-    told += [lines["End to end"]]
-    sentences_are_whole(told, one_seed=one_seed, control=control, placebo=placebo)
-    sentences_are_whole([lines["Whose prior"]], one_seed=one_seed, control=control, placebo=placebo)
+    lines = dict(opening_lines(Evidence(result)))
+    sentences_are_whole([*told, lines["Ranking"]], one_seed=one_seed, control=control, placebo=placebo)
+    # the verdict is about AUC here: of conversions nothing is called clear
+    sentences_are_whole([lines["End to end"]], one_seed=one_seed, control=control, placebo=placebo, decides=False)
     # the second treatment has no placebo of its own
     sentences_are_whole(outcome.sentences[1:], one_seed=one_seed, control=control, placebo=False)
     if one_seed:
@@ -259,19 +260,30 @@ def test_no_sentence_of_an_ablation_is_without_its_control(data, one_seed, contr
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.data(), st.booleans(), st.booleans(), st.booleans())
-def test_no_sentence_of_a_two_by_two_is_without_its_control(data, one_seed, control, placebo):
+@given(st.data(), st.booleans(), st.booleans(), st.booleans(), st.booleans())
+def test_no_sentence_of_a_two_by_two_is_without_its_control(data, one_seed, control, placebo, decides):
     references = {CONTROL: "neighbours"} if control else {}
     references |= {PLACEBO_ROLE: "placebo"} if placebo else {}
-    pairs = [(cell(a, of), cell(b, of)) for of in (None, *references.values()) for a, b, _ in EFFECTS]
-    pairs += [(name, cell(name, of)) for of in references.values() for name in (RETRIEVAL, "ranker", BOTH)]
+    arms = (None, "text", *references.values())
+    pairs = [(cell(a, of), cell(b, of)) for of in arms for a, b, _ in EFFECTS]
+    pairs += [
+        (addition(a, b, arm), addition(a, b, of))
+        for arm in (None, "text")
+        for of in references.values()
+        for a, b, _ in EFFECTS
+    ]
     lifts = data.draw(lifts_of_arms(pairs, metric="conversions_5", seeds=1 if one_seed else 2))
-    about = {"slots": 5, "k": 15, "arm": "llm", "references": references, "labels": {"llm": "LLM priors"}}
+    by_cell = dict.fromkeys((BOTH, RETRIEVAL, "ranker"), references)
+    about = {"slots": 5, "k": 15, "arm": "llm", "treatments": ["llm", "text"], "labels": {"llm": "LLM priors"}}
+    about |= {"references": {"llm": by_cell, "text": by_cell}, "decide_on": "conversions_5" if decides else "auc"}
     short = TwoByTwo(lifts, about | {"gaps": {"llm": {"share": 0.5, "cause": "a cause", "fix": "a fix"}}})
     assert all("undefined: only 50 % of the impressions have this prior" in text for text in short.sentences())
     result = TwoByTwo(lifts, about)
-    sentences_are_whole(result.sentences(), one_seed=one_seed, control=control, placebo=placebo)
-    assert all("LLM priors" in text for text in result.sentences())
+    told = [*result.sentences(), *result.others()]
+    sentences_are_whole(told, one_seed=one_seed, control=control, placebo=placebo, decides=decides)
+    assert all("With LLM priors in r" in text for text in result.sentences())
+    assert len(result.others()) == 1
+    assert not re.search("not compared with it", " ".join(told))
     assert result.claim(BOTH, NEITHER).headline.startswith("LLM priors: ")
 
 
@@ -293,3 +305,24 @@ def test_no_sentence_of_candidates_is_without_its_control(data, control, placebo
     curve = CandidateCurve(pd.DataFrame(rows, columns=_COLUMNS), dict.fromkeys(names, 0.5), about)
     sentences_are_whole([curve.sentence("llm")], one_seed=True, control=control, placebo=placebo)
     assert curve.told == names[: 1 + control]
+
+
+def test_a_control_of_a_kind_stands_beside_every_claim():
+    """The network without pre-training: where it does as well nothing is clear; where there is none, that is said."""
+    arms = load_arms()
+    some = Arms(arms=tuple(map(arms.find, ("baseline", "neighbours_pair", "text_twin_pair", "text_pair"))))
+    base = [
+        lift("text_pair", "baseline", 0.005, 0.003, 0.007),
+        lift("text_twin_pair", "baseline", 0.004, 0.002, 0.006),
+        lift("neighbours_pair", "baseline", 0.001, -0.001, 0.003),
+        lift("text_pair", "neighbours_pair", 0.004, 0.002, 0.006),
+    ]
+    expected, best = {"text_pair": ["random_weights", "lexical"]}, {"text_pair": "neighbours_pair"}
+    for over, kind in (((0.001, -0.001, 0.003), "win_not_over_control"), ((0.001, 0.0005, 0.002), "win")):
+        lifts = Lifts([*base, lift("text_pair", "text_twin_pair", *over)])
+        outcome = judge(lifts, some, best_controls=best, expected=expected)
+        assert outcome.kind == kind
+        same = "but not over its random-weight control: the same network without pre-training does as well"
+        assert (same in outcome.sentence) is (kind != "win")
+        assert "its random-weight control: +0.0040 [+0.0020, +0.0060], LLM text prior by" in outcome.sentence
+        assert outcome.sentence.endswith("its lexical control: not measured).")

@@ -96,7 +96,14 @@ def test_an_arm_is_the_baseline_plus_what_it_names():
         ("arms: [{name: a, service: s, label: A, role: baseline}, {name: a, service: t, label: B}]", "twice: a"),
         ("arms: [{name: a, service: s, label: A, role: champion}]", "baseline"),
         ("arms: [{name: a, service: s, label: A, role: baseline}]\nranker: {learning_rate: 7}", "learning_rate"),
-        ("arms: [{name: a, service: s, label: A, role: baseline}, {name: b, service: t, label: B, of: a}]", "placebos"),
+        (
+            "arms: [{name: a, service: s, label: A, role: baseline}, {name: b, service: t, label: B, of: a}]",
+            "a placebo shuffles",
+        ),
+        (
+            "arms: [{name: a, label: A, role: baseline}, {name: b, label: B, kind: lexical, of: a}]",
+            "`kind` is for controls",
+        ),
         ("arms: [", "not YAML"),
         ("", "arms"),
     ],
