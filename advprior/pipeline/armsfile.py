@@ -16,7 +16,7 @@ import yaml
 from advprior.pipeline.own_defaults import own_arms, shipped_arms
 from advprior.pipeline.presets import CHEAP
 from advprior.pipeline.settings import Prior, ProjectConfig
-from advprior.store.contract import PRETRAINED, prior_service, prior_view
+from advprior.store.contract import LEXICAL, PRETRAINED, prior_service, prior_view
 
 #: Enough trees to see which way the cheap priors point, at a tenth of the cost, where the final arms are the user's.
 FIRST_RANKER = {"learning_rate": 0.1, "max_rounds": 120, "patience": 10}
@@ -131,19 +131,20 @@ def _arm(template: dict[str, Any], prior: Prior, priors: Sequence[Prior]) -> dic
 
 def _lacking(prior: Prior, priors: Sequence[Prior]) -> tuple[str | None, str | None]:
     """What a prior lacks by its settings, and the project's prior of the same predictor that has it."""
-    own = _encoder_of(prior)
-    kind = "random_weights" if own.get("twin") else "lexical" if own.get("base") == "lexical" else None
+    kind = _kind(prior)
     if kind is None:
         return None, None
     same = [one for one in priors if (one.predictor, one.by) == (prior.predictor, prior.by)]
-    whole = [one.name for one in same if not _encoder_of(one).get("twin") and _encoder_of(one).get("base") != "lexical"]
-    return kind, whole[0] if whole else None
+    return kind, next((one.name for one in same if _kind(one) is None), None)
 
 
-def _encoder_of(prior: Prior) -> dict[str, Any]:
-    """Settings of a prior that say what encodes or reads."""
+def _kind(prior: Prior) -> str | None:
+    """What a prior lacks: pre-training, the network, advertisers' names, or nothing."""
     inner = prior.settings.get("encoder")
-    return {**prior.settings, **inner} if isinstance(inner, dict) else prior.settings
+    own = {**prior.settings, **inner} if isinstance(inner, dict) else prior.settings
+    if own.get("twin"):
+        return "random_weights"
+    return "lexical" if own.get("base") == LEXICAL else "masked" if own.get("masked") else None
 
 
 def _placebo(template: dict[str, Any], prior: Prior) -> dict[str, Any]:

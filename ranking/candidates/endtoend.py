@@ -34,8 +34,8 @@ _WHERE = {
     (BOTH, NEITHER): "in retrieval and in ranking",
     (RETRIEVAL, NEITHER): "in retrieval alone",
     (RANKING, NEITHER): "in ranking alone",
-    (BOTH, RETRIEVAL): "in ranking, once in retrieval,",
-    (BOTH, RANKING): "in retrieval, once in ranking,",
+    (BOTH, RETRIEVAL): "in ranking, once in retrieval",
+    (BOTH, RANKING): "in retrieval, once in ranking",
 }
 
 

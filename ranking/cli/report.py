@@ -80,12 +80,13 @@ def _next_command(ablation: Path, verdict: Mapping[str, Any]) -> str:
     """What to try after this report: a ranker to serve, more seeds, what is missing beside it, or more users."""
     facts = {**read_manifest(ablation)["facts"], "kind": verdict["kind"], "one_seed": verdict["one_seed"]}
     facts["worth"] = verdict["kind"] == "win" or facts.get("worth")
-    ablate_again = f"advprior rank ablate --frame {facts['frame']} --out {ablation}"
+    frame = facts.get("frame", "FRAME")  # a result that was saved from Python does not say
+    ablate_again = f"advprior rank ablate --frame {frame} --out {ablation}"
     if facts.get("one_seed"):
         return f"{ablate_again} --seeds 3   (of one seed, nothing is clear)"
     if facts.get("worth"):
         out = ablation.parent / "ranker"
-        return f"advprior rank train --frame {facts['frame']} --arm {facts['arm']} --out {out}"
+        return f"advprior rank train --frame {frame} --arm {facts['arm']} --out {out}"
     if facts["kind"] == "untrusted":
         return f"{ablate_again} --seeds 5   (less noise of training)"
     if facts["kind"] == "controls":

@@ -80,6 +80,7 @@ JOINT_NOTE = (
 KINDS: dict[str, tuple[str, str]] = {
     "random_weights": ("random-weight control", "the same network without pre-training does as well"),
     "lexical": ("lexical control", "the words do as well without a network"),
+    "masked": ("control without names", "it does as well without advertisers' names"),
 }
 
 
@@ -135,7 +136,7 @@ class Claim:
     control, placebo : Beside, optional
         None where none was measured.
     kin : tuple of Beside
-        Further controls, each of which lacks one thing of the arm: pre-training, or the network.
+        Further controls, each of which lacks one thing of the arm: pre-training, the network, advertisers' names.
     lacking : tuple of str
         Keys of `KINDS` of which no control was measured, though the arm's prior is of pre-trained weights.
     gap : CoverageGap, optional

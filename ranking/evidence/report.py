@@ -64,7 +64,7 @@ def write_report(
         ``RUN001`` … ``RUN003``, ``RNK026``.
     """
     result = AblationResult.load(ablation)
-    manifests = {str(run.name): read_manifest(run) for run in predictor_runs}
+    manifests = {str(run): read_manifest(run) for run in predictor_runs}
     evidence = Evidence(result, manifests, (retrieval or {}).get("steps"), price)
     page = render(evidence, read_manifest(ablation), retrieval)
     out.parent.mkdir(parents=True, exist_ok=True)

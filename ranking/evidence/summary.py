@@ -212,13 +212,14 @@ def _worth(evidence: Evidence) -> str:
     else:
         claim = bench_of(result, Conversions(result.slots)).claim(evidence.first)
         claims, controls = {evidence.first.name: claim}, dict(result.best_controls)
-    texts = []
+    texts, counted = [], ""
     for arm, claim in claims.items():
         traffic = traffic_of(result.about, _users(result, evidence.predictors, arm))
         if traffic is None:
             return "Not counted: the frame has no time plan or no slates."
         texts.append(worth_text(claim, hours, (arm, controls.get(arm)), traffic, evidence.price))
-    return " ".join([*texts, _fitting(evidence)]).strip()
+        counted = counted or f"Slates are counted: {traffic.text()}."
+    return " ".join([*texts, counted, _fitting(evidence)]).strip()
 
 
 def _users(result: AblationResult, predictors: Manifests, arm: str) -> int | None:

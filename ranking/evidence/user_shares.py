@@ -162,7 +162,7 @@ def _rows(
 ) -> list[ShareRow]:
     """Lifts over the baseline, and of each treatment over the control that is best on validation rows."""
     measured = pd.DataFrame([row for one in reached.values() for row in one.measured], columns=MEASURED)
-    best = best_controls_of(arms, measured)
+    best = best_controls_of(arms, measured, Auc())
     draws = {name: one.draws for name, one in reached.items()}
     lifts = lifts_of(draws, pairs_of(arms), resampler.options, resampler.outcomes.telling)
     base = arms.baseline.name

@@ -236,8 +236,8 @@ def worth_text(
     if own is None:
         return f"{lead}. What they cost was not recorded: name the scoring run with --predictor-run."
     slates = Hours(own.cpu / traffic.between, own.gpu / traffic.between, own.at_most)
-    text = f"{lead}, for {own.text()} per million users at each refresh; {traffic.text()}: {slates.text()} per million "
-    return f"{text}slates. {_break_even_text(claim.lift, slates, price)}"
+    text = f"{lead}, for {own.text()} per million users at each refresh, {slates.text()} per million slates."
+    return f"{text} {_break_even_text(claim.lift, slates, price)}"
 
 
 def _break_even_text(lift: Lift, hours: Hours, price: Price | None) -> str:

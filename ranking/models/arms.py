@@ -32,8 +32,8 @@ from advprior.store.keys import explain
 from ranking.models.config import Objective, RankerConfig
 
 Role = Literal["baseline", "control", "treatment", "placebo"]
-#: What a control lacks of the one treatment that it is a control of: pre-training, or the network.
-Kind = Literal["random_weights", "lexical"]
+#: What a control lacks of the one treatment that it is a control of: pre-training, the network, advertisers' names.
+Kind = Literal["random_weights", "lexical", "masked"]
 
 
 class Arm(BaseModel):

@@ -32,8 +32,8 @@ def test_a_clear_gain_has_a_value_at_which_it_pays():
     told = text(change(0.001, 0.0005, 0.002), Price(0.05))
     assert told.startswith("LLM priors: +1,000 [+500, +2,000] conversions per million slates (best control, neighbour")
     assert "neighbour prior: +500 [−1,000, +2,000], for 6.0 CPU-minutes)" in told
-    assert "for at most 50.0 CPU-hours per million users at each refresh" in told
-    assert "200 scored users saw 2,000 slates, 1 each between two refreshes (every 7 days)" in told
+    assert "for at most 50.0 CPU-hours per million users at each refresh, at most 50.0 CPU-hours per million" in told
+    assert "200 scored users saw 2,000 slates, 1 each between two refreshes (every 7 days)" in TRAFFIC.text()
     assert "At 0.05 USD a CPU-hour that is 2.5 USD: it pays where a conversion is worth more than 0.0025 USD" in told
     assert "(0.0013 USD at the interval's upper end, 0.005 USD at its lower)" in told
 
