@@ -2,7 +2,8 @@
 
 Every run was fitted with the same advertisers withheld (``advprior finetune --withhold``). Their events before the
 cut-off are hidden from every arm; labels after it are kept. Recall on labels of withheld advertisers answers how
-well new ones are placed; recall on all labels tells what that costs.
+well new ones are placed; recall on all labels tells what that costs. Beside each run that reads texts stand the nearest
+texts by its own encoder: what they cannot say is what the fit has added.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from advprior.history.histories import Histories, build_histories, micros
 from advprior.history.withheld import without
 from advprior.predictors.logit import fit_logit, log_softmax
 from advprior.predictors.text.logit import OWN_HALF_LIFE
+from advprior.predictors.text.predictor import text_vectors
 from advprior.store.arrays import Bool, Float, Int
 from advprior.store.contract import ADVERTISERS, EVENTS, POPULARITY, USERS
 from advprior.store.errors import AdvpriorError
@@ -100,7 +102,10 @@ def evaluate_cold(runs: Sequence[Path], tables: Path, cutoff: datetime, options:
         scorer, facts = open_run(run, case.catalog, tables, options)
         arms[name] = score_labels(scorer, case.past, case.labels, case.now, name)
         about_runs[name] = {**facts, "provider": scorer.provider}
-    pairs = [(name, other) for name in names for other in (*controls, *names) if other != name]
+        if (vectors := text_vectors(run)) is not None:
+            arms[neighbours_of(name)] = case.nearest(vectors)
+    pairs = [(name, other) for name in names for other in (*controls, neighbours_of(name), *names) if other != name]
+    pairs = [(arm, baseline) for arm, baseline in pairs if baseline in arms]
     if sentences.NAME in controls:
         pairs.append((sentences.NAME, POPULARITY))
     rows, comparisons = compare(
@@ -127,6 +132,11 @@ def evaluate_cold(runs: Sequence[Path], tables: Path, cutoff: datetime, options:
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return {"arms": overall(rows), "comparisons": comparisons, "segments": rows, "about": about}
+
+
+def neighbours_of(run: str) -> str:
+    """What the arm of nearest texts by a run's own encoder is called."""
+    return f"{run}: neighbours"
 
 
 @dataclass(frozen=True)
@@ -190,15 +200,21 @@ class _Case:
         }
         if not sentences.installed():
             return arms, {sentences.NAME: "package wordllama is not installed"}
-        vectors = sentences.sentence_vectors(self.catalog.descriptions(". "))
-        # a cosine is no log-probability: its scale is fitted on the labels before, which changes no rank
+        arms[sentences.NAME] = self.nearest(sentences.sentence_vectors(self.catalog.descriptions(". ")))
+        return arms, {}
+
+    def nearest(self, vectors: Float) -> Float:
+        """Log-probs [P, N] of who reads most like what each user turned to, by unit vectors [N, E] of the texts.
+
+        A cosine is no log-probability: its scale is fitted on the labels before, which changes no rank.
+        """
+        size = len(self.catalog)
         early = first_labels(self.past, self.now - self.ahead, self.ahead).sample(MOST_SCALED, self.seed)
         scale = 1.0
         if len(early):
             near = self._near(vectors, early.user, self.now - self.ahead)
             scale = float(fit_logit(near[None], early.truth(size), centre=1.0)[0])
-        arms[sentences.NAME] = log_softmax(max(scale, 1e-3) * self._near(vectors, self.labels.user, self.now))
-        return arms, {}
+        return log_softmax(max(scale, 1e-3) * self._near(vectors, self.labels.user, self.now))
 
     def _near(self, vectors: Float, users: Int, moment: int) -> Float:
         """Cosine of what each user turned to with every advertiser [P, N]."""

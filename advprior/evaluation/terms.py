@@ -20,6 +20,7 @@ from advprior.predictors import autoencoders
 from advprior.predictors.logit import log_softmax
 from advprior.predictors.neighbours import department_term, memberships, neighbour_term, similarity
 from advprior.predictors.offset import SMOOTHING
+from advprior.predictors.text.similar import lift_term, smoothed_lift
 from advprior.store.arrays import Double, Float, Int
 from advprior.store.contract import NEIGHBOURS
 
@@ -30,12 +31,9 @@ POPULAR = (30.0, 90.0, 365.0)  # half-lives of everyone's events, days
 OWN = (30.0, 180.0, 730.0)  # half-lives of the user's own
 LONG = OWN[-1]
 MIXED = (30.0, 90.0, 365.0, 4 * YEAR)  # likewise, mixed with popularity into one distribution
-EVER = 1e6  # a half-life that forgets nothing
-BACK_OFF = 1.0  # events that popularity counts for beside a user's own
-PROFILE_PRIOR = 100.0  # events that a profile value's advertisers are smoothed by
-SEQUENCE_PRIOR = 20.0  # events that what follows an advertiser is smoothed by
-ALS_FLOOR = 0.02  # of a factor score, so that its log stays finite
-SHARE_FLOOR = 0.02  # of a share of categories
+EVER, BACK_OFF = 1e6, 1.0  # a half-life that forgets nothing; events that popularity counts for beside a user's own
+PROFILE_PRIOR, SEQUENCE_PRIOR = 100.0, 20.0  # events that a profile value's advertisers, or next ones, are smoothed by
+ALS_FLOOR, SHARE_FLOOR = 0.02, 0.02  # of a factor score and of a share of categories, so that a log stays finite
 
 REACHES = ("short", "middle", "long", "longest")  # of half-lives, ascending: how long each is follows from the past
 POPULAR_TERMS = tuple(f"popularity, {reach}" for reach in REACHES[:3])
@@ -110,7 +108,7 @@ class Terms:
     def of(self, asked: Histories) -> Terms:
         """The same aggregates, for other users: their events before the cut-off."""
         other = Terms(self._past, self._cutoff, self._size, self._seed, asked, self._pace)
-        for name in ("_drift", "_similarity", "_sequence", "_als", "_together", "_ease", "_l3ae"):
+        for name in ("_drift", "_similarity", "_sequence", "_als", "_together", "_ease", "_by_texts"):
             if (name != "_als" or als_installed()) and (name != "_ease" or self.narrow):
                 other.__dict__[name] = getattr(self, name)
         return other
@@ -155,9 +153,8 @@ class Terms:
 
     def decayed(self, half_life: float) -> Float:
         """Decayed events of everyone [N] at a half-life in days, before the pace."""
-        moment = np.asarray([self._cutoff], np.int64)
-        half_life *= self._pace
-        everyone: Float = counts.popularity(self._past, moment, half_life, self._size)[0].astype(np.float32)
+        moment, days = np.asarray([self._cutoff], np.int64), half_life * self._pace
+        everyone: Float = counts.popularity(self._past, moment, days, self._size)[0].astype(np.float32)
         return everyone
 
     def own(self, users: Int, half_life: float) -> Float:
@@ -167,9 +164,15 @@ class Terms:
 
     def l3ae(self, users: Int, encoder: str, semantic: Float) -> Float:
         """L3AE's term [P, N] by the semantic matrix [N, N] of an encoder; weights are computed once for each."""
-        if encoder not in self._l3ae:
-            self._l3ae[encoder] = autoencoders.scaled(autoencoders.pulled(self._pulling, semantic))
-        return autoencoders.linear_term(self.own(users, LONG), self._l3ae[encoder])
+        if (key := ("l3ae", encoder)) not in self._by_texts:
+            self._by_texts[key] = autoencoders.scaled(autoencoders.pulled(self._pulling, semantic))
+        return autoencoders.linear_term(self.own(users, LONG), self._by_texts[key])
+
+    def lift(self, users: Int, encoder: str, kernel: Float) -> Float:
+        """The smoothed lift's term [P, N] by the kernel [N, N] of an encoder; lifts are computed once for each."""
+        if (key := ("lift", encoder)) not in self._by_texts:
+            self._by_texts[key] = smoothed_lift(kernel, self._together)
+        return lift_term(self.own(users, LONG), self._by_texts[key])
 
     def _wide(self, row: Float, users: Int) -> Float:
         wide: Float = np.broadcast_to(row, (len(users), self._size))
@@ -187,9 +190,8 @@ class Terms:
             (RETURNING_TERMS, POPULAR[1:], back),
         ):
             for name, h in zip(names, half_lives, strict=True):
-                weight = np.bincount(
-                    past.advertiser[counted], weights=0.5 ** (age[counted] / (h * self._pace)), minlength=size
-                )
+                decay = 0.5 ** (age[counted] / (h * self._pace))
+                weight = np.bincount(past.advertiser[counted], weights=decay, minlength=size)
                 drift[name] = log_softmax(np.log(weight + SMOOTHING))
         return drift
 
@@ -215,8 +217,8 @@ class Terms:
         return autoencoders.pulling_inverse(self._together).astype(np.float32)  # a large ridge: well-conditioned
 
     @cached_property
-    def _l3ae(self) -> dict[str, Float]:
-        """By encoder."""
+    def _by_texts(self) -> dict[tuple[str, str], Float]:
+        """What everyone's events and an encoder give together [N, N], by kind and encoder."""
         return {}
 
     @cached_property

@@ -11,8 +11,8 @@ from advprior.evaluation.terms import ARMS, DRIFT, EVER, LOGIT, Terms
 from advprior.predictors.text.similar import MEAN, TEMPERATURES, TOP, averaged, text_terms
 from advprior.store.arrays import Float, Int
 
-LEXICAL, L3AE = "lexical", "l3ae"
-FEW, ALONE = "few terms", "few terms over drift alone"
+LEXICAL, L3AE, LIFT = "lexical", "l3ae", "lift"
+FEW, ALONE, WITH_LIFT = "few terms", "few terms over drift alone", "with lift"
 HISTORY = 730.0  # half-life of a history that texts are read through, days
 POPULAR = {"long": 365.0, "longest": 1460.0}  # half-lives of what is smoothed over alike texts, days
 
@@ -73,6 +73,8 @@ def arms_of(sources: Mapping[str, Source], available: set[str]) -> dict[str, Cur
     lexical = (*plain, *_all_of(LEXICAL, available))
     arms[LEXICAL] = CurveArm(lexical)
     arms[f"{LEXICAL}, {FEW}"] = CurveArm((*plain, *_few_of(LEXICAL, available)))
+    if (lift := _named(LEXICAL, LIFT)) in available:
+        arms[f"{LEXICAL}, {WITH_LIFT}"] = CurveArm((*lexical, lift))
     drift = arms[DRIFT].terms
     arms[f"{LEXICAL}, {ALONE}"] = CurveArm((*drift, *_few_of(LEXICAL, available)))
     for name, source in sources.items():
@@ -80,6 +82,9 @@ def arms_of(sources: Mapping[str, Source], available: set[str]) -> dict[str, Cur
         if source.mixed:
             arms[name] = CurveArm((*plain, *_all_of(name, available)), llm, control or "")
             arms[f"{name}, {FEW}"] = CurveArm((*plain, *few), llm, f"{control}, {FEW}" if control else "")
+            if (lift := _named(name, LIFT)) in available:
+                every = (*plain, *_all_of(name, available), lift)
+                arms[f"{name}, {WITH_LIFT}"] = CurveArm(every, llm, f"{control}, {WITH_LIFT}" if control else "")
             arms[f"{name}, {ALONE}"] = CurveArm((*drift, *few), llm, f"{control}, {ALONE}" if control else "")
         else:
             arms[name] = CurveArm((*plain, *few), llm, control or "")
@@ -111,7 +116,7 @@ def own_text_terms(
     return {
         _named(source, name): term
         for source, cosine in cosines.items()
-        for name, term in text_terms(cosine, own, ever, {}, TEMPERATURES if _is_whole(source, sources) else ()).items()
+        for name, term in text_terms(cosine, own, ever, {}, TEMPERATURES if is_whole(source, sources) else ()).items()
     }
 
 
@@ -120,7 +125,7 @@ def everyones_text_terms(terms: Terms, cosines: Mapping[str, Float], sources: Ma
     popular = {reach: terms.decayed(h) for reach, h in POPULAR.items()}
     values: dict[str, Float] = {}
     for source, cosine in cosines.items():
-        if not _is_whole(source, sources):
+        if not is_whole(source, sources):
             continue
         nobody = np.zeros((1, len(cosine)), np.float32)
         own = set(text_terms(cosine, nobody, nobody > 0, {}))
@@ -135,14 +140,20 @@ def linear_text_terms(terms: Terms, users: Int, semantic: Mapping[str, Float]) -
     return {_named(source, L3AE): terms.l3ae(users, source, matrix) for source, matrix in semantic.items()}
 
 
-def _is_whole(source: str, sources: Mapping[str, Source]) -> bool:
+def lift_text_terms(terms: Terms, users: Int, kernels: Mapping[str, Float]) -> dict[str, Float]:
+    """The smoothed lift's term [P, N] of each source's kernel: by everyone's events, of the user's."""
+    return {_named(source, LIFT): terms.lift(users, source, kernel) for source, kernel in kernels.items()}
+
+
+def is_whole(source: str, sources: Mapping[str, Source]) -> bool:
     """Whether an arm reads all terms of a source: words by themselves, and what is averaged with them."""
     return source not in sources or sources[source].mixed
 
 
 def _all_of(source: str, available: set[str]) -> tuple[str, ...]:
-    """Names of all terms of a source, in order."""
-    return tuple(sorted(term for term in available if term.startswith(f"{source}: ")))
+    """Names of all terms of a source but the lift, which has arms of its own, in order."""
+    of_source = {term for term in available if term.startswith(f"{source}: ")}
+    return tuple(sorted(of_source - {_named(source, LIFT)}))
 
 
 def _few_of(source: str, available: set[str]) -> tuple[str, ...]:

@@ -17,6 +17,8 @@ from advprior.evaluation.learning_curve.arms import (
     Source,
     arms_of,
     everyones_text_terms,
+    is_whole,
+    lift_text_terms,
     linear_text_terms,
     own_text_terms,
 )
@@ -26,6 +28,7 @@ from advprior.evaluation.terms import Terms
 from advprior.history.histories import Histories
 from advprior.predictors.autoencoders import SEMANTIC_RIDGE, WIDEST, ease_weights
 from advprior.predictors.logit import fit_logit, log_softmax, logit
+from advprior.predictors.text.similar import text_kernel
 from advprior.store.arrays import Bool, Double, Float, Int
 from advprior.store.contract import POPULARITY
 
@@ -96,6 +99,12 @@ class CutOff:
         """Semantic matrix [N, N] by source; none where the advertisers are too many for linear autoencoders."""
         few = {name: cosine for name, cosine in self.cosines.items() if len(cosine) <= WIDEST}
         return {name: ease_weights(cosine, SEMANTIC_RIDGE).astype(np.float32) for name, cosine in few.items()}
+
+    @cached_property
+    def kernels(self) -> dict[str, Float]:
+        """Kernel [N, N] of each source that has an arm of all its terms; none where the advertisers are too many."""
+        whole = {name: cosine for name, cosine in self.cosines.items() if is_whole(name, self.sources)}
+        return {name: text_kernel(cosine) for name, cosine in whole.items() if len(cosine) <= WIDEST}
 
 
 @dataclass(frozen=True)
@@ -199,7 +208,8 @@ def _all_terms(
         if chunk is not None and cells <= MEMORY_CELLS:
             case.shared[chunk] = shared
     wide = {name: np.broadcast_to(term, (len(users), case.size)) for name, term in everyones.items()}
-    return terms(users) | shared | wide | linear_text_terms(terms, users, case.semantic)
+    linear = linear_text_terms(terms, users, case.semantic) | lift_text_terms(terms, users, case.kernels)
+    return terms(users) | shared | wide | linear
 
 
 def _held_out(terms: Float, truth: Float, half: Bool, fitted: Double) -> float:

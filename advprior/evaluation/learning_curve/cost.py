@@ -18,6 +18,7 @@ from advprior.evaluation.learning_curve.arms import (
     CurveArm,
     arms_of,
     everyones_text_terms,
+    lift_text_terms,
     linear_text_terms,
     own_text_terms,
 )
@@ -72,12 +73,15 @@ def measure_costs(case: CutOff) -> Costs:
         linear = {name: case.semantic[name]} if name in case.semantic else {}
         cell += _timed(partial(linear_text_terms, terms, users[:1], linear))[0]  # weights are solved for, likewise
         rest_s, rest = _timed(partial(linear_text_terms, terms, users, linear))
+        kernels = {name: case.kernels[name]} if name in case.kernels else {}
+        cell += _timed(partial(lift_text_terms, terms, users[:1], kernels))[0]
+        lift_s, lifts = _timed(partial(lift_text_terms, terms, users, kernels))
         wide = {
             k: np.broadcast_to(v, counts_shape)
             for k, v in everyones_text_terms(terms, {name: cosine}, case.sources).items()
         }
-        values |= own | rest | wide
-        of_source[name] = own_s + rest_s
+        values |= own | rest | lifts | wide
+        of_source[name] = own_s + rest_s + lift_s
         shared += own_s
     arms = arms_of(case.sources, set(values))
     weighing = {

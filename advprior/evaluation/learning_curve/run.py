@@ -20,7 +20,7 @@ from advprior.store.tables import TABLES_FIX, load_time_plan
 from advprior.store.times import DAY_US
 from advprior.store.versions import versions
 
-CODE_VERSION = 8
+CODE_VERSION = 9
 YEAR_US = 365 * DAY_US
 PARTS = 4  # of the past before the first cut-off: labels are looked for over one of them at most
 

@@ -98,6 +98,17 @@ def encode_catalog(
     return np.concatenate([of_names, beside], axis=1), origin
 
 
+def text_vectors(run: Path) -> Float | None:
+    """Unit vectors [N, 2·E] of a run's encodings of names and texts, standardised; None of a run that has none."""
+    if not (run / ENCODINGS).exists() or not (run / SPACE).exists():
+        return None
+    with np.load(run / SPACE) as saved:
+        space = Space(saved["mean"], saved["spread"], saved["directions"])
+    standard = space.standard(np.load(run / ENCODINGS))
+    vectors: Float = standard / np.maximum(np.linalg.norm(standard, axis=1, keepdims=True), 1e-9)
+    return vectors
+
+
 class TextPredictor(Predictor):
     """A conditional logit over what an encoder makes of the catalog."""
 

@@ -83,6 +83,12 @@ def test_recall_beats_popularity_and_its_interval_says_so(folder) -> None:
     assert by["boosted", "withheld"]["recall@5"] > 0.5
     assert result["about"]["withheld"] == list(WITHHELD)
     assert 0 < result["about"]["withheld_labels"] < result["about"]["labels"]
+    # the nearest texts by a run's own encoder: of each run that reads texts, against itself alone
+    neighbours = {arm for arm, _ in by if arm.endswith(": neighbours")}
+    assert neighbours == {"boosted: neighbours", "alone: neighbours"}
+    assert by["boosted: neighbours", "overall"] | {"arm": ""} == by["alone: neighbours", "overall"] | {"arm": ""}
+    against = {(c["arm"], c["baseline"]) for c in result["comparisons"] if c["baseline"] in neighbours}
+    assert against == {("boosted", "boosted: neighbours"), ("alone", "alone: neighbours")}
     assert (sentences.NAME in result["about"]["left_out"]) != sentences.installed()
     (row,) = (
         c

@@ -13,7 +13,7 @@ from advprior.evaluation.learning_curve.arms import ALONE
 from advprior.evaluation.learning_curve.cells import METRICS, SEGMENTS, CellResult
 from advprior.evaluation.learning_curve.pool import Point, crossing, difference
 from advprior.evaluation.learning_curve.result import BEST_WITH, BEST_WITHOUT
-from advprior.predictors.text.similar import text_terms
+from advprior.predictors.text.similar import lift_term, smoothed_lift, text_kernel, text_terms
 from tests.planted import write_planted
 from tests.tiny import PLAN
 from tests.tiny_llm import write_tiny_llm
@@ -91,6 +91,18 @@ def test_text_terms_by_hand() -> None:
     assert smoothed[0] > smoothed[1] > smoothed[2]  # alike the only popular one
 
 
+def test_a_lift_reaches_pairs_that_nobody_has_had_yet() -> None:
+    """Users of 0 turn to 1; 2 reads like 1, 3 like nothing: to a user of 0 it speaks for 1 most, then for 2."""
+    both = np.asarray([[6.0, 4, 0, 0], [4, 6, 0, 0], [0, 0, 3, 0], [0, 0, 0, 3]])
+    cosine = np.eye(4, dtype=np.float32)
+    cosine[1, 2] = cosine[2, 1] = 0.9
+    lift = smoothed_lift(text_kernel(cosine), both)
+    term = lift_term(np.asarray([[2.0, 0, 0, 0], [0, 0, 0, 0]], np.float32), lift)
+    assert term[0, 1] > term[0, 2] > term[0, 3]
+    assert not term[1].any()
+    np.testing.assert_allclose(lift, lift.T, rtol=1e-4, atol=1e-5 * np.abs(lift).max())
+
+
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory):
     folder = tmp_path_factory.mktemp("curve")
@@ -146,7 +158,8 @@ def test_the_curve_of_planted_kinds(workspace, capsys) -> None:
     np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5 * np.abs(before).max())
     with_llm = {row["arm"] for row in result["curve"] if row["baseline"] == BEST_WITHOUT}
     mixed = "lexical and base, averaged"
-    assert with_llm == {BEST_WITH, "base", "lexical + base", mixed, f"{mixed}, few terms", f"{mixed}, {ALONE}"}
+    shapes = {f"{mixed}, {shape}" for shape in ("few terms", "with lift", ALONE)}
+    assert with_llm == {BEST_WITH, "base", "lexical + base", mixed, *shapes}
 
 
 def test_a_cut_off_before_the_texts_were_written_is_refused(workspace, capsys) -> None:
