@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from advprior.evaluation.als import als_installed
 from advprior.evaluation.compare import compare, overall
 from advprior.evaluation.controls import BLEND
 from advprior.evaluation.options import Options
@@ -20,7 +21,7 @@ from advprior.evaluation.protocol import PROFILE_ONLY, segments
 from advprior.evaluation.runs import TAKEN, open_run, require_past, score_labels
 from advprior.evaluation.seeds import Group, group_runs, mean_probability
 from advprior.evaluation.split import Split
-from advprior.evaluation.terms import als_installed, left_out
+from advprior.evaluation.terms import left_out
 from advprior.history.histories import micros
 from advprior.history.read import load_histories
 from advprior.predictors.labels import TRAINED_UNTIL
@@ -31,7 +32,7 @@ from advprior.store.tables import TABLES_FIX
 from advprior.store.versions import versions
 
 STEP = "evaluate"
-CODE_VERSION = 6
+CODE_VERSION = 7
 DEFAULTS = Options()
 
 
@@ -244,6 +245,7 @@ class _Ladder:
             "fitted_at": datetime.fromtimestamp(split.then / 1e6, UTC).isoformat(),
             "runs": self.about_runs,
             "left_out": left_out(split.size),
+            "als": {"settings": split.als[0].to_json(), "nats a label": split.als[1]},
             "saw_the_blend_labels": self.optimistic,
             "trained_on_the_blend_labels": self.trained_on,
             **fitted_facts(main),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from advprior.evaluation.als import AlsSettings, als_installed, tune_als
+from advprior.evaluation.protocol import first_labels
 from advprior.evaluation.terms import Terms, pace_of
 from advprior.history.catalog import Catalog
 from advprior.history.counts import DAY
@@ -71,8 +73,16 @@ class Split:
         """Terms as of a moment, from events before it: the same for every population."""
         if moment not in self._terms:
             past = self.histories.before(moment)
-            self._terms[moment] = Terms(past, moment, self.size, self.seed, pace=self.pace)
+            self._terms[moment] = Terms(past, moment, self.size, self.seed, pace=self.pace).tuned(self.als[0])
         return self._terms[moment]
+
+    @cached_property
+    def als(self) -> tuple[AlsSettings, dict[str, float]]:
+        """Settings of ALS that explain the labels between the earlier cut-off and the cut-off best; `als.tune_als`."""
+        if not als_installed():
+            return AlsSettings(), {}
+        labels = first_labels(self.past, self.then, self.now - self.then)
+        return tune_als(self.before, labels, self.size, self.seed)
 
     @cached_property
     def _terms(self) -> dict[int, Terms]:

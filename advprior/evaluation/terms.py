@@ -8,12 +8,12 @@ say: drift at several half-lives, habit, sequence, co-occurrence, factors, profi
 from __future__ import annotations
 
 from functools import cached_property
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from advprior.evaluation.als import AlsSettings, als_factors, als_installed, als_term, fit_als
 from advprior.history import counts
 from advprior.history.histories import Codes, Histories
 from advprior.predictors import autoencoders
@@ -31,9 +31,11 @@ POPULAR = (30.0, 90.0, 365.0)  # half-lives of everyone's events, days
 OWN = (30.0, 180.0, 730.0)  # half-lives of the user's own
 LONG = OWN[-1]
 MIXED = (30.0, 90.0, 365.0, 4 * YEAR)  # likewise, mixed with popularity into one distribution
-EVER, BACK_OFF = 1e6, 1.0  # a half-life that forgets nothing; events that popularity counts for beside a user's own
-PROFILE_PRIOR, SEQUENCE_PRIOR = 100.0, 20.0  # events that a profile value's advertisers, or next ones, are smoothed by
-ALS_FLOOR, SHARE_FLOOR = 0.02, 0.02  # of a factor score and of a share of categories, so that a log stays finite
+EVER = 1e6  # a half-life that forgets nothing
+BACK_OFF = 1.0  # events that popularity counts for beside a user's own
+PROFILE_PRIOR = 100.0  # events that a profile value's advertisers are smoothed by
+SEQUENCE_PRIOR = 20.0  # events that what follows an advertiser is smoothed by
+SHARE_FLOOR = 0.02  # of a share of categories
 
 REACHES = ("short", "middle", "long", "longest")  # of half-lives, ascending: how long each is follows from the past
 POPULAR_TERMS = tuple(f"popularity, {reach}" for reach in REACHES[:3])
@@ -63,11 +65,6 @@ def pace_of(days: float) -> float:
     (1.0, 0.2)
     """
     return min(1.0, max(days, 1.0) / FULL_SPAN)
-
-
-def als_installed() -> bool:
-    """Whether the optional package `implicit` is there."""
-    return find_spec("implicit") is not None
 
 
 def left_out(size: int) -> dict[str, str]:
@@ -103,7 +100,12 @@ class Terms:
     ) -> None:
         self._past, self._cutoff, self._size, self._seed = past, cutoff, size, seed
         self._asked = past if asked is None else asked
-        self._pace = pace
+        self._pace, self._als_settings = pace, AlsSettings()
+
+    def tuned(self, als: AlsSettings) -> Terms:
+        """The same whose ALS has these settings; before its first use."""
+        self._als_settings = als
+        return self
 
     def of(self, asked: Histories) -> Terms:
         """The same aggregates, for other users: their events before the cut-off."""
@@ -137,8 +139,7 @@ class Terms:
         terms |= {name: neighbour_term(own[h], self._similarity) for name, h in zip(NEAR_TERMS, OWN[1:], strict=True)}
         terms["sequence"] = (terms["last"] @ self._sequence).astype(np.float32)
         if als_installed():
-            scores = self._factors[users] @ self._als.item_factors.T
-            terms[ALS] = np.log(np.clip(scores, 0.0, None) + ALS_FLOOR)
+            terms[ALS] = als_term(self._factors[users], self._als)
         if self.narrow:
             terms[EASE] = autoencoders.linear_term(own[LONG], self._ease)
         if past.profile_levels:
@@ -227,7 +228,7 @@ class Terms:
 
     @cached_property
     def _als(self) -> Any:
-        return fit_als(self._past, self._size, self._seed)
+        return fit_als(self._past, self._size, self._seed, self._als_settings)
 
     @cached_property
     def _factors(self) -> Float:
@@ -279,51 +280,6 @@ def sequence_odds(past: Histories, size: int) -> Double:
     share = (pairs.sum(0) + SMOOTHING) / (pairs.sum() + SMOOTHING * size)
     odds: Double = np.log((pairs + SEQUENCE_PRIOR * share) / (pairs.sum(1, keepdims=True) + SEQUENCE_PRIOR) / share)
     return odds
-
-
-def fit_als(past: Histories, size: int, seed: int) -> Any:
-    """Factors of users and advertisers by alternating least squares on log1p of events.
-
-    Implicit feedback as Hu, Koren and Volinsky weigh it ("Collaborative filtering for implicit feedback datasets",
-    ICDM 2008), by the package ``implicit``, for users with an event.
-    """
-    from implicit.als import AlternatingLeastSquares
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(1, "blas"):  # its own threads and those of BLAS would fight
-        model = AlternatingLeastSquares(
-            factors=min(32, size), regularization=0.05, alpha=5.0, iterations=15, random_state=seed, num_threads=1
-        )
-        model.fit(_log_counts(past, size)[1], show_progress=False)
-    return model
-
-
-def als_factors(model: Any, asked: Histories, size: int, *, counted: bool) -> Float:
-    """Factors of users [U, F], zero without an event; folded in where the model was fitted on others."""
-    from threadpoolctl import threadpool_limits
-
-    active, matrix = _log_counts(asked, size)
-    users = np.zeros((len(asked), model.item_factors.shape[1]), np.float32)
-    if counted:
-        users[active] = model.user_factors
-    elif len(active):
-        with threadpool_limits(1, "blas"):
-            users[active] = model.recalculate_user(np.arange(len(active)), matrix)
-    return users
-
-
-def _log_counts(past: Histories, size: int) -> tuple[Int, Any]:
-    """Users with an event, and log1p of their events as a sparse matrix.
-
-    Users without one would be solved for again and again to no end: their factors are zero.
-    """
-    from scipy.sparse import csr_matrix
-
-    active = np.flatnonzero(np.diff(past.offsets))
-    row = np.searchsorted(active, past.user_of_row)
-    matrix = csr_matrix((np.ones(len(row), np.float32), (row, past.advertiser)), shape=(len(active), size))
-    matrix.data = np.log1p(matrix.data)
-    return active, matrix
 
 
 def profile_term(past: Histories, users: Int, size: int, asked: Histories | None = None) -> Float:

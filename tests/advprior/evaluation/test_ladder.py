@@ -13,6 +13,7 @@ import pytest
 
 from advprior.cli import main
 from advprior.evaluation import controls
+from advprior.evaluation.als import AlsSettings, als_factors, als_installed, fit_als
 from advprior.evaluation.ladder import evaluate
 from advprior.evaluation.options import Options
 from advprior.evaluation.population import ALL
@@ -20,7 +21,7 @@ from advprior.evaluation.protocol import METRICS, PROFILE_ONLY, SEGMENTS, first_
 from advprior.evaluation.runs import TAKEN
 from advprior.evaluation.seeds import group_runs
 from advprior.evaluation.show import frame, markdown, notes
-from advprior.evaluation.terms import ALS, ARMS, Terms, als_factors, als_installed, fit_als
+from advprior.evaluation.terms import ALS, ARMS, Terms
 from advprior.pipeline.fit import finetune
 from advprior.predictors.registry import predictor_class
 from advprior.store.errors import AdvpriorError
@@ -177,7 +178,7 @@ def test_als_finds_the_other_half_of_a_taste() -> None:
     rng = np.random.default_rng(0)
     rows = [[(t, int(3 * (u % 2) + a)) for t, a in enumerate(rng.choice(3, 2, replace=False))] for u in range(60)]
     histories = histories_of([*rows, [(0, 0)], []])
-    model = fit_als(histories, 6, 0)
+    model = fit_als(histories, 6, 0, AlsSettings())
     scores = als_factors(model, histories, 6, counted=True) @ model.item_factors.T
     assert scores[60, 1:3].min() > scores[60, 3:].max()
     assert (scores[61] == 0).all()
