@@ -8,7 +8,6 @@ does as well, a single seed, too few cut-offs.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isnan
 from typing import Literal
 
 Kind = Literal[
@@ -54,35 +53,31 @@ class Bounds:
         return self.high < 0 if self.higher_is_better else self.low > 0
 
 
-def kind_of(own: Bounds, over_control: Bounds | None, *, doubts: bool, trusted: bool = True) -> Kind:
-    """Which words an effect may be given.
+def kind_of(own: Bounds, *, unbeaten: bool, doubts: bool, trusted: bool = True) -> Kind:
+    """Which words an effect that was measured may be given.
 
     Parameters
     ----------
     own : Bounds
         Of the arm over the baseline.
-    over_control : Bounds, optional
-        Of the arm over the best control; None where that was not measured, which is a doubt.
+    unbeaten : bool
+        Whether a control was measured that the arm is not clearly better than.
     doubts : bool
-        Whether anything is left open that a clear gain or loss needs.
+        Whether anything is left open that a clear gain or loss needs, a control that was not measured among it.
     trusted : bool
         False where a placebo has an effect of its own.
 
     Examples
     --------
-    >>> kind_of(Bounds(0.1, 0.2), Bounds(0.1, 0.2), doubts=False), kind_of(Bounds(0.1, 0.2), Bounds(-1, 1), doubts=True)
+    >>> kind_of(Bounds(0.1, 0.2), unbeaten=False, doubts=False), kind_of(Bounds(0.1, 0.2), unbeaten=True, doubts=True)
     ('win', 'win_not_over_control')
-    >>> kind_of(Bounds(-1, 1), Bounds(0.1, 0.2), doubts=False), kind_of(Bounds(0.1, 0.2), None, doubts=True)
+    >>> kind_of(Bounds(-1, 1), unbeaten=False, doubts=False), kind_of(Bounds(0.1, 0.2), unbeaten=False, doubts=True)
     ('unclear', 'gain')
     """
-    if isnan(own.low) or isnan(own.high):
-        return "undefined"
     if not trusted:
         return "untrusted"
     if own.above:
-        if over_control is not None and not over_control.above:
-            return "win_not_over_control"
-        return "gain" if doubts else "win"
+        return "win_not_over_control" if unbeaten else "gain" if doubts else "win"
     if own.below:
         return "loss_unchecked" if doubts else "loss"
     return "unclear"

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite, isnan
-from typing import Any, Literal
+from typing import Any
 
+from advprior.store.claims import Bounds, Kind, kind_of
 from advprior.store.contract import PRETRAINED, READS_TEXTS
 from advprior.store.features import Feature
 from ranking.evidence.lift import Lift
@@ -19,18 +20,6 @@ from ranking.evidence.wording import uncapitalised
 from ranking.frame.checks import MIN_COVERAGE
 from ranking.frame.coverage import CoverageGap
 from ranking.models.arms import Arms, predictors_of
-
-Kind = Literal[
-    "win",
-    "win_not_over_control",
-    "gain",
-    "loss",
-    "loss_unchecked",
-    "unclear",
-    "untrusted",
-    "undefined",
-    "controls",
-]
 
 #: A headline for each kind, for badges and terminals.
 HEADLINES: dict[str, str] = {
@@ -184,15 +173,13 @@ class Claim:
         """A key of `HEADLINES`."""
         if isnan(self.lift.difference) or self.gap is not None:
             return "undefined"
-        if self.placebo is not None and _apart(jointly(self.placebo.own)):
-            return "untrusted"
-        if above(self.lift):
-            if self.unbeaten is not None:
-                return "win_not_over_control"
-            return "gain" if self.is_control or self._doubts() else "win"
-        if below(self.lift):
-            return "loss_unchecked" if self.is_control or self._doubts() else "loss"
-        return "unclear"
+        own = Bounds(self.lift.low, self.lift.high, self.lift.higher_is_better)
+        return kind_of(
+            own,
+            unbeaten=self.unbeaten is not None,
+            doubts=self.is_control or bool(self._doubts()),
+            trusted=self.placebo is None or not _apart(jointly(self.placebo.own)),
+        )
 
     def _doubts(self) -> list[str]:
         """What a gain or a loss lacks to be called clear."""

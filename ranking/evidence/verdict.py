@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, field, replace
 from math import isnan
 from typing import Any
 
-from ranking.evidence.claims import HEADLINES, Beside, Claim, Kind, above, gap_text, headline, jointly
+from advprior.store.claims import Kind
+from ranking.evidence.claims import HEADLINES, Beside, Claim, above, gap_text, headline, jointly
 from ranking.evidence.lift import OVERALL, Lift, Lifts
 from ranking.evidence.metrics import Auc, Conversions, Metric
 from ranking.evidence.wording import segment_label, uncapitalised

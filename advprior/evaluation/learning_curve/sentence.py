@@ -71,7 +71,7 @@ def _kind(at: Mapping[tuple[str, str], Mapping[str, Any]], segment: str, *, doub
     over = _over_controls({base: row for (base, name), row in at.items() if name == segment}, joint=joint)
     if own is None or over is None:
         return "undefined"
-    return kind_of(own, over, doubts=doubts)
+    return kind_of(own, unbeaten=not over.above, doubts=doubts)
 
 
 def _over_controls(by_baseline: Mapping[str, Mapping[str, Any]], *, joint: bool = False) -> Bounds | None:
