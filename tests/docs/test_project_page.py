@@ -28,7 +28,7 @@ def test_every_key_inside_a_key_is_named() -> None:
 
 
 def test_the_example_is_a_project_file() -> None:
-    (example,) = [block.text for block in split(PAGE)[0] if block.language == "yaml"]
+    example, *_ = [block.text for block in split(PAGE.partition("## Keys")[2])[0] if block.language == "yaml"]
     config = ProjectConfig.model_validate(yaml.safe_load(example))
     assert [prior.name for prior in config.priors] == ["popularity", "neighbours", "text_pair", "llm"]
     assert config.served.name == "text_pair"
