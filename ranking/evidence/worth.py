@@ -264,7 +264,8 @@ def _break_even_text(lift: Lift, hours: Hours, price: Price | None) -> str:
         )
     ends = f"{_money(best, price)} at the interval's upper end, "
     ends += "at its lower end no value pays" if worst == inf else f"{_money(worst, price)} at its lower"
-    return f"{lead}: it pays where a conversion is worth more than {_money(value, price)} ({ends})."
+    true = " if the true change is the measured one," if worst == inf else ""
+    return f"{lead}:{true} it pays where a conversion is worth more than {_money(value, price)} ({ends})."
 
 
 def _money(amount: float, price: Price) -> str:
