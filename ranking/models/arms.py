@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
@@ -25,11 +24,12 @@ from pydantic import (
     model_validator,
 )
 
-from advprior.store.contract import PRIOR_VIEW_PREFIX, prior_service
+from advprior.store.contract import prior_service
 from advprior.store.errors import AdvpriorError
 from advprior.store.features import Feature, groups_of
 from advprior.store.keys import explain
 from ranking.models.config import Objective, RankerConfig
+from ranking.models.missing import missing_fix
 
 Role = Literal["baseline", "control", "treatment", "placebo"]
 #: What a control lacks of the one treatment that it is a control of: pre-training, the network, advertisers' names.
@@ -329,29 +329,9 @@ def arm_features(arm: Arm, features: Sequence[Feature]) -> list[Feature]:
             where=", ".join(unmatched),
             actual=f"groups of the frame: {', '.join(groups_of(features)) or 'none'}",
             expected="a group of the frame, or one of its features by name",
-            fix=_missing_fix(unmatched, features),
+            fix=missing_fix(unmatched, features),
         )
     return [f for f in features if f.predictor is None or any(_adds(entry, f) for entry in arm.adds)]
-
-
-def _missing_fix(entries: Sequence[str], features: Sequence[Feature]) -> str:
-    """What brings in what an arm adds and the frame lacks: another name, a publication, or a view of one's own.
-
-    >>> _missing_fix(["prior_als"], [])
-    'publish the priors (advprior publish PRIORS/als --repo REPO), feast apply, and build the frame again'
-    """
-    names = [*groups_of(features), *(feature.name for feature in features)]
-    near = [match for entry in entries for match in get_close_matches(entry, names, 1, 0.8)]
-    if near:
-        return f"did you mean {', '.join(near)}?"
-    priors = [entry for entry in entries if entry.startswith(PRIOR_VIEW_PREFIX)]
-    if priors and priors == list(entries):
-        folders = " and ".join(f"PRIORS/{entry.removeprefix(PRIOR_VIEW_PREFIX)}" for entry in priors)
-        return f"publish the priors (advprior publish {folders} --repo REPO), feast apply, and build the frame again"
-    return (
-        "a feature of your own reaches the frame by its view: add the view to _BASELINE in definitions.py, feast "
-        "apply, and build the frame again; in Python, frame.with_prior(name, values)"
-    )
 
 
 def predictors_of(arm: Arm, features: Sequence[Feature]) -> list[str]:
