@@ -130,7 +130,7 @@ def draw(text: str) -> str:
         lines += drawn
         top = bottom + 56
     height = top - 8
-    caption = "Difference from the history baseline, 95 % interval. All 801 households of the demo's data, three cut-offs."
+    caption = "Difference from the history baseline, 95 % interval. 801 households of the demo's data, three cut-offs."
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" role="img"'
