@@ -101,10 +101,7 @@ def two_by_two(
     if result is not None:
         reached = held.conversions(load_validation(ablation), options.baseline, quotas, slots)
         references = {arm.name: _references(result, arm, columns, reached) for arm in _told(result.arms, options)}
-    beside = {
-        arm: list(dict.fromkeys(other for of_cell in by_cell.values() for other in of_cell.values()))
-        for arm, by_cell in references.items()
-    }
+    beside = {arm: _all_of(by_cell) for arm, by_cell in references.items()}
     lifts = effects_of(
         scores[options.baseline],
         shown.candidates(None, 0.0),
@@ -114,9 +111,8 @@ def two_by_two(
         beside or None,
     )
     won = test[LABEL].to_numpy() == 1
-    among = {"alone": int((won & shown.candidates(None, 0.0)).sum())}
-    among |= {"augmented": int((won & augmented[options.arm]).sum())}
-    among |= {name: int((won & of_arm).sum()) for name, of_arm in augmented.items() if name != options.arm}
+    named = {"alone": shown.candidates(None, 0.0), "augmented": augmented[options.arm]}
+    named |= {name: of_arm for name, of_arm in augmented.items() if name != options.arm}
     about = {
         "k": k,
         "slots": slots,
@@ -130,7 +126,7 @@ def two_by_two(
         "slates": int(test[SLATE_ID].nunique()),
         "users": int(test[USER_ID].nunique()),
         "positives": int(won.sum()),
-        "among_candidates": among,
+        "among_candidates": {name: int((won & candidates).sum()) for name, candidates in named.items()},
         "data": read_manifest(tables)["facts"].get("note"),
         **_said_of(result),
     }
@@ -185,6 +181,11 @@ def _references(
         control = {CONTROL: best} if best in controls else {}
         references[name] = {**control, **fixed} if arm.role != "control" else control
     return references
+
+
+def _all_of(by_cell: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Whom any cell of an arm is held against, each once."""
+    return list(dict.fromkeys(other for of_cell in by_cell.values() for other in of_cell.values()))
 
 
 def _said_of(result: AblationResult | None) -> dict[str, Any]:
