@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory):
         "layers": 3,
         "tuned_layers": 2,
         "prompt": {"context": 160},
-        "training": {"epochs": 5, "rank": 8, "batch_tokens": 1024, "head_lr": 0.02},
+        "training": {"epochs": 7, "rank": 8, "batch_tokens": 1024, "head_lr": 0.02},
     }
     reading_texts = {**llm, "texts": True, "training": {**llm["training"], "epochs": 1}}
     text = {"base": base, "layers": 2, "components": 4}
