@@ -65,11 +65,11 @@ JOINT_NOTE = (
 
 
 #: A control that lacks one thing of its treatment, by `ranking.models.arms.Arm.kind`: what it is called, and what it
-#: shows where it does as well.
+#: may show where the treatment is not told apart from it.
 KINDS: dict[str, tuple[str, str]] = {
-    "random_weights": ("random-weight control", "the same network without pre-training does as well"),
-    "lexical": ("lexical control", "the words do as well without a network"),
-    "masked": ("control without names", "it does as well without advertisers' names"),
+    "random_weights": ("random-weight control", "the same network without pre-training may do as well"),
+    "lexical": ("lexical control", "the words may do as well without a network"),
+    "masked": ("control without names", "it may do as well without advertisers' names"),
 }
 
 
@@ -230,7 +230,7 @@ class Claim:
             name, shows = KINDS[one.kind]
             return f"a gain{also}, but not over its {name}: {shows}"
         worse = below(jointly(one.over))
-        shows = "the cheaper prior is the better one" if worse else "a cheaper prior does as well"
+        shows = "the cheaper prior is the better one" if worse else "a cheaper prior may do as well"
         return f"a gain{also}, but not over the best control: {shows}"
 
     @property

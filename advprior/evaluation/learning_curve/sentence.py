@@ -23,7 +23,7 @@ OVERALL = SEGMENTS[0]
 ENOUGH_CUTOFFS = 3
 OUTCOMES = {
     "win": "a clear gain, also over every control",
-    "win_not_over_control": "a gain, but not over every control: a prior without a language model does as well",
+    "win_not_over_control": "a gain, but not over every control: a prior without a language model may do as well",
     "loss": "a clear loss",
     "loss_unchecked": "a loss",
     "unclear": "no clear effect",

@@ -56,7 +56,7 @@ def test_clear_win():
 def test_win_over_the_baseline_but_not_over_the_control():
     outcome = verdict((0.005, 0.003, 0.007), over_control=(0.0002, -0.001, 0.001))
     assert outcome.kind == "win_not_over_control"
-    assert "a gain, but not over the best control: a cheaper prior does as well" in outcome.sentence
+    assert "a gain, but not over the best control: a cheaper prior may do as well" in outcome.sentence
     assert "LLM priors over it +0.0002 [−0.0010, +0.0010]" in outcome.sentence
     worse = verdict((0.005, 0.003, 0.007), over_control=(-0.002, -0.003, -0.001))
     assert worse.kind == "win_not_over_control"
@@ -322,7 +322,7 @@ def test_a_control_of_a_kind_stands_beside_every_claim():
         lifts = Lifts([*base, lift("text_pair", "text_twin_pair", *over)])
         outcome = judge(lifts, some, best_controls=best, expected=expected)
         assert outcome.kind == kind
-        same = "but not over its random-weight control: the same network without pre-training does as well"
+        same = "but not over its random-weight control: the same network without pre-training may do as well"
         assert (same in outcome.sentence) is (kind != "win")
         assert "its random-weight control: +0.0040 [+0.0020, +0.0060], LLM text prior by" in outcome.sentence
         assert outcome.sentence.endswith("its lexical control: not measured).")
