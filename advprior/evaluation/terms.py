@@ -59,7 +59,7 @@ ARMS: dict[str, tuple[str, ...]] = {
 
 
 def pace_of(days: float) -> float:
-    """By how much half-lives are shortened for so many days of past: a year of groceries has no use for four years'.
+    """By how much half-lives are shortened for so many days of past: one year has no use for four years'.
 
     >>> pace_of(8 * 365.0), pace_of(292.0)
     (1.0, 0.2)

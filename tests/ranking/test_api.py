@@ -90,7 +90,7 @@ def test_an_ablation_changes_nothing_and_fits_a_screen(frame, finished):
 
 
 def test_any_two_arms_are_compared(finished):
-    assert {lift.metric for lift in finished.compare("llm", "baseline")} == {"auc"}
+    assert {lift.metric for lift in finished.compare("llm", "baseline")} == {finished.metric.name}
     assert len(finished.compare("llm", "baseline", None)) == 5 * len(finished.segments)
     back = finished.compare("baseline", "llm")  # was not measured that way round: resampled now
     there = finished.compare("llm", "baseline")

@@ -154,4 +154,4 @@ def _signed(row: Mapping[str, Any] | None) -> str:
 
 def _called(segment: str) -> str:
     kind, _, size = segment.partition(" ")
-    return f"advertisers with {size} purchases" if kind == ADVERTISER else f"users with {size} events"
+    return f"advertisers with {size} events" if kind == ADVERTISER else f"users with {size} events"
