@@ -199,6 +199,29 @@ def _causal(model: Any) -> bool:
     return torch.allclose(first, second, atol=1e-4 * float(first.abs().max()))
 
 
+def saved_tokenizer(folder: Path, fix: str) -> Any:
+    """The tokenizer of a Hugging Face folder as it was saved, marks and all.
+
+    Raises
+    ------
+    AdvpriorError
+        ``PRI023`` when the package ``tokenizers`` does not run it; ``fix`` is what the reader is told to do.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    saved = AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True, trust_remote_code=False)
+    if isinstance(saved, PreTrainedTokenizerFast):
+        return saved
+    raise AdvpriorError(
+        "PRI023",
+        "the base model's tokenizer has no fast version",
+        where=str(folder),
+        actual=type(saved).__name__,
+        expected="a tokenizer.json",
+        fix=fix,
+    )
+
+
 def load_tokenizer(folder: Path) -> Any:
     """The tokenizer of a Hugging Face folder, putting nothing before or after a text, with a pad token if it has one.
 
@@ -208,19 +231,10 @@ def load_tokenizer(folder: Path) -> Any:
         ``PRI023`` when there is none, or none that the package ``tokenizers`` runs.
     """
     from tokenizers import AddedToken, processors
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     with loading(folder):
-        saved = AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True, trust_remote_code=False)
-        if not isinstance(saved, PreTrainedTokenizerFast):
-            raise AdvpriorError(
-                "PRI023",
-                "the base model's tokenizer has no fast version",
-                where=str(folder),
-                actual=type(saved).__name__,
-                expected="a tokenizer.json",
-                fix=_ANOTHER,
-            )
+        saved = saved_tokenizer(folder, _ANOTHER)
         tokens = saved.backend_tokenizer
         # a prompt grows at its end and is never a chat: no BOS, no EOS, no cut, no padding of its own
         tokens.post_processor = processors.ByteLevel(trim_offsets=False)

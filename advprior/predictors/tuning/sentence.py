@@ -20,7 +20,7 @@ from torch import nn
 from advprior.predictors.tokens import Encode
 from advprior.predictors.tuning.anatomy import sliced
 from advprior.predictors.tuning.base import Source, folder_digest
-from advprior.predictors.tuning.decoder import loading
+from advprior.predictors.tuning.decoder import loading, saved_tokenizer
 from advprior.predictors.tuning.encode import TextEncoder, states_of
 from advprior.predictors.tuning.hub import MODULES
 from advprior.predictors.tuning.reading import Reading, special_rows
@@ -205,21 +205,10 @@ def _weights(pools: list[str], *, skip_first: bool) -> Callable[[int], Float]:
 
 def _encode(folder: Path, reading: Reading) -> Encode:
     """Text to token ids, with the marks that the model was trained with, cut to what it was trained on."""
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-
     with loading(folder):
-        saved = AutoTokenizer.from_pretrained(folder, use_fast=True, local_files_only=True, trust_remote_code=False)
+        saved = saved_tokenizer(folder, "name another encoder")
         settings = folder / "sentence_bert_config.json"
         longest = json.loads(settings.read_text()).get("max_seq_length") if settings.is_file() else None
-    if not isinstance(saved, PreTrainedTokenizerFast):
-        raise AdvpriorError(
-            "PRI023",
-            "the base model's tokenizer has no fast version",
-            where=str(folder),
-            actual=type(saved).__name__,
-            expected="a tokenizer.json",
-            fix="name another encoder",
-        )
     tokens = saved.backend_tokenizer
     tokens.no_padding()
     tokens.enable_truncation(max(min(reading.tokens, longest or reading.tokens, saved.model_max_length), 3))
