@@ -18,7 +18,7 @@ ARGS    ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test fuzz bench bench-serve lint clean lock FORCE
+.PHONY: help install demo test fuzz bench bench-serve bench-scale lint clean lock FORCE
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,15 @@ bench-serve: $(STAMP)  ## the service under load, against the plain ways (after 
 	$(BIN)/python -m benchmarks.candidates --workspace runs/demo --now 2018-01-02T06:00:00+00:00
 	$(BIN)/python -m benchmarks.redis_size
 	$(BIN)/python -m benchmarks.soak --workspace runs/demo
+
+# modules of benchmarks/scale, one a line: each runs whatever became of the others
+SCALE_ROWS :=
+# SCALE_ROWS += NAME
+
+bench-scale: $(STAMP)  ## sizes a thousand times the demo's: memory, CPU and disk, each with its bound; hours, some 30 GB of disk
+	@failed=; for row in $(SCALE_ROWS); do \
+	  $(BIN)/python -m benchmarks.scale.$$row $(ARGS) || failed="$$failed $$row"; done; \
+	test -z "$$failed" || { echo "missed or failed:$$failed"; exit 1; }
 
 lint: $(STAMP)  ## ruff, sizes and names, import contracts, mypy
 	$(BIN)/ruff check .
