@@ -11,23 +11,26 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from advprior.store.contract import AD_ID, EVENT_TIMESTAMP, IMPRESSION_ID, USER_ID
 from advprior.store.errors import AdvpriorError
 from advprior.store.feast_import import light_feast_import
 from advprior.store.offline import SPARK
+from advprior.store.times import micros
 from ranking.frame import checks
+from ranking.frame.moments import changes
 from ranking.frame.preflight import service_fix
 from ranking.frame.views import is_joined, is_ours
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from advprior.store.arrays import Int
 
 JOIN_MEMORY = "1500MB"  # beyond it, DuckDB spills: 1.4M rows × 60 columns take 1.4 times as long in 1 GB as in 3
@@ -175,18 +178,60 @@ class Joined:
         return pointer(self.pop(name))
 
 
-def join_features(store: Any, refs: Sequence[str], entities: pd.DataFrame) -> Joined:
+@dataclass(frozen=True, eq=False)
+class JoinGroup:
+    """References that are joined together: their views share join keys.
+
+    Attributes
+    ----------
+    keys : tuple of str
+        Empty for on-demand views, which have none of their own.
+    refs : list of ``view:feature`` references
+    edges : int array, optional
+        Microseconds between which no row of these views changes (`ranking.frame.moments`); None: at any time.
+    """
+
+    keys: tuple[str, ...]
+    refs: list[str]
+    edges: Int | None
+
+
+def join_groups(store: Any, refs: Sequence[str]) -> list[JoinGroup]:
+    """What to join, for any number of calls of `join_features`."""
+    from feast.errors import FeatureViewNotFoundException
+
+    groups: dict[tuple[tuple[str, ...], bool], tuple[list[str], list[Int]]] = {}
+    of_view: dict[str, list[str]] = {}
+    for ref in refs:
+        of_view.setdefault(ref.split(":")[0], []).append(ref)
+    for name, members in of_view.items():
+        keys: tuple[str, ...] = ()
+        edges = None
+        with suppress(FeatureViewNotFoundException):
+            view = store.get_feature_view(name)
+            keys, edges = tuple(sorted(column.name for column in view.entity_columns)), changes(view)
+        of_group = groups.setdefault((keys, edges is not None), ([], []))
+        of_group[0].extend(members)
+        of_group[1].extend([] if edges is None else [edges])
+    return [
+        JoinGroup(keys, members, np.unique(np.concatenate(edges)) if edges else None)
+        for (keys, _), (members, edges) in groups.items()
+    ]
+
+
+def join_features(store: Any, refs: Sequence[str] | Sequence[JoinGroup], entities: pd.DataFrame) -> Joined:
     """Point-in-time joins through Feast, put back into the order of ``entities``.
 
     A feature row is joined when ``event_timestamp`` and ``created_timestamp`` are not later than the entity's time
     and the row is within its view's TTL; the newest wins, and among equals the one created last. Views with the same
-    join keys are joined together, for each distinct key and time once: the ads of a slate share their user's row.
+    join keys are joined together, for each distinct key once in every stretch of time in which their rows are the same:
+    the ads of a slate share their user's row, and a user's slates of a week too where snapshots are weekly.
 
     Parameters
     ----------
-    refs : ``view:feature`` references
+    refs : ``view:feature`` references, or what `join_groups` made of them
     entities : pandas.DataFrame
-        ``impression_id``, ``event_timestamp`` and the join keys.
+        ``impression_id``, ``event_timestamp`` and the join keys, text or categories.
 
     Raises
     ------
@@ -197,41 +242,39 @@ def join_features(store: Any, refs: Sequence[str], entities: pd.DataFrame) -> Jo
 
     if store.config.offline_store.type == "duckdb":
         _duckdb_for_joins()
+    groups = [one for one in refs if isinstance(one, JoinGroup)]
     result = Joined()
     result.add(pa.table({IMPRESSION_ID: entities[IMPRESSION_ID].to_numpy()}), np.arange(len(entities)))
-    for keys, of_keys in _by_keys(store, refs).items():
-        columns = list(keys) or [str(c) for c in entities if c not in (IMPRESSION_ID, EVENT_TIMESTAMP)]
-        place = entities.groupby([*columns, EVENT_TIMESTAMP], sort=False, dropna=False, observed=True).ngroup()
-        codes = place.to_numpy(np.int64)
-        first = np.unique(codes, return_index=True)[1]
+    for group in groups or join_groups(store, [str(ref) for ref in refs]):
+        columns = list(group.keys) or [str(c) for c in entities if c not in (IMPRESSION_ID, EVENT_TIMESTAMP)]
+        codes, first = _distinct(entities, columns, group.edges)
         distinct = entities.iloc[first][[*columns, EVENT_TIMESTAMP]].assign(**{IMPRESSION_ID: np.arange(len(first))})
+        for name in columns:
+            if isinstance(distinct[name].dtype, pd.CategoricalDtype):
+                distinct[name] = distinct[name].astype(distinct[name].cat.categories.dtype)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "fetch_arrow_table", DeprecationWarning)  # ibis 12 on duckdb 2
             job = store.get_historical_features(
-                entity_df=distinct, features=of_keys, full_feature_names=True, filter_by_created_timestamp=True
+                entity_df=distinct, features=group.refs, full_feature_names=True, filter_by_created_timestamp=True
             )
             joined = job.to_arrow()
         expected, actual = distinct[IMPRESSION_ID].to_numpy(), joined[IMPRESSION_ID].to_numpy()
         checks.enforce([checks.check_rows_kept(expected, actual)], "the point-in-time join")
         order = np.argsort(actual, kind="stable")[codes]
-        result.add(joined.select([ref.replace(":", "__") for ref in of_keys]), order)
+        result.add(joined.select([ref.replace(":", "__") for ref in group.refs]), order)
     return result
 
 
-def _by_keys(store: Any, refs: Sequence[str]) -> dict[tuple[str, ...], list[str]]:
-    """References by the join keys of their view; an on-demand view has none of its own and stands under ``()``."""
-    from feast.errors import FeatureViewNotFoundException
-
-    keys: dict[str, tuple[str, ...]] = {}
-    for view in dict.fromkeys(ref.split(":")[0] for ref in refs):
-        try:
-            keys[view] = tuple(sorted(column.name for column in store.get_feature_view(view).entity_columns))
-        except FeatureViewNotFoundException:
-            keys[view] = ()
-    grouped: dict[tuple[str, ...], list[str]] = {}
-    for ref in refs:
-        grouped.setdefault(keys[ref.split(":")[0]], []).append(ref)
-    return grouped
+def _distinct(entities: pd.DataFrame, columns: Sequence[str], edges: Int | None) -> tuple[Int, Int]:
+    """Which distinct key and stretch of time each row asks for, and the first row of each of these."""
+    moments = micros(entities[EVENT_TIMESTAMP])
+    stretch = moments if edges is None else np.searchsorted(edges, moments, side="right")
+    codes = pd.factorize(stretch)[0].astype(np.int64)
+    for name in columns:  # renumbered each time: a product of all could overflow
+        values, distinct = pd.factorize(entities[name], use_na_sentinel=False)
+        codes = pd.factorize(codes * len(distinct) + values)[0].astype(np.int64)
+    first = np.unique(codes, return_index=True)[1]
+    return codes, first
 
 
 def times(column: Any) -> Any:
