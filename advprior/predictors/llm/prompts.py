@@ -24,19 +24,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from advprior.history.histories import Histories
 from advprior.predictors.llm.cut_prompts import CutPrompts
+from advprior.predictors.llm.prompt_details import Detail, Details
+from advprior.predictors.llm.prompt_layout import Bodies, Occasions, Piece, lay_out
+from advprior.predictors.llm.prompt_windows import PromptWindows, last_events, prompt_windows, window_starts
+from advprior.predictors.llm.token_table import TokenTable, offsets_of, ragged
 from advprior.predictors.tokens import end_mark
 from advprior.store.arrays import Int
 from advprior.store.errors import AdvpriorError
 from advprior.store.times import DAY_US
 
 DAY = DAY_US
-Detail = Literal["none", "category", "product", "full"]
 KEPT_TEXTS = 100_000  # distinct texts whose tokens are remembered
 TITLE = "History, oldest first:"  # of prompts whose settings give none; whatever the events are, it is true of them
 LEAST_ROOM = 8  # tokens of a history that every prompt has room for
@@ -168,60 +171,73 @@ class PromptEncoder:
         self.style = style
         self.text_vocab_size = text_vocab_size
         self._encode = encode
-        self._tokens = [
-            np.asarray(encode(" " + name + ","), np.int64)
-            if style.names
-            else np.asarray([text_vocab_size + index], np.int64)
-            for index, name in enumerate(names)
-        ]
+        self._names = TokenTable.of(
+            encode(" " + name + ",") if style.names else [text_vocab_size + index] for index, name in enumerate(names)
+        )
         self.catalog_size = len(names)
-        self._separator = np.asarray([end_mark(encode, ";")], np.int64)
-        self._beside = list(encode(" +"))  # between events that no advertiser starts
-        self._piece = lru_cache(KEPT_TEXTS)(encode)
-        self._gaps = [np.asarray(encode(str(days)), np.int64) for days in range(style.max_gap + 1)]
-        self._lengths = np.asarray([len(tokens) for tokens in self._tokens], np.int64)
+        self._separator = end_mark(encode, ";")
+        self._details = Details(style.detail, style.detail_tokens, style.advertisers, lru_cache(KEPT_TEXTS)(encode))
+        self._start = lru_cache(KEPT_TEXTS)(self._head)
+        self._gaps = TokenTable.of(encode(str(days)) for days in range(style.max_gap + 1))
         self._require_room()
 
     def prompt(self, histories: Histories, user: int) -> Prompt:
         """The whole history of one user."""
+        users = np.asarray([user], np.int64)
+        heads, _ = self._heads(histories, users)
+        bodies, times = self._bodies(histories, users, histories.offsets[users + 1], heads.lengths)
+        return Prompt(heads.tokens, bodies.tokens, bodies.ends, times, bodies.events)
+
+    def many(self, histories: Histories, users: Int, cutoffs: Int) -> PromptWindows:
+        """Distinct forwards that answer for users [U] at cut-offs [S], built for all of them at once.
+
+        Token by token what `prompt` and `windows` give one by one; events at or after the last cut-off cost nothing.
+
+        Parameters
+        ----------
+        histories : Histories
+        users : int64 [U]
+        cutoffs : int64 [S]
+            Microseconds.
+        """
+        heads, head = self._heads(histories, users)
+        stops = histories.seek(users, np.full(len(users), cutoffs.max(initial=0)))
+        bodies, times = self._bodies(histories, users, stops, heads.lengths[head])
+        user, cutoff = np.repeat(np.arange(len(users)), len(cutoffs)), np.tile(cutoffs, len(users))
+        seen = _occasions_before(times, bodies.occasion_offsets, user, cutoff)
+        return prompt_windows(bodies, heads, head, seen.reshape(len(users), len(cutoffs)), self.style.context)
+
+    def _heads(self, histories: Histories, users: Int) -> tuple[TokenTable, Int]:
+        """Distinct starts of prompts, and which of them each user [U] has."""
+        if not self.style.profile:
+            return TokenTable.of([self._start("")]), np.zeros(len(users), np.int64)
+        distinct: dict[str, int] = {}
+        which = [distinct.setdefault(histories.profiles[user], len(distinct)) for user in users.tolist()]
+        return TokenTable.of(map(self._start, distinct)), np.asarray(which, np.int64)
+
+    def _bodies(self, histories: Histories, users: Int, stops: Int, heads: Int) -> tuple[Bodies, Int]:
+        """Bodies of users' histories up to some rows, and the times of their occasions.
+
+        Parameters
+        ----------
+        stops : int64 [U]
+            Row after the last that is written.
+        heads : int64 [U]
+            Tokens of each user's head.
+        """
         self._require_detail(histories)
-        rows = histories.rows(user)
-        time, advertiser = histories.time[rows], histories.advertiser[rows]
-        profile = histories.profiles[user] if self.style.profile else ""
-        head = np.asarray(self._head(profile), np.int64)
-        half = max(self.style.context - len(head), 0) // 2
-        starts, stops = np.zeros(0, np.int64), []
-        if len(time):
-            starts = np.concatenate([[0], np.flatnonzero(np.diff(time)) + 1])
-            stops = [*starts[1:], len(time)]
-        pieces: list[Int] = []
-        ends, events, length = [], [], 0
-        for k, (start, stop) in enumerate(zip(starts, stops, strict=True)):
-            occasion = [self._tokens[a] for a in advertiser[start:stop]]
-            if self.style.detail != "none":
-                # an occasion of many events is told in fewer words each; nothing but the occasion decides on that
-                fixed = sum(map(len, occasion)) + 4
-                limit = min(self.style.detail_tokens, max(half - fixed, 0) // len(occasion))
-                first = rows.start + start
-                occasion = [
-                    self._event(histories, first + i, tokens, limit, i > 0) for i, tokens in enumerate(occasion)
-                ]
-            if self.style.gaps and k:
-                days = int((time[start] - time[starts[k - 1]]) // DAY)
-                pieces.append(self._gaps[min(days, self.style.max_gap)])
-                length += len(pieces[-1])
-            begins = length + np.cumsum([0, *map(len, occasion)])
-            events.append(begins[:-1])
-            pieces += [*occasion, self._separator]
-            length = int(begins[-1]) + len(self._separator)
-            ends.append(length - 1)
-        return Prompt(
-            head,
-            np.concatenate(pieces) if pieces else np.zeros(0, np.int64),
-            np.asarray(ends, np.int64),
-            time[starts] if len(time) else np.zeros(0, np.int64),
-            np.concatenate(events) if events else np.zeros(0, np.int64),
-        )
+        starts = histories.offsets[users]
+        offsets = offsets_of(stops - starts)
+        rows = ragged(starts, stops - starts)
+        occasions = Occasions.of(histories.time[rows], offsets)
+        advertiser = histories.advertiser[rows]
+        pieces = [Piece(self._names, advertiser, self._names.lengths[advertiser])]
+        if self.style.detail != "none":
+            half = np.maximum(self.style.context - heads, 0) // 2
+            of_occasion = np.repeat(half, np.diff(occasions.offsets))
+            pieces = self._details.pieces(histories, rows, pieces[0], occasions, of_occasion)
+        gaps = self._gaps if self.style.gaps else None
+        return lay_out(occasions, offsets, pieces, gaps, self._separator), occasions.times
 
     def _head(self, profile: str) -> list[int]:
         """The start of a prompt; a profile is cut where it would take more than half of the context."""
@@ -267,29 +283,12 @@ class PromptEncoder:
         if len(histories.time):
             who, time = histories.user_of_row, histories.time
             begins = np.flatnonzero(np.r_[True, (np.diff(who) != 0) | (np.diff(time) != 0)])
-            sizes = np.add.reduceat(self._lengths[histories.advertiser], begins) + len(self._separator)
+            sizes = np.add.reduceat(self._names.lengths[histories.advertiser], begins) + 1
             for user in np.unique(who[begins[sizes > half - LEAST_ROOM]]).tolist():
                 room = self.style.context - len(self._head(histories.profiles[user] if self.style.profile else ""))
                 if int(sizes[who[begins] == user].max()) > room:
                     occasions.append(user)
         return CutPrompts(*(tuple(histories.users[u] for u in part) for part in (profiles, occasions)))
-
-    def _event(self, histories: Histories, row: int, advertiser: Int, limit: int, follows: bool) -> Int:
-        """Tokens of one event: its advertiser and at most ``limit`` tokens of detail."""
-        style = self.style
-        product, rest = "", []
-        if style.detail in ("product", "full") and histories.text[row] >= 0:
-            product = " " + _without_separator(histories.texts[histories.text[row]])
-        if style.detail in ("category", "full") and histories.category[row] >= 0:
-            rest.append(_without_separator(histories.categories[histories.category[row]]))
-        if style.detail == "full" and len(histories.value) and np.isfinite(histories.value[row]):
-            rest.append(price(float(histories.value[row])))
-        detail = [token for i, part in enumerate(rest) for token in self._piece((", " if product or i else " ") + part)]
-        detail = (self._piece(product)[: max(limit - len(detail), 0)] if product else []) + detail
-        detail = detail[:limit]
-        if style.advertisers or not detail:
-            return np.concatenate([advertiser, np.asarray(detail, np.int64)])
-        return np.asarray((self._beside if follows else []) + detail, np.int64)
 
     def _require_detail(self, histories: Histories) -> None:
         """Refuse to write details of histories that have none: the prompt would silently be another.
@@ -324,15 +323,10 @@ class PromptEncoder:
         that looks only at tokens up to the answer. Of an occasion that fills the context alone the last events are
         kept.
         """
-        room = self.style.context - len(prompt.head)
-        block = max(room // 2, 1)
         occasions = np.unique(occasions)
-        begins = np.concatenate([[0], prompt.ends + 1])
-        seen = begins[occasions]  # tokens of the body that each answer may see
-        drop = np.maximum(-(-(seen - room) // block), 0) * block
-        # start at the first occasion that begins at or after the dropped block
-        first = np.minimum(begins[np.searchsorted(begins, drop)], seen)
-        first = np.where((first == seen) & (seen > 0), _last_events(prompt, seen, room), first)
+        seen = np.concatenate([[0], prompt.ends + 1])[occasions]  # tokens of the body that each answer may see
+        room = np.full(len(seen), self.style.context - len(prompt.head))
+        first = window_starts(_alone(prompt), np.zeros(len(seen), np.int64), seen, room)
         windows = []
         for start in np.unique(first):
             chosen = first == start
@@ -349,33 +343,29 @@ class PromptEncoder:
         context by that.
         """
         seen = np.concatenate([[0], prompt.ends + 1])[[occasions]]
-        start = _last_events(prompt, seen, self.style.context - len(prompt.head))
+        room = np.asarray([self.style.context - len(prompt.head)])
+        start = last_events(_alone(prompt), np.zeros(1, np.int64), seen, room)
         ids = np.concatenate([prompt.head, prompt.body[int(start[0]) : int(seen[0])]])
         return PromptWindow(ids, np.asarray([len(ids) - 1]), np.asarray([occasions]))
 
 
-def _last_events(prompt: Prompt, seen: Int, room: int) -> Int:
-    """Where the last events before ``seen`` begin that fit; within an event only where the last is too long itself."""
-    begins = np.append(prompt.events, len(prompt.body))
-    start = begins[np.searchsorted(begins, seen - room)]
-    return np.where(start < seen, start, np.maximum(seen - room, 0)).astype(np.int64)
+def _alone(prompt: Prompt) -> Bodies:
+    """A prompt as the only one of many."""
+    offsets = (np.asarray([0, len(part)]) for part in (prompt.body, prompt.ends, prompt.events))
+    body, occasions, events = offsets
+    return Bodies(prompt.body, body, prompt.ends, prompt.events, occasions, events)
 
 
-def _without_separator(text: str) -> str:
-    """The separator is left to the ends of occasions."""
-    return text.replace(";", ",")
+def _occasions_before(times: Int, offsets: Int, user: Int, cutoff: Int) -> Int:
+    """How many of each user's occasions lie strictly before a moment [n]; a search within each user's own."""
+    low, high = offsets[user], offsets[user + 1]
+    while (wide := low < high).any():
+        middle = (low + high) // 2
+        earlier = wide & (times[np.where(wide, middle, 0)] < cutoff)
+        low, high = np.where(earlier, middle + 1, low), np.where(wide & ~earlier, middle, high)
+    return low - offsets[user]
 
 
 def occasions_before(prompt: Prompt, cutoffs: Int) -> Int:
     """How many occasions lie strictly before each cut-off (microseconds)."""
     return np.searchsorted(prompt.times, cutoffs, side="left").astype(np.int64)
-
-
-def price(value: float) -> str:
-    """A value to two digits, which is what a reader would remember of it.
-
-    >>> [price(v) for v in (59.23, 7.46, 123.0, 0.0, 0.5)]
-    ['59', '7.5', '120', '0', '0.5']
-    """
-    rounded = float(f"{value:.2g}")
-    return f"{rounded:.0f}" if abs(rounded) >= 10 else f"{rounded:g}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +12,13 @@ from advprior.history.catalog import Catalog
 from advprior.history.fingerprints import hash64, seen_before
 from advprior.history.histories import Histories
 from advprior.predictors.base import NetworkPart, NetworkScorer
-from advprior.predictors.llm.prompts import DAY, Prompt, PromptEncoder, occasions_before
+from advprior.predictors.llm.prompts import DAY, PromptEncoder
 from advprior.predictors.offset import Offset
-from advprior.runtime.batching import pad_windows, token_budget_batches
+from advprior.runtime.batching import token_budget_batches
 from advprior.runtime.session import open_session
 from advprior.store.arrays import Float, Int
 
 _OUTPUT, _INTERESTS = "log_probs", "interest_log_probs"  # of the graph
-
-
-@dataclass
-class Forward:
-    """One forward: token ids [T], the positions that answer, and the rows of the network's part that they fill.
-
-    The first position answers for the profile alone where ``no_history`` says so.
-    """
-
-    ids: Int
-    positions: Int
-    rows: Int
-    no_history: bool
 
 
 class LLMScorer(NetworkScorer):
@@ -80,26 +66,27 @@ class LLMScorer(NetworkScorer):
         self._popular: tuple[Histories, bytes, Float] | None = None
 
     def network(self, histories: Histories, users: Int, cutoffs: Int) -> NetworkPart:
-        jobs, index = self._jobs(histories, users, cutoffs)
-        rows = sum(len(job.rows) for job in jobs)
+        windows = self._encoder.many(histories, users, cutoffs)
         sizes = {_OUTPUT: self._size} | ({} if self.interests is None else {_INTERESTS: len(self.interests)})
-        out = {name: np.empty((rows, size), np.float32) for name, size in sizes.items()}
+        out = {name: np.empty((len(windows.positions), size), np.float32) for name, size in sizes.items()}
 
         def forward(batch: Int) -> dict[str, Float]:
-            ids, mask, positions = pad_windows([(jobs[b].ids, jobs[b].positions) for b in batch])
+            ids, mask, positions = windows.padded(batch)
             # the offset is left out of the graph: it changes with time where the network's part does not
             inputs = {"input_ids": ids, "attention_mask": mask, "positions": positions}
             return self._engine.run_all(inputs | {"offset": np.zeros((*positions.shape, self._size), np.float32)})
 
-        batches = token_budget_batches([len(job.ids) for job in jobs], self.token_budget, self._engine.lanes)
+        batches = token_budget_batches(windows.lengths, self.token_budget, self._engine.lanes)
         for batch, outputs in self._engine.each(batches, forward):
-            for row, b in enumerate(batch):
-                for name, values in out.items():
-                    values[jobs[b].rows] = outputs[name][row, : len(jobs[b].positions)]
+            rows, answers = windows.rows_of(batch), windows.answers[batch]
+            answered = np.arange(answers.max()) < answers[:, None]
+            for name, values in out.items():
+                values[rows] = outputs[name][answered]
         if not self.profile_answers:  # uniform: what is added to it is all that counts
-            out[_OUTPUT][[job.rows[0] for job in jobs if job.no_history]] = -np.log(self._size)
-        self.forwarded += len(jobs)
-        return NetworkPart(out[_OUTPUT], index, out.get(_INTERESTS))
+            out[_OUTPUT][windows.position_offsets[:-1][windows.no_history]] = -np.log(self._size)
+        self.prompts += windows.prompts
+        self.forwarded += len(windows)
+        return NetworkPart(out[_OUTPUT], windows.index, out.get(_INTERESTS))
 
     def offset(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
         user, cutoff = np.repeat(users, len(cutoffs)), np.tile(cutoffs, len(users))
@@ -133,24 +120,3 @@ class LLMScorer(NetworkScorer):
             fresh = self._habit.everyone(histories, cutoffs, self._size)
             self._popular = (histories, key, fresh)
         return self._popular[2]
-
-    def _jobs(self, histories: Histories, users: Int, cutoffs: Int) -> tuple[list[Forward], Int]:
-        """Distinct forwards, and the row of their output for every user and cut-off."""
-        jobs: dict[int, Forward] = {}
-        index = np.empty((len(users), len(cutoffs)), np.int64)
-        rows = 0
-        for i, user in enumerate(users):
-            prompt: Prompt = self._encoder.prompt(histories, int(user))
-            seen = occasions_before(prompt, cutoffs)
-            for window in self._encoder.windows(prompt, seen):
-                self.prompts += 1
-                key = hash64(window.ids.tobytes(), window.positions.tobytes())
-                job = jobs.get(key)
-                if job is None:
-                    new = np.arange(rows, rows + len(window.positions))
-                    job = Forward(window.ids, window.positions, new, bool(window.occasions[0] == 0))
-                    jobs[key] = job
-                    rows += len(window.positions)
-                columns = np.flatnonzero(np.isin(seen, window.occasions))
-                index[i, columns] = job.rows[np.searchsorted(window.occasions, seen[columns])]
-        return list(jobs.values()), index
