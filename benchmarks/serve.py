@@ -113,11 +113,11 @@ class Bench:
         """Whether a group of rows is to be measured."""
         return not self.only or name in self.only
 
-    def serve(self, repo: Path) -> list[str]:
+    def serve(self, repo: Path, log_level: str = "warning") -> list[str]:
         """The command that serves a repository."""
         serve = [sys.executable, "-W", "ignore", "-m", "advprior", "rank", "serve", "--repo", str(repo)]
         serve += ["--ranker", str(self.ranker), "--fallback", str(self.fallback), "--no-api-key", "--port", "PORT"]
-        serve += ["--clock-start", (self.until + timedelta(hours=2)).isoformat(), "--log-level", "warning"]
+        serve += ["--clock-start", (self.until + timedelta(hours=2)).isoformat(), "--log-level", log_level]
         return [*serve, "--exposures", str(self.root / "exposures")]
 
     @contextmanager

@@ -2,7 +2,8 @@
 
 At a rate, a request's time counts from when it was due: a server that stalls cannot hide it by being asked less.
 Prints one JSON: p50 and p99 in ms, answers a second, errors, degraded answers; the same of each minute. With a file and
-a number n, every n-th answer goes into the file, one JSON a line with the place of its request.
+a number n, every n-th answer goes into the file, one JSON a line with the place of its request. With a second file, the
+times of each request go there: its number, which the service sees as its id, when it was due, sent and answered.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class LoadOptions:
         Requests a second; 0: one after another.
     answers : Path, optional
         Where every ``every``-th answer goes.
+    times : Path, optional
+        Where the times of each request go: (number, due, sent, answered, status), in seconds from the start.
     """
 
     port: int
@@ -48,13 +51,16 @@ class LoadOptions:
     rate: float
     answers: Path | None = None
     every: int = 0
+    times: Path | None = None
 
     @classmethod
     def of(cls, arguments: Sequence[str]) -> LoadOptions:
         """From the command line."""
         port, path, bodies, seconds, connections, rate = arguments[:6]
         options = cls(int(port), path, Path(bodies), float(seconds), int(connections), float(rate))
-        return replace(options, answers=Path(arguments[6]), every=int(arguments[7])) if len(arguments) > 6 else options
+        if len(arguments) > 6 and arguments[6]:
+            options = replace(options, answers=Path(arguments[6]), every=int(arguments[7]))
+        return replace(options, times=Path(arguments[8])) if len(arguments) > 8 else options
 
 
 @dataclass
@@ -62,6 +68,7 @@ class Results:
     """What came back."""
 
     times: list[tuple[float, float]] = field(default_factory=list)
+    moments: list[tuple[int, float, float, float, int]] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     degraded: list[int] = field(default_factory=list)
 
@@ -81,6 +88,8 @@ def main() -> None:
         begin = time.perf_counter()
         results = send(options, file)
         print(json.dumps(results.summary(time.perf_counter() - begin)))
+    if options.times is not None:
+        options.times.write_text(json.dumps(results.moments))
 
 
 def send(options: LoadOptions, file: IO[str] | None) -> Results:
@@ -99,11 +108,12 @@ def send(options: LoadOptions, file: IO[str] | None) -> Results:
                 return
             if (wait := due - time.perf_counter()) > 0:
                 time.sleep(wait)
+            sent, status = time.perf_counter(), 0
             try:
-                connection.request("POST", options.path, bodies[i % len(bodies)], _HEADERS)
+                connection.request("POST", options.path, bodies[i % len(bodies)], _HEADERS | {"x-request-id": str(i)})
                 response = connection.getresponse()
-                data = response.read()
-                if response.status != 200:
+                data, status = response.read(), response.status
+                if status != 200:
                     results.errors.append(data.decode()[:200])
                 else:
                     if b'"degraded":["' in data:
@@ -113,7 +123,9 @@ def send(options: LoadOptions, file: IO[str] | None) -> Results:
             except OSError as error:
                 results.errors.append(repr(error))
                 connection.close()
-            results.times.append((due - begin, time.perf_counter() - due))
+            answered = time.perf_counter()
+            results.times.append((due - begin, answered - due))
+            results.moments.append((i, due - begin, sent - begin, answered - begin, status))
 
     threads = [threading.Thread(target=work) for _ in range(8 if options.rate else options.connections)]
     for thread in threads:

@@ -71,10 +71,24 @@ class Load:
         self.port, self.seconds = port, seconds
 
     def __call__(
-        self, bodies: Path, *, path: str = "/rank", seconds: float = 0.0, rate: float = 0.0, connections: int = 1
+        self,
+        bodies: Path,
+        *,
+        path: str = "/rank",
+        seconds: float = 0.0,
+        rate: float = 0.0,
+        connections: int = 1,
+        times: Path | None = None,
     ) -> dict[str, Any]:
-        """As fast as they are answered, or at a rate, on a schedule that does not wait for answers."""
+        """As fast as they are answered, or at a rate, on a schedule that does not wait for answers.
+
+        Parameters
+        ----------
+        times : Path, optional
+            Where the times of each request go.
+        """
         options = [self.port, path, bodies, seconds or self.seconds, connections, rate]
+        options += [] if times is None else ["", 0, times]
         done = subprocess.run(
             [sys.executable, str(LOAD), *map(str, options)], capture_output=True, text=True, check=True
         )

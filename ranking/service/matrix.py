@@ -15,6 +15,7 @@ import numpy as np
 from advprior.store.arrays import Int
 from advprior.store.times import DAY_US
 from ranking.frame.columns import clock_columns
+from ranking.frame.streams import Stream
 from ranking.service.ads import AdTable
 from ranking.service.catalogs import HistoryCatalog
 from ranking.service.histories import history_values
@@ -63,10 +64,9 @@ def matrix(plan: Plan, candidates: Candidates, user: UserInputs, table: AdTable,
     _put_ads(out, plan, candidates.ads, table, now_us)
     if user.history is not None:
         row, catalog = user.history
-        for (stream, level), columns in plan.history.items():
-            ids = table.history_ids(catalog, stream.levels[level])[candidates.ads]
-            values = history_values(row, stream, level, ids, now_us)
-            out[:, [place for place, _ in columns]] = values[:, [i for _, i in columns]]
+        for lists, places, at in plan.history:
+            values = history_values(row, lists, _history_ids(table, catalog, lists)[:, candidates.ads], now_us)
+            out[:, places] = values.transpose(1, 0, 2).reshape(len(out), -1)[:, at]
     for predictor, names in plan.prior.items():
         of_prior = _of_prior(user.priors.get(predictor), candidates.ads, table, now_us)
         for place, name in names:
@@ -102,6 +102,15 @@ def _put_ads(out: Matrix, plan: Plan, ads: Int, table: AdTable, now_us: int) -> 
         late = np.array([in_time(int(moment), plan.views[name], now_us) is not None for moment in available])
         places = [p for p, c in zip(plan.ad_places, plan.ad_columns, strict=True) if table.view_of[c] == name]
         out[np.ix_(late, places)] = np.nan
+
+
+def _history_ids(table: AdTable, catalog: HistoryCatalog, lists: tuple[tuple[Stream, str], ...]) -> Int:
+    """Id of each ad in each list of a history: int64 [lists, ads + 1]."""
+    ids: Int = table.cached(
+        (catalog.version, lists),
+        lambda: np.stack([table.history_ids(catalog, stream.levels[level]) for stream, level in lists]),
+    )
+    return ids
 
 
 def _of_prior(prior: Prior | None, ads: Int, table: AdTable, now_us: int) -> dict[str, Matrix]:

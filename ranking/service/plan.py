@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from advprior.store.arrays import Int
 from advprior.store.contract import prior_view
 from advprior.store.errors import AdvpriorError
 from advprior.store.features import CLOCK_SOURCE, REQUEST_SOURCE
@@ -43,8 +44,11 @@ class Plan:
         What is read off a user's rows.
     ad_columns, ad_places : list of str, int array
         What is read off the ads' rows, and where it stands.
-    history, prior : dict
-        What is worked out from the user's own counts, by stream and level, and from priors, by predictor.
+    history : list of (lists, places, at)
+        What is worked out from the user's own counts: lists of one width, the places of their features, and where each
+        stands among the lists' values.
+    prior : dict of str to list of (place, name)
+        What is worked out from priors, by predictor.
     clock, context : list of (place, column)
         What the moment of the request says, and what the request itself brings.
     reference : dict of str to float
@@ -149,11 +153,16 @@ class Plan:
         return {name: name in self._codes for _, name in self.context}
 
 
-def _history_places(place: Mapping[str, int]) -> dict[tuple[Stream, str], list[tuple[int, int]]]:
-    """Streams and levels that a ranker reads: (place of a feature, its place among the stream's values) each."""
-    places = {
-        (stream, level): [(place[name], i) for i, name in enumerate(stream.features(level)) if name in place]
-        for stream in STREAMS
-        for level in stream.levels
-    }
-    return {key: columns for key, columns in places.items() if columns}
+def _history_places(place: Mapping[str, int]) -> list[tuple[tuple[tuple[Stream, str], ...], Int, Int]]:
+    """Streams and levels that a ranker reads, by their width, with the places of their features."""
+    by_width: dict[int, list[tuple[Stream, str]]] = {}
+    for stream in STREAMS:
+        for level in stream.levels:
+            if not place.keys().isdisjoint(stream.features(level)):
+                by_width.setdefault(len(stream.quantities), []).append((stream, level))
+    groups = []
+    for lists in by_width.values():
+        names = [name for stream, level in lists for name in stream.features(level)]
+        at = [i for i, name in enumerate(names) if name in place]
+        groups.append((tuple(lists), np.array([place[names[i]] for i in at]), np.array(at)))
+    return groups

@@ -77,7 +77,9 @@ def add_rank(app: FastAPI, service: Service) -> None:
         if exposure is not None:
             service.metrics.exposures.labels("logged" if exposure["logged"] else "failed").inc()
         service.metrics.ranked(ranked)
-        request.state.about = {"arm": ranked.arm.name, "degraded": ranked.degraded, "candidates": ranked.candidates}
+        stages = {stage: round(seconds * 1e3, 3) for stage, seconds in ranked.timings.items()}
+        about = {"arm": ranked.arm.name, "degraded": ranked.degraded, "candidates": ranked.candidates}
+        request.state.about = about | {"stages_ms": stages}
         answer = rank_answer(ranked, info, exposure)
         # the models describe the answer and tests hold it to them; building it through them would cost a millisecond
         return Response(json.dumps(answer, separators=(",", ":"), allow_nan=False), media_type="application/json")
