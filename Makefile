@@ -52,6 +52,7 @@ bench-serve: $(STAMP)  ## the service under load, against the plain ways (after 
 # modules of benchmarks/scale, one a line: each runs whatever became of the others
 SCALE_ROWS :=
 # SCALE_ROWS += NAME
+SCALE_ROWS += service
 
 bench-scale: $(STAMP)  ## sizes a thousand times the demo's: memory, CPU and disk, each with its bound; hours, some 30 GB of disk
 	@failed=; for row in $(SCALE_ROWS); do \

@@ -1,6 +1,6 @@
 """The service against the plain way, and its slowest requests: ``python -m benchmarks.scale.service --workspace W``.
 
-``W`` is a finished demo. The service ranks 100 candidates from a Redis of its own, load comes from a second process.
+``W`` is a finished demo (`runs/demo`). The service ranks 100 candidates from a Redis of its own, load comes from a second process.
 The plain way (one SDK call for user × candidates, pandas, LightGBM) answers the same requests in the same run. At half
 of its peak the service is measured three times; each time it is printed where the slowest 1 % of requests spent their
 time (`benchmarks.serve_tail`), and how much processor time the machine's host took away meanwhile.
@@ -29,7 +29,7 @@ FASTER, TAIL = 25.0, 3.0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workspace", type=Path, required=True)
+    parser.add_argument("--workspace", type=Path, default=Path("runs/demo"), help="a finished demo: make demo")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     parser.add_argument("--runs", type=int, default=3, help="at half of peak")
     parser.add_argument("--real-time", action="store_true", help="before all other processes of the machine")
