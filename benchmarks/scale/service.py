@@ -1,9 +1,9 @@
 """The service against the plain way, and its slowest requests: ``python -m benchmarks.scale.service --workspace W``.
 
-``W`` is a finished demo (`runs/demo`). The service ranks 100 candidates from a Redis of its own, load comes from a second process.
-The plain way (one SDK call for user × candidates, pandas, LightGBM) answers the same requests in the same run. At half
-of its peak the service is measured three times; each time it is printed where the slowest 1 % of requests spent their
-time (`benchmarks.serve_tail`), and how much processor time the machine's host took away meanwhile.
+``W`` is a finished demo (`runs/demo`). The service ranks 100 candidates from a Redis of its own, load comes from a
+second process. The plain way (one SDK call for user × candidates, pandas, LightGBM) answers the same requests in the
+same run. At half of its peak the service is measured three times; each time it is printed where the slowest 1 % of
+requests spent their time (`benchmarks.serve_tail`), and how much processor time the machine's host took away meanwhile.
 
 On a shared machine give ``--real-time``: service, Redis, plain way and load then come before everything else.
 """
