@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
 from advprior.store.runs import digest, is_current, manifest_digest, new_run, read_manifest, run_key, write_json
+from ranking.cli.service import Moment
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 DRIFT_VERSION = 2
@@ -110,6 +112,8 @@ AUDIT_FILE = "audit.json"
 @click.option(
     "--frame", type=_FOLDER, help="What the rankers were trained on: drift since then, online and in the frame."
 )
+@click.option("--from", "start", type=Moment(), help="Only exposures from then on: those since the last audit.")
+@click.option("--to", "end", type=Moment(), help="Up to then, not with it.")
 @click.option("--limit", type=click.IntRange(1), help="Only so many exposures of each, the newest.")
 @click.option(
     "--fail-on",
@@ -125,6 +129,8 @@ def audit(
     exposures: Path,
     rankers: tuple[Path, ...],
     frame: Path | None,
+    start: datetime | None,
+    end: datetime | None,
     limit: int | None,
     fail_on: str,
     out: Path,
@@ -133,13 +139,15 @@ def audit(
 
     What differs is named, by column and cause: a refresh that was under way, a degraded answer, or a skew.
     """
+    from ranking.monitor.audit import Window
     from ranking.monitor.audit import audit as work
 
-    config = {"limit": limit}
+    window = Window(start, end, limit)
+    config = {"limit": limit, "from": start and start.isoformat(), "to": end and end.isoformat()}
     inputs = {"tables": manifest_digest(tables)} | {str(folder): manifest_digest(folder) for folder in rankers}
     failed = False
     with new_run(out, "rank audit", config=config, inputs=inputs, key=run_key("rank audit", config, inputs)) as run:
-        done = [work(tables, repo, exposures, ranker, limit=limit, frame=frame) for ranker in rankers]
+        done = [work(tables, repo, exposures, ranker, window=window, frame=frame) for ranker in rankers]
         write_json(run.path / AUDIT_FILE, [one.to_json() for one in done])
         for one in done:
             for line in one.text():

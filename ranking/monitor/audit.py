@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,36 @@ class Audit:
         return lines
 
 
+@dataclass(frozen=True)
+class Window:
+    """Which exposures are audited.
+
+    Parameters
+    ----------
+    start, end : datetime, optional
+        From then on, and up to then.
+    limit : int, optional
+        Only so many, the newest.
+    """
+
+    start: datetime | None = None
+    end: datetime | None = None
+    limit: int | None = None
+
+    def of(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Those of the window, in the order of time."""
+        timed = [(datetime.fromisoformat(str(record["time"])), record) for record in records]
+        timed.sort(key=lambda one: one[0])
+        chosen = [
+            record
+            for time, record in timed
+            if (self.start is None or time >= self.start) and (self.end is None or time < self.end)
+        ]
+        return chosen[-self.limit :] if self.limit else chosen
+
+
 def audit(
-    tables: Path, repo: Path, exposures: Path, ranker: Path, *, limit: int | None = None, frame: Path | None = None
+    tables: Path, repo: Path, exposures: Path, ranker: Path, *, window: Window | None = None, frame: Path | None = None
 ) -> Audit:
     """Compare what a ranker read online with the frame of the same rows.
 
@@ -119,19 +148,19 @@ def audit(
         Log of a service that ran with ``--log-features``.
     ranker : Path
         Whose exposures.
-    limit : int, optional
-        Only so many of them, the newest.
+    window : Window, optional
+        Only some of them. The frame of today reaches back to ``finetune_end`` and to the oldest published snapshot.
     frame : Path, optional
         The frame that the ranker was trained on: drift since then is measured on both sides.
 
     Raises
     ------
     AdvpriorError
-        ``SRV021`` when no exposure has features of this ranker, and what building a frame raises.
+        ``SRV021`` when no exposure of the window has features of this ranker, and what building a frame raises.
     """
     digest, loaded = manifest_digest(ranker), Ranker.load(ranker)
     records = [one for one in read_exposures(exposures) if one.get("ranker") == digest and one.get(FEATURES)]
-    records = sorted(records, key=lambda record: str(record["time"]))[-(limit or len(records)) :]
+    records = (window or Window()).of(records)
     shown = to_frame(records, digest)
     if not len(shown):
         raise AdvpriorError(

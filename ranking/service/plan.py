@@ -140,7 +140,10 @@ class Plan:
         def encoded() -> Matrix:
             out = np.empty((len(table.ids) + 1, len(self.ad_columns)), dtype=np.float32)
             for i, column in enumerate(self.ad_columns):
-                values = table.values[column]
+                values = table.values.get(column)
+                if values is None:  # of a reader that no longer reads it: these ads are for the next ranker
+                    out[:, i] = np.nan
+                    continue
                 text = values.dtype == object
                 out[:, i] = [self.encode(column, v) for v in values] if text else finite(values)
             return out

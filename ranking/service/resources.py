@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from ranking.service.ads import AdTable, read_ads
 from ranking.service.candidates import CandidateSource, MostShown
 from ranking.service.catalogs import Catalogs, HistoryCatalog
 from ranking.service.clock import Clock
-from ranking.service.loading import RankerFolder, features_by_service, make_rankers
+from ranking.service.loading import RankerFolder, Rankers, features_by_service, make_rankers
 from ranking.service.quota import read_quota
 from ranking.service.reader import OnlineReader
 from ranking.service.towers import TowerSource, load_towers
@@ -210,11 +211,14 @@ class Resources:
             return
         try:
             folders = [RankerFolder.read(folder) for folder in self._options.folders]
-            rankers = make_rankers(folders, self.reader, self._options.cache)
+            reader, rankers = self._ready(folders)
             if rankers.context_names != self.rankers.context_names:
                 raise ValueError("the new ranker asks for other context features: start the service anew")
+            table = self.table if reader is self.reader else self._read_by(reader)
             for loaded in rankers.both():
-                loaded.plan.ads(self.table)
+                loaded.plan.ads(table)
+            # a new reader reads all that the old one did: a request in between finds what it looks for
+            self.reader, self.table = reader, table
             self.rankers = rankers
             self.reloads["done"] += 1
             self._refused = None
@@ -223,6 +227,27 @@ class Resources:
             self._refused = digests
             self.reloads["refused"] += 1
             log.warning("a new ranker is refused, the old one stays", extra={"error": str(error)})
+
+    def _ready(self, folders: Sequence[RankerFolder]) -> tuple[OnlineReader, Rankers]:
+        """New rankers and what reads for them: a reader of today's views, where they need one that was added since."""
+        try:
+            return self.reader, make_rankers(folders, self.reader, self._options.cache)
+        except AdvpriorError as error:
+            if error.code != "SRV003":
+                raise
+        reader = OnlineReader(self._options.repo, features_by_service(folders), tokens=self._options.towers is not None)
+        if set(reader.prior_views()) != set(self.reader.prior_views()):
+            raise ValueError("the new ranker reads other priors: start the service anew")
+        return reader, make_rankers(folders, reader, self._options.cache)
+
+    def _read_by(self, reader: OnlineReader) -> AdTable:
+        """The ads with what a new reader reads of them."""
+        assert self.catalogs.newest is not None
+        table = read_ads(reader, self.catalogs.newest, self._clock.now_us(), pause_s=_PAUSE_S)
+        for loaded in self.rankers.both():
+            loaded.plan.ads(table)
+        self.source.prepare(table)
+        return table
 
 
 class Refresher:

@@ -12,10 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 from advprior.store.contract import AD_STATS_VIEW, LLM, TABLE_FILE, prior_view
+from advprior.store.errors import AdvpriorError
 from advprior.store.features import CLOCK_SOURCE
 from advprior.store.tables import write_parquet
 from ranking.cli.monitor import audit as command
-from ranking.monitor.audit import VALUES, Audit, audit
+from ranking.monitor.audit import VALUES, Audit, Window, audit
 from ranking.service.app import create_app, make_engine
 from tests.ranking.stores import apply
 from tests.service.live import TestClient, settings_of
@@ -103,3 +104,20 @@ def test_a_row_of_another_time_is_told_from_a_skew(project: Project, exposures: 
     done = of(project, log)
     causes = {cause for one in done.columns if one.source != CLOCK_SOURCE for cause in one.causes}
     assert causes == {f"an older row of {view} online" for view in ("user_history", "ad_stats", "prior_llm")}
+
+
+def test_only_the_exposures_of_a_window_are_audited(project: Project, exposures: Path, tmp_path: Path) -> None:
+    """What was audited yesterday need not be joined again; an empty window is said, not passed."""
+    whole, middle = of(project, exposures), NOW + timedelta(hours=20)
+    parts = [
+        audit(project.tables, project.repo, exposures, project.ranker, window=window).exposures
+        for window in (Window(end=middle), Window(start=middle))
+    ]
+    assert min(parts) > 0
+    assert sum(parts) == whole.exposures
+    options = ["--tables", project.tables, "--repo", project.repo, "--exposures", exposures]
+    options += ["--ranker", project.ranker, "--out", tmp_path / "audit"]
+    one = CliRunner().invoke(command, [str(word) for word in (*options, "--from", middle.isoformat(), "--limit", 1)])
+    assert one.exit_code == 0, one.output
+    with pytest.raises(AdvpriorError, match="SRV021"):
+        audit(project.tables, project.repo, exposures, project.ranker, window=Window(start=NOW + timedelta(days=9)))

@@ -1,0 +1,62 @@
+"""A column that is added to the log reaches a running service with the ranker that was trained on it: no restart."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from advprior.store.contract import BASELINE_SERVICE, LLM, TABLES, prior_service
+from advprior.store.runs import manifest_digest, new_run, read_manifest, run_key
+from advprior.store.tables import load_tables, write_parquet
+from ranking.frame.publish import publish_features
+from ranking.service.slate import Query
+from tests.ranking.stores import apply
+from tests.service.live import engine_at
+from tests.service.workspaces import SNAPSHOT, Project, copy_project, materialize, train, write_frame
+from tests.tiny import PLAN
+
+
+def add_a_column(project: Project) -> None:
+    """Users have a tier now, which tells their labels; the store has it too."""
+    loaded = load_tables(project.tables, *TABLES)
+    shown = loaded["impressions"]
+    buyers = set(shown.user_id[shown.label == 1])
+    users = loaded["users"]
+    users["profile_tier"] = np.where(users.user_id.isin(buyers), "plus", "basic")
+    facts = read_manifest(project.tables)["facts"]
+    with new_run(project.tables, "data", config={}, inputs={}, key=run_key("data", "tier", {})) as run:
+        for name, table in loaded.items():
+            write_parquet(table, run.path / f"{name}.parquet")
+        run.facts.update(facts)
+    publish_features(project.tables, project.repo)
+    apply(project.repo)
+    materialize(project.repo, SNAPSHOT + PLAN.lag)
+
+
+def test_a_ranker_on_an_added_column_is_taken_in(project: Project, tmp_path: Path) -> None:
+    own = copy_project(project, tmp_path / "own")
+    apply(own.repo)
+    materialize(own.repo, SNAPSHOT + PLAN.lag)
+    engine = engine_at(own)
+    before = engine.rank(Query("u003", 3))
+    add_a_column(own)
+    write_frame(own, LLM)
+    train(own, own.ranker, prior_service(LLM), seed=1)
+    engine.resources.refresh_rankers()
+    assert engine.resources.reloads == {"done": 1, "refused": 0}
+    assert not engine.resources.ranker_refused
+    after = engine.rank(Query("u003", 3))
+    assert after.ranker.digest == manifest_digest(own.ranker) != before.ranker.digest
+    assert not after.degraded
+    place = after.ranker.plan.features.index("profile_tier")
+    ready = engine.prepare(Query("u003", 3))
+    assert not np.isnan(ready.matrix[:, place]).any()
+    # the fallback follows, and a ranker without the column is taken in again
+    train(own, own.plain, BASELINE_SERVICE, seed=1)
+    shutil.rmtree(own.ranker)
+    shutil.copytree(project.ranker, own.ranker)
+    engine.resources.refresh_rankers()
+    assert engine.resources.reloads == {"done": 2, "refused": 0}
+    assert len(engine.rank(Query("u003", 3)).ads) == 3
