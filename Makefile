@@ -53,6 +53,7 @@ bench-serve: $(STAMP)  ## the service under load, against the plain ways (after 
 SCALE_ROWS :=
 # SCALE_ROWS += NAME
 SCALE_ROWS += service
+SCALE_ROWS += materialize
 
 bench-scale: $(STAMP)  ## sizes a thousand times the demo's: memory, CPU and disk, each with its bound; hours, some 30 GB of disk
 	@failed=; for row in $(SCALE_ROWS); do \

@@ -195,6 +195,7 @@ def on_redis(project: Project, port: int) -> None:
         "project: advprior\nprovider: local\nregistry: data/registry.db\nonline_store:\n  type: redis\n"
         f"  connection_string: localhost:{port},socket_timeout=60,socket_connect_timeout=60\n"
         "offline_store:\n  type: duckdb\nentity_key_serialization_version: 3\n"
+        "batch_engine:\n  type: advprior.store.online.engine.ColumnarEngine\n"
     )
     apply(project.repo)
     materialize(project.repo, SNAPSHOT + PLAN.lag)

@@ -1,0 +1,1 @@
+"""What `feast materialize` does at the size of millions of rows: the same bytes as Feast's own path, by columns."""
