@@ -30,7 +30,7 @@ from ranking.evidence.metrics import Conversions, Ndcg, Rows
 from ranking.evidence.ordering import Sorted
 from ranking.evidence.result import ABLATION_FILE, AblationResult, Validation, load_seeds, load_validation
 from ranking.evidence.verdict import name_of
-from ranking.frame.read import FRAME_FILE, FRAME_FIX
+from ranking.frame.read import FRAME_FILE, FRAME_FIX, column_names
 from ranking.models.arms import Arm, Arms
 
 
@@ -135,10 +135,7 @@ def two_by_two(
 
 def _columns(frame: Path, result: AblationResult | None, options: TwoByTwoOptions) -> dict[str, str]:
     """Column of each arm's top-20 membership, the first arm's first: of all whose own prior is in the frame."""
-    import pyarrow.parquet as pq
-
-    path = Path(frame) / FRAME_FILE
-    names = set(pq.read_schema(path).names) if path.is_file() else set()
+    names = set(column_names(frame))
     columns = {options.arm: f"{prior_view(options.arm)}_top20"}
     if result is None:
         return columns
@@ -270,18 +267,19 @@ def _check_arms(scores: Mapping[str, Any], options: TwoByTwoOptions, ablation: P
 def _splits(frame: Path, top20: Mapping[str, str]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Validation and test rows of a frame, with the columns that a two-by-two reads; ``top20`` by arm."""
     columns = [IMPRESSION_ID, SLATE_ID, USER_ID, AD_ID, TIMESTAMP, LABEL, "split", *top20.values()]
-    table = read_parquet(Path(frame) / FRAME_FILE, fix=FRAME_FIX)
+    path, names = Path(frame) / FRAME_FILE, column_names(frame)
+    if not names:
+        read_parquet(path, fix=FRAME_FIX)  # says what is missing
     for name, column in top20.items():
-        if column not in table:
+        if column not in names:
             raise AdvpriorError(
                 "RNK022",
                 f"the frame has no priors of the arm `{name}`",
                 where=column,
                 expected="an arm whose priors say who is likely: "
-                + ", ".join(
-                    str(c).removeprefix("prior_").removesuffix("_top20") for c in table if str(c).endswith("_top20")
-                ),
+                + ", ".join(c.removeprefix("prior_").removesuffix("_top20") for c in names if c.endswith("_top20")),
                 fix="name one of these as --arm; or publish priors of that name, apply, and build the frame again",
             )
+    table = read_parquet(path, columns=columns, fix=FRAME_FIX)
     valid, test = (table.loc[table["split"] == name, columns].reset_index(drop=True) for name in ("valid", "test"))
     return valid, test

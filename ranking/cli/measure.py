@@ -80,25 +80,22 @@ def frame(tables: Path, repo: Path, out: Path, predictors: str | None, stale_tex
     if not force and is_current(out, key) and sources_unchanged(out):
         click.echo(f"rank frame: unchanged, reused {out}")
         return
-    from advprior.store.tables import write_parquet
     from ranking.frame.absent import not_yet_existing
-    from ranking.frame.build import build_frame
-    from ranking.frame.read import FRAME_FILE
+    from ranking.frame.build import write_frame
+    from ranking.frame.read import FRAME_FORMAT
 
     with new_run(out, "rank frame", config=config, inputs=inputs, key=key) as run:
-        result = build_frame(tables, repo, names, stale=stale)
-        write_parquet(result.frame, run.path / FRAME_FILE)
-        run.facts.update(result.facts)
-    facts = result.facts
+        warnings, facts = write_frame(tables, repo, names, run.path, stale=stale)
+        run.facts.update(facts, frame_format=FRAME_FORMAT)
     click.echo(
-        f"rank frame: {len(result.frame):,} impressions, {len(facts['features'])} features, "
+        f"rank frame: {sum(facts['rows'].values()):,} impressions, {len(facts['features'])} features, "
         f"priors of {', '.join(names) or 'none'}, in {out}"
     )
     if line := not_yet_existing(facts["not_yet_existing"]):
         click.echo(line)
     if facts["late_events"]:
         click.echo(f"rank frame: {facts['late_events']:,} events came after a snapshot that would have seen them")
-    for finding in result.warnings:
+    for finding in warnings:
         click.echo(f"warning {finding.code}: {finding.message}\n  fix: {finding.fix} ({finding.docs})", err=True)
 
 

@@ -23,6 +23,7 @@ from advprior.store.errors import AdvpriorError
 from advprior.store.progress import Progress
 from advprior.store.runs import manifest_digest
 from advprior.store.tables import load_tables, load_time_plan
+from advprior.store.times import micros
 from ranking.experiment.client import SERVE_FIX, Ask, Service
 from ranking.experiment.past_requests import Limits, Pace, requests_of, window_of
 from ranking.experiment.replay_result import Replay, figures_of, notes_of, parity_of, scores_of
@@ -101,7 +102,7 @@ def replay(tables: Path, service: Service, options: ReplayOptions | None = None)
         "experiment": ready["experiment"],
         "window": {"from": start.isoformat(), "to": end.isoformat()},
         "pace": {"rate": pace.rate, "speed": pace.speed},
-        "splits": dict(Counter(split_of(shown[TIMESTAMP].iloc[scores.index], plan).tolist())),
+        "splits": dict(Counter(split_of(micros(shown[TIMESTAMP].iloc[scores.index]), plan).tolist())),
         "parity": parity_of(scores, options.frame, offline) if options.frame is not None else None,
     }
     about["notes"] = notes_of(about)

@@ -8,17 +8,67 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from advprior.store.arrays import Bool
-from advprior.store.contract import AD_ID, AD_STATS_VIEW, TIMESTAMP, USER_HISTORY_VIEW, USER_ID
-from advprior.store.existence import load_ads_exist_from, load_users_exist_from
-from advprior.store.tables import load_time_plan
+from advprior.store.arrays import Bool, Int
+from advprior.store.contract import AD_ID, AD_STATS_VIEW, ADS, TIMESTAMP, USER_HISTORY_VIEW, USER_ID, USERS
+from advprior.store.existence import NEVER, load_ads_exist_from, load_users_exist_from
+from advprior.store.tables import load_time_plan, read_parquet
 from advprior.store.times import micros, moment_us
+from ranking.frame.counts import codes_of
+
+
+@dataclass(frozen=True, eq=False)
+class Existence:
+    """From when users and ads exist, and which snapshot is the newest at any time.
+
+    Attributes
+    ----------
+    users, ads : pandas.Index
+        Ids.
+    user_from, ad_from : int array
+        Microseconds since 1970 from which each exists.
+    snapshots, available : int array [snapshots]
+        Microseconds of each snapshot, and from when its rows are there.
+    """
+
+    users: pd.Index[Any]
+    ads: pd.Index[Any]
+    user_from: Int
+    ad_from: Int
+    snapshots: Int
+    available: Int
+
+    @classmethod
+    def load(cls, tables: Path) -> Existence:
+        """Of canonical tables."""
+        plan = load_time_plan(tables)
+        snapshots = np.array([moment_us(s) for s in plan.feature_snapshots()], dtype=np.int64)
+        users, ads = (
+            pd.Index(read_parquet(Path(tables) / f"{name}.parquet", columns=[key])[key].astype(str))
+            for name, key in ((USERS, USER_ID), (ADS, AD_ID))
+        )
+        of_users, of_ads = load_users_exist_from(tables, list(users)), load_ads_exist_from(tables, list(ads))
+        return cls(users, ads, of_users, of_ads, snapshots, snapshots + plan.lag // timedelta(microseconds=1))
+
+    def expected(self, shown: pd.DataFrame) -> Expected:
+        """Which of some rows of canonical impressions have a user, and an ad, with a row of features."""
+        place = np.searchsorted(self.available, micros(shown[TIMESTAMP]), side="right") - 1
+        newest = np.append(self.snapshots, -1)[place]
+        exists = {}
+        for view, key, index, exist_from in (
+            (USER_HISTORY_VIEW, USER_ID, self.users, self.user_from),
+            (AD_STATS_VIEW, AD_ID, self.ads, self.ad_from),
+        ):
+            codes, values = pd.factorize(shown[key])
+            of_values = np.append(exist_from, NEVER)[codes_of(pd.Index(values).astype(str), index)]
+            exists[view] = of_values[codes] <= newest
+        return Expected(exists)
 
 
 @dataclass(frozen=True)
@@ -33,33 +83,14 @@ class Expected:
 
     by_view: dict[str, Bool]
 
-    @classmethod
-    def of(cls, tables: Path, shown: pd.DataFrame) -> Expected:
-        """From canonical tables, for some of their impressions.
-
-        Parameters
-        ----------
-        tables : Path
-        shown : DataFrame
-            Rows of canonical impressions.
-        """
-        plan = load_time_plan(tables)
-        snapshots = plan.feature_snapshots()
-        available = np.array([moment_us(s + plan.lag) for s in snapshots], dtype=np.int64)
-        place = np.searchsorted(available, micros(shown[TIMESTAMP]), side="right") - 1
-        newest = np.append([moment_us(s) for s in snapshots], -1)[place]
-        users, ads = (pd.factorize(shown[key].astype(str)) for key in (USER_ID, AD_ID))
-        user_from = load_users_exist_from(tables, list(users[1]))[users[0]]
-        ad_from = load_ads_exist_from(tables, list(ads[1]))[ads[0]]
-        return cls({USER_HISTORY_VIEW: user_from <= newest, AD_STATS_VIEW: ad_from <= newest})
-
     def counts(self) -> dict[str, int]:
         """Impressions of a user, and of an ad, that did not exist yet."""
         return {view: int((~expected).sum()) for view, expected in self.by_view.items()}
 
-    def lost(self, view: str, snapshot: Any) -> int:
+    def lost(self, view: str, snapshot: Any) -> Bool:
         """Impressions that should have a row of a view and have none (datetime64 array of the rows joined)."""
-        return int((self.by_view[view] & np.isnat(snapshot)).sum())
+        lost: Bool = self.by_view[view] & np.isnat(snapshot)
+        return lost
 
 
 def not_yet_existing(counts: Mapping[str, int]) -> str | None:

@@ -108,26 +108,34 @@ def check_model_cutoff(predictor: str, cutoff: Array, impression: Array) -> Find
     cutoff, impression : datetime64 arrays [impressions]
         NaT in ``cutoff`` where there is no prior.
     """
-    late = int((cutoff > impression).sum())
+    return late_cutoffs(predictor, int((cutoff > impression).sum()), len(impression))
+
+
+def late_cutoffs(predictor: str, late: int, total: int) -> Finding | None:
+    """RNK001 by counts: impressions whose prior has a later model_cutoff, and all of them."""
     if not late:
         return None
     return Finding(
         "RNK001",
         "error",
-        f"{late:,} of {len(impression):,} impressions have a prior of `{predictor}` with a later model_cutoff",
+        f"{late:,} of {total:,} impressions have a prior of `{predictor}` with a later model_cutoff",
         "fit the predictor on labels before the first ranker row, or start the ranker's rows after model_cutoff",
     )
 
 
 def check_not_newer(view: str, feature_time: Array, impression: Array) -> Finding | None:
     """RNK002: a feature row is newer than the impression that it describes (datetime64 arrays, NaT = no row)."""
-    late = int((feature_time > impression).sum())
+    return newer_rows(view, int((feature_time > impression).sum()), len(impression))
+
+
+def newer_rows(view: str, late: int, total: int) -> Finding | None:
+    """RNK002 by counts: impressions with a newer row of a view, and all of them."""
     if not late:
         return None
     return Finding(
         "RNK002",
         "error",
-        f"{late:,} of {len(impression):,} impressions carry a row of `{view}` that is newer than they are",
+        f"{late:,} of {total:,} impressions carry a row of `{view}` that is newer than they are",
         "join through Feast's point-in-time join, and publish rows with the time at which they were available",
     )
 
@@ -217,15 +225,25 @@ def univariate_auc(values: pd.Series[Any], label: Array) -> float:
     return max(auc, 1 - auc)
 
 
-def check_golden_features(features: pd.DataFrame, label: Array, *, seed: int = 0) -> list[Finding]:
-    """RNK007: one feature alone all but knows the label (test rows). On a sample, with every positive kept."""
+def golden_rows(label: Array, *, seed: int = 0) -> npt.NDArray[np.int64]:
+    """Rows that `check_golden_features` looks at, rising: a sample with every positive, as far as there are many.
+
+    Empty where there are too few positives, or no negative.
+    """
     negatives = np.flatnonzero(label == 0)
     positives = np.flatnonzero(label == 1)
     if len(positives) < 10 or not len(negatives):
-        return []
+        return negatives[:0]
     if len(negatives) > _GOLDEN_ROWS:
         negatives = np.random.default_rng(seed).choice(negatives, _GOLDEN_ROWS, replace=False)
-    rows = np.sort(np.concatenate([positives[:_GOLDEN_ROWS], negatives]))
+    return np.sort(np.concatenate([positives[:_GOLDEN_ROWS], negatives]))
+
+
+def check_golden_features(features: pd.DataFrame, label: Array, *, seed: int = 0) -> list[Finding]:
+    """RNK007: one feature alone all but knows the label (test rows). On those that `golden_rows` chooses."""
+    rows = golden_rows(label, seed=seed)
+    if not len(rows):
+        return []
     alone = {name: univariate_auc(features[name].iloc[rows], label[rows]) for name in features.columns}
     return [_golden(str(name), auc) for name, auc in alone.items() if auc >= GOLDEN_WARNING]
 
@@ -293,9 +311,9 @@ def check_placebo(arm: str, low: float, high: float, where: str = "All test impr
     )
 
 
-def check_in_catalog(predictor: str, listed: Array) -> Finding | None:
-    """RNK012: the catalog of a prior lacks advertisers of many impressions (bool array [impressions])."""
-    share = float(np.mean(listed)) if len(listed) else 1.0
+def check_in_catalog(predictor: str, lacking: int, total: int) -> Finding | None:
+    """RNK012: the catalog of a prior lacks advertisers of many impressions (how many do, of how many)."""
+    share = 1 - lacking / total if total else 1.0
     if share >= MIN_IN_CATALOG:
         return None
     return Finding(

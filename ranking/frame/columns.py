@@ -22,6 +22,7 @@ from advprior.store.errors import AdvpriorError
 from advprior.store.tables import read_parquet
 from advprior.store.times import DAY_US, as_datetimes, micros
 from ranking.frame import checks
+from ranking.frame.counts import codes_of
 from ranking.frame.gather import (
     TOP,
     PriorFiles,
@@ -34,6 +35,7 @@ from ranking.frame.gather import (
 from ranking.frame.join import times
 from ranking.frame.numbering import ids_of_ads, load_history_ids
 from ranking.frame.streams import EVENTS, STREAMS, group_of
+from ranking.frame.tallies import NEWER, UNLISTED, Tallies
 from ranking.frame.views import view_folder
 
 if TYPE_CHECKING:
@@ -139,39 +141,60 @@ def _take_times(moments: Any, rows: Int) -> Any:
     return np.where(rows >= 0, moments[rows] if len(moments) else NAT, NAT)
 
 
-def history_columns(repo: Path, rows: Int, ads: pd.Series[Any], impression: Any) -> dict[str, dict[str, Any]]:
-    """Features of each published stream, by their group; recency counts to the impression, not to the snapshot.
+@dataclass(frozen=True, eq=False)
+class HistoryColumns:
+    """Features of each published stream, gathered for any impressions.
 
-    Parameters
+    Attributes
     ----------
-    rows : int array [impressions]
-        ``history_row``, −1 where there is no history.
-    ads : Series of str [impressions]
-    impression : datetime64[us] array [impressions]
+    folder : Path
+        Published ``user_history``.
+    ids : dict
+        The catalogs beside it.
+    snapshots : datetime64[us] array [history rows]
+        NaT where a user did not exist yet and has no row.
     """
-    import pandas as pd
 
-    folder = view_folder(repo, USER_HISTORY_VIEW)
-    ids = load_history_ids(folder)
-    index = pd.Index(ids["ads"][AD_ID]).get_indexer(pd.Index(ads))
-    table = read_parquet(folder / TABLE_FILE, columns=[HISTORY_ROW, SNAPSHOT])
-    pointers = table[HISTORY_ROW].to_numpy(np.int64)
-    snapshots = np.full(pointers.max(initial=-1) + 1, NAT)  # users that do not exist yet have no row
-    snapshots[pointers] = as_datetimes(micros(table[SNAPSHOT]))
-    since_days = (impression - _take_times(snapshots, rows)).astype(np.float64) / DAY_US
-    columns: dict[str, dict[str, Any]] = {}
-    published = ids.get("streams", (EVENTS.name,))  # an older publication has events alone
-    for stream in STREAMS:
-        if stream.name not in published:
-            continue
-        for level, numbering in stream.levels_in(ids["sizes"]).items():
-            group = columns.setdefault(group_of(stream, level), {})
-            of_ad = np.append(ids_of_ads(ids, numbering), np.int64(-1))[index]
-            values = gather_history(folder, stream.files(level), ids["sizes"][numbering], rows, of_ad)
-            values[:, -1] += since_days  # NaT gave a huge number, but those rows are NaN already
-            for i, name in enumerate(stream.features(level)):
-                group[name] = np.ascontiguousarray(values[:, i])
-    return columns
+    folder: Path
+    ids: dict[str, Any]
+    snapshots: Any
+
+    @classmethod
+    def open(cls, repo: Path) -> HistoryColumns:
+        """Of a repository."""
+        folder = view_folder(repo, USER_HISTORY_VIEW)
+        table = read_parquet(folder / TABLE_FILE, columns=[HISTORY_ROW, SNAPSHOT])
+        pointers = table[HISTORY_ROW].to_numpy(np.int64)
+        snapshots = np.full(pointers.max(initial=-1) + 1, NAT)
+        snapshots[pointers] = as_datetimes(micros(table[SNAPSHOT]))
+        return cls(folder, load_history_ids(folder), snapshots)
+
+    def of(self, rows: Int, ads: pd.Series[Any], impression: Any) -> dict[str, dict[str, Any]]:
+        """Columns by the group of their features; recency counts to the impression, not to the snapshot.
+
+        Parameters
+        ----------
+        rows : int array [impressions]
+            ``history_row``, −1 where there is no history.
+        ads : Series of str [impressions]
+        impression : datetime64[us] array [impressions]
+        """
+        ids = self.ids
+        index = codes_of(ads, ids["ads"][AD_ID])
+        since_days = (impression - _take_times(self.snapshots, rows)).astype(np.float64) / DAY_US
+        columns: dict[str, dict[str, Any]] = {}
+        published = ids.get("streams", (EVENTS.name,))  # an older publication has events alone
+        for stream in STREAMS:
+            if stream.name not in published:
+                continue
+            for level, numbering in stream.levels_in(ids["sizes"]).items():
+                group = columns.setdefault(group_of(stream, level), {})
+                of_ad = np.append(ids_of_ads(ids, numbering), np.int64(-1))[index]
+                values = gather_history(self.folder, stream.files(level), ids["sizes"][numbering], rows, of_ad)
+                values[:, -1] += since_days  # NaT gave a huge number, but those rows are NaN already
+                for i, name in enumerate(stream.features(level)):
+                    group[name] = np.ascontiguousarray(values[:, i])
+        return columns
 
 
 @dataclass(frozen=True)
@@ -190,46 +213,77 @@ class Shown:
     moment: Any
 
 
-def prior_columns(
-    repo: Path, predictor: str, rows: Int, snapshot: Any, shown: Shown
-) -> tuple[dict[str, Any], Findings]:
-    """A predictor's features, and what the checks say of its rows.
+@dataclass(frozen=True, eq=False)
+class PriorColumns:
+    """A predictor's features, gathered for any impressions.
 
-    Parameters
+    Attributes
     ----------
-    rows : int array [impressions]
-        ``prior_row``, −1 where there is no prior.
-    snapshot : datetime64[us] array [impressions]
-        Of the joined row, NaT where there is none.
+    predictor : str
+    folder : Path
+        Its published priors.
+    files : PriorFiles
+    snapshots, available : datetime64[us] arrays [prior rows]
+        What each row has seen, and from when it was there.
+    means : int array [S], float64 [S, N]
+        See `ranking.frame.gather.mean_probability`.
     """
-    view = prior_view(predictor)
-    folder = view_folder(repo, view)
-    files = PriorFiles.open(folder)
-    table = read_parquet(folder / TABLE_FILE, columns=[PRIOR_ROW, SNAPSHOT, EVENT_TIMESTAMP]).sort_values(PRIOR_ROW)
-    table_snapshot = micros(table[SNAPSHOT])
-    available = as_datetimes(micros(table[EVENT_TIMESTAMP]))
-    index = places(files.advertisers, shown.advertiser, shown.category)
-    log_prob, rank = gather_priors(files, rows, index)
-    here = ~np.isnan(log_prob)
-    means = mean_probability(files, table[PRIOR_ROW].to_numpy(np.int64), table_snapshot)
-    age = (shown.moment - snapshot).astype(np.float64) / DAY_US
-    columns = {
-        f"{view}_log_prob": log_prob,
-        f"{view}_log_ratio": _log_ratio(log_prob, here, means, snapshot, index),
-        f"{view}_rank": rank,
-        f"{view}_top20": np.where(here, rank <= TOP, np.nan).astype(np.float32),
-        f"{view}_age_days": np.where(rows >= 0, age, np.nan).astype(np.float32),
-        f"{view}_missing": (~here).astype(np.float32),
-    }
-    of_category = gather_interests(folder, rows, shown.category)
-    if of_category is not None:
-        columns[f"{view}_interest_log_prob"] = of_category
-    findings = [
-        checks.check_available_after_snapshot(view, as_datetimes(table_snapshot), available),
-        checks.check_not_newer(view, _take_times(available, rows), shown.moment),
-        checks.check_in_catalog(predictor, index >= 0),
-    ]
-    return columns, findings
+
+    predictor: str
+    folder: Path
+    files: PriorFiles
+    snapshots: Any
+    available: Any
+    means: tuple[Int, Any]
+
+    @classmethod
+    def open(cls, repo: Path, predictor: str) -> PriorColumns:
+        """Of a repository."""
+        folder = view_folder(repo, prior_view(predictor))
+        files = PriorFiles.open(folder)
+        table = read_parquet(folder / TABLE_FILE, columns=[PRIOR_ROW, SNAPSHOT, EVENT_TIMESTAMP]).sort_values(PRIOR_ROW)
+        snapshots = micros(table[SNAPSHOT])
+        means = mean_probability(files, table[PRIOR_ROW].to_numpy(np.int64), snapshots)
+        files.let_go()
+        available = as_datetimes(micros(table[EVENT_TIMESTAMP]))
+        return cls(predictor, folder, files, as_datetimes(snapshots), available, means)
+
+    def check(self) -> checks.Finding | None:
+        """What a check says of all published rows."""
+        return checks.check_available_after_snapshot(prior_view(self.predictor), self.snapshots, self.available)
+
+    def of(self, rows: Int, snapshot: Any, shown: Shown) -> tuple[dict[str, Any], Tallies]:
+        """Columns by name, and what the checks count of these impressions.
+
+        Parameters
+        ----------
+        rows : int array [impressions]
+            ``prior_row``, −1 where there is no prior.
+        snapshot : datetime64[us] array [impressions]
+            Of the joined row, NaT where there is none.
+        shown : Shown
+        """
+        view = prior_view(self.predictor)
+        index = places(self.files.advertisers, shown.advertiser, shown.category)
+        log_prob, rank = gather_priors(self.files, rows, index)
+        self.files.let_go()
+        here = ~np.isnan(log_prob)
+        age = (shown.moment - snapshot).astype(np.float64) / DAY_US
+        columns = {
+            f"{view}_log_prob": log_prob,
+            f"{view}_log_ratio": _log_ratio(log_prob, here, self.means, snapshot, index),
+            f"{view}_rank": rank,
+            f"{view}_top20": np.where(here, rank <= TOP, np.nan).astype(np.float32),
+            f"{view}_age_days": np.where(rows >= 0, age, np.nan).astype(np.float32),
+            f"{view}_missing": (~here).astype(np.float32),
+        }
+        of_category = gather_interests(self.folder, rows, shown.category)
+        if of_category is not None:
+            columns[f"{view}_interest_log_prob"] = of_category
+        tallies = Tallies()
+        tallies.add(NEWER, view, _take_times(self.available, rows) > shown.moment)
+        tallies.add(UNLISTED, self.predictor, index < 0)
+        return columns, tallies
 
 
 def _log_ratio(log_prob: Any, here: Any, means: tuple[Any, Any], snapshot: Any, index: Int) -> Any:

@@ -55,7 +55,7 @@ class Uses:
 
     Parameters
     ----------
-    user : sequence of str [rows]
+    user : sequence or object array of str [rows]
     moment : datetime64[us] array [rows]
     joined : bool array [rows]
         A row of the published priors was joined.
@@ -65,7 +65,7 @@ class Uses:
         What the rows are.
     """
 
-    user: Sequence[str]
+    user: Sequence[str] | NDArray[Any]
     moment: NDArray[Any]
     joined: Bool
     listed: Bool | None = None
@@ -100,7 +100,8 @@ def coverage_gap(repo: Path, predictor: str, uses: Uses) -> CoverageGap | None:
         return CoverageGap(share, "no row of it is published", publish, uses.of)
     available = pd.Series(micros(table[EVENT_TIMESTAMP]), index=table[USER_ID].astype(str).to_numpy())
     first, of_user = int(available.min()), available.groupby(level=0).min()
-    own = of_user.reindex(pd.Index([str(user) for user in uses.user])).to_numpy(np.float64)
+    codes, users = pd.factorize(np.asarray(uses.user, dtype=object))
+    own = of_user.reindex(pd.Index([str(user) for user in users])).to_numpy(np.float64)[codes]
     moment = uses.moment.astype("datetime64[us]").astype(np.int64)
     absent = ~uses.joined
     begins = absent & (moment < first)
@@ -117,7 +118,7 @@ def coverage_gap(repo: Path, predictor: str, uses: Uses) -> CoverageGap | None:
         ),
         (
             int(never.sum()),
-            f"{len(set(np.asarray(uses.user, dtype=object)[never])):,} users have no published row at all",
+            f"{len(np.unique(codes[never])):,} users have no published row at all",
             f"score every user (advprior score MODEL --tables TABLES), then {publish}",
         ),
         (

@@ -6,6 +6,7 @@ A joined vector would cost 4N bytes an impression; a pointer costs eight, and th
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TOP = 20
+_AT_ONCE = 4_000_000  # log-probabilities compared at a time
 
 
 def gather_history(folder: Path, files: tuple[str, str], size: int, rows: Int, ids: Int) -> Float:
@@ -56,16 +58,20 @@ def gather_history(folder: Path, files: tuple[str, str], size: int, rows: Int, i
     values = np.load(folder / files[1], mmap_mode="r")
     out = np.zeros((len(rows), values.shape[1]), dtype=np.float32)
     out[:, -1] = np.nan
-    answerable = (rows >= 0) & (ids >= 0)
-    wanted = rows * size + ids
-    if len(keys):
-        # ascending look-ups walk the file once instead of jumping about in it
+    answerable = np.flatnonzero((rows >= 0) & (ids >= 0))
+    if len(keys) and len(answerable):
+        wanted = rows[answerable] * size + ids[answerable]
+        # ascending look-ups walk the file once instead of jumping about in it, between the first and the last alone
         order = np.argsort(wanted)
-        at = np.searchsorted(keys, wanted[order])
-        hit = (at < len(keys)) & answerable[order]
-        hit[hit] = keys[at[hit]] == wanted[order][hit]
-        out[order[hit]] = values[at[hit]]
-    out[~answerable] = np.nan
+        first, last = np.searchsorted(keys, wanted[order[[0, -1]]])
+        part = np.asarray(keys[first : last + 1])
+        at = np.searchsorted(part, wanted[order])
+        hit = at < len(part)
+        hit[hit] = part[at[hit]] == wanted[order][hit]
+        out[answerable[order[hit]]] = values[first + at[hit]]
+    absent = np.ones(len(rows), bool)
+    absent[answerable] = False
+    out[absent] = np.nan
     return out
 
 
@@ -119,6 +125,26 @@ class PriorFiles:
         full[self.top_index[pointer]] = np.maximum(likely, np.nextafter(full[0], np.float32(np.inf)))
         return full
 
+    def standing(self, pointers: Int, place: Int, advertisers: Int) -> tuple[Float, Int]:
+        """Log-probabilities of some advertisers [n] in rows ``pointers[place]``, and how many have more in that row."""
+        likely = np.asarray(self.log_probs[pointers])
+        if self.top_index is None or self.tail is None:
+            own = likely[place, advertisers]
+            return own, (likely[place] > own[:, None]).sum(axis=1)
+        k = likely.shape[1]
+        even = (self.tail[pointers].astype(np.float64) - np.log(self.size - k)).astype(np.float32)
+        likely = np.maximum(likely, np.nextafter(even, np.float32(np.inf))[:, None])  # as in `row`
+        named = np.asarray(self.top_index[pointers])[place] == advertisers[:, None]
+        own = np.where(named.any(axis=1), likely[place, named.argmax(axis=1)], even[place])
+        return own, (likely[place] > own[:, None]).sum(axis=1)
+
+    def let_go(self) -> None:
+        """Give back the memory of what was read: pages of a mapped file count as the process's own while mapped."""
+        for array in (self.log_probs, self.top_index, self.tail):
+            mapped = getattr(array, "_mmap", None)
+            if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+                mapped.madvise(mmap.MADV_DONTNEED)
+
 
 def gather_priors(files: PriorFiles, rows: Int, advertisers: Int) -> tuple[Float, Float]:
     """Log-probability of the ad's advertiser, and its rank among all (1 = best; ties share the better rank).
@@ -140,16 +166,13 @@ def gather_priors(files: PriorFiles, rows: Int, advertisers: Int) -> tuple[Float
     log_prob = np.full(len(rows), np.nan, dtype=np.float32)
     rank = np.full(len(rows), np.nan, dtype=np.float32)
     answerable = np.flatnonzero((rows >= 0) & (advertisers >= 0))
-    order = answerable[np.argsort(rows[answerable], kind="stable")]
-    pointers, starts = np.unique(rows[order], return_index=True)
-    n = files.size
-    # one pass over the file in row order; each row is sorted once for all its impressions
-    for pointer, start, stop in zip(pointers, starts, np.append(starts, len(order))[1:], strict=True):
-        here = order[start:stop]
-        row = files.row(int(pointer))
-        own = row[advertisers[here]]
-        log_prob[here] = own
-        rank[here] = n - np.searchsorted(np.sort(row), own, side="right") + 1
+    order = answerable[np.argsort(rows[answerable], kind="stable")]  # one pass over the file
+    step = max(1, _AT_ONCE // files.log_probs.shape[1])
+    for start in range(0, len(order), step):
+        here = order[start : start + step]
+        pointers, place = np.unique(rows[here], return_inverse=True)
+        log_prob[here], better = files.standing(pointers, place, advertisers[here])
+        rank[here] = better + 1
     return log_prob, rank
 
 
@@ -167,12 +190,12 @@ def places(catalog: Sequence[str], advertisers: Any, categories: Any) -> Int:
     """
     import pandas as pd
 
-    by_advertiser = codes_of(np.asarray(advertisers, object), catalog)
+    by_advertiser = codes_of(advertisers, catalog)
     if (by_advertiser >= 0).any() or not len(by_advertiser):
         return by_advertiser
-    both = pd.DataFrame({"a": np.asarray(advertisers, object), "c": np.asarray(categories, object)})
-    code = both.groupby(["a", "c"], sort=False, dropna=False).ngroup().to_numpy()
-    distinct = both.drop_duplicates(ignore_index=True)
+    both = pd.DataFrame({"a": pd.Categorical(advertisers), "c": pd.Categorical(categories)})
+    code = both.groupby(["a", "c"], sort=False, dropna=False, observed=True).ngroup().to_numpy()
+    distinct = both.drop_duplicates(ignore_index=True).astype(object)
     pairs = [
         pair_id(a, c) if isinstance(a, str) and isinstance(c, str) else None
         for a, c in zip(distinct["a"], distinct["c"], strict=True)
@@ -200,7 +223,7 @@ def gather_interests(folder: Path, rows: Int, categories: pd.Series[Any]) -> Flo
         return None
     names = [entry["advertiser_id"] for entry in json.loads((folder / INTERESTS_FILE).read_text())["advertisers"]]
     matrix = np.load(folder / INTEREST_MATRIX_FILE, mmap_mode="r")
-    index = codes_of(categories.astype(object), names)
+    index = codes_of(categories, names)
     out = np.full(len(rows), np.nan, dtype=np.float32)
     answerable = np.flatnonzero((rows >= 0) & (index >= 0))
     order = answerable[np.argsort(rows[answerable], kind="stable")]  # one walk through the file

@@ -26,14 +26,13 @@ from advprior.store.feast_import import light_feast_import
 from advprior.store.offline import SPARK
 from advprior.store.times import micros
 from ranking.frame import checks
+from ranking.frame.duck import settle
 from ranking.frame.moments import changes
 from ranking.frame.preflight import service_fix
 from ranking.frame.views import is_joined, is_ours
 
 if TYPE_CHECKING:
     from advprior.store.arrays import Int
-
-JOIN_MEMORY = "1500MB"  # beyond it, DuckDB spills: 1.4M rows × 60 columns take 1.4 times as long in 1 GB as in 3
 
 
 def open_store(repo: Path) -> Any:
@@ -147,11 +146,7 @@ def _duckdb_for_joins() -> None:
 
     spill = tempfile.mkdtemp(prefix="advprior-join-")
     atexit.register(shutil.rmtree, spill, ignore_errors=True)
-    connection = ibis.get_backend()
-    connection.raw_sql(f"SET temp_directory='{spill}'")  # its default is the working directory
-    connection.raw_sql(f"SET memory_limit='{JOIN_MEMORY}'")
-    # Feast does not promise an order, so none need be kept: less memory
-    connection.raw_sql("SET preserve_insertion_order=false")
+    settle(ibis.get_backend().con, spill)
 
 
 class Joined:

@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STEP = "rank frame"
-FRAME_FILE = "frame.parquet"
+FRAME_FILE = "frame.parquet"  # a folder of parts, in the order of time; one file in frames of format 1
+FRAME_FORMAT = (
+    2  # ``facts["frame_format"]``; a frame without it is of format 1. Readers of Parquet take both for a table
+)
+PART_FILE = "part-{:05d}.parquet"
 SPLITS = ("train", "valid", "test")
 FRAME_FIX = "advprior rank frame --tables TABLES --repo FEATURE_REPO --out FRAME"
 
@@ -41,6 +45,14 @@ def load_frame(folder: Path) -> pd.DataFrame:
             fix="move the cuts of the time plan, then build the frame again",
         )
     return frame
+
+
+def column_names(folder: Path) -> list[str]:
+    """Columns of a finished frame, without reading a row; none where there is no frame."""
+    import pyarrow.dataset as ds
+
+    path = Path(folder) / FRAME_FILE
+    return list(ds.dataset(path, format="parquet").schema.names) if path.exists() else []
 
 
 def load_features(folder: Path) -> list[Feature]:

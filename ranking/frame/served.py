@@ -32,9 +32,9 @@ from advprior.store.contract import (
 )
 from advprior.store.runs import read_manifest
 from advprior.store.tables import load_tables, load_time_plan
-from ranking.frame.build import add_baseline, entities_of
-from ranking.frame.columns import Shown, history_columns, prior_columns
+from ranking.frame.columns import HistoryColumns, PriorColumns, Shown
 from ranking.frame.join import join_features, open_store, scalar_refs
+from ranking.frame.parts import add_baseline, entities_of
 from ranking.frame.preflight import preflight
 from ranking.frame.rows import FrameRows
 from ranking.frame.views import Columns, view_folder
@@ -71,7 +71,7 @@ def rows_of(shown: pd.DataFrame, tables: Path) -> FrameRows:
     table[LABEL] = np.zeros(count, np.int8)
     table[ADVERTISER_ID] = table[AD_ID].map(ads[ADVERTISER_ID])
     never = np.zeros(count, np.bool_)
-    return FrameRows(table, table[AD_ID].map(ads[CATEGORY]), never, never, 0)
+    return FrameRows(table, table[AD_ID].map(ads[CATEGORY]), never, never)
 
 
 def served_columns(rows: FrameRows, tables: Path, repo: Path, predictors: Sequence[str]) -> ServedColumns:
@@ -92,13 +92,13 @@ def served_columns(rows: FrameRows, tables: Path, repo: Path, predictors: Sequen
     for view in (USER_HISTORY_VIEW, AD_STATS_VIEW):
         snapshots[view] = joined.pop_times(f"{view}__{SNAPSHOT}")
     pointers = joined.pop_pointer(f"{USER_HISTORY_VIEW}__{HISTORY_ROW}")
-    for stream, features in history_columns(repo, pointers, rows.table[AD_ID], rows.moments).items():
+    for stream, features in HistoryColumns.open(repo).of(pointers, rows.table[AD_ID], rows.moments).items():
         columns.add(stream, USER_HISTORY_VIEW, features)
     shown = Shown(rows.table[ADVERTISER_ID], rows.category, rows.moments)
     for predictor in predictors:
         view = prior_view(predictor)
         pointers, snapshots[view] = joined.pop_pointer(f"{view}__{PRIOR_ROW}"), joined.pop_times(f"{view}__{SNAPSHOT}")
-        arrays, _ = prior_columns(repo, predictor, pointers, snapshots[view], shown)
+        arrays, _ = PriorColumns.open(repo, predictor).of(pointers, snapshots[view], shown)
         columns.add(view, view, arrays)
     lags = {view: _lag(repo, view, plan.lag) for view in snapshots}
     return ServedColumns(columns, {view: at + np.timedelta64(lags[view]) for view, at in snapshots.items()})

@@ -125,7 +125,7 @@ def whole(row: ViewRow, stored: Matrix, size: int) -> Matrix | None:
 
 
 def prior_columns(prior: Prior, advertisers: Int, categories: Int, now_us: int) -> dict[str, Matrix]:
-    """The derived features of `ranking.frame.columns.prior_columns`, by place of advertiser and category."""
+    """The derived features of `ranking.frame.columns.PriorColumns`, by place of advertiser and category."""
     listed = advertisers >= 0
     at = np.where(listed, advertisers, 0)
     log_prob = prior.log_probs[at]

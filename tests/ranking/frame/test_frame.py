@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, Phase, given, settings
@@ -26,15 +27,16 @@ from advprior.store.contract import (
 )
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest
+from advprior.store.tables import read_parquet
 from ranking.cli.measure import features as features_command
 from ranking.cli.measure import frame as frame_command
-from ranking.frame.build import build_frame
+from ranking.frame.build import build_frame, write_frame
 from ranking.frame.columns import clock_columns
 from ranking.frame.join import join_features, open_store, scalar_refs
-from ranking.frame.rows import never_before
+from ranking.frame.rows import SortedRows
 from ranking.frame.views import view_folder
 from tests.ranking.stores import Workspace, apply, copy_repo, publish, publish_priors, random_priors
-from tests.tiny import PLAN, tiny_tables
+from tests.tiny import PLAN, tiny_tables, write_tiny
 
 # ibis 12 calls a method that duckdb 2 renamed
 pytestmark = pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWarning")
@@ -242,18 +244,60 @@ def test_a_service_that_is_not_applied_is_named(workspace: Workspace) -> None:
     assert applied == f"feast -c {workspace.repo} apply"
 
 
-def test_never_before_excludes_ties_and_missing_keys() -> None:
-    times = pd.to_datetime(["2024-01-02", "2024-01-03"], utc=True).as_unit("us")
-    events = pd.DataFrame({"user_id": ["u", "u"], "advertiser_id": ["a", None], "timestamp": times})
-    asked = pd.DataFrame(
+def test_never_before_excludes_ties_and_missing_keys(tmp_path: Path) -> None:
+    """By user and advertiser, and by user, advertiser and category: exact, no snapshot."""
+    times = pd.DatetimeIndex([PLAN.finetune_end, PLAN.finetune_end + DAY]).as_unit("us")
+    events = pd.DataFrame(
         {
-            "user_id": ["u", "u", "v", "u"],
-            "advertiser_id": ["a", "a", "a", "b"],
-            "timestamp": [times[0], times[0] + TICK, times[1], times[1]],
+            "user_id": ["u", "u", "u"],
+            "advertiser_id": ["a", None, "b"],
+            "category": ["Tea", "Tea", None],
+            "timestamp": times[[0, 1, 0]],
         }
     )
-    assert never_before(events, asked, ["user_id", "advertiser_id"]).tolist() == [True, False, True, True]
-    assert never_before(events.iloc[:0], asked, ["user_id", "advertiser_id"]).all()
+    shown = pd.DataFrame(
+        {
+            "user_id": ["u", "u", "v", "u", "u"],
+            "ad_id": ["a1", "a1", "a1", "b1", "c1"],
+            "advertiser_id": ["a", "a", "a", "b", "c"],
+            "timestamp": [times[0], times[0] + TICK, times[1], times[1], times[1]],
+        }
+    ).assign(impression_id=np.arange(5), slate_id=np.arange(5), label=np.int8(0))
+    ads = pd.DataFrame(
+        {"ad_id": ["a1", "b1", "c1"], "advertiser_id": ["a", "b", "c"], "category": ["Tea", "Tea", None]}
+    )
+    folder = write_tiny(tmp_path / "tables")
+    for name, table in (("impressions", shown), ("ads", ads)):
+        table.to_parquet(folder / f"{name}.parquet", index=False, coerce_timestamps="us")
+    for count, never_advertiser, never_ad in (
+        (3, [True, False, True, False, True], [True, False, True, True, True]),
+        (0, [True] * 5, [True] * 5),
+    ):
+        events.iloc[:count].to_parquet(folder / "events.parquet", index=False, coerce_timestamps="us")
+        rows = SortedRows.load(folder, PLAN, tmp_path)
+        parts = list(rows.parts(2))
+        assert [len(part.table) for part in parts] == [2, 2, 1]
+        found = pd.concat([part.table.assign(adv=part.never_advertiser, ad=part.never_ad) for part in parts])
+        found = found.set_index("impression_id").sort_index()
+        assert found.adv.tolist() == never_advertiser
+        assert found.ad.tolist() == never_ad
+
+
+def test_a_frame_of_many_parts_is_the_frame(
+    tmp_path: Path, workspace: Workspace, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cell by cell, in its order, read in three ways; and what the checks count is of the whole."""
+    whole = SortedRows.parts
+    monkeypatch.setattr(SortedRows, "parts", lambda self: whole(self, len(frame) // 3))
+    warnings, facts = write_frame(workspace.tables, workspace.repo, [LLM, POPULARITY], tmp_path)
+    assert len(list((tmp_path / "frame.parquet").iterdir())) == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["frame.parquet"]  # what was sorted is gone
+    for read in (pd.read_parquet, read_parquet, lambda path: pq.read_table(path).to_pandas()):
+        pd.testing.assert_frame_equal(read(tmp_path / "frame.parquet"), frame, check_categorical=False)
+    monkeypatch.undo()
+    once = build_frame(workspace.tables, workspace.repo, [LLM, POPULARITY])
+    assert facts == once.facts
+    assert warnings == once.warnings
 
 
 def test_the_baseline_knows_the_time_of_week() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from advprior.store.contract import CATALOG_FILE, MATRIX_FILE, TABLE_FILE, pair_id, prior_view
-from ranking.frame.columns import Shown, prior_columns
+from ranking.frame.columns import PriorColumns, Shown
 from ranking.service.ads import AdTable
 
 SHARES = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]], np.float32)
@@ -32,7 +32,7 @@ def columns_of(repo: Path, rows: list[int], advertisers: list[str], categories: 
     when = np.full(len(rows), np.datetime64("2024-01-02", "us"))
     snapshot = np.full(len(rows), np.datetime64("2024-01-01", "us"))
     shown = Shown(pd.Series(advertisers), pd.Series(categories), when)
-    found, _ = prior_columns(repo, "text_pair", np.array(rows), snapshot, shown)
+    found, _ = PriorColumns.open(repo, "text_pair").of(np.array(rows), snapshot, shown)
     return found
 
 
