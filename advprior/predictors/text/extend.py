@@ -10,7 +10,7 @@ import numpy as np
 
 from advprior.history.catalog import Catalog
 from advprior.predictors.extension import copy_beside, places
-from advprior.predictors.text.predictor import ENCODINGS, PARAMETERS, WORDS, TextSettings, encode_catalog
+from advprior.predictors.text.predictor import ENCODINGS, PARAMETERS, TOGETHER, WORDS, TextSettings, encode_catalog
 from advprior.store.arrays import Float
 from advprior.store.contract import CATALOG_FILE
 from advprior.store.errors import AdvpriorError
@@ -46,6 +46,10 @@ def extend_text(run: Path, catalog: Catalog, out: Path) -> dict[str, Any]:
     encodings[fresh] = rows[len(checked) :]
     copy_beside(run, out)
     np.save(out / ENCODINGS, encodings)
+    if settings.alike:
+        with np.load(run / TOGETHER) as saved:
+            moved = np.asarray(old_places)[saved["fitted"]]
+            np.savez_compressed(out / TOGETHER, together=saved["together"], fitted=moved)
     catalog.save(out / CATALOG_FILE)
     return {"new_advertisers": [catalog.ids[i] for i in new]}
 

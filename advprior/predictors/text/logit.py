@@ -6,6 +6,8 @@ what the LLM makes of its name and catalog text), with f̄ = Σ c·f / (Σ c + �
     known a:  Σ v_h·log(popularity_h(a) + ½) + v_own·log1p(c_a) + v_again·[c_a > 0] + v_known + w_known·f_a + f̄ᵀA f_a
     new a:    w_new·f_a + f̄ᵀA f_a
 
+and for both, where the settings ask for them, the terms of `advprior.predictors.text.alike`.
+
 Fitted with advertisers withheld at random: in each training point a share of the known ones is made new, so
 that ``w_new`` learns how popular an advertiser like this turns out to be, and the two kinds compete on one scale.
 Convex; penalties keep 2·K + K² weights honest where advertisers are few.
@@ -13,7 +15,7 @@ Convex; penalties keep 2·K + K² weights honest where advertisers are few.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -69,18 +71,20 @@ class Space:
 
 @dataclass(frozen=True)
 class Weights:
-    """What is fitted. ``known`` [terms], ``popular_known`` and ``popular_new`` [K], ``personal`` [K, K]."""
+    """What is fitted. ``known`` [T], ``popular_known`` and ``popular_new`` [K], ``personal`` [K, K], ``alike`` [S]."""
 
     known: Double
     popular_known: Double
     popular_new: Double
     personal: Double
+    alike: Double = field(default_factory=lambda: np.zeros(0))
 
     @classmethod
     def unpack(cls, flat: Double, terms: int, components: int) -> Weights:
         """From one vector."""
         a, b, c = terms, terms + components, terms + 2 * components
-        return cls(flat[:a], flat[a:b], flat[b:c], flat[c:].reshape(components, components))
+        d = c + components**2
+        return cls(flat[:a], flat[a:b], flat[b:c], flat[c:d].reshape(components, components), flat[d:])
 
     def offset(self, terms: Float, features: Float, new: Bool) -> Float:
         """Everything but the personal part of the logits [P, N]; ``terms`` [T, P, N] are zero where ``new``."""
@@ -103,6 +107,8 @@ class TextPoints:
         Truth sums to one over all points, which weigh the same.
     candidate : bool [N]
         Has an event at all: a label on another is impossible, which says nothing of it.
+    alike : float32 [S, P, N], optional
+        Terms of known and new advertisers alike.
     """
 
     terms: Float
@@ -110,6 +116,12 @@ class TextPoints:
     new: Bool
     truth: Float
     candidate: Bool
+    alike: Float | None = None
+
+    @property
+    def shared_terms(self) -> int:
+        """S."""
+        return 0 if self.alike is None else len(self.alike)
 
 
 def taste(own: Float, features: Float) -> Float:
@@ -148,13 +160,15 @@ class TextTerms:
 
     def __len__(self) -> int:
         components = int(self._features.shape[1])
-        return len(self._points.terms) + 2 * components + components**2
+        return len(self._points.terms) + 2 * components + components**2 + self._points.shared_terms
 
     def logits(self, weights: Double) -> Double:
         """See `advprior.predictors.logit.Design`."""
         points, unpacked = self._points, self.unpack(weights)
         logits: Double = self._barred + unpacked.offset(points.terms, self._features, points.new)
         logits += (points.taste @ unpacked.personal.astype(np.float32)) @ self._features.T
+        if points.alike is not None:
+            logits += np.tensordot(unpacked.alike.astype(np.float32), points.alike, 1)
         return logits
 
     def slope(self, residual: Float) -> Double:
@@ -163,7 +177,8 @@ class TextTerms:
         by_new, by_all = (residual * self._new).sum(0), residual.sum(0)
         known = [float((residual * term).sum(dtype=np.float64)) for term in points.terms]
         personal = points.taste.T @ (residual @ features)
-        return np.concatenate([known, (by_all - by_new) @ features, by_new @ features, personal.ravel()])
+        alike = [] if points.alike is None else [float((residual * x).sum(dtype=np.float64)) for x in points.alike]
+        return np.concatenate([known, (by_all - by_new) @ features, by_new @ features, personal.ravel(), alike])
 
     def unpack(self, weights: Double) -> Weights:
         """The weights by name."""
@@ -181,6 +196,7 @@ def fit(points: TextPoints, features: Float, penalty: float, personal_penalty: f
             np.full(len(points.terms), RIDGE / max(len(points.taste), 1)),
             np.full(2 * components, penalty / 1000),
             np.full(components**2, personal_penalty / 1000),
+            np.full(points.shared_terms, RIDGE / max(len(points.taste), 1)),
         ]
     )
     return design.unpack(fit_logit(design, points.truth, ridge=ridge))

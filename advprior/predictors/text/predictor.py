@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -20,6 +20,7 @@ from pydantic import Field
 from advprior.history import counts
 from advprior.history.histories import Histories
 from advprior.history.targets import dense, next_advertisers, quality
+from advprior.predictors.autoencoders import gram
 from advprior.predictors.base import CATALOG_TEXTS, EVERYONE, MASKED_TEXTS, OWN, FitData, Predictor, Scorer
 from advprior.predictors.deadline import Deadline
 from advprior.predictors.encoding.encode import encode, pretrained
@@ -27,6 +28,7 @@ from advprior.predictors.encoding.settings import Encoding
 from advprior.predictors.labels import require_choosing_labels
 from advprior.predictors.logit import log_softmax
 from advprior.predictors.quality import MODEL, POPULAR, popularity_quality
+from advprior.predictors.text.alike import Alike, Texts, alike_terms, lift_terms, require_narrow, spread_of_new
 from advprior.predictors.text.logit import (
     OWN_BACK_OFF,
     OWN_HALF_LIFE,
@@ -38,6 +40,7 @@ from advprior.predictors.text.logit import (
     popularity_at,
     taste,
 )
+from advprior.predictors.text.similar import lift_term
 from advprior.runtime.parity import require_parity
 from advprior.store.arrays import Float, Int
 from advprior.store.contract import CATALOG_FILE, CATALOG_TEXT, LEXICAL
@@ -47,6 +50,7 @@ from advprior.store.runs import write_json
 KIND = CATALOG_TEXT
 CELLS = 40_000_000  # of one points × advertisers matrix: fewer points where the catalog is large
 ENCODINGS, SPACE, PARAMETERS = "encodings.npy", "space.npz", "parameters.json"
+TOGETHER, SPREAD = "together.npz", "spread"  # users in common, as of the end of fitting; a value of `new_boost`
 WORDS = "words.json"  # texts whose words a lexical encoder counts: new advertisers are laid into the same space
 
 
@@ -56,12 +60,15 @@ class TextSettings(Encoding):
     Its quality is measured by another fit, of half the points, that saw no label of the last ``valid_days``.
     ``known: false`` ranks every advertiser from its texts alone. ``new_boost`` (nats) is added to an advertiser without
     events: at 0 the prior is calibrated and best over all labels, but then one estimate for all that look alike hardly
-    ever reaches the first places; about 1 gives new advertisers their share there, at a cost for the others.
+    ever reaches the first places; ``spread`` gives them the benefit of the doubt: one standard deviation of what data
+    says of known advertisers about what their texts say. ``alike`` adds terms that read the whole text (see
+    `advprior.predictors.text.alike`): for new advertisers first of all.
     """
 
     components: int = Field(default=8, ge=1)
     known: bool = True
-    new_boost: float = 0.0
+    new_boost: float | Literal["spread"] = 0.0
+    alike: bool = False
     withheld_share: float = Field(default=0.2, gt=0, lt=1)
     popularity_half_lives_days: tuple[float, ...] = (60.0, 365.0)
     recency_half_life_days: float = Field(default=500.0, gt=0)
@@ -127,6 +134,17 @@ class TextPredictor(Predictor):
         self.features: Float = self.space.features(np.load(self.run / ENCODINGS))
         raw = self.parameters["weights"]
         self.weights = Weights(**{name: np.asarray(value, np.float64) for name, value in raw.items()})
+        self.alike: Alike | None = None
+        if self.parameters["settings"].get("alike"):
+            with np.load(self.run / TOGETHER) as saved:
+                texts = Texts.of(self.space.standard(np.load(self.run / ENCODINGS)), saved["fitted"])
+                self.alike = Alike(texts, texts.lift(saved["together"]))
+
+    @property
+    def boost(self) -> float:
+        """Nats that an advertiser without events is given."""
+        boost = self.parameters["settings"]["new_boost"]
+        return float(self.parameters["new_spread"] if boost == SPREAD else boost)
 
     @classmethod
     def settings(cls, raw: dict[str, Any]) -> TextSettings:
@@ -143,9 +161,13 @@ class TextPredictor(Predictor):
         encodings, origin = encode_catalog(shown.names, texts, settings, cutoff=data.cutoff)
         space = Space.of(encodings, settings.components)
         features = space.features(encodings)
-        points = training_points(data, features, settings)
+        similar = None
+        if settings.alike:
+            require_narrow(len(shown))
+            similar = Texts.of(space.standard(encodings))
+        points = training_points(data, features, settings, similar)
         weights = fit(points, features, settings.penalty, settings.personal_penalty)
-        valid = _validate(data, features, settings)
+        valid = _validate(data, features, settings, similar)
         np.save(out / ENCODINGS, encodings)
         np.savez(out / SPACE, mean=space.mean, spread=space.spread, directions=space.directions)
         write_json(
@@ -153,8 +175,11 @@ class TextPredictor(Predictor):
             {
                 "settings": settings.model_dump(mode="json"),
                 "weights": {name: value.tolist() for name, value in vars(weights).items()},
+                "new_spread": _new_spread(points, weights, features),
             },
         )
+        if similar is not None:
+            np.savez_compressed(out / TOGETHER, together=gram(data.histories, len(shown)), fitted=similar.fitted)
         if settings.base == LEXICAL:
             write_json(out / WORDS, [*shown.names, *(t for t in texts if t)])
         data.catalog.save(out / CATALOG_FILE)
@@ -183,7 +208,7 @@ class TextPredictor(Predictor):
         return _TextScorer(self, onnx, device, threads)
 
 
-def training_points(data: FitData, features: Float, settings: TextSettings) -> TextPoints:
+def training_points(data: FitData, features: Float, settings: TextSettings, texts: Texts | None = None) -> TextPoints:
     """Occasions with a history, recent ones more likely, each with advertisers withheld at random.
 
     Raises
@@ -209,7 +234,8 @@ def training_points(data: FitData, features: Float, settings: TextSettings) -> T
         )
     age = (data.cutoff - moment) / counts.DAY
     chance = 0.5 ** ((age - age.min()) / settings.recency_half_life_days)
-    limit = min(settings.points, max(CELLS // size, 1), int((chance > 0).sum()))
+    cells = CELLS // (1 if texts is None else 2)  # its terms are as many again
+    limit = min(settings.points, max(cells // size, 1), int((chance > 0).sum()))
     chosen = np.sort(rng.choice(len(user), limit, replace=False, p=chance / chance.sum()))
     user, moment, row, ends = user[chosen], moment[chosen], row[chosen], ends[chosen]
 
@@ -218,8 +244,9 @@ def training_points(data: FitData, features: Float, settings: TextSettings) -> T
     seen = first < data.cutoff
     new = (first >= moment[:, None]) | ~seen
     own = counts.own_points(histories, user, moment, OWN_HALF_LIFE, size)
+    withheld = _withheld(rng, len(user), seen, settings.withheld_share)
     if settings.known:
-        new |= _withheld(rng, len(user), seen, settings.withheld_share)
+        new |= withheld
         own = own * ~new  # the events of who is withheld are withheld too
     else:
         new[:] = True
@@ -229,16 +256,14 @@ def training_points(data: FitData, features: Float, settings: TextSettings) -> T
     occasion = np.repeat(row - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
     truth[np.repeat(np.arange(len(user)), lengths), histories.advertiser[occasion]] = 1.0
     truth /= truth.sum(1, keepdims=True) * len(user)
-    return TextPoints(
-        known_terms(popular, own * ~new, new),
-        taste(own, features),
-        new,
-        truth,
-        seen,
-    )
+    alike = None
+    if texts is not None:
+        lift = lift_terms(texts, histories, moment, own, withheld & settings.known)
+        alike = alike_terms(texts, own, popular[-1] * ~new, new, lift)
+    return TextPoints(known_terms(popular, own * ~new, new), taste(own, features), new, truth, seen, alike)
 
 
-def _validate(data: FitData, features: Float, settings: TextSettings) -> dict[str, Any]:
+def _validate(data: FitData, features: Float, settings: TextSettings, texts: Texts | None) -> dict[str, Any]:
     """Quality of a fit that saw no label of the last days, at snapshots within them; nothing where there are none."""
     require_choosing_labels(settings.horizon_days, settings.valid_days, "valid_days")
     size, horizon = len(data.catalog), int(settings.horizon_days * counts.DAY)
@@ -251,7 +276,8 @@ def _validate(data: FitData, features: Float, settings: TextSettings) -> dict[st
         some = np.sort(np.random.default_rng(settings.seed).choice(some, most, replace=False))
     early = replace(data, histories=data.histories.before(border), cutoff=border)
     try:
-        points = training_points(early, features, settings.model_copy(update={"points": max(settings.points // 2, 1)}))
+        half = settings.model_copy(update={"points": max(settings.points // 2, 1)})
+        points = training_points(early, features, half, texts)
     except AdvpriorError:  # nobody came twice before the border
         return {}
     if not len(some):
@@ -268,21 +294,51 @@ def _validate(data: FitData, features: Float, settings: TextSettings) -> dict[st
     )
     own = counts.own_points(data.histories, user, moment, OWN_HALF_LIFE, size)
     logits = taste(own, features) @ (weights.personal @ features.T).astype(np.float32)
-    logits += _offset(weights, features, settings, own, popular)
+    alike = None if texts is None else Alike(texts, texts.lift(gram(early.histories, size)))
+    boost = settings.new_boost
+    if not isinstance(boost, float):
+        boost = _new_spread(points, weights, features)
+    logits += _Fitted(weights, features, settings.known, alike, boost).offset(own, popular)
     return {
         MODEL: quality(log_softmax(logits), truth),
         POPULAR: popularity_quality(data.histories, moment, truth),
     }
 
 
-def _offset(weights: Weights, features: Float, settings: TextSettings, own: Float, popular: Float) -> Float:
-    """All but the personal part of the logits [P, N], from decayed events of the user [P, N] and of all [H, P, N]."""
-    unseen = popular.max(0) <= 0  # nobody ever turned to them, as of this snapshot
-    new = np.broadcast_to(unseen if settings.known else np.True_, own.shape)
-    offset = weights.offset(known_terms(popular, own * ~new, new), features, new)
-    if settings.known:
-        offset = offset + np.float32(settings.new_boost) * unseen
-    return offset.astype(np.float32)
+@dataclass(frozen=True)
+class _Fitted:
+    """What a user's offset is made of."""
+
+    weights: Weights
+    features: Float
+    known: bool
+    alike: Alike | None
+    boost: float  # nats of an advertiser without events
+
+    def offset(self, own: Float, popular: Float) -> Float:
+        """All but the personal part of the logits [P, N], from decayed events of the user and of all [H, P, N]."""
+        unseen = popular.max(0) <= 0  # nobody ever turned to them, as of this snapshot
+        new = np.broadcast_to(unseen if self.known else np.True_, own.shape)
+        offset = self.weights.offset(known_terms(popular, own * ~new, new), self.features, new)
+        if self.alike is not None:
+            lift = lift_term(own, self.alike.lift)
+            terms = alike_terms(self.alike.texts, own, popular[-1] * ~new, new, lift)
+            offset += np.tensordot(self.weights.alike.astype(np.float32), terms, 1)
+        if self.known:
+            offset = offset + np.float32(self.boost) * unseen
+        return offset.astype(np.float32)
+
+
+def _new_spread(points: TextPoints, weights: Weights, features: Float) -> float:
+    """See `spread_of_new`: over advertisers with events, at the points where they are known."""
+    none = np.zeros_like(points.new)
+    by_data = weights.offset(points.terms, features, none)
+    by_text = weights.offset(np.zeros_like(points.terms), features, ~none)
+    if points.alike is not None:  # terms of known and of new advertisers differ in the smoothed popularity alone
+        smoothed = points.alike[:2].sum(0)
+        by_data, by_text = by_data + weights.alike[1] * smoothed, by_text + weights.alike[0] * smoothed
+    counted = np.where(points.new, np.nan, by_data - by_text)[:, points.candidate & ~points.new.all(0)]
+    return spread_of_new(np.nanmean(counted, 0))
 
 
 def _withheld(rng: np.random.Generator, points: int, seen: Any, share: float) -> Any:
@@ -303,8 +359,8 @@ class _TextScorer(Scorer):
 
         self._session = open_session(onnx / "model.onnx", device=device, threads=threads)
         self.provider = self._session.provider
-        self._features, self._weights = predictor.features, predictor.weights
-        self._settings = settings = TextSettings(**predictor.parameters["settings"])
+        settings = TextSettings(**predictor.parameters["settings"])
+        self._fitted = _Fitted(predictor.weights, predictor.features, settings.known, predictor.alike, predictor.boost)
         self._size = len(predictor.catalog)
         self.half_lives = tuple(settings.popularity_half_lives_days)
         self._popularity = [counts.PopularityCache(h, self._size) for h in self.half_lives]
@@ -315,6 +371,6 @@ class _TextScorer(Scorer):
         for column, cutoff in enumerate(cutoffs):
             own = counts.own_points(histories, users, np.full(len(users), cutoff), OWN_HALF_LIFE, self._size)
             everyone = np.broadcast_to(popular[:, column, None], (len(popular), *own.shape))
-            offset = _offset(self._weights, self._features, self._settings, own, everyone)
+            offset = self._fitted.offset(own, everyone)
             out[:, column] = self._session.run_inputs({"own": own, "offset": offset})
         return out

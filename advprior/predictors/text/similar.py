@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from advprior.store.arrays import Bool, Double, Float
+from advprior.store.arrays import Bool, Double, Float, Int
 
 TEMPERATURES = (0.1, 0.2)  # τ: cosines differ by some tenths
 POPULAR_FLOOR, NEAR_FLOOR = 1e-3, 1e-4  # of smoothed events, so that their log stays finite
@@ -58,20 +58,23 @@ def averaged(several: Sequence[Float]) -> Float:
     return result
 
 
-def text_kernel(cosine: Float) -> Float:
+def text_kernel(cosine: Float, speaking: Int | None = None) -> Float:
     """How far an advertiser's events speak for each other one [N, N], by how their cosine stands out; rows sum to one.
+
+    With ``speaking``, of so many advertisers alone [N, F]: what others have in later catalogs changes nothing.
 
     >>> text_kernel(np.array([[1.0, 0.2, 0.1], [0.2, 1.0, 0.3], [0.1, 0.3, 1.0]], np.float32)).sum(1).round(3).tolist()
     [1.0, 1.0, 1.0]
     """
-    between = cosine[~np.eye(len(cosine), dtype=bool)]
+    among = np.arange(len(cosine)) if speaking is None else speaking
+    between = cosine[np.ix_(among, among)][~np.eye(len(among), dtype=bool)]
     middle, spread = (float(between.mean()), float(between.std())) if len(between) else (0.0, 0.0)
-    kernel = np.exp(np.clip((cosine - middle) / (spread or 1.0), *CLIP))
+    kernel = np.exp(np.clip((cosine[:, among] - middle) / (spread or 1.0), *CLIP))
     result: Float = (kernel / kernel.sum(1, keepdims=True)).astype(np.float32)
     return result
 
 
-def smoothed_lift(kernel: Float, both: Float | Double) -> Float:
+def smoothed_lift(kernel: Float, both: Float | Double, speaking: Int | None = None) -> Float:
     """Log-lift [N, N] of two advertisers among the same users, both sides smoothed over alike texts.
 
     Parameters
@@ -80,6 +83,8 @@ def smoothed_lift(kernel: Float, both: Float | Double) -> Float:
         Of `text_kernel`.
     both : float [N, N]
         Users who turned to both; on the diagonal, to one.
+    speaking : int [F], optional
+        With a kernel [N, F], ``both`` [F, F] is of these F of the N advertisers.
 
     Examples
     --------
@@ -97,7 +102,8 @@ def smoothed_lift(kernel: Float, both: Float | Double) -> Float:
     np.fill_diagonal(pairs, 0.0)
     smoothed, reach = kernel @ pairs @ kernel.T, kernel @ users
     expected = np.outer(reach, reach) * (pairs.sum() / max(float(users.sum()) ** 2, 1.0))
-    floor = LIFT_FLOOR * float(expected.mean()) or 1.0
+    counted = expected if speaking is None else expected[np.ix_(speaking, speaking)]
+    floor = LIFT_FLOOR * float(counted.mean()) or 1.0
     lift: Float = np.log((smoothed + floor) / (expected + floor)).astype(np.float32)
     return lift
 
@@ -146,6 +152,12 @@ def text_terms(
             smoothed = np.log((events @ kernel + POPULAR_FLOOR) / kernel.sum(0)).astype(np.float32)
             terms[f"popular {name} {temperature}"] = np.broadcast_to(smoothed, own.shape)
     return terms
+
+
+def mean_and_top(cosine: Float, own: Float, ever: Bool) -> tuple[Float, Float]:
+    """The terms *mean* and *top 3* alone [P, N] (see `text_terms`)."""
+    mean: Float = (_shares(own) @ cosine).astype(np.float32)
+    return mean, _nearest(cosine, ever)[1]
 
 
 def _nearest(cosine: Float, ever: Bool) -> tuple[Float, Float]:

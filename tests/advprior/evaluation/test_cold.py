@@ -35,7 +35,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory):
     made = tmp_path_factory.mktemp("cold")
     write_planted(made / "tables")
     base = {"base": str(write_tiny_llm(made / "base")), "layers": 2, "components": 4}
-    for name, more in {"text": {}, "boosted": {"new_boost": 2.0}, "alone": {"known": False}}.items():
+    runs: dict[str, dict] = {
+        "text": {},
+        "boosted": {"new_boost": 2.0},
+        "alone": {"known": False},
+        "alike": {"alike": True, "new_boost": "spread"},
+    }
+    for name, more in runs.items():
         settings = predictor_class("text").settings({**base, **more})
         assert finetune(made / "tables", made / name, "text", settings, withheld=WITHHELD)
         export(made / name)
@@ -54,7 +60,7 @@ def priors(folder, run: str):
     return predictor.catalog, scorer.score(histories, np.arange(60), np.asarray([micros(CUTOFF)], np.int64))[:, 0]
 
 
-@pytest.mark.parametrize("run", ["text", "boosted", "alone"])
+@pytest.mark.parametrize("run", ["text", "boosted", "alone", "alike"])
 def test_a_withheld_advertiser_stands_with_its_kind(folder, run) -> None:
     catalog, found = priors(folder, run)
     np.testing.assert_allclose(np.exp(found).sum(1), 1, rtol=1e-4)

@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory):
         "training": {"epochs": 7, "rank": 8, "batch_tokens": 1024, "head_lr": 0.02},
     }
     reading_texts = {**llm, "texts": True, "training": {**llm["training"], "epochs": 1}}
-    text = {"base": base, "layers": 2, "components": 4}
+    text = {"base": base, "layers": 2, "components": 4, "alike": True}
     for run, raw in {"llm": llm, "llm_texts": reading_texts, "text": text}.items():
         kind = run.partition("_")[0]
         assert finetune(made / "before", made / run, kind, predictor_class(kind).settings(raw))
