@@ -11,8 +11,9 @@ weights. It is needed: terms such as popularity at three half-lives are nearly t
 returns weights like 12, -57 and 46, which cancel on the labels of the fit and not on later ones.
 
 The loss is convex. With a few dozen weights its Hessian is one small matrix product: Newton's method reaches the
-optimum in a handful of passes over the terms, where a quasi-Newton method takes a hundred. For terms that are not held
-as one array (the text prior's, whose Hessian costs more than the passes it saves) it is scipy's L-BFGS-B.
+optimum in a handful of passes over the terms, where a quasi-Newton method takes a hundred; terms of a wide catalog come
+as `Terms`, which need no array. For terms that are held in neither way (the text prior's, whose Hessian costs more than
+the passes it saves) it is scipy's L-BFGS-B.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from advprior.store.arrays import Double, Float, Int
+from advprior.history.targets import Targets
+from advprior.predictors.terms import Moments, Terms, TermSums
+from advprior.store.arrays import Double, Float
 from advprior.store.progress import Progress
 
 RIDGE = 1.0  # nats by which a weight that is off its centre by √2 is held back: a normal prior of variance 1
@@ -87,8 +90,8 @@ class Dense:
 
 
 def fit_logit(
-    terms: Float | Design,
-    truth: Float,
+    terms: Float | Terms | Design,
+    truth: Float | Targets,
     *,
     ridge: npt.ArrayLike = RIDGE,
     centre: npt.ArrayLike = 0.0,
@@ -98,9 +101,9 @@ def fit_logit(
 
     Parameters
     ----------
-    terms : float32 [K, P, N], or Design
-    truth : float32 [P, N]
-        What was chosen; a row's sum is the weight of the point, so a row of zeros says nothing.
+    terms : float32 [K, P, N], Terms, or Design
+    truth : float32 [P, N], or Targets
+        What was chosen; a point's sum is the weight of the point, so one without a target says nothing.
     ridge : float or [K]
         In nats over all of ``truth``: enough labels outweigh it. 0 leaves a weight free.
     centre : float or [K]
@@ -124,12 +127,15 @@ def fit_logit(
     >>> fit_logit(term, truth).round(2).tolist()
     [0.29]
     """
-    design: Design = Dense(terms) if isinstance(terms, np.ndarray) else terms
-    middle, stiff = (np.broadcast_to(np.asarray(x, np.float64), (len(design),)).copy() for x in (centre, ridge))
-    loss = _Loss(design, truth, stiff, middle)
+    middle, stiff = (np.broadcast_to(np.asarray(x, np.float64), (len(terms),)).copy() for x in (centre, ridge))
+    targets = truth if isinstance(truth, Targets) else Targets.from_dense(truth)
     first = middle if start is None else np.asarray(start, np.float64)
+    if isinstance(terms, Terms):
+        return _newton(_SparseLoss(TermSums(terms, targets), targets, stiff, middle), first)
+    design: Design = Dense(terms) if isinstance(terms, np.ndarray) else terms
+    loss = _Loss(design, targets, stiff, middle)
     if isinstance(design, Dense):
-        return _newton(loss, design, first)
+        return _newton(loss, first)
     from scipy.optimize import minimize
 
     with Progress(PASSES, "fit weights", "pass at most") as progress:
@@ -150,26 +156,19 @@ class _Loss:
     """The penalised loss in nats a target."""
 
     design: Design
-    truth: Float
+    truth: Targets
     ridge: Double
     centre: Double
 
     @cached_property
-    def row(self) -> Float:
+    def row(self) -> Double:
         """Weight of every point [P, 1]."""
-        row: Float = self.truth.sum(1, keepdims=True)
-        return row
+        return self.truth.totals[:, None]
 
     @cached_property
     def total(self) -> float:
         """Weight of all points."""
-        return float(self.truth.sum()) or 1.0
-
-    @cached_property
-    def _chosen(self) -> tuple[Int, Int]:
-        """Where the truth is not zero: few of all cells."""
-        point, advertiser = np.nonzero(self.truth)
-        return point, advertiser
+        return float(self.truth.value.sum(dtype=np.float64)) or 1.0
 
     def __call__(self, weights: Double) -> tuple[float, Float]:
         """The loss, and what each point expects of each advertiser [P, N].
@@ -178,7 +177,7 @@ class _Loss:
         """
         logits = self.design.logits(weights)
         logits = logits.astype(np.float64, copy=False) - logits.max(axis=1, keepdims=True)
-        chosen = float(self.truth[self._chosen] @ logits[self._chosen])
+        chosen = float(self.truth.value @ logits[self.truth.point, self.truth.index])
         np.exp(logits, out=logits)
         norm = logits.sum(1, keepdims=True)
         loss = float((self.row * np.log(norm)).sum()) - chosen
@@ -186,9 +185,16 @@ class _Loss:
         logits *= self.row / norm
         return loss / self.total, logits.astype(np.float32)
 
-    def slope(self, weights: Double, mass: Float) -> Double:
-        """Gradient [K] of the loss, not divided by the total."""
-        return self.design.slope(mass - self.truth) + self.ridge * (weights - self.centre)
+    def slope(self, weights: Double, mass: Any) -> Double:
+        """Gradient [K] of the loss, not divided by the total; ``mass`` [P, N] is what a call told."""
+        residual = mass.copy()
+        residual[self.truth.point, self.truth.index] -= self.truth.value
+        return self.design.slope(residual) + self.ridge * (weights - self.centre)
+
+    def curvature(self, mass: Any) -> Double:
+        """Hessian [K, K] of the loss without the ridge, not divided by the total."""
+        assert isinstance(self.design, Dense)
+        return self.design.curvature(mass, self.row[:, 0].astype(np.float32))
 
     def with_slope(self, weights: Double) -> tuple[float, Double]:
         """The loss and its gradient [K]."""
@@ -196,12 +202,46 @@ class _Loss:
         return value, self.slope(weights, mass) / self.total
 
 
-def _newton(loss: _Loss, design: Dense, weights: Double) -> Double:
+@dataclass(frozen=True)
+class _SparseLoss:
+    """As `_Loss`, of terms that are never held as one array."""
+
+    sums: TermSums
+    truth: Targets
+    ridge: Double
+    centre: Double
+
+    @cached_property
+    def total(self) -> float:
+        """Weight of all points."""
+        return float(self.truth.value.sum(dtype=np.float64)) or 1.0
+
+    def __call__(self, weights: Double) -> tuple[float, Moments]:
+        """The loss, and moments of the terms under the weights."""
+        moments = self.sums(weights)
+        loss = float(self.truth.totals @ moments.log_norm) - float(weights @ self.sums.chosen)
+        loss += float((self.ridge * (weights - self.centre) ** 2).sum()) / 2
+        return loss / self.total, moments
+
+    def slope(self, weights: Double, moments: Any) -> Double:
+        """Gradient [K] of the loss, not divided by the total."""
+        slope: Double = self.truth.totals @ moments.first - self.sums.chosen + self.ridge * (weights - self.centre)
+        return slope
+
+    def curvature(self, moments: Any) -> Double:
+        """Hessian [K, K] of the loss without the ridge, not divided by the total."""
+        totals = self.truth.totals
+        weighed = moments.first * totals[:, None]
+        curvature: Double = np.tensordot(totals, moments.second, 1) - weighed.T @ moments.first
+        return curvature
+
+
+def _newton(loss: _Loss | _SparseLoss, weights: Double) -> Double:
     """The optimum by Newton's method, halving steps that lead uphill."""
     value, mass = loss(weights)
     for _ in range(STEPS):
         # what no label moves is left where it is: the least curvature is not zero
-        curvature = design.curvature(mass, loss.row[:, 0]) + np.diag(loss.ridge + 1e-6 * loss.total)
+        curvature = loss.curvature(mass) + np.diag(loss.ridge + 1e-6 * loss.total)
         slope = loss.slope(weights, mass)
         step, scale = np.linalg.solve(curvature, slope), 1.0
         if float(slope @ step) / (2 * loss.total) < ENOUGH:

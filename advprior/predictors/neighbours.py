@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict
 
 from advprior.history import counts
 from advprior.history.histories import Codes, Histories
-from advprior.history.targets import dense, next_advertisers, quality
+from advprior.history.targets import quality, targets_of
 from advprior.predictors.base import EVERYONE, OWN, FitData, Predictor, Scorer
 from advprior.predictors.logit import fit_logit, log_softmax
 from advprior.predictors.offset import SMOOTHING, OffsetTerms
@@ -209,9 +209,9 @@ def _chosen(data: FitData, settings: LinkSettings, links: Links) -> tuple[str, D
     last = data.cutoff - horizon
     first = last - int(settings.valid_days * counts.DAY)
     user, cutoff = counts.weekly_points(data.histories, first, last, data.snapshot_every)
-    truth = dense(*next_advertisers(data.histories, user, cutoff - 1, horizon), size)
-    some = truth.sum(1) > 0
-    user, cutoff, truth = user[some], cutoff[some], truth[some]
+    truth = targets_of(data.histories, user, cutoff - 1, horizon, size)
+    some = truth.counts > 0
+    user, cutoff, truth = user[some], cutoff[some], truth.take(some)
     departments = data.catalog.department_codes() if settings.linked else np.zeros(0, np.int32)
     start = np.asarray([1.0, *[0.0] * (len(settings.half_lives_days) + 1 + bool(len(departments)))])
     if not len(user):

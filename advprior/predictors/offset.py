@@ -5,8 +5,8 @@ starts from these terms, with weights fitted on labels before the cut-off, so th
 can be credited with.
 
 Where labels reach over months, a network is *fitted* on top of the drift of each label's own time, both sides of it
-(`Around`): it then learns how a user differs from everyone at that time, and not which advertisers were about to be in
-fashion. When it *scores*, drift is what was known at the snapshot, with weights of its own.
+(`advprior.predictors.around`): it then learns how a user differs from everyone at that time, and not which advertisers
+were about to be in fashion. When it *scores*, drift is what was known at the snapshot, with weights of its own.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import numpy as np
 
 from advprior.history import counts
 from advprior.history.histories import Histories
+from advprior.history.targets import Targets
 from advprior.predictors.logit import fit_logit
+from advprior.predictors.terms import Terms
 from advprior.store.arrays import Double, Float, Int
 
 MONTH = 30.0  # days: popularity is events a month, whatever the half-life
 FLOOR = 0.05  # events a month that an advertiser without any counts for
-POINTS = 20_000
 SMOOTHING = 0.5  # the same, of decayed events that are not scaled to a month
 
 
@@ -49,7 +50,7 @@ class OffsetTerms:
     def everyone(self, histories: Histories, cutoff: Int, size: int) -> Float:
         """OffsetTerms of drift [len(popular), P, N] before each cut-off (microseconds), once per distinct cut-off."""
         moments, index = np.unique(cutoff, return_inverse=True)
-        terms = [self._log(counts.popularity(histories, moments, h, size), h)[index] for h in self.popular]
+        terms = [self.log(counts.popularity(histories, moments, h, size), h)[index] for h in self.popular]
         return np.stack(terms) if terms else np.zeros((0, len(cutoff), size), np.float32)
 
     def habit(self, histories: Histories, user: Int, cutoff: Int, size: int) -> Float:
@@ -61,7 +62,23 @@ class OffsetTerms:
         """All terms [K, P, N]: drift, then habit."""
         return np.concatenate([self.everyone(histories, cutoff, size), self.habit(histories, user, cutoff, size)])
 
-    def _log(self, decayed: Double, half_life: float) -> Float:
+    def sparse(
+        self, histories: Histories, user: Int, cutoff: Int, size: int, *, everyone_at: Int | None = None
+    ) -> Terms:
+        """The same without the zeros of habit, and drift once per distinct cut-off, or at other times [P] near them."""
+        moments, row = np.unique(cutoff if everyone_at is None else everyone_at, return_inverse=True)
+        shared = self.everyone(histories, moments, size)
+        offsets, index, own = self.own_cells(histories, user, cutoff, size)
+        value = np.concatenate([np.zeros((len(self.popular), len(index)), np.float32), own])
+        return Terms(shared, row, offsets, index, value)
+
+    def own_cells(self, histories: Histories, user: Int, cutoff: Int, size: int) -> tuple[Int, Int, Float]:
+        """Habit where it is not zero: offsets [P + 1], advertisers of the cells, and its terms there [len(own), …]."""
+        cells = counts.own_cells(histories, user, cutoff, self.own, size)
+        return cells.offsets, cells.index, np.log1p(cells.counted)
+
+    def log(self, decayed: Double, half_life: float) -> Float:
+        """Drift of everyone's decayed events at a half-life."""
         # a steady rate r gives r · half_life / ln 2 decayed events
         amount = decayed * (MONTH * np.log(2) / half_life) + FLOOR if self.monthly else decayed + SMOOTHING
         logs: Float = np.log(amount).astype(np.float32)
@@ -121,77 +138,15 @@ def weighed(terms: Float, weights: tuple[float, ...] | Double) -> Float:
     return logits
 
 
-def weigh(terms: Float, target: Float, deviation: Float | None = None) -> tuple[tuple[float, ...], float]:
-    """Weights of the offset's terms [K, P, N] by likelihood, and the strength of a deviation [P, N] beside them.
+def weigh(terms: Terms, target: Targets, deviation: Float | None = None) -> tuple[tuple[float, ...], float]:
+    """Weights of the offset's K terms by likelihood, and the strength of a deviation [P, N] beside them.
 
     OffsetTerms are held to an equal share each and the deviation to nothing (`advprior.predictors.logit.RIDGE`).
     """
     centre = np.full(len(terms), 1.0 / len(terms))
     if deviation is not None:
-        *weights, strength = map(
-            float, fit_logit(np.concatenate([terms, deviation[None]]), target, centre=np.append(centre, 0.0))
-        )
+        *weights, strength = map(float, fit_logit(terms.beside(deviation), target, centre=np.append(centre, 0.0)))
         if strength > 0:
             return tuple(weights), strength
     # a deviation that does not help is left out, not turned round
     return tuple(map(float, fit_logit(terms, target, centre=centre))), 0.0
-
-
-class Around:
-    """Log of the events of everyone else around a day, before and after it: the drift of that very time.
-
-    A point's label lies on that day, and the same user may turn to the same advertiser after it: neither is drift, so
-    what the point's own user does from its moment on is taken out. Events that are a user's first are left out, as
-    their labels are. For fitting alone: it knows what came after.
-
-    Parameters
-    ----------
-    past : Histories
-        Events before the cut-off of what is fitted.
-    half_life : float
-        Days, to both sides.
-    size : int
-        N.
-    """
-
-    def __init__(self, past: Histories, half_life: float, size: int) -> None:
-        self._past, self._size, self._decay = past, size, 0.5 ** (1.0 / half_life)
-        later = past.time > counts.first_times(past)[past.user_of_row]
-        day = past.time[later] // counts.DAY
-        self._first = int(day.min()) if len(day) else 0
-        days = int(day.max()) - self._first + 1 if len(day) else 1
-        daily = np.zeros((days, size))
-        np.add.at(daily, (day - self._first, past.advertiser[later]), 1.0)
-        before, after = np.zeros((days, size)), np.zeros((days, size))
-        for i in range(1, days):
-            before[i] = (before[i - 1] + daily[i - 1]) * self._decay
-        for i in range(days - 2, -1, -1):
-            after[i] = (after[i + 1] + daily[i + 1]) * self._decay
-        self._sums = before + daily + after
-        self._log: Float = np.log(self._sums + FLOOR).astype(np.float32)
-
-    def __call__(self, user: Int, moment: Int, end: Int) -> Float:
-        """[P, N] around the day of ``end`` (microseconds); a day outside is the nearest one inside.
-
-        Parameters
-        ----------
-        user : int64 [P]
-        moment : int64 [P]
-            Microseconds: from it on, the events of ``user`` are left out. One event at least lies before it.
-        end : int64 [P]
-            When the label comes.
-        """
-        day = np.clip(end // counts.DAY - self._first, 0, len(self._sums) - 1)
-        out = self._log[day]
-        for start in range(0, len(user), POINTS):  # whose later events are looked at together
-            part = slice(start, start + POINTS)
-            point, row = counts.later_rows(self._past, user[part], moment[part])
-            apart = np.abs(self._past.time[row] // counts.DAY - self._first - day[part][point])
-            # an advertiser or a few of each point: only their cells change
-            cells, place = np.unique(point * self._size + self._past.advertiser[row], return_inverse=True)
-            own = np.bincount(place, weights=self._decay**apart, minlength=len(cells))
-            of_point, advertiser = start + cells // self._size, cells % self._size
-            # rounding may leave a little less than nothing
-            rest = np.maximum(self._sums[day[of_point], advertiser] - own, 0.0)
-            out[of_point, advertiser] = np.log(rest + FLOOR)
-        return out

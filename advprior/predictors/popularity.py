@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from advprior.history import counts
 from advprior.history.histories import Histories
-from advprior.history.targets import dense, next_advertisers, quality
+from advprior.history.targets import quality_by_row, targets_of
 from advprior.predictors.base import EVERYONE, FitData, Predictor, Scorer
 from advprior.predictors.logit import log_softmax
 from advprior.predictors.quality import MODEL
@@ -55,12 +55,12 @@ class PopularityPredictor(Predictor):
         user, cutoff = counts.weekly_points(
             data.histories, last - int(settings.valid_days * counts.DAY), last, data.snapshot_every
         )
-        truth = dense(*next_advertisers(data.histories, user, cutoff - 1, horizon), len(data.catalog))
+        truth = targets_of(data.histories, user, cutoff - 1, horizon, len(data.catalog))
         moments, index = np.unique(cutoff, return_inverse=True)
         scores = {}
         for half_life in settings.half_lives_days:
             weight = counts.popularity(data.histories, moments, half_life, len(data.catalog))
-            scores[half_life] = quality(log_softmax(np.log(weight + settings.smoothing))[index], truth)
+            scores[half_life] = quality_by_row(log_softmax(np.log(weight + settings.smoothing)), index, truth)
         best = min(scores, key=lambda h: scores[h]["nll"] if scores[h]["points"] else h)
         data.catalog.save(out / CATALOG_FILE)
         write_json(out / "parameters.json", {"half_life_days": best, "smoothing": settings.smoothing})

@@ -14,27 +14,28 @@ import numpy as np
 
 from advprior.history import counts
 from advprior.history.histories import Histories
-from advprior.history.targets import quality
+from advprior.history.targets import Targets, quality_by_row
 from advprior.predictors.logit import log_softmax
 from advprior.predictors.offset import SMOOTHING
-from advprior.store.arrays import Float, Int
+from advprior.store.arrays import Int
 
 MODEL, START, POPULAR, SEEN = "model", "start", "popularity", "fitted_on_these_labels"
 HALF_LIFE = 30.0  # days, of the popularity that predictors are held against
 
 
-def popularity_quality(histories: Histories, moment: Int, truth: Float) -> dict[str, float]:
+def popularity_quality(histories: Histories, moment: Int, truth: Targets) -> dict[str, float]:
     """Quality of what everyone turns to lately, at P points.
 
     Parameters
     ----------
     moment : int64 [P]
         Microseconds: events strictly before count.
-    truth : float32 [P, N]
+    truth : Targets
+        Of P points.
     """
     moments, index = np.unique(moment, return_inverse=True)
-    decayed = counts.popularity(histories, moments, HALF_LIFE, truth.shape[1])
-    return quality(log_softmax(np.log(decayed + SMOOTHING))[index], truth)
+    decayed = counts.popularity(histories, moments, HALF_LIFE, truth.size)
+    return quality_by_row(log_softmax(np.log(decayed + SMOOTHING)), index, truth)
 
 
 def figures(row: Mapping[str, Any]) -> dict[str, float]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from advprior.history.counts import DAY
 from advprior.history.histories import Histories
-from advprior.history.targets import dense, next_advertisers
+from advprior.history.targets import Targets, targets_of
 from advprior.store.arrays import Float, Int
 
 
@@ -104,10 +104,8 @@ class Target:
     size: int
     first: bool
 
-    def shares(self, histories: Histories, user: Int, moment: Int, end: Int) -> Float:
-        """Targets [P, N] of points whose next occasion is at ``end``; rows sum to one."""
+    def shares(self, histories: Histories, user: Int, moment: Int, end: Int) -> Targets:
+        """Targets of P points whose next occasion is at ``end``; what a point's count for sums to one."""
         until = end - moment + 1 if self.first else self.horizon
         # a point sees events before its moment: what happens at that very time is target
-        targets = dense(*next_advertisers(histories, user, moment - 1, until), self.size)
-        shares: Float = targets / np.maximum(targets.sum(1, keepdims=True), 1.0)
-        return shares
+        return targets_of(histories, user, moment - 1, until, self.size).shares()

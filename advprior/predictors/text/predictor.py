@@ -19,7 +19,7 @@ from pydantic import Field
 
 from advprior.history import counts
 from advprior.history.histories import Histories
-from advprior.history.targets import dense, next_advertisers, quality
+from advprior.history.targets import quality, targets_of
 from advprior.predictors.autoencoders import gram
 from advprior.predictors.base import CATALOG_TEXTS, EVERYONE, MASKED_TEXTS, OWN, FitData, Predictor, Scorer
 from advprior.predictors.deadline import Deadline
@@ -269,8 +269,8 @@ def _validate(data: FitData, features: Float, settings: TextSettings, texts: Tex
     size, horizon = len(data.catalog), int(settings.horizon_days * counts.DAY)
     border, last = data.cutoff - int(settings.valid_days * counts.DAY), data.cutoff - horizon
     user, moment = counts.weekly_points(data.histories, border, last, data.snapshot_every)
-    truth = dense(*next_advertisers(data.histories, user, moment - 1, horizon), size)
-    some = np.flatnonzero(truth.sum(1) > 0)
+    truth = targets_of(data.histories, user, moment - 1, horizon, size)
+    some = np.flatnonzero(truth.counts)
     most = min(settings.points, max(CELLS // (4 * size), 1))
     if len(some) > most:
         some = np.sort(np.random.default_rng(settings.seed).choice(some, most, replace=False))
@@ -282,7 +282,7 @@ def _validate(data: FitData, features: Float, settings: TextSettings, texts: Tex
         return {}
     if not len(some):
         return {}
-    user, moment, truth = user[some], moment[some], truth[some]
+    user, moment, truth = user[some], moment[some], truth.take(some)
     weights = fit(points, features, settings.penalty, settings.personal_penalty)
     popular = np.stack(
         [

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from advprior.cli import main
 from advprior.history.counts import DAY
+from advprior.history.targets import Targets
 from advprior.predictors.quality import MODEL, POPULAR, START, learned_nothing, popularity_quality, quality_lines
 from advprior.store.runs import read_manifest
 from tests.advprior.conftest import Fitted
@@ -64,7 +65,7 @@ def test_a_fit_that_learns_nothing_says_so_at_once(
 
 def test_popularity_s_quality_is_of_the_past_alone() -> None:
     events = [[(day * DAY, 0) for day in range(1, 20)], [(25 * DAY, 1)]]
-    truth = np.array([[0, 1]], np.float32)
+    truth = Targets.from_dense(np.array([[0, 1]], np.float32))
     ours = popularity_quality(histories_of(events), np.array([20 * DAY]), truth)
     cut = popularity_quality(histories_of(events).before(20 * DAY), np.array([20 * DAY]), truth)
     assert ours == cut

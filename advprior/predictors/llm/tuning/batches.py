@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
+from advprior.history.targets import Targets
 from advprior.predictors.deadline import Deadline
 from advprior.predictors.llm.tuning.heads import NameHead
 from advprior.predictors.llm.tuning.model import AdvertiserModel
 from advprior.predictors.llm.tuning.points import WindowPoints
+from advprior.predictors.starts import Nothing, Start
 from advprior.runtime.batching import length_batches, padded
-from advprior.store.arrays import Float, Int
+from advprior.store.arrays import Bool, Float, Int
 from advprior.store.progress import Progress
 
 CACHE_LIMIT_BYTES = 3 << 30  # cached lower states beyond this are recomputed batch by batch
@@ -60,6 +62,8 @@ class TrainingBatches:
     ----------
     order : list of int
         Points as the batches take them.
+    starts : dict of Which to Start
+        What the logits start from, by the kind of point: zero until it is set.
     """
 
     def __init__(
@@ -73,6 +77,8 @@ class TrainingBatches:
     ) -> None:
         self.model, self.head, self.interest_head = model, head, interest_head
         self._points = points
+        size = int(model.config.catalog_size)
+        self.starts: dict[Which, Start] = {"train": Nothing(size), "valid": Nothing(size), "no_history": Nothing(size)}
         self._batches = [part.tolist() for part in length_batches([len(p.window.ids) for p in points], budget)]
         self.order = [i for batch in self._batches for i in batch]
         # without frozen layers the lower part is a table: nothing to keep
@@ -91,14 +97,22 @@ class TrainingBatches:
         chosen = [getattr(p, which) for p in part]
 
         def taken(what: str) -> torch.Tensor:
-            return torch.from_numpy(np.concatenate([getattr(p, what)[m] for p, m in zip(part, chosen, strict=True)]))
+            values = joined([getattr(p, what) for p in part], chosen)
+            return torch.from_numpy(values.dense() if isinstance(values, Targets) else values)
 
         picked = self._states_at(indices, [p.positions[m] for p, m in zip(part, chosen, strict=True)])
         interest_truth = taken("interests")
         interests = (
             self.interest_head(picked, torch.zeros(())) if self.interest_head is not None else interest_truth[:, :0]
         )
-        return Answer(self.head(picked, taken("offset")), taken("truth"), interests, interest_truth, taken("weight"))
+        offset = torch.from_numpy(self._start(part, chosen, which))
+        return Answer(self.head(picked, offset), taken("truth"), interests, interest_truth, taken("weight"))
+
+    def _start(self, part: list[WindowPoints], chosen: list[Bool], which: Which) -> Float:
+        """What the logits of some points of some windows start from [P, N]."""
+        user = np.repeat([p.user for p in part], [int(mask.sum()) for mask in chosen])
+        moment, end = (joined([getattr(p, of) for p in part], chosen) for of in ("moments", "ends"))
+        return self.starts[which](user, moment, end)
 
     def _states_at(self, indices: list[int], positions: list[Int]) -> torch.Tensor:
         """Final states at some positions of some windows, one window after another; tokens after them are left out."""
@@ -122,11 +136,22 @@ class TrainingBatches:
             np.concatenate([a.interests.numpy() for a in answers]),
         )
 
-    def valid(self, what: str, which: Which = "valid") -> Float:
-        """Validation points' truth, offset or interests, in the order of `validate`."""
+    def valid(self, what: str, which: Which = "valid") -> Any:
+        """Validation points' truth or interests (targets), or another of their columns, in the order of `validate`."""
         points = [self._points[i] for i in self.order]
-        values: Float = np.concatenate([getattr(p, what)[getattr(p, which)] for p in points])
-        return values
+        return joined([getattr(p, what) for p in points], [getattr(p, which) for p in points])
+
+    def valid_start(self, which: Which = "valid") -> Float:
+        """What the logits of validation points start from [V, N], in the order of `validate`."""
+        points = [p for i in self.order if getattr(p := self._points[i], which).any()]
+        return self._start(points, [getattr(p, which) for p in points], which)
+
+
+def joined(columns: list[Any], chosen: list[Bool]) -> Any:
+    """Some rows of arrays, or of targets, one after another."""
+    if isinstance(columns[0], Targets):
+        return Targets.joined([column.take(mask) for column, mask in zip(columns, chosen, strict=True)])
+    return np.concatenate([column[mask] for column, mask in zip(columns, chosen, strict=True)])
 
 
 def share_loss(log_probs: torch.Tensor, truth: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

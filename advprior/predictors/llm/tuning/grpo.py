@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from advprior.history.targets import quality
+from advprior.history.targets import Targets, quality
 from advprior.predictors.llm.settings import RankingSettings
 from advprior.predictors.llm.tuning.batches import Answer, TrainingBatches
 from advprior.predictors.llm.tuning.lists import (
@@ -67,17 +67,17 @@ def best_lists(log_probs: Float, length: int) -> torch.Tensor:
     return given.topk(min(length, given.shape[1]), dim=-1).indices.unsqueeze(1)
 
 
-def mean_reward(log_probs: Float, truth: Float, length: int) -> float:
+def mean_reward(log_probs: Float, truth: Targets, length: int) -> float:
     """Mean reward of the likeliest lists, length penalty included, over points with a target."""
-    some = truth.sum(1) > 0
+    some = truth.counts > 0
     if not some.any():
         return float("nan")
     lists = best_lists(log_probs[some], length)
-    matched = match_reward(lists, torch.from_numpy(truth[some]), length)
+    matched = match_reward(lists, torch.from_numpy(truth.take(some).dense()), length)
     return float(matched.mean()) - length_penalty(lists.shape[-1], length)
 
 
-def judge(batches: TrainingBatches, truth: Float, interest_truth: Float) -> dict[str, float]:
+def judge(batches: TrainingBatches, truth: Targets, interest_truth: Targets) -> dict[str, float]:
     """Validation figures of both heads: ``valid_nll``, ``valid_recall@5/20``, ``valid_reward``, ``interest_…``."""
     log_probs, interests = batches.validate()
     row = {f"valid_{k}": v for k, v in quality(log_probs, truth).items() if k != "points"}

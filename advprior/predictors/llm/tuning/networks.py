@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from advprior.history.targets import Targets
 from advprior.predictors.base import FitData
 from advprior.predictors.llm.settings import LLMSettings
 from advprior.predictors.llm.tuning.extend import TEXT_TOKENS
@@ -83,6 +84,7 @@ def build_networks(
 
 def _start_at_popularity(head: NameHead, points: list[WindowPoints]) -> None:
     """Bias of the second head at the log of how often each category was a training target."""
-    seen = np.sum([p.interests[p.train].sum(0) for p in points], axis=0)
+    trained = Targets.joined([p.interests.take(p.train) for p in points])
+    seen = np.bincount(trained.index, minlength=trained.size)
     with torch.no_grad():
         head.bias.copy_(torch.from_numpy(np.log((seen + 0.5) / (seen + 0.5).sum())).float())

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from advprior.history.targets import Targets
 from advprior.predictors.llm.saved_prompt import NETWORK, OFFSET_ALONE
 from advprior.predictors.llm.tuning.batches import TrainingBatches
 from advprior.predictors.logit import log_softmax
@@ -30,7 +31,7 @@ def judge_no_history(batches: TrainingBatches) -> dict[str, Any]:
     if not len(truth):
         return {"points": 0, NETWORK: None, OFFSET_ALONE: None, "given": OFFSET_ALONE}
     network = _by_point(batches.validate("no_history")[0], truth)
-    alone = _by_point(log_softmax(batches.valid("offset", "no_history")), truth)
+    alone = _by_point(log_softmax(batches.valid_start("no_history")), truth)
     return {
         "points": len(truth),
         NETWORK: float(network.mean()),
@@ -51,7 +52,8 @@ def better(network: Double, alone: Double) -> str:
     return NETWORK if gain.mean() > gain.std(ddof=1) / np.sqrt(len(gain)) else OFFSET_ALONE
 
 
-def _by_point(log_probs: Float, truth: Float) -> Double:
+def _by_point(log_probs: Float, truth: Targets) -> Double:
     """Negative log-likelihood of each point; its targets share it."""
-    nll: Double = -(log_probs * truth).sum(1, dtype=np.float64) / truth.sum(1)
+    at = log_probs[truth.point, truth.index].astype(np.float64) * truth.value
+    nll: Double = -np.bincount(truth.point, weights=at, minlength=len(truth)) / truth.totals
     return nll

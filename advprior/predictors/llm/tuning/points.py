@@ -13,7 +13,7 @@ import numpy as np
 
 from advprior.history.counts import DAY
 from advprior.history.histories import Histories
-from advprior.history.targets import dense, first_occasion, next_advertisers
+from advprior.history.targets import Targets, first_occasion, targets_of
 from advprior.predictors.base import FitData
 from advprior.predictors.llm.prompts import Prompt, PromptEncoder, PromptWindow, occasions_before
 from advprior.predictors.llm.settings import LLMSettings
@@ -23,7 +23,7 @@ from advprior.store.arrays import Bool, Double, Float, Int
 from advprior.store.progress import tracked
 
 CHUNK_USERS = 1000
-CHUNK_POINTS = 20_000
+SAMPLE = 6000  # training points that weigh what the logits start from
 
 
 @dataclass
@@ -45,10 +45,10 @@ class WindowPoints:
         Whether the point validates what is said of users without a history; it is no point of ``valid`` then.
     ends : int64 [P]
         When the label comes (microseconds), as far as a point is a wait for one.
-    truth, offset : float32 [P, N]
-        Multi-hot targets; what the logits start from (filled in once habit is fitted).
-    interests : float32 [P, C]
-        Multi-hot product categories turned to; C = 0 where interests are not asked for.
+    truth : Targets
+        Advertisers turned to, of P points.
+    interests : Targets
+        Product categories turned to; none of C = 0 where interests are not asked for.
     """
 
     window: PromptWindow
@@ -61,9 +61,8 @@ class WindowPoints:
     again: Bool
     no_history: Bool
     ends: Int
-    truth: Float
-    offset: Float
-    interests: Float
+    truth: Targets
+    interests: Targets
 
 
 def training_points(data: FitData, encoder: PromptEncoder, settings: LLMSettings) -> list[WindowPoints]:
@@ -90,10 +89,7 @@ def training_points(data: FitData, encoder: PromptEncoder, settings: LLMSettings
             chosen = maker.choose(prompt, moments, ends, targets[0].counts[begin:stop])
             if not len(chosen.rows):
                 continue
-            truth, categories = (
-                of.dense(begin + chosen.rows) if of is not None else np.zeros((len(chosen.rows), 0), np.float32)
-                for of in targets
-            )
+            truth, categories = (of.take(begin + chosen.rows) for of in targets)
             seen = occasions_before(prompt, chosen.moments)
             for window in encoder.windows(prompt, seen):
                 within = np.isin(seen, window.occasions)
@@ -109,9 +105,8 @@ def training_points(data: FitData, encoder: PromptEncoder, settings: LLMSettings
                         again=chosen.again[within],
                         no_history=chosen.no_history[within],
                         ends=chosen.ends[within],
-                        truth=truth[within],
-                        offset=np.zeros((0, len(data.catalog)), np.float32),
-                        interests=categories[within],
+                        truth=truth.take(within),
+                        interests=categories.take(within),
                     )
                 )
     return points
@@ -159,14 +154,18 @@ class _Maker:
         """Times of occasions after that of the start of the tables, before which nobody waits [K + 1]."""
         return np.concatenate([[min(self._data.start, int(prompt.times[0])) - 1], prompt.times])
 
-    def targets(self, user: Int, moment: Int) -> tuple[_Targets, _Targets | None]:
+    def targets(self, user: Int, moment: Int) -> tuple[Targets, Targets]:
         """Advertisers turned to, and interests where they are wanted, of points of many users."""
         data, interests = self._data, self._data.interests if self._settings.interests.weight else None
-        advertisers = _Targets(data.histories, user, moment, self._horizon, len(data.catalog), only_first=self._first)
+        advertisers = self._next(data.histories, user, moment, len(data.catalog))
         if interests is None:
-            return advertisers, None
-        size = len(interests.catalog)
-        return advertisers, _Targets(interests.histories, user, moment, self._horizon, size, only_first=self._first)
+            return advertisers, Targets.none(len(user))
+        return advertisers, self._next(interests.histories, user, moment, len(interests.catalog))
+
+    def _next(self, histories: Histories, user: Int, moment: Int, size: int) -> Targets:
+        # a point sees events before its moment: what happens at that very time is target
+        until = first_occasion(histories, user, moment - 1, self._horizon) if self._first else self._horizon
+        return targets_of(histories, user, moment - 1, until, size)
 
     def choose(self, prompt: Prompt, moments: Int, ends: Int, counts: Int) -> _Chosen:
         """The points of a user that have a target [P] and lie on one side of the border with all of their horizon."""
@@ -205,52 +204,47 @@ def _within(times: Int, horizon: int, rng: np.random.Generator) -> Int:
     return begins + (rng.random(len(ends)) * (ends - begins + 1)).astype(np.int64)
 
 
-class _Targets:
-    """Targets of many points, made dense for some of them at a time."""
-
-    def __init__(
-        self, histories: Histories, user: Int, moment: Int, horizon: int, size: int, *, only_first: bool
-    ) -> None:
-        # a point sees events before its moment: what happens at that very time is target
-        until = first_occasion(histories, user, moment - 1, horizon) if only_first else horizon
-        self._offsets, self._index = next_advertisers(histories, user, moment - 1, until)
-        self._size = size
-        self.counts = np.diff(self._offsets)
-
-    def dense(self, points: Int) -> Float:
-        """Multi-hot [len(points), size]."""
-        counts = self.counts[points]
-        offsets = np.concatenate([[0], np.cumsum(counts)])
-        at = np.arange(offsets[-1]) + np.repeat(self._offsets[points] - offsets[:-1], counts)
-        return dense(offsets, self._index[at], self._size)
-
-
-def fit_habit(data: FitData, points: list[WindowPoints], settings: LLMSettings, limit: int = 6000) -> Offset:
-    """Habit and drift weights on (a sample of) the training points; fills in every point's offset."""
-    user = np.concatenate([np.full(len(p.moments), p.user) for p in points])
-    moment = np.concatenate([p.moments for p in points])
-    train = np.flatnonzero(np.concatenate([p.train for p in points]))
-    if len(train) > limit:
-        train = np.random.default_rng(settings.training.seed).choice(train, limit, replace=False)
-    starts = np.concatenate([[0], np.cumsum([len(p.moments) for p in points])])
-    owner = np.searchsorted(starts, train, side="right") - 1
+def fit_habit(data: FitData, points: list[WindowPoints], settings: LLMSettings, limit: int = SAMPLE) -> Offset:
+    """Habit and drift weights on (a sample of) the training points."""
+    rng = np.random.default_rng(settings.training.seed)
+    train = sample(points, limit, rng)
     # a point's whole truth scaled is a weight of the point in the likelihood
-    chosen = [(points[i], row - starts[i]) for i, row in zip(owner, train, strict=True)]
-    truth = np.stack([p.truth[row] * p.weight[row] for p, row in chosen])
-    size = len(data.catalog)
+    truth = train.truth.times(train.weight)
     shape = OffsetTerms((settings.habit.popularity_half_life_days,), settings.habit.half_lives_days, monthly=False)
     # popularity hardly moves within a day
-    drift = shape.everyone(data.histories, moment[train] // DAY * DAY, size)
-    terms = np.concatenate([drift, shape.habit(data.histories, user[train], moment[train], size)])
+    day = train.moment // DAY * DAY
+    terms = shape.sparse(data.histories, train.user, train.moment, len(data.catalog), everyone_at=day)
     weights = fit_logit(terms, truth, centre=[1.0, *[0.0] * len(shape.own)])
-    habit = Offset(shape, tuple(map(float, weights)))
-    # many points a pass over everyone's events, but not all: a row of logits each is the most memory of a fit
-    first = 0
-    while first < len(points):
-        last = max(int(np.searchsorted(starts, starts[first] + CHUNK_POINTS, side="right")) - 1, first + 1)
-        rows = slice(starts[first], starts[last])
-        offset = habit.logits(data.histories, user[rows], moment[rows], size)
-        for p, part in zip(points[first:last], np.split(offset, starts[first + 1 : last] - starts[first]), strict=True):
-            p.offset = part
-        first = last
-    return habit
+    return Offset(shape, tuple(map(float, weights)))
+
+
+@dataclass(frozen=True)
+class TrainingPoints:
+    """Training points of all windows together.
+
+    Attributes
+    ----------
+    user, moment, end : int64 [P]
+    weight : float32 [P]
+    truth : Targets
+    """
+
+    user: Int
+    moment: Int
+    end: Int
+    weight: Float
+    truth: Targets
+
+
+def sample(points: list[WindowPoints], limit: int, rng: np.random.Generator) -> TrainingPoints:
+    """Training points, drawn at random where they are more than ``limit``."""
+    some = [p for p in points if p.train.any()]
+    user = np.concatenate([np.full(int(p.train.sum()), p.user) for p in some])
+    moment, end, weight = (
+        np.concatenate([getattr(p, of)[p.train] for p in some]) for of in ("moments", "ends", "weight")
+    )
+    truth = Targets.joined([p.truth.take(p.train) for p in some])
+    chosen = np.arange(len(user))
+    if len(user) > limit:
+        chosen = rng.choice(len(user), limit, replace=False)
+    return TrainingPoints(user[chosen], moment[chosen], end[chosen], weight[chosen], truth.take(chosen))

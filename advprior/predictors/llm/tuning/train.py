@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from advprior.history.counts import DAY
@@ -39,6 +37,7 @@ from advprior.predictors.llm.tuning.trial import require_export
 from advprior.predictors.logit import log_softmax
 from advprior.predictors.offset import Offset
 from advprior.predictors.quality import MODEL, POPULAR, START, figures, popularity_quality
+from advprior.predictors.starts import AsOf
 from advprior.predictors.tokens import plain_encoder
 from advprior.predictors.tuning.base import Base, load_base
 from advprior.predictors.tuning.random_weights import forget
@@ -84,8 +83,8 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
     networks = build_networks(base, data, settings, points, encode)
     origin = base.origin
     del base
-    fit = _Fit(networks, points, RunParts(data, settings, encoder, tokenizer), out, deadline)
-    start = fit.run(start)
+    fit = _Fit(networks, points, RunParts(data, settings, encoder, tokenizer), out, deadline, start)
+    start = fit.run()
     save_run(out, networks, start, fit.parts)
     write_curve(out, fit.curves)
     for file in fit.checkpoints.values():
@@ -125,8 +124,15 @@ class _Fit:
     """
 
     def __init__(
-        self, networks: Networks, points: list[WindowPoints], parts: RunParts, out: Path, deadline: Deadline
+        self,
+        networks: Networks,
+        points: list[WindowPoints],
+        parts: RunParts,
+        out: Path,
+        deadline: Deadline,
+        start: Offset | None,
     ) -> None:
+        self._start = start
         self.networks, self.parts, self._points, self._out = networks, parts, points, out
         self._deadline = deadline
         self._settings = settings = parts.settings
@@ -136,6 +142,9 @@ class _Fit:
         self._batches = TrainingBatches(
             networks.model, networks.head, networks.interest_head, points, settings.training.batch_tokens, deadline
         )
+        if start is not None:
+            as_of = AsOf(start, parts.data.histories, len(parts.data.catalog))
+            self._batches.starts = {"train": as_of, "valid": as_of, "no_history": as_of}
         self.border = parts.data.cutoff - int(settings.training.valid_days * DAY)
         self.facts: dict[str, Any] = {"stopped_by_max_minutes": []}
         self.curves: dict[str, list[dict[str, Any]]] = {}
@@ -143,15 +152,15 @@ class _Fit:
         self._trials = [out / f"checkpoint-ranking-{i}.pt" for i in range(len(settings.ranking.trials))]
         self.checkpoints |= {file.stem: file for file in self._trials}
 
-    def run(self, start: Offset | None) -> Offset:
+    def run(self) -> Offset:
         """Run all stages; gives what scoring starts from: ``start``, or what is weighed beside the network."""
-        untuned = copy_of(self.tuned)
+        start, untuned = self._start, copy_of(self.tuned)
         refit = start is None and self._settings.drift.refit
         self._stages = 1 + bool(self._settings.ranking.epochs) + refit
-        drift = None if start is not None else Drift(self.parts.data, self._points, self._batches.order, self._settings)
+        drift = None if start is not None else Drift(self.parts.data, self._points, self._batches, self._settings)
         course = self._likelihood(drift)
         if drift is not None:
-            start, self.facts["strength"] = drift.settle(self._batches)
+            start, self.facts["strength"] = drift.settle()
             self.networks.head.scale(self.facts["strength"])
         if self._settings.ranking.epochs:
             self._ranking()
@@ -176,10 +185,10 @@ class _Fit:
         stage = _likelihood_stage(batches, self._settings)
         stage.limit_s = self._next_part()
         if drift is None:
-            alone = batches.valid("offset")
+            alone = batches.valid_start()
         else:
             alone = drift.alone()
-            stage.validate = partial(drift.judge, batches)
+            stage.validate = drift.judge
         habit = quality(log_softmax(alone), batches.valid("truth"))
         course = run_stage(stage, self._optimizer, self.tuned, len(batches), seed, self.checkpoints["sft"])
         self._note(stage.name, course.late)
@@ -210,11 +219,10 @@ class _Fit:
 
     def _popularity(self) -> dict[str, float]:
         """Quality of popularity at the validation points, in their order."""
-        moments = [self._points[i].moments[self._points[i].valid] for i in self._batches.order]
         truth = self._batches.valid("truth")
         if self._settings.drift.around_days is not None:  # as there: a point's targets share it
-            truth = truth / np.maximum(truth.sum(1, keepdims=True), 1.0)
-        return popularity_quality(self.parts.data.histories, np.concatenate(moments), truth)
+            truth = truth.shares()
+        return popularity_quality(self.parts.data.histories, self._batches.valid("moments"), truth)
 
     def _next_part(self) -> float | None:
         """Seconds for the next stage: those that are left share the time that is."""

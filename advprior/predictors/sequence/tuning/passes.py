@@ -11,19 +11,22 @@ import torch
 
 from advprior.history.counts import DAY
 from advprior.history.histories import Histories
-from advprior.history.targets import quality
+from advprior.history.targets import quality_of_blocks
+from advprior.predictors.around import Around
 from advprior.predictors.logit import fit_logit, log_softmax
-from advprior.predictors.offset import Around, OffsetTerms, weigh, weighed
+from advprior.predictors.offset import Offset, OffsetTerms, weigh
 from advprior.predictors.sequence.points import Target, Waits
 from advprior.predictors.sequence.settings import SequenceSettings
 from advprior.predictors.sequence.tokens import Tokens, TokenWindow, Vocabulary, windows
 from advprior.predictors.sequence.tuning.network import SequenceNetwork, as_tensors
-from advprior.predictors.sequence.tuning.snapshots import CELLS, Snapshots
+from advprior.predictors.sequence.tuning.snapshots import Snapshots
+from advprior.predictors.starts import AroundLabel, SoFar, Start
 from advprior.predictors.tuning.schedule import learning_rate
 from advprior.runtime.batching import length_batches
 from advprior.store.arrays import Float, Int
 from advprior.store.progress import Progress
 
+SAMPLE = 6000  # points that weigh what the logits start from
 JUDGED_TOKENS = 8192  # of one batch when nothing is learnt
 Curve = list[dict[str, Any]]
 Weighing = tuple[tuple[float, ...], float]  # of the offset's terms, and the strength of the deviation
@@ -60,27 +63,28 @@ class Judge:
 
     Attributes
     ----------
-    terms : float32 [K, P, N]
+    terms : Terms
         What is known at each point without the network: drift so far, then habit.
     """
 
     def __init__(self, histories: Histories, points: Snapshots, shape: OffsetTerms) -> None:
         self._histories, self._points, self.shape = histories, points, shape
-        self.terms = shape(histories, points.user, points.moment, points.target.shape[1])
+        self.terms = shape.sparse(histories, points.user, points.moment, points.target.size)
 
     def __call__(self, network: SequenceNetwork, vocabulary: Vocabulary) -> tuple[dict[str, float], Weighing]:
         """Columns of the curve, and what was weighed."""
         points = self._points
         away = deviations(network, Tokens(self._histories, vocabulary), points)
         weights, strength = weigh(self.terms, points.target, away)
-        now = quality(log_softmax(weighed(self.terms, weights) + strength * away), points.target)
+        logits = self.terms.beside(away).blocks([*weights, strength])
+        now = quality_of_blocks(map(log_softmax, logits), points.target)
         columns = {f"valid_{name}": now[name] for name in ("nll", "recall@5", "recall@20")}
         return columns | {"strength": strength}, (weights, strength)
 
 
 def deviations(network: SequenceNetwork, tokens: Tokens, points: Snapshots) -> Float:
     """How each point differs from everyone [P, N], before its strength."""
-    out = np.zeros(points.target.shape, np.float32)
+    out = np.zeros((len(points), points.target.size), np.float32)
     network.eval()
     with torch.inference_mode():
         every = list(windows(tokens.histories, points.user, points.moment, network.context))
@@ -124,7 +128,7 @@ class Learner:
         rng = np.random.default_rng(training.seed)
         self._begin()
         moment = self.waits.draw(rng)
-        self._weights = self._start(moment)
+        self._from = self._starting(moment)
         curve: Curve = []
         weighings: list[Weighing] = []
         kept: dict[str, torch.Tensor] = {}
@@ -200,33 +204,29 @@ class Learner:
         row = np.repeat(np.arange(len(part)), [len(w.points) for w in part])
         column = np.concatenate([np.arange(len(w.points)) for w in part])
         user, at, end = self.waits.user[points], moment[points], self.waits.end[points]
-        target = torch.from_numpy(self._recipe.target.shares(self._past, user, at, end))
+        target = torch.from_numpy(self._recipe.target.shares(self._past, user, at, end).dense())
         weight = torch.from_numpy(self.waits.weight[points])
-        offset = torch.from_numpy(weighed(self._terms(user, at, end), self._weights))
+        offset = torch.from_numpy(self._from(user, at, end))
         deviation = self._network.deviation(as_tensors(self._tokens.batch(part, moment)))[row, column]
         log_probs = torch.log_softmax(deviation + offset, dim=-1)
         return -((log_probs * target).sum(1) * weight).sum(), weight.sum()
 
-    def _terms(self, user: Int, moment: Int, end: Int) -> Float:
-        """Drift around the label (or so far), then habit [K, P, N]."""
-        size = self._recipe.target.size
-        if self._around is None:
-            drift = self._shape.everyone(self._past, moment // DAY * DAY, size)
-        else:
-            drift = self._around(user, moment, end)[None]
-        return np.concatenate([drift, self._shape.habit(self._past, user, moment, size)])
-
-    def _start(self, moment: Int) -> tuple[float, ...]:
-        """Weights of `_terms`, on a sample of the points, before any network."""
-        waits, target = self.waits, self._recipe.target
-        most = min(len(waits), 6000, max(CELLS // target.size, 500))
-        sample = np.random.default_rng(0).choice(len(waits), most, replace=False)
+    def _starting(self, moment: Int) -> Start:
+        """What logits start from, weighed on a sample of the points before any network: drift and habit."""
+        waits, target, shape = self.waits, self._recipe.target, self._shape
+        sample = np.random.default_rng(0).choice(len(waits), min(len(waits), SAMPLE), replace=False)
         user, at, end = waits.user[sample], moment[sample], waits.end[sample]
-        terms = self._terms(user, at, end)
-        truth = target.shares(self._past, user, at, end) * waits.weight[sample][:, None]
-        drifts = len(terms) - len(self._shape.own)
-        centre = [1.0 / drifts] * drifts + [0.5] * len(self._shape.own)
-        return tuple(map(float, fit_logit(terms, truth, centre=centre)))
+        truth = target.shares(self._past, user, at, end).times(waits.weight[sample])
+        if self._around is None:  # popularity hardly moves within a day
+            terms = shape.sparse(self._past, user, at, target.size, everyone_at=at // DAY * DAY)
+        else:
+            terms = self._around.terms(shape, user, at, end)
+        drifts = len(terms) - len(shape.own)
+        centre = [1.0 / drifts] * drifts + [0.5] * len(shape.own)
+        weights = tuple(map(float, fit_logit(terms, truth, centre=centre)))
+        if self._around is None:
+            return SoFar(Offset(shape, weights), self._past, target.size)
+        return AroundLabel(self._around, shape, weights)
 
 
 def best_pass(curve: Curve) -> int:

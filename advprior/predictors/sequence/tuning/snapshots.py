@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from advprior.history.counts import first_times
+from advprior.history.targets import Targets
 from advprior.predictors.base import FitData
 from advprior.predictors.sequence.points import Target
-from advprior.store.arrays import Float, Int
+from advprior.store.arrays import Int
 
 CELLS = 8_000_000  # of points × advertisers that anything dense may have: fewer points where the catalog is large
 
@@ -21,12 +22,13 @@ class Snapshots:
     Attributes
     ----------
     user, moment : int64 [P]
-    target : float32 [P, N]
+    target : Targets
+        Of P points.
     """
 
     user: Int
     moment: Int
-    target: Float
+    target: Targets
 
     def __len__(self) -> int:
         return len(self.user)

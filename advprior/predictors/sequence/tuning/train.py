@@ -18,12 +18,12 @@ import torch
 
 from advprior.history.counts import DAY
 from advprior.history.histories import Histories
-from advprior.history.targets import quality
+from advprior.history.targets import quality_of_blocks
 from advprior.predictors.base import FitData
 from advprior.predictors.deadline import Deadline
 from advprior.predictors.labels import MORE_EVENTS, LabelSpan, require_choosing_labels
 from advprior.predictors.logit import log_softmax
-from advprior.predictors.offset import Offset, OffsetTerms, weigh, weighed
+from advprior.predictors.offset import Offset, OffsetTerms, weigh
 from advprior.predictors.quality import MODEL, POPULAR, START, figures, popularity_quality
 from advprior.predictors.sequence.points import Target, WaitRules, Waits, waits
 from advprior.predictors.sequence.settings import SequenceSettings
@@ -144,10 +144,10 @@ class _Fit:
                 stopped.append("fit again")
         network.strength.fill_(strength)
         self._write(out, network, offset, last.vocabulary)
-        alone = weighed(judge.terms, weigh(judge.terms, points.target)[0])
+        alone = judge.terms.blocks(weigh(judge.terms, points.target)[0])
         valid = {
             MODEL: figures(curve[best]),
-            START: quality(log_softmax(alone), points.target),
+            START: quality_of_blocks(map(log_softmax, alone), points.target),
             POPULAR: popularity_quality(data.histories, points.moment, points.target),
         }
         return {

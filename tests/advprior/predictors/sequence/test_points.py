@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from advprior.history.counts import DAY
 from advprior.history.histories import Histories
-from advprior.predictors.offset import FLOOR, Around, OffsetTerms
+from advprior.predictors.around import Around
+from advprior.predictors.offset import FLOOR, OffsetTerms
 from advprior.predictors.sequence.points import Target, WaitRules, Waits, waits
 from tests.advprior.history.test_histories import histories_of
 
@@ -49,9 +50,9 @@ def test_a_drawn_moment_is_after_what_is_known_and_not_after_the_label() -> None
 
 def test_targets_of_the_first_occasion_share_and_all_reach_the_horizon() -> None:
     user, moment, end = np.array([0, 0]), np.array([2, 380]) * DAY, np.array([11, 400]) * DAY
-    assert Target(400 * DAY, 3, first=True).shares(H, user, moment, end).tolist() == [[0, 0.5, 0.5], [0, 1, 0]]
-    assert Target(400 * DAY, 3, first=False).shares(H, user, moment, end).tolist() == [[0, 0.5, 0.5], [0, 1, 0]]
-    assert Target(5 * DAY, 3, first=False).shares(H, user[:1], np.array([0]), end[:1]).tolist() == [[1, 0, 0]]
+    assert Target(400 * DAY, 3, first=True).shares(H, user, moment, end).dense().tolist() == [[0, 0.5, 0.5], [0, 1, 0]]
+    assert Target(400 * DAY, 3, first=False).shares(H, user, moment, end).dense().tolist() == [[0, 0.5, 0.5], [0, 1, 0]]
+    assert Target(5 * DAY, 3, first=False).shares(H, user[:1], np.array([0]), end[:1]).dense().tolist() == [[1, 0, 0]]
 
 
 def test_drift_around_a_day_knows_both_sides_and_drift_so_far_only_one() -> None:

@@ -6,15 +6,20 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 import advprior.predictors.llm.tuning.loop as loop
 from advprior.history.counts import DAY
 from advprior.history.histories import Histories
-from advprior.history.targets import quality
+from advprior.history.targets import Targets, quality
 from advprior.predictors.llm.predictor import LLMPredictor
 from advprior.predictors.llm.prompts import PromptEncoder, PromptStyle
+from advprior.predictors.llm.tuning.batches import TrainingBatches
 from advprior.predictors.llm.tuning.drift import Drift
+from advprior.predictors.llm.tuning.heads import NameHead
+from advprior.predictors.llm.tuning.model import from_base
 from advprior.predictors.llm.tuning.points import training_points
+from advprior.predictors.tuning.base import load_base
 from advprior.store.errors import AdvpriorError
 from tests.advprior.predictors.llm.tuning.cycles import NAMES, SIZE, cycle_data, cycle_settings
 from tests.tiny_llm import write_tiny_llm
@@ -70,13 +75,23 @@ def test_offsets_know_the_fashion_of_the_label_and_not_of_the_validation_labels(
     data = dataclasses.replace(data, histories=histories)
     settings = settings_of(base)
     points = points_of(data, settings)
-    drift = Drift(data, points, list(range(len(points))), settings)
-    before = np.concatenate([p.offset[p.train] for p in points]).mean(0)
+    whole = load_base(str(base)).model
+    model = from_base(
+        whole, catalog_size=SIZE, text_vocab_size=300, frozen_layers=0, advertiser_embeddings=torch.zeros(SIZE, 32)
+    )
+    batches = TrainingBatches(model, NameHead(torch.randn(SIZE, 4), 32, 2), None, points, 512)
+    drift = Drift(data, points, batches, settings)
+
+    def starts(which):
+        user = np.concatenate([np.full(len(p.moments), p.user)[which(p)] for p in points])
+        moment, end = (np.concatenate([getattr(p, of)[which(p)] for p in points]) for of in ("moments", "ends"))
+        return batches.starts["train"](user, moment, end)
+
+    before = starts(lambda p: p.train).mean(0)
     assert before[5] == pytest.approx(np.delete(before, 5).mean(), abs=0.5)
-    for p in points:
-        assert not p.offset[p.valid].any()
+    assert not batches.valid_start().any()
     assert drift.up_to_cutoff() == sum(p.again.sum() for p in points)
-    new = np.concatenate([p.offset[p.train & (p.ends >= data.cutoff - 21 * DAY)] for p in points]).mean(0)
+    new = starts(lambda p: p.train & (p.ends >= data.cutoff - 21 * DAY)).mean(0)
     assert new.argmax() == 5
     assert new[5] - np.delete(new, 5).max() > 1
 
@@ -97,8 +112,8 @@ def test_what_is_scored_is_what_validation_measured(base, tmp_path) -> None:
     for p in points:
         scores = scorer.score(data.histories, np.asarray([p.user]), p.moments[p.valid])[0]
         priors.append(scores)
-        truth.append(p.truth[p.valid])
-    found = quality(np.concatenate(priors), np.concatenate(truth))
+        truth.append(p.truth.take(p.valid))
+    found = quality(np.concatenate(priors), Targets.joined(truth))
     assert found["nll"] == pytest.approx(best["valid_nll"], abs=2e-3)
     assert found["recall@5"] == pytest.approx(best["valid_recall@5"])
 

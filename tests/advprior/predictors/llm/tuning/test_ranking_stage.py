@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from advprior.history.targets import Targets
 from advprior.predictors.llm.fit_lines import decision_lines
 from advprior.predictors.llm.predictor import LLMPredictor
 from advprior.predictors.llm.tuning.grpo import advantages, clipped_gain, divergence, mean_reward
@@ -77,10 +78,11 @@ def test_rewards_by_hand() -> None:
 
 def test_a_catalog_smaller_than_the_list_pays_for_it() -> None:
     log_probs = np.log(np.asarray([[0.4, 0.3, 0.2, 0.1]], np.float32))
-    truth = np.asarray([[0, 1, 0, 0]], np.float32)
+    truth = Targets.from_dense(np.asarray([[0, 1, 0, 0]], np.float32))
     assert mean_reward(log_probs, truth, 20) == pytest.approx(1.9 + 2 - 2)  # 16 missing: 1 + 1
     assert mean_reward(log_probs, truth, 4) == pytest.approx(0.3 + 2)
-    assert mean_reward(np.repeat(log_probs, 2, 0), np.repeat(truth, 2, 0) * [[1], [0]], 4) == pytest.approx(2.3)
+    beside_none = Targets.joined([truth, Targets.none(1, 4)])
+    assert mean_reward(np.repeat(log_probs, 2, 0), beside_none, 4) == pytest.approx(2.3)
 
 
 def test_advantages_are_standard_and_equal_rewards_teach_nothing() -> None:
