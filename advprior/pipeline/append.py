@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,11 @@ from advprior.store.runs import (
     new_run,
     publish_version,
     read_manifest,
+    require_unchanged,
     run_key,
 )
 from advprior.store.tables import read_parquet
-from advprior.store.times import micros
+from advprior.store.times import micros, moment_us
 
 _ARRAYS = (MATRIX_FILE, TOP_INDEX_FILE, TAIL_FILE, INTEREST_MATRIX_FILE)
 #: What the two must have in common: one matrix has one order of columns.
@@ -90,7 +92,7 @@ def append(priors: Path, repo: Path, *, name: str | None = None, keep: int | Non
     ------
     AdvpriorError
         ``PRI026`` when the two are of different catalogs or of another form, ``PRI010`` when the priors do not
-        validate, ``STO001`` when ``repo`` is no feature repository.
+        validate, ``RUN018`` when what is published was damaged, ``STO001`` when ``repo`` is no feature repository.
     """
     scored = read_manifest(priors, step="score", fix="advprior score RUN --tables TABLES --out PRIORS")
     require_repo(repo)
@@ -105,6 +107,7 @@ def append(priors: Path, repo: Path, *, name: str | None = None, keep: int | Non
     key = run_key(STEP, config, inputs, CODE_VERSION)
     if is_current(link, key):
         return None
+    require_unchanged(link, fix=f"serve the one before: advprior rank rollback --repo {repo} --view {view}")
     current = read_manifest(link)
     _require_same(current["facts"], scored["facts"], name, priors, link)
     published = micros(read_parquet(link / TABLE_FILE, columns=[SNAPSHOT])[SNAPSHOT])
@@ -129,6 +132,7 @@ def append(priors: Path, repo: Path, *, name: str | None = None, keep: int | Non
         _merge(link, stays, added, run.path, len(fresh))
         shutil.rmtree(added)
         run.facts.update(_facts(current["facts"], scored, float(stays.mean()), priors))
+        run.facts["appended"] = _still_published(run.facts["appended"], int(stay[0]))
         run.facts.update(predictor=name, rows=int(stays.sum()) + len(fresh), snapshots=len(stay))
     publish_version(staged, link)
     gone = len(np.setdiff1d(published, stay))
@@ -168,6 +172,16 @@ def _facts(current: dict[str, Any], scored: dict[str, Any], share: float, priors
         "online": current.get("online", True),
         "appended": [*history, part],
     }
+
+
+def _still_published(parts: list[dict[str, Any]], oldest_us: int) -> list[dict[str, Any]]:
+    """Of what was appended, the parts of which a snapshot is still there: a list without an end would grow daily."""
+    ends = [part["last_snapshot"] for part in parts]
+    return [
+        part
+        for part, end in zip(parts, ends, strict=True)
+        if end is None or moment_us(datetime.fromisoformat(end)) >= oldest_us
+    ]
 
 
 def _merge(old: Path, stays: Bool, added: Path, out: Path, fresh: int) -> None:

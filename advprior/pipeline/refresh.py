@@ -11,6 +11,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass, field
@@ -105,7 +106,9 @@ def refresh(project: Project, options: RefreshOptions, command: Command, say: Sa
         done.facts |= priors
         step("rank", "features", "--tables", tables, "--repo", str(REPO))
         apply_if_changed(REPO, Path(HIDDEN), say)
-        rows = materialize(REPO, options.moment(), load_time_plan(Path(tables)))
+        plan, newest = load_time_plan(Path(tables)), datetime.fromisoformat(priors["last_snapshot"])
+        done.notes += wait_until_due(newest + plan.lag, plan.lag, options, say)
+        rows = materialize(REPO, options.moment(), plan)
         say(f"refresh: {rows} views are online as of {options.moment():%Y-%m-%d %H:%M} UTC")
         done.notes += _lateness(Path(tables), priors, options.moment())
         if options.check:
@@ -117,6 +120,38 @@ def refresh(project: Project, options: RefreshOptions, command: Command, say: Sa
             say(f"refresh: {note}")
         say(f"refresh: done, {priors['snapshots']} snapshots published, the newest of {priors['last_snapshot'][:16]}")
         return done
+
+
+def wait_until_due(
+    due: datetime, lag: timedelta, options: RefreshOptions, say: Say, sleep: Callable[[float], None] = time.sleep
+) -> list[str]:
+    """Wait until the newest snapshot's rows are available, as the time plan's lag says; notes where that is not done.
+
+    Rows from the future are not put online: whoever ended before the lag was over served yesterday's until tomorrow.
+
+    Parameters
+    ----------
+    due : datetime
+        Of the newest snapshot and its lag.
+    lag : timedelta
+        As long as this, at most, is waited.
+    options : RefreshOptions
+        A refresh that counts as of another time waits for nothing.
+    say : callable
+    sleep : callable
+        Takes seconds.
+    """
+    left = due - options.moment()
+    if left <= timedelta(0):
+        return []
+    if options.now is not None or left > lag:
+        return [
+            f"the newest snapshot is available from {due:%Y-%m-%d %H:%M} UTC on, by the time plan's lag: its rows go "
+            "online with a refresh from then on"
+        ]
+    say(f"refresh: waits {duration(left.total_seconds())}: the newest snapshot is available at {due:%H:%M} UTC")
+    sleep(left.total_seconds())
+    return []
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from advprior.pipeline.score_carried import NETWORK_KEYS_FILE
 from advprior.pipeline.settings import Refresh
 from advprior.store.contract import CATALOG_FILE, SNAPSHOT, TABLE_FILE, prior_view
 from advprior.store.errors import AdvpriorError
-from advprior.store.runs import MANIFEST, manifest_digest, read_manifest
+from advprior.store.runs import MANIFEST, manifest_digest, read_manifest, require_unchanged
 from advprior.store.tables import load_time_plan, read_parquet
 
 
@@ -150,8 +150,19 @@ def _snapshots(of: Priors) -> list[datetime]:
 
 
 def _newest(of: Priors) -> datetime:
-    """The newest snapshot that is published."""
-    newest: datetime = read_parquet(of.published / TABLE_FILE, columns=[SNAPSHOT])[SNAPSHOT].max().to_pydatetime()
+    """The newest snapshot that is published.
+
+    Raises
+    ------
+    AdvpriorError
+        ``RUN018`` when the publication was damaged.
+    """
+    try:
+        times = read_parquet(of.published / TABLE_FILE, columns=[SNAPSHOT])[SNAPSHOT]
+    except AdvpriorError:  # of a damaged file the fix is another than of one that never was Parquet
+        require_unchanged(of.published, fix=f"advprior rank rollback --repo {of.repo} --view {of.published.name}")
+        raise
+    newest: datetime = times.max().to_pydatetime()
     return newest
 
 

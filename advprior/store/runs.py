@@ -127,6 +127,29 @@ def manifest_digest(folder: Path) -> str:
     return digest({"key": manifest.get("key"), "outputs": manifest.get("outputs")})
 
 
+def require_unchanged(folder: Path, *, fix: str | None = None) -> None:
+    """Hold a finished run folder's files to the digests in its manifest, before something is built on them.
+
+    Raises
+    ------
+    AdvpriorError
+        ``RUN018`` when a file is missing or its bytes are others, as on a failing disk.
+    """
+    folder = Path(folder)
+    for name, facts in read_manifest(folder)["outputs"].items():
+        path = folder / name
+        if path.is_file() and path.stat().st_size == facts["bytes"] and sha256_file(path) == facts["sha256"]:
+            continue
+        raise AdvpriorError(
+            "RUN018",
+            "a file is not what was written",
+            where=str(path),
+            actual=f"{path.stat().st_size:,} bytes with another digest" if path.is_file() else "no such file",
+            expected=f"{facts['bytes']:,} bytes, SHA-256 {facts['sha256'][:16]}…, as {MANIFEST} says",
+            fix=fix,
+        )
+
+
 @dataclass(frozen=True)
 class Origin:
     """What made a run folder.

@@ -118,3 +118,25 @@ def test_what_has_another_catalog_or_form_is_refused_and_the_old_one_stays(
             append(run, repo)
     assert (repo / "data/prior_popularity").resolve() == current
     assert not list((repo / "data").glob(".staged*"))
+
+
+@pytest.mark.parametrize("name", ["table.parquet", "log_probs.npy", "catalog.json"])
+def test_nothing_is_appended_to_what_was_damaged(name: str, repo: Path, scored: Scored) -> None:
+    """A failing disk changes bytes and no size: copied on, the damage would be served for ever."""
+    path = repo / "data/prior_popularity" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.write_bytes(content)
+    before = path.resolve()
+    with pytest.raises(AdvpriorError, match="RUN018") as caught:
+        append(scored["late"], repo)
+    assert name in str(caught.value)
+    assert "rank rollback" in str(caught.value.fix)
+    assert path.resolve() == before
+
+
+def test_what_is_said_of_the_parts_does_not_grow(repo: Path, scored: Scored) -> None:
+    """Of each model and run as long as one of its snapshots is published."""
+    assert append(scored["late"], repo, keep=2) is not None
+    parts = read_manifest(repo / "data/prior_popularity")["facts"]["appended"]
+    assert [part["from"] for part in parts] == ["late"]

@@ -22,6 +22,7 @@ import yaml
 from advprior.cli import main
 from advprior.pipeline import refresh_priors
 from advprior.pipeline.project import lay_out
+from advprior.pipeline.refresh import RefreshOptions, wait_until_due
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest
 from ranking.frame.build import build_frame
@@ -223,3 +224,21 @@ def test_an_export_that_fails_changes_nothing(project: Path, capsys: pytest.Capt
     pd.testing.assert_frame_equal(before, published(project))
     assert not (project / ".advprior/refresh.json").exists()
     assert AdvpriorError.exit_code == 2  # that of a busy refresh is its own
+
+
+def test_what_is_available_later_is_waited_for_or_said() -> None:
+    """A refresh that ends before the lag is over would leave yesterday's rows online until tomorrow."""
+    slept: list[float] = []
+    said: list[str] = []
+    lag, today = timedelta(hours=3), RefreshOptions()
+    due = today.moment() + timedelta(hours=1)
+    assert wait_until_due(due, lag, today, said.append, slept.append) == []
+    assert [round(seconds, -2) for seconds in slept] == [3600]
+    assert "waits" in said[0]
+    past = RefreshOptions(now=FIRST)
+    assert "from then on" in wait_until_due(FIRST + timedelta(hours=1), lag, past, said.append, slept.append)[0]
+    assert (
+        "from then on" in wait_until_due(due + 2 * lag, lag, today, said.append, slept.append)[0]
+    )  # data that end later
+    assert wait_until_due(FIRST, lag, past, said.append, slept.append) == []
+    assert (len(slept), len(said)) == (1, 1)
