@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from advprior.cli.device import device_option
 from advprior.cli.hints import next_step
 
 if TYPE_CHECKING:
@@ -52,10 +53,12 @@ def diff(old: Path, new: Path) -> None:
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--tables", required=True, type=click.Path(path_type=Path), help="Tables with the new advertisers.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Run folder to write.")
+@device_option
 @click.option("--force", is_flag=True, help="Extend again even when nothing changed.")
-def extend(run: Path, tables: Path, out: Path, force: bool) -> None:
+def extend(run: Path, tables: Path, out: Path, device: str | None, force: bool) -> None:
     """Give a fitted RUN the new advertisers of TABLES, from their names and texts, without retraining."""
     from advprior.store.contract import CATALOG_FILE
+    from advprior.store.device import computing_on, device_setting
     from advprior.store.errors import AdvpriorError
     from advprior.store.runs import is_current, manifest_digest, new_run, read_manifest, run_key
 
@@ -87,7 +90,10 @@ def extend(run: Path, tables: Path, out: Path, force: bool) -> None:
             fix=f"advprior finetune --predictor {kind} --tables {tables}, which is quick",
         )
 
-    with new_run(out, "finetune", config=config, inputs=inputs, key=key) as made:
+    with (
+        computing_on(device_setting(device, run, tables, out)),
+        new_run(out, "finetune", config=config, inputs=inputs, key=key) as made,
+    ):
         if kind == "llm":
             from advprior.predictors.llm.tuning.extend import extend_llm
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from advprior.cli.device import device_option
 from advprior.cli.hints import next_step
 from advprior.store.contract import CATALOG_TEXT, EASE, HYBRID, L3AE, LLM, NEIGHBOURS, POPULARITY, SASREC, ZERO_SHOT
 
@@ -28,6 +29,7 @@ PREDICTORS = (LLM, POPULARITY, NEIGHBOURS, EASE, L3AE, SASREC, HYBRID, CATALOG_T
     help="Advertisers whose events are kept from fitting: a share of them (0.2), or a file of ids, one a line.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Which share is withheld.")
+@device_option
 @click.option("--force", is_flag=True, help="Fit again even when nothing changed.")
 def finetune(
     tables: Path,
@@ -37,12 +39,14 @@ def finetune(
     changes: tuple[str, ...],
     withhold: str | None,
     seed: int,
+    device: str | None,
     force: bool,
 ) -> None:
     """Fit a predictor: the LLM, or a control that takes the same path.
 
-    Labels end at the time plan's finetune_end. An interrupted fit goes on after its last whole epoch. With --withhold,
-    some advertisers are known by name and text only, as new ones are: `advprior cold` tells how well they are ranked.
+    Labels end at the time plan's finetune_end. An interrupted fit goes on after its last whole epoch, on any device.
+    With --withhold, some advertisers are known by name and text only, as new ones are: `advprior cold` tells how well
+    they are ranked.
     """
     from advprior.history.withheld import choose_withheld
     from advprior.pipeline.fit import finetune as run
@@ -50,6 +54,7 @@ def finetune(
     from advprior.predictors.llm.cut_prompts import cut_lines
     from advprior.predictors.llm.fit_lines import decision_lines
     from advprior.predictors.quality import quality_lines
+    from advprior.store.device import computing_on, device_setting, process
     from advprior.store.project_files import SETTINGS_FILES, project_folder
     from advprior.store.runs import read_manifest
 
@@ -58,7 +63,11 @@ def finetune(
     if project is not None and (project / SETTINGS_FILES.get(predictor, "")).is_file():
         click.echo(f"settings: {project / SETTINGS_FILES[predictor]}")
     withheld = choose_withheld(tables, withhold, seed) if withhold is not None else ()
-    if not run(tables, out, predictor, settings, force=force, withheld=withheld):
+    with computing_on(device_setting(device, tables, out)):
+        fresh = run(tables, out, predictor, settings, force=force, withheld=withheld)
+    if process():  # of several that fit together one writes, and speaks
+        return
+    if not fresh:
         click.echo(f"finetune {predictor}: unchanged, reused {out}")
         return
     manifest = read_manifest(out)

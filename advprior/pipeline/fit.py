@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from advprior.history.withheld import without
@@ -12,6 +13,7 @@ from advprior.predictors.encoding.settings import ENCODING_VERSION
 from advprior.predictors.labels import LabelSpan
 from advprior.predictors.registry import predictor_class
 from advprior.store.contract import EVENTS, SASREC, USERS
+from advprior.store.device import process
 from advprior.store.errors import AdvpriorError
 from advprior.store.project_files import SETTINGS_FILES, read_yaml
 from advprior.store.runs import (
@@ -142,6 +144,10 @@ def finetune(
         return False
 
     data, plan = _fit_data(tables, withheld), load_time_plan(tables)
+    if process():  # one of several that fit together: the first one writes
+        with TemporaryDirectory() as folder:
+            predictor_class(kind).fit(data, settings, Path(folder))
+        return True
     stopwatch = Stopwatch()
     with new_run(out, STEP, config=config, inputs=inputs, key=key, resume=True) as run:
         facts = predictor_class(kind).fit(data, settings, run.path)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from advprior.pipeline.presets import FEW, FULL, STALE_WEEKS
 from advprior.store.contract import LLM, PLACEBO, PREDICTORS
+from advprior.store.device import AUTO, PATTERN
 from advprior.store.errors import AdvpriorError
 from advprior.store.project_files import DECIDE_ON, PROJECT_FILE
 
@@ -194,6 +195,7 @@ class ProjectConfig(_Strict):
     decide_on: str | None = None
     price: Price | None = None
     budget: Budget = Budget()
+    device: str = Field(default=AUTO, pattern=PATTERN)
     origins: int = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0)
 

@@ -16,6 +16,7 @@ from scipy import sparse
 
 from advprior.store.arrays import Int
 from advprior.store.contract import AD_ID, TimePlan
+from advprior.store.device import device_name
 from advprior.store.errors import AdvpriorError
 from advprior.store.existence import ads_exist_from, users_exist_from
 from advprior.store.progress import Progress
@@ -68,16 +69,18 @@ def fit_towers(
     Raises
     ------
     AdvpriorError
-        ``CFG012`` without torch, ``RNK031`` without engagements in train or validation.
+        ``CFG012`` without torch, ``PRI031`` without the device that was asked for, ``RNK031`` without engagements in
+        train or validation.
     """
     torch = _torch()
+    device = device_name(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     examples = _Examples.of(users, ads, events, impressions, plan)
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            best, arrays, curve = _Fit(examples, config).run()
+            best, arrays, curve = _Fit(examples, config, device).run()
     finally:
         torch.set_num_threads(threads)
     facts = {
@@ -87,6 +90,7 @@ def fit_towers(
         "users": len(users),
         "valid_loss": round(best, 4),
         "curve": curve,
+        "device": device,
     }
     return Towers(examples.vocabulary, arrays, facts)
 
@@ -173,13 +177,14 @@ class _Examples:
 class _Fit:
     """One fit in progress: module, optimizer, and the draws of batches and pools."""
 
-    def __init__(self, examples: _Examples, config: TowerConfig) -> None:
+    def __init__(self, examples: _Examples, config: TowerConfig, device: str) -> None:
         import torch
 
-        self.examples, self.config, self.torch = examples, config, torch
-        self.model = _module(examples.vocabulary, config)
+        self.examples, self.config, self.torch, self.device = examples, config, torch, device
+        # made on the CPU: the same start on every device
+        self.model = _module(examples.vocabulary, config).to(device)
         tokens = np.where(examples.ad_tokens >= 0, examples.ad_tokens, self.model.unknown)
-        self.ad_tokens = torch.as_tensor(tokens)
+        self.ad_tokens = self.tensor(tokens)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
@@ -224,21 +229,25 @@ class _Fit:
 
     def loss(self, engaged: Int, *, sampled: bool) -> Any:
         """Softmax cross-entropy of each engaged ad among those live at its request, nats."""
-        torch, examples = self.torch, self.examples
+        examples = self.examples
         ads = len(self.ad_tokens)
         pool = np.arange(ads)
         if sampled and ads > self.config.pool:
             pool = np.union1d(self.rng.choice(ads, self.config.pool, replace=False), engaged[:, 1])
         bag = examples.tokens[examples.row[engaged[:, 0]]]
         user = self.model.user(
-            torch.as_tensor(bag.indices.astype(np.int64)),
-            torch.as_tensor(bag.indptr[:-1].astype(np.int64)),
-            torch.as_tensor(bag.data),
+            self.tensor(bag.indices.astype(np.int64)),
+            self.tensor(bag.indptr[:-1].astype(np.int64)),
+            self.tensor(bag.data),
         )
-        vector, bias = self.model.ad(self.ad_tokens[pool])
+        vector, bias = self.model.ad(self.ad_tokens[self.tensor(pool)])
         absent = ~examples.live[examples.snapshot[engaged[:, 0]]][:, pool]
-        scores = (user @ vector.T + bias).masked_fill(torch.as_tensor(absent), float("-inf"))
-        return torch.nn.functional.cross_entropy(scores, torch.as_tensor(np.searchsorted(pool, engaged[:, 1])))
+        scores = (user @ vector.T + bias).masked_fill(self.tensor(absent), float("-inf"))
+        return self.torch.nn.functional.cross_entropy(scores, self.tensor(np.searchsorted(pool, engaged[:, 1])))
+
+    def tensor(self, array: Any) -> Any:
+        """An array where the towers are."""
+        return self.torch.as_tensor(array, device=self.device)
 
 
 def _token_rows(pasts: Pasts, made: Requests, used: Int, plan: TimePlan) -> tuple[Any, Int]:
@@ -287,7 +296,7 @@ def _module(vocabulary: Vocabulary, config: TowerConfig) -> Any:
 
         def arrays(self) -> dict[str, NDArray[np.float32]]:
             def plain(tensor: Any) -> NDArray[np.float32]:
-                return np.array(tensor.detach().numpy(), dtype=np.float32)
+                return np.array(tensor.detach().cpu().numpy(), dtype=np.float32)
 
             return {
                 "user_in": plain(self.user_in.weight),

@@ -49,8 +49,15 @@ top_option = click.option(
 )
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True, help="Threads of torch.")
 @click.option("--seed", default=0, show_default=True, help="Of the start and the order of training.")
+@click.option(
+    "--device",
+    metavar="auto|cpu|cuda|cuda:N",
+    help="Where they are fitted. Default: `device` of the project, else auto: CUDA where torch has it, else the CPU.",
+)
 @force_option
-def towers(tables: Path, out: Path, size: int, epochs: int, threads: int, seed: int, force: bool) -> None:
+def towers(
+    tables: Path, out: Path, size: int, epochs: int, threads: int, seed: int, device: str | None, force: bool
+) -> None:
     """Fit a two-tower model of users and ads, saved as plain arrays.
 
     Learns from engagements before the ranker's validation. Needs torch (extra [train]); what serves it does not.
@@ -63,10 +70,14 @@ def towers(tables: Path, out: Path, size: int, epochs: int, threads: int, seed: 
     if not force and is_current(out, key):
         click.echo(f"rank towers: unchanged, reused {out}")
         return
+    from advprior.store.device import computing_on, device_setting
     from advprior.store.tables import load_tables, load_time_plan
     from ranking.candidates.training import TowerConfig, fit_towers
 
-    with new_run(out, "rank towers", config=config, inputs=inputs, key=key) as run:
+    with (
+        computing_on(device_setting(device, tables, out)),
+        new_run(out, "rank towers", config=config, inputs=inputs, key=key) as run,
+    ):
         loaded = load_tables(tables, "users", "ads", "events", "impressions")
         fitted = fit_towers(
             loaded["users"],

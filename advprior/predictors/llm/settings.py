@@ -5,12 +5,14 @@ from __future__ import annotations
 from itertools import product
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from advprior.predictors.llm.prompt_details import Detail
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+#: YAML reads a bare ``no`` as false
+Precision = Annotated[Literal["auto", "no", "bf16"], BeforeValidator(lambda value: "no" if value is False else value)]
 
 
 class _Strict(BaseModel):
@@ -106,7 +108,8 @@ class RankingSettings(_Strict):
 class TrainingSettings(_Strict):
     """How the network and its heads are tuned.
 
-    ``max_minutes`` bounds all of the fit: forwards of frozen layers, every stage, fitting again.
+    ``max_minutes`` bounds all of the fit: forwards of frozen layers, every stage, fitting again. ``mixed_precision``:
+    forwards that are learnt from in ``bf16`` or not (``no``); ``auto`` is bf16 on a card that has it.
     """
 
     epochs: int = Field(default=4, ge=1)
@@ -120,6 +123,7 @@ class TrainingSettings(_Strict):
     rank: int = Field(default=64, ge=1)
     recency_half_life_days: float | None = Field(default=None, gt=0)
     valid_days: float = Field(default=21.0, gt=0)
+    mixed_precision: Precision = "auto"
     max_minutes: float | None = Field(default=None, gt=0)
     seed: int = 0
 

@@ -24,9 +24,10 @@ _POSITIONS = ("wpe", "embed_positions")  # learned, added to the token's embeddi
 class NoPositions(nn.Module):
     """Stands in for a learned position table where the states already carry positions: adds nothing."""
 
-    def forward(self, *_: Any, **__: Any) -> torch.Tensor:
-        """Zero [1]."""
-        return torch.zeros(1)
+    def forward(self, *inputs: Any, **named: Any) -> torch.Tensor:
+        """Zero [1], where its input lies."""
+        tensors = (value for value in (*inputs, *named.values()) if isinstance(value, torch.Tensor))
+        return torch.zeros(1, device=next((tensor.device for tensor in tensors), None))
 
 
 def decoder_of(model: Any) -> Any:

@@ -12,6 +12,7 @@ import torch
 from advprior.predictors.deadline import Deadline
 from advprior.predictors.tokens import plain_encoder
 from advprior.predictors.tuning.base import load_base
+from advprior.predictors.tuning.compute import fit_device, lent, to_device, tokens_at_once
 from advprior.predictors.tuning.random_weights import forget
 from advprior.predictors.tuning.reading import Reading, Row, RowOf, decoder_rows
 from advprior.runtime.batching import length_batches, pad_windows
@@ -123,14 +124,17 @@ def pooled_states(encoder: TextEncoder, rows: Sequence[Row], deadline: Deadline 
     place = {ids: i for i, ids in enumerate(distinct)}
     every, end = list(distinct.values()), deadline or Deadline()
     vectors: dict[int, Float] = {}
-    with torch.inference_mode(), Progress(len(every), "encode texts", "text") as progress:
-        for batch in length_batches([len(ids) for ids, _ in every], BATCH_TOKENS):
+    device = fit_device()
+    budget, total = tokens_at_once(BATCH_TOKENS, device), len(every)
+    # moved outside: what inference mode makes is of no use to a fit
+    with lent(encoder.model, device), torch.inference_mode(), Progress(total, "encode texts", "text") as progress:
+        for batch in length_batches([len(ids) for ids, _ in every], budget):
             padded, mask, _ = pad_windows([(every[i][0], every[i][0][:0]) for i in batch])
             weights = np.zeros((len(batch), len(every[0][1]), padded.shape[1]), np.float32)
             for row, i in enumerate(batch):
                 weights[row, :, : len(every[i][0])] = every[i][1]
-            states = encoder.states(torch.from_numpy(padded), torch.from_numpy(mask))
-            pooled = encoder.after(_pooled(states, torch.from_numpy(weights))).numpy()
+            states = encoder.states(to_device(padded, device), to_device(mask, device))
+            pooled = encoder.after(_pooled(states, to_device(weights, device))).cpu().numpy()
             for row, i in enumerate(batch):
                 vectors[i] = pooled[row]
             progress.update(len(batch))

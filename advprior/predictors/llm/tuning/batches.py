@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from advprior.predictors.llm.tuning.heads import NameHead
 from advprior.predictors.llm.tuning.model import AdvertiserModel
 from advprior.predictors.llm.tuning.points import WindowPoints
 from advprior.predictors.starts import Nothing, Start
+from advprior.predictors.tuning.compute import Compute, cache_place, to_device, tokens_at_once
 from advprior.runtime.batching import length_batches, padded
 from advprior.store.arrays import Bool, Float, Int
 from advprior.store.progress import Progress
@@ -34,6 +36,7 @@ class Answer:
     interests, interest_truth : float32 [P, C]
         C = 0 without a second head.
     weight : float32 [P]
+        All of them on the network's device.
     """
 
     log_probs: torch.Tensor
@@ -41,6 +44,10 @@ class Answer:
     interests: torch.Tensor
     interest_truth: torch.Tensor
     weight: torch.Tensor
+
+    def on_cpu(self) -> Answer:
+        """The same, out of a card's memory."""
+        return Answer(*(getattr(self, field.name).cpu() for field in fields(self)))
 
 
 class TrainingBatches:
@@ -64,6 +71,8 @@ class TrainingBatches:
         Points as the batches take them.
     starts : dict of Which to Start
         What the logits start from, by the kind of point: zero until it is set.
+    compute : Compute
+        Forwards that are learnt from take its precision, and validation is shared among its processes.
     """
 
     def __init__(
@@ -79,6 +88,8 @@ class TrainingBatches:
         self._points = points
         size = int(model.config.catalog_size)
         self.starts: dict[Which, Start] = {"train": Nothing(size), "valid": Nothing(size), "no_history": Nothing(size)}
+        self._device = head.free.device
+        self.compute = Compute(self._device)
         self._batches = [part.tolist() for part in length_batches([len(p.window.ids) for p in points], budget)]
         self.order = [i for batch in self._batches for i in batch]
         # without frozen layers the lower part is a table: nothing to keep
@@ -98,14 +109,17 @@ class TrainingBatches:
 
         def taken(what: str) -> torch.Tensor:
             values = joined([getattr(p, what) for p in part], chosen)
-            return torch.from_numpy(values.dense() if isinstance(values, Targets) else values)
+            return to_device(values.dense() if isinstance(values, Targets) else values, self._device)
 
-        picked = self._states_at(indices, [p.positions[m] for p, m in zip(part, chosen, strict=True)])
+        # validation is of the float32 network that is exported, whatever it is learnt at
+        with self.compute.autocast() if which == "train" else nullcontext():
+            picked = self._states_at(indices, [p.positions[m] for p, m in zip(part, chosen, strict=True)])
+        picked = picked.float()
         interest_truth = taken("interests")
-        interests = (
-            self.interest_head(picked, torch.zeros(())) if self.interest_head is not None else interest_truth[:, :0]
-        )
-        offset = torch.from_numpy(self._start(part, chosen, which))
+        interests = interest_truth[:, :0]
+        if self.interest_head is not None:
+            interests = self.interest_head(picked, picked.new_zeros(()))
+        offset = to_device(self._start(part, chosen, which), self._device)
         return Answer(self.head(picked, offset), taken("truth"), interests, interest_truth, taken("weight"))
 
     def _start(self, part: list[WindowPoints], chosen: list[Bool], which: Which) -> Float:
@@ -121,20 +135,25 @@ class TrainingBatches:
         row = np.repeat(np.arange(len(ids)), [len(at) for at in positions])
         rows, index = np.unique(row * input_ids.shape[1] + np.concatenate(positions), return_inverse=True)
         lower = self._states.batch(indices, ids)
-        states = self.model.states_at(lower, torch.from_numpy(input_ids), torch.from_numpy(rows))
-        return states[torch.from_numpy(index)]
+        states = self.model.states_at(
+            lower, to_device(input_ids, self._device), to_device(rows.astype(np.int64), self._device)
+        )
+        return states.index_select(0, to_device(index.astype(np.int64), self._device))
 
     def validate(self, which: Which = "valid") -> tuple[Float, Float]:
         """Log-probs [V, N] and [V, C] of all validation points, in the order of `valid`."""
         was = self.model.training
         self.model.eval()
+        compute, parts = self.compute, []
         with torch.no_grad():
-            answers = [a for b in range(len(self)) if (a := self.answer(b, which)) is not None]
+            for batch in range(compute.process, len(self), compute.processes):
+                answer = self.answer(batch, which)
+                outputs = () if answer is None else (answer.log_probs.cpu().numpy(), answer.interests.cpu().numpy())
+                parts.append(outputs)
         self.model.train(was)
-        return (
-            np.concatenate([a.log_probs.numpy() for a in answers]),
-            np.concatenate([a.interests.numpy() for a in answers]),
-        )
+        answers = [outputs for outputs in compute.gathered(parts) if outputs]
+        log_probs, interests = (np.concatenate(column) for column in zip(*answers, strict=True))
+        return log_probs, interests
 
     def valid(self, what: str, which: Which = "valid") -> Any:
         """Validation points' truth or interests (targets), or another of their columns, in the order of `validate`."""
@@ -168,27 +187,33 @@ class _LowerStates:
 
     def __init__(self, model: AdvertiserModel, windows: list[Int], deadline: Deadline, *, keep: bool) -> None:
         self._model = model
+        self._device = model.adapter.weight.device
         size = sum(map(len, windows)) * int(model.config.decoder().hidden_size) * 4
-        self._states: dict[int, torch.Tensor] | None = {} if keep and size <= CACHE_LIMIT_BYTES else None
-        if self._states is None:
+        place = cache_place(size, self._device, CACHE_LIMIT_BYTES) if keep else None
+        self._states: dict[int, torch.Tensor] | None = None
+        if place is None:
             return
-        parts = length_batches([len(ids) for ids in windows], LOWER_TOKENS)
+        self._states = {}
+        parts = length_batches([len(ids) for ids in windows], tokens_at_once(LOWER_TOKENS, self._device))
         with Progress(len(parts), "frozen layers", "batch") as progress:
             for part in parts:
                 states = self._compute([windows[i] for i in part])
                 for row, i in enumerate(part.tolist()):
-                    self._states[i] = states[row, : len(windows[i])].clone()
+                    own = states[row, : len(windows[i])]
+                    # a view would keep the whole batch
+                    self._states[i] = own.clone() if place == self._device else own.cpu().pin_memory()
                 progress.update()
                 deadline.require(progress, "forwards of frozen layers")
 
     def _compute(self, windows: list[Int]) -> torch.Tensor:
         self._model.lower.eval()  # frozen: no dropout, whatever the upper part does
         with torch.no_grad():
-            return self._model.lower_states(torch.from_numpy(padded(windows)), None)
+            return self._model.lower_states(to_device(padded(windows), self._device), None)
 
     def batch(self, indices: list[int], windows: list[Int]) -> torch.Tensor:
         """Padded states [B, T, H] of windows, or of the starts of windows that are given."""
         if self._states is None:
             return self._compute(windows)
-        states = [self._states[i][: len(ids)] for i, ids in zip(indices, windows, strict=True)]
+        parts = [self._states[i][: len(ids)] for i, ids in zip(indices, windows, strict=True)]
+        states = [part.to(self._device, non_blocking=True) for part in parts]
         return nn.utils.rnn.pad_sequence(states, batch_first=True)

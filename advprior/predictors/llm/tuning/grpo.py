@@ -35,7 +35,8 @@ from advprior.predictors.llm.tuning.lists import (
     match_reward,
     sample_lists,
 )
-from advprior.predictors.llm.tuning.loop import Course, Stage, Update, copy_of, restore, run_stage
+from advprior.predictors.llm.tuning.loop import Course, Measured, Stage, Update, copy_of, restore, run_stage
+from advprior.predictors.tuning.compute import to_device
 from advprior.store.arrays import Float
 from advprior.store.progress import tracked
 
@@ -118,11 +119,11 @@ class RankingOptions:
 
 def policy_step(
     batches: TrainingBatches, options: RankingOptions, kl: float, reference: list[Answer | None]
-) -> Callable[[int, Update], tuple[float, float]]:
+) -> Callable[[int, Update], Measured]:
     """The step of a `Stage`: draw, reward, and move the policy a few times; gives the sum of rewards and its weight."""
     settings, interest_weight = options.settings, options.interest_weight
 
-    def step(batch: int, update: Update) -> tuple[float, float]:
+    def step(batch: int, update: Update) -> Measured:
         with torch.no_grad():
             before = batches.answer(batch, "train")
         if before is None:
@@ -145,7 +146,7 @@ def policy_step(
         for _ in range(settings.inner_steps):
             now = batches.answer(batch, "train")
             assert now is not None
-            loss = torch.zeros(())
+            loss = now.log_probs.new_zeros(())
             for output, lists, old, advantage, weight in drawn:
                 log_probs = getattr(now, output)
                 loss -= (
@@ -153,8 +154,9 @@ def policy_step(
                     * (share * clipped_gain(list_log_prob(log_probs, lists), old, advantage, settings.clip)).sum()
                 )
                 if kl and base is not None:
-                    loss += weight * kl * (share * divergence(log_probs, getattr(base, output))).sum()
-            update(loss)
+                    reference_probs = to_device(getattr(base, output), log_probs.device)
+                    loss += weight * kl * (share * divergence(log_probs, reference_probs)).sum()
+            update(loss * before.weight.sum(), before.weight.sum())
         return reward_sum, float(before.weight.sum())
 
     return step
@@ -189,7 +191,7 @@ def ranking_stage(
     if any(kl for _, kl in trials):
         with torch.no_grad():
             every = tracked(range(len(batches)), "answers before the ranking stage", "batch")
-            reference = [batches.answer(b, "train") for b in every]
+            reference = [answer.on_cpu() if (answer := batches.answer(b, "train")) else None for b in every]
     start = copy_of(tuned)
     best, weights, courses, rows = -1, start, [], []
     for i, ((lr, kl), checkpoint) in enumerate(zip(trials, checkpoints, strict=True)):
@@ -199,6 +201,8 @@ def ranking_stage(
             name="ranking stage" + (f", lr {lr:g}, kl {kl:g}" if len(trials) > 1 else ""),
             measure="train_reward",
             step=policy_step(batches, options, kl, reference),
+            batches=len(batches),
+            updates=options.settings.inner_steps,
             validate=lambda: judge(batches, truth, interest_truth),
             score=lambda row: _score(row, before),
             epochs=options.settings.epochs,
@@ -208,7 +212,7 @@ def ranking_stage(
         )
         groups = [{"params": list(tuned.values()), "lr": lr, "weight_decay": options.weight_decay}]
         optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98))
-        course = run_stage(stage, optimizer, tuned, len(batches), options.seed, checkpoint)
+        course = run_stage(stage, optimizer, tuned, options.seed, checkpoint, batches.compute)
         chosen = course.best_epoch or 1 + int(np.argmax([row["valid_reward"] for row in course.curve]))
         courses.append(course)
         rows.append({"lr": lr, "kl": kl, "kept": False, **course.curve[chosen - 1]})

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import torch
 
+from advprior.predictors.tuning.compute import uniform
+
 ADVERTISERS, INTERESTS = 20, 5  # how many the paper asks for
 _NOTHING = -1e30  # log of nothing, with finite arithmetic
 
@@ -28,7 +30,7 @@ def sample_lists(log_probs: torch.Tensor, group: int, length: int) -> torch.Tens
     int64 Tensor [P, G, K]
     """
     size = log_probs.shape[-1]
-    noise = torch.rand(log_probs.shape[0], group, size).clamp(min=1e-20, max=1 - 1e-7)
+    noise = uniform(log_probs.shape[0], group, size, device=log_probs.device).clamp(min=1e-20, max=1 - 1e-7)
     gumbel = -torch.log(-torch.log(noise))
     return (log_probs.unsqueeze(1) + gumbel).topk(min(length, size), dim=-1).indices
 
@@ -56,7 +58,7 @@ def match_reward(lists: torch.Tensor, truth: torch.Tensor, length: int) -> torch
     """
     share = truth / truth.sum(-1, keepdim=True).clamp(min=1.0)
     credit = torch.gather(share.unsqueeze(1).expand(-1, lists.shape[1], -1), 2, lists)
-    rank = torch.arange(lists.shape[-1])
+    rank = torch.arange(lists.shape[-1], device=lists.device)
     worth = 0.1 * (length - rank) + 2.0 * (rank <= 4)
     return (credit * worth).sum(-1)
 

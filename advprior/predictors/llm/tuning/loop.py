@@ -16,10 +16,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from advprior.predictors.tuning.compute import Compute
 from advprior.predictors.tuning.schedule import learning_rate
 from advprior.store.progress import Progress
 
-Update = Callable[[torch.Tensor], None]
+#: ``update(sum over points of the loss, their weight)`` makes one step of the optimizer
+Update = Callable[[torch.Tensor, torch.Tensor], None]
+Measured = tuple[float | torch.Tensor, float | torch.Tensor]
 
 
 @dataclass
@@ -33,13 +36,17 @@ class Stage:
     measure : str
         What a step returns, as named in the curve: ``train_nll``, ``train_reward``.
     step : callable
-        ``step(batch, update) -> (sum over points, weight of points)``; calls ``update(loss)`` as often as it likes.
+        ``step(batch, update) -> (sum over points, weight of points)``; calls ``update`` ``updates`` times, or never.
     validate : callable
         A row of figures on the validation points.
     score : callable
         Figure of such a row by which the best epoch is chosen: the least.
+    batches : int
+        Number of batches in an epoch.
     epochs, patience : int
         ``patience`` epochs without a better score end the stage.
+    updates : int
+        Of a step that has points.
     limit_s : float, optional
         Seconds that its epochs may take; one that would take longer ends there, and validation decides as ever.
     planned : int, optional
@@ -50,11 +57,13 @@ class Stage:
 
     name: str
     measure: str
-    step: Callable[[int, Update], tuple[float, float]]
+    step: Callable[[int, Update], Measured]
     validate: Callable[[], dict[str, float]]
     score: Callable[[dict[str, Any]], float]
+    batches: int
     epochs: int
     patience: int
+    updates: int = 1
     limit_s: float | None = None
     planned: int | None = None
     to_beat: float = float("inf")
@@ -83,9 +92,9 @@ def run_stage(
     stage: Stage,
     optimizer: torch.optim.Optimizer,
     tuned: dict[str, nn.Parameter],
-    batches: int,
     seed: int,
     checkpoint: Path,
+    compute: Compute,
 ) -> Course:
     """Run a stage, or go on with it after the last whole epoch in ``checkpoint``; leaves the best weights in ``tuned``.
 
@@ -95,43 +104,52 @@ def run_stage(
     optimizer : Optimizer
         Over ``tuned``; its learning rates are the peaks of the schedule.
     tuned : dict of parameters
-    batches : int
-        Number of batches in an epoch.
     seed : int
     checkpoint : Path
-        File that is written after each epoch and stays when the stage is over: the caller removes it.
+        File that is written after each epoch and stays when the stage is over: the caller removes it. It may come from
+        another device.
+    compute : Compute
+        Of several processes each takes its share of the batches, and a step is of one batch of each: the gradients of
+        as many batches at once, as if they were one.
     """
     state = _State(Course(), stage.to_beat, copy_of(tuned), np.random.default_rng(seed))
     torch.manual_seed(seed)
-    schedule = _Schedule(optimizer, (stage.planned or stage.epochs) * batches)
-    if checkpoint.is_file():
-        state.resume(checkpoint, tuned, optimizer)
+    rounds = -(-stage.batches // compute.processes)
+    schedule = _Schedule(optimizer, (stage.planned or stage.epochs) * rounds, compute)
+    saved = compute.from_main(read_checkpoint(checkpoint) if compute.main else None)
+    if saved is not None:
+        state.resume(saved, tuned, optimizer)
     course = state.course
-    first, total = len(course.curve), stage.epochs * batches
+    first = len(course.curve)
     started = time.monotonic() - sum(row["seconds"] for row in course.curve)
 
     def late() -> bool:
-        return stage.limit_s is not None and time.monotonic() - started > stage.limit_s
+        return stage.limit_s is not None and compute.any(time.monotonic() - started > stage.limit_s)
 
-    with Progress(total, stage.name, "batch", initial=first * batches) as progress:
+    with Progress(stage.epochs * rounds, stage.name, "batch", initial=first * rounds) as progress:
         for epoch in range(first, stage.epochs):
             if epoch and (late() or epoch - course.best_epoch >= stage.patience):
                 break
-            clock, measured, weight_sum = time.monotonic(), 0.0, 0.0
-            for step, batch in enumerate(state.rng.permutation(batches)):
+            clock, sums = time.monotonic(), torch.zeros(2, dtype=torch.float64, device=compute.device)
+            order = state.rng.permutation(stage.batches)
+            for step in range(rounds):
                 if step and late():
                     break
-                schedule.set(epoch * batches + step + 1)
-                value, weight = stage.step(int(batch), schedule.update)
+                schedule.start(epoch * rounds + step + 1)
+                own = order[step * compute.processes + compute.process :][:1]
+                for batch in own:  # none, where the last round has fewer batches than processes
+                    for i, figure in enumerate(stage.step(int(batch), schedule.update)):
+                        sums[i] += figure
+                schedule.end(stage.updates)
                 progress.update()
-                measured += value
-                weight_sum += weight
-            row: dict[str, Any] = {"epoch": epoch + 1, stage.measure: measured / max(weight_sum, 1e-9)}
+            measured, weight = compute.total(sums).tolist()
+            row: dict[str, Any] = {"epoch": epoch + 1, stage.measure: measured / max(weight, 1e-9)}
             row |= stage.validate()
             row["seconds"] = round(time.monotonic() - clock, 1)
             progress.note(**{k: v for k, v in row.items() if k in (stage.measure, "valid_nll")})
             state.take(row, stage.score(row), tuned)
-            state.save(checkpoint, tuned, optimizer)
+            if compute.main:
+                state.save(checkpoint, tuned, optimizer)
         course.late = late()
     restore(tuned, state.best)
     return course
@@ -146,25 +164,51 @@ class _Schedule:
         Its learning rates are the peaks.
     steps : int
         Over which they fall.
+    compute : Compute
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, steps: int) -> None:
-        self._optimizer, self._steps = optimizer, steps
+    def __init__(self, optimizer: torch.optim.Optimizer, steps: int, compute: Compute) -> None:
+        self._optimizer, self._steps, self._compute = optimizer, steps, compute
+        self._made = 0
         self._peaks = [float(group["lr"]) for group in optimizer.param_groups]
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
-    def set(self, step: int) -> None:
+    def start(self, step: int) -> None:
         """Set the rates for a step, from 1 on."""
+        self._made = 0
         share = learning_rate(step / self._steps)
         for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * share
 
-    def update(self, loss: torch.Tensor) -> None:
-        """Make a step."""
+    def update(self, loss: torch.Tensor | None, weight: torch.Tensor) -> None:
+        """Make a step by the mean loss of all processes' points; without a loss it is theirs alone."""
+        self._made += 1
+        total = self._compute.total(weight)
         self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        if loss is not None:
+            (loss / total).backward()  # type: ignore[no-untyped-call]
+        if self._compute.processes > 1 and not self._share(total):
+            return
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
         self._optimizer.step()
+
+    def end(self, updates: int) -> None:
+        """Take part in the updates of other processes, where this one's batch had no points or there was none left."""
+        while self._compute.processes > 1 and self._made < updates:
+            self.update(None, torch.zeros((), device=self._compute.device))
+
+    def _share(self, total: torch.Tensor) -> bool:
+        """Sum the gradients over processes; False where no process has points."""
+        if not float(total):
+            return False
+        for parameter in self._parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        flat = self._compute.total(torch.cat([p.grad.flatten() for p in self._parameters if p.grad is not None]))
+        sizes = [parameter.numel() for parameter in self._parameters]
+        for parameter, part in zip(self._parameters, torch.split(flat, sizes), strict=True):
+            parameter.grad = part.view_as(parameter)
+        return True
 
 
 @dataclass
@@ -199,7 +243,7 @@ class _State:
             checkpoint,
             {
                 "state": copy_of(tuned),
-                "optimizer": optimizer.state_dict(),
+                "optimizer": on_cpu(optimizer.state_dict()),
                 "curve": [{name: _plain(value) for name, value in row.items()} for row in self.course.curve],
                 "best": float(self.score),
                 "best_epoch": self.course.best_epoch,
@@ -209,9 +253,8 @@ class _State:
             },
         )
 
-    def resume(self, checkpoint: Path, tuned: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+    def resume(self, saved: dict[str, Any], tuned: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
         """Go on from what `save` wrote."""
-        saved = torch.load(checkpoint, weights_only=True)
         restore(tuned, saved["state"])
         optimizer.load_state_dict(saved["optimizer"])
         self.course, self.score, self.best = Course(saved["curve"], saved["best_epoch"]), saved["best"], saved["kept"]
@@ -225,8 +268,17 @@ def _plain(value: Any) -> Any:
 
 
 def copy_of(tuned: dict[str, nn.Parameter]) -> dict[str, torch.Tensor]:
-    """Values as they are now."""
-    return {name: parameter.detach().clone() for name, parameter in tuned.items()}
+    """Values as they are now, on the CPU."""
+    return {name: parameter.detach().to("cpu", copy=True) for name, parameter in tuned.items()}
+
+
+def on_cpu(value: Any) -> Any:
+    """The same with every tensor within on the CPU."""
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
+    if isinstance(value, dict):
+        return {name: on_cpu(part) for name, part in value.items()}
+    return [on_cpu(part) for part in value] if isinstance(value, list) else value
 
 
 def restore(tuned: dict[str, nn.Parameter], state: dict[str, torch.Tensor]) -> None:
@@ -234,6 +286,14 @@ def restore(tuned: dict[str, nn.Parameter], state: dict[str, torch.Tensor]) -> N
     with torch.no_grad():
         for name, parameter in tuned.items():
             parameter.copy_(state[name])
+
+
+def read_checkpoint(path: Path) -> dict[str, Any] | None:
+    """What `save_checkpoint` wrote, on the CPU, whichever device it comes from; None where nothing was written."""
+    if not path.is_file():
+        return None
+    content: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    return content
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:

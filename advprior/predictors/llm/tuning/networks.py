@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from advprior.predictors.llm.tuning.modes import frozen_layers
 from advprior.predictors.llm.tuning.points import WindowPoints
 from advprior.predictors.tokens import Encode, readable
 from advprior.predictors.tuning.base import Base
+from advprior.predictors.tuning.compute import Compute, placed
 from advprior.predictors.tuning.encode import mean_states
 
 
@@ -33,16 +34,25 @@ class Networks:
         Over the advertisers.
     interest_head : NameHead, optional
         Over product categories.
+    compute : Compute
+        Where it is fitted; made on the CPU.
     """
 
     model: AdvertiserModel
     head: NameHead
     interest_head: NameHead | None = None
+    compute: Compute = field(default_factory=Compute.of)
 
     @property
     def heads(self) -> list[NameHead]:
         """One or two."""
         return [self.head] if self.interest_head is None else [self.head, self.interest_head]
+
+    def to(self, device: torch.device) -> None:
+        """Move all of it, in place."""
+        placed(self.model, device)
+        for head in self.heads:
+            placed(head, device)
 
     def tuned(self) -> dict[str, nn.Parameter]:
         """Parameters that are tuned, by name."""
@@ -79,7 +89,7 @@ def build_networks(
         advertiser_embeddings=embeddings,
         interests=len(data.interests.catalog) if data.interests is not None else 0,
     )
-    return Networks(model, head, interest_head)
+    return Networks(model, head, interest_head, Compute.of(settings.training.mixed_precision))
 
 
 def _start_at_popularity(head: NameHead, points: list[WindowPoints]) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from advprior.predictors.base import FitData
 from advprior.predictors.llm.prompts import PromptEncoder
 from advprior.predictors.llm.saved_prompt import NO_HISTORY, OFFSET_ALONE, PROMPT_FILE, TOKENIZER_FILE
@@ -41,6 +43,7 @@ class RunParts:
 
 def save_run(out: Path, networks: Networks, start: Offset, parts: RunParts) -> None:
     """Write everything that scoring needs; folds adapters and heads into the network, which is of no use after it."""
+    networks.to(torch.device("cpu"))
     model = networks.model
     merge(model, parts.settings)
     networks.head.write(model.head)

@@ -27,7 +27,7 @@ from advprior.predictors.llm.tuning.batches import TrainingBatches, share_loss
 from advprior.predictors.llm.tuning.curve import write_curve
 from advprior.predictors.llm.tuning.drift import Drift
 from advprior.predictors.llm.tuning.grpo import RankingOptions, judge, ranking_stage
-from advprior.predictors.llm.tuning.loop import Course, Stage, Update, copy_of, restore, run_stage
+from advprior.predictors.llm.tuning.loop import Course, Measured, Stage, Update, copy_of, restore, run_stage
 from advprior.predictors.llm.tuning.modes import frozen_layers, optimizer_for, tuned_weights
 from advprior.predictors.llm.tuning.networks import Networks, build_networks
 from advprior.predictors.llm.tuning.no_history import judge_no_history
@@ -40,6 +40,7 @@ from advprior.predictors.quality import MODEL, POPULAR, START, figures, populari
 from advprior.predictors.starts import AsOf
 from advprior.predictors.tokens import plain_encoder
 from advprior.predictors.tuning.base import Base, load_base
+from advprior.predictors.tuning.compute import fit_device
 from advprior.predictors.tuning.random_weights import forget
 from advprior.store.errors import AdvpriorError
 
@@ -64,6 +65,7 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
     """
     require_choosing_labels(settings.horizon_days, settings.training.valid_days, "training.valid_days")
     deadline = Deadline(settings.training.max_minutes)
+    fit_device()  # refused now, not after the points
     torch.manual_seed(settings.training.seed)
     data = _with_interests(data, settings)
     base = load_base(settings.base, layers=settings.layers, context=settings.prompt.context)
@@ -92,6 +94,7 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
     return {
         "base": origin,
         "mode": settings.mode,
+        "compute": networks.compute.facts(),
         "habit": start.to_json(),
         "points": counts,
         "cut_prompts": encoder.cut(data.histories).to_json(),
@@ -134,9 +137,10 @@ class _Fit:
     ) -> None:
         self._start = start
         self.networks, self.parts, self._points, self._out = networks, parts, points, out
-        self._deadline = deadline
+        self._deadline, self._compute = deadline, networks.compute
         self._settings = settings = parts.settings
         self._weights = tuned_weights(networks.model, settings)
+        networks.to(self._compute.device)
         self._optimizer = self._new_optimizer()
         self.tuned = networks.tuned()
         self._batches = TrainingBatches(
@@ -145,6 +149,7 @@ class _Fit:
         if start is not None:
             as_of = AsOf(start, parts.data.histories, len(parts.data.catalog))
             self._batches.starts = {"train": as_of, "valid": as_of, "no_history": as_of}
+        self._batches.compute = self._compute
         self.border = parts.data.cutoff - int(settings.training.valid_days * DAY)
         self.facts: dict[str, Any] = {"stopped_by_max_minutes": []}
         self.curves: dict[str, list[dict[str, Any]]] = {}
@@ -190,7 +195,7 @@ class _Fit:
             alone = drift.alone()
             stage.validate = drift.judge
         habit = quality(log_softmax(alone), batches.valid("truth"))
-        course = run_stage(stage, self._optimizer, self.tuned, len(batches), seed, self.checkpoints["sft"])
+        course = run_stage(stage, self._optimizer, self.tuned, seed, self.checkpoints["sft"], self._compute)
         self._note(stage.name, course.late)
         self.curves["sft"] = course.curve
         best = min(course.curve, key=lambda row: row["valid_nll"])
@@ -260,8 +265,8 @@ class _Fit:
             epochs=epochs,
             planned=training.epochs,
         )
-        optimizer, batches = self._new_optimizer(), len(self._batches)
-        course = run_stage(stage, optimizer, self.tuned, batches, training.seed, self.checkpoints["again"])
+        optimizer, checkpoint = self._new_optimizer(), self.checkpoints["again"]
+        course = run_stage(stage, optimizer, self.tuned, training.seed, checkpoint, self._compute)
         self.facts["refit"] = {**facts, "curve": course.curve}
         self.networks.head.scale(self.facts["strength"])
 
@@ -319,7 +324,7 @@ def _likelihood_stage(batches: TrainingBatches, settings: LLMSettings) -> Stage:
     config, weight_of_interests = settings.training, settings.interests.weight
     truth, interest_truth = batches.valid("truth"), batches.valid("interests")
 
-    def step(batch: int, update: Update) -> tuple[float, float]:
+    def step(batch: int, update: Update) -> Measured:
         batches.model.train()
         answer = batches.answer(batch, "train")
         if answer is None:
@@ -329,13 +334,14 @@ def _likelihood_stage(batches: TrainingBatches, settings: LLMSettings) -> Stage:
         loss = nll
         if answer.interests.shape[1]:
             loss = nll + weight_of_interests * share_loss(answer.interests, answer.interest_truth, answer.weight)
-        update(loss / weight)
-        return float(nll.detach()), float(weight)
+        update(loss, weight)
+        return nll.detach(), weight
 
     return Stage(
         name="fine-tune",
         measure="train_nll",
         step=step,
+        batches=len(batches),
         validate=lambda: judge(batches, truth, interest_truth),
         score=lambda row: float(row["valid_nll"]),
         epochs=config.epochs,

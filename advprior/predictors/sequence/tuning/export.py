@@ -40,7 +40,7 @@ def export_sequence(
     network = SequenceNetwork(
         size, vocabulary, settings.network, None if encodings is None else torch.from_numpy(encodings)
     )
-    network.load_state_dict(torch.load(run / WEIGHTS, weights_only=True))
+    network.load_state_dict(torch.load(run / WEIGHTS, weights_only=True, map_location="cpu"))
     network.eval()
     rng = np.random.default_rng(0)
     axes = {name: {0: "batch", 1: "tokens"} for name in INPUTS[:4]}

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from advprior.predictors.sequence.settings import NetworkSettings
 from advprior.predictors.sequence.tokens import GAPS, PRICES, Vocabulary
+from advprior.predictors.tuning.compute import Dropout, to_device
 
 Batch = dict[str, torch.Tensor]
 #: In the order of the exported graph: [B, T] tokens, [B, F] profile, [B, P] points, [B, P, N] offset
@@ -31,7 +32,7 @@ class Block(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """States [B, T, width] after the block; ``mask`` is added to the attention's scores."""
@@ -74,9 +75,9 @@ class SequenceNetwork(nn.Module):
         self.blocks = nn.ModuleList([Block(width, settings.heads, settings.dropout) for _ in range(settings.layers)])
         self.norm = nn.LayerNorm(width)
         self.readout = nn.Sequential(
-            nn.Linear(width, width), nn.GELU(), nn.Dropout(settings.dropout), nn.Linear(width, width)
+            nn.Linear(width, width), nn.GELU(), Dropout(settings.dropout), nn.Linear(width, width)
         )
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
@@ -142,6 +143,6 @@ class SequenceNetwork(nn.Module):
         return torch.log_softmax(self.deviation(batch) * self.strength + batch["offset"], dim=-1)
 
 
-def as_tensors(batch: dict[str, Any]) -> Batch:
-    """Torch tensors of a batch of arrays."""
-    return {name: torch.from_numpy(array) for name, array in batch.items()}
+def as_tensors(batch: dict[str, Any], device: torch.device | None = None) -> Batch:
+    """Torch tensors of a batch of arrays, on the CPU by default."""
+    return {name: to_device(array, device or torch.device("cpu")) for name, array in batch.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from advprior.predictors.sequence.tokens import Tokens, TokenWindow, Vocabulary,
 from advprior.predictors.sequence.tuning.network import SequenceNetwork, as_tensors
 from advprior.predictors.sequence.tuning.snapshots import Snapshots
 from advprior.predictors.starts import AroundLabel, SoFar, Start
+from advprior.predictors.tuning.compute import fit_device, to_device, tokens_at_once
 from advprior.predictors.tuning.schedule import learning_rate
 from advprior.runtime.batching import length_batches
 from advprior.store.arrays import Float, Int
@@ -44,12 +45,14 @@ class Recipe:
         Passes that the learning rate falls over.
     encodings : float32 [N, D], optional
         Of the advertisers' texts.
+    device : torch.device
     """
 
     settings: SequenceSettings
     target: Target
     planned: int
     encodings: Float | None = None
+    device: torch.device = field(default_factory=fit_device)
 
 
 class Judge:
@@ -86,10 +89,11 @@ def deviations(network: SequenceNetwork, tokens: Tokens, points: Snapshots) -> F
     """How each point differs from everyone [P, N], before its strength."""
     out = np.zeros((len(points), points.target.size), np.float32)
     network.eval()
+    device = network.start.device
     with torch.inference_mode():
         every = list(windows(tokens.histories, points.user, points.moment, network.context))
-        for part in batches(every, JUDGED_TOKENS):
-            logits = network.deviation(as_tensors(tokens.batch(part, points.moment))).numpy()
+        for part in batches(every, tokens_at_once(JUDGED_TOKENS, device)):
+            logits = network.deviation(as_tensors(tokens.batch(part, points.moment), device)).cpu().numpy()
             for row, window in enumerate(part):
                 out[window.points] = logits[row, : len(window.points)]
     return out
@@ -147,7 +151,7 @@ class Learner:
                 curve.append({**line, "seconds": round(time.monotonic() - clock, 1)})
                 progress.note(**{k: v for k, v in line.items() if k in ("train_nll", "valid_nll")})
                 if judge is not None and best_pass(curve) == number:
-                    kept = {name: value.clone() for name, value in self._network.state_dict().items()}
+                    kept = {name: value.to("cpu", copy=True) for name, value in self._network.state_dict().items()}
                 patient = judge is None or number - best_pass(curve) < training.patience
                 if self.late or not patient:
                     break
@@ -164,6 +168,7 @@ class Learner:
         recipe, training = self._recipe, self._recipe.settings.training
         encodings = None if recipe.encodings is None else torch.from_numpy(recipe.encodings)
         self._network = SequenceNetwork(recipe.target.size, self.vocabulary, recipe.settings.network, encodings)
+        self._network.to(recipe.device)
         self._tokens = Tokens(self._past, self.vocabulary)
         self._optimizer = torch.optim.AdamW(
             self._network.parameters(),
@@ -180,7 +185,7 @@ class Learner:
         every = list(windows(self._past, self.waits.user, moment, self._network.context))
         parts = batches(every, training.batch_tokens, rng)
         self._steps = self._steps or len(parts) * self._recipe.planned
-        loss_sum = weight_sum = 0.0
+        sums = torch.zeros(2, dtype=torch.float64, device=self._recipe.device)
         self._network.train()
         for number, part in enumerate(parts):
             if number and self.late:
@@ -193,10 +198,10 @@ class Learner:
             (loss / weight).backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(self._network.parameters(), 1.0)
             self._optimizer.step()
-            loss_sum += float(loss.detach())
-            weight_sum += float(weight)
+            sums += torch.stack([loss.detach(), weight])
             progress.update(sum(len(w.points) for w in part))
-        return loss_sum / weight_sum
+        loss_sum, weight_sum = sums.tolist()
+        return float(loss_sum / weight_sum)
 
     def _loss(self, part: list[TokenWindow], moment: Int) -> tuple[torch.Tensor, torch.Tensor]:
         """Weighed negative log-likelihood of the points of some windows, and their weight."""
@@ -204,10 +209,12 @@ class Learner:
         row = np.repeat(np.arange(len(part)), [len(w.points) for w in part])
         column = np.concatenate([np.arange(len(w.points)) for w in part])
         user, at, end = self.waits.user[points], moment[points], self.waits.end[points]
-        target = torch.from_numpy(self._recipe.target.shares(self._past, user, at, end).dense())
-        weight = torch.from_numpy(self.waits.weight[points])
-        offset = torch.from_numpy(self._from(user, at, end))
-        deviation = self._network.deviation(as_tensors(self._tokens.batch(part, moment)))[row, column]
+        device = self._recipe.device
+        target = to_device(self._recipe.target.shares(self._past, user, at, end).dense(), device)
+        weight = to_device(self.waits.weight[points], device)
+        offset = to_device(self._from(user, at, end), device)
+        tokens = as_tensors(self._tokens.batch(part, moment), device)
+        deviation = self._network.deviation(tokens)[to_device(row, device), to_device(column, device)]
         log_probs = torch.log_softmax(deviation + offset, dim=-1)
         return -((log_probs * target).sum(1) * weight).sum(), weight.sum()
 

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from advprior.predictors.sequence.tokens import Vocabulary
 from advprior.predictors.sequence.tuning.network import SequenceNetwork
 from advprior.predictors.sequence.tuning.passes import Judge, Learner, Recipe, best_pass
 from advprior.predictors.sequence.tuning.snapshots import Snapshots
+from advprior.predictors.tuning.compute import Compute
 from advprior.store.arrays import Float
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import write_json
@@ -74,8 +75,10 @@ def fit_sequence(
     context = trained_context(settings.network.context, data.histories)
     network = settings.network.model_copy(update={"context": context})
     settings = settings.model_copy(update={"network": network})
-    with _one_thread():
-        return _Fit(data, settings, encodings, deadline or Deadline(settings.training.max_minutes)).run(out)
+    compute = Compute.of()
+    fit = _Fit(data, settings, encodings, deadline or Deadline(settings.training.max_minutes), compute.device)
+    with _one_thread() if compute.device.type == "cpu" else nullcontext():
+        return {**fit.run(out), "compute": compute.facts()}
 
 
 def trained_context(most: int, past: Histories) -> int:
@@ -107,8 +110,15 @@ def _one_thread() -> Iterator[None]:
 class _Fit:
     """The three steps of one fit, and what they share."""
 
-    def __init__(self, data: FitData, settings: SequenceSettings, encodings: Float | None, deadline: Deadline) -> None:
-        self._deadline = deadline
+    def __init__(
+        self,
+        data: FitData,
+        settings: SequenceSettings,
+        encodings: Float | None,
+        deadline: Deadline,
+        device: torch.device,
+    ) -> None:
+        self._deadline, self._device = deadline, device
         training, horizon = settings.training, int(settings.horizon_days * DAY)
         self.data, self.settings, self.encodings = data, settings, encodings
         self.border = data.cutoff - int(settings.valid_days * DAY)
@@ -142,7 +152,7 @@ class _Fit:
                 network, again, _ = final.learn(best + 1)
             else:
                 stopped.append("fit again")
-        network.strength.fill_(strength)
+        network.to("cpu").strength.fill_(strength)
         self._write(out, network, offset, last.vocabulary)
         alone = judge.terms.blocks(weigh(judge.terms, points.target)[0])
         valid = {
@@ -171,7 +181,7 @@ class _Fit:
     def _learner(self, until: int, planned: int) -> Learner:
         """Ready to fit on labels before ``until``, with a learning rate that falls over ``planned`` passes."""
         past = self.data.histories.before(until) if until < self.data.cutoff else self.data.histories
-        recipe = Recipe(self.settings, self.target, planned, self.encodings)
+        recipe = Recipe(self.settings, self.target, planned, self.encodings, self._device)
         return Learner(past, Vocabulary.of(past), waits(past, until, self.rules), recipe)
 
     def _write(self, out: Path, network: SequenceNetwork, offset: Offset, vocabulary: Vocabulary) -> None:
