@@ -19,19 +19,29 @@ from advprior.store.contract import ADVERTISER_ID, IMPRESSION_ID, LABEL, SLATE_I
 from advprior.store.errors import AdvpriorError
 from advprior.store.features import Feature, groups_of
 from advprior.store.progress import Progress
-from advprior.store.runs import peak_memory_mb
+from advprior.store.runs import peak_memory_mb, read_manifest
 from ranking.evidence.bootstrap import Resampler, Resampling, lifts_of
 from ranking.evidence.claims import expected_kinds, gaps_of, gaps_to_json, jointly
 from ranking.evidence.deciding import deciding_metric, metrics_at, slate_sizes
 from ranking.evidence.lift import OVERALL, Lifts
 from ranking.evidence.metrics import Auc, Metric
-from ranking.evidence.rankers import MEASURED, ArmScores, Encoded, feature_digest, fit_arm, row_digest
+from ranking.evidence.rankers import (
+    MEASURED,
+    ArmScores,
+    Encoded,
+    PreparedOnce,
+    feature_digest,
+    fit_arm,
+    row_digest,
+)
 from ranking.evidence.result import VALID_FILE, AblationResult, Validation
 from ranking.evidence.value import LOADS, value_at_loads
 from ranking.evidence.verdict import judge
 from ranking.evidence.wording import segment_label
 from ranking.frame.checks import Finding, check_placebo, check_same_test_rows, enforce
-from ranking.frame.table import Frame
+from ranking.frame.read import load_features
+from ranking.frame.row_blocks import InMemory, InParquet
+from ranking.frame.table import Frame, how_made
 from ranking.models.arms import Arm, Arms, arm_features, load_arms, with_available
 from ranking.models.estimators import ranker_identity
 
@@ -111,7 +121,7 @@ def ablate(
     """
     usable, left_out = usable_arms(load_arms() if arms is None else arms, frame.features)
     result = measure(
-        Encoded.of(frame.rows, frame.features, usable),
+        Encoded.of(InMemory(frame.rows), frame.features, usable),
         usable,
         AblationOptions(seeds, replicates, dict(frame.facts), dict(frame.manifest), reuse, decide_on),
     )
@@ -158,7 +168,7 @@ def measure(encoded: Encoded, arms: Arms, options: AblationOptions) -> AblationR
     metrics = metrics_at(options.slots)
     metric = deciding_metric(options.decide_on, options.slots, encoded.blocks["test"].slate)
     resampler = Resampler.of(encoded.outcomes, Resampling(metrics, options.replicates))
-    previous = _Previous.of(encoded, options)
+    previous, prepared = _Previous.of(encoded, options), PreparedOnce(arms, encoded.features)
     reached: dict[str, ArmScores] = {}
     reused: list[str] = []
     with Progress(len(arms.arms) * options.seeds, "rankers", "ranker") as progress:
@@ -172,7 +182,7 @@ def measure(encoded: Encoded, arms: Arms, options: AblationOptions) -> AblationR
         for arm in arms.arms:
             old = previous.scores(arm, arms, encoded, resampler) if previous else None
             old = old if old is not None and len(old.scores) == options.seeds else None
-            reached[arm.name] = old or fit_arm(arm, arms, encoded, resampler, seeds_of(arm))
+            reached[arm.name] = old or fit_arm(arm, arms, encoded, resampler, seeds_of(arm), prepared)
             if old:
                 reused.append(arm.name)
                 progress.update(options.seeds)
@@ -317,12 +327,10 @@ def run_ablation(
         Arms left out, and what the frame lacks of them.
     """
     options = options or AblationOptions()
-    frame = Frame.load(frame_folder)
-    usable, left_out = usable_arms(arms, frame.features, asked, optional=optional)
-    options = replace(options, facts=frame.facts, manifest=frame.manifest)
-    encoded = Encoded.of(frame.rows, frame.features, usable)
-    del frame  # as large as what was encoded of it
-    result = measure(encoded, usable, options)
+    features, manifest = load_features(frame_folder), read_manifest(frame_folder)
+    usable, left_out = usable_arms(arms, features, asked, optional=optional)
+    options = replace(options, facts=manifest["facts"], manifest=how_made(manifest))
+    result = measure(Encoded.of(InParquet(frame_folder), features, usable), usable, options)
     result.about["left_out"] = left_out
     result.write(out)
     return result, left_out

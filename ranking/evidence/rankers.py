@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,12 +21,14 @@ from advprior.store.runs import digest
 from ranking.evidence.bootstrap import Draws, Outcomes, Resampler
 from ranking.evidence.lift import OVERALL
 from ranking.evidence.metrics import MORE_METRICS, Rows, calibration_curve
-from ranking.evidence.segments import SEGMENT_PREFIX, segments_of
+from ranking.evidence.segments import SEGMENT_PREFIX, segment_columns, segments_of
 from ranking.frame.checks import require_own_slates
 from ranking.frame.read import SPLITS
+from ranking.frame.row_blocks import FrameSource
 from ranking.models.arms import Arm, Arms, arm_features
-from ranking.models.binning import Examples, prepare
+from ranking.models.binning import Examples, Prepared, dataset_params, prepare
 from ranking.models.config import RankerConfig
+from ranking.models.encoded import EncodedRows, fit_encoder
 from ranking.models.encoder import Encoder
 from ranking.models.estimators import EstimatorRanker, Table, make_estimator, ranker_identity, takes_weights
 from ranking.models.ranker import Ranker, importance_by_group
@@ -49,17 +52,17 @@ def feature_digest(features: Sequence[Feature]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """The rows of one split, encoded.
+    """The rows of one split.
 
     Parameters
     ----------
-    columns : float32 array [features, rows]
-        A feature's values stand together, so that an arm's choice of features is a copy of whole rows.
+    encoded : EncodedRows
+        Of every feature that some arm reads.
     keys : DataFrame [rows]
         impression_id, user_id, slate_id, advertiser_id, label.
     """
 
-    columns: NDArray[np.float32]
+    encoded: EncodedRows
     keys: pd.DataFrame
 
     @cached_property
@@ -80,22 +83,23 @@ class Block:
 
     @cached_property
     def user(self) -> NDArray[np.int64]:
-        """Index of the user of each row."""
-        return np.unique(self.keys[USER_ID].astype(str), return_inverse=True)[1]
+        """Index of the user of each row, in the order of their ids."""
+        codes, users = pd.factorize(self.keys[USER_ID])  # a text is sorted once a user, not once a row
+        return np.unique(users.astype(str), return_inverse=True)[1][codes]
 
     @cached_property
     def digest(self) -> str:
         """Of which rows these are, and their labels."""
         return row_digest(self.keys[IMPRESSION_ID].to_numpy(), self.label)
 
-    def matrix(self, places: Sequence[int]) -> NDArray[np.float32]:
-        """Some features, [rows, features]."""
-        return self.columns[places].T
+    def rows_of(self, encoder: Encoder) -> EncodedRows:
+        """The rows as the features of an arm, read when they are needed."""
+        return replace(self.encoded, encoder=encoder)
 
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """A frame as its rankers read it.
+    """A frame as its rankers read it: where it lies, no copy of it.
 
     Parameters
     ----------
@@ -114,21 +118,27 @@ class Encoded:
     segments: dict[str, NDArray[np.bool_]]
 
     @classmethod
-    def of(cls, rows: pd.DataFrame, features: Sequence[Feature], arms: Arms) -> Encoded:
-        """Encode what the arms read of a frame; the frame itself is not changed and can go afterwards."""
-        require_own_slates(rows)
+    def of(cls, source: FrameSource, features: Sequence[Feature], arms: Arms) -> Encoded:
+        """What the arms read of a frame.
+
+        Raises
+        ------
+        AdvpriorError
+            ``DAT016`` when a slate has several users; ``RNK027`` when a split of a finished frame is empty.
+        """
+        keys = source.read([*_KEYS, "split"])
+        require_own_slates(keys)
         used = {feature for arm in arms.arms for feature in arm_features(arm, features)}
         chosen = [feature for feature in features if feature in used]
         names = [feature.name for feature in chosen]
-        at = {name: np.flatnonzero((rows["split"] == name).to_numpy()) for name in SPLITS}
-        encoder = Encoder.fit(rows.iloc[at["train"]][names], names)
-        columns = {name: np.empty((len(names), len(places)), np.float32) for name, places in at.items()}
-        for i, values in enumerate(encoder.columns(rows)):
-            for name, places in at.items():
-                columns[name][i] = values[places]
-        keys = rows[_KEYS]
-        blocks = {name: Block(columns[name], keys.iloc[places].reset_index(drop=True)) for name, places in at.items()}
-        return cls(chosen, encoder, blocks, segments_of(rows.iloc[at["test"]]))
+        at = {name: np.flatnonzero((keys["split"] == name).to_numpy()) for name in SPLITS}
+        encoder = fit_encoder(source, names, at["train"])
+        blocks = {
+            name: Block(EncodedRows(source, encoder, rows), keys[_KEYS].iloc[rows].reset_index(drop=True))
+            for name, rows in at.items()
+        }
+        test = _together(source, segment_columns(source.names), at["test"])
+        return cls(chosen, encoder, blocks, segments_of(test))
 
     @property
     def outcomes(self) -> Outcomes:
@@ -146,8 +156,9 @@ class Encoded:
         """Digest of each feature's encoded values, in all splits."""
         states = {feature.name: hashlib.sha256() for feature in self.features}
         for name in SPLITS:
-            for state, values in zip(states.values(), self.blocks[name].columns, strict=True):
-                state.update(np.ascontiguousarray(values).data)
+            for matrix in self.blocks[name].encoded.blocks():
+                for state, values in zip(states.values(), matrix.T, strict=True):
+                    state.update(np.ascontiguousarray(values).data)
         return {name: state.hexdigest() for name, state in states.items()}
 
     def values_digest(self, features: Sequence[Feature]) -> str:
@@ -215,18 +226,72 @@ def measures(values: Mapping[str, float], arm: str, seed: int, split: str, segme
     ]
 
 
+def _together(source: FrameSource, columns: Sequence[str], rows: NDArray[np.int64]) -> pd.DataFrame:
+    """Some columns of some rows as one; categories of one block may lack what another has."""
+    import pyarrow as pa
+
+    blocks = list(source.blocks(columns, rows)) or [source.read(columns).iloc[:0]]
+    if len(blocks) == 1:
+        return blocks[0].reset_index(drop=True)
+    tables = [pa.Table.from_pandas(block, preserve_index=False) for block in blocks]
+    return pa.concat_tables(tables).unify_dictionaries().to_pandas()
+
+
+class PreparedOnce:
+    """Binned rows that several arms can share: those with the same features that are binned and drawn alike.
+
+    Parameters
+    ----------
+    arms : Arms
+    features : sequence of Feature
+        Of the frame.
+    """
+
+    def __init__(self, arms: Arms, features: Sequence[Feature]) -> None:
+        of_arms = [arm for arm in arms.arms if arm.ranker is None]
+        self._left = Counter(self._key(arm_features(arm, features), arms.config_of(arm)) for arm in of_arms)
+        self._made: dict[str, Prepared] = {}
+
+    def of(self, features: list[Feature], config: RankerConfig, rows: tuple[Encoder, Examples, Examples]) -> Prepared:
+        """Made for the first arm that needs them, let go of after the last."""
+        key = self._key(features, config)
+        made = self._made.get(key) or prepare(*rows, config)
+        self._left[key] -= 1
+        if self._left[key] > 0:
+            self._made[key] = made
+        else:
+            self._made.pop(key, None)
+        return made
+
+    @staticmethod
+    def _key(features: Sequence[Feature], config: RankerConfig) -> str:
+        drawn = {"objective", "start_from", "negatives", "negatives_per_positive"}
+        return digest([feature_digest(features), dataset_params(config), config.model_dump(include=drawn)])
+
+
 def _fitter(
-    arm: Arm, features: list[Feature], config: RankerConfig, rows: tuple[Encoder, Examples, Examples]
+    arm: Arm,
+    features: list[Feature],
+    config: RankerConfig,
+    rows: tuple[Encoder, Examples, Examples],
+    prepared: PreparedOnce | None,
 ) -> Callable[[int], Ranker | EstimatorRanker]:
     """What fits an arm's ranker of a seed; what the seeds share is done once."""
     if arm.ranker is None:
-        prepared = prepare(*rows, config)
-        return lambda seed: Ranker(arm.service, features, config, seed).fit_prepared(prepared)
+        binned = prepare(*rows, config) if prepared is None else prepared.of(features, config, rows)
+        return lambda seed: Ranker(arm.service, features, config, seed).fit_prepared(binned)
     table = Table.of(*rows, config, weights=takes_weights(make_estimator(arm, 0)))
     return lambda seed: EstimatorRanker(arm, config, seed).fit(table)
 
 
-def fit_arm(arm: Arm, arms: Arms, encoded: Encoded, resampler: Resampler, seeds: Iterable[int]) -> ArmScores:
+def fit_arm(
+    arm: Arm,
+    arms: Arms,
+    encoded: Encoded,
+    resampler: Resampler,
+    seeds: Iterable[int],
+    prepared: PreparedOnce | None = None,
+) -> ArmScores:
     """Fit, calibrate and measure an arm's rankers, one per seed.
 
     Parameters
@@ -239,25 +304,26 @@ def fit_arm(arm: Arm, arms: Arms, encoded: Encoded, resampler: Resampler, seeds:
         Of the test rows' outcomes.
     seeds : iterable of int
         Of each ranker; a progress bar can stand here.
+    prepared : PreparedOnce, optional
+        Where arms with the same features find rows that were binned for another.
     """
     begun = time.time()
     features, config = arm_features(arm, encoded.features), arms.config_of(arm)
-    place = {feature.name: i for i, feature in enumerate(encoded.features)}
     names = [feature.name for feature in features]
+    encoder = encoded.encoder.select(names)
     train, valid, test = (encoded.blocks[name] for name in SPLITS)
-    chosen = [place[name] for name in names]
-    learned, held = (Examples(block.matrix(chosen), block.label, block.slate) for block in (train, valid))
-    fit = _fitter(arm, features, config, (encoded.encoder.select(names), learned, held))
+    learned, held = (Examples(block.rows_of(encoder), block.label, block.slate) for block in (train, valid))
+    fit = _fitter(arm, features, config, (encoder, learned, held), prepared)
     del learned, held
     reached, importance, rounds = ArmScores(test.digest), np.zeros(len(features)), []
-    matrix = np.ascontiguousarray(test.matrix(chosen))  # trees are walked row by row
+    scored = test.rows_of(encoder)
     for seed in seeds:
         ranker = fit(seed)
         importance += np.array(list(ranker.importance().values()))
         rounds.append(ranker.rounds)
         assert ranker.valid_scores is not None
         reached.add_valid(arm.name, ranker.valid_scores, valid, resampler)
-        reached.add(arm.name, ranker.predict_matrix(matrix), resampler)
+        reached.add(arm.name, ranker.predict_matrix(scored), resampler)
     shares = dict(zip(names, (importance / len(rounds)).tolist(), strict=True))
     reached.about = {
         "features": len(features),

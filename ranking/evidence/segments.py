@@ -6,6 +6,7 @@ features, as of their snapshots and without labels: an absent feature, or one th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,16 @@ OCCASIONS, EVENTS = "activity_occasions_all", "ad_advertiser_events_all"
 FEW_EVENTS = 0.25  # the share of users who count as having few events, as nearly as equal counts allow
 LARGEST = 0.5  # a segment of more users than that does not tell few events from many
 HEAD = 0.8  # the share of events that the advertisers outside the tail have at least
+
+
+def segment_columns(names: Sequence[str]) -> list[str]:
+    """Columns of a frame that `segments_of` reads.
+
+    >>> segment_columns(["user_id", "label", "segment_never_ad", "profile_age", "ad_rate"])
+    ['user_id', 'segment_never_ad', 'profile_age']
+    """
+    fixed = (USER_ID, ADVERTISER_ID, TIMESTAMP, OCCASIONS, EVENTS)
+    return [name for name in names if name in fixed or name.startswith((SEGMENT_PREFIX, PROFILE_PREFIX))]
 
 
 def segments_of(rows: pd.DataFrame) -> dict[str, Bool]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from advprior.store.contract import LABEL, POSITION, SLATE_ID, USER_ID
 from advprior.store.errors import AdvpriorError
@@ -14,13 +15,13 @@ from advprior.store.features import REQUEST_SOURCE, Feature
 from advprior.store.runs import read_manifest
 from ranking.evidence.metrics import DEFAULT_METRICS, MORE_METRICS, Rows
 from ranking.frame.checks import require_own_slates
-from ranking.frame.read import SPLITS, load_features, load_frame
+from ranking.frame.read import SPLITS, load_features
+from ranking.frame.row_blocks import InParquet
 from ranking.models.arms import Arm, arm_features
+from ranking.models.binning import Examples, prepare
 from ranking.models.config import RankerConfig
+from ranking.models.encoded import EncodedRows, fit_encoder
 from ranking.models.ranker import Ranker
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def train_arm(frame_folder: Path, arm: Arm, config: RankerConfig, seed: int, out: Path) -> dict[str, Any]:
@@ -41,14 +42,17 @@ def train_arm(frame_folder: Path, arm: Arm, config: RankerConfig, seed: int, out
             expected="LightGBM: its model is text, checked by its digest, and explained by exact TreeSHAP",
             fix="train an arm without `ranker`; a pickle would run whatever code it holds where it is loaded",
         )
-    frame = load_frame(frame_folder)
-    require_own_slates(frame)
+    source = InParquet(frame_folder)
+    keys = source.read([USER_ID, SLATE_ID, LABEL, "split"])
+    require_own_slates(keys)
     features = arm_features(arm, load_features(frame_folder))
     manifest = read_manifest(frame_folder)
+    at = {name: np.flatnonzero((keys["split"] == name).to_numpy()) for name in SPLITS}
+    positions = [name for name in source.names if name == POSITION]
     facts = {
         "arm": arm.name,
         "time_plan": manifest["facts"]["time_plan"],
-        "reference": {},
+        "reference": reference_context(features, source.read(positions).iloc[at["train"]]),
         # which versions of the store's views, and of each prior's model and catalog, its features came from
         "frame": manifest.get("key"),
         "views": manifest["facts"].get("views", {}),
@@ -57,22 +61,22 @@ def train_arm(frame_folder: Path, arm: Arm, config: RankerConfig, seed: int, out
             for name, prior in manifest["facts"].get("priors", {}).items()
         },
     }
+    encoder = fit_encoder(source, [feature.name for feature in features], at["train"])
+    rows = {name: EncodedRows(source, encoder, places) for name, places in at.items()}
+    label, slate = keys[LABEL].to_numpy(np.int8), keys[SLATE_ID].to_numpy()
+    learned, held = (Examples(rows[name], label[at[name]], slate[at[name]]) for name in ("train", "valid"))
     ranker = Ranker(arm.service, features, config, seed, facts)
-    part = {name: frame[(frame["split"] == name).to_numpy()] for name in SPLITS}
-    facts["reference"] = reference_context(features, part["train"])
-    ranker.fit(part["train"], part["valid"])
-    ranker.save(out)
+    ranker.fit_prepared(prepare(encoder, learned, held, config)).save(out)
     reached = {}
     for name in ("valid", "test"):
-        rows = part[name]
-        user = np.unique(rows[USER_ID].astype(str), return_inverse=True)[1]
-        scored = Rows.of(rows[LABEL], ranker.predict(rows), user=user, slate=rows[SLATE_ID])
+        user = pd.factorize(keys[USER_ID].iloc[at[name]])[0]
+        scored = Rows.of(label[at[name]], ranker.predict_matrix(rows[name]), user=user, slate=slate[at[name]])
         reached[name] = {metric.name: metric(scored) for metric in (*DEFAULT_METRICS, *MORE_METRICS)}
     return {
         "service": arm.service,
         "features": len(features),
         "rounds": ranker.rounds,
-        "rows": {name: len(rows) for name, rows in part.items()},
+        "rows": {name: len(places) for name, places in at.items()},
         "time_plan": manifest["facts"]["time_plan"],
         "reference": facts["reference"],
         **reached,

@@ -25,6 +25,7 @@ from ranking.evidence.lift import Lift
 from ranking.evidence.metrics import Auc
 from ranking.evidence.rankers import MEASURED, ArmScores, Encoded, fit_arm
 from ranking.evidence.segments import EVENTS
+from ranking.frame.row_blocks import InMemory
 from ranking.frame.table import Frame
 from ranking.models.arms import Arms
 
@@ -119,7 +120,7 @@ def user_shares(frame: Frame, arms: Arms, shares: Sequence[float], options: Abla
         for draw in range(options.seeds):
             some = _some_users(frame.rows, share, draw)
             users.append(int(some.loc[some["split"] == "train", USER_ID].nunique()))
-            encoded = replace(Encoded.of(some, frame.features, arms), segments=segments)
+            encoded = replace(Encoded.of(InMemory(some), frame.features, arms), segments=segments)
             resampler = Resampler.of(encoded.outcomes, Resampling(replicates=options.replicates))
             for arm in arms.arms:
                 _add(reached, arm.name, fit_arm(arm, arms, encoded, resampler, [draw]))

@@ -82,12 +82,19 @@ def enforce(findings: Iterable[Finding | None], where: str | None = None) -> lis
 def require_own_slates(rows: pd.DataFrame) -> None:
     """Refuse a frame in which a slate holds several users' rows: they would be ranked as if shown together.
 
+    Two columns of it are enough.
+
     Raises
     ------
     AdvpriorError
         ``DAT016``, as ``advprior data check`` says it of tables; a frame made in Python was never a table.
     """
-    shared = rows[USER_ID] != rows.groupby(SLATE_ID)[USER_ID].transform("first")
+    import pandas as pd
+
+    users, (place, slates) = pd.factorize(rows[USER_ID])[0], pd.factorize(rows[SLATE_ID])
+    of_slate = np.zeros(len(slates), users.dtype)
+    of_slate[place[::-1]] = users[::-1]  # of its first row
+    shared = of_slate[place] != users
     if shared.any():
         slates = rows.loc[shared, SLATE_ID].unique()
         raise AdvpriorError(

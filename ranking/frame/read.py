@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,21 +31,28 @@ def load_frame(folder: Path) -> pd.DataFrame:
     AdvpriorError
         ``RUN001`` … ``RUN003``, ``DAT001``, ``DAT002``; ``RNK027`` when a split is empty.
     """
+    return load_rows(folder)
+
+
+def load_rows(folder: Path, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """As `load_frame`, some columns alone."""
     from advprior.store.tables import read_parquet
 
     read_manifest(folder, step=STEP, fix=FRAME_FIX)
-    frame = read_parquet(Path(folder) / FRAME_FILE, fix=FRAME_FIX)
+    path = Path(folder) / FRAME_FILE
+    names = None if columns is None else list(dict.fromkeys([*columns, "split"]))
+    frame = read_parquet(path, columns=names, fix=FRAME_FIX)
     empty = [name for name in SPLITS if not (frame["split"] == name).any()]
     if empty:
         raise AdvpriorError(
             "RNK027",
             "a split of the frame has no rows",
-            where=str(Path(folder) / FRAME_FILE),
+            where=str(path),
             actual=", ".join(empty),
             expected="rows in train, valid and test",
             fix="move the cuts of the time plan, then build the frame again",
         )
-    return frame
+    return frame if columns is None else frame[list(columns)]
 
 
 def column_names(folder: Path) -> list[str]:

@@ -20,6 +20,12 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 
+def how_made(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What a frame's manifest says of how it was made, beside its facts."""
+    keys = ("key", "inputs", "config", "versions", "finished", "seconds", "peak_memory_mb")
+    return {key: manifest.get(key) for key in keys}
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Frame:
     """Impressions with what was known before each of them.
@@ -68,9 +74,7 @@ class Frame:
         """
         folder = Path(folder)
         rows, manifest = load_frame(folder), read_manifest(folder)
-        facts = manifest["facts"]
-        keys = ("key", "inputs", "config", "versions", "finished", "seconds", "peak_memory_mb")
-        return cls(rows, tuple(load_features(folder)), facts, {key: manifest.get(key) for key in keys})
+        return cls(rows, tuple(load_features(folder)), manifest["facts"], how_made(manifest))
 
     @classmethod
     def of(cls, rows: pd.DataFrame, facts: Mapping[str, Any]) -> Frame:

@@ -137,7 +137,7 @@ class Arms(BaseModel):
         config = self.ranker.model_copy(update={name: value for name, value in own.items() if value is not None})
         if arm.ranker is not None or not arm.params:
             return config
-        return RankerConfig.model_validate({**config.model_dump(), **arm.params})
+        return config.changed(**arm.params)
 
     def method_of(self, arm: Arm) -> tuple[Any, ...]:
         """What trains an arm, apart from its features: its objective, or its own ranker, and its own parameters."""
@@ -228,7 +228,7 @@ class Arms(BaseModel):
         63
         """
         with _coded("the ranker's settings"):
-            return Arms(arms=self.arms, ranker=RankerConfig(**{**self.ranker.model_dump(), **changes}))
+            return Arms(arms=self.arms, ranker=self.ranker.changed(**changes))
 
     def find(self, name: str) -> Arm:
         """The arm with this name or feature service.

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from advprior.store.arrays import Float
 from advprior.store.errors import AdvpriorError
 from ranking.models.config import RankerConfig
+from ranking.models.encoded import EncodedRows, sequences
 from ranking.models.encoder import Encoder
 from ranking.models.lightgbm_library import lightgbm_errors, lightgbm_module
+from ranking.models.sampling import Sample
 from ranking.models.start import Start
 
 if TYPE_CHECKING:
@@ -30,19 +32,22 @@ class Prepared:
     encoder : Encoder
     train, valid : lightgbm.Dataset
         For lambdarank with the rows of a slate together.
-    valid_matrix : float32 [rows, features]
+    valid_rows : EncodedRows, or float32 [rows, features]
     valid_label : int8 [rows]
         Validation rows in the order in which they were given.
     start : Start, optional
         Where log-odds start; zero without.
+    correction : float
+        What is added to the log-odds of the trees for the negatives that were left out.
     """
 
     encoder: Encoder
     train: lgb.Dataset
     valid: lgb.Dataset
-    valid_matrix: Float
+    valid_rows: Float | EncodedRows
     valid_label: NDArray[np.int8]
     start: Start | None = None
+    correction: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,27 +56,49 @@ class Examples:
 
     Parameters
     ----------
-    matrix : float32 [rows, features]
+    matrix : float32 [rows, features], or EncodedRows
     label : int8 [rows]
     slate : array [rows], optional
         What lambdarank ranks within.
     """
 
-    matrix: Float
+    matrix: Float | EncodedRows
     label: NDArray[np.int8]
     slate: NDArray[Any] | None = None
 
     def take(self, rows: NDArray[np.int64]) -> Examples:
-        """Some of the rows; the matrix keeps its layout, by row or by column."""
+        """Some of the rows, in memory; a matrix keeps its layout, by row or by column."""
+        slate = None if self.slate is None else self.slate[rows]
+        if isinstance(self.matrix, EncodedRows):
+            return Examples(self.matrix.take(rows), self.label[rows], slate)
         by_column = self.matrix.flags.f_contiguous
         matrix = self.matrix.T.take(rows, axis=1).T if by_column else self.matrix[rows]
-        return Examples(matrix, self.label[rows], None if self.slate is None else self.slate[rows])
+        return Examples(matrix, self.label[rows], slate)
+
+    @property
+    def whole(self) -> Float:
+        """All rows, in memory."""
+        return self.matrix.matrix if isinstance(self.matrix, EncodedRows) else self.matrix
+
+    def column(self, place: int) -> Float:
+        """Values of one feature."""
+        values: Float = self.matrix.column(place) if isinstance(self.matrix, EncodedRows) else self.matrix[:, place]
+        return values
+
+    @property
+    def data(self) -> Any:
+        """What LightGBM bins: a matrix, or sequences of blocks where that would be large."""
+        if isinstance(self.matrix, EncodedRows) and not self.matrix.is_small:
+            return sequences(self.matrix)
+        return self.whole
 
     def by_slate(self) -> tuple[Examples, NDArray[np.int64]]:
         """The rows with those of a slate together, and the length of each slate."""
         if self.slate is None:
             raise ValueError("lambdarank needs the slate of every row")
         order = np.argsort(self.slate, kind="stable")
+        if isinstance(self.matrix, EncodedRows):
+            return Examples(self.whole, self.label, self.slate).by_slate()
         slates, lengths = np.unique(self.slate, return_counts=True)
         if len(lengths) and lengths.max() > MAX_SLATE:
             raise AdvpriorError(
@@ -111,21 +138,26 @@ def prepare(encoder: Encoder, train: Examples, valid: Examples, config: RankerCo
         "params": dataset_params(config),
     }
     # fitted before negatives are left out, so that it is of the level that they have
-    start = Start.fit(config.start_from, encoder.features, train.matrix, train.label) if config.start_from else None
+    start = Start.fit(config.start_from, encoder.features, train) if config.start_from else None
     groups: list[NDArray[np.int64] | None] = [None, None]
-    weight = None
+    sample = Sample()
     if config.objective == "lambdarank":
         (train, groups[0]), (valid, groups[1]) = train.by_slate(), valid.by_slate()
-    elif config.negatives_per_positive is not None:
-        rows, weight = sampled_rows(train.label, config.negatives_per_positive)
-        train = train if rows is None else train.take(rows)
+    else:
+        sample = Sample.of(train.label, config)
+        train = train if sample.rows is None else train.take(sample.rows)
+    begins = [None if start is None else start.log_odds_of(part.column(start.place)) for part in (train, valid)]
+    if sample.correction and begins[0] is not None:
+        begins[0] -= sample.correction  # what the trees are added to while they learn: the level of the rows drawn
+    elif sample.correction:
+        begins[1] = np.full(len(valid.label), sample.correction)  # all validation rows count: they stop the fit
     with lightgbm_errors("rows of an arm"):
-        begins = [None if start is None else start.log_odds(part.matrix) for part in (train, valid)]
         options |= {"init_score": begins[0]}
-        train_set = lgb.Dataset(train.matrix, train.label, weight=weight, group=groups[0], **options).construct()
+        train_set = lgb.Dataset(train.data, train.label, weight=sample.weight, group=groups[0], **options).construct()
         options |= {"init_score": begins[1], "reference": train_set}
-        valid_set = lgb.Dataset(valid.matrix, valid.label, group=groups[1], **options).construct()
-    return Prepared(encoder, train_set, valid_set, given.matrix, given.label, start)
+        valid_set = lgb.Dataset(valid.data, valid.label, group=groups[1], **options).construct()
+    correction = 0.0 if start is not None else sample.correction
+    return Prepared(encoder, train_set, valid_set, given.matrix, given.label, start, correction)
 
 
 def check_labels(train: Examples, valid: Examples) -> None:
@@ -145,42 +177,6 @@ def check_labels(train: Examples, valid: Examples) -> None:
                 actual=f"{int(part.label.sum())} positives in {len(part.label)} rows",
                 fix="take more users",
             )
-
-
-def sampled_rows(
-    label: NDArray[np.int8], negatives_per_positive: int
-) -> tuple[NDArray[np.int64] | None, NDArray[np.float32] | None]:
-    """Training rows with at most so many negatives to a positive, and the weight of each row.
-
-    A negative that stays counts for those that went, so that probabilities keep their level (King & Zeng 2001, 4.2).
-    Where positives are rare, most of the cost of a fit is negatives that say the same (He et al. 2014, *Practical
-    lessons from predicting clicks on ads at Facebook*, 6.3). The draw is the same for every arm and seed. The order of
-    a slate needs all of its rows: lambdarank keeps them.
-
-    Returns
-    -------
-    int array or None
-        Rows, rising; None for all of them.
-    float32 array or None
-        Weight of each of these rows; None for 1.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> label = np.array([1] + [0] * 9, dtype=np.int8)
-    >>> rows, weight = sampled_rows(label, 3)
-    >>> len(rows), weight.tolist()
-    (4, [1.0, 3.0, 3.0, 3.0])
-    >>> sampled_rows(label, 9)
-    (None, None)
-    """
-    negative = np.flatnonzero(label == 0)
-    wanted = (len(label) - len(negative)) * negatives_per_positive
-    if wanted >= len(negative):
-        return None, None
-    drawn = np.random.default_rng(0).choice(negative, wanted, replace=False)
-    rows = np.sort(np.concatenate([np.flatnonzero(label == 1), drawn]))
-    return rows, np.where(label[rows] == 1, 1.0, len(negative) / wanted).astype(np.float32)
 
 
 def _safe(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,9 +35,25 @@ class Encoder:
     @classmethod
     def fit(cls, frame: pd.DataFrame, features: Sequence[str]) -> Encoder:
         """Learn the categories of the text columns."""
-        text = [name for name in features if _is_text(frame[name])]
-        categories = {name: sorted({str(value) for value in frame[name].dropna().unique()}) for name in text}
-        return cls(features, categories)
+        return cls.fit_blocks(frame, [frame], features)
+
+    @classmethod
+    def fit_blocks(cls, first: pd.DataFrame, blocks: Iterable[pd.DataFrame], features: Sequence[str]) -> Encoder:
+        """The same of rows that come block by block.
+
+        Parameters
+        ----------
+        first : DataFrame
+            Some rows: which columns are text.
+        blocks : iterable of DataFrame
+            Of text columns at least.
+        features : sequence of str
+        """
+        categories: dict[str, set[str]] = {name: set() for name in text_columns(first, features)}
+        for frame in blocks if categories else ():
+            for name, values in categories.items():
+                values.update(map(str, frame[name].dropna().unique()))
+        return cls(features, {name: sorted(values) for name, values in categories.items()})
 
     def select(self, features: Sequence[str]) -> Encoder:
         """The same encoding of fewer columns."""
@@ -97,6 +113,11 @@ class Encoder:
         table = np.array([*(place.get(str(text), -1) for text in values.cat.categories), -1], dtype=np.int64)
         out: Int = table[values.cat.codes.to_numpy()]  # a missing value's code, −1, takes the last
         return out
+
+
+def text_columns(frame: pd.DataFrame, features: Sequence[str]) -> list[str]:
+    """Features that are text."""
+    return [name for name in features if _is_text(frame[name])]
 
 
 def _is_text(values: pd.Series[Any]) -> bool:

@@ -22,10 +22,12 @@ from advprior.store.arrays import Double, Float
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import digest, sha256_file
 from ranking.models.arms import Arm
-from ranking.models.binning import Examples, check_labels, sampled_rows
+from ranking.models.binning import Examples, check_labels
 from ranking.models.calibration import apply_calibration, fit_calibration
 from ranking.models.config import RankerConfig
+from ranking.models.encoded import EncodedRows
 from ranking.models.encoder import Encoder
+from ranking.models.sampling import Sample
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,6 +118,8 @@ class Table:
     label, valid_label : int8 [rows]
     weight : float32 [rows], optional
         Of the training rows where negatives were left out.
+    correction : float
+        Log-odds to add for negatives that were left out.
     """
 
     encoder: Encoder
@@ -124,6 +128,7 @@ class Table:
     weight: NDArray[np.float32] | None
     valid: pd.DataFrame
     valid_label: NDArray[np.int8]
+    correction: float = 0.0
 
     @classmethod
     def of(cls, encoder: Encoder, train: Examples, valid: Examples, config: RankerConfig, *, weights: bool) -> Table:
@@ -135,13 +140,11 @@ class Table:
             ``RNK024`` when training or validation rows lack positives or negatives.
         """
         check_labels(train, valid)
-        weight = None
-        if weights and config.negatives_per_positive is not None:
-            rows, weight = sampled_rows(train.label, config.negatives_per_positive)
-            train = train if rows is None else train.take(rows)
-        return cls(
-            encoder, frame_of(encoder, train.matrix), train.label, weight, frame_of(encoder, valid.matrix), valid.label
-        )
+        sample = Sample.of(train.label, config, weights=weights)
+        if sample.rows is not None:
+            train = train.take(sample.rows)
+        learned, held = (frame_of(encoder, part.whole) for part in (train, valid))
+        return cls(encoder, learned, train.label, sample.weight, held, valid.label, sample.correction)
 
 
 def frame_of(encoder: Encoder, matrix: Float) -> pd.DataFrame:
@@ -264,17 +267,20 @@ class EstimatorRanker:
             weights = {f"ranker__{name}": value for name, value in weights.items()}
         with _coded(self.arm, "fit"):
             self.estimator.fit(rows.train, rows.label, **weights)
+        self.correction = rows.correction
         raw = self._raw(rows.valid)
         self.calibration = fit_calibration(self.config.calibration, raw, rows.valid_label)
         self.valid_scores = apply_calibration(self.calibration, raw)
         return self
 
-    def predict_matrix(self, matrix: Float) -> Double:
+    def predict_matrix(self, matrix: Float | EncodedRows) -> Double:
         """Calibrated probabilities of encoded rows, [rows]."""
+        if isinstance(matrix, EncodedRows):
+            return np.concatenate([self.predict_matrix(block) for block in matrix.blocks()])
         return apply_calibration(self.calibration, self._raw(frame_of(self.encoder, matrix)))
 
     def _raw(self, rows: pd.DataFrame) -> Double:
-        """Log-odds of label 1, [rows]."""
+        """Log-odds of label 1, corrected for negatives that were left out, [rows]."""
         with _coded(self.arm, "predict_proba"):
             values = np.asarray(self.estimator.predict_proba(rows), dtype=np.float64)
             classes = list(np.asarray(getattr(self.estimator, "classes_", (0, 1))).tolist())
@@ -284,7 +290,7 @@ class EstimatorRanker:
             if not np.isfinite(values).all():
                 raise ValueError(f"{int((~np.isfinite(values)).sum())} of {len(values)} probabilities are not finite")
         values = np.clip(values, SMALLEST, 1 - SMALLEST)
-        return np.asarray(np.log(values) - np.log1p(-values))
+        return np.asarray(np.log(values) - np.log1p(-values) + self.correction)
 
     def importance(self) -> dict[str, float]:
         """Shares by feature where the estimator has ``feature_importances_``, one a feature; else zeros."""

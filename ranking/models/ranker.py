@@ -23,6 +23,7 @@ from advprior.store.versions import versions
 from ranking.models.binning import Examples, Prepared, dataset_params, prepare
 from ranking.models.calibration import apply_calibration, fit_calibration
 from ranking.models.config import RankerConfig
+from ranking.models.encoded import EncodedRows
 from ranking.models.encoder import Encoder
 from ranking.models.lightgbm_library import lightgbm_errors, lightgbm_module
 from ranking.models.params import bagging
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 MODEL_FILE = "model.txt"
 RANKER_FILE = "ranker.json"
 _FORMAT = 2  # 2: features as data
-_WITH_START = 3  # its log-odds start somewhere: who reads format 2 alone would leave that out
+#: Its log-odds start somewhere, or are corrected for negatives left out: who reads format 2 alone would leave that out.
+_WITH_START, _CORRECTED = 3, 4
 
 
 #: What LightGBM minimises, and what stops it on validation rows.
@@ -86,6 +88,8 @@ class Ranker:
     calibration: dict[str, Any] = field(default_factory=dict)
     rounds: int = 0
     start: Start | None = None
+    #: Log-odds added for the training negatives that were left out (`ranking.models.sampling`).
+    correction: float = 0.0
     #: Calibrated probabilities of the validation rows; only where the ranker was just fitted.
     valid_scores: Double | None = field(default=None, repr=False)
 
@@ -137,14 +141,17 @@ class Ranker:
                 callbacks=stop,
             )
         self.encoder, self.booster, self.start = prepared.encoder, booster, prepared.start
+        self.correction = prepared.correction
         self.rounds = booster.best_iteration or booster.current_iteration()
-        raw = self.raw(prepared.valid_matrix)
+        raw = self.raw(prepared.valid_rows)
         self.calibration = fit_calibration(self.config.calibration, raw, prepared.valid_label)
         self.valid_scores = apply_calibration(self.calibration, raw)
         return self
 
-    def raw(self, matrix: Float) -> Double:
+    def raw(self, matrix: Float | EncodedRows) -> Double:
         """Uncalibrated log-odds of encoded rows, [rows]."""
+        if isinstance(matrix, EncodedRows):
+            return np.concatenate([self.raw(block) for block in matrix.blocks()])
         return self.started(matrix, self.trees(matrix, self.config.threads))
 
     def trees(self, matrix: Float, threads: int) -> Double:
@@ -155,9 +162,10 @@ class Ranker:
 
     def started(self, matrix: Float, trees: Double) -> Double:
         """Log-odds of rows from what their trees add up to, whoever summed them [rows]."""
-        return trees if self.start is None else trees + self.start.log_odds(matrix)
+        corrected = trees + self.correction if self.correction else trees
+        return corrected if self.start is None else corrected + self.start.log_odds(matrix)
 
-    def predict_matrix(self, matrix: Float) -> Double:
+    def predict_matrix(self, matrix: Float | EncodedRows) -> Double:
         """Calibrated probabilities of encoded rows, [rows]."""
         return apply_calibration(self.calibration, self.raw(matrix))
 
@@ -179,8 +187,9 @@ class Ranker:
         folder.mkdir(parents=True, exist_ok=True)
         booster.save_model(str(folder / MODEL_FILE), num_iteration=self.rounds)
         about = {
-            "format": _FORMAT if self.start is None else _WITH_START,
+            "format": _CORRECTED if self.correction else _FORMAT if self.start is None else _WITH_START,
             "start": None if self.start is None else self.start.to_json(),
+            "correction": self.correction,
             "model_sha256": sha256_file(folder / MODEL_FILE),
             "service": self.service,
             "features": features_to_json(self.features),
@@ -209,7 +218,7 @@ class Ranker:
         fix = "advprior rank train --frame FRAME --service SERVICE --out OUT"
         try:
             about = json.loads((folder / RANKER_FILE).read_text())
-            if about["format"] not in (_FORMAT, _WITH_START):
+            if about["format"] not in (_FORMAT, _WITH_START, _CORRECTED):
                 raise ValueError(f"format {about['format']}, made by another version: train it again")
             # LightGBM ends the whole process on a truncated model: look before it does
             if sha256_file(folder / MODEL_FILE) != about["model_sha256"]:
@@ -241,6 +250,7 @@ class Ranker:
             about["calibration"],
             about["rounds"],
             start,
+            float(about.get("correction", 0.0)),
         )
 
     def _fitted(self) -> tuple[lgb.Booster, Encoder]:

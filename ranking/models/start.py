@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,15 @@ from numpy.typing import NDArray
 from advprior.store.arrays import Double, Float
 from advprior.store.contract import PRIOR_VIEW_PREFIX
 from advprior.store.errors import AdvpriorError
+
+
+class _Rows(Protocol):
+    """Encoded rows with their labels."""
+
+    @property
+    def label(self) -> NDArray[np.int8]: ...
+
+    def column(self, place: int) -> Float: ...
 
 
 @dataclass(frozen=True)
@@ -38,8 +47,8 @@ class Start:
     missing: float
 
     @classmethod
-    def fit(cls, feature: str, names: Sequence[str], matrix: Float, label: NDArray[np.int8]) -> Start:
-        """By the likelihood of training rows [rows, features].
+    def fit(cls, feature: str, names: Sequence[str], rows: _Rows) -> Start:
+        """By the likelihood of training rows.
 
         Raises
         ------
@@ -59,7 +68,7 @@ class Start:
         from sklearn.linear_model import LogisticRegression
 
         place = list(names).index(feature)
-        value = np.asarray(matrix[:, place], np.float64)
+        value, label = np.asarray(rows.column(place), np.float64), rows.label
         given = np.isfinite(value)
         level = _log_odds(label[~given]) if not given.all() else _log_odds(label)
         if len(np.unique(label[given])) < 2:
@@ -69,7 +78,11 @@ class Start:
 
     def log_odds(self, matrix: Float) -> Double:
         """Where each encoded row [rows, features] starts [rows]."""
-        value = np.asarray(matrix[:, self.place], np.float64)
+        return self.log_odds_of(matrix[:, self.place])
+
+    def log_odds_of(self, values: Float) -> Double:
+        """The same by the values of its feature [rows]."""
+        value = np.asarray(values, np.float64)
         odds: Double = np.where(np.isfinite(value), self.slope * np.nan_to_num(value) + self.offset, self.missing)
         return odds
 

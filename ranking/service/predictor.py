@@ -64,6 +64,7 @@ class Predictor:
         booster, _ = self.ranker._fitted()
         values = booster.predict(matrix, pred_contrib=True, num_iteration=self.ranker.rounds, num_threads=1)
         of_trees = np.asarray(values, dtype=np.float64)
+        of_trees[:, -1] += self.ranker.correction
         return of_trees if self.ranker.start is None else self.ranker.start.contributions(matrix, of_trees)
 
     def _by_lightgbm(self, matrix: Matrix) -> Double:

@@ -5,14 +5,19 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import ValidationError
 
 from advprior.store.errors import AdvpriorError
 from ranking.evidence.metrics import Auc, Ece, Ndcg, Rows
+from ranking.frame import row_blocks
+from ranking.frame.row_blocks import InMemory, InParquet
+from ranking.models import encoded
 from ranking.models.arms import load_arms
 from ranking.models.config import RankerConfig
 from ranking.models.encoder import Encoder
 from ranking.models.ranker import Examples, Ranker, importance_by_group, prepare
-from tests.ranking.frames import features_of, synthetic_frame
+from ranking.service.predictor import Predictor
+from tests.ranking.frames import features_of, synthetic_frame, write_frame
 
 CONFIG = RankerConfig(max_rounds=80, patience=10, num_leaves=15, learning_rate=0.1, threads=1)
 
@@ -186,3 +191,76 @@ def test_rare_positives_are_learned_from_fewer_negatives_that_weigh_more(frame, 
         scores[name] = Rows.of(test["label"], Ranker("r", features(frame), config).fit(train, valid).predict(test))
     assert Auc()(scores["few"]) == pytest.approx(Auc()(scores["all"]), abs=0.02)
     assert Ece()(scores["few"]) < 0.05
+
+
+def test_some_negatives_are_learned_from_and_what_is_said_is_of_all_rows(frame, parts, tmp_path):
+    """A tenth of the negatives: the correction alone sets the level, calibration has next to nothing left to do."""
+    train, valid, test = parts
+    rng = np.random.default_rng(0)
+    train, valid, test = (part[(part["label"] == 0) | (rng.random(len(part)) < 0.3)] for part in (train, valid, test))
+    tenth = CONFIG.changed(negatives=0.1, min_data_in_leaf=20, max_rounds=40)
+    ranker = Ranker("ranker_with_priors_v1", features(frame), tenth).fit(train, valid)
+    assert ranker.correction == pytest.approx(np.log(0.1), rel=1e-3)
+    matrix = ranker.encoder.encode(test)
+    rate, corrected = test["label"].mean(), 1 / (1 + np.exp(-ranker.raw(matrix)))
+    assert corrected.mean() == pytest.approx(rate, rel=0.15)
+    assert (1 / (1 + np.exp(-ranker.trees(matrix, 1)))).mean() > 3 * rate  # as it learned, of the rows drawn
+    assert ranker.calibration["offset"] == pytest.approx(0, abs=1.0)
+    assert ranker.predict(valid).mean() == pytest.approx(valid["label"].mean(), rel=0.02)
+    everything = Ranker("r", features(frame), CONFIG.model_copy(update={"negatives_per_positive": None}))
+    auc = [Auc()(Rows.of(test["label"], one.predict(test))) for one in (ranker, everything.fit(train, valid))]
+    assert auc[0] == pytest.approx(auc[1], abs=0.03)
+    # the validation rows that stop a fit are all of them, at their own level
+    losses = ranker.booster.best_score["valid_0"]["binary_logloss"]
+    held = ranker.raw(ranker.encoder.encode(valid))
+    assert losses == pytest.approx(np.mean(np.logaddexp(0, np.where(valid["label"] == 1, -held, held))), rel=1e-5)
+
+    ranker.save(tmp_path)
+    served = Predictor(Ranker.load(tmp_path), tmp_path)
+    np.testing.assert_allclose(served.scores(matrix), ranker.predict(test), rtol=1e-6)
+    np.testing.assert_allclose(served.contributions(matrix).sum(1), ranker.raw(matrix), rtol=1e-5, atol=1e-6)
+    assert json.loads((tmp_path / "ranker.json").read_text())["format"] == 4  # who knows no correction must not read it
+
+
+def test_a_start_carries_the_level_of_negatives_left_out(frame, parts):
+    config = CONFIG.changed(negatives=0.2, start_from="prior_llm_log_prob")
+    ranker = Ranker("ranker_with_priors_v1", features(frame), config).fit(parts[0], parts[1])
+    assert ranker.correction == 0.0
+    level = 1 / (1 + np.exp(-ranker.raw(ranker.encoder.encode(parts[1]))))
+    assert level.mean() == pytest.approx(parts[1]["label"].mean(), rel=0.15)
+
+
+def test_negatives_are_left_out_in_one_way():
+    assert RankerConfig(negatives=0.1).negatives_per_positive is None
+    assert RankerConfig(**RankerConfig(negatives=0.1).model_dump()).negatives == 0.1
+    with pytest.raises(ValidationError, match="two ways"):
+        RankerConfig(negatives=0.1, negatives_per_positive=15)
+    with pytest.raises(ValidationError):
+        RankerConfig(negatives=0.0)
+
+
+@pytest.mark.parametrize("negatives", [None, 0.5])
+def test_rows_that_are_read_block_by_block_give_the_same_ranker(frame, parts, tmp_path, monkeypatch, negatives):
+    """To the bit: from one file of an earlier format, and from parts; bins, trees, calibration and scores."""
+    rows = frame.sort_values("timestamp", ignore_index=True)
+    monkeypatch.setattr(row_blocks, "BLOCK", 1000)
+    one, many = write_frame(tmp_path / "one", rows), write_frame(tmp_path / "many", rows)
+    (many / "frame.parquet").unlink()
+    (many / "frame.parquet").mkdir()
+    for number, start in enumerate(range(0, len(rows), 5000)):
+        part = rows.iloc[start : start + 5000]
+        part.to_parquet(many / "frame.parquet" / f"part-{number:05d}.parquet", row_group_size=1500, index=False)
+    config = CONFIG.model_copy(update={"negatives_per_positive": None, "negatives": negatives, "max_rounds": 10})
+    names, scores, models = [feature.name for feature in features(frame)], [], []
+    for source, whole in ((InMemory(rows), 10**9), (InMemory(rows), 0), (InParquet(one), 0), (InParquet(many), 0)):
+        monkeypatch.setattr(encoded, "WHOLE", whole)
+        at = {name: np.flatnonzero(rows["split"] == name) for name in ("train", "valid", "test")}
+        encoder = Encoder.fit(rows.iloc[at["train"]], names)
+        split = {name: encoded.EncodedRows(source, encoder, places) for name, places in at.items()}
+        learned, held = (Examples(split[name], rows["label"].to_numpy()[at[name]]) for name in ("train", "valid"))
+        ranker = Ranker("s", features(frame), config).fit_prepared(prepare(encoder, learned, held, config))
+        models.append(ranker.booster.model_to_string())
+        scores.append(ranker.predict_matrix(split["test"]))
+    assert models[0] == models[1] == models[2] == models[3]
+    for other in scores[1:]:
+        np.testing.assert_array_equal(other, scores[0])

@@ -9,6 +9,7 @@ import pytest
 
 from advprior.store.errors import AdvpriorError
 from ranking.models.arms import Arm, load_arms
+from ranking.models.binning import Examples
 from ranking.models.config import RankerConfig
 from ranking.models.ranker import Ranker
 from ranking.models.start import Start
@@ -57,7 +58,7 @@ def test_the_start_is_the_likeliest_line_of_the_training_rows() -> None:
     """Of two kinds of rows with 1 in 4 and 3 in 4 positives, and a third that has no value."""
     value = np.asarray([[0.0]] * 400 + [[2.0]] * 400 + [[np.nan]] * 100, np.float32)
     label = np.asarray([1] * 100 + [0] * 300 + [1] * 300 + [0] * 100 + [1] * 10 + [0] * 90, np.int8)
-    start = Start.fit("x", ["x"], value, label)
+    start = Start.fit("x", ["x"], Examples(value, label))
     expected = [-np.log(3), np.log(3), np.log(10.5 / 90.5)]
     np.testing.assert_allclose(start.log_odds(np.asarray([[0.0], [2.0], [np.nan]], np.float32)), expected, rtol=1e-3)
 
