@@ -13,7 +13,7 @@ from advprior.store.runs import digest, is_current, manifest_digest, new_run, re
 from ranking.cli.service import Moment
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
-DRIFT_VERSION = 2
+DRIFT_VERSION = 3
 DRIFT_FILE, PAGE_FILE = "drift.json", "drift.html"
 
 

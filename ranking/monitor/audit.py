@@ -242,9 +242,9 @@ def _drift(frame: Path, shown: pd.DataFrame, joined: pd.DataFrame, ranker: Ranke
     """Features whose drift since training is of another severity online than in the frame."""
     whole = load_frame(frame)
     reference = whole[(whole["split"] == "train").to_numpy()]
-    gain, names = ranker.importance(), ranker.names
-    later = joined.assign(**{USER_ID: shown[USER_ID].to_numpy()})
-    online, offline = (frame_drifts(reference, side, names, gain) for side in (shown, later))
+    gain, features = ranker.importance(), list(ranker.features)
+    later = joined.assign(**{key: shown[key].to_numpy() for key in (USER_ID, AD_ID)}, **{TIMESTAMP: shown[TIMESTAMP]})
+    online, offline = (frame_drifts(reference, side, features, gain) for side in (shown, later))
     pairs: list[tuple[Drift, Drift]] = list(zip(online, offline, strict=True))
     return [
         {"name": a.name, "online": a.psi, "frame": b.psi, "severity": [a.severity, b.severity]}

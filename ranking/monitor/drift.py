@@ -11,8 +11,19 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from advprior.store.contract import EVENT_TIMESTAMP, SNAPSHOT, TABLE_FILE, TIMESTAMP, USER_ID, prior_view
+from advprior.store.contract import (
+    AD_ID,
+    AD_STATS_VIEW,
+    ADVERTISER_ID,
+    EVENT_TIMESTAMP,
+    SNAPSHOT,
+    TABLE_FILE,
+    TIMESTAMP,
+    USER_ID,
+    prior_view,
+)
 from advprior.store.errors import AdvpriorError
+from advprior.store.features import Feature
 from advprior.store.runs import manifest_digest, read_manifest
 from advprior.store.tables import read_parquet
 from ranking.experiment.exposures import read_exposures
@@ -21,8 +32,9 @@ from ranking.frame.preflight import published_predictors
 from ranking.frame.read import FRAME_FIX, load_features, load_frame
 from ranking.frame.views import view_folder
 from ranking.models.ranker import Ranker
+from ranking.monitor.own_pace import Scale, level_of
 from ranking.monitor.psi import Bins, noise, psi
-from ranking.monitor.severity import ORDER, Severity, severity_of
+from ranking.monitor.severity import MODERATE, ORDER, Severity, severity_of
 
 #: What a published prior says of itself, whatever ad is asked for.
 SCALARS = ("entropy", "top1_log_prob")
@@ -37,7 +49,9 @@ class Drift:
     kind : str
         ``feature`` of shown ads, or ``prior`` of a snapshot's users.
     noise : float
-        The index that chance gives two samples of as many users.
+        The mean index that chance gives two samples of as many users, or ads.
+    expected : float
+        Up to which chance and the feature's own pace during training explain the index: no move to speak of.
     gain : float or None
         The feature's share of the ranker's gain.
     reference, current : list of int
@@ -49,6 +63,7 @@ class Drift:
     psi: float
     severity: Severity
     noise: float
+    expected: float
     gain: float | None
     labels: list[str]
     reference: list[int]
@@ -80,7 +95,7 @@ def drift_of(
     kind: Literal["feature", "prior"],
     reference: pd.Series[Any],
     current: pd.Series[Any],
-    users: tuple[int, int],
+    scale: Scale,
     gain: float | None = None,
 ) -> Drift:
     """How far one column moved.
@@ -89,25 +104,30 @@ def drift_of(
     ----------
     reference, current : the column on either side
         Numbers, booleans or text; missing values are a bin of their own.
-    users : (int, int)
-        Distinct users on either side: rows of one user are alike, so that they, not rows, say what chance does.
+    scale : Scale
+        What the move is held against.
     """
     if _is_text(reference):
         old, new = _texts(reference), _texts(current)
         bins = Bins.of_text(old)
-        counts = bins.count(old), bins.count(new)
+        counts, values = (bins.count(old), bins.count(new)), np.array(old, dtype=object)
     else:
         numbers = _numbers(reference)
         bins = Bins.of_numbers(numbers)
-        counts = bins.count(numbers), bins.count(_numbers(current))
+        counts, values = (bins.count(numbers), bins.count(_numbers(current))), numbers
     value = psi(*counts)
     filled = int(np.count_nonzero(counts[0] + counts[1]))
+    expected = scale.chance(filled)
+    if scale.later is not None and value >= MODERATE:
+        after = bins.count(values[scale.later])
+        expected += scale.trend(counts[0] - after, after)
     return Drift(
         name,
         kind,
         round(value, 6),
-        severity_of(value),
-        round(noise(filled, *users), 6),
+        severity_of(value) if value > expected else "stable",
+        round(noise(filled, *scale.units), 6),
+        round(expected, 6),
         gain,
         bins.labels(),
         counts[0].tolist(),
@@ -116,11 +136,25 @@ def drift_of(
 
 
 def frame_drifts(
-    reference: pd.DataFrame, current: pd.DataFrame, features: Sequence[str], gain: Mapping[str, float]
+    reference: pd.DataFrame, current: pd.DataFrame, features: Sequence[Feature], gain: Mapping[str, float]
 ) -> list[Drift]:
-    """Drift of each feature of shown ads between two frames."""
-    users = reference[USER_ID].nunique(), current[USER_ID].nunique()
-    return [drift_of(name, "feature", reference[name], current[name], users, gain.get(name)) for name in features]
+    """Drift of each feature of shown ads between two frames.
+
+    Those of ads move with the few ads, advertisers or categories that there are.
+    """
+    names = [f.name for f in features if f.source == AD_STATS_VIEW]
+    shared = [name for name in (ADVERTISER_ID, *names) if name in reference and _is_text(reference[name])]
+    scales: dict[str, Scale] = {}
+    drifts = []
+    for feature in features:
+        level = USER_ID
+        if feature.source == AD_STATS_VIEW:
+            level = level_of(reference, feature.name, TIMESTAMP, shared) or AD_ID
+        if level not in scales:
+            scales[level] = Scale.of(reference, current, TIMESTAMP, [USER_ID, level])
+        sides = reference[feature.name], current[feature.name]
+        drifts.append(drift_of(feature.name, "feature", *sides, scales[level], gain.get(feature.name)))
+    return drifts
 
 
 def prior_drifts(table: pd.DataFrame, predictor: str, until: pd.Timestamp) -> tuple[list[Drift], dict[str, Any]]:
@@ -136,9 +170,9 @@ def prior_drifts(table: pd.DataFrame, predictor: str, until: pd.Timestamp) -> tu
     last = table[(table[SNAPSHOT] == newest).to_numpy()]
     if not len(earlier):
         return [], {"newest": newest.isoformat(), "oldest": table[SNAPSHOT].min().isoformat(), "reference_snapshots": 0}
-    users = earlier[USER_ID].nunique(), last[USER_ID].nunique()
+    scale = Scale.of(earlier, last, SNAPSHOT, (USER_ID,))
     drifts = [
-        drift_of(f"{prior_view(predictor)}_{name}", "prior", earlier[name], last[name], users)
+        drift_of(f"{prior_view(predictor)}_{name}", "prior", earlier[name], last[name], scale)
         for name in SCALARS
         if name in table.columns
     ]
@@ -183,11 +217,11 @@ def measure(
     until = reference[TIMESTAMP].max()
     shown = None if exposures is None or ranker is None else _shown(exposures, ranker)
     current = _current(whole, until, recent, days, shown)
-    features, gain = [f.name for f in load_features(frame_folder)], dict[str, float]()
+    features, gain = load_features(frame_folder), dict[str, float]()
     if ranker is not None:
         loaded = _ranker_of(ranker, frame_folder)
-        features, gain = loaded.names, loaded.importance()
-    lacking = [name for name in features if name not in reference.columns or name not in current.columns]
+        features, gain = list(loaded.features), loaded.importance()
+    lacking = [f.name for f in features if f.name not in reference.columns or f.name not in current.columns]
     if lacking:
         raise AdvpriorError(
             "RNK023",

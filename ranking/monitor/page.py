@@ -48,12 +48,13 @@ def bars(drifts: list[Drift], width: float = 7.6) -> Figure:
             color=[_COLOURS[one.severity] for one in shown],
             height=0.65,
         )
-        ax.plot([one.noise for one in shown], range(len(shown)), "|", color="#24292f", markersize=8)
+        ax.plot([one.expected for one in shown], range(len(shown)), "|", color="#24292f", markersize=8)
+        ax.set_xlim(0, 1.05 * max(MAJOR, *(one.psi for one in shown), 0.0))
         for threshold in (MODERATE, MAJOR):
             ax.axvline(threshold, color="#24292f", linewidth=0.9, linestyle=(0, (4, 3)))
         ax.grid(axis="y", visible=False)
         ax.tick_params(axis="y", labelsize=8)
-        ax.set_xlabel("Population stability index (dashed: thresholds; tick: what chance gives)")
+        ax.set_xlabel("Population stability index (dashed: thresholds; tick: what chance and its own pace explain)")
         return figure
 
 

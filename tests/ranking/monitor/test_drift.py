@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from advprior.store.errors import AdvpriorError
 from ranking.cli.monitor import drift as command
 from ranking.monitor.drift import drift_of, measure, prior_drifts
+from ranking.monitor.own_pace import Scale
 from ranking.monitor.psi import Bins, noise, psi
 from tests.ranking.frames import synthetic_frame, write_frame
 
@@ -56,7 +57,7 @@ def test_bins_are_tenths_of_training_with_missing_apart() -> None:
 def test_values_that_go_missing_are_drift() -> None:
     before = pd.Series(np.arange(100.0), name="x")
     after = before.where(before >= 50)
-    found = drift_of("x", "feature", before, after, (100, 100))
+    found = drift_of("x", "feature", before, after, Scale((100, 100)))
     # five bins go from .1 to nothing (.005 stands for it), half of the rows from nothing to missing
     by_hand = 5 * (0.005 - 0.1) * log(0.005 / 0.1) + (0.5 - 0.005) * log(0.5 / 0.005)
     assert found.psi == pytest.approx(by_hand, abs=1e-6)

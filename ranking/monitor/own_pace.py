@@ -1,0 +1,115 @@
+"""How far a feature moves by itself: what chance gives so few users or ads, and what time does to it.
+
+Ages grow by a day a day and counts since the start never fall: of such features any two windows differ, and an alarm
+that rings whenever somebody looks is no alarm. How a feature moved *within* training is known, so a move since then
+counts only where it is beyond what chance and that pace explain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from advprior.store.arrays import Bool
+from advprior.store.times import micros
+from ranking.monitor.psi import noise, psi
+
+#: A stationary feature is beyond chance so seldom; a hundred features a day ask for few.
+ALPHA = 1e-4
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a move between two sides is held against.
+
+    Parameters
+    ----------
+    units : (int, int)
+        Independent units on either side: rows of one user, or of one ad, are alike.
+    later : bool [reference rows], optional
+        The later half of the reference in time; None where it cannot be parted.
+    halves : (int, int)
+        Units of its halves.
+    distance : float
+        From the reference to the current side, in distances of the halves.
+
+    Examples
+    --------
+    >>> round(Scale((400, 200)).chance(6), 3)
+    0.193
+    """
+
+    units: tuple[int, int]
+    later: Bool | None = None
+    halves: tuple[int, int] = (1, 1)
+    distance: float = 0.0
+
+    @classmethod
+    def of(cls, reference: pd.DataFrame, current: pd.DataFrame, time: str, keys: Sequence[str]) -> Scale:
+        """Of two frames.
+
+        Parameters
+        ----------
+        time : str
+            Their time column.
+        keys : sequence of str
+            Columns of what a feature is of: the one with the fewest distinct values says how many units there are. One
+            that the current side lacks is left out there.
+        """
+        at, now = micros(reference[time]).astype(np.float64), micros(current[time]).astype(np.float64)
+        units = _units(reference, keys), _units(current, keys)
+        later: Bool = at > (at.min() + at.max()) / 2
+        if later.all() or not later.any():
+            return cls(units)
+        between = float(at[later].mean() - at[~later].mean())
+        halves = _units(reference[~later], keys), _units(reference[later], keys)
+        return cls(units, later, halves, max(0.0, float(now.mean() - at.mean()) / between))
+
+    def chance(self, bins: int) -> float:
+        """The index that chance exceeds with probability `ALPHA`: a chi-square times ``1/n + 1/m`` (Yurdakul 2018)."""
+        from scipy.stats import chi2
+
+        return float(chi2.ppf(1 - ALPHA, max(1, bins - 1))) * (1 / self.units[0] + 1 / self.units[1])
+
+    def trend(self, before: Sequence[int], after: Sequence[int]) -> float:
+        """The index that the pace between the reference's halves gives over the distance to the current side.
+
+        For a small steady move the index grows with the square of the distance.
+
+        Parameters
+        ----------
+        before, after : counts [bins] of the halves
+        """
+        filled = int(np.count_nonzero(np.asarray(before) + np.asarray(after)))
+        steady = psi(before, after) - noise(filled, *self.halves)
+        return max(0.0, steady) * self.distance**2
+
+
+def level_of(frame: pd.DataFrame, name: str, time: str, keys: Sequence[str]) -> str | None:
+    """The key that a feature of ads is of: rows of one moment that share it always share the value; None: the ad's own.
+
+    Parameters
+    ----------
+    keys : sequence of str
+        What several ads may share, such as their category or advertiser; the one with the fewest values is tried first.
+
+    Examples
+    --------
+    >>> slate = {"at": [1, 1, 1, 2], "category": ["a", "a", "b", "a"], "of_category": [3, 3, 7, 4], "own": [1, 2, 3, 4]}
+    >>> slates = pd.DataFrame(slate)
+    >>> level_of(slates, "of_category", "at", ["category"]), level_of(slates, "own", "at", ["category"])
+    ('category', None)
+    """
+    for key in sorted(keys, key=lambda key: int(frame[key].nunique())):
+        groups = frame.groupby([time, key], observed=True)[name]
+        shared = (groups.size() > 1).to_numpy()
+        if shared.any() and (groups.nunique().to_numpy()[shared] <= 1).all():
+            return key
+    return None
+
+
+def _units(frame: pd.DataFrame, keys: Sequence[str]) -> int:
+    return max(1, min(int(frame[key].nunique()) for key in keys if key in frame.columns))
