@@ -70,11 +70,16 @@ lint: $(STAMP)  ## ruff, sizes and names, import contracts, mypy
 # `uv pip compile` keeps what the lock pins as long as it fits; --universal makes one file for every Python and system
 COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
           --custom-compile-command 'make lock' $(ARGS)
+EXTRA   = sed -n 's/^$(1) = \["\(.*\)"\].*/\1/p' pyproject.toml
+# NVIDIA's libraries are those that torch's build for CUDA and ONNX Runtime's agree on: resolved together, without the
+# requirements of torch on a CPU that pyproject.toml tells uv of
 lock: $(STAMP)  ## write the locks anew from pyproject.toml (ARGS=--upgrade for newer releases)
 	$(COMPILE) pyproject.toml --group weights $(addprefix --extra ,cpu train demo evaluate serve redis retrieval spark dev) \
 	  --no-emit-package torch --no-emit-package onnxruntime -o requirements.lock
-	for runtime in cpu gpu; do sed -n "s/^$$runtime = \\[\"\(.*\)\"\].*/\1/p" pyproject.toml \
-	  | $(COMPILE) --no-deps - -o requirements-$$runtime.lock; done
+	$(call EXTRA,cpu) | $(COMPILE) --no-deps - -o requirements-cpu.lock
+	( $(call EXTRA,gpu); echo '$(TORCH)' ) | $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 \
+	  --no-annotate --no-header - | grep -E '^(onnxruntime-gpu|nvidia-|cuda-)' \
+	  | $(COMPILE) --no-deps - -o requirements-gpu.lock
 	git --no-pager diff --stat -- 'requirements*.lock'
 
 clean:  ## remove the environment, caches and the demo's runs

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 
@@ -17,10 +18,10 @@ from advprior.cli.hints import next_step
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the priors.")
 @click.option(
     "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
-    help="auto: CUDA where a session really gets it, else the CPU.",
+    metavar="auto|cpu|cuda[:N[,N]]",
+    help="auto: CUDA where a session really gets it, else the CPU; several GPUs: cuda:0,1.",
 )
 @click.option(
     "--threads",
@@ -30,7 +31,7 @@ from advprior.cli.hints import next_step
 @click.option(
     "--shard-users",
     type=click.IntRange(1),
-    help="Users a shard, what an interrupt may cost; default: 32, more for very many users.",
+    help="Users a shard, what an interrupt may cost; default: some seconds' worth.",
 )
 @click.option("--last", type=click.IntRange(1), help="Only the newest so many snapshots.")
 @click.option(
@@ -85,7 +86,6 @@ def score(
     """
     from advprior.pipeline.score import ScoreOptions
     from advprior.pipeline.score import score as work
-    from advprior.predictors.llm.cut_prompts import cut_lines
     from advprior.store.runs import read_manifest
 
     options = ScoreOptions(device, threads, shard_users, top_k, last, since, keep_network, new_advertisers)
@@ -110,18 +110,27 @@ def score(
         f"  probabilities sum to 1 within {facts['max_sum_error']:.1e}; "
         f"priors equal those of histories cut at the snapshot within {facts['max_past_error']:.1e}"
     )
+    for line in _details(facts):
+        click.echo(f"  {line}")
+    next_step(f"advprior publish {out} --repo FEATURE_REPO")
+
+
+def _details(facts: dict[str, Any]) -> Iterator[str]:
+    """What else is worth knowing of the priors, a line each."""
+    from advprior.predictors.llm.cut_prompts import cut_lines
+
+    if facts.get("gate") and facts["gate"]["provider"] != facts["provider"]:
+        yield f"what {facts['precision']} damages was measured on {facts['gate']['device']}, not on this device"
     if facts["advertisers_left_out"]:
         count = facts["advertisers_left_out"]
-        click.echo(f"  {count} advertisers have no prior: the model does not know them (advprior catalog extend)")
+        yield f"{count} advertisers have no prior: the model does not know them (advprior catalog extend)"
     if facts["rows_before_user"]:
-        click.echo(f"  {facts['rows_before_user']:,} rows left out: their users did not exist yet at the snapshot")
+        yield f"{facts['rows_before_user']:,} rows left out: their users did not exist yet at the snapshot"
     if facts["prompts"] or facts["carried"]:
-        click.echo(
-            f"  {facts['forwarded']} distinct prompts forwarded of {facts['prompts']}, "
+        yield (
+            f"{facts['forwarded']} distinct prompts forwarded of {facts['prompts']}, "
             f"{facts['carried']} users carried over"
         )
-    for line in cut_lines(facts):
-        click.echo(f"  {line}")
+    yield from cut_lines(facts)
     if facts["top_k"]:
-        click.echo(f"  the {facts['top_k']} likeliest of {facts['catalog_size']} advertisers a row, the rest as one")
-    next_step(f"advprior publish {out} --repo FEATURE_REPO")
+        yield f"the {facts['top_k']} likeliest of {facts['catalog_size']} advertisers a row, the rest as one"

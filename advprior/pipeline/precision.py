@@ -1,29 +1,35 @@
-"""Half precision for a faster graph on GPUs, behind a gate: what it damages is measured on real histories first.
+"""Other precisions for a faster graph on GPUs, behind a gate: what they damage is measured on real histories first.
 
-The head, the offset and the log-softmax stay in fp32, as do squares and means, which overflow. It is never taken on
-trust: a log-probability that is off reorders the tail of a catalog long before anything looks broken.
+The graph is exported from the model in that precision, rotary angles, norms, heads and log-softmax in fp32, and
+measured on the device that will score. It is never taken on trust: a log-probability that is off reorders the tail of a
+catalog long before anything looks broken.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from advprior.runtime.parity import allowed_difference, largest_difference
-from advprior.store.arrays import Float
+from advprior.store.arrays import Float, Int
 from advprior.store.errors import AdvpriorError
 
+if TYPE_CHECKING:
+    from advprior.history.histories import Histories
+    from advprior.predictors.base import Scorer
+    from advprior.store.contract import TimePlan
+
+CPU = "CPUExecutionProvider"
 #: The gate. Nats, nats, share of the ten likeliest, nats.
 LIMITS = {"mean_difference": 0.02, "max_difference": 1.0, "top10_overlap": 0.95, "nll_change": 0.005}
-#: A prior alone against the same in a batch, of the largest log-prob: half precision rounds by the shape of the batch
-ALONE = 4e-3
+#: Priors that are also scored one by one: products round by the shape of the batch
 ALONE_SAMPLE = 5
+#: fp32 on a GPU against fp32 on the CPU, of the largest log-prob: sums in another order, in kernels of others
+BETWEEN_PROVIDERS = 1e-3
 SAMPLE = 200  # users that damage is measured on
-_FP32_OPERATORS = ("Pow", "ReduceMean", "Sqrt", "Reciprocal", "LogSoftmax", "SimplifiedLayerNormalization")
-_HEAD = ("LogSoftmax", "Cast", "Add", "MatMul", "Gemm")
 
 
 @dataclass(frozen=True)
@@ -82,105 +88,52 @@ def damage(full: Float, reduced: Float, truth: Float | None = None) -> Damage:
     return Damage(float(difference.mean()), float(difference.max()), float(overlap), change, len(full))
 
 
-def write_reduced(source: Path, out: Path) -> None:
-    """Write ``source`` (fp32) as ``out`` in half precision."""
-    import logging
+@dataclass(frozen=True)
+class Reduction:
+    """What takes the place of a graph in fp32.
 
-    import onnx
-    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
-
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)  # it advises a preprocessing that the exported graph does not need
-    try:
-        model = onnx.load(str(source))
-        reduced = convert_float_to_float16(
-            model,
-            keep_io_types=True,
-            op_block_list=[*DEFAULT_OP_BLOCK_LIST, *_FP32_OPERATORS],
-            node_block_list=_head_nodes(model),
-        )
-        _drop_round_trips(reduced)
-        onnx.save(reduced, str(out))
-    finally:
-        root.setLevel(level)
-
-
-def _head_nodes(model: Any) -> list[str]:
-    """Names of the nodes from the head to the log-softmax: they stay in fp32."""
-    made = {name: node for node in model.graph.node for name in node.output}
-    nodes, waiting = [], [made[output.name] for output in model.graph.output]
-    while waiting:
-        node = waiting.pop()
-        if node.op_type in _HEAD and node.name not in nodes:
-            nodes.append(node.name)
-            waiting += [made[name] for name in node.input if name in made]
-    return nodes
-
-
-def _drop_round_trips(model: Any) -> None:
-    """Where fp32 goes through fp16 to fp32 again, between nodes that both stay in fp32, keep the fp32.
-
-    The conversion casts what every blocked node gives; at the end of the graph that would round the log-probs.
+    Parameters
+    ----------
+    precision : {"fp32", "tf32", "bf16", "fp16"}
+    attention : {"blocks", "fused"}
+    device : str
+        Where it will score, and so where it is measured: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
     """
-    from onnx import TensorProto
 
-    def cast(node: Any, kind: int) -> bool:
-        return bool(node is not None and node.op_type == "Cast" and node.attribute[0].i == kind)
-
-    made = {name: node for node in model.graph.node for name in node.output}
-    blocked = {*_HEAD, *_FP32_OPERATORS} - {"Cast"}
-    inputs = {i.name for i in model.graph.input if i.type.tensor_type.elem_type == TensorProto.FLOAT}
-
-    def fp32(name: str) -> bool:
-        source = made.get(name)
-        return name in inputs or cast(source, TensorProto.FLOAT) or _stays(source, blocked, made)
-
-    for node in model.graph.node:
-        down = made.get(node.input[0]) if cast(node, TensorProto.FLOAT) else None
-        if down is not None and cast(down, TensorProto.FLOAT16) and fp32(down.input[0]):
-            node.input[0] = down.input[0]  # a cast of fp32 to fp32, which the runtime drops: names stay as they are
+    precision: str
+    attention: str = "blocks"
+    device: str = "auto"
 
 
-def _stays(node: Any, blocked: set[str], made: dict[str, Any]) -> bool:
-    """Whether the conversion left a node in fp32: all of its inputs that nodes make come from casts to fp32."""
-    from onnx import TensorProto
-
-    if node is None or node.op_type not in blocked:
-        return False
-    before = [made[name] for name in node.input if name in made]
-    return bool(before) and all(
-        b.attribute[0].i == TensorProto.FLOAT if b.op_type == "Cast" else _stays(b, blocked, made) for b in before
-    )
-
-
-def reduce_export(run: Path, folder: Path, tables: Path) -> dict[str, Any]:
-    """Put a graph in half precision in the place of ``folder/model.onnx``, or refuse.
+def reduce_export(run: Path, folder: Path, tables: Path, reduction: Reduction) -> dict[str, Any]:
+    """Put a graph in another precision in the place of ``folder/model.onnx``, or refuse.
 
     Parameters
     ----------
     run : Path
         Finetune run of the LLM.
     folder : Path
-        Holds the fp32 ``model.onnx``.
+        Holds the fp32 ``model.onnx``, which the other is measured against, on the same device.
     tables : Path
         Canonical tables: priors of up to 200 users at the end of fine-tuning are compared, and the labels after it.
+    reduction : Reduction
 
     Returns
     -------
     dict
-        ``precision``, ``damage``.
+        ``precision``, ``attention``, ``damage``, ``gate`` (``provider`` and ``device`` that it was measured on).
 
     Raises
     ------
     AdvpriorError
-        ``PRI014`` for a predictor without a network to reduce, ``PRI015`` when the damage is above `LIMITS`.
+        ``PRI014`` for a predictor without a network to reduce, ``PRI015`` when the damage is above `LIMITS`, ``PRI033``
+        when the device has no kernels for it.
     """
-    from advprior.history.histories import micros
     from advprior.history.read import load_histories
-    from advprior.history.targets import dense, next_advertisers
     from advprior.predictors.llm.predictor import LLMPredictor
     from advprior.predictors.registry import load_predictor
+    from advprior.runtime import cuda
+    from advprior.runtime.precision import ROUNDING
     from advprior.store.tables import load_time_plan
 
     predictor = load_predictor(run)
@@ -194,37 +147,94 @@ def reduce_export(run: Path, folder: Path, tables: Path) -> dict[str, Any]:
         )
     histories, catalog = load_histories(tables)
     predictor.catalog.require_same(catalog, where=f"{tables}/advertisers.parquet against {run}", fix="take its tables")
-    plan = load_time_plan(tables)
-    cutoff = np.asarray([micros(plan.finetune_end)], np.int64)
-    rng = np.random.default_rng(0)
-    users = np.sort(rng.choice(len(histories), min(SAMPLE, len(histories)), replace=False)).astype(np.int64)
-    full = predictor.scorer(folder, "cpu").score(histories, users, cutoff)[:, 0]
     beside = folder / "reduced"
-    beside.mkdir()
-    write_reduced(folder / "model.onnx", beside / "model.onnx")
-    small = predictor.scorer(beside, "cpu")
-    reduced = small.score(histories, users, cutoff)[:, 0]
-    horizon = micros(plan.train_end) - int(cutoff[0])
-    labels = next_advertisers(histories, users, np.repeat(cutoff - 1, len(users)), horizon)
-    measured = damage(full, reduced, dense(*labels, len(catalog)))
-    again = [small.score(histories, users[i : i + 1], cutoff)[0, 0] for i in range(min(ALONE_SAMPLE, len(users)))]
-    alone = largest_difference(np.stack(again), reduced[: len(again)])
-    allowed = allowed_difference(reduced[: len(again)], ALONE)
+    facts = predictor.export_as(beside, reduction.precision, reduction.attention)
+    sample = _Sample.of(histories, load_time_plan(tables))
+    small = predictor.scorer(beside, reduction.device)
+    full = predictor.scorer(folder, reduction.device)
+    reduced, exact = sample.priors(small), sample.priors(full)
+    measured = damage(exact, reduced, sample.labels(len(catalog)))
+    alone, allowed = sample.alone(small, reduced, ROUNDING[reduction.precision])
     beyond = measured.exceeded()
     if not alone <= allowed:
         beyond.append(f"alone and in a batch differ by {alone:.1e} (limit {allowed:.1e})")
+    between = 0.0
+    if small.provider != CPU:  # the reference of the reference
+        few = sample.first(ALONE_SAMPLE)
+        cpu = few.priors(predictor.scorer(folder, "cpu"))
+        between = largest_difference(exact[: len(cpu)], cpu)
+        if not between <= allowed_difference(cpu, BETWEEN_PROVIDERS):
+            beyond.append(f"fp32 on {small.provider} and on the CPU differ by {between:.1e}")
     if beyond:
         raise AdvpriorError(
             "PRI015",
-            "half precision damages the priors",
-            where=str(run),
+            f"{reduction.precision} damages the priors",
+            where=f"{run} on {small.provider}",
             actual=", ".join(beyond),
             expected=", ".join(f"{n} {'>=' if n == 'top10_overlap' else '<='} {v}" for n, v in LIMITS.items()),
             fix=f"advprior export {run}, in fp32",
         )
-    for file in folder.glob("model.onnx*"):
+    _replace(folder, beside)
+    return {
+        "precision": reduction.precision,
+        "attention": reduction.attention,
+        "outputs": facts["outputs"],
+        "damage": asdict(measured) | {"alone_difference": alone, "provider_difference": between},
+        "gate": {"provider": small.provider, "device": _device(small.provider, reduction.device, cuda)},
+    }
+
+
+def _device(provider: str, device: str, cuda: Any) -> str:
+    """The GPU's name, or the CPU."""
+    if provider == CPU:
+        return "CPU"
+    return cuda.device_name((cuda.device_ids(device) or [0])[0]) or "CUDA"
+
+
+def _replace(folder: Path, beside: Path) -> None:
+    """Put the files of ``beside`` in the place of those of ``folder``."""
+    for file in (*folder.glob("model.onnx*"), *folder.glob("top.onnx*")):
         file.unlink()
     for file in beside.iterdir():
         file.rename(folder / file.name)
     beside.rmdir()
-    return {"precision": "fp16", "damage": asdict(measured) | {"alone_difference": alone}}
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Users that damage is measured on, at the end of fine-tuning."""
+
+    histories: Histories
+    users: Int
+    cutoff: Int
+    horizon: int
+
+    @classmethod
+    def of(cls, histories: Histories, plan: TimePlan) -> _Sample:
+        from advprior.history.histories import micros
+
+        cutoff = np.asarray([micros(plan.finetune_end)], np.int64)
+        rng = np.random.default_rng(0)
+        users = np.sort(rng.choice(len(histories), min(SAMPLE, len(histories)), replace=False)).astype(np.int64)
+        return cls(histories, users, cutoff, micros(plan.train_end) - int(cutoff[0]))
+
+    def first(self, count: int) -> _Sample:
+        return replace(self, users=self.users[:count])
+
+    def priors(self, scorer: Scorer) -> Float:
+        """[n, N]."""
+        return scorer.score(self.histories, self.users, self.cutoff)[:, 0]
+
+    def labels(self, size: int) -> Float:
+        """Multi-hot [n, N]: what the users turned to after the cut-off."""
+        from advprior.history.targets import dense, next_advertisers
+
+        moments = np.repeat(self.cutoff - 1, len(self.users))
+        return dense(*next_advertisers(self.histories, self.users, moments, self.horizon), size)
+
+    def alone(self, scorer: Scorer, together: Float, relative: float) -> tuple[float, float]:
+        """Largest difference between priors scored one by one and ``together``, and what is allowed."""
+        few = self.users[:ALONE_SAMPLE]
+        again = [scorer.score(self.histories, few[i : i + 1], self.cutoff)[0, 0] for i in range(len(few))]
+        difference = largest_difference(np.stack(again), together[: len(few)])
+        return difference, allowed_difference(together[: len(few)], relative)

@@ -6,7 +6,7 @@ Where a network stands behind the priors, ``since`` earlier ones only users whos
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from advprior.store.contract import TimePlan
 
 STEP = "score"
-CODE_VERSION = 5
+CODE_VERSION = 6
 
 
 class Cluster(Protocol):
@@ -54,11 +54,13 @@ class ScoreOptions:
 
     Parameters
     ----------
-    device : {"auto", "cpu", "cuda"}
+    device : str
+        ``auto``, ``cpu``, ``cuda``, ``cuda:1``; several GPUs are ``cuda:0,1``, each with its own shards.
     threads : int, optional
         Of ONNX Runtime; real cores by default.
     shard_users : int, optional
-        Users a shard, what an interrupt may cost; by default 32, more where that would make over 2,000 shards.
+        Users a shard, what an interrupt may cost; by default 32 where a CPU forwards a network (more where that would
+        make over 2,000 shards), else as many as have 64 MB of results.
     top_k : int, optional
         Keep the K likeliest advertisers only; by default 100 for catalogs above 10,000.
     last : int, optional
@@ -93,13 +95,24 @@ class _Request:
     config: dict[str, Any]
     inputs: dict[str, str]
     labels: LabelSpan
-    precision: str
+    exported: dict[str, Any]
     by: str
     since_snapshot: str | None
 
     @property
     def model(self) -> str:
         return model_of(self.inputs["run"], self.inputs["onnx"])
+
+    @property
+    def precision(self) -> str:
+        """Of the export; fp32 for one that does not say."""
+        return str(self.exported.get("precision") or "fp32")
+
+    @property
+    def gate(self) -> dict[str, Any] | None:
+        """Provider and device on which the export's damage was measured; None in fp32, which needs no gate."""
+        gate: dict[str, Any] | None = self.exported.get("gate")
+        return gate
 
     @property
     def key(self) -> str:
@@ -207,7 +220,7 @@ def _read_request(run: Path, tables: Path, options: ScoreOptions) -> _Request:
         config,
         inputs,
         LabelSpan.of_run(fitted, str(run)),
-        precision=str(exported["facts"].get("precision")),
+        exported=exported["facts"],
         by="advertiser_category" if about.get("pairs") else "advertiser",
         since_snapshot=since_snapshot,
     )
@@ -236,51 +249,66 @@ def _score_into(
 
     from advprior.history.histories import micros
     from advprior.pipeline.score_carried import Carried, save_keys
-    from advprior.pipeline.score_checks import PAST_FP16, check_past_only
+    from advprior.pipeline.score_checks import check_past_only, check_written
     from advprior.pipeline.score_existence import keep_existing
     from advprior.pipeline.score_files import ScoreFiles, finish
     from advprior.pipeline.score_shards import Scoring, score_shards
     from advprior.predictors.base import NetworkScorer
-    from advprior.runtime import parity, topk
+    from advprior.runtime import topk
+    from advprior.runtime.precision import ROUNDING
 
     options, plan = request.options, load_time_plan(request.tables)
     snapshots = request.snapshots(plan)
     cutoffs = np.asarray([micros(s) for s in snapshots], np.int64)
     size, k = len(catalog), topk.kept(len(catalog), options.top_k)
-    scorer = predictor.scorer(request.run / "onnx", options.device, options.threads)
+    scorer, *others = _scorers(predictor, request)
     keep = (k is None) if options.keep_network is None else options.keep_network
     is_network = isinstance(scorer, NetworkScorer)
+    earlier = options.since if is_network else None
+    # what a later --since goes on from are log-probs of all advertisers, as are the results of a cluster
+    tuned = _ready((scorer, *others), histories, cutoffs, k is not None and not keep and not earlier and not cluster)
+    sample = check_past_only(scorer, histories, cutoffs, ROUNDING.get(request.precision, ROUNDING["fp32"]))
     interests, shape = getattr(scorer, "interests", None), (len(histories), len(cutoffs), size)
     files = ScoreFiles(folder, shape, k=k, network=keep and is_network, interests=interests and len(interests))
-    earlier = options.since if is_network else None
     carried = None if earlier is None else Carried.open(earlier, histories, cutoffs, request.model)
     scoring = Scoring(scorer, histories, cutoffs, files, carried)
-    counts = score_shards(scoring, _forwarder(scorer, histories, cutoffs, size, cluster), options.shard_users)
+    counts = score_shards(
+        scoring, _forwarder((scorer, *others), histories, cutoffs, size, cluster), options.shard_users
+    )
     facts = {**finish(folder, files, histories, snapshots), **keep_existing(folder, request.tables)}
     if files.network is not None:
         save_keys(folder, histories, int(cutoffs[-1]), request.model)
     files.close()
-    relative = PAST_FP16 if request.precision == "fp16" else parity.RELATIVE
-    past = check_past_only(scorer, histories, cutoffs, folder / MATRIX_FILE, relative)
+    written = check_written(sample, folder / MATRIX_FILE)
     return {
         **_save_catalogs(folder, catalog, interests),
         **({} if cluster is None else {"spark": cluster.facts}),
         **facts,
+        **_about(request, scorer, catalog, snapshots),
+        **tuned,
+        "lag_s": plan.lag.total_seconds(),
+        "users": len(histories),
+        "top_k": k,
+        **counts,
+        "max_past_error": max(sample.difference, written),
+        "cut_prompts": scorer.cut_prompts(histories),
+    }
+
+
+def _about(request: _Request, scorer: Scorer, catalog: Catalog, snapshots: list[datetime]) -> dict[str, Any]:
+    """What the priors are of, and who scored them."""
+    return {
         "predictor": request.config["predictor"],
         "provider": scorer.provider,
+        "precision": request.precision,
+        **({} if request.gate is None else {"gate": request.gate}),
         "catalog_version": catalog.version,
+        "catalog_size": len(catalog),
         "by": request.by,
         "model": request.model,
         **request.labels.to_json(),
-        "lag_s": plan.lag.total_seconds(),
-        "users": len(histories),
         "snapshots": len(snapshots),
         "last_snapshot": snapshots[-1].isoformat(),
-        "top_k": k,
-        "catalog_size": size,
-        **counts,
-        "max_past_error": past,
-        "cut_prompts": scorer.cut_prompts(histories),
     }
 
 
@@ -293,13 +321,41 @@ def _save_catalogs(folder: Path, catalog: Catalog, interests: Catalog | None) ->
     return {"interests": len(interests), "interests_version": interests.version}
 
 
-def _forwarder(scorer: Scorer, histories: Histories, cutoffs: Int, size: int, cluster: Cluster | None) -> Forwarder:
+def _scorers(predictor: Predictor, request: _Request) -> list[Scorer]:
+    """One for each device."""
+    from advprior.runtime.cuda import single_devices
+
+    options = request.options
+    return [
+        predictor.scorer(request.run / "onnx", device, options.threads) for device in single_devices(options.device)
+    ]
+
+
+def _ready(scorers: Sequence[Scorer], histories: Histories, cutoffs: Int, states: bool) -> dict[str, Any]:
+    """Prepare networks for many shards; what was tuned, for the manifest."""
+    import numpy as np
+
+    from advprior.predictors.base import NetworkScorer
+
+    tuned: dict[str, Any] = {}
+    for scorer in scorers:
+        if isinstance(scorer, NetworkScorer):
+            if states:
+                scorer.answer_states()
+            tuned = scorer.tune(histories, np.arange(len(histories), dtype=np.int64), cutoffs)
+    return tuned
+
+
+def _forwarder(
+    scorers: Sequence[Scorer], histories: Histories, cutoffs: Int, size: int, cluster: Cluster | None
+) -> Forwarder:
     """Where the jobs run."""
     from advprior.history.counts import crowd
     from advprior.predictors.forwarding import here
 
+    scorer, *others = scorers
     if cluster is None:
-        return here(scorer, histories, cutoffs)
+        return here(scorer, histories, cutoffs, *others)
     everyone = crowd(histories, cutoffs, scorer.half_lives, size)
     interests = getattr(scorer, "interests", None) or ()
     return cluster.forwarder(histories, cutoffs, everyone, size + len(interests))

@@ -1,7 +1,12 @@
-"""Do priors see the past only? A sample is scored again from histories that end at the snapshot."""
+"""Do priors see the past only? A sample is scored again from histories that end at the snapshot, before all others.
+
+A long run on the wrong settings is thus refused in its first seconds. What was written is held to the same sample at
+the end: each row in its own place.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,20 +14,38 @@ import numpy as np
 from advprior.history.histories import Histories
 from advprior.predictors.base import Scorer
 from advprior.runtime.parity import RELATIVE, allowed_difference, largest_difference
-from advprior.store.arrays import Int
+from advprior.store.arrays import Float, Int
 from advprior.store.contract import TOP_INDEX_FILE
 from advprior.store.errors import AdvpriorError
 
-PAST_FP16 = 4e-3  # of the largest log-prob: half precision rounds by the shape of the batch; a leak is far larger
 PAST_SAMPLE = 12  # priors that are checked so
 
 
-def check_past_only(
-    scorer: Scorer, histories: Histories, cutoffs: Int, matrix: Path, relative: float = RELATIVE
-) -> float:
-    """Largest difference between priors as scored and scored again from histories cut at their snapshot.
+@dataclass(frozen=True)
+class PastSample:
+    """Priors of some users from histories cut at a snapshot.
 
-    The backfill gives all snapshots of a user from one long forward; this takes a sample of them one by one,
+    Attributes
+    ----------
+    rows : int64 [n]
+        Of the priors of everyone at every snapshot, users first.
+    priors : float32 [n, N]
+    difference : float
+        Largest, in log-prob, to the same users' priors from their whole histories.
+    relative : float
+        What may be a rounding, of the largest log-prob.
+    """
+
+    rows: Int
+    priors: Float
+    difference: float
+    relative: float
+
+
+def check_past_only(scorer: Scorer, histories: Histories, cutoffs: Int, relative: float = RELATIVE) -> PastSample:
+    """Priors as they will be scored, against priors from histories cut at their snapshot; the sample.
+
+    The backfill gives all snapshots of a user from one long forward; this takes some of them one by one,
     as if nothing later had happened yet.
 
     Raises
@@ -30,29 +53,55 @@ def check_past_only(
     AdvpriorError
         ``PRI011`` above ``relative`` of the priors' size (see `advprior.runtime.parity`).
     """
-    if not len(histories) or not len(cutoffs):
-        return 0.0
-    priors = np.load(matrix, mmap_mode="r")
-    beside = matrix.with_name(TOP_INDEX_FILE)
-    top = np.load(beside, mmap_mode="r") if beside.is_file() else None
     rng = np.random.default_rng(0)
+    rows: list[Int] = []
+    cut: list[Float] = []
     worst, allowed = 0.0, 0.0
-    for column in rng.choice(len(cutoffs), min(3, len(cutoffs)), replace=False):
+    columns = rng.choice(len(cutoffs), min(3, len(cutoffs)), replace=False) if len(histories) and len(cutoffs) else ()
+    for column in columns:
         past = histories.before(int(cutoffs[column]))
         users = np.sort(rng.choice(len(histories), min(PAST_SAMPLE // 3, len(histories)), replace=False))
-        again = scorer.score(past, users.astype(np.int64), cutoffs[column : column + 1])[:, 0]
-        rows = users * len(cutoffs) + column
-        if top is not None:
-            again = np.take_along_axis(again, top[rows].astype(np.int64), axis=1)
-        worst = max(worst, largest_difference(again, priors[rows]))
-        allowed = max(allowed, allowed_difference(priors[rows], relative))
+        users = users.astype(np.int64)
+        whole = scorer.score(histories, users, cutoffs)[:, column]
+        again = scorer.score(past, users, cutoffs[column : column + 1])[:, 0]
+        worst = max(worst, largest_difference(again, whole))
+        allowed = max(allowed, allowed_difference(whole, relative))
+        rows.append(users * len(cutoffs) + column)
+        cut.append(again)
     if not worst <= allowed:
-        raise AdvpriorError(
-            "PRI011",
-            "a prior depends on what came after its snapshot",
-            where=str(matrix),
-            actual=f"{worst:.1e} in log-prob against the history cut at the snapshot",
-            expected=f"at most {allowed:.1e}, for log-probs of this size",
-            fix="advprior export RUN --force, then score again",
-        )
+        raise _depends_on_later(scorer.provider, worst, allowed)
+    if not rows:
+        return PastSample(np.empty(0, np.int64), np.empty((0, 0), np.float32), 0.0, relative)
+    return PastSample(np.concatenate(rows), np.concatenate(cut), worst, relative)
+
+
+def check_written(sample: PastSample, matrix: Path) -> float:
+    """Largest difference between the sample and what was written of it, in ``matrix`` and beside.
+
+    Raises
+    ------
+    AdvpriorError
+        ``PRI011`` where a row says something else.
+    """
+    if not len(sample.rows):
+        return 0.0
+    priors, expected = np.load(matrix, mmap_mode="r")[sample.rows], sample.priors
+    beside = matrix.with_name(TOP_INDEX_FILE)
+    if beside.is_file():
+        top = np.load(beside, mmap_mode="r")[sample.rows].astype(np.int64)
+        expected = np.take_along_axis(expected, top, axis=1)
+    worst, allowed = largest_difference(priors, expected), allowed_difference(expected, sample.relative)
+    if not worst <= allowed:
+        raise _depends_on_later(str(matrix), worst, allowed)
     return worst
+
+
+def _depends_on_later(where: str, worst: float, allowed: float) -> AdvpriorError:
+    return AdvpriorError(
+        "PRI011",
+        "a prior depends on what came after its snapshot",
+        where=where,
+        actual=f"{worst:.1e} in log-prob against the history cut at the snapshot",
+        expected=f"at most {allowed:.1e}, for log-probs of this size",
+        fix="advprior export RUN --force, then score again",
+    )

@@ -6,6 +6,7 @@ read once more at the end, and a row that is no distribution is refused.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -30,10 +31,12 @@ from advprior.store.errors import AdvpriorError
 
 if TYPE_CHECKING:
     from advprior.history.histories import Histories
+    from advprior.runtime.top_graph import TopRows
 
 ROWS_FILE = "rows.parquet"
 NETWORK_FILE = "network.npy"  # [U, N] float32: the network's part at the last snapshot
 SCALARS_FILE = "scalars.npy"  # while scoring only: becomes columns of ROWS_FILE
+SHARDS_FILE = "shards.json"  # while scoring only: another device may go on, and would plan others
 SUM_TOLERANCE = 1e-4
 CHUNK_ROWS = 16_384
 _SCALARS: list[tuple[str, str]] = [("entropy", "<f4"), ("top1", "<i4"), ("best", "<f4")]
@@ -74,6 +77,13 @@ class ScoreFiles:
         self.interests = RowFile(folder / INTEREST_MATRIX_FILE, (rows, interests), np.float32) if interests else None
         self.scalars = RowFile(folder / SCALARS_FILE, (rows,), _SCALARS)
         self.journal = Journal(folder / JOURNAL)
+        self._shards = folder / SHARDS_FILE
+
+    def shard_users(self, planned: int) -> int:
+        """Users a shard: ``planned``, or what the run that is gone on with had planned."""
+        if not self._shards.is_file():
+            self._shards.write_text(json.dumps({"shard_users": planned}))
+        return int(json.loads(self._shards.read_text())["shard_users"])
 
     @property
     def all(self) -> list[RowFile]:
@@ -97,6 +107,23 @@ class ScoreFiles:
             self.index.write(rows, index)
             self.tail.write(rows, tail)
         self.scalars.write(rows, scalars)
+        return worst
+
+    def write_top(self, users: Int, top: TopRows) -> float:
+        """Write the K likeliest advertisers of ``users`` [n, S] rows; the largest distance of a sum from one."""
+        assert self.index is not None
+        assert self.tail is not None
+        rows = self._rows(users)
+        worst = check_sums(top.log_probs, f"users {users[0]} to {users[-1]}", top.tail)
+        scalars = np.empty(len(rows), _SCALARS)
+        scalars["entropy"], scalars["top1"], scalars["best"] = top.entropy, top.index[:, 0], top.log_probs[:, 0]
+        for file, values in (
+            (self.log_probs, top.log_probs),
+            (self.index, top.index),
+            (self.tail, top.tail),
+            (self.scalars, scalars),
+        ):
+            file.write(rows, values)
         return worst
 
     def write_interests(self, users: Int, log_probs: Float) -> None:
@@ -171,6 +198,7 @@ def finish(out: Path, files: ScoreFiles, histories: Histories, snapshots: list[d
     # the journal first: without it all is scored again, with it but without the scalars they would be zeros
     (out / JOURNAL).unlink()
     (out / SCALARS_FILE).unlink()
+    (out / SHARDS_FILE).unlink(missing_ok=True)
     return {"rows": rows, "max_sum_error": worst, "mean_entropy": entropy / rows if rows else 0.0}
 
 

@@ -23,9 +23,12 @@ from advprior.store.arrays import Bool, Float, Int
 from advprior.store.errors import AdvpriorError
 from advprior.store.progress import Progress
 
-SHARD_USERS = 32  # users a shard at least
+SHARD_USERS = 32  # users a shard at least, where a CPU forwards a network: some seconds
 SHARDS = 2_000  # and shards a run at most, by default
+SHARD_BYTES = 64 << 20  # of results a shard elsewhere: what a GPU, or a predictor without a network, has in seconds
+MOST_USERS = 16_384  # and users of it, whatever a row is
 BLOCK_BYTES = 32 << 20  # of log-probs held at once
+STATE_NUMBERS = 1_024  # of a state behind the network, roughly
 SHARED_BLOCKS = 64  # shards' worth of users with the same prompt that stay together
 
 
@@ -56,7 +59,22 @@ class Scoring:
     @property
     def block_users(self) -> int:
         """Users whose log-probs fit `BLOCK_BYTES`."""
-        return max(1, BLOCK_BYTES // (4 * len(self.cutoffs) * self.files.size))
+        return max(1, BLOCK_BYTES // self._user_bytes)
+
+    @property
+    def shard_users(self) -> int:
+        """Users a shard by default: what an interrupt costs is some seconds."""
+        if self.network is not None and not self.network.on_gpu:
+            return max(SHARD_USERS, -(-len(self.histories) // SHARDS))
+        return min(max(SHARD_USERS, SHARD_BYTES // self._user_bytes), MOST_USERS)
+
+    @property
+    def _user_bytes(self) -> int:
+        """Of one user's rows in memory: all advertisers, or the K likeliest and the states that they come from."""
+        width = self.files.size
+        if self.network is not None and self.network.answers_states and self.files.k is not None:
+            width = min(width, 3 * self.files.k + STATE_NUMBERS)
+        return max(4 * len(self.cutoffs) * width, 1)
 
 
 def plan_shards(alike: npt.NDArray[np.uint64], shard_users: int) -> list[Int]:
@@ -96,7 +114,7 @@ def score_shards(scoring: Scoring, forwarder: Forwarder, shard_users: int | None
     network, users, journal = scoring.network, len(scoring.histories), scoring.files.journal
     last = int(scoring.cutoffs[-1])
     alike = network.alike(scoring.histories, last) if network else np.arange(users, dtype=np.uint64)
-    shards = plan_shards(alike, shard_users or max(SHARD_USERS, -(-users // SHARDS)))
+    shards = plan_shards(alike, scoring.files.shard_users(shard_users or scoring.shard_users))
     # what the network says of a shard is forwarded once for all who share it; else a block at a time
     jobs = _jobs(shards, set(journal.done), scoring.carried, None if network else scoring.block_users)
     counts: dict[str, float] = {}
@@ -173,6 +191,10 @@ def _write_network(scoring: Scoring, scorer: NetworkScorer, job: Job, result: Fo
         if files.interests is not None:
             interests = rows.take(result.interests if result else None, carried.interests if carried else None)
             files.write_interests(block, interests)
+        if scorer.answers_states and files.k is not None:
+            top = scorer.likeliest(network, scoring.histories, block, scoring.cutoffs, files.k)
+            worst = max(worst, files.write_top(block, top))
+            continue
         offset = scorer.offset(scoring.histories, block, scoring.cutoffs)
         worst = max(worst, files.write(block, add_offset(network, offset)))
     return worst

@@ -18,6 +18,7 @@ from advprior.history.catalog import Catalog
 from advprior.history.histories import Histories
 from advprior.history.interests import Interests
 from advprior.predictors.logit import add_offset
+from advprior.runtime.top_graph import TopRows
 from advprior.store.arrays import Float, Int
 from advprior.store.contract import CATALOG_FILE
 
@@ -69,6 +70,7 @@ class Scorer(ABC):
 
     provider: str
     half_lives: tuple[float, ...] = ()
+    stopped: bool = False
 
     @abstractmethod
     def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
@@ -76,6 +78,10 @@ class Scorer(ABC):
 
         ``histories`` holds every user: aggregates over all of them are taken as of each cut-off too.
         """
+
+    def stop(self, stopped: bool = True) -> None:
+        """Begin no further batch (nobody waits for what is under way), or go on."""
+        self.stopped = stopped
 
     def cut_prompts(self, histories: Histories) -> dict[str, Any]:
         """Of whom it reads a part only, as a fact of a run; empty where it reads all, or writes no prompts."""
@@ -89,16 +95,21 @@ class NetworkPart:
     Attributes
     ----------
     log_probs : float32 [D, N]
-        Network's own log-probabilities of D distinct prompts and positions.
+        Network's own log-probabilities of D distinct prompts and positions; where the scorer `answers_states`, the
+        states [D, W] that its head goes on from.
     index : int64 [U, S]
         Which of them each user and cut-off takes.
     interests : float32 [D, C], optional
         Log-probabilities of product categories from the same forwards, where the network answers for them too.
+    prompts, forwarded : int
+        Prompts that were asked for, and those that were distinct.
     """
 
     log_probs: Float
     index: Int
     interests: Float | None = None
+    prompts: int = 0
+    forwarded: int = 0
 
 
 class NetworkScorer(Scorer):
@@ -114,14 +125,41 @@ class NetworkScorer(Scorer):
     """
 
     interests: Catalog | None = None
+    #: Whether forwards run on a GPU.
+    on_gpu: bool = False
+    #: Whether `network` stops before the head, whose end `likeliest` is: for top-K scores of large catalogs.
+    answers_states: bool = False
 
     def __init__(self) -> None:
         self.prompts = 0  # that were asked for
         self.forwarded = 0  # that were distinct
 
-    @abstractmethod
     def network(self, histories: Histories, users: Int, cutoffs: Int) -> NetworkPart:
         """The expensive part; identical prompts within the call are forwarded once."""
+        part = self.forward(self.prepare(histories, users, cutoffs))
+        self.prompts += part.prompts
+        self.forwarded += part.forwarded
+        return part
+
+    @abstractmethod
+    def prepare(self, histories: Histories, users: Int, cutoffs: Int) -> Any:
+        """What `forward` reads: another thread may make it while an earlier forward is under way."""
+
+    @abstractmethod
+    def forward(self, prepared: Any) -> NetworkPart:
+        """`network` of what was prepared."""
+
+    def answer_states(self) -> bool:
+        """Answer with states from now on; False where the export has no head of its own, and nothing changes."""
+        return False
+
+    def likeliest(self, states: Float, histories: Histories, users: Int, cutoffs: Int, k: int) -> TopRows:
+        """The K likeliest advertisers of each user and cut-off, from the states [len(users), len(cutoffs), W]."""
+        raise NotImplementedError
+
+    def tune(self, histories: Histories, users: Int, cutoffs: Int) -> dict[str, Any]:
+        """Find what one batch should hold on this device; facts for the manifest."""
+        return {}
 
     @abstractmethod
     def offset(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
@@ -135,7 +173,11 @@ class NetworkScorer(Scorer):
         return np.arange(len(histories), dtype=np.uint64)
 
     def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
-        part = self.network(histories, users, cutoffs)
+        states, self.answers_states = self.answers_states, False
+        try:
+            part = self.network(histories, users, cutoffs)
+        finally:
+            self.answers_states = states
         return add_offset(part.log_probs[part.index], self.offset(histories, users, cutoffs))
 
 

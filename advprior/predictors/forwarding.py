@@ -5,8 +5,13 @@ Who scores hands out jobs and writes what comes back; it does not know where a j
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
+from queue import SimpleQueue
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +48,8 @@ class Forwarded:
     Attributes
     ----------
     log_probs : float32 [D, N]
-        Distinct rows: the network's own where the scorer is a `NetworkScorer`, else priors.
+        Distinct rows: the network's own where the scorer is a `NetworkScorer` (its states, where it answers with
+        them), else priors.
     index : int64 [f, S]
         Which of them each forwarded user and cut-off takes.
     prompts, forwarded : int
@@ -65,21 +71,69 @@ Forwarder = Callable[[Iterable[Job]], Iterator[tuple[Job, Forwarded | None]]]
 
 def forward(scorer: Scorer, histories: Histories, users: Int, cutoffs: Int) -> Forwarded:
     """One job, in this process."""
+    return _forward(scorer, histories, users, cutoffs, _prepare(scorer, histories, users, cutoffs))
+
+
+def _prepare(scorer: Scorer, histories: Histories, users: Int, cutoffs: Int) -> Any:
+    return scorer.prepare(histories, users, cutoffs) if isinstance(scorer, NetworkScorer) else None
+
+
+def _forward(scorer: Scorer, histories: Histories, users: Int, cutoffs: Int, prepared: Any) -> Forwarded:
     if isinstance(scorer, NetworkScorer):
-        before = (scorer.prompts, scorer.forwarded)
-        part = scorer.network(histories, users, cutoffs)
-        counts = scorer.prompts - before[0], scorer.forwarded - before[1]
-        return Forwarded(part.log_probs, part.index, *counts, part.interests)
+        part = scorer.forward(prepared)
+        return Forwarded(part.log_probs, part.index, part.prompts, part.forwarded, part.interests)
     log_probs = scorer.score(histories, users, cutoffs)
     rows = np.arange(log_probs.shape[0] * log_probs.shape[1], dtype=np.int64).reshape(log_probs.shape[:2])
     return Forwarded(log_probs.reshape(-1, log_probs.shape[-1]), rows)
 
 
-def here(scorer: Scorer, histories: Histories, cutoffs: Int) -> Forwarder:
-    """Jobs in this process, one after another."""
+def here(scorer: Scorer, histories: Histories, cutoffs: Int, *others: Scorer) -> Forwarder:
+    """Jobs in this process: while one is forwarded, the next one's prompts are made and the last one's rows written.
+
+    Parameters
+    ----------
+    scorer : Scorer
+    histories, cutoffs
+    others : Scorer
+        The same model on other devices: each takes the next job when it is free.
+    """
+    scorers = (scorer, *others)
 
     def run(jobs: Iterable[Job]) -> Iterator[tuple[Job, Forwarded | None]]:
-        for job in jobs:
-            yield job, forward(scorer, histories, job.fresh, cutoffs) if len(job.fresh) else None
+        free: SimpleQueue[Scorer] = SimpleQueue()
+        for one in scorers:
+            free.put(one)
+
+        def work(users: Int, prepared: Future[Any]) -> Forwarded:
+            ready = prepared.result()
+            mine = free.get()
+            try:
+                return _forward(mine, histories, users, cutoffs, ready)
+            finally:
+                free.put(mine)
+
+        rest = iter(jobs)
+        under_way: deque[tuple[Job, Future[Forwarded] | None]] = deque()
+        makers = ThreadPoolExecutor(1, thread_name_prefix="prompts")
+        devices = ThreadPoolExecutor(len(scorers), thread_name_prefix="device")
+        try:
+            while True:
+                for job in islice(rest, len(scorers) + 1 - len(under_way)):
+                    begun = None
+                    if len(job.fresh):
+                        ready = makers.submit(_prepare, scorer, histories, job.fresh, cutoffs)
+                        begun = devices.submit(work, job.fresh, ready)
+                    under_way.append((job, begun))
+                if not under_way:
+                    return
+                job, begun = under_way.popleft()
+                yield job, None if begun is None else begun.result()
+        finally:
+            for one in scorers:
+                one.stop()
+            makers.shutdown(cancel_futures=True)
+            devices.shutdown(cancel_futures=True)
+            for one in scorers:
+                one.stop(False)
 
     return run

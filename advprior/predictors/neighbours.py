@@ -237,7 +237,7 @@ class _NeighbourScorer(Scorer):
     def __init__(self, predictor: LinkPredictor, onnx: Path, device: str, threads: int | None) -> None:
         from advprior.runtime.session import open_session
 
-        self._session = open_session(onnx / "model.onnx", device=device, threads=threads)
+        self._session = open_session(onnx / "model.onnx", device=device, threads=threads, small=True)
         self.provider = self._session.provider
         self._parameters = predictor.parameters
         self._size = len(predictor.catalog)

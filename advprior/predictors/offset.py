@@ -131,6 +131,19 @@ class Offset:
         logits: Float = everyone + weighed(habit, self.weights[len(self.terms.popular) :])
         return logits
 
+    def habit_cells(self, histories: Histories, user: Int, cutoff: Int, size: int) -> tuple[Int, Int, Float]:
+        """Habit's share of the logits, where it is not zero: (point, advertiser, value), sorted by both.
+
+        The same numbers as `logits` adds to everyone's, of the few advertisers that a user turned to.
+        """
+        point, row = counts.past_rows(histories, user, cutoff)
+        cells, place = np.unique(point * size + histories.advertiser[row], return_inverse=True)
+        days = (cutoff[point] - histories.time[row]) / counts.DAY
+        value = np.zeros(len(cells))
+        for half_life, weight in zip(self.terms.own, self.weights[len(self.terms.popular) :], strict=True):
+            value += weight * np.log1p(np.bincount(place, weights=0.5 ** (days / half_life), minlength=len(cells)))
+        return cells // size, cells % size, value.astype(np.float32)
+
 
 def weighed(terms: Float, weights: tuple[float, ...] | Double) -> Float:
     """``Σ w·term`` [P, N] of terms [K, P, N]."""

@@ -84,7 +84,7 @@ class _PopularityScorer(Scorer):
     def __init__(self, predictor: PopularityPredictor, onnx: Path, device: str, threads: int | None) -> None:
         from advprior.runtime.session import open_session
 
-        self._session = open_session(onnx / "model.onnx", device=device, threads=threads)
+        self._session = open_session(onnx / "model.onnx", device=device, threads=threads, small=True)
         self.provider = self._session.provider
         self.half_lives = (float(predictor.parameters["half_life_days"]),)
         self._popularity = counts.PopularityCache(self.half_lives[0], len(predictor.catalog))

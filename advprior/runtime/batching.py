@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,38 @@ import numpy.typing as npt
 from advprior.store.arrays import Int
 
 FEW = 4  # batches a lane: below them, an uneven number leaves lanes idle for long
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What one batch may hold.
+
+    Attributes
+    ----------
+    tokens : int
+        Padded tokens: rows × the longest.
+    output_bytes : int, optional
+        Of what it returns: rows × most points × bytes a point. Without it no limit.
+    """
+
+    tokens: int
+    output_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What each row of a batch returns.
+
+    Attributes
+    ----------
+    points : int64 [n]
+        Points of each row; a batch is as wide as its largest.
+    bytes_a_point : int
+        ``4 · N`` for log-probabilities of N advertisers.
+    """
+
+    points: Int
+    bytes_a_point: int
 
 
 def length_batches(
@@ -53,27 +86,55 @@ def length_batches(
     return batches
 
 
-def token_budget_batches(lengths: npt.ArrayLike, budget: int, lanes: int = 1) -> list[Int]:
+def token_budget_batches(
+    lengths: npt.ArrayLike, budget: int | Budget, lanes: int = 1, outputs: Outputs | None = None
+) -> list[Int]:
     """`length_batches` for scoring, longest first, that keep every lane at work to the end.
 
     Parameters
     ----------
-    lengths, budget
+    lengths
         See `length_batches`.
+    budget : int or Budget
+        Padded tokens, and bytes of ``outputs``.
     lanes : int
         How many batches run at a time: where there are few batches, smaller ones are made.
+    outputs : Outputs, optional
+        What each row returns.
 
     Examples
     --------
     >>> [batch.tolist() for batch in token_budget_batches([3, 9, 4, 4, 20], budget=12)]
     [[4], [1], [2, 3, 0]]
+    >>> few = Outputs(np.array([1, 1, 9, 1, 1]), 100)
+    >>> [batch.tolist() for batch in token_budget_batches([3, 9, 4, 4, 20], Budget(12, 900), outputs=few)]
+    [[4], [1], [2], [3, 0]]
     """
-    batches = length_batches(lengths, budget, longest_first=True)
+    if isinstance(budget, int):
+        budget = Budget(budget)
+    batches = length_batches(lengths, budget.tokens, longest_first=True)
     if len(batches) % lanes and len(batches) < FEW * lanes:
         rounds = -(-len(batches) // lanes)
         tokens = int(np.maximum(np.asarray(lengths, np.int64), 1).sum())
         batches = length_batches(lengths, max(tokens // (rounds * lanes), 1), longest_first=True)
-    return batches
+    if outputs is None or budget.output_bytes is None:
+        return batches
+    most = budget.output_bytes // max(outputs.bytes_a_point, 1)  # points, padded ones too
+    return [part for batch in batches for part in _within(batch, outputs.points[batch], most)]
+
+
+def _within(batch: Int, points: Int, most: int) -> list[Int]:
+    """A batch in parts of no more than ``most`` padded points each; a row above it is a part of its own."""
+    if len(batch) * int(points.max(initial=0)) <= most:
+        return [batch]
+    parts, start, widest = [], 0, 0
+    for stop, width in enumerate(points):
+        if stop > start and max(widest, int(width)) * (stop + 1 - start) > most:
+            parts.append(batch[start:stop])
+            start, widest = stop, 0
+        widest = max(widest, int(width))
+    parts.append(batch[start:])
+    return parts
 
 
 def padded(rows: Sequence[Int], *, least: int = 0) -> Int:

@@ -12,20 +12,30 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from threading import local
+from typing import Any, TypeVar
 
 import numpy as np
 
+from advprior.runtime import cuda
+from advprior.runtime.batching import Budget
+from advprior.runtime.buffers import DeviceBuffers
+from advprior.runtime.precision import FP32, TF32, precision_of
 from advprior.store.arrays import Float, Int
 from advprior.store.errors import AdvpriorError
 
-Device = Literal["auto", "cpu", "cuda"]
-
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
+#: Batches on one GPU at a time: while one is computed, the next is copied there and the last one back.
+CUDA_LANES = 2
+#: Before a budget is tuned: padded tokens, and bytes of one batch's outputs.
+CUDA_BUDGET = Budget(16_384, 1 << 30)
+CPU_OUTPUT_BYTES = 256 << 20
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
@@ -46,6 +56,12 @@ class Engine:
         Threads that one run shares.
     lanes : int
         Runs that :meth:`each` has going at once.
+    precision : {"fp32", "tf32", "bf16", "fp16"}
+        Of its products.
+    device_id : int
+        Which GPU, on CUDA.
+    stopped : bool
+        Set by another thread: :meth:`each` begins no further batch and ends with an error.
     """
 
     session: Any
@@ -53,23 +69,42 @@ class Engine:
     reason: str
     threads: int
     lanes: int = 1
+    precision: str = FP32
+    device_id: int = 0
+    stopped: bool = False
+    _of_thread: local = field(default_factory=local, repr=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.provider.removesuffix('ExecutionProvider')} ({self.reason})"
 
     @property
+    def on_cuda(self) -> bool:
+        """Whether it runs on a GPU."""
+        return self.provider == _CUDA
+
+    @cached_property
     def inputs(self) -> tuple[str, ...]:
         """Names of the graph's inputs: the exporter leaves out what the graph does not read."""
         return tuple(value.name for value in self.session.get_inputs())
 
+    @cached_property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the graph's outputs."""
+        return tuple(value.name for value in self.session.get_outputs())
+
+    @property
+    def budget(self) -> Budget:
+        """What one batch may hold before it is tuned: on a CPU what the caches hold, and enough for its threads.
+
+        Measured on CPUs: 512 tokens are best on one thread, also where each of two has a batch of its own, 768 on two
+        that share one (256 to 2,048 tried). On a GPU see `advprior.runtime.tuning`.
+        """
+        return CUDA_BUDGET if self.on_cuda else Budget(min(256 * (1 + self.threads), 2048), CPU_OUTPUT_BYTES)
+
     @property
     def token_budget(self) -> int:
-        """Padded tokens in one batch: on a CPU what the caches hold, and enough for its threads to share.
-
-        Measured: 512 is best on one thread, also where each of two has a batch of its own, 768 on two that share one
-        (256 to 2,048 tried).
-        """
-        return 1024 if self.provider == _CUDA else min(256 * (1 + self.threads), 2048)
+        """Padded tokens in one batch, of `budget`."""
+        return self.budget.tokens
 
     def each(self, batches: Iterable[T], run: Callable[[T], R]) -> Iterator[tuple[T, R]]:
         """``(batch, run(batch))`` in order, :attr:`lanes` at a time; ``run`` makes the inputs and calls this engine.
@@ -79,10 +114,10 @@ class Engine:
         are begun ahead, so that memory stays bounded.
         """
         if self.lanes == 1:
-            for batch in batches:
+            for batch in self._until_stopped(batches):
                 yield batch, run(batch)
             return
-        rest = iter(batches)
+        rest = self._until_stopped(batches)
         pool = ThreadPoolExecutor(self.lanes, thread_name_prefix="lane")
         try:
             begun: deque[tuple[T, Future[R]]] = deque(
@@ -96,10 +131,16 @@ class Engine:
         finally:
             pool.shutdown(cancel_futures=True)
 
+    def _until_stopped(self, batches: Iterable[T]) -> Iterator[T]:
+        for batch in batches:
+            if self.stopped:
+                raise InterruptedError("nobody waits for this")
+            yield batch
+
     def run(self, input_ids: Int, attention_mask: Int, positions: Int, offset: Float) -> Float:
         """Log-probabilities [B, P, N] at ``positions`` [B, P] of right-padded ``input_ids`` [B, T].
 
-        ``offset`` [B, P, N] is added to the logits.
+        ``offset`` [B, P, N] or [1, 1, N] is added to the logits.
         """
         return self.run_inputs(
             {"input_ids": input_ids, "attention_mask": attention_mask, "positions": positions, "offset": offset}
@@ -109,46 +150,99 @@ class Engine:
         """The graph's first output, for inputs by name."""
         return next(iter(self.run_all(inputs).values()))
 
-    def run_all(self, inputs: dict[str, Any]) -> dict[str, Float]:
-        """Every output of the graph by name, in order, for inputs by name."""
-        names = [output.name for output in self.session.get_outputs()]
-        values = self._run_bound(inputs, "cuda") if self.provider == _CUDA else self.session.run(None, inputs)
+    def run_all(self, inputs: dict[str, Any], outputs: tuple[str, ...] = ()) -> dict[str, Float]:
+        """Outputs of the graph by name, in order, for inputs by name.
+
+        Parameters
+        ----------
+        inputs : dict of arrays
+            Those that the graph does not read are left out: a fused graph has no mask.
+        outputs : tuple of str, optional
+            Those that are computed; what only others need is left out. All by default.
+        """
+        names = outputs or self.outputs
+        inputs = {name: value for name, value in inputs.items() if name in self.inputs}
+        options = _only_needed() if outputs else None
+        if self.on_cuda:
+            values = self._run_bound(inputs, names, "cuda", options)
+        else:
+            values = self.session.run(list(names), inputs, options)
         return dict(zip(names, values, strict=True))
 
-    def _run_bound(self, inputs: dict[str, Any], device: str) -> list[Float]:
+    def _run_bound(
+        self, inputs: dict[str, Any], names: tuple[str, ...], device: str, options: Any | None = None
+    ) -> list[Float]:
         """Run with inputs and outputs bound to the device: one copy each way, and none between nodes."""
-        import onnxruntime as ort
-
+        buffers = getattr(self._of_thread, "buffers", None)
+        if buffers is None:
+            buffers = self._of_thread.buffers = DeviceBuffers(device, self.device_id)
         binding = self.session.io_binding()
         for name, value in inputs.items():
-            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value), device, 0))
-        # shapes depend on the inputs: the session allocates them
-        for output in self.session.get_outputs():
-            binding.bind_output(output.name, device, 0)
-        self.session.run_with_iobinding(binding)
+            buffers.bind(binding, name, np.asarray(value))
+        # shapes depend on the inputs: the session takes them from its arena, where the last batch's lay
+        for name in names:
+            binding.bind_output(name, device, self.device_id)
+        self.session.run_with_iobinding(binding, options)
         outputs: list[Float] = binding.copy_outputs_to_cpu()
         return outputs
 
 
-def open_session(path: Path, device: str = "auto", threads: int | None = None, many: bool = False) -> Engine:
+def _only_needed() -> Any:
+    import onnxruntime as ort
+
+    options = ort.RunOptions()
+    options.only_execute_path_to_fetches = True
+    return options
+
+
+@dataclass(frozen=True)
+class SessionChoice:
+    """Where a graph is opened.
+
+    Parameters
+    ----------
+    device : str
+        ``auto`` takes CUDA where a session really gets it, else the CPU; ``cpu``; ``cuda``, or ``cuda:1`` for another
+        GPU than the first.
+    threads : int, optional
+        The real cores of this process by default.
+    many : bool
+        For many batches by :meth:`Engine.each`: on a CPU each thread takes batches of its own.
+    small : bool
+        A graph of a few products, which a GPU cannot make faster: ``auto`` is the CPU.
+    precision : str, optional
+        What the graph's folder says by default (`advprior.runtime.precision`).
+    """
+
+    device: str = "auto"
+    threads: int | None = None
+    many: bool = False
+    small: bool = False
+    precision: str | None = None
+
+
+def open_session(
+    path: Path, device: str = "auto", threads: int | None = None, many: bool = False, small: bool = False
+) -> Engine:
+    """Open an exported graph; see `SessionChoice` for the parameters, and `open_graph` for errors."""
+    return open_graph(path, SessionChoice(device, threads, many, small))
+
+
+def open_graph(path: Path, choice: SessionChoice) -> Engine:
     """Open an exported graph.
 
     Parameters
     ----------
     path : Path
         A ``.onnx`` file.
-    device : {"auto", "cpu", "cuda"}
-        ``auto`` takes CUDA where a session really gets it, else the CPU.
-    threads : int, optional
-        The real cores of this process by default.
-    many : bool
-        For many batches by :meth:`Engine.each`: on a CPU each thread takes batches of its own.
+    choice : SessionChoice
 
     Raises
     ------
     AdvpriorError
-        ``PRI030`` when the file cannot be opened, ``PRI031`` when ``device="cuda"`` and the session has none,
-        ``PRI032`` when ONNX Runtime is not installed.
+        ``PRI030`` when the file cannot be opened, ``PRI031`` when CUDA is asked for and the session has none (the
+        error says which library is missing), ``PRI032`` when ONNX Runtime is not installed, ``PRI033`` when the
+        device has no kernels for the graph's precision.
     """
     try:
         import onnxruntime as ort
@@ -160,15 +254,22 @@ def open_session(path: Path, device: str = "auto", threads: int | None = None, m
             expected="onnxruntime or onnxruntime-gpu",
             fix='pip install "advprior[cpu]"   (or "advprior[gpu]", never both)',
         ) from error
-    if device not in ("auto", "cpu", "cuda"):
-        raise AdvpriorError("PRI031", "no such device", actual=device, expected="auto, cpu or cuda")
-    threads = threads or real_cores()
-    listed = _CUDA in ort.get_available_providers()
-    providers = [_CUDA, _CPU] if listed and device != "cpu" else [_CPU]
-    session = _session(path, 1 if many else threads, providers)
+    ids = cuda.device_ids(choice.device)
+    if len(ids) > 1:
+        raise AdvpriorError("PRI031", "one session has one GPU", actual=choice.device, expected="cuda:0, say")
+    device_id = ids[0] if ids else 0
+    precision = choice.precision or precision_of(path)
+    reason = _no_cuda(choice, device_id, _CUDA in ort.get_available_providers())
+    threads = choice.threads or real_cores()
+    options = _options(1 if choice.many else threads)
+    providers: list[Any] = [_CPU]
+    if reason is None:
+        providers.insert(0, (_CUDA, cuda_options(device_id, precision)))
+    session = _session(path, options, providers, precision)
     provider = session.get_providers()[0]
-    reason = _reason(provider, device, listed)
-    if device == "cuda" and provider != _CUDA:
+    if reason is None:
+        reason = "the session has it" if provider == _CUDA else "CUDA is listed, but the session did not get it"
+    if ids and provider != _CUDA:
         raise AdvpriorError(
             "PRI031",
             "CUDA cannot be used",
@@ -176,13 +277,39 @@ def open_session(path: Path, device: str = "auto", threads: int | None = None, m
             expected="a session on CUDA",
             fix='pip uninstall -y onnxruntime && pip install "advprior[gpu]", or take --device auto',
         )
-    if many:
-        return Engine(session, provider, reason, 1, threads if provider == _CPU else 1)
-    return Engine(session, provider, reason, threads)
+    lanes = 1 if not choice.many else CUDA_LANES if provider == _CUDA else threads
+    if choice.many and provider != _CUDA:
+        threads = 1
+    return Engine(session, provider, reason, threads, lanes, precision, device_id)
 
 
-def _session(path: Path, threads: int, providers: list[str]) -> Any:
-    """An ONNX Runtime session that leaves the cores alone while it waits."""
+def cuda_options(device_id: int, precision: str) -> dict[str, Any]:
+    """Settings of the CUDA provider.
+
+    Products of fp32 are fp32's: left to itself, the provider rounds their inputs to 10 bits (TF32) on Ampere and later,
+    and a long forward then differs from the cut one by more than rounding. The arena grows by what a batch needs, not
+    by doubling: batches come longest first, so that it is as large as it will be after the first ones.
+    """
+    return {
+        "device_id": device_id,
+        "use_tf32": int(precision == TF32),
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+
+
+def _no_cuda(choice: SessionChoice, device_id: int, listed: bool) -> str | None:
+    """Why CUDA is not tried, None where it is."""
+    if choice.device == "cpu":
+        return "asked for"
+    if choice.device == "auto" and choice.small:
+        return "a small graph"
+    if not listed:
+        return "this build of ONNX Runtime has no CUDA"
+    return cuda.problem(device_id)
+
+
+def _options(threads: int) -> Any:
+    """Settings of a session that leaves the cores alone while it waits."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -194,33 +321,37 @@ def _session(path: Path, threads: int, providers: list[str]) -> Any:
     # every batch has another shape: a plan of memory per shape would only grow
     options.enable_mem_pattern = False
     options.log_severity_level = 3
-    if providers[0] == _CUDA and hasattr(ort, "preload_dlls"):
-        try:
-            ort.preload_dlls()
-        except Exception as error:  # whatever is missing, the session below decides
-            log.debug("CUDA libraries were not preloaded: %s", error)
+    return options
+
+
+def _session(path: Path, options: Any, providers: list[Any], precision: str) -> Any:
+    """An ONNX Runtime session."""
+    import onnxruntime as ort
+
     try:
-        return ort.InferenceSession(str(path), options, providers=providers)
+        with ExitStack() as stack:
+            if len(providers) > 1:
+                stack.enter_context(cuda.quiet_log())
+            return ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime's own exceptions share no base class but Exception
+        first = str(error).splitlines()[0][:200]
+        if "NOT_IMPLEMENTED" in first and precision != FP32:
+            raise AdvpriorError(
+                "PRI033",
+                "this device has no kernels for the graph's precision",
+                where=str(path),
+                actual=f"{precision} on {'CUDA' if len(providers) > 1 else 'the CPU'}: {first}",
+                expected="bf16 on CUDA alone; fp32, tf32 and fp16 anywhere",
+                fix="--device cuda, or export in another precision: advprior export RUN --precision fp16 …",
+            ) from error
         raise AdvpriorError(
             "PRI030",
             "the exported graph cannot be opened",
             where=str(path),
-            actual=str(error).splitlines()[0][:200],
+            actual=first,
             expected="a model.onnx written by `advprior export`",
             fix="advprior export RUN --force",
         ) from error
-
-
-def _reason(provider: str, device: str, listed: bool) -> str:
-    """Why the session has this provider."""
-    if provider == _CUDA:
-        return "the session has it"
-    if device == "cpu":
-        return "asked for"
-    if listed:
-        return "CUDA is listed, but the session did not get it: no GPU, or its libraries are missing"
-    return "this build of ONNX Runtime has no CUDA"
 
 
 def real_cores() -> int:

@@ -16,6 +16,7 @@ from advprior.predictors.llm.saved_prompt import PROMPT_FILE, load_encoder, load
 from advprior.predictors.llm.scorer import LLMScorer
 from advprior.predictors.llm.settings import LLMSettings
 from advprior.predictors.offset import Offset
+from advprior.runtime.precision import FP32, TF32
 from advprior.store.contract import INTERESTS_FILE, LLM
 
 
@@ -54,11 +55,21 @@ class LLMPredictor(Predictor):
         return load_encoder(self.run, self.catalog.to_read(masked=masked).names)
 
     def export(self, out: Path) -> dict[str, Any]:
-        from advprior.predictors.llm.tuning.export import export_onnx, parity, parity_cases
+        return self.export_as(out)
+
+    def export_as(self, out: Path, precision: str = FP32, attention: str = "blocks") -> dict[str, Any]:
+        """`export` in another form (`tuning.export.GraphForm`).
+
+        Half precision is not held to the model's log-probs: what it damages is for `advprior.pipeline.precision` to
+        measure. Everything else is.
+        """
+        from advprior.predictors.llm.tuning.export import GraphForm, export_onnx, parity, parity_cases
         from advprior.predictors.llm.tuning.model import AdvertiserModel
 
         model = AdvertiserModel.from_pretrained(self.run / "model").eval()
-        facts = export_onnx(model, out)
+        facts = export_onnx(model, out, GraphForm(precision, attention))
+        if precision not in (FP32, TF32):
+            return facts
         context = int(json.loads((self.run / PROMPT_FILE).read_text())["style"]["context"])
         return {**facts, **parity(model, out / "model.onnx", parity_cases(model, context))}
 

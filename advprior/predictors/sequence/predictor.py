@@ -142,7 +142,7 @@ class _SequenceScorer(Scorer):
     def __init__(self, predictor: SASRecPredictor, onnx: Path, device: str, threads: int | None) -> None:
         from advprior.runtime.session import open_session
 
-        self._session = open_session(onnx / "model.onnx", device=device, threads=threads, many=True)
+        self._session = open_session(onnx / "model.onnx", device=device, threads=threads, many=True, small=True)
         self.provider = self._session.provider
         self._vocabulary, self._offset = predictor.vocabulary, predictor.offset
         self.half_lives = self._offset.terms.popular

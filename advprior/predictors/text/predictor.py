@@ -357,7 +357,7 @@ class _TextScorer(Scorer):
     def __init__(self, predictor: TextPredictor, onnx: Path, device: str, threads: int | None) -> None:
         from advprior.runtime.session import open_session
 
-        self._session = open_session(onnx / "model.onnx", device=device, threads=threads)
+        self._session = open_session(onnx / "model.onnx", device=device, threads=threads, small=True)
         self.provider = self._session.provider
         settings = TextSettings(**predictor.parameters["settings"])
         self._fitted = _Fitted(predictor.weights, predictor.features, settings.known, predictor.alike, predictor.boost)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -12,8 +13,9 @@ from onnx import TensorProto
 
 from advprior.cli import main
 from advprior.pipeline import precision as reduced
-from advprior.pipeline.precision import damage, write_reduced
+from advprior.pipeline.precision import damage
 from advprior.predictors.logit import log_softmax
+from advprior.runtime.precision import ROUNDING, precision_of
 from advprior.store.runs import read_manifest
 from tests.advprior.conftest import Fitted
 
@@ -39,17 +41,29 @@ def test_a_reduced_graph_passes_the_gate_and_scores(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     precision = "fp16"
-    assert _run("export", run, "--precision", precision, "--tables", fitted.tables) == 0, capsys.readouterr()
-    assert f"{precision}: log-probs off by" in capsys.readouterr().out
+    reduced_export = ("export", run, "--precision", precision, "--tables", fitted.tables, "--device", "cpu")
+    assert _run(*reduced_export) == 0, capsys.readouterr()
+    assert f"{precision} on CPU: log-probs off by" in capsys.readouterr().out
     facts = read_manifest(run / "onnx")["facts"]
-    assert facts["precision"] == precision
+    assert (facts["precision"], facts["attention"]) == (precision, "blocks")
+    assert facts["gate"] == {"provider": "CPUExecutionProvider", "device": "CPU"}
+    assert precision_of(run / "onnx/model.onnx") == precision
     assert 0 < facts["damage"]["mean_difference"] <= reduced.LIMITS["mean_difference"]
     assert np.isfinite(facts["damage"]["nll_change"])
     graph = onnx.load(str(run / "onnx/model.onnx")).graph
     assert sum(w.data_type == TensorProto.FLOAT16 and len(w.dims) == 2 for w in graph.initializer) >= 6
     assert _run("score", run, "--tables", fitted.tables, "--out", run.parent / "priors", "--last", 1) == 0
+    scored = read_manifest(run.parent / "priors")["facts"]
+    assert (scored["precision"], scored["gate"]) == (precision, facts["gate"])
+    assert "was measured on" not in capsys.readouterr().out
+    # where it was measured elsewhere, the score says so
+    manifest = json.loads((run / "onnx/manifest.json").read_text())
+    manifest["facts"]["gate"] = {"provider": "CUDAExecutionProvider", "device": "NVIDIA H100"}
+    (run / "onnx/manifest.json").write_text(json.dumps(manifest))
+    assert _run("score", run, "--tables", fitted.tables, "--out", run.parent / "other", "--last", 1) == 0
+    assert "what fp16 damages was measured on NVIDIA H100, not on this device" in capsys.readouterr().out
     # the same command again reuses it, and fp32 is another export
-    assert _run("export", run, "--precision", precision, "--tables", fitted.tables) == 0
+    assert _run(*reduced_export) == 0
     assert "unchanged" in capsys.readouterr().out
     assert _run("export", run) == 0
     assert read_manifest(run / "onnx")["facts"]["precision"] == "fp32"
@@ -62,7 +76,7 @@ def test_a_graph_beyond_a_limit_is_refused_and_the_old_export_stays(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = (run / "onnx/model.onnx").read_bytes()
-    monkeypatch.setattr(reduced, "ALONE", -1.0)  # even no difference at all, which some processors give, is beyond it
+    monkeypatch.setitem(ROUNDING, "fp16", -1.0)  # even no difference at all, which some processors give, is beyond it
     monkeypatch.setitem(reduced.LIMITS, "mean_difference", 1e-9)
     assert _run("export", run, "--precision", "fp16", "--tables", fitted.tables) == 2
     message = capsys.readouterr().err
@@ -83,29 +97,6 @@ def test_the_gate_needs_tables_and_a_network(
     control = shutil.copytree(fitted.model("popularity"), tmp_path / "popularity")
     assert _run("export", control, "--precision", "fp16", "--tables", fitted.tables) == 2
     assert "PRI014" in capsys.readouterr().err
-
-
-def test_fp16_keeps_the_end_of_the_graph_in_fp32(run: Path, tmp_path: Path) -> None:
-    write_reduced(run / "onnx/model.onnx", tmp_path / "half.onnx")
-    graph = onnx.load(str(tmp_path / "half.onnx")).graph
-    kinds = {w.name: w.data_type for w in graph.initializer}
-    assert TensorProto.FLOAT16 in kinds.values()
-    assert graph.output[0].type.tensor_type.elem_type == TensorProto.FLOAT
-    made = {name: node for node in graph.node for name in node.output}
-    # back from the output: fp32 all the way to the log-softmax and the head, without a stop in fp16
-    last, between = made[graph.output[0].name], []
-    while last.op_type == "Cast":
-        between.append(last.attribute[0].i)
-        last = made[last.input[0]]
-    assert last.op_type == "LogSoftmax"
-    assert TensorProto.FLOAT16 not in between
-    add = made[last.input[0]]
-    while add.op_type == "Cast":
-        assert add.attribute[0].i == TensorProto.FLOAT
-        add = made[add.input[0]]
-    assert add.op_type == "Add"
-    before = [made[name].input[0] if made[name].op_type == "Cast" else name for name in add.input]
-    assert "offset" in before  # as it came
 
 
 def test_damage_by_hand() -> None:

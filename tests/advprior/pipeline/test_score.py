@@ -15,7 +15,7 @@ import pytest
 from advprior.history.catalog import Catalog
 from advprior.history.histories import build_histories, micros
 from advprior.pipeline.publish import publish, shuffled_rows
-from advprior.pipeline.score_checks import check_past_only
+from advprior.pipeline.score_checks import check_past_only, check_written
 from advprior.predictors.base import Scorer
 from advprior.predictors.registry import load_predictor
 from advprior.store.errors import AdvpriorError
@@ -90,12 +90,16 @@ def test_a_prior_that_knows_the_future_is_refused(fitted: Fitted, priors: Path) 
     histories = build_histories(loaded["users"], loaded["events"], Catalog.from_table(loaded["advertisers"]))
     cutoffs = np.asarray([micros(s) for s in PLAN.snapshots()], np.int64)
     honest = load_predictor(fitted.model("llm")).scorer(fitted.model("llm") / "onnx", "cpu")
-    assert check_past_only(honest, histories, cutoffs, priors / "log_probs.npy") <= 1e-4
-    users = np.arange(len(histories), dtype=np.int64)
-    ahead = priors.parent / "ahead.npy"
-    np.save(ahead, Ahead().score(histories, users, cutoffs).reshape(-1, len(loaded["advertisers"])))
+    sample = check_past_only(honest, histories, cutoffs)
+    assert sample.difference <= 1e-4
+    assert check_written(sample, priors / "log_probs.npy") <= 1e-4
     with pytest.raises(AdvpriorError, match="PRI011"):
-        check_past_only(Ahead(), histories, cutoffs, ahead)
+        check_past_only(Ahead(), histories, cutoffs)
+    # what was written, one row further than it should be
+    moved = priors.parent / "moved.npy"
+    np.save(moved, np.roll(np.load(priors / "log_probs.npy"), 1, axis=0))
+    with pytest.raises(AdvpriorError, match="PRI011"):
+        check_written(sample, moved)
 
 
 def test_an_export_is_asked_for(fitted: Fitted, tmp_path: Path) -> None:

@@ -84,10 +84,10 @@ def test_an_error_in_a_lane_reaches_the_reader(graph):
 def test_bound_inputs_give_the_same_numbers(graph):
     """The path that CUDA takes, here with memory of the CPU."""
     engine = open_session(graph, device="cpu", threads=1)
-    np.testing.assert_array_equal(engine._run_bound(INPUTS, "cpu")[0], engine.run_inputs(INPUTS))
+    np.testing.assert_array_equal(engine._run_bound(INPUTS, ("log_probs",), "cpu")[0], engine.run_inputs(INPUTS))
     # a column-major input is copied, not read as if it were row-major
     turned = {"popularity": np.asfortranarray(INPUTS["popularity"])}
-    np.testing.assert_array_equal(engine._run_bound(turned, "cpu")[0], engine.run_inputs(INPUTS))
+    np.testing.assert_array_equal(engine._run_bound(turned, ("log_probs",), "cpu")[0], engine.run_inputs(INPUTS))
 
 
 @pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="this build may have CUDA")

@@ -50,7 +50,9 @@ def block_attention(
     for i in range(BLOCKS):
         start, stop = length * i // BLOCKS, length * (i + 1) // BLOCKS
         scores = query[:, :, :, start:stop] @ key[..., :stop] + attention_mask[:, :, None, start:stop, :stop]
-        blocks.append(torch.softmax(scores, dim=-1) @ value[:, :, :, :stop])
+        # half precision has too few digits to add up what a thousand tokens weigh
+        weights = torch.softmax(scores.float(), dim=-1).to(query.dtype)
+        blocks.append(weights @ value[:, :, :, :stop])
     return torch.cat(blocks, dim=3).reshape(batch, heads, length, size).transpose(1, 2), None
 
 

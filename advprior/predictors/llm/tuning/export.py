@@ -7,13 +7,16 @@ is wrong when a prompt ends with the pad token's id: hence a configuration of ou
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import torch
 from optimum.exporters.onnx import OnnxConfig, export
 from optimum.exporters.tasks import TasksManager
@@ -21,17 +24,24 @@ from optimum.utils.normalized_config import NormalizedTextConfig
 
 from advprior.predictors.llm.tuning.attention import traceable
 from advprior.predictors.llm.tuning.families import FAMILIES
+from advprior.predictors.llm.tuning.fused import can_fuse, fused
 from advprior.predictors.tuning.tracing import Exportable, quiet
 from advprior.runtime.parity import require_parity, worst
+from advprior.runtime.precision import BF16, FP16, FP32, write_note
+from advprior.runtime.top_graph import TOP_FILE, save_top
 from advprior.store.arrays import Float, Int
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import sha256_file
 
+BLOCKS, FUSED = "blocks", "fused"
+_DTYPES = {FP16: torch.float16, BF16: torch.bfloat16}
 #: input_ids [B, T], attention_mask [B, T], positions [B, P], offset [B, P, N]
 Case = tuple[Int, Int, Int, npt.NDArray[np.float32]]
 
 MODEL_FILE = "model.onnx"
 _TASK = "feature-extraction"
+_FP32_PARTS = ("head.", "interest_head.")
+_STATES = "states"  # what `advprior.runtime.top_graph` goes on from: held to the model by what it says of log-probs
 _INPUTS = ("input_ids", "attention_mask", "positions", "offset")
 #: batch, sequence and points of the cases; the longest prompt comes after them
 SHAPES = ((1, 1, 1), (1, 2, 1), (2, 7, 3), (5, 33, 2), (3, 96, 9), (2, 257, 4))
@@ -52,12 +62,12 @@ class AdvertiserOnnxConfig(OnnxConfig):  # type: ignore[misc]
             "input_ids": {0: "batch", 1: "sequence"},
             "attention_mask": {0: "batch", 1: "sequence"},
             "positions": {0: "batch", 1: "points"},
-            "offset": {0: "batch", 1: "points"},
+            "offset": {0: "offset_batch", 1: "offset_points"},  # or one for all
         }
 
     @property
     def outputs(self) -> dict[str, dict[int, str]]:
-        names = ["log_probs", *(["interest_log_probs"] if self._config.interests else [])]
+        names = ["log_probs", *(["interest_log_probs"] if self._config.interests else []), "states"]
         return {name: {0: "batch", 1: "points"} for name in names}
 
     def generate_dummy_inputs(self, framework: str = "pt", **_: Any) -> dict[str, Any]:
@@ -66,28 +76,48 @@ class AdvertiserOnnxConfig(OnnxConfig):  # type: ignore[misc]
         return {name: torch.from_numpy(value) if framework == "pt" else value for name, value in case.items()}
 
 
-def export_onnx(model: Any, out: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class GraphForm:
+    """How a graph computes.
+
+    Parameters
+    ----------
+    precision : {"fp32", "tf32", "bf16", "fp16"}
+        Of the layers; rotary angles, norms, heads and log-softmax stay in fp32. A graph in tf32 is that of fp32.
+    attention : {"blocks", "fused"}
+        Spelled out in blocks of queries, for CPUs (`tuning.attention`), or ONNX Runtime's operators (`tuning.fused`).
+    """
+
+    precision: str = FP32
+    attention: str = BLOCKS
+
+
+def export_onnx(model: Any, out: Path, form: GraphForm | None = None) -> dict[str, Any]:
     """Write ``model`` as ``out/model.onnx``; `parity` says whether it computes the same.
 
     Parameters
     ----------
     model : AdvertiserModel
-        ``forward(input_ids, attention_mask, positions, offset) -> {"log_probs"}``, and ``"interest_log_probs"`` where
-        it has interests; moved to the CPU in float32. No token may see a later one: see `tuning.attention`.
+        ``forward(input_ids, attention_mask, positions, offset) -> {"log_probs", "states"}``, and
+        ``"interest_log_probs"`` where it has interests; moved to the CPU in float32. No token may see a later one: see
+        `tuning.attention`. Its head is written beside as ``top.onnx`` (`advprior.runtime.top_graph`). A graph beyond
+        2 GB lies in ``model.onnx`` and ``model.onnx_data``.
     out : Path
         Folder.
+    form : GraphForm, optional
 
     Returns
     -------
     dict
-        ``file``, ``bytes``, ``sha256``, ``opset``, ``seconds``, ``inputs``, ``outputs``.
+        ``file``, ``bytes``, ``sha256``, ``opset``, ``seconds``, ``inputs``, ``outputs``, ``precision``, ``attention``.
 
     Raises
     ------
     AdvpriorError
-        ``PRI054`` when it cannot be traced.
+        ``PRI054`` when it cannot be traced, ``PRI034`` when its attention is asked fused and is not plain.
     """
     started = time.perf_counter()
+    form = form or GraphForm()
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     path = out / MODEL_FILE
@@ -96,11 +126,20 @@ def export_onnx(model: Any, out: Path) -> dict[str, Any]:
     )
     config = constructor(model.config)
     model = model.to("cpu", torch.float32).eval()
+    if form.attention == FUSED:
+        _require_plain(model)
+    traced = cast(model, form.precision)
+    with_attention = fused if form.attention == FUSED else traceable
     try:
-        with quiet(), traceable(model), Exportable():
-            inputs, outputs = export(model, config, path)
+        with quiet(), with_attention(traced), Exportable():
+            inputs, outputs = export(traced, config, path, disable_dynamic_axes_fix=True)
+            _fix_widths(path, traced, config)
     except Exception as error:  # whatever the tracer makes of an architecture's own code
         raise no_export(model, error) from error
+    if _STATES in outputs:
+        weight, bias = (x.detach().numpy() for x in (model.head.weight, model.head.bias))
+        save_top(out / TOP_FILE, weight, bias)
+    write_note(out, precision=form.precision, attention=form.attention)
     return {
         "file": MODEL_FILE,
         "bytes": sum(file.stat().st_size for file in out.glob(f"{MODEL_FILE}*")),
@@ -108,8 +147,50 @@ def export_onnx(model: Any, out: Path) -> dict[str, Any]:
         "opset": config.DEFAULT_ONNX_OPSET,
         "inputs": inputs,
         "outputs": outputs,
+        "precision": form.precision,
+        "attention": form.attention,
         "seconds": round(time.perf_counter() - started, 2),
     }
+
+
+def _fix_widths(path: Path, model: Any, config: OnnxConfig) -> None:
+    """Give each output its fixed last axis, where a fused operator hid it from the exporter.
+
+    Optimum would run the graph on the CPU to find it, which has no kernels for bf16.
+    """
+    graph = onnx.load(str(path), load_external_data=False)
+    with torch.inference_mode():
+        outputs = model(**config.generate_dummy_inputs())
+    for value in graph.graph.output:
+        value.type.tensor_type.shape.dim[-1].dim_value = int(outputs[value.name].shape[-1])
+    onnx.save(graph, str(path))
+
+
+def cast(model: Any, precision: str) -> Any:
+    """The model with its layers in half precision: a copy; itself in fp32 and tf32.
+
+    Parameters alone are cast. Buffers stay: rotary frequencies times a thousand have more digits than half precision.
+    Norms raise what they are given to fp32 by themselves, as does a softmax of scores; heads stay in fp32.
+    """
+    if precision not in _DTYPES:
+        return model
+    reduced = copy.deepcopy(model)
+    for name, parameter in reduced.named_parameters():
+        if not name.startswith(_FP32_PARTS):
+            parameter.data = parameter.data.to(_DTYPES[precision])
+    return reduced
+
+
+def _require_plain(model: Any) -> None:
+    if not can_fuse(model):
+        raise AdvpriorError(
+            "PRI034",
+            "this kind of model's attention cannot be fused",
+            where=str(model.config.backbone.get("model_type", type(model).__name__)),
+            actual="windows, caps, terms on scores, or heads of a size that is no multiple of 8",
+            expected="causal scaled dot products of all tokens before",
+            fix="advprior export RUN --attention blocks",
+        )
 
 
 def no_export(model: Any, error: Exception) -> AdvpriorError:
@@ -162,9 +243,10 @@ def parity(model: Any, path: Path, cases: Sequence[Case]) -> dict[str, Any]:
         _require_outputs(theirs, ours, path)
         (batch, sequence), points = case[0].shape, case[2].shape[1]
         where = f"{path} at batch {batch}, sequence {sequence}, points {points}"
-        check = worst([require_parity(theirs[name], ours[name], f"{where}, {name}") for name in ours])
+        spoken = [name for name in ours if name != _STATES]
+        check = worst([require_parity(theirs[name], ours[name], f"{where}, {name}") for name in spoken])
         shapes.append({"batch": batch, "sequence": sequence, "points": points, **check})
-        for log_probs in theirs.values():
+        for log_probs in (theirs[name] for name in spoken):
             sums = float(np.fmax(sums, np.abs(np.exp(log_probs.astype(np.float64)).sum(-1) - 1).max()))
     return {**worst(shapes), "probability_sum_error": sums, "parity_by_shape": shapes}
 

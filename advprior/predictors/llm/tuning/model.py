@@ -91,9 +91,9 @@ class AdvertiserModel(PreTrainedModel):  # type: ignore[misc]
     """Log-probability of every advertiser at given positions of a prompt.
 
     ``forward(input_ids [B, T], attention_mask [B, T], positions [B, P], offset [B, P, N])`` gives
-    ``{"log_probs": [B, P, N]}``, and ``"interest_log_probs": [B, P, C]`` where it has interests; prompts are
-    padded on the right, and a position sees tokens at or before it only. The offset (habit and drift as of each
-    snapshot) changes with time, so it is an input, no weight.
+    ``{"log_probs": [B, P, N], "states": [B, P, H]}``, and ``"interest_log_probs": [B, P, C]`` where it has interests;
+    prompts are padded on the right, and a position sees tokens at or before it only. The offset (habit and drift as of
+    each snapshot) changes with time, so it is an input, no weight. Heads compute in float32 whatever the layers do.
     """
 
     config_class = AdvertiserConfig
@@ -171,15 +171,18 @@ class AdvertiserModel(PreTrainedModel):  # type: ignore[misc]
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, positions: torch.Tensor, offset: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """Log-probabilities [B, P, N] at ``positions`` [B, P], with ``offset`` [B, P, N] added to the logits."""
+        """Log-probabilities [B, P, N] at ``positions`` [B, P], with ``offset`` added to the logits; see the class.
+
+        ``offset`` is [B, P, N], or [1, 1, N] where it is the same everywhere.
+        """
         lower = self.lower_states(input_ids, attention_mask)
         (batch, length), points = input_ids.shape, positions.shape[1]
         rows = (torch.arange(batch, device=positions.device)[:, None] * length + positions).flatten()
-        picked = self.states_at(lower, input_ids, rows, attention_mask).view(batch, points, -1)
+        picked = self.states_at(lower, input_ids, rows, attention_mask).view(batch, points, -1).float()
         outputs = {"log_probs": torch.log_softmax((self.head(picked) + offset).float(), dim=-1)}
         if self.interest_head is not None:
             outputs["interest_log_probs"] = torch.log_softmax(self.interest_head(picked).float(), dim=-1)
-        return outputs
+        return {**outputs, "states": picked}
 
 
 def _decoder(config: PretrainedConfig) -> Any:

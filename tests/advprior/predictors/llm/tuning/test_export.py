@@ -6,10 +6,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from transformers.models.llama import modeling_llama
 
-from advprior.predictors.llm.tuning.export import export_onnx, parity, parity_cases
+from advprior.predictors.llm.tuning.export import GraphForm, cast, export_onnx, parity, parity_cases
+from advprior.predictors.llm.tuning.fused import can_fuse
 from advprior.predictors.llm.tuning.model import AdvertiserModel, from_base
 from advprior.predictors.tuning.base import load_base
+from advprior.runtime.parity import largest_difference
+from advprior.runtime.precision import ROUNDING, precision_of
 from advprior.runtime.session import open_session
 from advprior.store.errors import AdvpriorError
 from tests.parity import assert_distributions, assert_other_log_probs, assert_same_log_probs
@@ -96,7 +100,7 @@ def test_parity_refuses_a_graph_of_another_model(model, exported):
 def test_facts_name_the_file_and_its_interface(exported):
     path, facts = exported
     assert facts["inputs"] == ["input_ids", "attention_mask", "positions", "offset"]
-    assert facts["outputs"] == ["log_probs"]
+    assert facts["outputs"] == ["log_probs", "states"]
     assert facts["bytes"] == path.stat().st_size
 
 
@@ -110,8 +114,9 @@ def test_axes_are_free_and_the_catalog_is_fixed(exported):
         "input_ids": ["batch", "sequence"],
         "attention_mask": ["batch", "sequence"],
         "positions": ["batch", "points"],
-        "offset": ["batch", "points", ADVERTISERS],
+        "offset": ["offset_batch", "offset_points", ADVERTISERS],  # or one for all
         "log_probs": ["batch", "points", ADVERTISERS],
+        "states": ["batch", "points", 32],
     }
 
 
@@ -172,3 +177,96 @@ def test_earlier_tokens_matter_and_later_ones_do_not(engine):
     assert_same_log_probs(before[:20], after[:20])
     for position in range(20, 40):
         assert_other_log_probs(before[position], after[position])
+
+
+# -- precisions and fused attention ------------------------------------------------------------------------
+
+
+def _types(path) -> tuple[dict[str, int], dict[str, list]]:
+    """Element type of every value of a graph, as far as it can be inferred, and its nodes by operator."""
+    graph = onnx.shape_inference.infer_shapes(onnx.load(str(path))).graph
+    types = {w.name: w.data_type for w in graph.initializer}
+    types |= {v.name: v.type.tensor_type.elem_type for v in (*graph.value_info, *graph.input, *graph.output)}
+    nodes: dict[str, list] = {}
+    for node in graph.node:
+        nodes.setdefault(node.op_type, []).append(node)
+    return types, nodes
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_has_islands_of_fp32(model, tmp_path, precision):
+    """Layers multiply in half precision; angles, norms, the head and what comes after it do not."""
+    facts = export_onnx(model, tmp_path, GraphForm(precision))
+    assert facts["precision"] == precision_of(tmp_path / "model.onnx") == precision
+    half = {"bf16": onnx.TensorProto.BFLOAT16, "fp16": onnx.TensorProto.FLOAT16}[precision]
+    types, nodes = _types(tmp_path / "model.onnx")
+    fp32 = onnx.TensorProto.FLOAT
+    products = [types[node.input[1]] for node in nodes["MatMul"] if node.input[1] in types]
+    assert products.count(half) >= 3 * 7  # of three layers, and attention's own besides
+    for operator in ("Cos", "Sin", "Pow", "Sqrt", "LogSoftmax", "Softmax"):
+        assert {types[node.input[0]] for node in nodes[operator]} == {fp32}, operator
+    head = next(node for node in nodes["MatMul"] if ADVERTISERS in _shape(tmp_path / "model.onnx", node.input[1]))
+    assert {types[name] for name in (*head.input, *head.output)} == {fp32}
+    # the model itself is as it was, and torch's own forward in that precision is near it
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    case = parity_cases(model)[3]
+    with torch.inference_mode():
+        full, reduced = (m(*map(torch.from_numpy, case))["log_probs"].numpy() for m in (model, cast(model, precision)))
+    assert 0 < largest_difference(reduced, full) <= 40 * ROUNDING[precision]
+
+
+def _shape(path, name) -> list[int]:
+    return next((list(w.dims) for w in onnx.load(str(path)).graph.initializer if w.name == name), [])
+
+
+def test_bf16_is_refused_where_there_are_no_kernels(model, tmp_path):
+    export_onnx(model, tmp_path, GraphForm("bf16"))
+    with pytest.raises(AdvpriorError, match=r"PRI033(.|\n)*bf16 on the CPU"):
+        open_session(tmp_path / "model.onnx", device="cpu")
+
+
+@pytest.mark.parametrize(("precision", "operator"), [("tf32", "MultiHeadAttention"), ("fp16", "GroupQueryAttention")])
+def test_fused_attention_says_the_same(model, tmp_path, precision, operator):
+    assert can_fuse(model)
+    export_onnx(model, tmp_path, GraphForm(precision, "fused"))
+    _, nodes = _types(tmp_path / "model.onnx")
+    assert len(nodes[operator]) == 3
+    assert len(nodes["RotaryEmbedding"]) == 2 * 3
+    assert "Softmax" not in nodes
+    cases = parity_cases(model)
+    if precision == "tf32":  # on a CPU the same as fp32
+        assert parity(model, tmp_path / "model.onnx", cases)["cases"] == len(cases)
+    half = cast(model, precision)
+    fused_engine = open_session(tmp_path / "model.onnx", device="cpu", threads=1)
+    assert fused_engine.precision == precision
+    for case in cases:
+        with torch.inference_mode():
+            expected = half(*map(torch.from_numpy, case))["log_probs"].numpy()
+        assert largest_difference(fused_engine.run(*case), expected) <= 10 * ROUNDING[precision]
+    # nothing of the decoder's own is left changed
+    assert {part.config._attn_implementation for part in (model.lower, model.upper)} == {"sdpa"}
+    assert modeling_llama.apply_rotary_pos_emb.__module__ == modeling_llama.__name__
+
+
+def test_attention_that_is_not_plain_is_not_fused(tmp_path):
+    base = load_base(str(write_tiny_llm(tmp_path / "base", architecture="gpt_neox")))
+    windowed = from_base(
+        base.model,
+        catalog_size=ADVERTISERS,
+        text_vocab_size=VOCABULARY,
+        frozen_layers=1,
+        advertiser_embeddings=torch.zeros(ADVERTISERS, 32),
+    )
+    windowed.upper.config.sliding_window = 16
+    with pytest.raises(AdvpriorError, match="PRI034"):
+        export_onnx(windowed, tmp_path / "onnx", GraphForm(attention="fused"))
+
+
+def test_weights_beyond_one_file_lie_beside_the_graph(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("FORCE_ONNX_EXTERNAL_DATA", "1")  # Optimum's own switch for what 2 GB bring about
+    facts = export_onnx(model, tmp_path)
+    graph = onnx.load(str(tmp_path / "model.onnx"), load_external_data=False).graph
+    inside = {w.name for w in graph.initializer if w.data_location != onnx.TensorProto.EXTERNAL}
+    assert not any(len(w.dims) == 2 for w in graph.initializer if w.name in inside)
+    assert facts["bytes"] == sum(path.stat().st_size for path in tmp_path.glob("model.onnx*"))
+    parity(model, tmp_path / "model.onnx", parity_cases(model)[:2])
