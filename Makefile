@@ -47,6 +47,7 @@ bench-serve: $(STAMP)  ## the service under load, against the plain ways (after 
 	$(BIN)/python -m benchmarks.serve --workspace runs/demo $(ARGS)
 	$(BIN)/python -m benchmarks.candidates --workspace runs/demo --now 2018-01-02T06:00:00+00:00
 	$(BIN)/python -m benchmarks.redis_size
+	$(BIN)/python -m benchmarks.serve_overload --workspace runs/demo
 	$(BIN)/python -m benchmarks.soak --workspace runs/demo
 
 # modules of benchmarks/scale, one a line: each runs whatever became of the others

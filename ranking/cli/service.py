@@ -87,7 +87,8 @@ _OPTIONS = [
         type=click.IntRange(0),
         default=32,
         show_default=True,
-        help="Requests of one worker that may wait for a thread; more are answered 429 at once.",
+        help="Requests of one burst that may wait for one worker; more are answered 429 at once, and under overload "
+        "nearly all that would wait.",
     ),
     click.option(
         "--page",

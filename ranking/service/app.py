@@ -94,7 +94,7 @@ def create_app(settings: ServeSettings, engine: Engine | None = None) -> FastAPI
         redoc_url=None,
     )
     app.state.engine, app.state.metrics = service.engine, service.metrics
-    app.add_middleware(Around, max_body=settings.max_body, metrics=service.metrics)
+    app.add_middleware(Around, max_body=settings.max_body, metrics=service.metrics, refuses=service.refuses)
     add_error_handlers(app)
     add_rank(app, service)
     add_status(app, service)
@@ -110,7 +110,7 @@ def _lifespan(service: Service, page: Page | None) -> Any:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine = service.engine
-        await service.lane.run(engine.start)
+        await service.probe_lane.run(engine.start)  # not in the lane that learns from it how long ranking takes
         log.info(
             "serving", extra={"services": list(engine.resources.reader.views_of), "experiment": engine.experiment.name}
         )

@@ -10,6 +10,7 @@ import base64
 import binascii
 import hmac
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import HTTPException, Request
@@ -44,6 +45,11 @@ def required_key(settings: ServeSettings) -> str | None:
             fix="set it, or serve openly with --no-api-key",
         )
     return key
+
+
+def key_in(headers: Mapping[bytes, bytes], key: str) -> bool:
+    """Whether headers as ASGI gives them bring the key."""
+    return hmac.compare_digest(headers.get(KEY_HEADER.lower().encode(), b""), key.encode())
 
 
 def _header_bytes(request: HTTPConnection, name: str) -> bytes:

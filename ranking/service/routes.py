@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -17,7 +18,7 @@ from ranking.experiment.exposures import ExposureLog
 from ranking.service import slate
 from ranking.service.answers import RequestInfo, log_exposure, moment, rank_answer
 from ranking.service.engine import Engine
-from ranking.service.keys import KeyHeader
+from ranking.service.keys import KeyHeader, key_in
 from ranking.service.lanes import Lane
 from ranking.service.messages import ERRORS, Health, RankResponse, Ready, request_model
 from ranking.service.metrics import Metrics
@@ -45,6 +46,12 @@ class Service:
     lane: Lane
     explain_lane: Lane
     probe_lane: Lane
+
+    def refuses(self, scope: Mapping[str, Any], headers: Mapping[bytes, bytes]) -> bool:
+        """Whether a request to rank has no room; one without the API key is left to whoever refuses it for that."""
+        if scope["path"] != "/rank" or scope["query_string"]:
+            return False
+        return (self.key is None or key_in(headers, self.key)) and self.lane.refuses()
 
     @property
     def lanes(self) -> tuple[Lane, ...]:

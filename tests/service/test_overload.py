@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from ranking.cli.metrics_folder import VARIABLE, metrics_folder
+from ranking.service.lanes import Demand, Lane
 from ranking.service.metrics import forget_the_dead
 from ranking.service.slate import Query, Slate
 from tests.service.live import HANG_S, get, live, post, until
@@ -64,6 +66,49 @@ def test_what_has_no_room_is_refused_and_the_rest_answered(project: Project, mon
             client.join(HANG_S)
         assert Counter(status for status, *_ in answers) == {429: 8, 200: 5}
         assert post(service.port, {"user_id": "u001"})[0] == 200  # recovered
+
+
+def test_a_burst_waits_and_under_overload_hardly_anything_does() -> None:
+    clock, lane, go = [0.0], Lane("test", 1, 8), threading.Event()
+
+    async def fill() -> list[bool]:
+        calls = [asyncio.ensure_future(lane.run(go.wait, HANG_S)) for _ in range(9)]
+        await asyncio.sleep(0)
+        assert lane.waiting == 8  # a burst: all of it waits
+        refused = [lane.refuses()]
+        go.set()
+        await asyncio.gather(*calls)
+        demand = lane._demand = Demand(1, lambda: clock[0])
+        demand.took(0.01)
+        for _ in range(100):  # twice what one thread can do
+            demand.came()
+        refused.append(lane.refuses())  # nothing waits
+        go.clear()
+        calls = [asyncio.ensure_future(lane.run(go.wait, HANG_S)) for _ in range(8)]
+        answers = asyncio.gather(*calls, return_exceptions=True)
+        await asyncio.sleep(0)
+        assert lane.waiting == 4  # half full, and more than the thread can do came
+        clock[0] += 2
+        refused.append(lane.refuses())
+        go.set()
+        statuses = [getattr(answer, "status_code", 200) for answer in await answers]
+        assert statuses == [200] * 5 + [429] * 3
+        return refused
+
+    try:
+        assert asyncio.run(asyncio.wait_for(fill(), HANG_S)) == [True, False, False]
+    finally:
+        go.set()
+        lane.close()
+
+
+def test_a_call_that_hung_is_not_taken_for_a_usual_one() -> None:
+    demand = Demand(1, lambda: 0.0)
+    for seconds in (0.002, 0.002, 30.0):
+        demand.took(seconds)
+    for _ in range(100):
+        demand.came()
+    assert 0.4 <= demand.share() < 0.6
 
 
 def test_the_folder_of_metrics_goes_with_its_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
