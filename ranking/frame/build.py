@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from advprior.store.contract import BASELINE_SERVICE
 from ranking.frame import checks
-from ranking.frame.parts import FrameParts, Request
-from ranking.frame.read import FRAME_FILE, PART_FILE
+from ranking.frame.part import Request
+from ranking.frame.parts import FrameParts
+from ranking.frame.read import FRAME_FILE, PART_FILE, ROW_GROUP
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_ROW_GROUP = 1 << 17  # what a reader of some columns holds at a time
 
 
 @dataclass
@@ -58,10 +57,17 @@ def build_frame(
         ``STO00x`` before the join (`ranking.frame.preflight`), ``RNK00x`` after it (`ranking.frame.checks`).
     """
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
     with tempfile.TemporaryDirectory(prefix="advprior-frame-") as spill:
         parts = FrameParts.open(Request(tables, repo, tuple(predictors), service, tuple(stale)), Path(spill))
-        whole = pa.concat_tables(parts)
+        if parts.on_spark:
+            out = Path(spill) / FRAME_FILE
+            _write(parts, out)
+            tables_of_parts = [pq.read_table(path) for path in sorted(out.iterdir())]
+        else:
+            tables_of_parts = list(parts)
+        whole = pa.concat_tables(tables_of_parts)
     warnings, facts = parts.finish()
     return FrameResult(whole.unify_dictionaries().to_pandas(), warnings, facts)
 
@@ -98,12 +104,21 @@ def write_frame(
     AdvpriorError
         As `build_frame`.
     """
-    import pyarrow.parquet as pq
-
-    out = folder / FRAME_FILE
-    out.mkdir()
     with tempfile.TemporaryDirectory(prefix=".sorted-", dir=folder) as spill:
         parts = FrameParts.open(Request(tables, repo, tuple(predictors), service, tuple(stale)), Path(spill))
-        for number, part in enumerate(parts):
-            pq.write_table(part, out / PART_FILE.format(number), row_group_size=_ROW_GROUP)
+        _write(parts, folder / FRAME_FILE)
     return parts.finish()
+
+
+def _write(parts: FrameParts, out: Path) -> None:
+    """Write the parts of a frame: here, or on Spark's workers where the offline store is Spark."""
+    import pyarrow.parquet as pq
+
+    out.mkdir()
+    if parts.on_spark:
+        from ranking.frame.on_spark import write_parts
+
+        write_parts(parts, out)
+        return
+    for number, part in enumerate(parts):
+        pq.write_table(part, out / PART_FILE.format(number), row_group_size=ROW_GROUP)

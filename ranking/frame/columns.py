@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -225,8 +226,8 @@ class PriorColumns:
     files : PriorFiles
     snapshots, available : datetime64[us] arrays [prior rows]
         What each row has seen, and from when it was there.
-    means : int array [S], float64 [S, N]
-        See `ranking.frame.gather.mean_probability`.
+    pointers : int array [prior rows]
+        ``prior_row`` of each.
     """
 
     predictor: str
@@ -234,7 +235,7 @@ class PriorColumns:
     files: PriorFiles
     snapshots: Any
     available: Any
-    means: tuple[Int, Any]
+    pointers: Int
 
     @classmethod
     def open(cls, repo: Path, predictor: str) -> PriorColumns:
@@ -242,11 +243,15 @@ class PriorColumns:
         folder = view_folder(repo, prior_view(predictor))
         files = PriorFiles.open(folder)
         table = read_parquet(folder / TABLE_FILE, columns=[PRIOR_ROW, SNAPSHOT, EVENT_TIMESTAMP]).sort_values(PRIOR_ROW)
-        snapshots = micros(table[SNAPSHOT])
-        means = mean_probability(files, table[PRIOR_ROW].to_numpy(np.int64), snapshots)
-        files.let_go()
-        available = as_datetimes(micros(table[EVENT_TIMESTAMP]))
-        return cls(predictor, folder, files, as_datetimes(snapshots), available, means)
+        snapshots, available = (as_datetimes(micros(table[name])) for name in (SNAPSHOT, EVENT_TIMESTAMP))
+        return cls(predictor, folder, files, snapshots, available, table[PRIOR_ROW].to_numpy(np.int64))
+
+    @cached_property
+    def means(self) -> tuple[Int, Any]:
+        """See `ranking.frame.gather.mean_probability`; made when a part first asks, as it reads all priors."""
+        means = mean_probability(self.files, self.pointers, self.snapshots.astype(np.int64))
+        self.files.let_go()
+        return means
 
     def check(self) -> checks.Finding | None:
         """What a check says of all published rows."""

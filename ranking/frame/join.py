@@ -260,11 +260,18 @@ def join_features(store: Any, refs: Sequence[str] | Sequence[JoinGroup], entitie
     return result
 
 
+def stretches(edges: Int | None, moments: Int) -> Int:
+    """Number of the stretch of time that each moment is in; without edges each moment is its own.
+
+    >>> stretches(np.array([10, 20]), np.array([9, 10, 25])).tolist()
+    [0, 1, 2]
+    """
+    return moments if edges is None else np.searchsorted(edges, moments, side="right").astype(np.int64)
+
+
 def _distinct(entities: pd.DataFrame, columns: Sequence[str], edges: Int | None) -> tuple[Int, Int]:
     """Which distinct key and stretch of time each row asks for, and the first row of each of these."""
-    moments = micros(entities[EVENT_TIMESTAMP])
-    stretch = moments if edges is None else np.searchsorted(edges, moments, side="right")
-    codes = pd.factorize(stretch)[0].astype(np.int64)
+    codes = pd.factorize(stretches(edges, micros(entities[EVENT_TIMESTAMP])))[0].astype(np.int64)
     for name in columns:  # renumbered each time: a product of all could overflow
         values, distinct = pd.factorize(entities[name], use_na_sentinel=False)
         codes = pd.factorize(codes * len(distinct) + values)[0].astype(np.int64)

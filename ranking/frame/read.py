@@ -19,6 +19,7 @@ FRAME_FORMAT = (
     2  # ``facts["frame_format"]``; a frame without it is of format 1. Readers of Parquet take both for a table
 )
 PART_FILE = "part-{:05d}.parquet"
+ROW_GROUP = 1 << 17  # rows of a part that a reader of some columns holds at a time
 SPLITS = ("train", "valid", "test")
 FRAME_FIX = "advprior rank frame --tables TABLES --repo FEATURE_REPO --out FRAME"
 

@@ -149,10 +149,8 @@ class SortedRows:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        schema = pq.read_schema(self.path)
-        coded = [field.name for field in schema if pa.types.is_string(field.type) and _is_coded(field.name)]
         waiting: list[pa.RecordBatch] = []
-        with pq.ParquetFile(self.path, read_dictionary=coded) as file:
+        with pq.ParquetFile(self.path, read_dictionary=_coded(self.path)) as file:
             for batch in file.iter_batches(batch_size=rows):
                 waiting.append(batch)
                 while sum(map(len, waiting)) >= rows:
@@ -161,6 +159,27 @@ class SortedRows:
                     waiting = table.slice(rows).to_batches()
         if sum(map(len, waiting)):
             yield _frame_rows(pa.Table.from_batches(waiting))
+
+
+def read_rows(path: Path, start: int, stop: int) -> FrameRows:
+    """Some of the sorted impressions, as `SortedRows.parts` gives them; a worker has no more than their file."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path, read_dictionary=_coded(path)) as file:
+        sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+        edges = np.concatenate([[0], np.cumsum(sizes)])
+        first, last = np.searchsorted(edges, start, side="right") - 1, np.searchsorted(edges, stop)
+        table = file.read_row_groups(list(range(first, last)))
+    return _frame_rows(table.slice(start - edges[first], stop - start))
+
+
+def _coded(path: Path) -> list[str]:
+    """Columns of text that are read as codes."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pq.read_schema(path)
+    return [field.name for field in schema if pa.types.is_string(field.type) and _is_coded(field.name)]
 
 
 def _is_coded(name: str) -> bool:

@@ -34,7 +34,7 @@ from advprior.store.runs import read_manifest
 from advprior.store.tables import load_tables, load_time_plan
 from ranking.frame.columns import HistoryColumns, PriorColumns, Shown
 from ranking.frame.join import join_features, open_store, scalar_refs
-from ranking.frame.parts import add_baseline, entities_of
+from ranking.frame.part import add_baseline, entities_of
 from ranking.frame.preflight import preflight
 from ranking.frame.rows import FrameRows
 from ranking.frame.views import Columns, view_folder

@@ -1,0 +1,194 @@
+"""The demo's frame on Spark `local[2]` against duckdb's in the same run: CPU after the session's start, memory, cells.
+
+    python -m benchmarks.scale.spark --workspace runs/demo
+
+Each side is `advprior rank frame` in a process of its own, over the same published views. Spark's settings are the
+commented lines of the shipped ``feature_store.yaml``. CPU-seconds and memory are read off the process tree: Python of
+the driver, Java, and Spark's Python workers; on one machine Java is both driver and executor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import psutil
+
+from benchmarks.scale.rows import Rows
+
+SHIPPED = Path(__file__).parents[2] / "feature_repo"
+VIEWS = ("user_profile", "user_history", "ad_stats", "prior_llm", "prior_popularity")
+_START = """\
+import sys, yaml
+from pyspark import SparkConf
+from pyspark.sql import SparkSession
+conf = yaml.safe_load(open(sys.argv[1]))["offline_store"]["spark_conf"]
+session = SparkSession.builder.config(conf=SparkConf().setAll(conf.items())).getOrCreate()
+session.range(10).count()
+session.sparkContext.parallelize([1, 2], 2).map(str).collect()
+"""
+
+
+@dataclass
+class TreeCost:
+    """What a process tree took.
+
+    Attributes
+    ----------
+    cpu_s : float
+        User and system time of all of it.
+    seconds : float
+        By the clock.
+    driver_gb, java_gb, workers_gb : float
+        Peak resident memory: the first process, Java, all others.
+    """
+
+    cpu_s: float
+    seconds: float
+    driver_gb: float
+    java_gb: float
+    workers_gb: float
+
+
+def run_tree(command: list[object], env: dict[str, str] | None = None) -> TreeCost:
+    """Run a command and measure its process tree."""
+    started = time.perf_counter()
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            list(map(str, command)), env={**os.environ, **(env or {})}, stdout=subprocess.DEVNULL, stderr=errors
+        )
+        root, cpu, peak = (
+            psutil.Process(process.pid),
+            dict[int, float](),
+            dict.fromkeys(("driver", "java", "workers"), 0.0),
+        )
+        while process.poll() is None:
+            resident = dict.fromkeys(peak, 0.0)
+            for one in _tree(root):
+                try:
+                    used, memory, name = one.cpu_times(), one.memory_info().rss / 1e9, one.name()
+                except psutil.Error:
+                    continue
+                cpu[one.pid] = max(cpu.get(one.pid, 0.0), used.user + used.system)
+                resident["driver" if one.pid == root.pid else "java" if "java" in name else "workers"] += memory
+            peak = {kind: max(peak[kind], resident[kind]) for kind in peak}
+            time.sleep(0.05)
+        if process.returncode:
+            errors.seek(0)
+            raise SystemExit(errors.read()[-4000:])
+    return TreeCost(sum(cpu.values()), time.perf_counter() - started, peak["driver"], peak["java"], peak["workers"])
+
+
+def _tree(root: psutil.Process) -> list[psutil.Process]:
+    try:
+        return [root, *root.children(recursive=True)]
+    except psutil.Error:
+        return []
+
+
+def spark_lines(text: str) -> str:
+    """A shipped ``feature_store.yaml`` with its commented Spark lines in place of duckdb."""
+    lines, inside = [], False
+    for line in text.replace("  type: duckdb\n", "").splitlines():
+        inside = (inside or line.startswith("  # type: spark")) and line.startswith("  #")
+        lines.append(line.replace("  # ", "  ", 1) if inside else line)
+    return "\n".join(lines) + "\n"
+
+
+def make_repo(folder: Path, data: Path, *, spark: bool, conf: dict[str, str]) -> Path:
+    """A repository over published views, which stay where they are: an own registry and online store."""
+    (folder / "data").mkdir(parents=True)
+    for view in VIEWS:
+        (folder / "data" / view).symlink_to((data / view).resolve())
+    for name in ("definitions.py", ".feastignore"):
+        shutil.copy(SHIPPED / name, folder)
+    text = (SHIPPED / "feature_store.yaml").read_text()
+    if spark:
+        text = spark_lines(text)
+        more = "".join(f"    {name}: {value!r}\n" for name, value in conf.items())
+        text = text.replace("  spark_conf:\n", f"  spark_conf:\n{more}")
+    (folder / "feature_store.yaml").write_text(text)
+    feast = [sys.executable, "-m", "advprior.store.feast_import", "-c", folder, "apply"]
+    subprocess.run(list(map(str, feast)), check=True, capture_output=True)
+    return folder
+
+
+def build(tables: Path, repo: Path, out: Path, predictors: str) -> TreeCost:
+    """`rank frame`, measured."""
+    command = [sys.executable, "-m", "advprior", "rank", "frame", "--tables", tables, "--repo", repo, "--out", out]
+    return run_tree([*command, "--predictors", predictors], {"OMP_NUM_THREADS": "1", "TZ": "UTC"})
+
+
+def different_cells(ours: Path, theirs: Path) -> tuple[int, int]:
+    """Cells of two frames that differ, and all of them; column by column, NaN equal to NaN."""
+    import pyarrow.dataset as ds
+
+    first, second = (ds.dataset(folder / "frame.parquet", format="parquet") for folder in (ours, theirs))
+    names, differ, cells = first.schema.names, 0, 0
+    assert names == second.schema.names
+    for name in names:
+        a, b = (_plain(one.to_table([name])[name]) for one in (first, second))
+        same = np.asarray((a == b) | (pd.isna(a) & pd.isna(b)), bool)
+        differ, cells = differ + int((~same).sum()), cells + len(same)
+    return differ, cells
+
+
+def _plain(column: Any) -> Any:
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    return column.to_numpy()
+
+
+def show(rows: Rows, what: str, cost: TreeCost) -> None:
+    """Figures of one side."""
+    rows.note(f"{what}: CPU, clock", f"{cost.cpu_s:.1f} s, {cost.seconds:.0f} s")
+    rows.note(
+        "  memory of driver, Java, workers", f"{cost.driver_gb:.2f}, {cost.java_gb:.2f}, {cost.workers_gb:.2f} GB"
+    )
+
+
+def demo(rows: Rows, workspace: Path, folder: Path, conf: dict[str, str]) -> None:
+    """The demo's frame on both sides."""
+    data = workspace / "feature_repo" / "data"
+    repos = {name: make_repo(folder / name, data, spark=name == "spark", conf=conf) for name in ("duckdb", "spark")}
+    start = run_tree([sys.executable, "-c", _START, repos["spark"] / "feature_store.yaml"])
+    show(rows, "Spark's session, two trivial jobs", start)
+    costs = {}
+    for name, repo in repos.items():
+        costs[name] = build(workspace / "tables", repo, folder / f"frame-{name}", "llm,popularity")
+        show(rows, f"demo's frame, {name}", costs[name])
+    after = costs["spark"].cpu_s - start.cpu_s
+    rows.at_most("CPU on Spark after its session's start, times duckdb's", after / costs["duckdb"].cpu_s, 4)
+    rows.at_most("memory of the driver", costs["spark"].driver_gb, 1, "GB")
+    differ, cells = different_cells(folder / "frame-duckdb", folder / "frame-spark")
+    rows.at_most(f"cells that differ, of {cells:,}", differ, 0)
+
+
+def main() -> None:
+    """Print the row; exit code 1 where a bound is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workspace", type=Path, default=Path("runs/demo"), help="a finished demo; it is only read")
+    parser.add_argument("--conf", nargs="*", default=[], help="more of Spark's settings, NAME=VALUE")
+    given = parser.parse_args()
+    conf = dict(one.split("=", 1) for one in given.conf)
+    conf.setdefault("spark.ui.enabled", "false")
+    rows = Rows("spark")
+    with tempfile.TemporaryDirectory() as scratch:
+        demo(rows, given.workspace.resolve(), Path(scratch), conf)
+    sys.exit(rows.exit_code)
+
+
+if __name__ == "__main__":
+    main()

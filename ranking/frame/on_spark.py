@@ -1,0 +1,150 @@
+"""A frame whose joins and parts Spark's workers make, and write: only what the checks count comes to the driver.
+
+The workers share a disk with the driver, as `feature_repo/data` must lie on one anyway. Impressions are sorted there
+first; Feast's Spark store joins all of them at once, each distinct key once a stretch of time (`ranking.frame.stored`);
+then each worker makes some parts and writes them into the frame's folder.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from advprior.store.arrays import Int
+from advprior.store.contract import TimePlan
+from advprior.store.errors import AdvpriorError
+from ranking.frame.part import FeastJoins, Part, PartMaker, Request, Source
+from ranking.frame.parts import FrameParts
+from ranking.frame.read import PART_FILE, ROW_GROUP
+from ranking.frame.rows import PART_ROWS, read_rows
+from ranking.frame.stored import StoredJoin, StoredJoins
+
+_PARTS_A_CORE = 2  # so that a slow part does not leave other cores idle for long
+_OF_ERROR = ("code", "what", "where", "actual", "expected", "fix")
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What a worker needs to make any part.
+
+    Attributes
+    ----------
+    folder : Path
+        Of the impressions and what is joined: names the work.
+    out : Path
+        Folder of the frame's parts.
+    """
+
+    folder: Path
+    out: Path
+    request: Request
+    plan: TimePlan
+    refs: Mapping[str, str]
+    keys: Sequence[str]
+    joins: StoredJoins
+    impressions: Path
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """One part of it.
+
+    Attributes
+    ----------
+    start, stop : int
+        Rows.
+    golden : int array
+        See `ranking.frame.part.PartMaker.make`.
+    """
+
+    number: int
+    start: int
+    stop: int
+    golden: Int
+
+
+def write_parts(parts: FrameParts, out: Path) -> None:
+    """Make and write all parts on the session of Feast's Spark store.
+
+    Parameters
+    ----------
+    parts : FrameParts
+        Opened; it is ready to be finished afterwards.
+    out : Path
+        An existing folder.
+
+    Raises
+    ------
+    AdvpriorError
+        What a worker refuses.
+    """
+    joins, source, rows = parts.source.joins, parts.source, parts.rows
+    assert isinstance(joins, FeastJoins)
+    stored = StoredJoins(
+        {
+            weeks: [
+                StoredJoin.make(parts.store, group, source.keys, rows.path, timedelta(weeks=weeks)) for group in groups
+            ]
+            for weeks, groups in joins.groups.items()
+        }
+    )
+    context = _context(parts.store)
+    work = Work(
+        rows.path.parent, out, source.request, source.plan, dict(source.refs), list(source.keys), stored, rows.path
+    )
+    tasks = list(_tasks(parts, context.defaultParallelism))
+    shared = context.broadcast(pickle.dumps(work))
+    results = context.parallelize(tasks, len(tasks)).map(lambda task: _made(shared.value, task))
+    try:
+        for result in results.toLocalIterator(prefetchPartitions=True):
+            answer = pickle.loads(result)
+            if isinstance(answer, dict):
+                raise AdvpriorError(answer.pop("code"), answer.pop("what"), **answer)
+            parts.add(*answer)
+    finally:
+        shared.destroy()
+
+
+def _context(store: Any) -> Any:
+    """Spark's context of the session that Feast joins with."""
+    from feast.infra.offline_stores.contrib.spark_offline_store.spark import (
+        get_spark_session_or_start_new_with_repoconfig,
+    )
+
+    return get_spark_session_or_start_new_with_repoconfig(store.config.offline_store).sparkContext
+
+
+def _tasks(parts: FrameParts, cores: int) -> Iterator[Task]:
+    """Parts of as many rows, some for each core."""
+    size = max(min(PART_ROWS, -(-len(parts.rows) // (_PARTS_A_CORE * cores))), 1)
+    for number, start in enumerate(range(0, len(parts.rows), size)):
+        stop = min(start + size, len(parts.rows))
+        yield Task(number, start, stop, parts.golden(start, stop))
+
+
+_OPENED: dict[Path, Source] = {}  # of a worker process, which makes several parts
+
+
+def _made(packed: bytes, task: Task) -> bytes:
+    """On a worker: make and write a part; its columns and counts, or the coded error that it ended with."""
+    import pyarrow.parquet as pq
+
+    try:
+        work: Work = pickle.loads(packed)
+        part = _part(work, task)
+        pq.write_table(part.table, work.out / PART_FILE.format(task.number), row_group_size=ROW_GROUP)
+        return pickle.dumps((part.features, part.sums))
+    except AdvpriorError as error:
+        return pickle.dumps({name: getattr(error, name) for name in _OF_ERROR})
+
+
+def _part(work: Work, task: Task) -> Part:
+    if work.folder not in _OPENED:
+        _OPENED.clear()
+        _OPENED[work.folder] = Source.open(work.request, work.plan, work.refs, work.keys, work.joins)
+    rows = read_rows(work.impressions, task.start, task.stop)
+    return PartMaker(_OPENED[work.folder]).make(rows, task.golden)
