@@ -74,15 +74,19 @@ def _definitions(repo: Path) -> str:
 
 
 def materialize(repo: Path, until: datetime, plan: TimePlan) -> int:
-    """Put online what is available by then; the number of views.
+    """Put online what is available by then, over whatever is there; the number of views.
 
-    Views of snapshots from the last few on, which hold every row that is in its time to live; all others from the
-    beginning, since `feast materialize-incremental` leaves out profiles older than a year and rows published anew.
+    Redis would hold a row against one of the same time, so that a profile that was corrected, or got another column,
+    never came online. Views of snapshots from the last few on, which hold every row that is in its time to live; all
+    others from the beginning, since `feast materialize-incremental` leaves out profiles older than a year and rows
+    published anew.
     """
     with light_feast_import():
         from feast import FeatureStore
 
         store = FeatureStore(repo_path=str(repo))
+    if "skip_dedup" in type(store.config.online_store).model_fields:
+        store.config.online_store.skip_dedup = True  # each entity comes once, and one refresh runs at a time
     views = [view.name for view in store.list_feature_views() if view.online]
     recent = [v for v in views if v in (USER_HISTORY_VIEW, AD_STATS_VIEW) or v.startswith(PRIOR_VIEW_PREFIX)]
     starts: dict[datetime, list[str]] = {}

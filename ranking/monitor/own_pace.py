@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from advprior.store.arrays import Bool
@@ -74,7 +75,7 @@ class Scale:
 
         return float(chi2.ppf(1 - ALPHA, max(1, bins - 1))) * (1 / self.units[0] + 1 / self.units[1])
 
-    def trend(self, before: Sequence[int], after: Sequence[int]) -> float:
+    def trend(self, before: npt.ArrayLike, after: npt.ArrayLike) -> float:
         """The index that the pace between the reference's halves gives over the distance to the current side.
 
         For a small steady move the index grows with the square of the distance.
@@ -103,7 +104,8 @@ def level_of(frame: pd.DataFrame, name: str, time: str, keys: Sequence[str]) -> 
     >>> level_of(slates, "of_category", "at", ["category"]), level_of(slates, "own", "at", ["category"])
     ('category', None)
     """
-    for key in sorted(keys, key=lambda key: int(frame[key].nunique())):
+    sizes = {key: len(frame[key].unique()) for key in keys}
+    for key in sorted(keys, key=sizes.__getitem__):
         groups = frame.groupby([time, key], observed=True)[name]
         shared = (groups.size() > 1).to_numpy()
         if shared.any() and (groups.nunique().to_numpy()[shared] <= 1).all():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
 
+from advprior.pipeline.refresh_store import materialize
 from advprior.store.contract import BASELINE_SERVICE, LLM, TABLES, prior_service
 from advprior.store.runs import manifest_digest, new_run, read_manifest, run_key
 from advprior.store.tables import load_tables, write_parquet
@@ -14,7 +16,7 @@ from ranking.frame.publish import publish_features
 from ranking.service.slate import Query
 from tests.ranking.stores import apply
 from tests.service.live import engine_at
-from tests.service.workspaces import SNAPSHOT, Project, copy_project, materialize, train, write_frame
+from tests.service.workspaces import SNAPSHOT, Project, Redis, copy_project, on_redis, train, write_frame
 from tests.tiny import PLAN
 
 
@@ -32,13 +34,15 @@ def add_a_column(project: Project) -> None:
         run.facts.update(facts)
     publish_features(project.tables, project.repo)
     apply(project.repo)
-    materialize(project.repo, SNAPSHOT + PLAN.lag)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        materialize(project.repo, SNAPSHOT + PLAN.lag, PLAN)
 
 
-def test_a_ranker_on_an_added_column_is_taken_in(project: Project, tmp_path: Path) -> None:
+def test_a_ranker_on_an_added_column_is_taken_in(project: Project, redis: Redis, tmp_path: Path) -> None:
+    """On Redis, which has a row of each user's profile of the same time already."""
     own = copy_project(project, tmp_path / "own")
-    apply(own.repo)
-    materialize(own.repo, SNAPSHOT + PLAN.lag)
+    on_redis(own, redis.port, "added_column")
     engine = engine_at(own)
     before = engine.rank(Query("u003", 3))
     add_a_column(own)
