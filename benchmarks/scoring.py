@@ -23,6 +23,7 @@ import numpy as np
 from advprior.runtime.batching import token_budget_batches
 from advprior.runtime.parity import allowed_difference, largest_difference
 from advprior.runtime.session import Engine, open_session, real_cores
+from advprior.store.matrix import open_matrix
 from advprior.store.times import DAY_US
 
 N = 664  # advertisers, as in the demo
@@ -134,7 +135,7 @@ def refresh(folder: Path, vocabulary: int, users: int) -> Callable[[], float]:
     def measure() -> float:
         everyone = run("everyone", after, 308, None)
         some = run("some", after, 308, folder / "before")
-        difference = share(np.load(folder / "some/log_probs.npy"), np.load(folder / "everyone/log_probs.npy"))
+        difference = share(*(open_matrix(folder / one / "log_probs.npy")[:] for one in ("some", "everyone")))
         assert difference <= 1, f"a refresh differs from scoring everyone by {difference:.1f} times what rounding may"
         return some / everyone
 

@@ -36,6 +36,7 @@ from advprior.store.contract import (
     USER_HISTORY_VIEW,
     prior_view,
 )
+from advprior.store.matrix import open_matrix
 from advprior.store.runs import MANIFEST, new_run, publish_version, run_key
 from advprior.store.tables import write_parquet
 
@@ -62,7 +63,7 @@ def publish_priors(repo: Path, source: Path, number: int) -> pd.Timestamp:
     table = pd.read_parquet(source / TABLE_FILE)
     newest = table[SNAPSHOT].max()
     table = table[(table[SNAPSHOT] == newest).to_numpy()]
-    matrix = np.load(source / MATRIX_FILE)[table[PRIOR_ROW].to_numpy()]
+    matrix = open_matrix(source / MATRIX_FILE)[:][table[PRIOR_ROW].to_numpy()]
     catalog: dict[str, Any] = json.loads((source / CATALOG_FILE).read_text())
     rng = np.random.default_rng(number)
     tables: list[pd.DataFrame] = []

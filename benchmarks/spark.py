@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 import psutil
 
+from advprior.store.matrix import open_matrix
 from advprior.store.runs import new_run, read_manifest
 from advprior.store.tables import write_parquet
 
@@ -158,7 +159,7 @@ def scoring(workspace: Path, folder: Path, given: Any) -> None:
             figures = measure("score", run, "--tables", tables, "--out", out, "--last", 1, "--device", "cpu", *options)
             facts = read_manifest(out)
             show(f"{kind}, {name}", {"users": users, "forwarded": facts["facts"]["forwarded"], **figures})
-        first, *others = (np.load(folder / "priors" / f"{kind}-{name}" / "log_probs.npy") for name in sides)
+        first, *others = (open_matrix(folder / "priors" / f"{kind}-{name}" / "log_probs.npy")[:] for name in sides)
         for name, other in zip(list(sides)[1:], others, strict=True):
             show(f"{kind}, {name} against one thread", {"largest difference": float(np.abs(first - other).max())})
 

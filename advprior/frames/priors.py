@@ -26,6 +26,7 @@ from advprior.store.contract import (
     USER_ID,
 )
 from advprior.store.errors import AdvpriorError
+from advprior.store.matrix import Matrix, matrix_path, open_matrix
 
 ROWS_FILE = "rows.parquet"  # of a scoring run; as published it is `TABLE_FILE`
 
@@ -39,7 +40,8 @@ class Priors:
     rows : DataFrame
         One row a user and snapshot: ``user_id``, ``snapshot`` (UTC), ``entropy`` (nats), ``prior_row`` and more.
     log_probs : float32 [P, N], or [P, K] where only the K likeliest advertisers were written
-        Natural logarithms, memory-mapped and read-only; a row of ``rows`` has its priors at ``prior_row``.
+        Natural logarithms, on disk until rows of it are picked (`array` picks all); a row of ``rows`` has its priors
+        at ``prior_row``.
     advertisers : DataFrame
         ``advertiser_id``, ``name`` and what else the catalog says of N advertisers, in the order of the columns.
     top_index : int32 [P, K], optional
@@ -47,9 +49,9 @@ class Priors:
     """
 
     rows: pd.DataFrame
-    log_probs: Float
+    log_probs: Matrix
     advertisers: pd.DataFrame
-    top_index: npt.NDArray[np.int32] | None = None
+    top_index: Matrix | None = None
 
     def __repr__(self) -> str:
         return (
@@ -141,12 +143,12 @@ def load_priors(folder: str | Path) -> Priors:
     """
     folder = Path(folder)
     table = next((folder / name for name in (ROWS_FILE, TABLE_FILE) if (folder / name).is_file()), None)
-    if table is None or not (folder / MATRIX_FILE).is_file():
+    if table is None or matrix_path(folder / MATRIX_FILE) is None:
         raise AdvpriorError(
             "PRI080",
             "the folder holds no priors",
             where=str(folder),
-            expected=f"{ROWS_FILE} or {TABLE_FILE}, and {MATRIX_FILE}",
+            expected=f"{ROWS_FILE} or {TABLE_FILE}, and the log-probabilities beside",
             fix="advprior score RUN --tables TABLES --out PRIORS",
         )
     import pyarrow.parquet as pq
@@ -157,9 +159,9 @@ def load_priors(folder: str | Path) -> Priors:
     top = folder / TOP_INDEX_FILE
     return Priors(
         rows,
-        np.load(folder / MATRIX_FILE, mmap_mode="r"),
+        open_matrix(folder / MATRIX_FILE),
         advertisers_of(Catalog.load(folder / CATALOG_FILE)),
-        np.load(top, mmap_mode="r") if top.is_file() else None,
+        open_matrix(top) if matrix_path(top) else None,
     )
 
 

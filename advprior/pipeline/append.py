@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from advprior.pipeline.publish import CODE_VERSION, STEP, publish, require_repo, view_named
-from advprior.pipeline.publish_interests import add_interests
 from advprior.pipeline.publish_table import CHUNK_ROWS, ScoredArrays, validate, write_table
 from advprior.store.arrays import Bool, Int
 from advprior.store.contract import (
@@ -34,6 +33,7 @@ from advprior.store.contract import (
     shuffled_source,
 )
 from advprior.store.errors import AdvpriorError
+from advprior.store.matrix import MatrixWriter, matrix_path, open_matrix
 from advprior.store.progress import tracked
 from advprior.store.runs import (
     MANIFEST,
@@ -125,11 +125,10 @@ def append(priors: Path, repo: Path, *, name: str | None = None, keep: int | Non
     with new_run(staged, STEP, config=config, inputs=inputs, key=key) as run:
         added = run.path / ".added"
         added.mkdir()
-        source = fresh[PRIOR_ROW].to_numpy()
-        write_table(added, fresh, arrays, source, scored["facts"])
-        if len(fresh):
-            add_interests(added, priors, source)
-        _merge(link, stays, added, run.path, len(fresh))
+        vectors = bool(current["facts"].get("vectors", True))
+        write_table(added, fresh, arrays, fresh[PRIOR_ROW].to_numpy(), scored["facts"], vectors=vectors)
+        old = _Part(link, link, stays)
+        _merge(old, _Part(added, priors, np.ones(len(fresh), np.bool_)), run.path)
         shutil.rmtree(added)
         run.facts.update(_facts(current["facts"], scored, float(stays.mean()), priors))
         run.facts["appended"] = _still_published(run.facts["appended"], int(stay[0]))
@@ -170,6 +169,7 @@ def _facts(current: dict[str, Any], scored: dict[str, Any], share: float, priors
         **facts,
         "source_predictor": scored["facts"]["predictor"],
         "online": current.get("online", True),
+        "vectors": current.get("vectors", True),
         "appended": [*history, part],
     }
 
@@ -184,8 +184,25 @@ def _still_published(parts: list[dict[str, Any]], oldest_us: int) -> list[dict[s
     ]
 
 
-def _merge(old: Path, stays: Bool, added: Path, out: Path, fresh: int) -> None:
-    """One publication of the rows of ``old`` that stay and of all rows of ``added``, in ``out``.
+@dataclass(frozen=True)
+class _Part:
+    """Rows for a publication.
+
+    Attributes
+    ----------
+    table, arrays : Path
+        Folders with the table, and with the arrays that its rows point into.
+    stays : bool [rows of the table]
+        Which of them.
+    """
+
+    table: Path
+    arrays: Path
+    stays: Bool
+
+
+def _merge(old: _Part, added: _Part, out: Path) -> None:
+    """One publication of the rows of two that stay, in ``out``, with no row in its arrays that nothing points to.
 
     Raises
     ------
@@ -194,52 +211,46 @@ def _merge(old: Path, stays: Bool, added: Path, out: Path, fresh: int) -> None:
     """
     import pyarrow.parquet as pq
 
-    total = int(stays.sum()) + fresh
-    folders = {old: stays, added: np.ones(fresh, np.bool_)}
-    schema = pq.read_schema(added / TABLE_FILE) if fresh else pq.read_schema(old / TABLE_FILE)
-    names = [name for name in _ARRAYS if (old / name).is_file()]
-    before, beside = set(pq.read_schema(old / TABLE_FILE).names), {n for n in _ARRAYS if (added / n).is_file()}
+    fresh = len(added.stays)
+    schema = pq.read_schema((added if fresh else old).table / TABLE_FILE)
+    names = [name for name in _ARRAYS if matrix_path(old.arrays / name)]
+    before, beside = (
+        set(pq.read_schema(old.table / TABLE_FILE).names),
+        {name for name in _ARRAYS if matrix_path(added.arrays / name)},
+    )
     if fresh and (set(schema.names) != before or set(names) != beside):
         raise AdvpriorError(
             "PRI026",
             "these priors cannot join those that are published",
-            where=str(old),
+            where=str(old.table),
             actual=f"columns {sorted(before ^ set(schema.names))}, files {sorted(set(names) ^ beside)} in one only",
             expected="priors of one form",
             fix="publish whole: score every snapshot, then advprior publish without --append",
         )
-    sources = {name: np.load(old / name, mmap_mode="r") for name in names}
-    written = {
-        name: np.lib.format.open_memmap(out / name, mode="w+", dtype=array.dtype, shape=(total, *array.shape[1:]))
-        for name, array in sources.items()
-    }
-    start = 0
-    with pq.ParquetWriter(out / TABLE_FILE, schema) as writer:
-        for folder, rows_stay in folders.items():
-            if rows_stay.any():
-                arrays = {name: np.load(folder / name, mmap_mode="r") for name in names}
-                start = _copy(folder, rows_stay, arrays, written, (writer, start))
-    for array in written.values():
-        array.flush()
+    with ExitStack() as stack:
+        table = stack.enter_context(pq.ParquetWriter(out / TABLE_FILE, schema, compression="zstd"))
+        sources = {name: open_matrix(old.arrays / name) for name in names}
+        written = {
+            name: stack.enter_context(MatrixWriter(out / name, array.shape[1:], array.dtype))
+            for name, array in sources.items()
+        }
+        start = 0
+        for part in (old, added):
+            if part.stays.any():
+                start = _copy(part, written, table, start)
     for name in (CATALOG_FILE, INTERESTS_FILE):
-        if (old / name).is_file():
-            shutil.copyfile(old / name, out / name)
+        if (old.table / name).is_file():
+            shutil.copyfile(old.table / name, out / name)
 
 
-def _copy(
-    folder: Path,
-    stays: Bool,
-    arrays: Mapping[str, npt.NDArray[Any]],
-    written: Mapping[str, npt.NDArray[Any]],
-    to: tuple[Any, int],
-) -> int:
-    """Copy rows of one publication, numbered anew from ``to[1]`` on, in chunks; the number behind the last."""
+def _copy(part: _Part, written: Mapping[str, MatrixWriter], writer: Any, start: int) -> int:
+    """Copy rows of one part, numbered anew from ``start`` on, in chunks; the number behind the last."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    writer, start = to
-    at = 0
-    table = pq.ParquetFile(folder / TABLE_FILE)
+    at, stays = 0, part.stays
+    arrays = {name: open_matrix(part.arrays / name) for name in written}
+    table = pq.ParquetFile(part.table / TABLE_FILE)
     batches = table.iter_batches(CHUNK_ROWS)
     chunks = -(-len(stays) // CHUNK_ROWS)
     for batch in tracked(batches, "publish", f"{CHUNK_ROWS:,} rows", total=chunks):
@@ -247,13 +258,13 @@ def _copy(
         at += len(batch)
         if not keep.any():
             continue
-        part = pa.Table.from_batches([batch]).filter(pa.array(keep)).select(writer.schema.names).cast(writer.schema)
-        pointers: Int = part[PRIOR_ROW].to_numpy()
-        place = part.schema.get_field_index(PRIOR_ROW)
-        numbers = pa.array(np.arange(start, start + len(part)), pa.int64())
-        writer.write_table(part.set_column(place, writer.schema.field(place), numbers))
+        rows = pa.Table.from_batches([batch]).filter(pa.array(keep)).select(writer.schema.names).cast(writer.schema)
+        pointers: Int = rows[PRIOR_ROW].to_numpy()
+        place = rows.schema.get_field_index(PRIOR_ROW)
+        numbers = pa.array(np.arange(start, start + len(rows)), pa.int64())
+        writer.write_table(rows.set_column(place, writer.schema.field(place), numbers))
         for name, array in arrays.items():
-            written[name][start : start + len(part)] = array[pointers]
-        start += len(part)
+            written[name].write(array[pointers])
+        start += len(rows)
     table.close()
     return start

@@ -85,8 +85,8 @@ COSTS = {
 }
 #: Disk of a fitted or exported LLM: its token table, and each layer (of the default base model, float32).
 LLM_MB, LAYER_MB = 117.0, 14.3
-#: Bytes of each number of a prior: as scored, with what a later --since needs; and as published, twice.
-SCORED_BYTES, PUBLISHED_BYTES = 4.2, 8.6
+#: Bytes of each number of a prior: as scored, with what a later --since needs; and in the table that it is served from.
+SCORED_BYTES, PUBLISHED_BYTES = 3.0, 3.6
 #: MB of published features for each million of events × snapshots: every snapshot has each user's history anew.
 FEATURES_MB = 12.5
 WIDEST, KEPT = 10_000, 100  # above so many advertisers a prior keeps so many, each with its index
@@ -221,7 +221,9 @@ class Forecast:
             return SCORED_BYTES * cells
         if step.kind == "rank features":
             return FEATURES_MB * self._sizes.histories
-        return PUBLISHED_BYTES * cells if step.kind == "publish" else rate.disk_mb * size
+        if step.kind == "publish":
+            return 0.0 if "--offline" in step.command else PUBLISHED_BYTES * cells
+        return rate.disk_mb * size
 
 
 def _prior_of(step: Step) -> str:

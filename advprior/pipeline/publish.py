@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from advprior.store.contract import (
     CATALOG_FILE,
+    INTERESTS_FILE,
     PREDICTORS,
     PRIOR_ROW,
     SNAPSHOT,
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 STEP = "publish"
 CODE_VERSION = 2
-CHUNK_ROWS = 4096
 
 
 def publish(
@@ -54,7 +54,8 @@ def publish(
     seed : int
         Of a placebo's shuffle.
     online : bool
-        Whether `feast materialize` puts the view online. False for what is measured only: controls, placebos.
+        Whether `feast materialize` puts the view online. False for what is measured only: controls, placebos. Their
+        vectors are in the arrays alone.
     force : bool
         Publish again even when nothing changed.
 
@@ -72,11 +73,14 @@ def publish(
     inputs = {"priors": manifest_digest(priors)}
     key = run_key(STEP, config, inputs, CODE_VERSION)
     link = repo / "data" / view
+    same_as = None
     if not force and is_current(link, key):
-        return view if _switch_online(link, online) else None
+        if not online or read_manifest(link)["facts"].get("vectors", True):
+            return view if _switch_online(link, online) else None
+        same_as = manifest_digest(link)  # vectors join rows that stay what they are
 
-    from advprior.pipeline.publish_interests import add_interests
     from advprior.pipeline.publish_table import ScoredArrays, validate, write_table
+    from advprior.store.matrix import share_matrix
     from advprior.store.tables import read_parquet
 
     rows = read_parquet(priors / "rows.parquet", fix=f"advprior score … --out {priors}")
@@ -88,12 +92,17 @@ def publish(
     staged = link.parent / f".staged-{view}"
     shutil.rmtree(staged, ignore_errors=True)
     with new_run(staged, STEP, config=config, inputs=inputs, key=key) as run:
-        write_table(run.path, rows, arrays, source, scored["facts"])
-        shutil.copyfile(priors / CATALOG_FILE, run.path / CATALOG_FILE)
-        add_interests(run.path, priors, source)
+        write_table(run.path, rows, arrays, source, scored["facts"], vectors=online)
+        for array in arrays.by_file:
+            share_matrix(priors / array, run.path)
+        for file in (CATALOG_FILE, INTERESTS_FILE):
+            if (priors / file).is_file():
+                shutil.copyfile(priors / file, run.path / file)
         run.facts.update({k: v for k, v in scored["facts"].items() if k != "predictor"})
         run.facts.update(predictor=name, source_predictor=scored["facts"]["predictor"], score_seconds=scored["seconds"])
-        run.facts.update(score_cpu_seconds=scored.get("cpu_seconds"), online=online)
+        run.facts.update(score_cpu_seconds=scored.get("cpu_seconds"), online=online, vectors=online)
+    if same_as is not None:
+        write_json(staged / MANIFEST, {**read_manifest(staged), "same_as": same_as})
     publish_version(staged, link)
     return view
 

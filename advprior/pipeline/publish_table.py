@@ -1,4 +1,8 @@
-"""The table of a published prior: checked, then written in chunks beside the arrays that its rows point into."""
+"""The table of a published prior: checked, then written in chunks beside the arrays that its rows point into.
+
+The arrays are the score run's own: rows point to their places there, a placebo's to another user's. The vectors stand
+in the table once more where they are served from it, and only there.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from advprior.pipeline.publish_interests import interest_columns, lists, validate_interests
 from advprior.store.arrays import Int
 from advprior.store.contract import (
     CATALOG_VERSION,
     CREATED_TIMESTAMP,
     EVENT_TIMESTAMP,
+    INTEREST_MATRIX_FILE,
     LOG_PROBS,
     MATRIX_FILE,
     MODEL_CUTOFF,
@@ -28,6 +34,7 @@ from advprior.store.contract import (
     USER_ID,
 )
 from advprior.store.errors import AdvpriorError
+from advprior.store.matrix import Matrix, matrix_path, open_matrix
 from advprior.store.progress import tracked
 
 if TYPE_CHECKING:
@@ -38,24 +45,27 @@ CHUNK_ROWS = 4096
 
 @dataclass(frozen=True)
 class ScoredArrays:
-    """The arrays of a score run, memory-mapped: whole rows, or the K likeliest and the tail of each."""
+    """The arrays of a score run, on disk: whole rows, or the K likeliest and the tail of each; and interests."""
 
-    log_probs: npt.NDArray[np.float32]
-    top_index: npt.NDArray[np.int32] | None
-    tail: npt.NDArray[np.float32] | None
+    log_probs: Matrix
+    top_index: Matrix | None = None
+    tail: Matrix | None = None
+    interests: Matrix | None = None
 
     @classmethod
     def open(cls, folder: Path) -> ScoredArrays:
-        def mapped(name: str) -> Any:
-            return np.load(folder / name, mmap_mode="r") if (folder / name).is_file() else None
+        def there(name: str) -> Matrix | None:
+            return open_matrix(folder / name) if matrix_path(folder / name) else None
 
-        return cls(np.load(folder / MATRIX_FILE, mmap_mode="r"), mapped(TOP_INDEX_FILE), mapped(TAIL_FILE))
+        others = (there(name) for name in (TOP_INDEX_FILE, TAIL_FILE, INTEREST_MATRIX_FILE))
+        return cls(open_matrix(folder / MATRIX_FILE), *others)
 
     @property
-    def by_file(self) -> dict[str, npt.NDArray[Any]]:
+    def by_file(self) -> dict[str, Matrix]:
         """The arrays there are, by the name of their file; log-probs first."""
-        every = {MATRIX_FILE: self.log_probs, TOP_INDEX_FILE: self.top_index, TAIL_FILE: self.tail}
-        return {name: array for name, array in every.items() if array is not None}
+        names = (MATRIX_FILE, TOP_INDEX_FILE, TAIL_FILE, INTEREST_MATRIX_FILE)
+        every = zip(names, (self.log_probs, self.top_index, self.tail, self.interests), strict=True)
+        return {name: array for name, array in every if array is not None}
 
 
 def validate(rows: pd.DataFrame, arrays: ScoredArrays, scored: dict[str, Any], where: Path) -> None:
@@ -90,6 +100,8 @@ def validate(rows: pd.DataFrame, arrays: ScoredArrays, scored: dict[str, Any], w
         worst = max(worst, float(np.nan_to_num(np.abs(part - 1), nan=np.inf).max()))
     if worst > 1e-4:
         problems.append(f"probabilities sum to one within {worst:.1e} only")
+    if arrays.interests is not None:
+        validate_interests(arrays.interests, int(pointers.max() + 1) if len(rows) else 0, where)
     if problems:
         raise AdvpriorError(
             "PRI010",
@@ -101,8 +113,10 @@ def validate(rows: pd.DataFrame, arrays: ScoredArrays, scored: dict[str, Any], w
         )
 
 
-def write_table(out: Path, rows: pd.DataFrame, arrays: ScoredArrays, source: Int, facts: dict[str, Any]) -> None:
-    """``table.parquet`` and the arrays behind its pointers, streamed in chunks.
+def write_table(
+    out: Path, rows: pd.DataFrame, arrays: ScoredArrays, source: Int, facts: dict[str, Any], *, vectors: bool = True
+) -> None:
+    """``table.parquet``, streamed in chunks.
 
     Parameters
     ----------
@@ -111,41 +125,38 @@ def write_table(out: Path, rows: pd.DataFrame, arrays: ScoredArrays, source: Int
         Users and snapshots of the score run, in the order of what is published.
     arrays : ScoredArrays
     source : int64 [rows]
-        Row of the score run that each published row takes; a placebo's is another user's.
+        Row of the arrays that each published row takes; a placebo's is another user's.
     facts : dict
         Of the score run's manifest.
+    vectors : bool
+        Write the vectors as well, as what is served needs them; else these columns are empty.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    copies = {
-        name: np.lib.format.open_memmap(out / name, mode="w+", dtype=array.dtype, shape=(len(rows), *array.shape[1:]))
-        for name, array in arrays.by_file.items()
-    }
     scalars = rows.set_index(PRIOR_ROW)
     writer = None
     for start in tracked(range(0, len(rows), CHUNK_ROWS), "publish priors", f"{CHUNK_ROWS:,} rows"):
         part, taken = rows.iloc[start : start + CHUNK_ROWS], source[start : start + CHUNK_ROWS]
-        values = {name: np.ascontiguousarray(array[taken]) for name, array in arrays.by_file.items()}
-        for name, copy in copies.items():
-            copy[start : start + len(part)] = values[name]
-        table = _chunk(part, scalars.loc[taken], values, start, facts)
-        writer = writer or pq.ParquetWriter(out / TABLE_FILE, table.schema)
+        columns = _scalars(part, scalars.loc[taken], taken, facts)
+        every = _vectors({name: array[taken if vectors else taken[:1]] for name, array in arrays.by_file.items()})
+        columns |= every if vectors else {name: pa.nulls(len(part), one.type) for name, one in every.items()}
+        if arrays.tail is not None:
+            columns[TAIL_LOG_MASS] = pa.array(arrays.tail[taken])
+        table = pa.table(columns)
+        writer = writer or pq.ParquetWriter(out / TABLE_FILE, table.schema, compression="zstd")
         writer.write_table(table)
     if writer is not None:
         writer.close()
 
 
-def _chunk(
-    part: pd.DataFrame, scalars: pd.DataFrame, values: dict[str, npt.NDArray[Any]], start: int, facts: dict[str, Any]
-) -> Any:
-    """Rows of the published table: whose and when, what they are made of, and the vectors as served."""
+def _scalars(part: pd.DataFrame, scalars: pd.DataFrame, pointers: Int, facts: dict[str, Any]) -> dict[str, Any]:
+    """Whose and when, what they are made of, and what sums a row up."""
     import pyarrow as pa
 
     lag, moment = timedelta(seconds=float(facts["lag_s"])), pa.timestamp("us", tz="UTC")
     cutoff = datetime.fromisoformat(facts["model_cutoff"])
-    vectors = values[MATRIX_FILE]
-    offsets = pa.array(np.arange(0, vectors.size + 1, vectors.shape[1], dtype=np.int32))
-    columns = {
+    return {
         USER_ID: pa.array(part[USER_ID], pa.string()),
         EVENT_TIMESTAMP: pa.array(part[SNAPSHOT] + lag, moment),
         # as of when a daily run would have written it: the frame joins with filter_by_created_timestamp, and a
@@ -154,14 +165,16 @@ def _chunk(
         SNAPSHOT: pa.array(part[SNAPSHOT], moment),
         MODEL_CUTOFF: pa.array([cutoff] * len(part), moment),
         CATALOG_VERSION: pa.array([facts["catalog_version"]] * len(part), pa.string()),
-        PRIOR_ROW: pa.array(np.arange(start, start + len(part)), pa.int64()),
+        PRIOR_ROW: pa.array(pointers, pa.int64()),
         "entropy": pa.array(scalars["entropy"].to_numpy(np.float32)),
         "top1_index": pa.array(scalars["top1_index"].to_numpy(np.int64)),
         "top1_log_prob": pa.array(scalars["top1_log_prob"].to_numpy(np.float32)),
-        LOG_PROBS: pa.ListArray.from_arrays(offsets, pa.array(vectors.ravel())),
     }
+
+
+def _vectors(values: dict[str, npt.NDArray[Any]]) -> dict[str, Any]:
+    """The vectors of rows as served, by column."""
+    columns = {LOG_PROBS: lists(values[MATRIX_FILE])}
     if TOP_INDEX_FILE in values:
-        index = values[TOP_INDEX_FILE].ravel().astype(np.int64)
-        columns[TOP_INDEX] = pa.ListArray.from_arrays(offsets, pa.array(index))
-        columns[TAIL_LOG_MASS] = pa.array(values[TAIL_FILE])
-    return pa.table(columns)
+        columns[TOP_INDEX] = lists(values[TOP_INDEX_FILE].astype(np.int64))
+    return columns | (interest_columns(values[INTEREST_MATRIX_FILE]) if INTEREST_MATRIX_FILE in values else {})

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from advprior.store.arrays import Int
+from advprior.store.matrix import MatrixWriter
 
 JOURNAL = "journal.jsonl"
 
@@ -32,13 +33,14 @@ class RowFile:
 
     Attributes
     ----------
+    path : Path
     shape : tuple of int
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
         self._dtype = np.dtype(dtype)
         self._width = int(np.prod(shape[1:], dtype=np.int64)) * self._dtype.itemsize
-        self.shape = shape
+        self.path, self.shape = path, shape
         if not path.is_file():
             with path.open("wb") as handle:
                 description = np.lib.format.dtype_to_descr(self._dtype)
@@ -64,6 +66,12 @@ class RowFile:
             count = min(size, self.shape[0] - start)
             raw = os.pread(self._file, count * self._width, self._start + start * self._width)
             yield np.frombuffer(raw, self._dtype).reshape(count, *self.shape[1:])
+
+    def compress(self, rows: int) -> None:
+        """Write the whole array in its final form beside (`advprior.store.matrix`), so many rows at a time."""
+        with MatrixWriter(self.path, self.shape[1:], self._dtype) as writer:
+            for block in self.blocks(rows):
+                writer.write(block)
 
     def sync(self) -> None:
         """Wait until what was written is on disk."""

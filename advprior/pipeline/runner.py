@@ -279,11 +279,15 @@ def _prepare_cutoff(folder: Path, step: Step) -> None:
 
 
 def disk_mb(folder: Path, step: Step) -> float:
-    """Size of what a step wrote, MB."""
+    """Size of what a step wrote, MB; what a publication shares with its score run is the latter's."""
     if step.output is None or not (folder / step.output / MANIFEST).is_file():
         return 0.0
     outputs = read_manifest(folder / step.output).get("outputs", {})
-    size: int = sum(facts["bytes"] for facts in outputs.values())
+    size: int = sum(
+        facts["bytes"]
+        for name, facts in outputs.items()
+        if step.kind != "publish" or (folder / step.output / name).stat().st_nlink == 1
+    )
     return round(size / 1e6, 2)
 
 

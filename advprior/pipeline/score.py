@@ -138,9 +138,9 @@ def score(
     """Write priors of all users at all snapshots of the time plan; True when it ran, False when reused.
 
     A user has a prior from the first snapshot at which they exist (`advprior.store.existence`).
-    The output holds ``log_probs.npy`` [rows, N] float32, ``rows.parquet`` (user_id, snapshot, prior_row,
+    The output holds ``log_probs`` [rows, N] float32, ``rows.parquet`` (user_id, snapshot, prior_row,
     entropy, top1_index, top1_log_prob) and the catalog. Top-K priors have [rows, K] there, best first, and
-    ``top_index.npy``, ``tail_log_mass.npy`` beside (see `advprior.runtime.topk`).
+    ``top_index``, ``tail_log_mass`` beside (see `advprior.runtime.topk`); `load_priors` reads them.
 
     Parameters
     ----------

@@ -13,6 +13,7 @@ from advprior.pipeline.score_files import NETWORK_FILE
 from advprior.store.arrays import Float, Int
 from advprior.store.contract import INTEREST_MATRIX_FILE
 from advprior.store.errors import AdvpriorError
+from advprior.store.matrix import Matrix, matrix_path, open_matrix
 
 NETWORK_KEYS_FILE = "network_keys.npy"  # [U] uint64: the input that each row of NETWORK_FILE was computed from
 
@@ -23,14 +24,14 @@ class Carried:
 
     Attributes
     ----------
-    network : float32 [U0, N], memory-mapped
+    network : float32 [U0, N], on disk
     rows : int64 [U, S]
         Which of its rows each user and cut-off may take; −1: none.
-    interests : float32 [U0, C], memory-mapped, optional
+    interests : float32 [U0, C], optional
         What the same forwards said of product categories.
     """
 
-    network: Float
+    network: Matrix
     rows: Int
     interests: Float | None = None
 
@@ -61,9 +62,9 @@ class Carried:
             if len(keys):
                 candidates = order[at]
                 rows[:, column] = np.where(keys[candidates] == wanted, candidates, -1)
-        network, interests = np.load(since / NETWORK_FILE, mmap_mode="r"), None
-        if (since / INTEREST_MATRIX_FILE).is_file():
-            matrix = np.load(since / INTEREST_MATRIX_FILE, mmap_mode="r")
+        network, interests = open_matrix(since / NETWORK_FILE), None
+        if matrix_path(since / INTEREST_MATRIX_FILE):
+            matrix = open_matrix(since / INTEREST_MATRIX_FILE)
             snapshots = max(len(matrix) // max(len(network), 1), 1)
             interests = matrix[snapshots - 1 :: snapshots]  # each user's last snapshot, as the network's part is
         return cls(network, rows, interests)

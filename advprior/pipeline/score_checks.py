@@ -17,6 +17,7 @@ from advprior.runtime.parity import RELATIVE, allowed_difference, largest_differ
 from advprior.store.arrays import Float, Int
 from advprior.store.contract import TOP_INDEX_FILE
 from advprior.store.errors import AdvpriorError
+from advprior.store.matrix import matrix_path, open_matrix
 
 PAST_SAMPLE = 12  # priors that are checked so
 
@@ -85,10 +86,10 @@ def check_written(sample: PastSample, matrix: Path) -> float:
     """
     if not len(sample.rows):
         return 0.0
-    priors, expected = np.load(matrix, mmap_mode="r")[sample.rows], sample.priors
+    priors, expected = open_matrix(matrix)[sample.rows], sample.priors
     beside = matrix.with_name(TOP_INDEX_FILE)
-    if beside.is_file():
-        top = np.load(beside, mmap_mode="r")[sample.rows].astype(np.int64)
+    if matrix_path(beside):
+        top = open_matrix(beside)[sample.rows].astype(np.int64)
         expected = np.take_along_axis(expected, top, axis=1)
     worst, allowed = largest_difference(priors, expected), allowed_difference(expected, sample.relative)
     if not worst <= allowed:

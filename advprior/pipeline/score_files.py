@@ -1,7 +1,7 @@
 """The arrays of a score run in progress, and the table of rows that they end in.
 
 Everything has its place on disk before it is computed, so that a run that was stopped goes on; what is written is
-read once more at the end, and a row that is no distribution is refused.
+read once more at the end, compressed, and a row that is no distribution is refused.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ SCALARS_FILE = "scalars.npy"  # while scoring only: becomes columns of ROWS_FILE
 SHARDS_FILE = "shards.json"  # while scoring only: another device may go on, and would plan others
 SUM_TOLERANCE = 1e-4
 CHUNK_ROWS = 16_384
+CHUNK_BYTES = 32 << 20  # of log-probs that are read at once
 _SCALARS: list[tuple[str, str]] = [("entropy", "<f4"), ("top1", "<i4"), ("best", "<f4")]
 
 
@@ -86,9 +87,20 @@ class ScoreFiles:
         return int(json.loads(self._shards.read_text())["shard_users"])
 
     @property
-    def all(self) -> list[RowFile]:
-        files = (self.log_probs, self.index, self.tail, self.network, self.interests, self.scalars)
+    def arrays(self) -> list[RowFile]:
+        """Those that stay."""
+        files = (self.log_probs, self.index, self.tail, self.network, self.interests)
         return [file for file in files if file is not None]
+
+    @property
+    def all(self) -> list[RowFile]:
+        return [*self.arrays, self.scalars]
+
+    @property
+    def chunk_rows(self) -> int:
+        """Rows that are read at once: whole users."""
+        rows = min(CHUNK_ROWS, CHUNK_BYTES // (4 * (self.k or self.size)))
+        return max(1, rows // self.snapshots) * self.snapshots
 
     def write(self, users: Int, log_probs: Float) -> float:
         """Write priors [n, S, N] of ``users``; the largest distance of a sum of probabilities from one."""
@@ -166,7 +178,9 @@ def check_sums(log_probs: Float, where: str, tail: Float | None = None) -> float
 
 
 def finish(out: Path, files: ScoreFiles, histories: Histories, snapshots: list[datetime]) -> dict[str, float]:
-    """The table of rows, streamed, while everything written is read once more; then the scaffolding goes.
+    """The table of rows, streamed, while everything written is read once more; then what scoring alone needed goes.
+
+    The arrays are compressed on the way: while they are written in any order they cannot be.
 
     Returns
     -------
@@ -189,22 +203,25 @@ def finish(out: Path, files: ScoreFiles, histories: Histories, snapshots: list[d
             "top1_log_prob": pa.array(np.ascontiguousarray(scalars["best"])),
         }
         table = pa.table(columns if tail is None else {**columns, TAIL_LOG_MASS: pa.array(tail)})
-        writer = writer or pq.ParquetWriter(out / ROWS_FILE, table.schema)
+        writer = writer or pq.ParquetWriter(out / ROWS_FILE, table.schema, compression="zstd")
         writer.write_table(table)
         entropy += float(scalars["entropy"].sum(dtype=np.float64))
         rows += len(log_probs)
     if writer is not None:
         writer.close()
-    # the journal first: without it all is scored again, with it but without the scalars they would be zeros
+    for file in files.arrays:
+        file.compress(files.chunk_rows)
+    # the journal first: without it all is scored again, with it but without the arrays they would be zeros
     (out / JOURNAL).unlink()
-    (out / SCALARS_FILE).unlink()
     (out / SHARDS_FILE).unlink(missing_ok=True)
+    for file in files.all:
+        file.path.unlink()
     return {"rows": rows, "max_sum_error": worst, "mean_entropy": entropy / rows if rows else 0.0}
 
 
 def _chunks(files: ScoreFiles) -> Iterator[tuple[Any, Any, Any]]:
     """Log-probs, scalars and tails (or None), whole users at a time; an empty chunk where there are no rows."""
-    size = max(1, CHUNK_ROWS // files.snapshots) * files.snapshots
+    size = files.chunk_rows
     tails = files.tail.blocks(size) if files.tail is not None else None
     empty = True
     for log_probs, scalars in zip(files.log_probs.blocks(size), files.scalars.blocks(size), strict=True):

@@ -21,6 +21,7 @@ from advprior.predictors.forwarding import Forwarded, Forwarder, Job
 from advprior.predictors.logit import add_offset
 from advprior.store.arrays import Bool, Float, Int
 from advprior.store.errors import AdvpriorError
+from advprior.store.matrix import Matrix
 from advprior.store.progress import Progress
 
 SHARD_USERS = 32  # users a shard at least, where a CPU forwards a network: some seconds
@@ -218,7 +219,7 @@ class _Rows:
     forwarded: Int | None
     carried: Int | None
 
-    def take(self, forwarded: Float | None, carried: Float | None) -> Float:
+    def take(self, forwarded: Float | None, carried: Matrix | None) -> Float:
         """Answers [n, S, N] of all users from those of the forwards [D, N] and the earlier ones [U0, N]."""
         parts = [
             (mask, values[rows])

@@ -138,7 +138,9 @@ def prior_service(predictor: str) -> str:
 
 # -- files of a published view: ``<repo>/data/<view>/`` (a link to the current version) --------------
 TABLE_FILE = "table.parquet"
-MATRIX_FILE = "log_probs.npy"  # [rows, N] float32, row i = the table's ``prior_row`` i; [rows, K] of top-K priors
+# Arrays have the name of a ``.npy``, which is how earlier versions wrote them; `advprior.store.matrix` writes them
+# compressed, as ``.parquet``, and opens either.
+MATRIX_FILE = "log_probs.npy"  # [rows, N] float32, the table's ``prior_row`` points into it; [rows, K] of top-K priors
 TOP_INDEX_FILE = "top_index.npy"  # [rows, K] int32; there for top-K priors only
 TAIL_FILE = "tail_log_mass.npy"  # [rows] float32; likewise
 CATALOG_FILE = "catalog.json"  # {"version": …, "advertisers": [{"advertiser_id", "name"}, …]} in index order

@@ -28,7 +28,9 @@ from advprior.store.versions import libraries_of, versions
 
 MANIFEST = "manifest.json"
 #: Of run folders and publications. One without a number is of this format: it was written before there were numbers.
-FORMAT = 1
+#: 2: arrays of priors are compressed, and a publication's are those of its score run.
+FORMAT = 2
+READ_FORMATS = (1, 2)
 
 
 def sha256_file(path: Path) -> str:
@@ -100,13 +102,13 @@ def read_manifest(folder: Path, *, step: str | None = None, fix: str | None = No
         raise AdvpriorError(
             "RUN002", "the manifest cannot be read", where=str(path), actual=str(error), fix=fix
         ) from error
-    if manifest.get("format", FORMAT) != FORMAT:
+    if manifest.get("format", 1) not in READ_FORMATS:
         raise AdvpriorError(
             "RUN006",
             "the folder was written by another version, in a format that this one does not read",
             where=str(path),
             actual=f"format {manifest['format']}, by advprior {manifest.get('versions', {}).get('advprior', '?')}",
-            expected=f"format {FORMAT}",
+            expected=f"format {' or '.join(map(str, READ_FORMATS))}",
             fix="use that version, or make the folder again with this one",
         )
     if step is not None and manifest.get("step") != step:
@@ -122,9 +124,16 @@ def read_manifest(folder: Path, *, step: str | None = None, fix: str | None = No
 
 
 def manifest_digest(folder: Path) -> str:
-    """What a later step records as its input: the digest of a run folder's own key and outputs."""
+    """What a later step records as its input: the digest of a run folder's own key and outputs.
+
+    Or that of the folder that it took the place of, where it says that it holds the same.
+    """
     manifest = read_manifest(folder)
-    return digest({"key": manifest.get("key"), "outputs": manifest.get("outputs")})
+    return (
+        str(manifest["same_as"])
+        if "same_as" in manifest
+        else digest({"key": manifest.get("key"), "outputs": manifest.get("outputs")})
+    )
 
 
 def require_unchanged(folder: Path, *, fix: str | None = None) -> None:

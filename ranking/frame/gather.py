@@ -25,6 +25,7 @@ from advprior.store.contract import (
     TOP_INDEX_FILE,
     pair_id,
 )
+from advprior.store.matrix import Matrix, matrix_path, open_matrix
 from ranking.frame.counts import codes_of
 
 if TYPE_CHECKING:
@@ -81,31 +82,29 @@ class PriorFiles:
 
     Attributes
     ----------
-    log_probs : float32 [rows, N] or [rows, K], memory-mapped
+    log_probs : float32 [rows, N] or [rows, K], on disk
     advertisers : list of advertiser ids, in index order
     version : str
-    top_index : int32 [rows, K], memory-mapped, optional
+    top_index : int32 [rows, K], on disk, optional
         Whose log-probabilities a row holds, best first; None where it holds all N.
-    tail : float32 [rows], memory-mapped, optional
+    tail : float32 [rows], on disk, optional
         Log of what all others share evenly.
     """
 
-    log_probs: Float
+    log_probs: Matrix
     advertisers: list[str]
     version: str
-    top_index: npt.NDArray[np.int32] | None = None
-    tail: Float | None = None
+    top_index: Matrix | None = None
+    tail: Matrix | None = None
 
     @classmethod
     def open(cls, folder: Path) -> PriorFiles:
         """Open a published prior folder."""
         folder = Path(folder)
         catalog: dict[str, Any] = json.loads((folder / CATALOG_FILE).read_text())
-        matrix = np.load(folder / MATRIX_FILE, mmap_mode="r")
-        top = tail = None
-        if (folder / TOP_INDEX_FILE).is_file():
-            top = np.load(folder / TOP_INDEX_FILE, mmap_mode="r")
-            tail = np.load(folder / TAIL_FILE, mmap_mode="r")
+        matrix, top, tail = open_matrix(folder / MATRIX_FILE), None, None
+        if matrix_path(folder / TOP_INDEX_FILE):
+            top, tail = open_matrix(folder / TOP_INDEX_FILE), open_matrix(folder / TAIL_FILE)
         ids = [entry["advertiser_id"] for entry in catalog["advertisers"]]
         return cls(matrix, ids, str(catalog["version"]), top, tail)
 
@@ -219,10 +218,10 @@ def gather_interests(folder: Path, rows: Int, categories: pd.Series[Any]) -> Flo
     float32 [impressions] or None
         NaN where there is no row, or the category was not seen before the model's cut-off.
     """
-    if not (folder / INTEREST_MATRIX_FILE).is_file():
+    if matrix_path(folder / INTEREST_MATRIX_FILE) is None:
         return None
     names = [entry["advertiser_id"] for entry in json.loads((folder / INTERESTS_FILE).read_text())["advertisers"]]
-    matrix = np.load(folder / INTEREST_MATRIX_FILE, mmap_mode="r")
+    matrix = open_matrix(folder / INTEREST_MATRIX_FILE)
     index = codes_of(categories, names)
     out = np.full(len(rows), np.nan, dtype=np.float32)
     answerable = np.flatnonzero((rows >= 0) & (index >= 0))

@@ -27,6 +27,7 @@ from advprior.store.contract import (
     shuffled_source,
 )
 from advprior.store.errors import AdvpriorError
+from advprior.store.matrix import matrix_path, open_matrix
 from advprior.store.offline import SPARK, STORE_FILE, check_spark, offline_kind, store_config
 from advprior.store.runs import MANIFEST, manifest_digest, run_key
 from ranking.frame.views import BASELINE_VIEWS, view_folder
@@ -137,23 +138,24 @@ def check_prior(repo: Path, predictor: str) -> None:
     try:
         catalog = json.loads((folder / CATALOG_FILE).read_text())
         version, size = str(catalog["version"]), len(catalog["advertisers"])
-        matrix = np.load(folder / MATRIX_FILE, mmap_mode="r")
+        matrix = open_matrix(folder / MATRIX_FILE)
         table = pq.read_table(folder / TABLE_FILE, columns=[CATALOG_VERSION, PRIOR_ROW])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise refuse(str(error).splitlines()[0][:200], "table.parquet, log_probs.npy and catalog.json") from error
+        raise refuse(str(error).splitlines()[0][:200], "table.parquet, log_probs.parquet and catalog.json") from error
     versions = [str(v) for v in table[CATALOG_VERSION].unique().to_pylist()]
     if versions != [version]:
         raise refuse(f"rows of catalog {', '.join(versions) or '(none)'}", f"catalog {version}, as in {CATALOG_FILE}")
-    top = folder / TOP_INDEX_FILE
-    if top.is_file():
-        shapes = [np.load(folder / name, mmap_mode="r").shape for name in (TOP_INDEX_FILE, TAIL_FILE)]
-        if matrix.ndim != 2 or matrix.shape[1] >= size or [matrix.shape, (len(table),)] != shapes:
-            raise refuse(f"arrays of shapes {[matrix.shape, *shapes]}", f"({len(table)}, K) twice and ({len(table)},)")
-    elif matrix.ndim != 2 or matrix.shape != (len(table), size):
-        raise refuse(f"a matrix of shape {matrix.shape}", f"({len(table)}, {size}): rows × advertisers")
+    if matrix_path(folder / TOP_INDEX_FILE):
+        shapes = [open_matrix(folder / name).shape for name in (TOP_INDEX_FILE, TAIL_FILE)]
+        if matrix.ndim != 2 or matrix.shape[1] >= size or [matrix.shape, (len(matrix),)] != shapes:
+            raise refuse(
+                f"arrays of shapes {[matrix.shape, *shapes]}", f"({len(matrix)}, K) twice and ({len(matrix)},)"
+            )
+    elif matrix.ndim != 2 or matrix.shape[1] != size:
+        raise refuse(f"a matrix of shape {matrix.shape}", f"(rows, {size}): rows × advertisers")
     rows = np.sort(table[PRIOR_ROW].to_numpy())
-    if not np.array_equal(rows, np.arange(len(rows))):
-        raise refuse("a prior_row that is doubled or out of range", f"each of 0 … {len(rows) - 1} once")
+    if len(rows) and (rows[0] < 0 or rows[-1] >= len(matrix) or (np.diff(rows) == 0).any()):
+        raise refuse("a prior_row that is doubled or out of range", f"of 0 … {len(matrix) - 1} each once at most")
 
 
 def check_created(repo: Path, view: str, end: datetime) -> None:

@@ -24,6 +24,7 @@ from advprior.store.contract import (
     prior_service,
 )
 from advprior.store.feast_import import light_feast_import
+from advprior.store.matrix import open_matrix
 from ranking.frame.gather import PriorFiles
 from ranking.frame.preflight import check_prior
 from ranking.frame.publish import publish_features
@@ -99,7 +100,7 @@ def test_top_k_priors_are_served_with_their_ids_and_tail(tmp_path: Path) -> None
     repo = copy_repo(tmp_path / "feature_repo")
     publish_features(tables, repo)
     dense = publish_priors(repo, tables, NEIGHBOURS)
-    log_probs = np.load(dense / MATRIX_FILE)
+    log_probs = open_matrix(dense / MATRIX_FILE)[:]
     index, best, tail = top_k(log_probs, 3)
     table = pd.read_parquet(dense / "table.parquet")
     rows = table.prior_row.to_numpy()

@@ -37,6 +37,7 @@ from advprior.store.contract import (
     prior_view,
 )
 from advprior.store.errors import AdvpriorError
+from advprior.store.matrix import open_matrix
 from advprior.store.runs import MANIFEST, new_run, read_manifest
 from ranking.frame.join import open_store
 from tests.e2e.conftest import Chain, advprior
@@ -91,7 +92,7 @@ def test_what_is_printed_has_no_chatter_of_feast_and_no_colours(chain):
 def test_priors_are_distributions(chain, predictor):
     plan = times(chain)
     view = chain.repo / "data" / prior_view(predictor)
-    log_probs = np.load(view / MATRIX_FILE)
+    log_probs = open_matrix(view / MATRIX_FILE)[:]
     table = pd.read_parquet(view / TABLE_FILE)
     source = chain.folder / ("tables_pair" if predictor.endswith("_pair") else "tables")
     catalog = pd.read_parquet(source / "advertisers.parquet")
@@ -201,9 +202,11 @@ def test_scoring_and_publishing_need_no_training_stack(chain, tmp_path):
     ):
         done = subprocess.run([sys.executable, "-c", probe, *arguments], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-    here = np.load(repo / "data" / "prior_llm" / MATRIX_FILE)
+    here = open_matrix(repo / "data" / "prior_llm" / MATRIX_FILE)[:]
     largest = np.abs(here).max()
-    np.testing.assert_allclose(here, np.load(chain.repo / "data/prior_llm" / MATRIX_FILE), rtol=0, atol=1e-5 * largest)
+    np.testing.assert_allclose(
+        here, open_matrix(chain.repo / "data/prior_llm" / MATRIX_FILE)[:], rtol=0, atol=1e-5 * largest
+    )
 
 
 def test_a_failing_step_stops_the_run_and_keeps_what_was_there(chain, capfd):

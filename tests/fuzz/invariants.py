@@ -23,6 +23,7 @@ from advprior.store.contract import (
     USER_ID,
     pair_id,
 )
+from advprior.store.matrix import open_matrix
 from advprior.store.runs import read_manifest
 from advprior.store.tables import load_time_plan
 
@@ -105,7 +106,7 @@ def of_pairs(tables: Path, pairs: Path) -> list[str]:
 def of_priors(tables: Path, priors: Path) -> list[str]:
     """A row for each snapshot of a user who exists at it, whose probabilities are finite and sum to one."""
     plan, facts = load_time_plan(tables), read_manifest(priors)["facts"]
-    rows, matrix = pd.read_parquet(priors / "rows.parquet"), np.load(priors / "log_probs.npy")
+    rows, matrix = pd.read_parquet(priors / "rows.parquet"), open_matrix(priors / "log_probs.npy")[:]
     matrix = matrix[rows["prior_row"]]
     broken = []
     expected = {

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from advprior.store.contract import CATALOG_FILE, LLM, MATRIX_FILE, PRIOR_ROW, SNAPSHOT, TABLE_FILE, prior_view
+from advprior.store.matrix import open_matrix
 from benchmarks.one_publication import Witness
 from ranking.experiment.assignment import EVERYBODY
 from ranking.experiment.exposures import read_exposures
@@ -89,7 +90,7 @@ def test_either_of_two_publications_that_say_the_same_is_whole(own: Project) -> 
     """A predictor fitted anew on the same data: other digests, the same values. An answer may name either."""
     view = own.repo / "data" / VIEW
     catalog = json.loads((view / CATALOG_FILE).read_text()) | {"note": "fitted anew"}
-    table, matrix = pd.read_parquet(view / TABLE_FILE), np.load(view / MATRIX_FILE)
+    table, matrix = pd.read_parquet(view / TABLE_FILE), open_matrix(view / MATRIX_FILE)[:]
     first = view.resolve().name
     publish(own.repo, VIEW, {TABLE_FILE: table, MATRIX_FILE: matrix, CATALOG_FILE: catalog})
     assert view.resolve().name != first
@@ -114,7 +115,7 @@ def vector_of(project: Project, user: str, back: int) -> bytes:
     table = pd.read_parquet(folder / TABLE_FILE)
     moments = sorted(table.loc[(table[SNAPSHOT] <= pd.Timestamp(ONLINE)).to_numpy(), SNAPSHOT].unique())
     row = table[((table.user_id == user) & (table[SNAPSHOT] == moments[-1 - back])).to_numpy()]
-    vector = np.load(folder / MATRIX_FILE)[int(row[PRIOR_ROW].iloc[0])]
+    vector = open_matrix(folder / MATRIX_FILE)[:][int(row[PRIOR_ROW].iloc[0])]
     return Value(float_list_val=FloatList(val=vector.tolist())).SerializeToString()
 
 

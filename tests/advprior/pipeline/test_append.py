@@ -15,6 +15,7 @@ from advprior.cli import main
 from advprior.pipeline.append import append
 from advprior.pipeline.publish import publish
 from advprior.store.errors import AdvpriorError
+from advprior.store.matrix import open_matrix
 from advprior.store.runs import read_manifest
 from tests.advprior.conftest import Fitted
 from tests.advprior.scoring import score
@@ -57,7 +58,7 @@ def published(repo: Path) -> pd.DataFrame:
     """Table by user and snapshot; each row's pointer leads to its own vector."""
     folder = repo / "data/prior_popularity"
     table = pd.read_parquet(folder / "table.parquet")
-    matrix = np.load(folder / "log_probs.npy")
+    matrix = open_matrix(folder / "log_probs.npy")[:]
     assert sorted(table.prior_row) == list(range(len(matrix)))
     np.testing.assert_array_equal(np.stack(table.log_probs.to_list()), matrix[table.prior_row])
     return table.drop(columns="prior_row").sort_values(KEYS, ignore_index=True)
@@ -83,7 +84,7 @@ def test_a_published_snapshot_never_changes(scored: Scored, repo: Path, tmp_path
     before, current = published(repo), (repo / "data/prior_popularity").resolve()
     again = tmp_path / "again"
     shutil.copytree(scored["whole"], again)
-    matrix = np.load(again / "log_probs.npy")
+    matrix = open_matrix(again / "log_probs.npy")[:]
     np.save(again / "log_probs.npy", np.roll(matrix, 1, axis=1))  # what another model, or late rows, would say
     manifest = json.loads((again / "manifest.json").read_text())
     (again / "manifest.json").write_text(json.dumps(manifest | {"key": "another"}))
@@ -101,7 +102,7 @@ def test_old_snapshots_go_and_the_publication_holds_no_more_than_it_says(scored:
         assert caught.value.code == 0
         table = published(repo)
         assert sorted(table.snapshot.unique()) == PLAN.snapshots()[-6:]
-        assert len(np.load(repo / "data/prior_popularity/log_probs.npy")) == len(table)
+        assert len(open_matrix(repo / "data/prior_popularity/log_probs.npy")[:]) == len(table)
 
 
 def test_what_has_another_catalog_or_form_is_refused_and_the_old_one_stays(
@@ -126,6 +127,7 @@ def test_nothing_is_appended_to_what_was_damaged(name: str, repo: Path, scored: 
     path = repo / "data/prior_popularity" / name
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0x10
+    path.unlink()  # else what was scored would be damaged with it
     path.write_bytes(content)
     before = path.resolve()
     with pytest.raises(AdvpriorError, match="RUN018") as caught:

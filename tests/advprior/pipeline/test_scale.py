@@ -25,6 +25,7 @@ from advprior.predictors.registry import load_predictor
 from advprior.runtime.topk import kept, top_k
 from advprior.store.contract import TimePlan
 from advprior.store.errors import AdvpriorError
+from advprior.store.matrix import open_matrix, write_matrix
 from advprior.store.runs import new_run, read_manifest
 from advprior.store.tables import load_tables, write_parquet
 from ranking.frame.gather import PriorFiles, gather_priors, mean_probability
@@ -46,7 +47,7 @@ def write_tables(folder: Path, tables: dict[str, pd.DataFrame], plan: TimePlan) 
 
 
 def matrix(folder: Path) -> np.ndarray:
-    return np.load(folder / "log_probs.npy")
+    return open_matrix(folder / "log_probs.npy")[:]
 
 
 # -- identical prompts ---------------------------------------------------------------------------------------
@@ -235,8 +236,8 @@ def test_published_top_k_table_holds_ids_and_the_tail(both: tuple[Path, Path]) -
     table = pd.read_parquet(both[1] / "table.parquet")
     index, log_probs = np.stack(table.top_index.to_list()), np.stack(table.log_probs.to_list())
     assert index.shape == log_probs.shape == (80, 5)
-    np.testing.assert_array_equal(index, np.load(both[1] / "top_index.npy"))
-    np.testing.assert_array_equal(table.tail_log_mass, np.load(both[1] / "tail_log_mass.npy"))
+    np.testing.assert_array_equal(index, open_matrix(both[1] / "top_index.npy")[:])
+    np.testing.assert_array_equal(table.tail_log_mass, open_matrix(both[1] / "tail_log_mass.npy")[:])
     assert (table.top1_index == index[:, 0]).all()
     np.testing.assert_allclose(np.exp(log_probs).sum(1) + np.exp(table.tail_log_mass), 1, rtol=1e-4)
     # what Feast serves of a dense prior knows nothing of it
@@ -248,13 +249,13 @@ def test_damaged_top_k_priors_are_refused(both: tuple[Path, Path], tmp_path: Pat
     broken = tmp_path / "broken"
     shutil.copytree(both[1].parents[2] / "top", broken)
     if damage == "tail":
-        np.save(broken / "tail_log_mass.npy", np.load(broken / "tail_log_mass.npy") + 0.1)
+        write_matrix(broken / "tail_log_mass.npy", [open_matrix(broken / "tail_log_mass.npy")[:] + np.float32(0.1)])
     elif damage == "doubled":
-        index = np.load(broken / "top_index.npy")
+        index = open_matrix(broken / "top_index.npy")[:]
         index[3, 1] = index[3, 0]
-        np.save(broken / "top_index.npy", index)
+        write_matrix(broken / "top_index.npy", [index])
     else:
-        (broken / "tail_log_mass.npy").unlink()
+        (broken / "tail_log_mass.parquet").unlink()
     repo = tmp_path / "repo"
     repo.mkdir()
     shutil.copy(REPO_YAML, repo)
@@ -322,7 +323,7 @@ def test_three_kills_cost_nothing(fitted: Fitted, tmp_path: Path) -> None:
     damaged.write(np.asarray([39 * len(PLAN.snapshots())]), np.full((1, N), 7.0, np.float32))
     damaged.close()
     subprocess.run(call, check=True, capture_output=True)
-    for name in ("log_probs.npy", "rows.parquet", "network.npy", "network_keys.npy", "catalog.json"):
+    for name in ("log_probs.parquet", "rows.parquet", "network.parquet", "network_keys.npy", "catalog.json"):
         assert (out / name).read_bytes() == (calm / name).read_bytes(), name
     assert {p.name for p in out.iterdir()} == {p.name for p in calm.iterdir()}
     rows = pd.read_parquet(out / "rows.parquet")

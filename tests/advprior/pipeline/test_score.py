@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from advprior.pipeline.score_checks import check_past_only, check_written
 from advprior.predictors.base import Scorer
 from advprior.predictors.registry import load_predictor
 from advprior.store.errors import AdvpriorError
+from advprior.store.matrix import open_matrix
+from advprior.store.runs import manifest_digest
 from advprior.store.tables import load_tables
 from tests.advprior.conftest import Fitted
 from tests.advprior.scoring import score
@@ -46,7 +49,7 @@ def command(*arguments: object) -> list[str]:
 
 
 def test_one_row_for_each_user_and_snapshot(fitted: Fitted, priors: Path) -> None:
-    rows, matrix = pd.read_parquet(priors / "rows.parquet"), np.load(priors / "log_probs.npy")
+    rows, matrix = pd.read_parquet(priors / "rows.parquet"), open_matrix(priors / "log_probs.npy")[:]
     users = load_tables(fitted.tables, "users")["users"].user_id
     expected = {(u, pd.Timestamp(s)) for u in users for s in PLAN.snapshots()}
     assert len(rows) == len(matrix) == len(expected)
@@ -59,7 +62,7 @@ def test_one_row_for_each_user_and_snapshot(fitted: Fitted, priors: Path) -> Non
 def test_unchanged_is_reused_and_shards_do_not_matter(fitted: Fitted, priors: Path, tmp_path: Path) -> None:
     assert not score(fitted.model("llm"), fitted.tables, priors, shard_users=7)
     assert score(fitted.model("llm"), fitted.tables, tmp_path / "again", shard_users=100)
-    ours, theirs = (np.load(folder / "log_probs.npy") for folder in (tmp_path / "again", priors))
+    ours, theirs = (open_matrix(folder / "log_probs.npy")[:] for folder in (tmp_path / "again", priors))
     assert_same_log_probs(ours, theirs)
 
 
@@ -113,13 +116,32 @@ def test_published_priors_are_what_was_scored(priors: Path, repo: Path) -> None:
     assert publish(priors, repo) == "prior_llm"
     assert publish(priors, repo) is None
     table = pd.read_parquet(repo / "data/prior_llm/table.parquet")
-    matrix, rows = np.load(priors / "log_probs.npy"), pd.read_parquet(priors / "rows.parquet")
+    matrix, rows = open_matrix(priors / "log_probs.npy")[:], pd.read_parquet(priors / "rows.parquet")
     np.testing.assert_array_equal(np.stack(table.log_probs.to_list()), matrix)
-    np.testing.assert_array_equal(np.load(repo / "data/prior_llm/log_probs.npy"), matrix)
+    np.testing.assert_array_equal(open_matrix(repo / "data/prior_llm/log_probs.npy")[:], matrix)
     assert (table.event_timestamp - table.snapshot == PLAN.lag).all()
     assert (table.model_cutoff == pd.Timestamp(PLAN.finetune_end)).all()
     assert (table.user_id == rows.user_id).all()
     assert json.loads((repo / "data/prior_llm/catalog.json").read_text())["version"] == table.catalog_version[0]
+
+
+def test_a_publication_shares_its_arrays_and_holds_vectors_where_it_is_served(priors: Path, repo: Path) -> None:
+    """What is measured only is on disk once; put online, its rows stay what they are for whoever measured them."""
+    assert publish(priors, repo, name="measured", online=False) == "prior_measured"
+    folder = repo / "data/prior_measured"
+    assert os.path.samefile(folder / "log_probs.parquet", priors / "log_probs.parquet")
+    offline, before = pd.read_parquet(folder / "table.parquet"), manifest_digest(folder)
+    assert offline.log_probs.isna().all()
+    assert publish(priors, repo, name="measured", online=False) is None
+    assert publish(priors, repo, name="measured") == "prior_measured"
+    online = pd.read_parquet(folder / "table.parquet")
+    np.testing.assert_array_equal(np.stack(online.log_probs.to_list()), open_matrix(priors / "log_probs.npy")[:])
+    pd.testing.assert_frame_equal(online.drop(columns="log_probs"), offline.drop(columns="log_probs"))
+    assert manifest_digest(folder) == before
+    assert publish(priors, repo, name="measured", online=False) == "prior_measured"
+    assert pd.read_parquet(folder / "table.parquet").log_probs.notna().all()
+    assert publish(priors, repo, name="measured") == "prior_measured"
+    assert manifest_digest(folder) == before
 
 
 def test_a_placebo_is_another_users_prior_at_the_same_snapshot(priors: Path, repo: Path) -> None:
@@ -136,7 +158,8 @@ def test_a_placebo_is_another_users_prior_at_the_same_snapshot(priors: Path, rep
     table = pd.read_parquet(repo / "data/prior_placebo/table.parquet")
     named = pd.read_parquet(repo / "data/prior_placebo_pair/table.parquet")
     assert (named.top1_log_prob == table.top1_log_prob).all()
-    np.testing.assert_array_equal(np.stack(table.log_probs.to_list()), np.load(priors / "log_probs.npy")[source])
+    np.testing.assert_array_equal(np.stack(table.log_probs.to_list()), open_matrix(priors / "log_probs.npy")[:][source])
+    np.testing.assert_array_equal(table.prior_row, source)  # the same arrays, other rows of them
     assert (table.top1_index == rows.top1_index.to_numpy()[source]).all()
 
 
@@ -159,9 +182,9 @@ def test_before_they_exist_users_have_no_prior_and_lend_none_to_a_placebo(
     pd.testing.assert_frame_equal(rows, expected.reset_index(drop=True))
     assert publish(tmp_path / "out", repo, name="young") == "prior_young"
     table = pd.read_parquet(repo / "data/prior_young/table.parquet")
-    assert table.prior_row.tolist() == list(range(len(rows)))
-    published = np.load(repo / "data/prior_young/log_probs.npy")
-    np.testing.assert_array_equal(published, np.load(tmp_path / "all/log_probs.npy")[rows.prior_row])
+    assert table.prior_row.tolist() == rows.prior_row.tolist()
+    published = open_matrix(repo / "data/prior_young/log_probs.npy")[table.prior_row.to_numpy()]
+    np.testing.assert_array_equal(published, open_matrix(tmp_path / "all/log_probs.npy")[rows.prior_row.to_numpy()])
     source = rows.set_index("prior_row").loc[shuffled_rows(rows, 3)]
     assert (source.snapshot.to_numpy() == rows.snapshot.to_numpy()).all()
     assert (source.user_id.to_numpy() != rows.user_id.to_numpy()).all()
@@ -181,7 +204,7 @@ def test_damaged_priors_are_refused_and_the_old_ones_stay(
         rows.loc[1, ["user_id", "snapshot"]] = rows.loc[0, ["user_id", "snapshot"]].to_numpy()
         rows.to_parquet(broken / "rows.parquet")
     else:
-        matrix = np.load(broken / "log_probs.npy")
+        matrix = open_matrix(broken / "log_probs.npy")[:]
         matrix[5, 0] = np.nan if damage == "nan" else matrix[5, 0] + 1.0
         np.save(broken / "log_probs.npy", matrix)
     with pytest.raises(AdvpriorError) as caught:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from advprior.store.contract import LLM, MATRIX_FILE, PLACEBO, TABLE_FILE, pair_id
 from advprior.store.errors import AdvpriorError
+from advprior.store.matrix import open_matrix
 from ranking.candidates.choose import choose
 from ranking.candidates.curve import CandidateCurve
 from ranking.candidates.priors import predicted, prior_rows
@@ -145,7 +146,9 @@ def test_a_prior_over_pairs_predicts_ads_by_advertiser_and_category(workspace, t
     files = random_priors(users, pairs, PLAN.snapshots(), PLAN.lag, PLAN.finetune_end, 1)
     publish_priors(repo, tables, "text_pair", **files)
     found = predicted(repo, "text_pair", np.array([-1, 0, 41]), ads, 2)
-    best = np.sort(np.argsort(-np.load(repo / "data/prior_text_pair" / MATRIX_FILE)[[0, 41]], axis=1)[:, :2], axis=1)
+    best = np.sort(
+        np.argsort(-open_matrix(repo / "data/prior_text_pair" / MATRIX_FILE)[:][[0, 41]], axis=1)[:, :2], axis=1
+    )
     assert [np.flatnonzero(row).tolist() for row in found] == [[], *best.tolist()]
 
 

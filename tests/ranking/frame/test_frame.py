@@ -26,6 +26,7 @@ from advprior.store.contract import (
     prior_view,
 )
 from advprior.store.errors import AdvpriorError
+from advprior.store.matrix import open_matrix
 from advprior.store.runs import read_manifest
 from advprior.store.tables import read_parquet
 from ranking.cli.measure import features as features_command
@@ -338,7 +339,7 @@ def test_a_stale_prior_is_the_one_known_so_many_weeks_before(workspace: Workspac
     assert np.allclose(old[both] - fresh[both], 28)
     # the value is that of the same user's fresh row four weeks before, wherever such an impression was
     published = pd.read_parquet(view_folder(workspace.repo, "prior_llm") / TABLE_FILE)
-    matrix = np.load(view_folder(workspace.repo, "prior_llm") / "log_probs.npy")
+    matrix = open_matrix(view_folder(workspace.repo, "prior_llm") / "log_probs.npy")[:]
     index = {f"a{i:02d}": i for i in range(matrix.shape[1])}
     rows = made[both & made["advertiser_id"].astype(str).isin(index)].sample(20, random_state=0)
     for row in rows.itertuples():

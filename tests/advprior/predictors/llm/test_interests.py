@@ -23,6 +23,7 @@ from advprior.predictors.registry import load_predictor, predictor_class
 from advprior.runtime.session import Engine
 from advprior.store.contract import INTEREST_MATRIX_FILE, INTERESTS_FILE
 from advprior.store.errors import AdvpriorError
+from advprior.store.matrix import matrix_path, open_matrix
 from advprior.store.runs import read_manifest
 from advprior.store.tables import load_tables
 from ranking.frame.gather import gather_interests
@@ -81,7 +82,7 @@ def test_interests_are_what_was_seen_before_the_cutoff() -> None:
 
 def test_scored_as_the_torch_model_and_from_the_past_only(fitted: Fitted, run: Path, priors: Path) -> None:
     whole, predictor = histories(fitted), load_predictor(run)
-    matrix = np.load(priors / INTEREST_MATRIX_FILE).reshape(len(whole), len(SNAPSHOTS), -1)
+    matrix = open_matrix(priors / INTEREST_MATRIX_FILE)[:].reshape(len(whole), len(SNAPSHOTS), -1)
     assert list(Catalog.load(priors / INTERESTS_FILE).ids) == OBSERVED
     assert matrix.shape[2] == len(OBSERVED)
     assert_distributions(matrix)
@@ -123,9 +124,9 @@ def test_they_ride_on_the_forwards_of_the_priors(
         assert score(each, fitted.tables, tmp_path / str(number), device="cpu", threads=1, shard_users=9)
         sums.append(sum(tokens))
     assert sums[0] == sums[1]
-    assert not (tmp_path / "1" / INTEREST_MATRIX_FILE).exists()
-    same = np.load(tmp_path / "0" / INTEREST_MATRIX_FILE)
-    assert_same_log_probs(same, np.load(priors / INTEREST_MATRIX_FILE))
+    assert matrix_path(tmp_path / "1" / INTEREST_MATRIX_FILE) is None
+    same = open_matrix(tmp_path / "0" / INTEREST_MATRIX_FILE)[:]
+    assert_same_log_probs(same, open_matrix(priors / INTEREST_MATRIX_FILE)[:])
 
     tokens.clear()
     assert score(run, fitted.tables, tmp_path / "again", since=tmp_path / "0", device="cpu", threads=1)
@@ -135,7 +136,7 @@ def test_they_ride_on_the_forwards_of_the_priors(
     # the sample that is scored again from histories cut at the snapshot is all that was forwarded
     assert sum(tokens) < sums[0] / 2
     newest = same.reshape(facts["users"], -1, len(OBSERVED))[:, -1]
-    np.testing.assert_array_equal(np.load(tmp_path / "again" / INTEREST_MATRIX_FILE), newest)
+    np.testing.assert_array_equal(open_matrix(tmp_path / "again" / INTEREST_MATRIX_FILE)[:], newest)
 
 
 def test_a_kill_costs_a_shard_of_both(
@@ -153,7 +154,7 @@ def test_a_kill_costs_a_shard_of_both(
         score(run, fitted.tables, out, shard_users=9)
     monkeypatch.setattr(Journal, "add", real)
     assert score(run, fitted.tables, out, shard_users=9)
-    assert_same_log_probs(np.load(out / INTEREST_MATRIX_FILE), np.load(priors / INTEREST_MATRIX_FILE))
+    assert_same_log_probs(open_matrix(out / INTEREST_MATRIX_FILE)[:], open_matrix(priors / INTEREST_MATRIX_FILE)[:])
 
 
 @pytest.fixture(scope="module")
@@ -167,8 +168,8 @@ def repo(priors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_published_beside_the_priors(priors: Path, repo: Path) -> None:
     folder = repo / "data" / "prior_llm"
     table = pq.read_table(folder / "table.parquet").to_pandas()
-    matrix = np.load(priors / INTEREST_MATRIX_FILE)
-    np.testing.assert_array_equal(np.load(folder / INTEREST_MATRIX_FILE), matrix)
+    matrix = open_matrix(priors / INTEREST_MATRIX_FILE)[:]
+    np.testing.assert_array_equal(open_matrix(folder / INTEREST_MATRIX_FILE)[:], matrix)
     np.testing.assert_array_equal(np.stack(table.interest_log_probs), matrix[table.prior_row])
     best = np.stack(table.interest_top5_index)
     assert best.shape[1] == 5
@@ -176,8 +177,10 @@ def test_published_beside_the_priors(priors: Path, repo: Path) -> None:
     np.testing.assert_array_equal(np.stack(table.interest_top5_log_probs), np.take_along_axis(matrix, best, 1))
     assert np.stack(table.log_probs).shape == (len(table), 12)  # what was there is there still
     rows = pd.read_parquet(priors / "rows.parquet")
-    placebo = np.load(repo / "data" / "prior_placebo" / INTEREST_MATRIX_FILE)
-    np.testing.assert_array_equal(placebo, matrix[shuffled_rows(rows, 0)])
+    placebo = repo / "data" / "prior_placebo"
+    pointers = pq.read_table(placebo / "table.parquet", columns=["prior_row"])["prior_row"].to_numpy()
+    shuffled = open_matrix(placebo / INTEREST_MATRIX_FILE)[pointers]
+    np.testing.assert_array_equal(shuffled, matrix[shuffled_rows(rows, 0)])
 
 
 def test_feast_knows_them_where_they_are(fitted: Fitted, repo: Path, tmp_path: Path) -> None:
@@ -186,14 +189,14 @@ def test_feast_knows_them_where_they_are(fitted: Fitted, repo: Path, tmp_path: P
     without = copy_repo(tmp_path / "repo")
     assert score(fitted.model("popularity"), fitted.tables, tmp_path / "popularity")
     publish(tmp_path / "popularity", without)
-    assert not (tmp_path / "popularity" / INTEREST_MATRIX_FILE).exists()
+    assert matrix_path(tmp_path / "popularity" / INTEREST_MATRIX_FILE) is None
     plain = {f.name for o in definitions(without) if getattr(o, "name", "") == "prior_popularity" for f in o.schema}
     assert plain
     assert not any(name.startswith("interest") for name in plain)
 
 
 def test_the_ranker_finds_the_category_of_an_ad(repo: Path, priors: Path, tmp_path: Path) -> None:
-    matrix = np.load(priors / INTEREST_MATRIX_FILE)
+    matrix = open_matrix(priors / INTEREST_MATRIX_FILE)[:]
     rows = np.asarray([5, -1, 2, 2, 0])
     asked = pd.Series(["Tea", "Tea", "Soap", "Unknown", None])
     found = gather_interests(repo / "data" / "prior_llm", rows, asked)
@@ -205,7 +208,7 @@ def test_the_ranker_finds_the_category_of_an_ad(repo: Path, priors: Path, tmp_pa
 
 def test_a_broken_matrix_is_not_published(priors: Path, tmp_path: Path) -> None:
     broken = shutil.copytree(priors, tmp_path / "priors")
-    matrix = np.load(broken / INTEREST_MATRIX_FILE)
+    matrix = open_matrix(broken / INTEREST_MATRIX_FILE)[:]
     matrix[3] = 0.0
     np.save(broken / INTEREST_MATRIX_FILE, matrix)
     repo = copy_repo(tmp_path / "repo")
