@@ -121,7 +121,7 @@ def test_what_has_another_catalog_or_form_is_refused_and_the_old_one_stays(
     assert not list((repo / "data").glob(".staged*"))
 
 
-@pytest.mark.parametrize("name", ["table.parquet", "log_probs.npy", "catalog.json"])
+@pytest.mark.parametrize("name", ["table.parquet", "log_probs.parquet", "catalog.json"])
 def test_nothing_is_appended_to_what_was_damaged(name: str, repo: Path, scored: Scored) -> None:
     """A failing disk changes bytes and no size: copied on, the damage would be served for ever."""
     path = repo / "data/prior_popularity" / name
