@@ -100,7 +100,7 @@ def test_a_prior_that_knows_the_future_is_refused(fitted: Fitted, priors: Path) 
         check_past_only(Ahead(), histories, cutoffs)
     # what was written, one row further than it should be
     moved = priors.parent / "moved.npy"
-    np.save(moved, np.roll(np.load(priors / "log_probs.npy"), 1, axis=0))
+    np.save(moved, np.roll(open_matrix(priors / "log_probs.npy")[:], 1, axis=0))
     with pytest.raises(AdvpriorError, match="PRI011"):
         check_written(sample, moved)
 
