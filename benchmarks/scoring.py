@@ -40,37 +40,40 @@ PROMPTS_TIMED = 8
 
 def build(folder: Path) -> tuple[Engine, dict[str, int], Any]:
     """The demo's network with an untuned head, exported; speed does not depend on what it learned."""
+    from advprior.predictors.llm.tuning.export import export_onnx
+
+    model, shape = untuned(LAYERS)
+    export_onnx(model, folder)
+    return open_session(folder / "model.onnx", device="cpu", many=True), shape, model.eval()
+
+
+def untuned(layers: int, advertisers: int = N) -> tuple[Any, dict[str, int]]:
+    """The first layers of the base with a head of random numbers, and its sizes by name."""
     import torch
 
-    from advprior.predictors.llm.tuning.export import export_onnx
     from advprior.predictors.llm.tuning.model import from_base
     from advprior.predictors.tuning.base import DEFAULT_BASE, load_base
 
-    base = load_base(DEFAULT_BASE, layers=LAYERS).model
+    base = load_base(DEFAULT_BASE, layers=layers).model
     shape = {k: int(getattr(base.config, k)) for k in ("hidden_size", "intermediate_size")}
     shape["kv"] = shape["hidden_size"] * base.config.num_key_value_heads // base.config.num_attention_heads
     vocabulary = int(base.get_input_embeddings().weight.shape[0])
     model = from_base(
         base,
-        catalog_size=N,
+        catalog_size=advertisers,
         text_vocab_size=vocabulary,
-        frozen_layers=LAYERS - 2,
-        advertiser_embeddings=torch.zeros(N, shape["hidden_size"]),
+        frozen_layers=layers - 2,
+        advertiser_embeddings=torch.zeros(advertisers, shape["hidden_size"]),
     )
     torch.nn.init.normal_(model.head.weight, std=0.02)
-    export_onnx(model, folder)
-    return (
-        open_session(folder / "model.onnx", device="cpu", many=True),
-        {**shape, "vocabulary": vocabulary},
-        model.eval(),
-    )
+    return model, {**shape, "vocabulary": vocabulary, "layers": layers, "advertisers": advertisers}
 
 
 def operations(shape: dict[str, int], tokens: int, points: int) -> float:
     """Floating-point operations of one prompt: projections, feed-forward, attention, head (2 a multiply-add)."""
     h, m, kv = shape["hidden_size"], shape["intermediate_size"], shape["kv"]
     layer = tokens * (2 * h * h + 2 * h * kv + 3 * h * m) + 2 * tokens * tokens * h
-    return 2.0 * (LAYERS * layer + points * h * N)
+    return 2.0 * (shape["layers"] * layer + points * h * shape["advertisers"])
 
 
 def score(engine: Engine, shape: dict[str, int], lengths: np.ndarray, points: int) -> None:
