@@ -62,9 +62,13 @@ def _part(name: str, folder: Path, options: argparse.Namespace, table: Table) ->
         if fit_main([str(folder / "fit"), "--device", "cuda"]):
             table.missed.append("fits on both devices")
 
+    def stages() -> None:
+        for advertisers in (664, 100_000):
+            end_to_end.stages(folder, options.layers, advertisers, table)
+
     parts: dict[str, Callable[[], None]] = {
         "network": by_itself,
-        "stages": lambda: [end_to_end.stages(folder, options.layers, n, table) for n in (664, 100_000)] and None,
+        "stages": stages,
         "score": lambda: end_to_end.end_to_end(folder, options.layers, table),
         "fit": fits,
     }

@@ -13,6 +13,7 @@ import numpy as np
 
 from advprior.history.histories import micros
 from advprior.history.read import load_histories
+from advprior.predictors.logit import add_offset
 from advprior.predictors.registry import load_predictor
 from advprior.store.runs import read_manifest
 from advprior.store.tables import load_time_plan
@@ -113,9 +114,9 @@ def stages(folder: Path, layers: int, advertisers: int, table: Table) -> None:
             part = scorer.forward(prepared)
             marks.append(time.perf_counter())
             if wide:
-                scorer.likeliest(part.values[part.index], histories, users, cutoffs, 100)
+                scorer.likeliest(part.log_probs[part.index], histories, users, cutoffs, 100)
             else:
-                scorer.offset(histories, users, cutoffs)
+                add_offset(part.log_probs[part.index], scorer.offset(histories, users, cutoffs))
             marks.append(time.perf_counter())
         steps = np.diff(marks) * 1e3 / count * 1_000
         last = "top 100 of the catalog" if wide else "habit and drift"
