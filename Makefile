@@ -18,7 +18,7 @@ ARGS    ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test fuzz bench bench-serve bench-year bench-scale lint clean lock FORCE
+.PHONY: help install demo test fuzz bench bench-serve bench-year bench-scale bench-gpu lint clean lock FORCE
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,8 +50,13 @@ bench-serve: $(STAMP)  ## the service under load, against the plain ways (after 
 	$(BIN)/python -m benchmarks.serve_overload --workspace runs/demo
 	$(BIN)/python -m benchmarks.soak --workspace runs/demo
 
+<<<<<<< HEAD
 bench-year: $(STAMP)  ## a year in production, lived through day by day on a real Redis and service; some 20 minutes (ARGS='--days 84')
 	$(BIN)/python -W ignore -m benchmarks.year $(ARGS)
+=======
+bench-gpu: $(STAMP)  ## the GPU beside the CPU: network, shard, score, fits; no table where ONNX Runtime has no CUDA
+	$(BIN)/python -m benchmarks.gpu $(ARGS)
+>>>>>>> bdc1914 (Declare the fits on a GPU before their labels are read, and add make bench-gpu)
 
 # modules of benchmarks/scale, one a line: each runs whatever became of the others
 SCALE_ROWS :=
