@@ -50,13 +50,11 @@ bench-serve: $(STAMP)  ## the service under load, against the plain ways (after 
 	$(BIN)/python -m benchmarks.serve_overload --workspace runs/demo
 	$(BIN)/python -m benchmarks.soak --workspace runs/demo
 
-<<<<<<< HEAD
 bench-year: $(STAMP)  ## a year in production, lived through day by day on a real Redis and service; some 20 minutes (ARGS='--days 84')
 	$(BIN)/python -W ignore -m benchmarks.year $(ARGS)
-=======
+
 bench-gpu: $(STAMP)  ## the GPU beside the CPU: network, shard, score, fits; no table where ONNX Runtime has no CUDA
 	$(BIN)/python -m benchmarks.gpu $(ARGS)
->>>>>>> bdc1914 (Declare the fits on a GPU before their labels are read, and add make bench-gpu)
 
 # modules of benchmarks/scale, one a line: each runs whatever became of the others
 SCALE_ROWS :=
