@@ -60,6 +60,7 @@ bench-gpu: $(STAMP)  ## the GPU beside the CPU: network, shard, score, fits; no 
 SCALE_ROWS :=
 # SCALE_ROWS += NAME
 SCALE_ROWS += service
+SCALE_ROWS += ads
 SCALE_ROWS += materialize
 
 bench-scale: $(STAMP)  ## sizes a thousand times the demo's: memory, CPU and disk, each with its bound; hours, some 30 GB of disk

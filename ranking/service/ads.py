@@ -1,13 +1,15 @@
 """Every ad's features in memory: read in bulk from the online store, in the background, swapped in whole.
 
 Reading a hundred ads a request would cost more than ranking them. What a request sees is one table, never half of two.
+A refresh reads the ads that changed, by the times of their rows where the store gives these by themselves, and takes
+the others over: what it costs follows what was written, not how many ads there are.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +21,10 @@ from ranking.service.catalogs import HistoryCatalog
 from ranking.service.reader import OnlineReader
 from ranking.service.rows import ServedView, ViewRow, in_time
 
-#: Ads a read; between two reads the interpreter is free for requests.
-_BATCH = 64
+#: Ads a read, and times of rows a read; between two reads the interpreter is free for requests.
+_BATCH, _TIMES = 64, 512
+#: Rest after a batch, as a multiple of its own time: a million ads take longer, never more of the processor.
+_REST = 3.0
 
 
 @dataclass
@@ -35,6 +39,10 @@ class AdTable:
         float64 (NaN: missing) or object (text, None).
     available_us : dict of view to int64 [ads + 1]
         When each ad's row became available; −1 where it has none.
+    read_us : int
+        When the ads were last looked at; −1: never.
+    keys : list of bytes, optional
+        Of the ads in the store, once they are made.
     """
 
     ids: list[str]
@@ -45,7 +53,8 @@ class AdTable:
     view_of: dict[str, str]
     available_us: dict[str, Int]
     read_us: int
-    _by_catalog: dict[tuple[str, str], Any] = field(default_factory=dict)
+    keys: list[bytes] | None = None
+    _by_catalog: dict[tuple[str, Any], Any] = field(default_factory=dict)
     _made: dict[Any, Any] = field(default_factory=dict)
     _moments: dict[str, list[int]] | None = None
 
@@ -78,28 +87,39 @@ class AdTable:
 
     def history_ids(self, catalog: HistoryCatalog, numbering: str) -> Int:
         """Id of each ad at a numbering of a history's catalog, int64 [ads + 1]."""
-        key = (catalog.version, numbering)
-        if key not in self._by_catalog:
-            place = {ad: i for i, ad in enumerate(catalog.ads)}
-            at = np.array([*(place.get(ad, -1) for ad in self.ids), -1], dtype=np.int64)
+
+        def make() -> Int:
+            if catalog.ads == self.ids:
+                at = np.append(np.arange(len(self.ids)), -1)
+            else:
+                place = {ad: i for i, ad in enumerate(catalog.ads)}
+                at = np.array([*(place.get(ad, -1) for ad in self.ids), -1], dtype=np.int64)
             # a history published before its tables had departments numbers none
-            ids = catalog.ids.get(numbering, np.full(len(catalog.ads), -1))
-            self._by_catalog[key] = np.append(ids, -1)[at]
-        of_ads: Int = self._by_catalog[key]
-        return of_ads
+            numbers: Int = np.append(catalog.ids.get(numbering, np.full(len(catalog.ads), -1)), -1)[at]
+            return numbers
+
+        ids: Int = self.by_catalog((catalog.version, numbering), make)
+        return ids
 
     def advertiser_index(self, version: str, advertisers: list[str]) -> Int:
         """Place of each ad's advertiser in a prior's catalog, int64 [ads + 1]."""
-        key = (version, "advertisers")
-        if key not in self._by_catalog:  # by advertiser, or by advertiser × category where the catalog lists those
-            of_ads = places(advertisers, self.advertisers, self.categories)
-            self._by_catalog[key] = np.append(of_ads, np.int64(-1))
-        index: Int = self._by_catalog[key]
+        # by advertiser, or by advertiser × category where the catalog lists those
+        index: Int = self.by_catalog(
+            (version, "advertisers"),
+            lambda: np.append(places(advertisers, self.advertisers, self.categories), np.int64(-1)),
+        )
         return index
 
     def category_index(self, version: str, categories: list[str]) -> Int:
         """Place of each ad's category among a prior's interests, int64 [ads + 1]."""
-        return self._places((version, f"interests {len(categories)}"), self.categories, categories)
+
+        def make() -> Int:
+            place = {name: i for i, name in enumerate(categories)}
+            at = [-1 if name is None else place.get(name, -1) for name in self.categories]
+            return np.array([*at, -1], dtype=np.int64)
+
+        index: Int = self.by_catalog((version, f"interests {len(categories)}"), make)
+        return index
 
     def cached(self, key: Any, make: Callable[[], Any]) -> Any:
         """What was worked out from these ads before, or is now."""
@@ -107,13 +127,31 @@ class AdTable:
             self._made[key] = make()
         return self._made[key]
 
-    def _places(self, key: tuple[str, str], of_ads: list[str | None], names: list[str]) -> Int:
-        if key not in self._by_catalog:
-            place = {name: i for i, name in enumerate(names)}
-            at = [-1 if name is None else place.get(name, -1) for name in of_ads]
-            self._by_catalog[key] = np.array([*at, -1], dtype=np.int64)
-        index: Int = self._by_catalog[key]
-        return index
+    def as_of(self, now_us: int) -> AdTable:
+        """The same ads, found unchanged at a later look; what was worked out from them stays."""
+        return replace(self, read_us=now_us)
+
+    def keep_catalogs(self, versions: Container[str]) -> None:
+        """Forget places in catalogs of other versions than these."""
+        self._by_catalog = {key: value for key, value in self._by_catalog.items() if key[0] in versions}
+
+    def by_catalog(self, key: tuple[str, Any], make: Callable[[], Any]) -> Any:
+        """What was worked out from a catalog and the ads' ids, not their values; the key begins with its version."""
+        by_catalog = self._by_catalog  # `keep_catalogs` may put another one in its place meanwhile
+        if key not in by_catalog:
+            by_catalog[key] = make()
+        return by_catalog[key]
+
+    def _take_over(self, old: AdTable) -> None:
+        """Values of the ads that another table has, too."""
+        if same := same_ads(old, self):
+            self._by_catalog, self.keys = old._by_catalog, old.keys
+        rows = np.arange(len(self.ids)) if same else old.rows(self.ids)
+        at = np.flatnonzero(rows >= 0)
+        for name in self.values.keys() & old.values.keys():
+            self.values[name][at] = old.values[name][rows[at]]
+        for name in self.available_us.keys() & old.available_us.keys():
+            self.available_us[name][at] = old.available_us[name][rows[at]]
 
 
 def read_ads(reader: OnlineReader, catalog: HistoryCatalog, now_us: int, *, pause_s: float = 0.0) -> AdTable:
@@ -122,14 +160,73 @@ def read_ads(reader: OnlineReader, catalog: HistoryCatalog, now_us: int, *, paus
     Parameters
     ----------
     pause_s : float
-        Between batches, so that reading does not hold up requests.
+        Between batches, at least, so that reading does not hold up requests; 0: none.
     """
     table = AdTable.unread(reader, catalog)
-    for start in range(0, len(catalog.ads), _BATCH):
-        batch = catalog.ads[start : start + _BATCH]
-        for name, rows in reader.read_ads(batch).items():
+    _read(table, reader, np.arange(len(table.ids)), pause_s)
+    table.read_us = now_us
+    return table
+
+
+def refreshed(
+    old: AdTable, reader: OnlineReader, catalog: HistoryCatalog, now_us: int, *, pause_s: float = 0.0
+) -> AdTable:
+    """The ads as they are now, of a table that was read before: only rows whose time changed are read.
+
+    Parameters
+    ----------
+    old : AdTable
+        Read by the same reader; it is left as it is.
+    pause_s : float
+        Between batches, at least, so that reading does not hold up requests; 0: none.
+
+    Returns
+    -------
+    AdTable
+        With all that was worked out from the old one, where nothing changed.
+    """
+    table = AdTable.unread(reader, catalog)
+    table._take_over(old)
+    changed = _changed(table, reader, pause_s)
+    if not len(changed) and same_ads(old, table):
+        return old.as_of(now_us)
+    for values in table.values.values():  # a row that is gone leaves nothing behind
+        values[changed] = None if values.dtype == object else np.nan
+    for moments in table.available_us.values():
+        moments[changed] = -1
+    _read(table, reader, changed, pause_s)
+    table.read_us = now_us
+    return table
+
+
+def same_ads(one: AdTable, other: AdTable) -> bool:
+    """Whether two tables list the same ads, of the same advertisers and categories."""
+    return (one.ids, one.advertisers, one.categories) == (other.ids, other.advertisers, other.categories)
+
+
+def _changed(table: AdTable, reader: OnlineReader, pause_s: float) -> Int:
+    """Rows of the table whose time is another one in the store; all where it does not give times by themselves."""
+    table.keys = table.keys or reader.ad_keys(table.ids)
+    if table.keys is None:
+        return np.arange(len(table.ids))
+    changed = []
+    for start in range(0, len(table.ids), _TIMES):
+        begin = time.perf_counter()
+        times = reader.ad_times(table.keys[start : start + _TIMES])
+        others = [table.available_us[name][start : start + len(at)] != at for name, at in times.items()]
+        changed.append(start + np.flatnonzero(np.any(others, axis=0)))
+        _rest(begin, pause_s)
+    return np.concatenate(changed) if changed else np.zeros(0, dtype=np.int64)
+
+
+def _read(table: AdTable, reader: OnlineReader, rows: Int, pause_s: float) -> None:
+    """Read some ads into their rows."""
+    for start in range(0, len(rows), _BATCH):
+        begin = time.perf_counter()
+        places_of = rows[start : start + _BATCH].tolist()
+        for name, read in reader.read_ads([table.ids[at] for at in places_of]).items():
             view = reader.views[name]
-            for at, row in enumerate(rows, start):
+            for at, row in zip(places_of, read, strict=True):
                 if not isinstance(row, ViewRow):
                     continue
                 table.available_us[name][at] = row.available_us
@@ -137,7 +234,10 @@ def read_ads(reader: OnlineReader, catalog: HistoryCatalog, now_us: int, *, paus
                     value = row.text(feature) if feature in view.text else row.number(feature)
                     if value is not None:
                         table.values[column][at] = value
-        if pause_s:
-            time.sleep(pause_s)
-    table.read_us = now_us
-    return table
+        _rest(begin, pause_s)
+
+
+def _rest(begin: float, pause_s: float) -> None:
+    """Leave the interpreter to requests, after a batch that began then."""
+    if pause_s:
+        time.sleep(max(pause_s, _REST * (time.perf_counter() - begin)))

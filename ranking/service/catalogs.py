@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -160,9 +161,17 @@ class Catalogs:
         self._worked_out = {(folder, at) for folder, at in self._worked_out if folder in folders}
         self.wanted.clear()
 
-    def _links(self) -> list[str]:
+    def versions(self) -> set[str]:
+        """Of all catalogs that are remembered."""
+        priors = (version for by_version in self.priors.values() for version in by_version)
+        return {*self.histories, *priors}
+
+    def publications(self, views: Sequence[str]) -> list[str]:
         """Where the views' links point to; a view that is no link never moves."""
-        return [os.path.realpath(self._data / view) for view in (USER_HISTORY_VIEW, *self._prior_views)]
+        return [os.path.realpath(self._data / view) for view in views]
+
+    def _links(self) -> list[str]:
+        return self.publications((USER_HISTORY_VIEW, *self._prior_views))
 
     def prior(self, view: str, version: str) -> PriorCatalog | None:
         """The catalog that a row's vector is ordered by."""

@@ -65,7 +65,7 @@ def matrix(plan: Plan, candidates: Candidates, user: UserInputs, table: AdTable,
     if user.history is not None:
         row, catalog = user.history
         for lists, places, at in plan.history:
-            values = history_values(row, lists, _history_ids(table, catalog, lists)[:, candidates.ads], now_us)
+            values = history_values(row, lists, history_ids(table, catalog, lists)[:, candidates.ads], now_us)
             out[:, places] = values.transpose(1, 0, 2).reshape(len(out), -1)[:, at]
     for predictor, names in plan.prior.items():
         of_prior = _of_prior(user.priors.get(predictor), candidates.ads, table, now_us)
@@ -104,9 +104,9 @@ def _put_ads(out: Matrix, plan: Plan, ads: Int, table: AdTable, now_us: int) -> 
         out[np.ix_(late, places)] = np.nan
 
 
-def _history_ids(table: AdTable, catalog: HistoryCatalog, lists: tuple[tuple[Stream, str], ...]) -> Int:
+def history_ids(table: AdTable, catalog: HistoryCatalog, lists: tuple[tuple[Stream, str], ...]) -> Int:
     """Id of each ad in each list of a history: int64 [lists, ads + 1]."""
-    ids: Int = table.cached(
+    ids: Int = table.by_catalog(
         (catalog.version, lists),
         lambda: np.stack([table.history_ids(catalog, stream.levels[level]) for stream, level in lists]),
     )

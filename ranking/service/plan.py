@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from advprior.store.arrays import Int
 from advprior.store.contract import prior_view
@@ -140,12 +141,14 @@ class Plan:
         def encoded() -> Matrix:
             out = np.empty((len(table.ids) + 1, len(self.ad_columns)), dtype=np.float32)
             for i, column in enumerate(self.ad_columns):
-                values = table.values.get(column)
+                values = table.values.get(column)  # noqa: PD011
                 if values is None:  # of a reader that no longer reads it: these ads are for the next ranker
                     out[:, i] = np.nan
                     continue
-                text = values.dtype == object
-                out[:, i] = [self.encode(column, v) for v in values] if text else finite(values)
+                if values.dtype == object:  # few texts, many ads
+                    codes, texts = pd.factorize(values, use_na_sentinel=False)
+                    values = np.array([self.encode(column, None if pd.isna(t) else t) for t in texts])[codes]
+                out[:, i] = finite(values)
             return out
 
         matrix: Matrix = table.cached(self, encoded)

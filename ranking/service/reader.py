@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from advprior.store.arrays import Int
 from advprior.store.contract import AD_ID, PRIOR_VIEW_PREFIX, USER_ID
 from advprior.store.errors import AdvpriorError
 from advprior.store.features import Feature
@@ -95,6 +96,15 @@ class OnlineReader:
         """All views of some ads, row by row in their order."""
         views = [self.views[name] for name in self.ad_views]
         return self._read(views, [entity_key(AD_ID, ad) for ad in ad_ids])
+
+    def ad_keys(self, ad_ids: Sequence[str]) -> list[bytes] | None:
+        """Keys of ads in the store, for `ad_times`; None where it does not give times without the rows."""
+        return None if self._redis is None else self._redis.keys([entity_key(AD_ID, ad) for ad in ad_ids])
+
+    def ad_times(self, keys: Sequence[bytes]) -> dict[str, Int]:
+        """When the rows of some ads became available, by view: microseconds, −1 where there is no row."""
+        assert self._redis is not None
+        return self._redis.times(self.ad_views, keys)
 
     def _read(self, views: Sequence[ServedView], keys: list[Any]) -> dict[str, list[Row]]:
         if self._redis is not None:

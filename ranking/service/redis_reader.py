@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from advprior.store.arrays import Int
 from advprior.store.errors import AdvpriorError
 from ranking.service.rows import Broken, Row, ServedView, ViewRow
 
@@ -81,15 +84,7 @@ class RedisReader:
 
     def read(self, views: Sequence[ServedView], keys: Sequence[Any]) -> dict[str, list[Row]]:
         """Rows by view, in the order of the keys."""
-        fields = [field for view in views for field in self._fields_of(view)]
-        names = self._online._generate_redis_keys_for_entities(self._config, keys)
-        if len(names) == 1:
-            replies = [self._client.hmget(names[0], fields)]
-        else:
-            with self._client.pipeline(transaction=False) as pipe:
-                for name in names:
-                    pipe.hmget(name, fields)
-                replies = pipe.execute()
+        replies = self._hmget(self.keys(keys), [field for view in views for field in self._fields_of(view)])
         rows: dict[str, list[Row]] = {view.name: [] for view in views}
         for reply in replies:
             start = 0
@@ -99,13 +94,42 @@ class RedisReader:
                 start = stop
         return rows
 
+    def keys(self, keys: Sequence[Any]) -> list[bytes]:
+        """Redis' keys of Feast's."""
+        names: list[bytes] = self._online._generate_redis_keys_for_entities(self._config, keys)
+        return names
+
+    def times(self, views: Sequence[str], names: Sequence[bytes]) -> dict[str, Int]:
+        """When rows became available, by view: microseconds in the order of the keys, −1 where there is no row."""
+        replies = self._hmget(names, [self._time_field(view) for view in views])
+        return {
+            view: np.array([-1 if reply[i] is None else _time_us(reply[i]) for reply in replies], dtype=np.int64)
+            for i, view in enumerate(views)
+        }
+
+    def _hmget(self, names: Sequence[bytes], fields: Sequence[Any]) -> list[Any]:
+        """Values of the same fields of some keys, by one round trip."""
+        if len(names) == 1:
+            return [self._client.hmget(names[0], fields)]
+        with self._client.pipeline(transaction=False) as pipe:
+            for name in names:
+                pipe.hmget(name, fields)
+            replies: list[Any] = pipe.execute()
+        return replies
+
+    def _time_field(self, view: str) -> str:
+        from feast.infra.online_stores.redis import _versioned_fv_name
+
+        return f"_ts:{_versioned_fv_name(self._tables[view], self._config)}"
+
     def _fields_of(self, view: ServedView) -> list[Any]:
         if view.name not in self._fields:
             from feast.infra.online_stores.helpers import _mmh3
             from feast.infra.online_stores.redis import _versioned_fv_name
 
             stored = _versioned_fv_name(self._tables[view.name], self._config)
-            self._fields[view.name] = [_mmh3(f"{stored}:{f}") for f in view.features] + [f"_ts:{stored}"]
+            hashes = [_mmh3(f"{stored}:{f}") for f in view.features]
+            self._fields[view.name] = [*hashes, self._time_field(view.name)]
         return self._fields[view.name]
 
 
@@ -113,12 +137,11 @@ def _parse(features: Sequence[str], reply: Sequence[bytes | None]) -> Row:
     """One view's part of a reply: values in the order of the features, then the time."""
     from feast.protos.feast.types.Value_pb2 import Value
     from google.protobuf.message import DecodeError
-    from google.protobuf.timestamp_pb2 import Timestamp
 
     if reply[-1] is None:
         return None
     try:
-        when = Timestamp.FromString(reply[-1])
+        when = _time_us(reply[-1])
         values = {}
         for name, data in zip(features, reply, strict=False):
             if data:
@@ -127,4 +150,11 @@ def _parse(features: Sequence[str], reply: Sequence[bytes | None]) -> Row:
                     values[name] = value
     except DecodeError as error:
         return Broken(str(error))
-    return ViewRow(when.seconds * 1_000_000 + when.nanos // 1000, values) if values else None
+    return ViewRow(when, values) if values else None
+
+
+def _time_us(data: bytes) -> int:
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+    when = Timestamp.FromString(data)
+    return int(when.seconds * 1_000_000 + when.nanos // 1000)

@@ -13,16 +13,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from advprior.store.contract import USER_HISTORY_VIEW
+from advprior.store.contract import USER_HISTORY_VIEW, prior_view
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import manifest_digest
 from ranking.candidates.nearest import EXACT_UP_TO
 from ranking.experiment.assignment import EVERYBODY, Experiment
-from ranking.service.ads import AdTable, read_ads
+from ranking.service.ads import AdTable, read_ads, refreshed
 from ranking.service.candidates import CandidateSource, MostShown
 from ranking.service.catalogs import Catalogs, HistoryCatalog
 from ranking.service.clock import Clock
 from ranking.service.loading import RankerFolder, Rankers, features_by_service, make_rankers
+from ranking.service.matrix import history_ids
 from ranking.service.quota import read_quota
 from ranking.service.reader import OnlineReader
 from ranking.service.towers import TowerSource, load_towers
@@ -33,6 +34,8 @@ log = logging.getLogger("advprior.service")
 _LOOK_S = 1.0
 #: Rest between batches of ads, so that reading them does not hold up requests.
 _PAUSE_S = 0.005
+#: Ads are read whole at least once in so many seconds, whatever the times of their rows say.
+_WHOLE_S = 3600.0
 #: Candidates of a request that names none.
 _CANDIDATES = 500
 
@@ -128,6 +131,8 @@ class Resources:
         self.source.prepare(self.table)
         self.reloads: dict[str, int] = {"done": 0, "refused": 0}
         self._refused: tuple[str, ...] | None = None
+        self._ads_of: list[str] = []
+        self._ads_read = 0.0
 
     @property
     def ranker_refused(self) -> bool:
@@ -169,11 +174,14 @@ class Resources:
         """Take in what was published since."""
         try:
             self.catalogs.refresh(self._clock.now_us())
+            self._work_ahead(self.table)
         except Exception:
             log.exception("catalogs cannot be refreshed, the old ones stay")
 
     def refresh_ads(self, *, pause_s: float = 0.0) -> None:
-        """Read every ad's rows anew.
+        """Read the ads whose rows changed; all of them at first, after a publication, and now and then.
+
+        Rows of a publication may have other values at the same times: a rollback writes such rows.
 
         Parameters
         ----------
@@ -183,19 +191,39 @@ class Resources:
         catalog = self.catalogs.newest
         if catalog is None:
             return
+        begin = time.monotonic()
+        publications = self.catalogs.publications(self.reader.ad_views)
+        whole = self.table.read_us < 0 or publications != self._ads_of or begin - self._ads_read >= _WHOLE_S
         try:
-            table = read_ads(self.reader, catalog, self._clock.now_us(), pause_s=pause_s)
+            if whole:
+                table = read_ads(self.reader, catalog, self._clock.now_us(), pause_s=pause_s)
+            else:
+                table = refreshed(self.table, self.reader, catalog, self._clock.now_us(), pause_s=pause_s)
         except Exception as error:
             log.warning("ads cannot be read, the old ones stay", extra={"error": repr(error)})
             return
-        for loaded in self.rankers.both():
-            loaded.plan.ads(table)  # worked out here, not by the first request
         try:
+            self._work_ahead(table)
             self.source.prepare(table)
         except Exception:
             log.exception("candidates cannot be prepared, the old ads stay")
             return
         self.table = table
+        if whole:
+            self._ads_of, self._ads_read = publications, begin
+
+    def _work_ahead(self, table: AdTable) -> None:
+        """What follows from the ads alone is worked out here, not by the first request that needs it."""
+        histories, priors = list(self.catalogs.histories.values()), self.catalogs.priors
+        table.keep_catalogs(self.catalogs.versions())
+        for loaded in self.rankers.both():
+            loaded.plan.ads(table)
+            for lists, *_ in loaded.plan.history:
+                for history in histories:
+                    history_ids(table, history, lists)
+            for predictor in loaded.plan.predictors:
+                for prior in list(priors.get(prior_view(predictor), {}).values()):
+                    table.advertiser_index(prior.version, prior.advertisers)
 
     def refresh_rankers(self) -> None:
         """Swap rankers that were trained anew; what cannot be read or does not fit is refused once, and counted."""

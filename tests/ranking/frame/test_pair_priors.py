@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -53,7 +52,6 @@ def test_a_catalog_of_advertisers_is_read_by_advertiser_whatever_the_category(tm
 
 
 def test_the_service_places_ads_as_the_frame_does():
-    table = SimpleNamespace(advertisers=["b", "a", None], categories=["Tea", "Soap", "Tea"], _by_catalog={})
-    assert AdTable.advertiser_index(table, "v", PAIRS).tolist() == [2, 0, -1, -1]
-    table._by_catalog = {}
-    assert AdTable.advertiser_index(table, "v", ["a", "b"]).tolist() == [1, 0, -1, -1]
+    table = AdTable(["1", "2", "3"], ["b", "a", None], ["Tea", "Soap", "Tea"], {}, {}, {}, {}, -1)
+    assert table.advertiser_index("pairs", PAIRS).tolist() == [2, 0, -1, -1]
+    assert table.advertiser_index("advertisers", ["a", "b"]).tolist() == [1, 0, -1, -1]

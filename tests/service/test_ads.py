@@ -1,0 +1,97 @@
+"""Ads are refreshed by what changed, and are then what reading them all would have given."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ranking.service.ads import AdTable, read_ads, refreshed
+from ranking.service.reader import OnlineReader, entity_key
+from tests.service.live import engine_at
+from tests.service.workspaces import Project, copy_project, on_redis
+
+
+@pytest.fixture(scope="module")
+def own(project: Project, redis: Any, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose ads may be changed: its name is part of the keys in Redis."""
+    copied = copy_project(project, Path(tmp_path_factory.mktemp("ads")) / "project")
+    on_redis(copied, redis.port, name="ads")
+    return copied
+
+
+def write(reader: OnlineReader, ad: str, **fields: bytes | None) -> None:
+    """Overwrite, or delete, fields of an ad's hash as they lie in Redis."""
+    redis = reader._redis
+    assert redis is not None
+    (key,) = redis.keys([entity_key("ad_id", ad)])
+    for name, value in fields.items():
+        field = redis._time_field("ad_stats") if name == "time" else redis._fields_of(reader.views["ad_stats"])[0]
+        redis._client.hdel(key, field) if value is None else redis._client.hset(key, field, value)
+
+
+def assert_equal(one: AdTable, other: AdTable) -> None:
+    assert one.ids == other.ids
+    for name, values in other.values.items():
+        np.testing.assert_array_equal(one.values[name], values, err_msg=name)
+    for name, moments in other.available_us.items():
+        np.testing.assert_array_equal(one.available_us[name], moments)
+
+
+def test_only_changed_ads_are_read_and_the_table_is_as_if_all_were(
+    own: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from feast.protos.feast.types.Value_pb2 import Value
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+    resources = engine_at(own).resources
+    reader, catalog, old = resources.reader, resources.catalogs.newest, resources.table
+    assert catalog is not None
+    read: list[str] = []
+    really = OnlineReader.read_ads
+    monkeypatch.setattr(OnlineReader, "read_ads", lambda self, ads: read.extend(ads) or really(self, ads))
+    same = refreshed(old, reader, catalog, 5)
+    assert read == []
+    assert same.read_us == 5
+    assert same.values is old.values  # and all that was worked out of them
+    changed, gone = old.ids[3], old.ids[5]
+    later = Timestamp(seconds=int(old.available_us["ad_stats"][3]) // 1_000_000 + 60).SerializeToString()
+    first = reader.views["ad_stats"].features[0]
+    kind = "string_val" if first in reader.views["ad_stats"].text else "double_val"
+    write(reader, changed, time=later, first=Value(**{kind: "7" if kind == "string_val" else 7}).SerializeToString())
+    write(reader, gone, time=None)
+    new = refreshed(old, reader, catalog, 6)
+    assert read == [changed, gone]
+    whole = read_ads(reader, catalog, 6)
+    assert_equal(new, whole)
+    assert new.available_us["ad_stats"][5] == -1
+    assert old.available_us["ad_stats"][5] != -1  # a request that began with the old one goes on with it
+
+
+def test_new_ads_are_read_and_the_others_taken_over(own: Project) -> None:
+    resources = engine_at(own).resources
+    reader, catalog = resources.reader, resources.catalogs.newest
+    assert catalog is not None
+    few = [4, 2, 9]
+    less = replace(
+        catalog,
+        version="less",
+        ads=[catalog.ads[i] for i in few],
+        advertisers=[catalog.advertisers[i] for i in few],
+        categories=[catalog.categories[i] for i in few],
+        ids={name: ids[few] for name, ids in catalog.ids.items()},
+    )
+    old = read_ads(reader, less, 1)
+    assert_equal(refreshed(old, reader, catalog, 2), read_ads(reader, catalog, 2))
+    assert_equal(refreshed(resources.table, reader, less, 2), old)
+
+
+def test_places_in_catalogs_that_are_gone_are_forgotten(own: Project) -> None:
+    table = engine_at(own).resources.table
+    table.advertiser_index("gone", ["a"])
+    versions = {key[0] for key in table._by_catalog}
+    table.keep_catalogs(versions - {"gone"})
+    assert {key[0] for key in table._by_catalog} == versions - {"gone"}
