@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from advprior.cli.device import device_option
 from advprior.cli.evaluate import Moment, Span
 
 
@@ -19,7 +20,7 @@ from advprior.cli.evaluate import Moment, Span
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE.json", help="Where to write.")
 @click.option("--replicates", type=click.IntRange(10), default=1000, show_default=True, help="Of the bootstrap.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the bootstrap.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@device_option
 @click.option("--threads", type=click.IntRange(1), help="Threads of ONNX Runtime; default: real cores.")
 def cold(
     runs: tuple[Path, ...],
@@ -29,7 +30,7 @@ def cold(
     out: Path | None,
     replicates: int,
     seed: int,
-    device: str,
+    device: str | None,
     threads: int | None,
 ) -> None:
     """Who ranks advertisers best that nobody has turned to yet?
@@ -39,9 +40,11 @@ def cold(
     """
     from advprior.evaluation.cold import evaluate_cold
     from advprior.evaluation.options import Options
+    from advprior.store.device import device_setting
     from advprior.store.runs import write_json
 
-    options = Options(horizon=horizon, replicates=replicates, seed=seed, device=device, threads=threads)
+    place = device_setting(device, tables, out)
+    options = Options(horizon=horizon, replicates=replicates, seed=seed, device=place, threads=threads)
     result = evaluate_cold(runs, tables, cutoff, options)
     for line in lines(result):
         click.echo(line)

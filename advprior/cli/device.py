@@ -1,4 +1,4 @@
-"""The option of every command that fits: where it computes."""
+"""The option of every command that fits or asks networks: where it computes."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ import click
 device_option = click.option(
     "--device",
     metavar="auto|cpu|cuda|cuda:N",
-    help="Where fits compute. Default: `device` of the project, else auto: CUDA where torch has it, else the CPU.",
+    help="Where networks compute. Default: `device` of the project, else auto: CUDA where it can be had, else the CPU.",
 )

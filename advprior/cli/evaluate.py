@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from advprior.cli.device import device_option
 from advprior.evaluation.show import FORMATS
 
 if TYPE_CHECKING:
@@ -124,13 +125,7 @@ class Span(click.ParamType):  # type: ignore[type-arg]
 @click.option("--replicates", type=click.IntRange(10), default=1000, show_default=True, help="Of the bootstrap.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the bootstrap and of ALS.")
 @click.option("--users", type=click.IntRange(1), help="Ask about so many users only, drawn by --seed: for costly arms.")
-@click.option(
-    "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
-    default="auto",
-    show_default=True,
-    help="auto: CUDA where a session really gets it, else the CPU.",
-)
+@device_option
 @click.option("--threads", type=click.IntRange(1), help="Threads of ONNX Runtime; default: real cores.")
 @click.option(
     "--format",
@@ -159,7 +154,7 @@ def evaluate(
     replicates: int,
     seed: int,
     users: int | None,
-    device: str,
+    device: str | None,
     threads: int | None,
     form: str,
     force: bool,
@@ -170,10 +165,14 @@ def evaluate(
     an LLM join the blend of all controls; each with one is compared with it, and with the best control, alone and as an
     addition. Intervals are paired bootstraps by user, and by seed where an arm has several.
     """
+    from advprior.store.device import computing_on, device_setting
+
+    place = device_setting(device, tables, out)
     if sizes is not None:
         if runs or cutoff is not None or not cutoffs or out is None:
             raise click.UsageError("--learning-curve takes --cutoffs and --out, and neither RUNs nor --cutoff")
-        _learning_curve(tables, (sizes, cutoffs, draws, encoders, layers, horizon, tested, seed), out)
+        with computing_on(place):
+            _learning_curve(tables, (sizes, cutoffs, draws, encoders, layers, horizon, tested, seed), out)
         return
     if cutoff is None:
         raise click.UsageError("Missing option '--cutoff' (or --learning-curve with --cutoffs).")
@@ -189,7 +188,7 @@ def evaluate(
         replicates=replicates,
         seed=seed,
         users=users,
-        device=device,
+        device=place,
         threads=threads,
     )
     result, fresh = work(runs, tables, cutoff, options, out=out, force=force)

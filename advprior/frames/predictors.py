@@ -157,6 +157,7 @@ def fit(
     cutoff: datetime | str,
     out: str | Path,
     settings: Mapping[str, Any] | None = None,
+    device: str = "auto",
 ) -> Predictor:
     """Fit a predictor on frames and export it, as ``advprior finetune`` and ``advprior export`` do on tables.
 
@@ -173,6 +174,8 @@ def fit(
         Folder; afterwards a run that every command reads.
     settings : mapping, optional
         As in the predictor's YAML.
+    device : str
+        ``auto``, ``cpu``, ``cuda``, or one of several cards: ``cuda:1``.
 
     Returns
     -------
@@ -182,7 +185,8 @@ def fit(
     ------
     AdvpriorError
         ``PRI001`` for an advertiser without a name, ``PRI003`` for an unknown kind, ``PRI006`` when there is too little
-        to fit on, ``PRI081`` when a table or a column is missing, ``CFG002`` for settings that do not fit.
+        to fit on, ``PRI031`` when the device cannot be had, ``PRI081`` when a table or a column is missing, ``CFG002``
+        for settings that do not fit.
 
     Examples
     --------
@@ -191,6 +195,7 @@ def fit(
     from advprior.pipeline.fit import validated_settings
     from advprior.predictors.base import FitData
     from advprior.predictors.labels import LabelSpan
+    from advprior.store.device import computing_on
 
     out, end = Path(out), require_moment(cutoff, "cutoff")
     model = registry.predictor_class(kind)
@@ -207,7 +212,8 @@ def fit(
     config = {"predictor": kind, "settings": checked.model_dump(mode="json")}
     inputs = {"frames": digest([catalog.version, histories.time.tolist(), histories.advertiser.tolist()])}
     with new_run(out, "finetune", config=config, inputs=inputs, key=run_key("fit", config, inputs, 1)) as run:
-        facts = model.fit(data, checked, run.path)
+        with computing_on(device):
+            facts = model.fit(data, checked, run.path)
         run.facts.update({**LabelSpan(end, end).to_json(), **facts}, predictor=kind, catalog_version=catalog.version)
         run.facts.update(advertisers=len(catalog), users=len(histories), events=len(histories.time))
     fitted = registry.load_predictor(out)

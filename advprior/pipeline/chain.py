@@ -30,6 +30,7 @@ from advprior.store.contract import (
     prior_service,
     prior_view,
 )
+from advprior.store.device import AUTO
 from advprior.store.runs import MANIFEST, read_manifest
 
 TABLES, PAIRS = "tables", "tables_pair"
@@ -190,7 +191,8 @@ class Chain:
                 kind=f"export {prior.predictor}",
             )
         )
-        score = ("score", self.at(model), "--tables", self.at(source))
+        score: tuple[str, ...] = ("score", self.at(model), "--tables", self.at(source))
+        score += ("--device", self.config.device) if self.config.device != AUTO else ()
         kind = f"score {prior.predictor}"
         self.advprior(f"score {name}", *score, out=priors, reads=(model, onnx, source), kind=kind)
         if self.predictor_only:

@@ -63,6 +63,8 @@ class Compute:
             ``PRI031`` where the device cannot be had.
         """
         device = fit_device()
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # for kernels that go by the current one
         if precision == "auto":
             precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
         return cls(device, precision, _accelerator(device, precision))

@@ -198,10 +198,12 @@ class _LowerStates:
         with Progress(len(parts), "frozen layers", "batch") as progress:
             for part in parts:
                 states = self._compute([windows[i] for i in part])
+                # pinned as a whole: pages of each window would take longer than its forward
+                if place != self._device:
+                    states = states.cpu().pin_memory()
                 for row, i in enumerate(part.tolist()):
                     own = states[row, : len(windows[i])]
-                    # a view would keep the whole batch
-                    self._states[i] = own.clone() if place == self._device else own.cpu().pin_memory()
+                    self._states[i] = own.clone() if place == self._device else own
                 progress.update()
                 deadline.require(progress, "forwards of frozen layers")
 
