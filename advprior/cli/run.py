@@ -80,11 +80,43 @@ def _check_arms(project: Project) -> None:
 
 @click.command()
 @_PROJECT
-def status(folder: Path) -> None:
-    """What of the project in DIR is current, stale (and why) or missing, and what each step cost."""
+@click.option(
+    "--serve", "url", metavar="URL", help="A running service in place of a project, as http://localhost:8000."
+)
+@click.option("--every", type=click.FloatRange(0.1), metavar="S", help="With --serve: look again every S seconds.")
+def status(folder: Path, url: str | None, every: float | None) -> None:
+    """What of the project in DIR is current, stale (and why) or missing, and what each step cost.
+
+    With --serve: a running service's version, rates, queue, priors' age, last refresh and alerts. Exit code 3 where it
+    is not ready.
+    """
+    if url is not None:
+        _service_status(url, every)
+        return
+    if every is not None:
+        raise click.UsageError("--every needs --serve")
     from advprior.pipeline import outlook
     from advprior.pipeline.settings import read_project
 
     project = read_project(folder)
     for line in outlook.status_lines(project):
         click.echo(line)
+
+
+def _service_status(url: str, every: float | None) -> None:
+    """Look once, or again and again in place until Ctrl-C."""
+    import sys
+    import time
+
+    from advprior.pipeline.service_status import Between, Look
+
+    before: Look | None = None
+    while True:
+        now = Look.at_service(url)
+        if every is not None and sys.stdout.isatty():
+            click.clear()
+        click.echo("\n".join(Between(now, before).lines(url)))
+        if every is None:
+            raise click.exceptions.Exit(0 if now.ready.get("ready") else 3)
+        before = now
+        time.sleep(every)

@@ -191,6 +191,7 @@ class Ready(_Answer):
     """Whether traffic should come here, and what is loaded."""
 
     ready: bool
+    version: str = Field(description="Of advprior.")
     degraded: list[str]
     rankers: dict[str, str]
     experiment: str

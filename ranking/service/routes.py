@@ -13,6 +13,7 @@ from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 
 from advprior.store.times import moment_us
+from advprior.store.versions import versions
 from ranking.experiment.client import TIME_HEADER
 from ranking.experiment.exposures import ExposureLog
 from ranking.service import slate
@@ -165,6 +166,7 @@ def add_status(app: FastAPI, service: Service) -> None:
         resources = engine.resources
         return Ready(
             ready=not reasons,
+            version=versions().get("advprior", "0"),
             degraded=reasons,
             rankers={loaded.service: loaded.digest for loaded in resources.rankers.both()},
             experiment=engine.experiment.name,
