@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import onnx
 import pytest
 import torch
 from transformers.models.llama import modeling_llama
 
+from advprior.pipeline.precision import damage
 from advprior.predictors.llm.tuning.export import GraphForm, cast, export_onnx, parity, parity_cases
 from advprior.predictors.llm.tuning.fused import can_fuse
 from advprior.predictors.llm.tuning.model import AdvertiserModel, from_base
 from advprior.predictors.tuning.base import load_base
-from advprior.runtime.parity import largest_difference
+from advprior.runtime.parity import allowed_difference, largest_difference
 from advprior.runtime.precision import ROUNDING, precision_of
 from advprior.runtime.session import open_session
 from advprior.store.errors import AdvpriorError
@@ -270,3 +273,27 @@ def test_weights_beyond_one_file_lie_beside_the_graph(model, tmp_path, monkeypat
     assert not any(len(w.dims) == 2 for w in graph.initializer if w.name in inside)
     assert facts["bytes"] == sum(path.stat().st_size for path in tmp_path.glob("model.onnx*"))
     parity(model, tmp_path / "model.onnx", parity_cases(model)[:2])
+
+
+def _to_ten_bits(values: torch.Tensor) -> torch.Tensor:
+    """fp32 rounded to the 10 bits of mantissa that TF32 has, to nearest, as a tensor core reads its inputs."""
+    bits = values.contiguous().view(torch.int32)
+    return ((bits + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+def test_tf32_is_more_than_a_rounding_of_fp32_and_passes_the_gate(model) -> None:
+    """Products emulated in TF32: past what fp32 may differ by (so it is never taken unasked), and within the gate."""
+    model = copy.deepcopy(model)
+    cases = [tuple(map(torch.from_numpy, case)) for case in parity_cases(model, 200)]
+    with torch.inference_mode():
+        full = [model(*case)["log_probs"].numpy() for case in cases]
+        for layer in model.modules():
+            if isinstance(layer, torch.nn.Linear):
+                layer.weight.copy_(_to_ten_bits(layer.weight))
+                layer.register_forward_pre_hook(lambda _, inputs: (_to_ten_bits(inputs[0]), *inputs[1:]))
+        rounded = [model(*case)["log_probs"].numpy() for case in cases]
+    size = full[0].shape[-1]
+    flat, tf32 = (np.concatenate([x.reshape(-1, size) for x in side]) for side in (full, rounded))
+    measured = damage(flat, tf32)
+    assert measured.exceeded() == []
+    assert allowed_difference(flat) < measured.max_difference < allowed_difference(flat, 5 * ROUNDING["tf32"])
