@@ -196,7 +196,7 @@ def serve_command(project: Project, port: int, experiment: Path, exposures: Path
     words = [sys.executable, "-W", "ignore", "-m", "advprior", "rank", "serve", "--repo", project.repo]
     words += ["--ranker", project.folder / "ranker", "--fallback", project.folder / "ranker_baseline"]
     words += ["--no-api-key", "--port", port, "--clock", "request", "--refresh-s", "0.5", "--log-level", "warning"]
-    words += ["--experiment", experiment, "--exposures", exposures, "--log-features", "1", "--no-compile"]
+    words += ["--experiment", experiment, "--exposures", exposures, "--log-features", "1"]
     return [str(word) for word in words]
 
 

@@ -153,7 +153,7 @@ class Year:
         """Today's refresh: killed on some days; the day after a kill it has to recover by itself."""
         if day in self.calendar.kills:
             self._length = self._length if self.record.kills else faults.length_of_refresh(self.project, moment)
-            after = float(self._rng.uniform(0.1, 0.95)) * self._length
+            after = float(self._rng.uniform(0.3, 0.95)) * self._length
             self.record.kills[day] = f"after {after:.1f} s: {faults.killed_refresh(self.project, moment, after)}"
             return
         ran = self.project.refresh(moment)

@@ -10,6 +10,7 @@ import logging
 import os
 import platform
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ log = logging.getLogger("advprior.service")
 #: Largest difference of a compiled score from LightGBM's, in log-odds.
 PARITY = 1e-6
 _PROBES = 256
+#: Compiled models that stay, the last used: a ranker a week would fill the disk otherwise.
+_KEPT_TREES = 32
 
 
 class Predictor:
@@ -87,6 +90,8 @@ class Predictor:
                 beside = compiled_file.with_suffix(f".{os.getpid()}.tmp")
                 model.compile(cache=str(beside), raw_score=True)
                 os.replace(beside, compiled_file)  # two workers that compile at once leave one whole file
+            os.utime(compiled_file)
+            forget_unused(cache)
         except Exception as error:  # compiling is an optimisation: whatever fails in it must not stop the service
             log.warning("the trees cannot be compiled, LightGBM scores", extra={"error": str(error)})
             return
@@ -99,6 +104,16 @@ class Predictor:
             log.warning("compiled trees disagree with LightGBM, which scores instead", extra={"worst": worst})
             return
         self._raw, self.kind = compiled, "lleaves"
+
+
+def forget_unused(cache: Path, keep: int = _KEPT_TREES) -> None:
+    """Remove compiled trees but for those that were used last; whoever still needs one compiles it again."""
+    times = {}
+    for path in cache.glob("trees-*.o"):
+        with suppress(FileNotFoundError):  # another process tidies up as well
+            times[path] = path.stat().st_mtime
+    for path in sorted(times, key=times.__getitem__, reverse=True)[keep:]:
+        path.unlink(missing_ok=True)
 
 
 def parity(one: Callable[[Matrix], Double], other: Callable[[Matrix], Double], ranker: Ranker) -> float:

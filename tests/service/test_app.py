@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -317,6 +318,19 @@ def test_compiled_trees_score_as_lightgbm_does(project: Project, tmp_path: Path)
     assert list(tmp_path.glob("*")) == kept
     train(project, tmp_path / "other", BASELINE_SERVICE, seed=3)
     assert read_manifest(tmp_path / "other")["facts"]["service"] == BASELINE_SERVICE
+
+
+def test_compiled_trees_of_rankers_long_gone_are_removed(tmp_path: Path) -> None:
+    """A new ranker a week: those used last stay, and what is not ours is left alone."""
+    from ranking.service.predictor import forget_unused
+
+    for age in range(12):
+        path = tmp_path / f"trees-{age:02d}.o"
+        path.write_bytes(b"")
+        os.utime(path, (1000 - age, 1000 - age))
+    (tmp_path / "encodings").mkdir()
+    forget_unused(tmp_path, keep=3)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["encodings", "trees-00.o", "trees-01.o", "trees-02.o"]
 
 
 # -- a request's own time ------------------------------------------------------------------------------------------
