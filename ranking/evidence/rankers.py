@@ -234,7 +234,8 @@ def _together(source: FrameSource, columns: Sequence[str], rows: NDArray[np.int6
     if len(blocks) == 1:
         return blocks[0].reset_index(drop=True)
     tables = [pa.Table.from_pandas(block, preserve_index=False) for block in blocks]
-    return pa.concat_tables(tables).unify_dictionaries().to_pandas()
+    together: pd.DataFrame = pa.concat_tables(tables).unify_dictionaries().to_pandas()
+    return together
 
 
 class PreparedOnce:
