@@ -58,10 +58,11 @@ bench-gpu: $(STAMP)  ## the GPU beside the CPU: network, shard, score, fits; no 
 
 # modules of benchmarks/scale, one a line: each runs whatever became of the others
 SCALE_ROWS :=
-# SCALE_ROWS += NAME
 SCALE_ROWS += service
 SCALE_ROWS += ads
 SCALE_ROWS += materialize
+SCALE_ROWS += frame
+SCALE_ROWS += ablation
 
 bench-scale: $(STAMP)  ## sizes a thousand times the demo's: memory, CPU and disk, each with its bound; hours, some 30 GB of disk
 	@failed=; for row in $(SCALE_ROWS); do \

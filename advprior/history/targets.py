@@ -171,11 +171,8 @@ def first_occasion(histories: Histories, user: Int, after: Int, horizon: int) ->
     """
     if not len(histories.time):
         return np.full(len(user), horizon, np.int64)
-    # one sorted key of user and the time's rank: microseconds times many users would overflow 64 bits
-    times, rank = np.unique(histories.time, return_inverse=True)
-    keys = histories.user_of_row * (len(times) + 1) + rank
-    row = np.searchsorted(keys, user * (len(times) + 1) + np.searchsorted(times, after, side="right"))
-    distance = histories.time[np.minimum(row, len(keys) - 1)] - after
+    row = histories.seek(user, after + 1)
+    distance = histories.time[np.minimum(row, len(histories.time) - 1)] - after
     return np.where((row < histories.offsets[user + 1]) & (distance <= horizon), distance, horizon).astype(np.int64)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,22 +77,41 @@ def write_parquet(frame: pd.DataFrame, path: Path, **options: Any) -> None:
     A column of lists in Arrow's own dtype is written without pandas' metadata, whose name for it pandas itself
     cannot read back.
     """
-    import pandas as pd
-    import pyarrow as pa
+
+    write_parquet_parts([frame], path, **options)
+
+
+def write_parquet_parts(frames: Iterable[pd.DataFrame], path: Path, **options: Any) -> int:
+    """As `write_parquet`, of a table that comes part by part; the first decides on the types. Returns its rows."""
     import pyarrow.parquet as pq
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     times: dict[str, Any] = {"coerce_timestamps": "us", "allow_truncated_timestamps": True}
+    group = {"row_group_size": options.pop("row_group_size")} if "row_group_size" in options else {}
+    writer, rows = None, 0
+    for frame in frames:
+        table = _to_arrow(frame)
+        writer = writer or pq.ParquetWriter(beside, table.schema, **times, **options)
+        writer.write_table(table.cast(writer.schema), **group)
+        rows += len(table)
+    assert writer is not None
+    writer.close()
+    os.replace(beside, path)
+    return rows
+
+
+def _to_arrow(frame: pd.DataFrame) -> Any:
+    import pandas as pd
+    import pyarrow as pa
+
     table = pa.Table.from_pandas(frame, preserve_index=False)
     if any(isinstance(dtype, pd.ArrowDtype) for dtype in frame.dtypes):
         table = table.replace_schema_metadata(None)
     # a text that is missing in every row keeps its type: Feast cannot read Arrow's type of nothing
     fields = [field.with_type(pa.string()) if pa.types.is_null(field.type) else field for field in table.schema]
-    table = table.cast(pa.schema(fields, metadata=table.schema.metadata))
-    pq.write_table(table, beside, **times, **options)
-    os.replace(beside, path)
+    return table.cast(pa.schema(fields, metadata=table.schema.metadata))
 
 
 def load_tables(folder: Path, *names: str) -> dict[str, pd.DataFrame]:

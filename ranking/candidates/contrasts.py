@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from advprior.store.arrays import Double, Int
 from advprior.store.contract import shuffled_source
-from ranking.evidence.bootstrap import user_weights
+from ranking.evidence.bootstrap import user_draws
 from ranking.evidence.lift import OVERALL, Lift
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _DRAWS = 100
+_CELLS = 20_000_000  # [replicates, users] at a time, at most: 160 MB, however many users there are
 _LEVEL = 0.95
 TOWERS = "towers"  # the retrieval without priors, as the other side of a contrast
 
@@ -154,8 +156,8 @@ def row_lift(predictor: str, row: pd.Series[Any], replicates: int) -> Lift:
 
 def _drawn(engaged: Double, change: Double, replicates: int, seed: int) -> Iterator[Double]:
     """Change of recall in each replicate, [replicates of a block, pairs]."""
-    weights = user_weights(len(engaged), replicates, seed)
-    for start in range(0, replicates, _DRAWS):  # small integers to floats by the block: [replicates, users] is large
-        block = weights[start : start + _DRAWS].astype(np.float64)
+    draws = user_draws(len(engaged), replicates, seed)
+    while drawn := list(islice(draws, max(1, min(_DRAWS, _CELLS // len(engaged))))):
+        block = np.array(drawn, np.float64)
         below = block @ engaged
         yield (block @ change)[below > 0] / below[below > 0, None]

@@ -45,6 +45,7 @@ from ranking.evidence.metrics import DEFAULT_METRICS, Metric, Rows
 
 _MANY = 1_000_000_000  # users, where nobody says how few they are
 _BLOCK = 50  # replicates at a time: keeps the curves' [positives, replicates] arrays near the cache
+_CELLS = 5_000_000  # of such an array, or of [users, replicates], at most: 40 MB, and a curve takes some six of them
 #: Values of one ranker: (segment, metric) to [cut-offs, 1 + replicates], the first of them unweighted.
 Draws = dict[tuple[str, str], Double]
 
@@ -138,12 +139,24 @@ class Outcomes:
                 yield segment, c, whole if chosen.all() else whole.part(chosen)
 
 
-def user_weights(users: int, replicates: int, seed: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """How often each user is drawn in each replicate, ``[replicates, users]``; small integers to save memory."""
+def user_draws(users: int, replicates: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """How often each user is drawn, [users], one replicate after the other."""
     rng = np.random.default_rng(seed)
-    drawn = np.empty((replicates, users), dtype=np.uint8 if users < 256 else np.uint16)
-    for i in range(replicates):
-        drawn[i] = np.bincount(rng.integers(0, users, users), minlength=users)
+    for _ in range(replicates):
+        yield np.bincount(rng.integers(0, users, users), minlength=users)
+
+
+def user_weights(users: int, replicates: int, seed: int) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """How often each user is drawn in each replicate, ``[replicates, users]``; small integers to save memory.
+
+    One byte holds it: of many users one is drawn once on average, and 256 times in no replicate that anyone will see.
+    Where it happens all the same, two bytes do.
+    """
+    drawn: NDArray[np.uint8] | NDArray[np.uint16] = np.empty((replicates, users), dtype=np.uint8)
+    for i, counts in enumerate(user_draws(users, replicates, seed)):
+        if counts.max(initial=0) > np.iinfo(drawn.dtype).max:
+            drawn = drawn.astype(np.uint16)
+        drawn[i] = counts
     return drawn
 
 
@@ -191,8 +204,10 @@ class Resampler:
                 draws.setdefault((segment, metric.name), np.empty(shape))[c, 0] = metric.weighted(rows, plain)[0]
             for metric in also:
                 extra.setdefault((segment, metric.name), float(metric.weighted(rows, plain)[0]))
-            for start in range(0, self.options.replicates, _BLOCK):
-                weights = np.ascontiguousarray(self.drawn[start : start + _BLOCK].T, dtype=np.float64)
+            most = max(self.outcomes.users, len(np.unique(rows.score[rows.label == 1])), 1)
+            block = max(1, min(_BLOCK, _CELLS // most))
+            for start in range(0, self.options.replicates, block):
+                weights = np.ascontiguousarray(self.drawn[start : start + block].T, dtype=np.float64)
                 for metric in self.options.metrics:
                     values = metric.weighted(rows, weights)
                     draws[segment, metric.name][c, 1 + start : 1 + start + len(values)] = values

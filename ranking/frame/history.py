@@ -11,7 +11,8 @@ An *occasion* is one (user, time): the rows of one visit count once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,12 @@ from advprior.store.arrays import Int
 from advprior.store.contract import CATALOG_VERSION, HISTORY_ROW, USER_ID
 from advprior.store.runs import write_json
 from advprior.store.times import DAY_US, moment_us
-from ranking.frame.counts import CountsBefore
+from ranking.frame import duck
+from ranking.frame.appended import AppendedArray
+from ranking.frame.counts import CountsBefore, compact
 from ranking.frame.fading import fading
 from ranking.frame.numbering import HISTORY_IDS, HistoryIds
-from ranking.frame.snapshots import Scalars, time_columns
+from ranking.frame.snapshots import time_columns
 from ranking.frame.stream_counts import LevelCounts, StreamRows
 from ranking.frame.streams import EVENTS, LEVELS, WINDOWS, token_column
 
@@ -56,80 +59,103 @@ def list_column(lengths: Int, values: Any, kind: Any) -> pd.Series[Any]:
     return pd.Series(lists, dtype=pd.ArrowDtype(lists.type))
 
 
-def _add_activity(scalars: Scalars, events: StreamRows, moments: Sequence[int]) -> None:
-    """Occasions, days since the last and the first, and value, per user and snapshot."""
-    occasions = CountsBefore(events.owner, events.times, events.users, distinct=True)
-    first = occasions.first()
-    for moment in moments:
-        for name, count in windowed(occasions, moment).items():
-            scalars.add(f"activity_occasions_{name}", count)
-        last = occasions.last_before(moment)
-        scalars.add("activity_days_since_last", np.where(last >= 0, (moment - last) / DAY_US, np.nan))
-        scalars.add("activity_days_since_first", np.where(last >= 0, (moment - first) / DAY_US, np.nan))
+class _Activity:
+    """Occasions, days since the last and the first, and value of each user, as of any snapshot."""
+
+    def __init__(self, events: StreamRows) -> None:
+        self._events = events
+        self._occasions = CountsBefore(events.owner, events.times, events.users, distinct=True)
+        self._first = self._occasions.first()
+
+    def at(self, moment: int) -> dict[str, Any]:
+        """Columns [users]."""
+        events = self._events
+        columns: dict[str, Any] = {
+            f"activity_occasions_{name}": count for name, count in windowed(self._occasions, moment).items()
+        }
+        last = self._occasions.last_before(moment)
+        columns["activity_days_since_last"] = np.where(last >= 0, (moment - last) / DAY_US, np.nan)
+        columns["activity_days_since_first"] = np.where(last >= 0, (moment - self._first) / DAY_US, np.nan)
         before = events.times < moment
         for name, since in (("4w", moment - WINDOWS["4w"] * DAY_US), ("all", np.iinfo(np.int64).min)):
             inside = before & (events.times >= since)
             value = np.bincount(events.owner[inside], weights=events.value[inside], minlength=events.users)
-            scalars.add(f"activity_value_{name}", value)
+            columns[f"activity_value_{name}"] = value
+        return columns
 
 
-def _add_distinct(scalars: Scalars, level: str, counts: LevelCounts, moments: Sequence[int]) -> None:
-    """Distinct ids of a level per user and snapshot, ever and in the last four weeks."""
-    owner, users = counts.groups // counts.size, counts.rows.users
-    for moment in moments:
-        total, exist = counts.before(moment), counts.exist(moment)
-        recent = total - counts.before(moment - WINDOWS["4w"] * DAY_US)
-        for window, count in (("all", total), ("4w", recent)):
-            distinct = np.bincount(owner[exist & (count > 0)], minlength=users)
-            scalars.add(f"activity_distinct_{_PLURAL[level]}_{window}", distinct)
+class _Level:
+    """One level of a stream: its counts as of any snapshot, appended to the level's files and as lists of users' rows.
+
+    Parameters
+    ----------
+    level, numbering : str
+    rows : StreamRows
+    ids : HistoryIds
+    folder : Path
+    connection : duckdb.DuckDBPyConnection
+    """
+
+    def __init__(
+        self, level: str, numbering: str, rows: StreamRows, ids: HistoryIds, folder: Path, connection: Any
+    ) -> None:
+        self._level, self._rows = level, rows
+        self._counts = LevelCounts(rows, numbering, ids, connection)
+        keys, values = rows.stream.files(level)
+        self._keys = AppendedArray(folder / keys, np.dtype(np.int64))
+        self._values = AppendedArray(folder / values, np.dtype(np.float32), len(rows.stream.quantities))
+        self._groups = compact((self._counts.keys, 1)) if self._has_tokens else None
+
+    @property
+    def _has_tokens(self) -> bool:
+        return self._rows.stream is EVENTS and self._level in LEVELS
+
+    def at(self, moment: int, first_row: int) -> dict[str, Any]:
+        """Columns of a snapshot whose first user has this row; events tell of distinct ids too."""
+        import pyarrow as pa
+
+        stream, size, users = self._rows.stream, self._counts.size, self._rows.users
+        keys, values = self._counts.at(moment)
+        self._keys.append(keys + first_row * size)
+        self._values.append(values)
+        owner, columns = keys // max(size, 1), dict[str, Any]()
+        if stream is EVENTS:
+            recent = values[:, stream.quantities.index("4w")] > 0
+            for window, counted in (("all", owner), ("4w", owner[recent])):
+                name = f"activity_distinct_{_PLURAL[self._level]}_{window}"
+                columns[name] = np.bincount(counted, minlength=users)
+        lengths = np.bincount(owner, minlength=users)
+        ids_name, values_name = stream.online(self._level)
+        columns[ids_name] = list_column(lengths, (keys % max(size, 1)).astype(np.int32), pa.int32())
+        columns[values_name] = list_column(lengths * values.shape[1], values.ravel(), pa.float32())
+        if self._groups is not None:
+            tokens = self._tokens(moment, keys)
+            columns[token_column(self._level)] = list_column(lengths * tokens.shape[1], tokens.ravel(), pa.float32())
+        return columns
+
+    def _tokens(self, moment: int, keys: Int) -> Any:
+        """What the towers read of each key: float32 [keys, fades]."""
+        assert self._groups is not None
+        groups, place = self._groups
+        faded = fading((moment - self._counts.times) / DAY_US, place, len(groups))
+        return faded[np.searchsorted(groups, keys)]
+
+    def close(self) -> None:
+        self._keys.close()
+        self._values.close()
 
 
-def _tokens(counts: LevelCounts, keys: Sequence[Int], moments: Sequence[int]) -> Any:
-    """What the towers read of each key of each snapshot: float32 [keys · fades]."""
-    times = counts.times
-    parts = [
-        fading((moment - times) / DAY_US, counts.place, len(counts.groups))[np.searchsorted(counts.groups, key)]
-        for moment, key in zip(moments, keys, strict=True)
-    ]
-    return np.concatenate(parts).ravel()
-
-
-def _write_level(level: str, counts: LevelCounts, moments: Sequence[int], folder: Path) -> dict[str, pd.Series[Any]]:
-    """Write the keys and values of one level; returns its list columns of users' rows."""
-    import pyarrow as pa
-
-    stream, size, n = counts.rows.stream, counts.size, counts.rows.users
-    keys, parts = zip(*map(counts.at, moments), strict=True)
-    values = np.concatenate(parts)
-    whole = np.concatenate([key + index * n * size for index, key in enumerate(keys)])
-    keys_file, values_file = stream.files(level)
-    np.save(folder / keys_file, whole)
-    np.save(folder / values_file, values)
-    lengths = np.bincount(whole // size, minlength=n * len(moments))
-    ids_name, values_name = stream.online(level)
-    columns = {
-        ids_name: list_column(lengths, (whole % size).astype(np.int32), pa.int32()),
-        # the same memory as what was written
-        values_name: list_column(lengths * values.shape[1], values.ravel(), pa.float32()),
-    }
-    if stream is EVENTS and level in LEVELS:
-        tokens = _tokens(counts, keys, moments)
-        width = len(tokens) // max(len(whole), 1)
-        columns[token_column(level)] = list_column(lengths * width, tokens, pa.float32())
-    return columns
-
-
-def user_history(
+def history_parts(
     users: pd.DataFrame,
     ids: HistoryIds,
     streams: Sequence[StreamRows],
     snapshots: Sequence[datetime],
     lag: timedelta,
     folder: Path,
-) -> pd.DataFrame:
-    """Write each level's keys and values into ``folder`` and return the table of scalars, pointers and lists.
+) -> Iterator[pd.DataFrame]:
+    """The table of scalars, pointers and lists, a snapshot at a time; each level's keys and values go into ``folder``.
 
-    Rows are snapshot-major: ``history_row`` = snapshot index · users + user index.
+    Rows are snapshot-major: ``history_row`` = snapshot index · users + user index. Memory is that of a snapshot.
 
     Parameters
     ----------
@@ -141,26 +167,42 @@ def user_history(
     lag : timedelta
     folder : Path
     """
-    n = len(users)
-    moments = [moment_us(s) for s in snapshots]
-    scalars = Scalars()
-    _add_activity(scalars, streams[0], moments)
-    lists: dict[str, pd.Series[Any]] = {}
-    for rows in streams:
-        for level, numbering in rows.stream.levels_in(ids.sizes).items():
-            counts = LevelCounts(rows, numbering, ids)
-            if rows.stream is EVENTS:
-                _add_distinct(scalars, level, counts, moments)
-            lists |= _write_level(level, counts, moments, folder)
-    catalog = ids.to_json(rows.stream for rows in streams)
+    n, catalog = len(users), ids.to_json(rows.stream for rows in streams)
     write_json(folder / HISTORY_IDS, catalog)
-    return pd.DataFrame(
-        {
-            USER_ID: np.tile(users[USER_ID].to_numpy(), len(snapshots)),
-            **time_columns(snapshots, lag, n),
-            HISTORY_ROW: np.arange(n * len(snapshots), dtype=np.int64),
-            CATALOG_VERSION: catalog["version"],
-            **scalars.columns(),
-            **lists,
-        }
-    )
+    with tempfile.TemporaryDirectory(prefix=".spill-", dir=folder) as spill, duck.connected(Path(spill)) as connection:
+        levels = [
+            _Level(level, numbering, rows, ids, folder, connection)
+            for rows in streams
+            for level, numbering in rows.stream.levels_in(ids.sizes).items()
+        ]
+        activity = _Activity(streams[0])
+        for index, snapshot in enumerate(snapshots):
+            moment, columns = moment_us(snapshot), dict[str, Any]()
+            columns |= activity.at(moment)
+            for level in levels:
+                columns |= level.at(moment, index * n)
+            lists = {name: column for name, column in columns.items() if isinstance(column, pd.Series)}
+            yield pd.DataFrame(
+                {
+                    USER_ID: users[USER_ID].to_numpy(),
+                    **time_columns([snapshot], lag, n),
+                    HISTORY_ROW: np.arange(index * n, (index + 1) * n, dtype=np.int64),
+                    CATALOG_VERSION: catalog["version"],
+                    **{name: c.astype(np.float32) for name, c in columns.items() if name not in lists},
+                    **lists,
+                }
+            )
+        for level in levels:
+            level.close()
+
+
+def user_history(
+    users: pd.DataFrame,
+    ids: HistoryIds,
+    streams: Sequence[StreamRows],
+    snapshots: Sequence[datetime],
+    lag: timedelta,
+    folder: Path,
+) -> pd.DataFrame:
+    """The whole table of `history_parts`."""
+    return pd.concat(history_parts(users, ids, streams, snapshots, lag, folder), ignore_index=True)

@@ -14,7 +14,7 @@ from advprior.store.arrays import Bool, Float, Int
 from advprior.store.contract import AD_ID, CLICKED, EVENTS, IMPRESSIONS, LABEL, TIMESTAMP, USER_ID, VALUE
 from advprior.store.times import DAY_US, counting_times, micros
 from ranking.frame import streams
-from ranking.frame.counts import CountsBefore, codes_of, compact
+from ranking.frame.counts import codes_of
 from ranking.frame.numbering import HistoryIds
 from ranking.frame.streams import Stream
 
@@ -93,7 +93,7 @@ def _shown_rows(
 
 
 class LevelCounts:
-    """One stream's rows per user and id of one numbering.
+    """One stream's rows per user and id of one numbering, counted by DuckDB as of any snapshot.
 
     Attributes
     ----------
@@ -102,32 +102,30 @@ class LevelCounts:
         Ids of the numbering.
     exist_from : int array [size]
         From when each id exists, see `HistoryIds`.
-    groups : int array [groups]
-        user · size + id of each group that occurs, ascending.
-    place, times : int arrays
-        Group and time of each row that has an id.
-    counts : CountsBefore
+    keys, times : int arrays
+        user · size + id, and time, of each row that has an id.
+
+    Parameters
+    ----------
+    rows : StreamRows
+    numbering : str
+    ids : HistoryIds
+    connection : duckdb.DuckDBPyConnection, optional
+        One of its own without.
     """
 
-    def __init__(self, rows: StreamRows, numbering: str, ids: HistoryIds) -> None:
+    def __init__(self, rows: StreamRows, numbering: str, ids: HistoryIds, connection: Any = None) -> None:
+        import duckdb
+        import pyarrow as pa
+
         codes, size = rows.codes[numbering], ids.sizes[numbering]
         whole = (codes >= 0) & (rows.owner >= 0)
         self.rows, self.size, self.exist_from = rows, size, ids.exist_from[numbering]
         self.times = rows.times[whole]
-        self.groups, self.place = compact((rows.owner[whole], rows.users), (codes[whole], size))
-        n = len(self.groups)
-        self.counts = CountsBefore(self.place, self.times, n, distinct=rows.stream.occasions)
-        answered = rows.answered[whole]
-        self._answers = CountsBefore(self.place[answered], self.times[answered], n)
-
-    def before(self, moment: int) -> Int:
-        """Rows of each group strictly before a moment: int array [groups]."""
-        return self.counts.before(moment)
-
-    def exist(self, moment: int) -> Bool:
-        """Groups whose id exists at a snapshot: bool array [groups]."""
-        exist: Bool = (self.exist_from <= moment)[self.groups % max(self.size, 1)]
-        return exist
+        self.keys = rows.owner[whole] * size + codes[whole]
+        self._connection, self._table = connection or duckdb.connect(), f"{rows.stream.name}_{numbering}"
+        columns = {"k": self.keys, "t": self.times, "answered": rows.answered[whole]}
+        self._connection.register(self._table, pa.table(columns))
 
     def at(self, moment: int) -> tuple[Int, Float]:
         """Keys (user · size + id) with a row in reach of a snapshot, ascending, and their values.
@@ -137,16 +135,27 @@ class LevelCounts:
         int array [n], float32 [n, quantities]
             Values in the order of `Stream.quantities`.
         """
-        stream, before = self.rows.stream, self.counts.before
-        total = before(moment)
-        edge = None if stream.reach_days is None else moment - stream.reach_days * DAY_US
-        seen = self.exist(moment) & (total > (0 if edge is None else before(edge)))
-        columns: list[Any] = [
-            total if days is None else total - before(moment - days * DAY_US) for days in stream.windows.values()
+        stream = self.rows.stream
+        counts = [
+            "count(*)" if days is None else f"count(*) FILTER (t >= {moment - days * DAY_US})"
+            for days in stream.windows.values()
         ]
+        answers = ""
         if stream.answers:
             # an answer counts some time after its row; rows at the row's own time were no sequel to it
-            since = self._answers.last_before(moment - self.rows.answer_delay_us) + 1
-            columns.append(total - before(since if edge is None else np.maximum(since, edge)))
-        columns.append((moment - self.counts.last_before(moment)) / DAY_US)
-        return self.groups[seen], np.stack(columns, axis=1)[seen].astype(np.float32)
+            until = moment - self.rows.answer_delay_us
+            last = f"SELECT k, max(t) AS last FROM {self._table} WHERE answered AND t < {until} GROUP BY k"
+            answers = f"LEFT JOIN ({last}) USING (k)"
+            counts.append("count(*) FILTER (last IS NULL OR t > last)")
+        reach = "" if stream.reach_days is None else f"AND t >= {moment - stream.reach_days * DAY_US}"
+        # rows of one user, id and time are of one visit
+        inside = f"SELECT {'DISTINCT' if stream.occasions else ''} k, t FROM {self._table} WHERE t < {moment} {reach}"
+        columns = ", ".join(f"{count} AS c{i}" for i, count in enumerate([*counts, "max(t)"]))
+        table = self._connection.execute(
+            f"SELECT k, {columns} FROM ({inside}) {answers} GROUP BY k ORDER BY k"
+        ).to_arrow_table()
+        keys, *values = (column.to_numpy() for column in table.columns)
+        values[-1] = (moment - values[-1]) / DAY_US
+        exist = (self.exist_from <= moment)[keys % max(self.size, 1)]
+        out: Float = np.stack([value[exist].astype(np.float32) for value in values], axis=1)
+        return keys[exist], out
