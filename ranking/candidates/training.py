@@ -74,13 +74,13 @@ def fit_towers(
     """
     torch = _torch()
     device = device_name(torch.cuda.device_count() if torch.cuda.is_available() else 0)
-    examples = _Examples.of(users, ads, events, impressions, plan)
+    examples = TowerExamples.of(users, ads, events, impressions, plan)
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            best, arrays, curve = _Fit(examples, config, device).run()
+            best, arrays, curve = TowerFit(examples, config, device).run()
     finally:
         torch.set_num_threads(threads)
     facts = {
@@ -117,7 +117,7 @@ def _torch() -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class _Examples:
+class TowerExamples:
     """Engaged ads of training and validation requests, and what was known of the users then.
 
     Parameters
@@ -149,7 +149,7 @@ class _Examples:
         events: pd.DataFrame,
         impressions: pd.DataFrame,
         plan: TimePlan,
-    ) -> _Examples:
+    ) -> TowerExamples:
         users_from, ads_from = users_exist_from(users, events, impressions), ads_exist_from(ads, impressions)
         end = moment_us(plan.valid_end)  # whom and what a fit at that time could name
         vocabulary = Vocabulary.of(users[users_from <= end], ads[ads_from <= end])
@@ -174,10 +174,10 @@ class _Examples:
         return cls(vocabulary, engaged, tokens, row, made.snapshot, live, vocabulary.ad_tokens(ads))
 
 
-class _Fit:
+class TowerFit:
     """One fit in progress: module, optimizer, and the draws of batches and pools."""
 
-    def __init__(self, examples: _Examples, config: TowerConfig, device: str) -> None:
+    def __init__(self, examples: TowerExamples, config: TowerConfig, device: str) -> None:
         import torch
 
         self.examples, self.config, self.torch, self.device = examples, config, torch, device

@@ -16,7 +16,7 @@ from advprior.store.tables import load_tables, load_time_plan
 from advprior.store.times import micros, moment_us
 from ranking.candidates.inputs import Pasts, Vocabulary, requests
 from ranking.candidates.towers import ARRAYS_FILE, Towers
-from ranking.candidates.training import TowerConfig, fit_towers
+from ranking.candidates.training import TowerConfig, TowerExamples, TowerFit, fit_towers
 from tests.ranking.frame.no_future import cut
 from tests.tiny import PLAN, START, WEEK, tiny_tables
 
@@ -31,6 +31,15 @@ def tables():
 @pytest.fixture(scope="module")
 def fitted(tables):
     return fit_towers(tables["users"], tables["ads"], tables["events"], tables["impressions"], PLAN, FAST)
+
+
+def test_towers_compute_where_they_are(tables):
+    """On torch's meta device: it refuses a tensor of any other device."""
+    users, ads, events, impressions = (tables[name] for name in ("users", "ads", "events", "impressions"))
+    fit = TowerFit(TowerExamples.of(users, ads, events, impressions, PLAN), FAST, "meta")
+    loss = fit.loss(fit.examples.engaged["train"][:5], sampled=True)
+    loss.backward()
+    assert {p.grad.device.type for p in fit.model.parameters()} == {loss.device.type} == {"meta"}
 
 
 def small():

@@ -242,7 +242,8 @@ class _State:
         save_checkpoint(
             checkpoint,
             {
-                "state": copy_of(tuned),
+                # the same tensors where this epoch is the best: they are written once
+                "state": self.best if self.course.best_epoch == len(self.course.curve) else copy_of(tuned),
                 "optimizer": on_cpu(optimizer.state_dict()),
                 "curve": [{name: _plain(value) for name, value in row.items()} for row in self.course.curve],
                 "best": float(self.score),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from advprior.predictors.encoding.encode import open_encoder
+from advprior.predictors.encoding.settings import Encoding
 from advprior.predictors.llm.prompts import PromptEncoder, PromptStyle
 from advprior.predictors.llm.tuning.batches import Answer, TrainingBatches, share_loss
 from advprior.predictors.llm.tuning.grpo import RankingOptions, policy_step
@@ -30,6 +33,7 @@ from advprior.predictors.tuning.compute import Compute, Dropout, drawn_mask, pla
 from tests.advprior.predictors.llm.tuning.cycles import cycle_data, cycle_settings
 from tests.families import write_family
 from tests.tiny_llm import write_tiny_llm
+from tests.tiny_sentence import write_tiny_sentence_encoder
 
 META = torch.device("meta")
 #: every way of telling positions: rotary tables, learned ones, biases of attention, layers of two kinds
@@ -88,6 +92,17 @@ def test_the_ranking_stage_computes_where_it_is(tmp_path: Path, on_meta: torch.d
     step = policy_step(batches, RankingOptions(ranking, 0.5, 1, 0.0, 0), 0.1, [batches.answer(0, "train")])
     with pytest.raises(RuntimeError, match="item"):  # of the first sum
         step(0, lambda *_: None)
+
+
+@pytest.mark.parametrize("kind", ["decoder", "sentence encoder"])
+def test_an_encoder_computes_where_it_is(kind: str, tmp_path: Path, on_meta: torch.device) -> None:
+    write = write_tiny_llm if kind == "decoder" else partial(write_tiny_sentence_encoder, dense=4)
+    encoder = open_encoder(Encoding(base=str(write(tmp_path)), layers=(1, 2)))
+    encoder.model.to(on_meta)
+    ids = torch.zeros(2, 5, dtype=torch.int64, device=on_meta)
+    states = encoder.states(ids, torch.ones_like(ids))
+    assert {state.device for state in states} == {on_meta}
+    assert encoder.after(states[0].mean(1)).device == on_meta
 
 
 VOCABULARY = Vocabulary(("tea",), ("profile_age",), (("young", "old"),))
