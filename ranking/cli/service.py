@@ -96,6 +96,11 @@ _OPTIONS = [
         help="Show at / a user's profile, history, priors and both slates. Browsers give the API key as password.",
     ),
     click.option(
+        "--traces",
+        is_flag=True,
+        help="Trace ranked requests by OpenTelemetry, to where its OTEL_* variables say (extra [otel]).",
+    ),
+    click.option(
         "--no-compile", "compile", is_flag=True, flag_value=False, default=True, help="Score with LightGBM itself."
     ),
     click.option(

@@ -26,6 +26,7 @@ from ranking.service.problems import add_error_handlers
 from ranking.service.resources import EngineOptions
 from ranking.service.routes import Service, add_metrics, add_rank, add_status
 from ranking.service.settings import SETTINGS_VARIABLE, ServeSettings
+from ranking.service.traces import Traces
 
 log = logging.getLogger("advprior.service")
 
@@ -62,7 +63,7 @@ def create_app(settings: ServeSettings, engine: Engine | None = None) -> FastAPI
     ------
     AdvpriorError
         ``SRV005`` without the API key that the settings ask for, ``SRV020`` when features are to be logged and
-        exposures are not; and whatever making the engine raises.
+        exposures are not, ``SRV024`` when traces lack their packages; and whatever making the engine raises.
     """
     key = required_key(settings)
     if settings.log_features and settings.exposures is None:
@@ -83,6 +84,7 @@ def create_app(settings: ServeSettings, engine: Engine | None = None) -> FastAPI
         Lane("rank", settings.threads, settings.max_waiting),
         Lane("explain", 1, settings.max_waiting),
         Lane("probe", 1),
+        Traces() if settings.traces else None,
     )
     page = Page(service.engine, settings.repo) if settings.page else None
     app = FastAPI(
@@ -122,6 +124,8 @@ def _lifespan(service: Service, page: Page | None) -> Any:
             page.close()
         if service.exposures is not None:
             service.exposures.close()
+        if service.traces is not None:
+            service.traces.close()
         log.info("stopped")
 
     return lifespan

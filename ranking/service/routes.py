@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,6 +25,7 @@ from ranking.service.lanes import Lane
 from ranking.service.messages import ERRORS, Health, RankResponse, Ready, request_model
 from ranking.service.metrics import Metrics
 from ranking.service.settings import ServeSettings
+from ranking.service.traces import Traces
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Service:
     exposures : ExposureLog, optional
     lane, explain_lane, probe_lane : Lane
         Where requests are ranked, those with explanations, and where the store is asked whether it answers.
+    traces : Traces, optional
     """
 
     settings: ServeSettings
@@ -47,6 +50,7 @@ class Service:
     lane: Lane
     explain_lane: Lane
     probe_lane: Lane
+    traces: Traces | None = None
 
     def refuses(self, scope: Mapping[str, Any], headers: Mapping[bytes, bytes]) -> bool:
         """Whether a request to rank has no room; one without the API key is left to whoever refuses it for that."""
@@ -81,7 +85,10 @@ def add_rank(app: FastAPI, service: Service) -> None:
         query = _query(body, explain, now_us, keep_features)
         info = RequestInfo(body.user_id, request.state.request_id, service.engine.experiment.name)
         lane = service.explain_lane if explain else service.lane
-        ranked, exposure = await lane.run(_rank, service, query, info)
+        begin_ns = 0 if service.traces is None else time.time_ns()
+        ranked, exposure, ended_ns = await lane.run(_rank, service, query, info)
+        if service.traces is not None:
+            service.traces.ranked(ranked, begin_ns, ended_ns)
         if exposure is not None:
             service.metrics.exposures.labels("logged" if exposure["logged"] else "failed").inc()
         service.metrics.ranked(ranked)
@@ -98,11 +105,12 @@ def add_rank(app: FastAPI, service: Service) -> None:
     app.post("/rank", response_model=RankResponse, responses=errors, dependencies=guards, tags=["ranking"])(rank)
 
 
-def _rank(service: Service, query: slate.Query, info: RequestInfo) -> tuple[slate.Slate, dict[str, Any] | None]:
-    """Rank, and log the exposure: in a worker thread."""
+def _rank(service: Service, query: slate.Query, info: RequestInfo) -> tuple[slate.Slate, dict[str, Any] | None, int]:
+    """Rank, and log the exposure: in a worker thread. Also when ranking ended, for traces."""
     ranked = service.engine.rank(query)
+    ended_ns = 0 if service.traces is None else time.time_ns()
     logged = None if service.exposures is None else log_exposure(service.exposures, ranked, info)
-    return ranked, logged
+    return ranked, logged, ended_ns
 
 
 def _query(body: Any, explain: bool, now_us: int | None, keep_features: bool) -> slate.Query:
@@ -137,10 +145,10 @@ def _time_of(request: Request) -> int | None:
     if given is None:
         return None
     try:
-        time = datetime.fromisoformat(given)
-        if time.tzinfo is None:
+        as_of = datetime.fromisoformat(given)
+        if as_of.tzinfo is None:
             raise ValueError("no zone")
-        return moment_us(time)
+        return moment_us(as_of)
     except (ValueError, OverflowError) as error:
         problem = {"type": "value_error", "loc": ("header", TIME_HEADER), "input": given, "msg": "ISO 8601 with a zone"}
         raise RequestValidationError([problem]) from error

@@ -37,6 +37,8 @@ class ServeSettings(BaseModel):
         Share of exposures that are logged with the features of what was shown.
     page : bool
         Whether ``/`` is a page to look at one user's slates.
+    traces : bool
+        Whether ranked requests are traced by OpenTelemetry.
     threads : int
         Requests of one worker that are ranked at a time.
     max_waiting : int
@@ -66,5 +68,6 @@ class ServeSettings(BaseModel):
     compile: bool = True
     log_features: float = Field(default=0.0, ge=0, le=1)
     page: bool = False
+    traces: bool = False
     clock_start: datetime | None = None
     clock_source: Literal["system", "request"] = "system"
