@@ -21,7 +21,7 @@ from benchmarks.year.world import DAY, FIRST, Plan, World
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(tmp_path_factory.mktemp("world"), Size(250, 8, 22), schema_day=20, drift_day=30)
+    return World(tmp_path_factory.mktemp("world"), Size(180, 8, 22), schema_day=20, drift_day=30)
 
 
 def exported(world: World, day: int) -> dict[str, pd.DataFrame]:
