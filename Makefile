@@ -58,6 +58,9 @@ bench-gpu: $(STAMP)  ## the GPU beside the CPU: network, shard, score, fits; no 
 
 # modules of benchmarks/scale, one a line: each runs whatever became of the others
 SCALE_ROWS :=
+# SCALE_ROWS += NAME
+SCALE_ROWS += disk
+SCALE_ROWS += scoring
 SCALE_ROWS += service
 SCALE_ROWS += ads
 SCALE_ROWS += materialize

@@ -47,7 +47,8 @@ from advprior.store.contract import (
     USER_PROFILE_VIEW,
     prior_view,
 )
-from advprior.store.runs import MANIFEST, peak_memory_mb
+from advprior.store.runs import MANIFEST
+from advprior.store.spent import peak_memory_mb
 from advprior.store.tables import load_time_plan
 from ranking.candidates.endtoend import TwoByTwo
 from ranking.evidence.bootstrap import Outcomes, Resampling, paired_bootstrap

@@ -27,7 +27,8 @@ from advprior.history.read import load_histories
 from advprior.predictors.labels import TRAINED_UNTIL
 from advprior.store.contract import MODEL_CUTOFF
 from advprior.store.errors import AdvpriorError
-from advprior.store.runs import manifest_digest, peak_memory_mb, read_manifest, run_key, write_json
+from advprior.store.runs import manifest_digest, read_manifest, run_key, write_json
+from advprior.store.spent import peak_memory_mb
 from advprior.store.tables import TABLES_FIX
 from advprior.store.versions import versions
 

@@ -18,7 +18,6 @@ from advprior.store.errors import AdvpriorError
 from advprior.store.project_files import SETTINGS_FILES, read_yaml
 from advprior.store.runs import (
     Origin,
-    Stopwatch,
     digest,
     is_current,
     manifest_digest,
@@ -27,6 +26,7 @@ from advprior.store.runs import (
     run_key,
     write_manifest,
 )
+from advprior.store.spent import Stopwatch
 from advprior.store.tables import TABLES_FIX, load_tables, load_time_plan
 
 STEP = "finetune"

@@ -156,6 +156,11 @@ def summary(project: Project, outcome: Outcome, until: str | None) -> list[str]:
             f"in one step, {disk / 1000:.2f} GB of disk"
             + (f"; {len(outcome.current)} steps were current" if outcome.current else "")
         ]
+        if outcome.freed:
+            lines.append(
+                f"         {outcome.freed / 1e9:.2f} GB of scored priors that are measured, not served, were removed: "
+                "a new frame scores them again (disk: {keep_scores: all} keeps them)"
+            )
     report = project.config.report.folder if project.config.report is not None else "ablation"
     first = folder / "first" / "ablation"
     if until is not None:

@@ -21,6 +21,7 @@ from advprior.pipeline.budget import check_budget, forecast_lines
 from advprior.pipeline.forecast import LONG_SECONDS, Forecast
 from advprior.pipeline.plan import FIRST, make_plan
 from advprior.pipeline.process import Child, failure, on_path, start, stop
+from advprior.pipeline.retention import remove_measured, wanted_again
 from advprior.pipeline.settings import HIDDEN, Project
 from advprior.pipeline.steps import Cost, Plan, Stamps, Step, stamp_of, state_of, states
 from advprior.store.errors import AdvpriorError
@@ -59,6 +60,7 @@ class Outcome:
     current: list[str] = field(default_factory=list)
     seconds: float = 0.0
     costs: dict[str, Cost] = field(default_factory=dict)
+    freed: int = 0
 
 
 def stamps_of(project: Project) -> Stamps:
@@ -134,6 +136,8 @@ class _Runner:
             child, code = self.failed
             raise failure(child, code, shlex.join(child.step.command))
         self.outcome.seconds = time.monotonic() - self.started
+        if self.options.until is None:
+            self.outcome.freed = remove_measured(self.folder, self.project.config, self.plan)
         return self.outcome
 
     @property
@@ -146,6 +150,7 @@ class _Runner:
             return False
         self.plan = make_plan(self.project)  # again: what follows the tables depends on them
         wanted = last_step(self.plan, self.options.until)
+        again = wanted_again(self.folder, self.plan, states(self.folder, self.plan, self.stamps), wanted)
         running = {child.step.name for child in self.children}
         progress = True
         while progress:
@@ -156,7 +161,8 @@ class _Runner:
                 if any(other.name not in self.done for other in self.plan.needs(step)):
                     continue
                 forced = self.options.force
-                if not forced and state_of(self.folder, self.plan, step, self.stamps)[0] == "current":
+                is_current = state_of(self.folder, self.plan, step, self.stamps)[0] == "current"
+                if not forced and is_current and step.name not in again:
                     self._pass(step)
                     progress = True
                 elif len(self.children) < self.options.jobs:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from advprior.pipeline.rowfiles import JOURNAL, Journal, RowFile
 from advprior.runtime.topk import top_k
@@ -102,23 +103,30 @@ class ScoreFiles:
         rows = min(CHUNK_ROWS, CHUNK_BYTES // (4 * (self.k or self.size)))
         return max(1, rows // self.snapshots) * self.snapshots
 
-    def write(self, users: Int, log_probs: Float) -> float:
-        """Write priors [n, S, N] of ``users``; the largest distance of a sum of probabilities from one."""
+    def write(self, users: Int, log_probs: Float, index: Int | None = None) -> float:
+        """Write priors of ``users``; the largest distance of a sum of probabilities from one.
+
+        Parameters
+        ----------
+        log_probs : float32 [n, S, N], or [D, N] with ``index``
+        index : int64 [n, S], optional
+            Which of D distinct rows each user and snapshot takes.
+        """
         rows = self._rows(users)
-        flat = log_probs.reshape(len(rows), self.size)
+        flat = log_probs.reshape(-1, self.size)
         worst = check_sums(flat, f"users {users[0]} to {users[-1]}")
-        scalars = np.empty(len(rows), _SCALARS)
+        scalars = np.empty(len(flat), _SCALARS)
         scalars["entropy"] = -(np.exp(flat) * flat).sum(1)
         scalars["top1"] = flat.argmax(1)
         scalars["best"] = flat.max(1)
         if self.k is None or self.index is None or self.tail is None:
-            self.log_probs.write(rows, flat)
+            arrays: list[tuple[RowFile, npt.NDArray[Any]]] = [(self.log_probs, flat)]
         else:
-            index, best, tail = top_k(flat, self.k)
-            self.log_probs.write(rows, best)
-            self.index.write(rows, index)
-            self.tail.write(rows, tail)
-        self.scalars.write(rows, scalars)
+            named, best, tail = top_k(flat, self.k)
+            arrays = [(self.log_probs, best), (self.index, named), (self.tail, tail)]
+        each = index is None or np.array_equal(index.ravel(), np.arange(len(flat)))
+        for file, values in (*arrays, (self.scalars, scalars)):
+            file.write(rows, values if each or index is None else values[index.ravel()])
         return worst
 
     def write_top(self, users: Int, top: TopRows) -> float:

@@ -73,6 +73,8 @@ class Scoring:
     def _user_bytes(self) -> int:
         """Of one user's rows in memory: all advertisers, or the K likeliest and the states that they come from."""
         width = self.files.size
+        if self.scorer.same_for_all and self.files.k is not None:
+            width = min(width, 3 * self.files.k)
         if self.network is not None and self.network.answers_states and self.files.k is not None:
             width = min(width, 3 * self.files.k + STATE_NUMBERS)
         return max(4 * len(self.cutoffs) * width, 1)
@@ -163,7 +165,7 @@ def _write_job(scoring: Scoring, job: Job, result: Forwarded | None, counts: dic
     files = scoring.files
     if scoring.network is None:
         assert result is not None
-        worst = files.write(job.users, result.log_probs.reshape(len(job.users), len(scoring.cutoffs), files.size))
+        worst = files.write(job.users, result.log_probs, result.index)
     else:
         worst = _write_network(scoring, scoring.network, job, result)
         counts["carried"] += len(job.users) - len(job.fresh)

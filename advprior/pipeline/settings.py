@@ -153,6 +153,17 @@ class Budget(_Strict):
     disk_gb: float | None = Field(default=None, gt=0)
 
 
+class Disk(_Strict):
+    """What stays on disk once a whole run has ended.
+
+    ``keep_scores`` says of which priors, beside those that are served, the scored arrays stay: of ``all``; of those
+    that are ``costly`` to score again, over a minute of processor time; or of those that are ``served`` alone. What
+    was removed is scored again when a frame is made anew.
+    """
+
+    keep_scores: Literal["all", "costly", "served"] = "costly"
+
+
 class Price(_Strict):
     """What an hour of computing costs, for the value that a conversion must have."""
 
@@ -195,6 +206,7 @@ class ProjectConfig(_Strict):
     decide_on: str | None = None
     price: Price | None = None
     budget: Budget = Budget()
+    disk: Disk = Disk()
     device: str = Field(default=AUTO, pattern=PATTERN)
     origins: int = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0)

@@ -178,7 +178,7 @@ def _output_digest(folder: Path, step: Step) -> str:
         key = json.loads((out / MANIFEST).read_text()).get("key")
     except (OSError, ValueError):
         return "absent"
-    return manifest_digest(out) if is_current(out, key) else "absent"
+    return manifest_digest(out) if is_current(out, key, whole=False) else "absent"
 
 
 def state_of(folder: Path, plan: Plan, step: Step, stamps: Stamps) -> tuple[State, str]:

@@ -66,10 +66,13 @@ class Scorer(ABC):
     half_lives : tuple of float
         Days: all that `score` (of a `NetworkScorer`: `network`) asks of users other than those it is given is
         `counts.popularity` at these, so that they can be scored elsewhere.
+    same_for_all : bool
+        Whether all users have the same prior at a cut-off: it is computed once then, however many they are.
     """
 
     provider: str
     half_lives: tuple[float, ...] = ()
+    same_for_all: bool = False
     stopped: bool = False
 
     @abstractmethod

@@ -82,6 +82,9 @@ def _forward(scorer: Scorer, histories: Histories, users: Int, cutoffs: Int, pre
     if isinstance(scorer, NetworkScorer):
         part = scorer.forward(prepared)
         return Forwarded(part.log_probs, part.index, part.prompts, part.forwarded, part.interests)
+    if scorer.same_for_all:
+        one = scorer.score(histories, users[:1], cutoffs)[0]
+        return Forwarded(one, np.tile(np.arange(len(cutoffs), dtype=np.int64), (len(users), 1)))
     log_probs = scorer.score(histories, users, cutoffs)
     rows = np.arange(log_probs.shape[0] * log_probs.shape[1], dtype=np.int64).reshape(log_probs.shape[:2])
     return Forwarded(log_probs.reshape(-1, log_probs.shape[-1]), rows)

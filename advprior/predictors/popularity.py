@@ -81,6 +81,8 @@ class PopularityPredictor(Predictor):
 
 
 class _PopularityScorer(Scorer):
+    same_for_all = True
+
     def __init__(self, predictor: PopularityPredictor, onnx: Path, device: str, threads: int | None) -> None:
         from advprior.runtime.session import open_session
 

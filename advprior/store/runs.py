@@ -12,10 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
-import resource
 import shutil
-import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -24,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from advprior.store.errors import AdvpriorError
+from advprior.store.spent import Stopwatch, peak_memory_mb
 from advprior.store.versions import libraries_of, versions
 
 MANIFEST = "manifest.json"
@@ -31,6 +29,8 @@ MANIFEST = "manifest.json"
 #: 2: arrays of priors are compressed, and a publication's are those of its score run.
 FORMAT = 2
 READ_FORMATS = (1, 2)
+#: In a manifest: outputs that were removed since, and can be made again (`advprior.pipeline.retention`).
+REMOVED = "removed"
 
 
 def sha256_file(path: Path) -> str:
@@ -129,11 +129,12 @@ def manifest_digest(folder: Path) -> str:
     Or that of the folder that it took the place of, where it says that it holds the same.
     """
     manifest = read_manifest(folder)
-    return (
-        str(manifest["same_as"])
-        if "same_as" in manifest
-        else digest({"key": manifest.get("key"), "outputs": manifest.get("outputs")})
-    )
+    if "same_as" in manifest:
+        return str(manifest["same_as"])
+    outputs: dict[str, Any] | None = manifest.get("outputs")
+    if REMOVED in manifest:
+        outputs = {**(outputs or {}), **manifest[REMOVED]}
+    return digest({"key": manifest.get("key"), "outputs": outputs})
 
 
 def require_unchanged(folder: Path, *, fix: str | None = None) -> None:
@@ -181,20 +182,6 @@ class Origin:
     key: str
 
 
-class Stopwatch:
-    """Wall and processor time since it was made."""
-
-    def __init__(self) -> None:
-        self._started, self._worked = time.time(), cpu_seconds()
-
-    def spent(self) -> dict[str, float]:
-        """``seconds`` and ``cpu_seconds`` so far, as a manifest holds them."""
-        return {
-            "seconds": round(time.time() - self._started, 2),
-            "cpu_seconds": round(cpu_seconds() - self._worked, 2),
-        }
-
-
 @dataclass
 class Run:
     """A run in progress: write into `path`; put facts worth keeping into `facts`."""
@@ -213,8 +200,11 @@ def run_key(step: str, config: Any, inputs: Mapping[str, str], code_version: int
     return digest({**identity, "libraries": libraries} if libraries else identity)
 
 
-def is_current(out: Path, key: str) -> bool:
-    """Whether ``out`` is a finished run with this key and its outputs still have their sizes."""
+def is_current(out: Path, key: str, *, whole: bool = True) -> bool:
+    """Whether ``out`` is a finished run with this key and its outputs still have their sizes.
+
+    With ``whole=False`` also where some of them were removed on purpose.
+    """
     path = Path(out) / MANIFEST
     if not path.is_file():
         return False
@@ -222,18 +212,12 @@ def is_current(out: Path, key: str) -> bool:
         manifest = json.loads(path.read_text())
     except ValueError:
         return False
-    if manifest.get("key") != key:
+    if manifest.get("key") != key or (whole and REMOVED in manifest):
         return False
     return all(
         (Path(out) / name).is_file() and (Path(out) / name).stat().st_size == facts["bytes"]
         for name, facts in manifest.get("outputs", {}).items()
     )
-
-
-def peak_memory_mb() -> float:
-    """Peak resident memory of this process so far, MB (Linux counts in KiB, macOS in bytes)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
 
 
 @contextmanager
@@ -353,12 +337,6 @@ def write_manifest(folder: Path, origin: Origin, facts: Mapping[str, Any], stopw
             "peak_memory_mb": round(peak_memory_mb(), 1),
         },
     )
-
-
-def cpu_seconds() -> float:
-    """Processor time so far of this process, all its threads, and the children that it waited for."""
-    spent = os.times()
-    return spent.user + spent.system + spent.children_user + spent.children_system
 
 
 def replace_folder(new: Path, out: Path) -> None:

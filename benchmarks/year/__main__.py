@@ -12,7 +12,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from advprior.data.drawn import Size
-from advprior.store.runs import cpu_seconds
+from advprior.store.spent import cpu_seconds
 from benchmarks.scale.rows import Rows
 from benchmarks.serve_setup import about_machine, free_port, process, redis_server
 from benchmarks.year import checks, experiment

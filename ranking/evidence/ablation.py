@@ -19,7 +19,8 @@ from advprior.store.contract import ADVERTISER_ID, IMPRESSION_ID, LABEL, SLATE_I
 from advprior.store.errors import AdvpriorError
 from advprior.store.features import Feature, groups_of
 from advprior.store.progress import Progress
-from advprior.store.runs import peak_memory_mb, read_manifest
+from advprior.store.runs import read_manifest
+from advprior.store.spent import peak_memory_mb
 from ranking.evidence.bootstrap import Resampler, Resampling, lifts_of
 from ranking.evidence.claims import expected_kinds, gaps_of, gaps_to_json, jointly
 from ranking.evidence.deciding import deciding_metric, metrics_at, slate_sizes

@@ -12,9 +12,15 @@ from advprior.pipeline.forecast import Forecast
 from advprior.pipeline.outlook import check_project, dry_run
 from advprior.pipeline.plan import make_plan
 from advprior.pipeline.project import PROJECT_FILE, lay_out
+from advprior.pipeline.publish import publish
+from advprior.pipeline.retention import remove_measured, wanted_again
 from advprior.pipeline.runner import RunOptions, run, stamps_of
-from advprior.pipeline.settings import read_project
+from advprior.pipeline.score import score
+from advprior.pipeline.settings import Disk, read_project
+from advprior.store.contract import MATRIX_FILE
 from advprior.store.errors import AdvpriorError
+from advprior.store.matrix import matrix_path
+from advprior.store.runs import is_current, manifest_digest, read_manifest
 from tests.tiny import write_tiny
 
 
@@ -120,3 +126,29 @@ def test_tables_without_impressions_end_in_an_evaluation(project, tmp_path):
     (tmp_path / PROJECT_FILE).write_text(yaml.safe_dump({"tables": {"folder": "ready"}, "priors": ["popularity"]}))
     names = [step.name for step in make_plan(read_project(tmp_path)).steps]
     assert names == ["finetune popularity", "export popularity", "score popularity", "evaluate"]
+
+
+def test_what_is_measured_only_is_removed_and_scored_again_for_a_new_frame(project, scored):
+    """Its arrays go, nothing made of it is stale, and scored again it is what it was."""
+    folder, plan = project.folder, make_plan(project)
+    repo = folder / "feature_repo"
+    assert publish(folder / "priors/popularity", repo, online=False) == "prior_popularity"
+    published = folder / "feature_repo/data/prior_popularity"
+    folders = (folder / "priors/popularity", published)
+    before = [manifest_digest(one) for one in folders]
+    key = read_manifest(folders[0])["key"]
+    assert remove_measured(folder, project.config.model_copy(update={"disk": Disk(keep_scores="all")}), plan) == 0
+    assert remove_measured(folder, project.config, plan) > 0
+    assert all(matrix_path(one / MATRIX_FILE) is None for one in folders)
+    assert matrix_path(folder / "priors/neighbours" / MATRIX_FILE), "it is served"
+    assert [manifest_digest(one) for one in folders] == before
+    assert is_current(folders[0], key, whole=False)
+    assert not is_current(folders[0], key)
+    assert remove_measured(folder, project.config, plan) == 0
+    every = {step.name: ("current", "") for step in plan.steps}
+    assert wanted_again(folder, plan, every, plan.steps) == set()
+    new_frame = every | {"rank frame": ("stale", "changed: tables")}
+    assert wanted_again(folder, plan, new_frame, plan.steps) == {"score popularity", "publish popularity"}
+    assert score(folder / "models/popularity", folder / "ready", folders[0])
+    assert publish(folders[0], repo, online=False) == "prior_popularity"
+    assert [manifest_digest(one) for one in folders] == before
