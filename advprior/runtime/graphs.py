@@ -5,6 +5,7 @@ They are a few operators each; going through a tracer would cost torch and gain 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +49,26 @@ def save_popularity(path: Path, size: int, smoothing: float) -> None:
     _save(path, nodes, {"popularity": size}, size, {"smoothing": smoothing})
 
 
+@dataclass(frozen=True)
+class Constants:
+    """What is added before a logarithm: to popularity, and to what is linked."""
+
+    smoothing: float
+    floor: float
+
+
 def save_neighbours(
-    path: Path, matrices: list[list[npt.NDArray[Any]]], weights: list[float], smoothing: float, floor: float
+    path: Path, size: int, matrices: list[list[npt.NDArray[Any]] | None], weights: list[float], constant: Constants
 ) -> None:
     """``log_softmax(w0·log(popularity + smoothing) + Σ wk·log1p(own_k) + Σ wm·log(relu(log1p(own_0)·S_m) + floor))``.
 
-    Each S_m [N, N] comes as the matrices whose product it is: a narrow one between is fewer numbers.
+    Each S_m [N, N] comes as the matrices whose product it is: a narrow one between is fewer numbers. Without any,
+    ``relu(log1p(own_0)·S_m)`` is an input of its own, ``linked{m}`` [B, N]: it is cheap where S_m is sparse.
     """
     from onnx import helper
 
-    size, habits = len(matrices[0][0]), len(weights) - 1 - len(matrices)
+    habits = len(weights) - 1 - len(matrices)
+    inputs = {"popularity": size, **{f"own{k}": size for k in range(habits)}}
     nodes = [
         helper.make_node("Add", ["popularity", "smoothing"], ["smooth"]),
         helper.make_node("Log", ["smooth"], ["log_popularity"]),
@@ -70,14 +81,17 @@ def save_neighbours(
             helper.make_node("Mul", [f"x{k}", f"w{k + 1}"], [f"term{k}"]),
             helper.make_node("Add", [f"sum{k}", f"term{k}"], [f"sum{k + 1}"]),
         ]
-    constants: dict[str, Any] = {"one": 1.0, "smoothing": smoothing, "floor": floor}
+    constants: dict[str, Any] = {"one": 1.0, "smoothing": constant.smoothing, "floor": constant.floor}
     for m, factors in enumerate(matrices):
         last = "x0"
-        for k, factor in enumerate(factors):
+        for k, factor in enumerate(factors or []):
             constants[f"matrix{m}_{k}"] = factor
             nodes.append(helper.make_node("MatMul", [last, f"matrix{m}_{k}"], [last := f"near{m}_{k}"]))
+        if factors is None:
+            inputs[f"linked{m}"] = size
+        else:
+            nodes.append(helper.make_node("Relu", [last], [f"linked{m}"]))
         nodes += [
-            helper.make_node("Relu", [last], [f"linked{m}"]),
             helper.make_node("Add", [f"linked{m}", "floor"], [f"near_floor{m}"]),
             helper.make_node("Log", [f"near_floor{m}"], [f"log_near{m}"]),
             helper.make_node("Mul", [f"log_near{m}", f"w{habits + 1 + m}"], [f"near_term{m}"]),
@@ -86,7 +100,7 @@ def save_neighbours(
     logits = f"sum{habits + len(matrices)}"
     nodes.append(helper.make_node("LogSoftmax", [logits], ["log_probs"], axis=-1))
     constants |= {f"w{k}": weight for k, weight in enumerate(weights)}
-    _save(path, nodes, {"popularity": size, **{f"own{k}": size for k in range(habits)}}, size, constants)
+    _save(path, nodes, inputs, size, constants)
 
 
 def save_text(path: Path, features: npt.NDArray[Any], right: npt.NDArray[Any], back_off: float) -> None:
