@@ -102,6 +102,15 @@ class Targets:
         """A point's targets share it: what they count for sums to one, or to less where it was less."""
         return self.times(1.0 / np.maximum(self.totals, 1.0))
 
+    def at(self, columns: Int) -> Float:
+        """What each point's columns [P, K] count for; zero of what is no target."""
+        if not len(self.index):
+            return np.zeros(columns.shape, np.float32)
+        keys, wanted = self.point * self.size + self.index, np.arange(len(self))[:, None] * self.size + columns
+        order = np.argsort(keys, kind="stable")
+        place = np.minimum(np.searchsorted(keys[order], wanted), len(keys) - 1)
+        return np.where(keys[order][place] == wanted, self.value[order][place], np.float32(0.0))
+
     def dense(self) -> Float:
         """As a matrix [P, N]."""
         out = np.zeros((len(self), self.size), np.float32)

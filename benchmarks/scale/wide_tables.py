@@ -1,4 +1,4 @@
-"""Tables with as many advertisers as users: popularity by Zipf, users who keep to a few kinds, a handful of events each.
+"""Tables with as many advertisers as users: popularity by Zipf, users who keep to a few kinds, some events each.
 
 Names are three common words, as a brand's are some four tokens; what is alike shares its last two words, so that names
 tell something of who turns to whom.
@@ -22,19 +22,122 @@ EVENTS = 6  # of a user on average, before the fit's end
 KIND = 50  # advertisers of a kind
 REPEATS = 0.3  # of events
 HOME = 0.5  # of the others: of the user's own kinds
-COLOURS = (
-    "Red Blue Green White Black Gold Silver Happy Little Big New Old First Best Fast Smart Fresh Bright Royal Grand Blue "
-    "Wild True Pure Open Clear Deep High Prime Urban"
-).split()
-THINGS = (
-    "Tea Coffee Bread Soap Wine Beer Cheese Fish Meat Rice Fruit Shoe Hat Coat Book Toy Game Car Bike Home Garden Pet Dog "
-    "Cat Baby Music Film Phone Light Water Stone Wood Glass Paper Gift Health Sport Travel Farm Kitchen"
-).split()
-PLACES = (
-    "House Shop Store Market Bar Corner Place World Club Line Company Group Studio Works Factory Center Lab Hall Park "
-    "Point Street Yard Bay Hill Valley River Lake Field Bridge Tower Room Box Direct Express Plus One Online Supply "
-    "Brothers Partners"
-).split()
+COLOURS = [
+    "Red",
+    "Blue",
+    "Green",
+    "White",
+    "Black",
+    "Gold",
+    "Silver",
+    "Happy",
+    "Little",
+    "Big",
+    "New",
+    "Old",
+    "First",
+    "Best",
+    "Fast",
+    "Smart",
+    "Fresh",
+    "Bright",
+    "Royal",
+    "Grand",
+    "Blue",
+    "Wild",
+    "True",
+    "Pure",
+    "Open",
+    "Clear",
+    "Deep",
+    "High",
+    "Prime",
+    "Urban",
+]
+THINGS = [
+    "Tea",
+    "Coffee",
+    "Bread",
+    "Soap",
+    "Wine",
+    "Beer",
+    "Cheese",
+    "Fish",
+    "Meat",
+    "Rice",
+    "Fruit",
+    "Shoe",
+    "Hat",
+    "Coat",
+    "Book",
+    "Toy",
+    "Game",
+    "Car",
+    "Bike",
+    "Home",
+    "Garden",
+    "Pet",
+    "Dog",
+    "Cat",
+    "Baby",
+    "Music",
+    "Film",
+    "Phone",
+    "Light",
+    "Water",
+    "Stone",
+    "Wood",
+    "Glass",
+    "Paper",
+    "Gift",
+    "Health",
+    "Sport",
+    "Travel",
+    "Farm",
+    "Kitchen",
+]
+PLACES = [
+    "House",
+    "Shop",
+    "Store",
+    "Market",
+    "Bar",
+    "Corner",
+    "Place",
+    "World",
+    "Club",
+    "Line",
+    "Company",
+    "Group",
+    "Studio",
+    "Works",
+    "Factory",
+    "Center",
+    "Lab",
+    "Hall",
+    "Park",
+    "Point",
+    "Street",
+    "Yard",
+    "Bay",
+    "Hill",
+    "Valley",
+    "River",
+    "Lake",
+    "Field",
+    "Bridge",
+    "Tower",
+    "Room",
+    "Box",
+    "Direct",
+    "Express",
+    "Plus",
+    "One",
+    "Online",
+    "Supply",
+    "Brothers",
+    "Partners",
+]
 
 
 def names(count: int) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from advprior.predictors.llm.prompt_details import Detail
+from advprior.predictors.wide import SAMPLED, Softmax
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -109,7 +110,11 @@ class TrainingSettings(_Strict):
     """How the network and its heads are tuned.
 
     ``max_minutes`` bounds all of the fit: forwards of frozen layers, every stage, fitting again. ``mixed_precision``:
-    forwards that are learnt from in ``bf16`` or not (``no``); ``auto`` is bf16 on a card that has it.
+    forwards that are learnt from in ``bf16`` or not (``no``); ``auto`` is bf16 on a card that has it. ``max_points``
+    bounds the cost where users are many: users are drawn until they have that many training points between them.
+    ``points_a_user`` are fitted on at most of one user, the ``newest`` ones or some ``drawn`` at random. ``softmax`` is
+    over all advertisers (``full``, or ``blockwise``, which needs less memory) or over some ``sampled`` ones drawn for
+    each batch; ``auto`` is full up to 10,000 advertisers, and sampled beyond.
     """
 
     epochs: int = Field(default=4, ge=1)
@@ -124,6 +129,11 @@ class TrainingSettings(_Strict):
     recency_half_life_days: float | None = Field(default=None, gt=0)
     valid_days: float = Field(default=21.0, gt=0)
     mixed_precision: Precision = "auto"
+    max_points: int | None = Field(default=100_000, ge=1)
+    points_a_user: int | None = Field(default=None, ge=1)
+    points_of_user: Literal["newest", "drawn"] = "newest"
+    softmax: Softmax = "auto"
+    sampled: int = Field(default=SAMPLED, ge=1)
     max_minutes: float | None = Field(default=None, gt=0)
     seed: int = 0
 

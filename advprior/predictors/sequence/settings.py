@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from advprior.predictors.encoding.settings import Encoding
+from advprior.predictors.wide import SAMPLED, Softmax
 
 
 class _Strict(BaseModel):
@@ -41,7 +42,9 @@ class OffsetSettings(_Strict):
 class FitSettings(_Strict):
     """How the network is fitted; ``patience``: passes without a better likelihood after which the choice is made.
 
-    ``max_minutes`` bounds all of the fit, the encoding of texts included.
+    ``max_minutes`` bounds all of the fit, the encoding of texts included. ``softmax`` is over all advertisers
+    (``full``, or ``blockwise``, which needs less memory) or over some ``sampled`` ones drawn for each batch; ``auto``
+    is full up to 10,000 advertisers, and sampled beyond.
     """
 
     epochs: int = Field(default=8, ge=1)
@@ -52,6 +55,8 @@ class FitSettings(_Strict):
     recency_half_life_days: float | None = Field(default=500.0, gt=0)
     gap_power: float = Field(default=0.5, ge=0)
     points_a_history: int = Field(default=64, ge=1)
+    softmax: Softmax = "auto"
+    sampled: int = Field(default=SAMPLED, ge=1)
     refit: bool = True
     max_minutes: float | None = Field(default=None, gt=0)
     seed: int = 0

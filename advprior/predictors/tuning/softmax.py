@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -25,18 +25,7 @@ from advprior.history.targets import Targets
 from advprior.predictors.starts import Logits
 from advprior.store.arrays import Double, Float, Int
 
-Softmax = Literal["auto", "full", "blockwise", "sampled"]
-FULL_UP_TO = 10_000  # advertisers that ``auto`` takes all of
 BLOCK = 8192  # advertisers of one block
-
-
-def softmax_of(setting: Softmax, size: int) -> Softmax:
-    """What is meant by ``auto`` for a catalog of ``size``.
-
-    >>> softmax_of("auto", 10_000), softmax_of("auto", 10_001), softmax_of("blockwise", 5)
-    ('full', 'sampled', 'blockwise')
-    """
-    return setting if setting != "auto" else "full" if size <= FULL_UP_TO else "sampled"
 
 
 class Output(Protocol):
@@ -163,3 +152,8 @@ def sampled_loss(batch: WideBatch, output: Output, sampler: Sampler) -> torch.Te
     point, place = batch.tensor(truth.point), batch.tensor(np.searchsorted(columns, truth.index))
     at = logits[point, place]  # of targets, which are certain: nothing was added to them
     return (batch.totals * torch.logsumexp(logits, dim=1)).sum() - (batch.tensor(truth.value) * at).sum()
+
+
+def wide_loss(batch: WideBatch, output: Output, sampler: Sampler | None) -> torch.Tensor:
+    """`sampled_loss` with a sampler, else `blockwise_loss`."""
+    return blockwise_loss(batch, output) if sampler is None else sampled_loss(batch, output, sampler)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -15,8 +16,10 @@ from advprior.predictors.deadline import Deadline
 from advprior.predictors.llm.tuning.heads import NameHead
 from advprior.predictors.llm.tuning.model import AdvertiserModel
 from advprior.predictors.llm.tuning.points import WindowPoints
-from advprior.predictors.starts import Nothing, Start
+from advprior.predictors.starts import Logits, Nothing, Start
 from advprior.predictors.tuning.compute import Compute, cache_place, to_device, tokens_at_once
+from advprior.predictors.tuning.softmax import Sampler, WideBatch, wide_loss
+from advprior.predictors.wide import Softmax
 from advprior.runtime.batching import length_batches, padded
 from advprior.store.arrays import Bool, Float, Int
 from advprior.store.progress import Progress
@@ -71,6 +74,8 @@ class TrainingBatches:
         Points as the batches take them.
     starts : dict of Which to Start
         What the logits start from, by the kind of point: zero until it is set.
+    softmax : {"full", "blockwise", "sampled"}
+        How the likelihood of training points is taken; ``sampler`` draws for the last.
     compute : Compute
         Forwards that are learnt from take its precision, and validation is shared among its processes.
     """
@@ -88,6 +93,8 @@ class TrainingBatches:
         self._points = points
         size = int(model.config.catalog_size)
         self.starts: dict[Which, Start] = {"train": Nothing(size), "valid": Nothing(size), "no_history": Nothing(size)}
+        self.softmax: Softmax = "full"
+        self.sampler: Sampler | None = None
         self._device = head.free.device
         self.compute = Compute(self._device)
         self._batches = [part.tolist() for part in length_batches([len(p.window.ids) for p in points], budget)]
@@ -101,32 +108,53 @@ class TrainingBatches:
 
     def answer(self, batch: int, which: Which) -> Answer | None:
         """Answers at the points of one kind in a batch, None where it has no such point."""
-        indices = [i for i in self._batches[batch] if getattr(self._points[i], which).any()]
-        if not indices:
+        points = self._taken(batch, which)
+        if points is None:
             return None
-        part = [self._points[i] for i in indices]
-        chosen = [getattr(p, which) for p in part]
+        picked = self._picked(points)
+        interests, interest_truth = self._interests(points, picked)
+        offset = to_device(points.start().at(), self._device)
+        truth, weight = (to_device(values, self._device) for values in (points.truth.dense(), points.column("weight")))
+        return Answer(self.head(picked, offset), truth, interests, interest_truth, weight)
 
-        def taken(what: str) -> torch.Tensor:
-            values = joined([getattr(p, what) for p in part], chosen)
-            return to_device(values.dense() if isinstance(values, Targets) else values, self._device)
+    def losses(self, batch: int) -> Losses | None:
+        """What a batch's training points cost, None where it has none; over a wide catalog without its array."""
+        if self.softmax == "full":
+            answer = self.answer(batch, "train")
+            if answer is None:
+                return None
+            nll = share_loss(answer.log_probs, answer.truth, answer.weight)
+            weight, of_interests = answer.weight, (answer.interests, answer.interest_truth)
+        else:
+            points = self._taken(batch, "train")
+            if points is None:
+                return None
+            picked, of_points = self._picked(points), points.column("weight")
+            wide = WideBatch(picked, points.start(), points.truth.shares().times(of_points))
+            nll = wide_loss(wide, self.head, self.sampler)
+            weight, of_interests = to_device(of_points, self._device), self._interests(points, picked)
+        interests = share_loss(*of_interests, weight) if of_interests[0].shape[1] else None
+        return Losses(nll, interests, weight.sum())
 
+    def _taken(self, batch: int, which: Which) -> _Taken | None:
+        """The points of one kind in a batch."""
+        indices = [i for i in self._batches[batch] if getattr(self._points[i], which).any()]
+        return _Taken([self._points[i] for i in indices], which, self.starts[which], indices) if indices else None
+
+    def _picked(self, points: _Taken) -> torch.Tensor:
+        """Final states [P, H] at some points."""
         # validation is of the float32 network that is exported, whatever it is learnt at
-        with self.compute.autocast() if which == "train" else nullcontext():
-            picked = self._states_at(indices, [p.positions[m] for p, m in zip(part, chosen, strict=True)])
-        picked = picked.float()
-        interest_truth = taken("interests")
-        interests = interest_truth[:, :0]
-        if self.interest_head is not None:
-            interests = self.interest_head(picked, picked.new_zeros(()))
-        offset = to_device(self._start(part, chosen, which), self._device)
-        return Answer(self.head(picked, offset), taken("truth"), interests, interest_truth, taken("weight"))
+        with self.compute.autocast() if points.which == "train" else nullcontext():
+            positions = [p.positions[m] for p, m in zip(points.part, points.chosen, strict=True)]
+            picked = self._states_at(points.indices, positions)
+        return picked.float()
 
-    def _start(self, part: list[WindowPoints], chosen: list[Bool], which: Which) -> Float:
-        """What the logits of some points of some windows start from [P, N]."""
-        user = np.repeat([p.user for p in part], [int(mask.sum()) for mask in chosen])
-        moment, end = (joined([getattr(p, of) for p in part], chosen) for of in ("moments", "ends"))
-        return self.starts[which](user, moment, end)
+    def _interests(self, points: _Taken, picked: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probs and truth of the interests at some points [P, C] each."""
+        truth = to_device(points.column("interests").dense(), self._device)
+        if self.interest_head is None:
+            return truth[:, :0], truth
+        return self.interest_head(picked, picked.new_zeros(())), truth
 
     def _states_at(self, indices: list[int], positions: list[Int]) -> torch.Tensor:
         """Final states at some positions of some windows, one window after another; tokens after them are left out."""
@@ -145,7 +173,7 @@ class TrainingBatches:
         was = self.model.training
         self.model.eval()
         compute, parts = self.compute, []
-        with torch.no_grad():
+        with torch.no_grad(), self.head.collapsed():
             for batch in range(compute.process, len(self), compute.processes):
                 answer = self.answer(batch, which)
                 outputs = () if answer is None else (answer.log_probs.cpu().numpy(), answer.interests.cpu().numpy())
@@ -160,10 +188,61 @@ class TrainingBatches:
         points = [self._points[i] for i in self.order]
         return joined([getattr(p, what) for p in points], [getattr(p, which) for p in points])
 
-    def valid_start(self, which: Which = "valid") -> Float:
-        """What the logits of validation points start from [V, N], in the order of `validate`."""
-        points = [p for i in self.order if getattr(p := self._points[i], which).any()]
-        return self._start(points, [getattr(p, which) for p in points], which)
+    def valid_start(self, which: Which = "valid") -> Iterator[Float]:
+        """What the logits of validation points start from [b, N], a batch's at a time, in the order of `validate`."""
+        for batch in range(len(self)):
+            points = self._taken(batch, which)
+            if points is not None:
+                yield points.start().at()
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What the training points of a batch cost, summed over points.
+
+    Attributes
+    ----------
+    nll : Tensor
+        Negative log-likelihood of the advertisers.
+    interests : Tensor, optional
+        That of the interests, where they have a head.
+    weight : Tensor
+        Of the points.
+    """
+
+    nll: torch.Tensor
+    interests: torch.Tensor | None
+    weight: torch.Tensor
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """Points of one kind in some windows."""
+
+    part: list[WindowPoints]
+    which: Which
+    from_start: Start
+    indices: list[int]
+
+    @property
+    def chosen(self) -> list[Bool]:
+        """Which points of each window."""
+        return [getattr(p, self.which) for p in self.part]
+
+    @property
+    def truth(self) -> Targets:
+        """Advertisers turned to."""
+        targets: Targets = self.column("truth")
+        return targets
+
+    def column(self, what: str) -> Any:
+        """A column of `WindowPoints` at these points."""
+        return joined([getattr(p, what) for p in self.part], self.chosen)
+
+    def start(self) -> Logits:
+        """What their logits start from."""
+        user = np.repeat([p.user for p in self.part], [int(mask.sum()) for mask in self.chosen])
+        return self.from_start.logits(user, self.column("moments"), self.column("ends"))
 
 
 def joined(columns: list[Any], chosen: list[Bool]) -> Any:

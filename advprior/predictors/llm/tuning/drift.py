@@ -7,6 +7,8 @@ epoch, together with the strength of what the network says.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from advprior.history.counts import DAY
@@ -56,9 +58,9 @@ class Drift:
         self._truth = batches.valid("truth").shares()
         self._terms: Terms = self._shape.sparse(data.histories, user, batches.valid("moments"), self._size)
 
-    def alone(self) -> Float:
-        """Logits of validation points without the network [V, N]."""
-        return self._terms.logits(weigh(self._terms, self._truth)[0])
+    def alone(self) -> Iterator[Float]:
+        """Logits of validation points without the network [b, N], a block of points at a time."""
+        return self._terms.blocks(weigh(self._terms, self._truth)[0])
 
     def judge(self) -> dict[str, float]:
         """Validation figures of network and offset, weighed together."""

@@ -33,6 +33,7 @@ from advprior.predictors.llm.tuning.lists import (
     length_penalty,
     list_log_prob,
     match_reward,
+    reward_of,
     sample_lists,
 )
 from advprior.predictors.llm.tuning.loop import Course, Measured, Stage, Update, copy_of, restore, run_stage
@@ -73,8 +74,9 @@ def mean_reward(log_probs: Float, truth: Targets, length: int) -> float:
     some = truth.counts > 0
     if not some.any():
         return float("nan")
-    lists = best_lists(log_probs[some], length)
-    matched = match_reward(lists, torch.from_numpy(truth.take(some).dense()), length)
+    lists = best_lists(log_probs if some.all() else log_probs[some], length)
+    credit = truth.take(some).shares().at(lists[:, 0].numpy())
+    matched = reward_of(torch.from_numpy(credit)[:, None], length)
     return float(matched.mean()) - length_penalty(lists.shape[-1], length)
 
 

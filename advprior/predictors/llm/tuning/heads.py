@@ -6,6 +6,9 @@ It collapses to one matrix for export.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
@@ -24,15 +27,36 @@ class NameHead(nn.Module):
         nn.init.zeros_(self.query.weight)  # logits start as the offset alone
         self.free = nn.Parameter(torch.zeros(names.shape[0], hidden))
         self.bias = nn.Parameter(torch.zeros(names.shape[0]))
+        self._matrix: torch.Tensor | None = None
+
+    names: torch.Tensor
 
     def weight(self) -> torch.Tensor:
         """The collapsed matrix [N, H]."""
         matrix: torch.Tensor = self.key(self.names) @ self.query.weight + self.free
         return matrix
 
+    def rows(self, columns: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weights [C, H] and biases [C] of some names, or of all."""
+        if columns is None:
+            return self.weight(), self.bias
+        names = self.key(self.names[columns]) @ self.query.weight
+        return names + self.free[columns], self.bias[columns]
+
+    @contextmanager
+    def collapsed(self) -> Iterator[None]:
+        """While it lasts the matrix is not made anew for each batch: nothing is learnt meanwhile."""
+        with torch.no_grad():
+            self._matrix = self.weight()
+        try:
+            yield
+        finally:
+            self._matrix = None
+
     def forward(self, states: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
         """Log-probabilities [..., N]."""
-        return torch.log_softmax(states @ self.weight().T + self.bias + offset, dim=-1)
+        matrix = self.weight() if self._matrix is None else self._matrix
+        return torch.log_softmax(states @ matrix.T + self.bias + offset, dim=-1)
 
     def scale(self, strength: float) -> None:
         """Multiply what the head adds to the offset."""

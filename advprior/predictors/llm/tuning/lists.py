@@ -57,8 +57,12 @@ def match_reward(lists: torch.Tensor, truth: torch.Tensor, length: int) -> torch
     paper's case. ``lists`` [P, G, K], ``truth`` multi-hot [P, N].
     """
     share = truth / truth.sum(-1, keepdim=True).clamp(min=1.0)
-    credit = torch.gather(share.unsqueeze(1).expand(-1, lists.shape[1], -1), 2, lists)
-    rank = torch.arange(lists.shape[-1], device=lists.device)
+    return reward_of(torch.gather(share.unsqueeze(1).expand(-1, lists.shape[1], -1), 2, lists), length)
+
+
+def reward_of(credit: torch.Tensor, length: int) -> torch.Tensor:
+    """`match_reward` [P, G] of each place's share of the credit [P, G, K]."""
+    rank = torch.arange(credit.shape[-1], device=credit.device)
     worth = 0.1 * (length - rank) + 2.0 * (rank <= 4)
     return (credit * worth).sum(-1)
 

@@ -31,7 +31,11 @@ def judge_no_history(batches: TrainingBatches) -> dict[str, Any]:
     if not len(truth):
         return {"points": 0, NETWORK: None, OFFSET_ALONE: None, "given": OFFSET_ALONE}
     network = _by_point(batches.validate("no_history")[0], truth)
-    alone = _by_point(log_softmax(batches.valid_start("no_history")), truth)
+    parts, start = [], 0
+    for logits in batches.valid_start("no_history"):
+        parts.append(_by_point(log_softmax(logits), truth.take(np.arange(start, start + len(logits)))))
+        start += len(logits)
+    alone: Double = np.concatenate(parts)
     return {
         "points": len(truth),
         NETWORK: float(network.mean()),

@@ -7,6 +7,7 @@ sees, as it is for users without a history.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,7 @@ from advprior.store.arrays import Bool, Double, Float, Int
 from advprior.store.progress import tracked
 
 CHUNK_USERS = 1000
+VALID_CELLS, LEAST_VALID = 100_000_000, 1000  # of validation points × advertisers, and points whatever N is
 SAMPLE = 6000  # training points that weigh what the logits start from
 
 
@@ -74,9 +76,10 @@ def training_points(data: FitData, encoder: PromptEncoder, settings: LLMSettings
     """
     maker = _Maker(data, settings, np.random.default_rng(settings.training.seed))
     points: list[WindowPoints] = []
+    drawn = maker.users()
     # many users at once: looking targets up costs a pass over everyone's events
-    for start in tracked(range(0, len(data.histories), CHUNK_USERS), "training points", f"{CHUNK_USERS:,} users"):
-        users = range(start, min(start + CHUNK_USERS, len(data.histories)))
+    for start in tracked(range(0, len(drawn), CHUNK_USERS), "training points", f"{CHUNK_USERS:,} users"):
+        users = drawn[start : start + CHUNK_USERS].tolist()
         prompts = [(user, prompt) for user in users if len((prompt := encoder.prompt(data.histories, user)).times)]
         if not prompts:
             continue
@@ -109,7 +112,21 @@ def training_points(data: FitData, encoder: PromptEncoder, settings: LLMSettings
                         interests=categories.take(within),
                     )
                 )
-    return points
+    return _few_to_validate(points, len(data.catalog), settings.training.seed)
+
+
+def _few_to_validate(points: list[WindowPoints], size: int, seed: int) -> list[WindowPoints]:
+    """Of the points that validate, over a wide catalog, some at random: each is judged by all of it."""
+    most, rng = max(VALID_CELLS // size, LEAST_VALID), np.random.default_rng(seed)
+    for which in ("valid", "no_history"):
+        masks = [getattr(p, which) for p in points]
+        places = np.flatnonzero(np.concatenate(masks)) if masks else np.zeros(0, np.int64)
+        if len(places) > most:
+            stay = np.zeros(sum(map(len, masks)), np.bool_)
+            stay[rng.choice(places, most, replace=False)] = True
+            for p, mask in zip(points, np.split(stay, np.cumsum([len(mask) for mask in masks])[:-1]), strict=True):
+                setattr(p, which, mask)
+    return [p for p in points if (p.train | p.valid | p.again | p.no_history).any()]
 
 
 @dataclass(frozen=True)
@@ -131,12 +148,41 @@ class _Maker:
 
     def __init__(self, data: FitData, settings: LLMSettings, rng: np.random.Generator) -> None:
         self._data, self._settings, self._rng = data, settings, rng
+        self._draw = np.random.default_rng(settings.training.seed + 1)
         self._waits = settings.drift.around_days is not None  # each wait for an occasion is one training point
         self._first = settings.target == "first"
         self._horizon = int(settings.horizon_days * DAY)
         self._border = data.cutoff - int(settings.training.valid_days * DAY)
         last = data.cutoff - self._horizon
         self._weeks = np.arange(last, data.start, -data.snapshot_every, dtype=np.int64)[::-1]
+
+    def users(self) -> Int:
+        """Users in order: all, or those drawn whose training points are ``max_points`` together, by a bound from above.
+
+        A user has a point for each occasion and one before the first, and the weekly moments that lie within a horizon
+        before an occasion.
+        """
+        histories, training = self._data.histories, self._settings.training
+        every = np.arange(len(histories), dtype=np.int64)
+        if training.max_points is None:
+            return every
+        later = (np.diff(histories.user_of_row, prepend=-1) != 0) | (np.diff(histories.time, prepend=-1) != 0)
+        occasions = np.bincount(histories.user_of_row[later], minlength=len(histories))
+        weekly = occasions * -(-self._horizon // self._data.snapshot_every)
+        bound = occasions + (0 if self._waits else (occasions > 0) + np.minimum(weekly, len(self._weeks)))
+        if training.points_a_user is not None:
+            bound = np.minimum(bound, training.points_a_user)
+        if bound.sum() <= training.max_points:
+            return every
+        order = np.random.default_rng(training.seed).permutation(every)
+        order = order[occasions[order] > 0]
+        count = max(int(np.searchsorted(np.cumsum(bound[order]), training.max_points, side="right")), 1)
+        print(
+            f"fitted on {count:,} of {len(every):,} users, drawn at random: training.max_points is "
+            f"{training.max_points:,}, and all of them have up to {int(bound.sum()):,} points",
+            file=sys.stderr,
+        )
+        return np.sort(order[:count])
 
     def moments(self, prompt: Prompt) -> tuple[Int, Int]:
         """Moments of occasions (or within the waits for them) and then weekly ones [P]; when the waits end [W].
@@ -181,10 +227,24 @@ class _Maker:
             train, again = moments + self._horizon <= self._border, np.zeros(len(moments), bool)
             # users whose first event lies in a week weigh no more than by the one point before it
             train &= ~(weekly & (moments <= prompt.times[0]))
+        train, again = self._most(train & (counts > 0), again & (counts > 0), moments)
         rows = np.flatnonzero((counts > 0) & (train | late | again))
         weight = self._weight(prompt, moments, weekly)[rows].astype(np.float32)
         masks = (mask[rows] for mask in (train, valid, again, no_history))
         return _Chosen(rows, moments[rows], ends[rows], weight, *masks)
+
+    def _most(self, train: Bool, again: Bool, moments: Int) -> tuple[Bool, Bool]:
+        """Points that are fitted on [P], and again, no more of a user than the settings let be."""
+        most, places = self._settings.training.points_a_user, np.flatnonzero(train | again)
+        if most is None or len(places) <= most:
+            return train, again
+        if self._settings.training.points_of_user == "drawn":
+            places = self._draw.permutation(places)
+        else:
+            places = places[np.argsort(-moments[places], kind="stable")]
+        stay = np.zeros(len(train), np.bool_)
+        stay[places[:most]] = True
+        return train & stay, again & stay
 
     def _weight(self, prompt: Prompt, moments: Int, weekly: Bool) -> Double:
         """Weight of each point in the loss [P]: by its age and, of a wait, by its length."""

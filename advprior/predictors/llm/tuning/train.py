@@ -12,18 +12,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from advprior.history.counts import DAY
 from advprior.history.interests import Interests
-from advprior.history.targets import quality
+from advprior.history.targets import quality_of_blocks
 from advprior.predictors.base import BEFORE, FitData
 from advprior.predictors.deadline import Deadline
 from advprior.predictors.labels import MORE_EVENTS, LabelSpan, require_choosing_labels
 from advprior.predictors.llm.prompts import TITLE, PromptEncoder, PromptStyle
 from advprior.predictors.llm.saved_prompt import NO_HISTORY
 from advprior.predictors.llm.settings import LLMSettings
-from advprior.predictors.llm.tuning.batches import TrainingBatches, share_loss
+from advprior.predictors.llm.tuning.batches import TrainingBatches
 from advprior.predictors.llm.tuning.curve import write_curve
 from advprior.predictors.llm.tuning.drift import Drift
 from advprior.predictors.llm.tuning.grpo import RankingOptions, judge, ranking_stage
@@ -42,6 +43,8 @@ from advprior.predictors.tokens import plain_encoder
 from advprior.predictors.tuning.base import Base, load_base
 from advprior.predictors.tuning.compute import fit_device
 from advprior.predictors.tuning.random_weights import forget
+from advprior.predictors.tuning.softmax import Sampler
+from advprior.predictors.wide import softmax_of
 from advprior.store.errors import AdvpriorError
 
 
@@ -150,6 +153,10 @@ class _Fit:
             as_of = AsOf(start, parts.data.histories, len(parts.data.catalog))
             self._batches.starts = {"train": as_of, "valid": as_of, "no_history": as_of}
         self._batches.compute = self._compute
+        self._batches.softmax = softmax_of(settings.training.softmax, len(parts.data.catalog))
+        if self._batches.softmax == "sampled":
+            seen = np.bincount(parts.data.histories.advertiser, minlength=len(parts.data.catalog))
+            self._batches.sampler = Sampler(seen, settings.training.sampled)
         self.border = parts.data.cutoff - int(settings.training.valid_days * DAY)
         self.facts: dict[str, Any] = {"stopped_by_max_minutes": []}
         self.curves: dict[str, list[dict[str, Any]]] = {}
@@ -159,8 +166,9 @@ class _Fit:
 
     def run(self) -> Offset:
         """Run all stages; gives what scoring starts from: ``start``, or what is weighed beside the network."""
-        start, untuned = self._start, copy_of(self.tuned)
+        start = self._start
         refit = start is None and self._settings.drift.refit
+        untuned = copy_of(self.tuned) if refit else {}
         self._stages = 1 + bool(self._settings.ranking.epochs) + refit
         drift = None if start is not None else Drift(self.parts.data, self._points, self._batches, self._settings)
         course = self._likelihood(drift)
@@ -194,7 +202,7 @@ class _Fit:
         else:
             alone = drift.alone()
             stage.validate = drift.judge
-        habit = quality(log_softmax(alone), batches.valid("truth"))
+        habit = quality_of_blocks(map(log_softmax, alone), batches.valid("truth"))
         course = run_stage(stage, self._optimizer, self.tuned, seed, self.checkpoints["sft"], self._compute)
         self._note(stage.name, course.late)
         self.curves["sft"] = course.curve
@@ -326,16 +334,14 @@ def _likelihood_stage(batches: TrainingBatches, settings: LLMSettings) -> Stage:
 
     def step(batch: int, update: Update) -> Measured:
         batches.model.train()
-        answer = batches.answer(batch, "train")
-        if answer is None:
+        losses = batches.losses(batch)
+        if losses is None:
             return 0.0, 0.0
-        weight = answer.weight.sum()
-        nll = share_loss(answer.log_probs, answer.truth, answer.weight)
-        loss = nll
-        if answer.interests.shape[1]:
-            loss = nll + weight_of_interests * share_loss(answer.interests, answer.interest_truth, answer.weight)
-        update(loss, weight)
-        return nll.detach(), weight
+        loss = losses.nll
+        if losses.interests is not None:
+            loss = loss + weight_of_interests * losses.interests
+        update(loss, losses.weight)
+        return losses.nll.detach(), losses.weight
 
     return Stage(
         name="fine-tune",

@@ -97,6 +97,7 @@ class SequenceNetwork(nn.Module):
         self.register_buffer("strength", torch.ones(()))
 
     strength: torch.Tensor
+    encodings: torch.Tensor
 
     def advertisers(self) -> tuple[torch.Tensor, torch.Tensor]:
         """How advertisers are read and how they are scored, [N, width] each."""
@@ -113,12 +114,29 @@ class SequenceNetwork(nn.Module):
         ``batch`` is what `advprior.predictors.sequence.tokens.Tokens.batch` makes, as tensors.
         """
         read, score = self.advertisers()
+        deviation: torch.Tensor = self._outputs(read, batch) @ score.T
+        return deviation
+
+    def outputs(self, batch: Batch) -> torch.Tensor:
+        """What `deviation` multiplies advertisers by [B, P, width]."""
+        return self._outputs(self.advertisers()[0], batch)
+
+    def rows(self, columns: torch.Tensor | None = None) -> tuple[torch.Tensor, None]:
+        """How some advertisers are scored, or all [C, width]; they have no bias."""
+        if columns is None:
+            return self.advertisers()[1], None
+        score = self.free.weight[columns]
+        if self.read is not None:
+            score = self.name(self.encodings[columns]) + (score if self.free_in_head else 0.0)
+        return score, None
+
+    def _outputs(self, read: torch.Tensor, batch: Batch) -> torch.Tensor:
         states = self._states(read, batch)
         index = batch["positions"].unsqueeze(-1).expand(-1, -1, states.shape[-1])
         # embeddings are small for the head's sake; beside states they are wanted near one
         states = self.norm(torch.gather(states, 1, index)) + math.sqrt(states.shape[-1]) * self.since(batch["since"])
-        deviation: torch.Tensor = self.readout(states) @ score.T
-        return deviation
+        outputs: torch.Tensor = self.readout(states)
+        return outputs
 
     def _states(self, read: torch.Tensor, batch: Batch) -> torch.Tensor:
         """States [B, 1 + T, width]: of the profile alone, and after each event."""

@@ -19,10 +19,12 @@ from advprior.predictors.sequence.points import Target, Waits
 from advprior.predictors.sequence.settings import SequenceSettings
 from advprior.predictors.sequence.tokens import Tokens, TokenWindow, Vocabulary, windows
 from advprior.predictors.sequence.tuning.network import SequenceNetwork, as_tensors
-from advprior.predictors.sequence.tuning.snapshots import Snapshots
+from advprior.predictors.sequence.tuning.snapshots import CELLS, Snapshots
 from advprior.predictors.starts import AroundLabel, SoFar, Start
 from advprior.predictors.tuning.compute import fit_device, to_device, tokens_at_once
 from advprior.predictors.tuning.schedule import learning_rate
+from advprior.predictors.tuning.softmax import Sampler, WideBatch, wide_loss
+from advprior.predictors.wide import softmax_of
 from advprior.runtime.batching import length_batches
 from advprior.store.arrays import Float, Int
 from advprior.store.progress import Progress
@@ -92,10 +94,14 @@ def deviations(network: SequenceNetwork, tokens: Tokens, points: Snapshots) -> F
     device = network.start.device
     with torch.inference_mode():
         every = list(windows(tokens.histories, points.user, points.moment, network.context))
+        score = network.rows()[0].T
         for part in batches(every, tokens_at_once(JUDGED_TOKENS, device)):
-            logits = network.deviation(as_tensors(tokens.batch(part, points.moment), device)).cpu().numpy()
-            for row, window in enumerate(part):
-                out[window.points] = logits[row, : len(window.points)]
+            outputs = network.outputs(as_tensors(tokens.batch(part, points.moment), device))
+            row, column, point = places_of(part)
+            outputs = outputs[to_device(row, device), to_device(column, device)]
+            step = max(CELLS // out.shape[1], 1)
+            for start in range(0, len(point), step):
+                out[point[start : start + step]] = (outputs[start : start + step] @ score).cpu().numpy()
     return out
 
 
@@ -117,6 +123,10 @@ class Learner:
         around, size = recipe.settings.offset.around, recipe.target.size
         self._shape = OffsetTerms(recipe.settings.offset.popular, recipe.settings.offset.own)
         self._around = None if around is None else Around(past, around, size)
+        self._softmax = softmax_of(recipe.settings.training.softmax, size)
+        self._sampler: Sampler | None = None
+        if self._softmax == "sampled":
+            self._sampler = Sampler(np.bincount(past.advertiser, minlength=size), recipe.settings.training.sampled)
         self._end: float | None = None
 
     def learn(
@@ -205,16 +215,20 @@ class Learner:
 
     def _loss(self, part: list[TokenWindow], moment: Int) -> tuple[torch.Tensor, torch.Tensor]:
         """Weighed negative log-likelihood of the points of some windows, and their weight."""
-        points = np.concatenate([w.points for w in part])
-        row = np.repeat(np.arange(len(part)), [len(w.points) for w in part])
-        column = np.concatenate([np.arange(len(w.points)) for w in part])
+        row, column, points = places_of(part)
         user, at, end = self.waits.user[points], moment[points], self.waits.end[points]
         device = self._recipe.device
-        target = to_device(self._recipe.target.shares(self._past, user, at, end).dense(), device)
+        shares = self._recipe.target.shares(self._past, user, at, end)
         weight = to_device(self.waits.weight[points], device)
-        offset = to_device(self._from(user, at, end), device)
         tokens = as_tensors(self._tokens.batch(part, moment), device)
-        deviation = self._network.deviation(tokens)[to_device(row, device), to_device(column, device)]
+        chosen = to_device(row, device), to_device(column, device)
+        if self._softmax != "full":
+            states = self._network.outputs(tokens)[chosen]
+            wide = WideBatch(states, self._from.logits(user, at, end), shares.times(self.waits.weight[points]))
+            return wide_loss(wide, self._network, self._sampler), weight.sum()
+        target = to_device(shares.dense(), device)
+        offset = to_device(self._from(user, at, end), device)
+        deviation = self._network.deviation(tokens)[chosen]
         log_probs = torch.log_softmax(deviation + offset, dim=-1)
         return -((log_probs * target).sum(1) * weight).sum(), weight.sum()
 
@@ -234,6 +248,13 @@ class Learner:
         if self._around is None:
             return SoFar(Offset(shape, weights), self._past, target.size)
         return AroundLabel(self._around, shape, weights)
+
+
+def places_of(part: list[TokenWindow]) -> tuple[Int, Int, Int]:
+    """Of every point of some windows: its window, its place among that window's points, and its number [P] each."""
+    counts = [len(w.points) for w in part]
+    column = np.concatenate([np.arange(count) for count in counts])
+    return np.repeat(np.arange(len(part)), counts), column, np.concatenate([w.points for w in part])
 
 
 def best_pass(curve: Curve) -> int:
