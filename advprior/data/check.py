@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advprior.data.conversion import load_mapped, resolve_time_plan, table_file
-from advprior.data.late import LATE_FILE, LateRows, mark_late
+from advprior.data.late import GONE_FILE, LATE_FILE, WAS_LATE, LateRows, mark_late
 from advprior.data.lookups import coverage, coverage_warnings
 from advprior.data.mapping import DataMapping, read_mapping
 from advprior.data.periods import check_periods, period_counts, young_labels
@@ -21,6 +21,8 @@ from advprior.store.tables import read_parquet, write_parquet
 if TYPE_CHECKING:
     import pandas as pd
 
+#: Rows that a warning names.
+_NAMED = 3
 CODE_VERSION = 5  # 4: warns of labels that may not be complete
 #: The warning when tables without ads and impressions pass: right for a predictor, wrong if they were forgotten.
 ONLY_A_PREDICTOR = "no ads and no impressions: the tables measure a predictor, `advprior rank` refuses them"
@@ -75,7 +77,7 @@ def check_mapping(
             if marked is not None:
                 tables[EVENTS] = marked.events
                 marked.save(run.path)
-                facts |= {"late_rows": len(marked.ledger), "late_rows_came": marked.came, "rows_gone": marked.gone}
+                facts |= {"late_rows": len(marked.ledger), "late_rows_came": marked.came, "rows_gone": len(marked.gone)}
                 facts["warnings"] += _late_warnings(marked)
             for name, table in tables.items():
                 write_parquet(table, run.path / f"{name}.parquet")
@@ -89,9 +91,15 @@ def _late_warnings(marked: LateRows) -> list[str]:
         warnings.append(
             f"{marked.came:,} events came late, after a snapshot that would have seen them: they count from the next on"
         )
-    if marked.gone:
+    if len(marked.gone):
+        late, few = int(marked.gone[WAS_LATE].sum()), marked.gone[:_NAMED]
+        rows = [f"user {row.user_id} at {row.timestamp.isoformat()}" for row in few.itertuples()]
         warnings.append(
-            f"{marked.gone:,} events before the newest snapshot are gone: histories of past snapshots now lack them"
+            f"{len(marked.gone):,} events before the newest snapshot are gone"
+            + (f", {late:,} of which had come late" if late else "")
+            + ": histories of past snapshots now lack them; "
+            + "; ".join([*rows, *(["…"] if len(marked.gone) > len(few) else [])])
+            + f"; all in {GONE_FILE}"
         )
     return warnings
 

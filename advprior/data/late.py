@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: Beside the tables: which rows were late, and since when they count. What a row is known by, and a moment.
 LATE_FILE = "late_events.parquet"
+#: Beside the tables: rows that were there before and are not any more, where there are any.
+GONE_FILE, WAS_LATE = "gone_events.parquet", "was_late"
 _ROW, _COUNTS_FROM = "row", "counts_from_us"
 _NEVER = np.iinfo(np.int64).max
 _ODD = np.uint64(0x9E3779B97F4A7C15)  # spreads the first, second, … of equal rows (2^64 / golden ratio)
@@ -43,18 +45,21 @@ class LateRows:
         For `LATE_FILE`.
     came : int
         Rows that came late this time.
-    gone : int
-        Rows before the newest snapshot that are no longer there: corrected or deleted.
+    gone : DataFrame
+        User, time and advertiser of rows before the newest snapshot that are no longer there, corrected or deleted;
+        `WAS_LATE` says which of them had come late.
     """
 
     events: pd.DataFrame
     ledger: pd.DataFrame
     came: int
-    gone: int
+    gone: pd.DataFrame
 
     def save(self, folder: Path) -> None:
-        """Write the ledger beside the tables."""
+        """Write the ledger beside the tables, and the rows that are gone where there are any."""
         write_parquet(self.ledger, Path(folder) / LATE_FILE)
+        if len(self.gone):
+            write_parquet(self.gone, Path(folder) / GONE_FILE)
 
 
 def mark_late(events: pd.DataFrame, earlier: Path) -> LateRows | None:
@@ -80,18 +85,19 @@ def mark_late(events: pd.DataFrame, earlier: Path) -> LateRows | None:
         ledger = read_parquet(earlier / LATE_FILE)
     rows, earlier_rows = row_numbers(events), row_numbers(before)
     late = ~np.isin(rows, earlier_rows) & (micros(events[TIMESTAMP]) < newest)
-    gone = ~np.isin(earlier_rows, rows) & (micros(before[TIMESTAMP]) < newest)
+    lacking = ~np.isin(earlier_rows, rows) & (micros(before[TIMESTAMP]) < newest)
+    gone = before[lacking].assign(**{WAS_LATE: np.isin(earlier_rows[lacking], ledger[_ROW])}).reset_index(drop=True)
     came = pd.DataFrame({_ROW: rows[late], _COUNTS_FROM: np.full(int(late.sum()), newest)})
     ledger = pd.concat([ledger, came], ignore_index=True).drop_duplicates(_ROW)
     ledger = ledger[np.isin(ledger[_ROW], rows)].reset_index(drop=True)
     if not len(ledger):
-        return LateRows(events, ledger, 0, int(gone.sum()))
+        return LateRows(events, ledger, 0, gone)
     order = np.argsort(ledger[_ROW].to_numpy())
     place = np.minimum(np.searchsorted(ledger[_ROW].to_numpy()[order], rows), len(order) - 1)
     matches = ledger[_ROW].to_numpy()[order][place] == rows
     counts_from: Int = np.where(matches, ledger[_COUNTS_FROM].to_numpy()[order][place], _NEVER)
     arrived = exact_times(counts_from).set_axis(events.index)
-    return LateRows(events.assign(**{ARRIVED: arrived}), ledger, len(came), int(gone.sum()))
+    return LateRows(events.assign(**{ARRIVED: arrived}), ledger, len(came), gone)
 
 
 def row_numbers(events: pd.DataFrame) -> npt.NDArray[np.uint64]:
