@@ -12,7 +12,8 @@ import ctypes
 import io
 import logging
 import re
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ PACKAGES = {
     "libnvJitLink": "nvidia-nvjitlink",
 }
 _DRIVER = "libcuda.so.1"
-_PROVIDER = ("libonnxruntime_providers_shared.so", "libonnxruntime_providers_cuda.so")
+_PROVIDER = "libonnxruntime_providers_cuda.so"
+_DYNAMIC, _NEEDED = 6, 1  # of the ELF format: type of the section, tag of a library's name
 log = logging.getLogger(__name__)
 
 
@@ -89,14 +91,42 @@ def missing_library(message: str) -> str | None:
     return f"{library} is missing ({source})"
 
 
-def loading_problem(libraries: list[Path]) -> str | None:
-    """What the loader says when it is given these libraries in order, in words; None where all load."""
+def loading_problem(libraries: Iterable[str | Path]) -> str | None:
+    """What the loader says of these libraries, in words, of each that does not load; None where all do."""
+    problems = []
     for library in libraries:
         try:
             ctypes.CDLL(str(library))
         except OSError as error:
-            return missing_library(str(error)) or str(error).splitlines()[0][:200]
-    return None
+            problems.append(missing_library(str(error)) or str(error).splitlines()[0][:200])
+    return "; ".join(dict.fromkeys(problems)) or None
+
+
+def needed_libraries(path: Path) -> list[str]:
+    """Names of the libraries that a library of Linux needs: ``DT_NEEDED`` of its ELF header, 64 bits, little-endian.
+
+    ONNX Runtime's own is read, not loaded: it takes its memory from a host that only ONNX Runtime sets up.
+    """
+    with path.open("rb") as file:
+        header = file.read(64)
+        if header[:6] != b"\x7fELF\x02\x01":
+            return []
+        table, (size, count) = struct.unpack_from("<Q", header, 0x28)[0], struct.unpack_from("<HH", header, 0x3A)
+        file.seek(table)
+        raw = file.read(size * count)
+        # type, then offset and size in the file, then which section holds its strings
+        sections = [struct.unpack_from("<4xI16xQQI", raw, place) for place in range(0, size * count, size)]
+        names: list[str] = []
+        for kind, start, length, link in sections:
+            if kind != _DYNAMIC:
+                continue
+            file.seek(start)
+            entries = struct.iter_unpack("<qQ", file.read(length))
+            _, strings, strings_length, _ = sections[link]
+            file.seek(strings)
+            text = file.read(strings_length)
+            names += [text[value : text.index(b"\0", value)].decode() for tag, value in entries if tag == _NEEDED]
+    return names
 
 
 @cache
@@ -118,15 +148,14 @@ def problem(device_id: int = 0) -> str | None:
     import onnxruntime as ort
 
     preload()
-    folder = Path(ort.__file__).parent / "capi"
-    libraries = [folder / name for name in _PROVIDER]
-    if all(library.is_file() for library in libraries):  # not on Windows
-        reason = loading_problem(libraries)
+    provider = Path(ort.__file__).parent / "capi" / _PROVIDER
+    if provider.is_file():  # not on Windows
+        reason = loading_problem(needed_libraries(provider))
         if reason is not None:
             return reason
     driver = _driver()
     if driver is None:
-        return loading_problem([Path(_DRIVER)]) or "the driver finds no GPU that it can start"
+        return loading_problem([_DRIVER]) or "the driver finds no GPU that it can start"
     count = _device_count(driver)
     if device_id >= count:
         return f"there is no GPU {device_id}: the driver has {count}"

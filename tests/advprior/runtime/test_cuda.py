@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,19 @@ def test_a_library_that_is_missing_is_named_by_the_loader_itself(tmp_path: Path)
         "libcublasLt.so.99 is missing (of the package nvidia-cublas, in the extra [gpu])"
     )
     assert cuda.loading_problem([Path("libnobody.so.1")]) == "libnobody.so.1 is missing (of the system)"
+    assert (cuda.loading_problem(["libcurand.so.99", "libcufft.so.99"]) or "").count("is missing") == 2
     broken = tmp_path / "libcudart.so.13"
     broken.write_bytes(b"no library")
     assert "libcudart.so.13" in (cuda.loading_problem([broken]) or "")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ELF is Linux's")
+def test_what_a_library_needs_is_read_from_its_header(tmp_path: Path) -> None:
+    module = next(Path(ort.__file__).parent.glob("capi/*.so"))
+    assert "libc.so.6" in cuda.needed_libraries(module)
+    other = tmp_path / "other.so"
+    other.write_bytes(b"MZ" * 100)
+    assert cuda.needed_libraries(other) == []
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:-1", "cuda:0,0", "cuda:0,", ""])
