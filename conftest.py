@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import atexit
 import os
-import shutil
 import sys
-import tempfile
 import time
 import warnings
+
+from advprior.store.scratch import scratch_folder
 
 os.environ.update(
     TZ="UTC",
@@ -17,10 +17,9 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     MPLBACKEND="Agg",
 )
-# encodings of this run's code alone; removed when it ends
+# encodings of this run's code alone; removed when it ends, or by the next run where it was killed
 if "ADVPRIOR_ENCODINGS" not in os.environ:
-    os.environ["ADVPRIOR_ENCODINGS"] = tempfile.mkdtemp(prefix="advprior-encodings-")
-    atexit.register(shutil.rmtree, os.environ["ADVPRIOR_ENCODINGS"], ignore_errors=True)
+    os.environ["ADVPRIOR_ENCODINGS"] = str(scratch_folder("encodings"))
 # the suite may share its cores: more threads than cores make small matrices slower, not faster; from outside, e.g.
 # OMP_NUM_THREADS=4 make test, another number is tried
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from advprior.store.contract import BASELINE_SERVICE
+from advprior.store.scratch import scratch
 from ranking.frame import checks
 from ranking.frame.part import Request
 from ranking.frame.parts import FrameParts
@@ -59,10 +60,10 @@ def build_frame(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    with tempfile.TemporaryDirectory(prefix="advprior-frame-") as spill:
-        parts = FrameParts.open(Request(tables, repo, tuple(predictors), service, tuple(stale)), Path(spill))
+    with scratch("frame") as spill:
+        parts = FrameParts.open(Request(tables, repo, tuple(predictors), service, tuple(stale)), spill)
         if parts.on_spark:
-            out = Path(spill) / FRAME_FILE
+            out = spill / FRAME_FILE
             _write(parts, out)
             tables_of_parts = [pq.read_table(path) for path in sorted(out.iterdir())]
         else:

@@ -227,7 +227,7 @@ class PriorColumns:
     snapshots, available : datetime64[us] arrays [prior rows]
         What each row has seen, and from when it was there.
     pointers : int array [prior rows]
-        ``prior_row`` of each.
+        ``prior_row`` of each, ascending; the arrays may hold rows that none points to.
     """
 
     predictor: str
@@ -286,7 +286,8 @@ class PriorColumns:
         if of_category is not None:
             columns[f"{view}_interest_log_prob"] = of_category
         tallies = Tallies()
-        tallies.add(NEWER, view, _take_times(self.available, rows) > shown.moment)
+        published = np.where(rows >= 0, np.searchsorted(self.pointers, rows), -1)
+        tallies.add(NEWER, view, _take_times(self.available, published) > shown.moment)
         tallies.add(UNLISTED, self.predictor, index < 0)
         return columns, tallies
 

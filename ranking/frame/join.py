@@ -6,9 +6,6 @@ Feast joins scalars and pointers once; vectors and sparse counts are gathered by
 
 from __future__ import annotations
 
-import atexit
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -24,6 +21,7 @@ from advprior.store.contract import AD_ID, EVENT_TIMESTAMP, IMPRESSION_ID, USER_
 from advprior.store.errors import AdvpriorError
 from advprior.store.feast_import import light_feast_import
 from advprior.store.offline import SPARK
+from advprior.store.scratch import scratch_folder
 from advprior.store.times import micros
 from ranking.frame import checks
 from ranking.frame.duck import settle
@@ -144,9 +142,7 @@ def _duckdb_for_joins() -> None:
     """Settle, once a process, what the join may take: Feast runs it on ibis' default DuckDB connection."""
     import ibis
 
-    spill = tempfile.mkdtemp(prefix="advprior-join-")
-    atexit.register(shutil.rmtree, spill, ignore_errors=True)
-    settle(ibis.get_backend().con, spill)
+    settle(ibis.get_backend().con, str(scratch_folder("join")))
 
 
 class Joined:

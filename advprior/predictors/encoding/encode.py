@@ -1,4 +1,7 @@
-"""Encodings of a catalog's texts: made once for the same texts, weights and settings, and kept in the user's cache."""
+"""Encodings of a catalog's texts: made once for the same texts, weights and settings, and kept in the user's cache.
+
+The cache has a limit; what was not used for longest goes first.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +29,9 @@ from advprior.store.runs import MANIFEST, digest, manifest_digest, read_manifest
 
 if TYPE_CHECKING:
     from advprior.predictors.tuning.encode import TextEncoder
+
+KEPT_GB = 2.0  # of the cache, unless $ADVPRIOR_ENCODINGS_GB says otherwise
+HALF_WRITTEN_S = 86_400.0  # older files that were never finished go
 
 
 def encode(
@@ -162,7 +169,10 @@ def _read(path: Path) -> tuple[Float, dict[str, Any]] | None:
     """Encodings and facts of a kept file; None where there is none that can be read."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as saved:
-            return saved["encodings"], json.loads(str(saved["facts"]))
+            read = saved["encodings"], json.loads(str(saved["facts"]))
+        with suppress(OSError):
+            os.utime(path)  # what is used stays longest
+        return read
     except (OSError, ValueError, KeyError, BadZipFile):
         return None
 
@@ -176,3 +186,37 @@ def _write(path: Path, encodings: Float, facts: dict[str, Any]) -> None:
         beside.replace(path)
     except OSError:
         beside.unlink(missing_ok=True)
+    prune(path.parent, path)
+
+
+def prune(folder: Path, latest: Path, most: int | None = None) -> int:
+    """Remove the encodings that nobody has used for longest, as far as all take more than ``most`` bytes; how many.
+
+    Parameters
+    ----------
+    folder : Path
+    latest : Path
+        Stays whatever its size.
+    most : int, optional
+        By default ``$ADVPRIOR_ENCODINGS_GB``, else 2 GB.
+    """
+    most = int(float(os.environ.get("ADVPRIOR_ENCODINGS_GB", KEPT_GB)) * 1e9) if most is None else most
+    files: list[tuple[float, int, Path]] = []
+    removed = 0
+    for path in folder.glob("*.npz"):
+        with suppress(OSError):
+            facts = path.stat()
+            if path.name.startswith("."):  # half written, by a process that was killed
+                if time.time() - facts.st_mtime > HALF_WRITTEN_S:
+                    path.unlink()
+            else:
+                files.append((facts.st_mtime, facts.st_size, path))
+    total = sum(size for _, size, _ in files)
+    for _, size, path in sorted(files):
+        if total <= most:
+            break
+        if path != latest:
+            with suppress(OSError):
+                path.unlink()
+                total, removed = total - size, removed + 1
+    return removed

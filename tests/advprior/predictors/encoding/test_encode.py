@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from advprior.predictors.encoding import encode as room
-from advprior.predictors.encoding.encode import encode, encoder_identity
+from advprior.predictors.encoding.encode import encode, encoder_identity, prune
 from advprior.predictors.encoding.settings import Encoding, label, parse_encoding
 from advprior.predictors.tuning.base import PACKAGES, find_base, load_base
 from advprior.store.errors import AdvpriorError
@@ -234,3 +235,16 @@ def test_encoders_as_the_command_line_names_them(tmp_path: Path) -> None:
     for wrong in ("a@cls", "a@layers=9-8", "a@layers=0", "a@depth=3", "a@"):
         with pytest.raises(AdvpriorError, match="CFG002"):
             parse_encoding(wrong)
+
+
+def test_the_cache_forgets_what_was_not_used_for_longest(tmp_path: Path) -> None:
+    for age, name in enumerate(("latest", "used", "older", "oldest")):
+        (tmp_path / f"{name}.npz").write_bytes(bytes(100))
+        os.utime(tmp_path / f"{name}.npz", (1e9 - age, 1e9 - age))
+    (tmp_path / ".half.1.npz").write_bytes(bytes(100))
+    os.utime(tmp_path / ".half.1.npz", (0, 0))
+    (tmp_path / ".being-written.2.npz").write_bytes(bytes(100))
+    assert prune(tmp_path, tmp_path / "oldest.npz", most=250) == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"latest.npz", "oldest.npz", ".being-written.2.npz"}
+    assert prune(tmp_path, tmp_path / "latest.npz", most=0) == 1
+    assert (tmp_path / "latest.npz").exists()
