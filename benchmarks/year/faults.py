@@ -62,6 +62,8 @@ def bad_ranker(project: Project, frame: str, out: str, *, inverted: bool, rng: n
     rows = read_parquet(path)
     labels = rows[LABEL].to_numpy()
     rows[LABEL] = (1 - labels if inverted else rng.permutation(labels)).astype(labels.dtype)
+    if path.is_dir():
+        shutil.rmtree(path)
     write_parquet(rows, path)
     project.train("frames/wrong", out)
     shutil.rmtree(wrong)

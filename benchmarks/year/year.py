@@ -207,7 +207,7 @@ class Year:
                 shutil.rmtree(old)
 
     def _offer(self, candidate: str, place: str, frame: str) -> Ran:
-        ran = self.project.run("rank", "promote", candidate, "--to", place, "--frame", frame, "--margin", 0.05)
+        ran = self.project.run("rank", "promote", candidate, "--to", place, "--frame", frame, "--margin", 0.1)
         if ran.code not in (0, 3):
             raise SystemExit(f"rank promote ended with {ran.code}: {ran.output[-2000:]}")
         return ran

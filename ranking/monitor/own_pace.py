@@ -16,7 +16,7 @@ import pandas as pd
 
 from advprior.store.arrays import Bool
 from advprior.store.times import micros
-from ranking.monitor.psi import noise, psi
+from ranking.monitor.psi import psi
 
 #: A stationary feature is beyond chance so seldom; a hundred features a day ask for few.
 ALPHA = 1e-4
@@ -32,8 +32,6 @@ class Scale:
         Independent units on either side: rows of one user, or of one ad, are alike.
     later : bool [reference rows], optional
         The later half of the reference in time; None where it cannot be parted.
-    halves : (int, int)
-        Units of its halves.
     distance : float
         From the reference to the current side, in distances of the halves.
 
@@ -45,7 +43,6 @@ class Scale:
 
     units: tuple[int, int]
     later: Bool | None = None
-    halves: tuple[int, int] = (1, 1)
     distance: float = 0.0
 
     @classmethod
@@ -66,8 +63,7 @@ class Scale:
         if later.all() or not later.any():
             return cls(units)
         between = float(at[later].mean() - at[~later].mean())
-        halves = _units(reference[~later], keys), _units(reference[later], keys)
-        return cls(units, later, halves, max(0.0, float(now.mean() - at.mean()) / between))
+        return cls(units, later, max(0.0, float(now.mean() - at.mean()) / between))
 
     def chance(self, bins: int) -> float:
         """The index that chance exceeds with probability `ALPHA`: a chi-square times ``1/n + 1/m`` (Yurdakul 2018)."""
@@ -78,15 +74,14 @@ class Scale:
     def trend(self, before: npt.ArrayLike, after: npt.ArrayLike) -> float:
         """The index that the pace between the reference's halves gives over the distance to the current side.
 
-        For a small steady move the index grows with the square of the distance.
+        For a small steady move the index grows with the square of the distance. Chance in the halves is left in: how
+        far the pace itself is uncertain grows with the distance, too.
 
         Parameters
         ----------
         before, after : counts [bins] of the halves
         """
-        filled = int(np.count_nonzero(np.asarray(before) + np.asarray(after)))
-        steady = psi(before, after) - noise(filled, *self.halves)
-        return max(0.0, steady) * self.distance**2
+        return psi(before, after) * self.distance**2
 
 
 def level_of(frame: pd.DataFrame, name: str, time: str, keys: Sequence[str]) -> str | None:
