@@ -38,7 +38,7 @@ from advprior.store.runs import new_run, publish_version, run_key
 from advprior.store.times import moment_us
 
 START, WEEK, LAG = datetime(2024, 1, 1, tzinfo=UTC), timedelta(days=7), timedelta(hours=1)
-PLAN = TimePlan(START, START + 6 * WEEK, START + 12 * WEEK, START + 13 * WEEK, START + 16 * WEEK)
+PLAN = TimePlan(START, START + 6 * WEEK, START + 12 * WEEK, START + 14 * WEEK, START + 16 * WEEK)
 TASTES, SLATE, CATEGORIES, AGES = 8, 10, 40, ("18-34", "35-54", "55+")
 CHUNK = 5_000  # users at a time
 #: How much of a user's taste each predictor sees; None: another user's.
@@ -142,7 +142,7 @@ def _impressions(world: World, names: dict[str, list[str]], users: Any, rng: np.
     slate = np.repeat(np.arange(users[0] * slates, (users[-1] + 1) * slates), SLATE)
     ad = rng.integers(0, world.size.ads, len(user))
     advertiser, position = world.of_ad[ad], np.tile(np.arange(SLATE), len(slate) // SLATE)
-    odds = -4.6 + 0.9 * world.match(user, advertiser) + 0.7 * world.popularity[advertiser] - 0.05 * position
+    odds = -3.9 + 0.9 * world.match(user, advertiser) + 0.7 * world.popularity[advertiser] - 0.05 * position
     return pa.table(
         {
             "impression_id": pa.array(np.arange(len(user)) + users[0] * slates * SLATE, pa.int64()),

@@ -17,6 +17,8 @@ from ranking.candidates.towers import Towers
 from ranking.experiment.exposures import read_exposures
 from ranking.experiment.shown import to_frame
 from ranking.frame.gather import PriorFiles
+from ranking.frame.row_blocks import InParquet, parts
+from ranking.frame.table import Frame
 from ranking.models.ranker import Ranker
 
 VERSIONS = sorted(path for path in Path(__file__).parent.iterdir() if (path / "priors").is_dir())
@@ -52,6 +54,18 @@ def test_a_ranker_says_what_it_said(written: Path) -> None:
     ranker = Ranker.load(written / "ranker")
     np.testing.assert_allclose(ranker.predict(scored), scored.score, rtol=1e-6)
     assert len(set(scored.score.round(6))) > 3
+
+
+def test_a_frame_of_one_file_is_read(written: Path) -> None:
+    """As today's folder of parts is: whole, and the columns of some rows."""
+    frame, source = Frame.load(written / "frame"), InParquet(written / "frame")
+    assert len(frame) == 960
+    assert int(frame.rows.label.sum()) == 68
+    assert frame.rows.prior_llm_log_prob.astype(float).sum() == pytest.approx(-2552.6353, rel=1e-5)
+    assert parts(written / "frame") == [written / "frame/frame.parquet"]
+    test = np.flatnonzero(frame.rows["split"] == "test")
+    (block,) = source.blocks(["ad_rate_all", "user_id"], test)
+    pd.testing.assert_frame_equal(block, frame.rows.iloc[test][["ad_rate_all", "user_id"]].reset_index(drop=True))
 
 
 def test_exposures_are_read(written: Path) -> None:
