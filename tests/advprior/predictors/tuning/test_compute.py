@@ -30,7 +30,8 @@ from advprior.predictors.sequence.tuning.network import SequenceNetwork, as_tens
 from advprior.predictors.tokens import plain_encoder
 from advprior.predictors.tuning.base import load_base
 from advprior.predictors.tuning.compute import Compute, Dropout, drawn_mask, placed
-from tests.advprior.predictors.llm.tuning.cycles import cycle_data, cycle_settings
+from advprior.predictors.tuning.softmax import Sampler
+from tests.advprior.predictors.llm.tuning.cycles import SIZE, cycle_data, cycle_settings
 from tests.families import write_family
 from tests.tiny_llm import write_tiny_llm
 from tests.tiny_sentence import write_tiny_sentence_encoder
@@ -80,7 +81,11 @@ def test_an_llm_computes_where_it_is(family: str, tmp_path: Path, on_meta: torch
     networks.model.train()
     answer = batches.answer(0, "train")
     assert isinstance(answer, Answer)
-    share_loss(answer.log_probs, answer.truth, answer.weight).backward()
+    for softmax, sampler in (("full", None), ("blockwise", None), ("sampled", Sampler(np.ones(SIZE), 4))):
+        batches.softmax, batches.sampler = softmax, sampler
+        losses = batches.losses(0)
+        assert losses is not None
+        losses.nll.backward()
     for parameter in (*networks.tuned().values(), *vars(answer).values()):
         assert parameter.device == on_meta
 
