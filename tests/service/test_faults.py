@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -235,16 +236,17 @@ def materialize_half_and_die(repo: Path, until_: datetime, go: int) -> None:
         os.read(go, 1)
         from feast import FeatureStore
 
-        store = FeatureStore(repo_path=str(repo))
-        online: Any = type(store._get_provider().online_store)
-        write = online.online_write_batch
+        from advprior.store.online.redis import RedisWriter
 
-        def half(self: Any, config: Any, table: Any, data: Any, progress: Any) -> None:
-            write(self, config, table, data[: len(data) // 2], progress)
+        write: Any = RedisWriter.write
+
+        def half(self: Any, batches: Any, done: int = 0, **options: Any) -> Iterator[int]:
+            first = next(iter(batches))
+            yield from write(self, [first.slice(0, len(first) // 2)], done, **options)
             os.kill(os.getpid(), signal.SIGKILL)
 
-        online.online_write_batch = half
-        store.materialize(PLAN.start, until_, feature_views=["prior_llm"])
+        RedisWriter.write = half  # type: ignore[method-assign]
+        FeatureStore(repo_path=str(repo)).materialize(PLAN.start, until_, feature_views=["prior_llm"])
     finally:
         os._exit(1)
 
