@@ -222,6 +222,19 @@ def test_top_k_rows_say_what_whole_rows_say(both: tuple[Path, Path]) -> None:
     assert np.isnan(gather_priors(top, np.asarray([-1, 0]), np.asarray([0, -1]))[0]).all()
 
 
+def test_an_export_of_before_the_top_graph_gives_the_same_rows(fitted: Fitted, tmp_path: Path) -> None:
+    run = shutil.copytree(fitted.model("llm"), tmp_path / "llm")
+    (run / "onnx/top.onnx").unlink()
+    for name, model in (("old", run), ("new", fitted.model("llm"))):
+        assert score(model, fitted.tables, tmp_path / name, top_k=5, last=1)
+    for file in ("log_probs.npy", "tail_log_mass.npy"):
+        old, new = (open_matrix(tmp_path / name / file)[:] for name in ("old", "new"))
+        assert_same_log_probs(new, old)
+    old, new = (pd.read_parquet(tmp_path / name / "rows.parquet") for name in ("old", "new"))
+    np.testing.assert_allclose(new.entropy, old.entropy, rtol=1e-4)
+    assert (new.top1_index == old.top1_index).all()
+
+
 def test_means_over_users_include_the_tail(both: tuple[Path, Path]) -> None:
     top = PriorFiles.open(both[1])
     rows, snapshots = np.arange(80), np.tile([1, 2], 40)

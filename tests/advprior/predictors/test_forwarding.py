@@ -20,7 +20,9 @@ class Counting(NetworkScorer):
 
     def __init__(self, gate: Event | None = None) -> None:
         super().__init__()
-        self.gate, self.made, self.threads = gate, [], set()
+        self.gate = gate
+        self.made: list[int] = []
+        self.threads: set[int] = set()
 
     def prepare(self, histories: Any, users: Int, cutoffs: Int) -> Int:
         self.made.append(int(users[0]))
@@ -66,7 +68,7 @@ def test_no_more_is_begun_than_is_written_soon_and_a_reader_that_leaves_stops_th
     scorer = Counting(gate)
     jobs = [job for job in _jobs(40) if len(job.fresh)]
     gate.set()
-    results = here(scorer, None, np.zeros(1, np.int64))(iter(jobs))  # type: ignore[arg-type]
+    results: Any = here(scorer, None, np.zeros(1, np.int64))(iter(jobs))  # type: ignore[arg-type]
     next(results)
     assert len(scorer.made) <= 3
     results.close()
