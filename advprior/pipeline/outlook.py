@@ -159,7 +159,7 @@ def summary(project: Project, outcome: Outcome, until: str | None) -> list[str]:
         if outcome.freed:
             lines.append(
                 f"         {outcome.freed / 1e9:.2f} GB of scored priors that are measured, not served, were removed: "
-                "a new frame scores them again (disk: {keep_scores: all} keeps them)"
+                "a new frame scores them again (disk: {scores_mb: null} keeps them)"
             )
     report = project.config.report.folder if project.config.report is not None else "ablation"
     first = folder / "first" / "ablation"

@@ -1,5 +1,7 @@
 """What a finished project need not keep: scored priors that can be made again in seconds, once they are measured.
 
+They go only where all of them take more than a limit, so that a small project can be looked into as a whole.
+
 The frame holds what a ranker reads of them, so their arrays are looked at again only where a frame is made anew. Then
 `advprior run` scores them first. A manifest lists what was removed beside what is there, so that nothing that was made
 of it counts as stale; to a command that is to write the folder it counts as unfinished.
@@ -26,19 +28,27 @@ _READS_ARRAYS = ("publish", "rank frame", "first rank frame", "rank candidates",
 
 
 def remove_measured(folder: Path, config: ProjectConfig, plan: Plan) -> int:
-    """Remove the arrays of priors that are measured, not served, as far as the project's setting says.
+    """Remove the arrays of priors that are measured, not served, as far as they take more than the project's setting.
+
+    Those that cost the least to score again, for the room they take, go first; what took over `COSTLY_S` stays.
 
     Returns
     -------
     int
         Bytes that this gave back.
     """
+    if config.disk.scores_mb is None:
+        return 0
+    scored = {
+        step: _arrays_of(folder / step.output) for step in plan.steps if step.output and _is_measured(step, config)
+    }
+    over = sum(size for size, _ in scored.values()) - int(config.disk.scores_mb * 1e6)
     freed = 0
-    for step in plan.steps:
-        if not step.kind.startswith("score") or step.output is None or not _may_go(folder, config, step):
+    for step, (size, spent) in sorted(scored.items(), key=lambda item: item[1][1] / max(item[1][0], 1)):
+        if freed >= over or spent > COSTLY_S or not size:
             continue
         readers = [other.output for other in plan.steps if other.kind == "publish" and step.output in other.inputs]
-        freed += _remove(folder / step.output)
+        freed += _remove(folder / str(step.output))
         for output in filter(None, readers):
             link = folder / output
             for version in (link, *sorted((link.parent / ".versions").glob(f"{link.name}-*"))):
@@ -46,12 +56,17 @@ def remove_measured(folder: Path, config: ProjectConfig, plan: Plan) -> int:
     return freed
 
 
-def _may_go(folder: Path, config: ProjectConfig, step: Step) -> bool:
-    keep, path = config.disk.keep_scores, folder / str(step.output)
-    if keep == "all" or path.name == config.served.name or not (path / MANIFEST).is_file():
-        return False
-    spent = read_manifest(path).get("cpu_seconds")
-    return keep == "served" or (spent is not None and spent <= COSTLY_S)
+def _is_measured(step: Step, config: ProjectConfig) -> bool:
+    return step.kind.startswith("score") and Path(str(step.output)).name != config.served.name
+
+
+def _arrays_of(folder: Path) -> tuple[int, float]:
+    """Bytes of a score run's arrays, and the processor seconds that they took."""
+    if not (folder / MANIFEST).is_file():
+        return 0, 0.0
+    manifest = read_manifest(folder)
+    size = sum(facts["bytes"] for name, facts in manifest["outputs"].items() if name in _ARRAYS)
+    return size, float(manifest.get("cpu_seconds", COSTLY_S + 1))
 
 
 def _remove(folder: Path) -> int:

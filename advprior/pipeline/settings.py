@@ -156,12 +156,12 @@ class Budget(_Strict):
 class Disk(_Strict):
     """What stays on disk once a whole run has ended.
 
-    ``keep_scores`` says of which priors, beside those that are served, the scored arrays stay: of ``all``; of those
-    that are ``costly`` to score again, over a minute of processor time; or of those that are ``served`` alone. What
-    was removed is scored again when a frame is made anew.
+    ``scores_mb`` is what the scored arrays of priors that are not served may take; above it those go that are cheap
+    to score again, never one that took over a minute of processor time. None: all stay. What was removed is scored
+    again when a frame is made anew.
     """
 
-    keep_scores: Literal["all", "costly", "served"] = "costly"
+    scores_mb: float | None = Field(default=200, ge=0)
 
 
 class Price(_Strict):

@@ -137,14 +137,15 @@ def test_what_is_measured_only_is_removed_and_scored_again_for_a_new_frame(proje
     folders = (folder / "priors/popularity", published)
     before = [manifest_digest(one) for one in folders]
     key = read_manifest(folders[0])["key"]
-    assert remove_measured(folder, project.config.model_copy(update={"disk": Disk(keep_scores="all")}), plan) == 0
-    assert remove_measured(folder, project.config, plan) > 0
+    none, small = (project.config.model_copy(update={"disk": Disk(scores_mb=mb)}) for mb in (0, None))
+    assert remove_measured(folder, small, plan) == remove_measured(folder, project.config, plan) == 0
+    assert remove_measured(folder, none, plan) > 0
     assert all(matrix_path(one / MATRIX_FILE) is None for one in folders)
     assert matrix_path(folder / "priors/neighbours" / MATRIX_FILE), "it is served"
     assert [manifest_digest(one) for one in folders] == before
     assert is_current(folders[0], key, whole=False)
     assert not is_current(folders[0], key)
-    assert remove_measured(folder, project.config, plan) == 0
+    assert remove_measured(folder, none, plan) == 0
     every = {step.name: ("current", "") for step in plan.steps}
     assert wanted_again(folder, plan, every, plan.steps) == set()
     new_frame = every | {"rank frame": ("stale", "changed: tables")}
