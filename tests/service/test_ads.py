@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from ranking.service.ads import AdTable, read_ads, refreshed
 from ranking.service.reader import OnlineReader, entity_key
+from ranking.service.redis_reader import RedisReader
 from tests.service.live import engine_at
-from tests.service.workspaces import Project, copy_project, on_redis
+from tests.service.workspaces import Project
 
 
-@pytest.fixture(scope="module")
-def own(project: Project, redis: Any, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project whose ads may be changed: its name is part of the keys in Redis."""
-    copied = copy_project(project, Path(tmp_path_factory.mktemp("ads")) / "project")
-    on_redis(copied, redis.port, name="ads")
-    return copied
-
-
-def write(reader: OnlineReader, ad: str, **fields: bytes | None) -> None:
-    """Overwrite, or delete, fields of an ad's hash as they lie in Redis."""
-    redis = reader._redis
-    assert redis is not None
-    (key,) = redis.keys([entity_key("ad_id", ad)])
-    for name, value in fields.items():
-        field = redis._time_field("ad_stats") if name == "time" else redis._fields_of(reader.views["ad_stats"])[0]
-        redis._client.hdel(key, field) if value is None else redis._client.hset(key, field, value)
+@pytest.fixture
+def store(redis_project: Project) -> Iterator[RedisReader]:
+    """The ads in Redis, that may be changed: afterwards they are what they were."""
+    resources = engine_at(redis_project).resources
+    reader = resources.reader._redis
+    assert reader is not None
+    names = reader.keys([entity_key("ad_id", ad) for ad in resources.table.ids])
+    hashes = {name: reader._client.hgetall(name) for name in names}
+    yield reader
+    for name, fields in hashes.items():
+        reader._client.delete(name)
+        reader._client.hset(name, mapping=fields)
 
 
 def assert_equal(one: AdTable, other: AdTable) -> None:
@@ -42,12 +38,12 @@ def assert_equal(one: AdTable, other: AdTable) -> None:
 
 
 def test_only_changed_ads_are_read_and_the_table_is_as_if_all_were(
-    own: Project, monkeypatch: pytest.MonkeyPatch
+    redis_project: Project, store: RedisReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from feast.protos.feast.types.Value_pb2 import Value
     from google.protobuf.timestamp_pb2 import Timestamp
 
-    resources = engine_at(own).resources
+    resources = engine_at(redis_project).resources
     reader, catalog, old = resources.reader, resources.catalogs.newest, resources.table
     assert catalog is not None
     read: list[str] = []
@@ -61,8 +57,11 @@ def test_only_changed_ads_are_read_and_the_table_is_as_if_all_were(
     later = Timestamp(seconds=int(old.available_us["ad_stats"][3]) // 1_000_000 + 60).SerializeToString()
     first = reader.views["ad_stats"].features[0]
     kind = "string_val" if first in reader.views["ad_stats"].text else "double_val"
-    write(reader, changed, time=later, first=Value(**{kind: "7" if kind == "string_val" else 7}).SerializeToString())
-    write(reader, gone, time=None)
+    value = Value(**{kind: "7" if kind == "string_val" else 7}).SerializeToString()
+    keys = store.keys([entity_key("ad_id", ad) for ad in (changed, gone)])
+    fields = store._fields_of(reader.views["ad_stats"])
+    store._client.hset(keys[0], mapping={fields[0]: value, fields[-1]: later})
+    store._client.hdel(keys[1], fields[-1])
     new = refreshed(old, reader, catalog, 6)
     assert read == [changed, gone]
     whole = read_ads(reader, catalog, 6)
@@ -71,8 +70,8 @@ def test_only_changed_ads_are_read_and_the_table_is_as_if_all_were(
     assert old.available_us["ad_stats"][5] != -1  # a request that began with the old one goes on with it
 
 
-def test_new_ads_are_read_and_the_others_taken_over(own: Project) -> None:
-    resources = engine_at(own).resources
+def test_new_ads_are_read_and_the_others_taken_over(redis_project: Project) -> None:
+    resources = engine_at(redis_project).resources
     reader, catalog = resources.reader, resources.catalogs.newest
     assert catalog is not None
     few = [4, 2, 9]
@@ -89,8 +88,8 @@ def test_new_ads_are_read_and_the_others_taken_over(own: Project) -> None:
     assert_equal(refreshed(resources.table, reader, less, 2), old)
 
 
-def test_places_in_catalogs_that_are_gone_are_forgotten(own: Project) -> None:
-    table = engine_at(own).resources.table
+def test_places_in_catalogs_that_are_gone_are_forgotten(redis_project: Project) -> None:
+    table = engine_at(redis_project).resources.table
     table.advertiser_index("gone", ["a"])
     versions = {key[0] for key in table._by_catalog}
     table.keep_catalogs(versions - {"gone"})
