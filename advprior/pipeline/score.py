@@ -248,7 +248,7 @@ def _score_into(
     import numpy as np
 
     from advprior.history.histories import micros
-    from advprior.pipeline.score_carried import Carried, save_keys
+    from advprior.pipeline.score_carried import Carried, carries_states, save_keys
     from advprior.pipeline.score_checks import check_past_only, check_written
     from advprior.pipeline.score_existence import keep_existing
     from advprior.pipeline.score_files import ScoreFiles, finish
@@ -265,12 +265,16 @@ def _score_into(
     keep = (k is None) if options.keep_network is None else options.keep_network
     is_network = isinstance(scorer, NetworkScorer)
     earlier = options.since if is_network else None
-    # what a later --since goes on from are log-probs of all advertisers, as are the results of a cluster
-    tuned = _ready((scorer, *others), histories, cutoffs, k is not None and not keep and not earlier and not cluster)
+    # a cluster answers with log-probs of all advertisers, as earlier priors may have kept them
+    end = k is not None and cluster is None and (earlier is None or carries_states(earlier))
+    tuned, width = _ready((scorer, *others), histories, cutoffs, end)
     sample = check_past_only(scorer, histories, cutoffs, ROUNDING.get(request.precision, ROUNDING["fp32"]))
     interests, shape = getattr(scorer, "interests", None), (len(histories), len(cutoffs), size)
-    files = ScoreFiles(folder, shape, k=k, network=keep and is_network, interests=interests and len(interests))
-    carried = None if earlier is None else Carried.open(earlier, histories, cutoffs, request.model)
+    many = interests and len(interests)
+    network = keep and is_network
+    files = ScoreFiles(folder, shape, k=k, network=network, state_width=width, interests=many)
+    states = width is not None
+    carried = None if earlier is None else Carried.open(earlier, histories, cutoffs, request.model, states)
     scoring = Scoring(scorer, histories, cutoffs, files, carried)
     counts = score_shards(
         scoring, _forwarder((scorer, *others), histories, cutoffs, size, cluster), options.shard_users
@@ -331,19 +335,21 @@ def _scorers(predictor: Predictor, request: _Request) -> list[Scorer]:
     ]
 
 
-def _ready(scorers: Sequence[Scorer], histories: Histories, cutoffs: Int, states: bool) -> dict[str, Any]:
-    """Prepare networks for many shards; what was tuned, for the manifest."""
+def _ready(
+    scorers: Sequence[Scorer], histories: Histories, cutoffs: Int, states: bool
+) -> tuple[dict[str, Any], int | None]:
+    """Prepare networks for many shards: what was tuned, for the manifest, and numbers of a state they answer with."""
     import numpy as np
 
     from advprior.predictors.base import NetworkScorer
 
     tuned: dict[str, Any] = {}
+    width: int | None = None
     for scorer in scorers:
         if isinstance(scorer, NetworkScorer):
-            if states:
-                scorer.answer_states()
+            width = scorer.answer_states() if states else None
             tuned = scorer.tune(histories, np.arange(len(histories), dtype=np.int64), cutoffs)
-    return tuned
+    return tuned, width
 
 
 def _forwarder(

@@ -9,13 +9,13 @@ import numpy as np
 
 from advprior.history.fingerprints import input_keys
 from advprior.history.histories import Histories
-from advprior.pipeline.score_files import NETWORK_FILE
+from advprior.pipeline.score_files import NETWORK_FILE, STATES_FILE
 from advprior.store.arrays import Float, Int
 from advprior.store.contract import INTEREST_MATRIX_FILE
 from advprior.store.errors import AdvpriorError
 from advprior.store.matrix import Matrix, matrix_path, open_matrix
 
-NETWORK_KEYS_FILE = "network_keys.npy"  # [U] uint64: the input that each row of NETWORK_FILE was computed from
+NETWORK_KEYS_FILE = "network_keys.npy"  # [U] uint64: the input that each row of the network's part was computed from
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Carried:
 
     Attributes
     ----------
-    network : float32 [U0, N], on disk
+    network : float32 [U0, N], or states [U0, W], on disk
     rows : int64 [U, S]
         Which of its rows each user and cut-off may take; −1: none.
     interests : float32 [U0, C], optional
@@ -36,20 +36,21 @@ class Carried:
     interests: Float | None = None
 
     @classmethod
-    def open(cls, since: Path, histories: Histories, cutoffs: Int, model: str) -> Carried:
-        """Match earlier rows by the digest of what the network read.
+    def open(cls, since: Path, histories: Histories, cutoffs: Int, model: str, states: bool = False) -> Carried:
+        """Match earlier rows by the digest of what the network read; ``states`` says which part is carried over.
 
         Raises
         ------
         AdvpriorError
             ``PRI012`` when the earlier priors have no saved network part.
         """
-        if not (since / NETWORK_KEYS_FILE).is_file():
+        file = STATES_FILE if states else NETWORK_FILE
+        if not (since / NETWORK_KEYS_FILE).is_file() or not matrix_path(since / file):
             raise AdvpriorError(
                 "PRI012",
                 "the earlier priors have no saved network part",
                 where=str(since),
-                actual=f"no {NETWORK_FILE}",
+                actual=f"no {file}",
                 expected="priors scored with --keep-network (the default for whole rows, not for top-K)",
                 fix="advprior score RUN --tables TABLES --out PRIORS --keep-network",
             )
@@ -62,12 +63,17 @@ class Carried:
             if len(keys):
                 candidates = order[at]
                 rows[:, column] = np.where(keys[candidates] == wanted, candidates, -1)
-        network, interests = open_matrix(since / NETWORK_FILE), None
+        network, interests = open_matrix(since / file), None
         if matrix_path(since / INTEREST_MATRIX_FILE):
             matrix = open_matrix(since / INTEREST_MATRIX_FILE)
             snapshots = max(len(matrix) // max(len(network), 1), 1)
             interests = matrix[snapshots - 1 :: snapshots]  # each user's last snapshot, as the network's part is
         return cls(network, rows, interests)
+
+
+def carries_states(since: Path) -> bool:
+    """Whether earlier priors kept states, from which a top-K score goes on."""
+    return bool(matrix_path(since / STATES_FILE))
 
 
 def save_keys(folder: Path, histories: Histories, cutoff: int, model: str) -> None:

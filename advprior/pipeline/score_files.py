@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 ROWS_FILE = "rows.parquet"
 NETWORK_FILE = "network.npy"  # [U, N] float32: the network's part at the last snapshot
+STATES_FILE = "network_states.npy"  # [U, W] float32: in its place where the score went on from states
 SCALARS_FILE = "scalars.npy"  # while scoring only: becomes columns of ROWS_FILE
 SHARDS_FILE = "shards.json"  # while scoring only: another device may go on, and would plan others
 SUM_TOLERANCE = 1e-4
@@ -56,6 +57,8 @@ class ScoreFiles:
         Keep the K likeliest of a row only.
     network : bool
         Keep the network's part of the last snapshot, for a later ``since``.
+    state_width : int, optional
+        W, where the network's part is states: some hundred numbers a user in place of N.
     interests : int, optional
         C product categories, where the network answers for them too: [U × S, C] beside the priors, in their order.
     """
@@ -67,6 +70,7 @@ class ScoreFiles:
         *,
         k: int | None = None,
         network: bool = False,
+        state_width: int | None = None,
         interests: int | None = None,
     ) -> None:
         self.users, self.snapshots, self.size = shape
@@ -75,7 +79,8 @@ class ScoreFiles:
         self.log_probs = RowFile(folder / MATRIX_FILE, (rows, k or self.size), np.float32)
         self.index = RowFile(folder / TOP_INDEX_FILE, (rows, k), np.int32) if k else None
         self.tail = RowFile(folder / TAIL_FILE, (rows,), np.float32) if k else None
-        self.network = RowFile(folder / NETWORK_FILE, (self.users, self.size), np.float32) if network else None
+        part = (NETWORK_FILE, self.size) if state_width is None else (STATES_FILE, state_width)
+        self.network = RowFile(folder / part[0], (self.users, part[1]), np.float32) if network else None
         self.interests = RowFile(folder / INTEREST_MATRIX_FILE, (rows, interests), np.float32) if interests else None
         self.scalars = RowFile(folder / SCALARS_FILE, (rows,), _SCALARS)
         self.journal = Journal(folder / JOURNAL)

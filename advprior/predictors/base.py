@@ -152,9 +152,9 @@ class NetworkScorer(Scorer):
     def forward(self, prepared: Any) -> NetworkPart:
         """`network` of what was prepared."""
 
-    def answer_states(self) -> bool:
-        """Answer with states from now on; False where the export has no head of its own, and nothing changes."""
-        return False
+    def answer_states(self) -> int | None:
+        """Answer with states from now on: W, numbers of one; None where the export has no head of its own."""
+        return None
 
     def likeliest(self, states: Float, histories: Histories, users: Int, cutoffs: Int, k: int) -> TopRows:
         """The K likeliest advertisers of each user and cut-off, from the states [len(users), len(cutoffs), W]."""

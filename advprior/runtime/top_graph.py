@@ -179,6 +179,12 @@ class TopHead:
     def __init__(self, engine: Engine, most_bytes: int) -> None:
         self.engine, self._most_bytes = engine, most_bytes
 
+    @property
+    def width(self) -> int:
+        """Numbers of a state, the bias's column among them."""
+        states = next(value for value in self.engine.session.get_inputs() if value.name == "states")
+        return int(states.shape[1])
+
     def run(self, states: Float, everyone: Float, snapshot: Int, cells: Cells, k: int) -> TopRows:
         """The K likeliest of each row.
 

@@ -83,15 +83,15 @@ class LLMScorer(NetworkScorer):
         """The open session of the network."""
         return self._engine
 
-    def answer_states(self) -> bool:
+    def answer_states(self) -> int | None:
         if _STATES not in self._engine.outputs or not self._top_graph.is_file():  # exported before there was one
-            return False
+            return None
         if self._head is None:
             # what the budget allows one batch's outputs is a matrix of the head's
             most = (self.output_budget or HEAD_BYTES_CPU) if self._engine.on_cuda else HEAD_BYTES_CPU
             self._head = TopHead(open_graph(self._top_graph, self._choice), most)
         self.answers_states = True
-        return True
+        return self._head.width
 
     def stop(self, stopped: bool = True) -> None:
         self._engine.stopped = stopped

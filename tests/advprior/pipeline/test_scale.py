@@ -235,6 +235,23 @@ def test_an_export_of_before_the_top_graph_gives_the_same_rows(fitted: Fitted, t
     assert (new.top1_index == old.top1_index).all()
 
 
+def test_a_refresh_of_top_k_rows_goes_on_from_states(
+    fitted: Fitted, week_later: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Some numbers a user are kept, not one for each advertiser, and the rows are those of scoring everyone."""
+    priors, late = week_later
+    assert score(fitted.model("llm"), priors.parent / "early", tmp_path / "early", top_k=5, keep_network=True)
+    assert open_matrix(tmp_path / "early/network_states.npy")[:].shape == (40, 40)  # 32 states, a one, and pads
+    assert score(fitted.model("llm"), late, tmp_path / "all", top_k=5, last=1)
+    assert score(fitted.model("llm"), late, tmp_path / "new", top_k=5, since=tmp_path / "early")
+    facts = read_manifest(tmp_path / "new")["facts"]
+    assert 0 < facts["carried"] < 40
+    assert_same_log_probs(matrix(tmp_path / "new"), matrix(tmp_path / "all"))
+    # whole rows need whole rows to go on from
+    with pytest.raises(AdvpriorError, match=r"PRI012(.|\n)*network.npy"):
+        score(fitted.model("llm"), late, tmp_path / "dense", since=tmp_path / "early")
+
+
 def test_means_over_users_include_the_tail(both: tuple[Path, Path]) -> None:
     top = PriorFiles.open(both[1])
     rows, snapshots = np.arange(80), np.tile([1, 2], 40)
