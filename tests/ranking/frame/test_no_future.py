@@ -25,6 +25,7 @@ from ranking.frame.counts import CountsBefore
 from ranking.frame.numbering import HistoryIds
 from ranking.frame.publish import publish_features
 from ranking.frame.snapshots import snapshots_to_keep
+from ranking.frame.stream_counts import LevelCounts
 from tests.ranking.frame.no_future import changed, comparable, cut, published
 from tests.ranking.stores import apply, copy_repo, publish, random_priors
 
@@ -127,8 +128,9 @@ def priors_of(whole: Path, tables: Path) -> dict[str, Any]:
 
 
 def a_day_ahead(patch: pytest.MonkeyPatch) -> None:
-    honest = CountsBefore.before
-    patch.setattr(CountsBefore, "before", lambda self, moment: honest(self, moment + DAY_US))
+    before, at = CountsBefore.before, LevelCounts.at
+    patch.setattr(CountsBefore, "before", lambda self, moment: before(self, moment + DAY_US))
+    patch.setattr(LevelCounts, "at", lambda self, moment: at(self, moment + DAY_US))
 
 
 def labels_at_once(patch: pytest.MonkeyPatch) -> None:
