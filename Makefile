@@ -66,6 +66,7 @@ SCALE_ROWS += ads
 SCALE_ROWS += materialize
 SCALE_ROWS += frame
 SCALE_ROWS += ablation
+SCALE_ROWS += wide
 
 bench-scale: $(STAMP)  ## sizes a thousand times the demo's: memory, CPU and disk, each with its bound; hours, some 30 GB of disk
 	@failed=; for row in $(SCALE_ROWS); do \

@@ -2,7 +2,8 @@
 
 Each is the neighbour prior with other numbers between two advertisers (`advprior.predictors.autoencoders`): fitted in
 seconds, folded in as of each snapshot, exported to the same graph. Ridges are chosen on the last labels, with links
-from before them.
+from before them. Beyond `autoencoders.WIDEST` advertisers, whose closed form inverts an [N, N] matrix, the links of
+each one come from a small system of its own (`advprior.predictors.sparse_links`).
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from advprior.history.histories import Histories
-from advprior.predictors import autoencoders
+from advprior.predictors import autoencoders, sparse_links
 from advprior.predictors.base import CATALOG_TEXTS, FitData
 from advprior.predictors.encoding.encode import encode, pretrained
-from advprior.predictors.encoding.lexical import lexical_cosines
+from advprior.predictors.encoding.lexical import lexical_cosines, lexical_weights
 from advprior.predictors.encoding.settings import Encoding
 from advprior.predictors.neighbours import LinkPredictor, Links, LinkSettings
-from advprior.predictors.text.similar import cosines
+from advprior.predictors.text.similar import cosines, unit_vectors
 from advprior.store.arrays import Double, Float
 from advprior.store.contract import EASE, L3AE, LEXICAL
-from advprior.store.errors import AdvpriorError
 
+SYSTEM = 100  # links of an advertiser in the small systems: each costs the cube of their number
 _Positive = Annotated[float, Field(gt=0)]
 
 
@@ -59,8 +60,11 @@ class EasePredictor(LinkPredictor):
 
     @classmethod
     def links(cls, data: FitData, settings: EaseSettings) -> Links:
-        """See `LinkPredictor.links`; ``PRI084`` where the advertisers are too many."""
-        size = _narrow(data)
+        """See `LinkPredictor.links`."""
+        size = len(data.catalog)
+        if size > autoencoders.WIDEST:
+            few = min(settings.most, SYSTEM)
+            return Links({f"ridge {r:g}": partial(_local, size=size, ridge=r, most=few) for r in settings.ridges})
         return Links({f"ridge {ridge:g}": partial(_ease, size=size, ridge=ridge) for ridge in settings.ridges})
 
 
@@ -84,8 +88,10 @@ class L3AEPredictor(LinkPredictor):
 
     @classmethod
     def links(cls, data: FitData, settings: L3AESettings) -> Links:
-        """See `LinkPredictor.links`; ``PRI084`` where the advertisers are too many, and as the encoder."""
-        size = _narrow(data)
+        """See `LinkPredictor.links`; errors are those of the encoder."""
+        size = len(data.catalog)
+        if size > autoencoders.WIDEST:
+            return _wide_links(data, settings)
         cosine, facts = _text_cosines(data, settings)
         semantic = autoencoders.ease_weights(cosine, settings.semantic_ridge)
         ways = {
@@ -114,22 +120,25 @@ def _text_cosines(data: FitData, settings: L3AESettings) -> tuple[Float, dict[st
     return cosines(encodings), encoding.origin_facts(origin)
 
 
-def _narrow(data: FitData) -> int:
-    """N, where dense matrices [N, N] can be had.
+def _local(histories: Histories, *, size: int, ridge: float, most: int, semantic: Any = None, pull: float = 0.0) -> Any:
+    """EASE's or L3AE's links of a wide catalog, as a sparse matrix."""
+    common = sparse_links.common_users(histories, size)
+    return sparse_links.scaled_links(sparse_links.local_weights(common, ridge, most, semantic, pull))
 
-    Raises
-    ------
-    AdvpriorError
-        ``PRI084``.
-    """
-    size = len(data.catalog)
-    if size > autoencoders.WIDEST:
-        raise AdvpriorError(
-            "PRI084",
-            "the catalog is too wide for a linear autoencoder",
-            where="advertisers.parquet",
-            actual=f"{size:,} advertisers: it inverts a dense matrix of {size:,} × {size:,}",
-            expected=f"at most {autoencoders.WIDEST:,}",
-            fix="the predictor sasrec, or text: their cost grows with the advertisers alone",
-        )
-    return size
+
+def _wide_links(data: FitData, settings: L3AESettings) -> Links:
+    """L3AE's links of a wide catalog: texts as vectors, of each advertiser the nearest."""
+    encoding, size, few = settings.encoder, len(data.catalog), min(settings.most, SYSTEM)
+    texts = data.catalog.to_read(masked=encoding.masked).descriptions(". ")
+    if encoding.base == LEXICAL:
+        vectors, origin = lexical_weights(texts), {"kind": LEXICAL, "source": LEXICAL}
+    else:
+        encodings, origin = encode(texts, encoding, seed=settings.seed, cutoff=data.cutoff)
+        vectors = unit_vectors(encodings)
+    nearest = sparse_links.text_links(vectors, few)
+    semantic = sparse_links.semantic_weights(nearest, vectors, settings.semantic_ridge)
+    ways = {
+        f"pull {pull:g}": partial(_local, size=size, ridge=settings.ridge, most=few, semantic=semantic, pull=pull)
+        for pull in settings.pulls
+    }
+    return Links(ways, encoding.origin_facts(origin), {"encoder": encoding.model_dump(mode="json")})

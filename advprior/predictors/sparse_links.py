@@ -69,12 +69,11 @@ def text_links(vectors: Any, most: int) -> Links:
         block[np.arange(len(block)), start + np.arange(len(block))] = 0.0
         count = min(most, size)
         nearest = np.argpartition(-np.abs(block), count - 1, axis=1)[:, :count]
-        row = np.repeat(np.arange(len(block)), count)
-        values = np.take_along_axis(block, nearest, axis=1).ravel().astype(np.float32)
-        parts.append(csr_matrix((values, (row, nearest.ravel())), shape=(len(block), size)))
-    links = vstack(parts).tocsr()
-    links.eliminate_zeros()
-    return links
+        row, column = np.repeat(np.arange(len(block)), count), nearest.ravel()
+        beside = row + start != column  # a zero stays among the others: it is known to be one
+        row, column = row[beside], column[beside]
+        parts.append(csr_matrix((block[row, column].astype(np.float32), (row, column)), shape=(len(block), size)))
+    return vstack(parts).tocsr()
 
 
 def _products(columns: Any, most: int) -> Links:
@@ -149,6 +148,8 @@ class _Systems:
 
     def order(self, column: int, most: int) -> Int:
         """Those with most users in common with a column, ascending by number."""
+        if most >= self.size - 1:  # two without a user in common may still have a third in common
+            return np.delete(np.arange(self.size, dtype=np.int64), column)
         span = slice(self._both.indptr[column], self._both.indptr[column + 1])
         others, value = self._both.indices[span], self._both.data[span]
         chosen: Int = np.sort(others[np.argsort(-value, kind="stable")[:most]]).astype(np.int64)

@@ -34,12 +34,17 @@ def lexical_cosines(texts: Sequence[str]) -> Float:
     >>> lexical_cosines(["green tea", "black tea", "rye bread"])[0].round(1).astype(float).round(1).tolist()
     [1.0, 0.2, 0.0]
     """
-    vectorizer = _fitted(texts)
-    if vectorizer is None:
-        return np.zeros((len(texts), len(texts)), np.float32)
-    weights = vectorizer.transform(texts)
+    weights = lexical_weights(texts)
     result: Float = (weights @ weights.T).toarray().astype(np.float32)
     return result
+
+
+def lexical_weights(texts: Sequence[str]) -> Any:
+    """TF-IDF rows [N, G] at unit length, sparse: their products are `lexical_cosines`."""
+    from scipy.sparse import csr_matrix
+
+    vectorizer = _fitted(texts)
+    return csr_matrix((len(texts), 1), dtype=np.float32) if vectorizer is None else vectorizer.transform(texts).tocsr()
 
 
 def lexical_vectors(texts: Sequence[str], fitted_on: Sequence[str] | None = None) -> tuple[Float, dict[str, Any]]:

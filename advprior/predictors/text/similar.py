@@ -37,10 +37,16 @@ def cosines(encodings: Float) -> Float:
     >>> cosines(np.array([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]], np.float32)).round(1).tolist()[0]
     [1.0, -1.0, 1.0]
     """
-    spread = (encodings - encodings.mean(0)) / (encodings.std(0) + 1e-6)
-    unit = spread / np.maximum(np.linalg.norm(spread, axis=1, keepdims=True), 1e-9)
+    unit = unit_vectors(encodings)
     result: Float = (unit @ unit.T).astype(np.float32)
     return result
+
+
+def unit_vectors(encodings: Float) -> Float:
+    """Standardised encodings [N, H] at unit length: their products are `cosines`."""
+    spread = (encodings - encodings.mean(0)) / (encodings.std(0) + 1e-6)
+    unit: Float = spread / np.maximum(np.linalg.norm(spread, axis=1, keepdims=True), 1e-9)
+    return unit
 
 
 def averaged(several: Sequence[Float]) -> Float:

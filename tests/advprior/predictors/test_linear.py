@@ -1,4 +1,4 @@
-"""EASE and L3AE as predictors: ridges by the last labels, texts for whom events say little, wide catalogs refused."""
+"""EASE and L3AE as predictors: ridges by the last labels, texts for whom events say little, wide catalogs by parts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import pytest
 from advprior.pipeline.fit import finetune
 from advprior.predictors import autoencoders
 from advprior.predictors.registry import load_predictor, predictor_class
-from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest
 from tests.planted import kind_of, write_planted
 
@@ -53,8 +52,16 @@ def test_texts_link_an_advertiser_without_an_event(tables: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("kind", ["ease", "l3ae"])
-def test_a_wide_catalog_is_refused_before_anything_is_read(tables, tmp_path, monkeypatch, kind: str) -> None:
+def test_a_wide_catalog_has_links_from_small_systems(tables, tmp_path, monkeypatch, kind: str) -> None:
+    """With as many links as there are others they are the closed form's, and so are the priors."""
+    raw = {"encoder": {"base": "lexical"}} if kind == "l3ae" else {}
+    whole, facts = fit(tables, tmp_path / "whole", kind, **raw)
     monkeypatch.setattr(autoencoders, "WIDEST", 17)
-    with pytest.raises(AdvpriorError, match="PRI084"):
-        fit(tables, tmp_path / kind, kind)
-    assert not (tmp_path / kind / "manifest.json").exists()
+    wide, wide_facts = fit(tables, tmp_path / "wide", kind, **raw)
+    similar = wide.similarity.toarray()
+    np.testing.assert_allclose(similar, whole.similarity, atol=1e-4 * np.abs(whole.similarity).max())
+    assert wide_facts["links"] == facts["links"]
+    assert wide_facts["valid"]["model"] == pytest.approx(facts["valid"]["model"], rel=1e-4)
+    wide.export(tmp_path / "wide")  # refused unless it says the same
+    few, _ = fit(tables, tmp_path / "few", kind, most=3, **raw)
+    assert few.similarity.nnz < wide.similarity.nnz
