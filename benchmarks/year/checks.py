@@ -46,6 +46,9 @@ def check_faults(rows: Rows, record: Record, calendar: Calendar) -> None:
     rows.at_most("days whose refresh failed, of those without a fault", len(record.failed_refreshes), 0)
     for day, text in list(record.failed_refreshes.items())[:3]:
         print(f"    day {day}: {text[-600:]}")
+    rows.at_most("rankers, predictors, audits and reports that failed", len(record.failed_steps), 0)
+    for sentence in record.failed_steps[:5]:
+        print(f"    {sentence}")
     killed = len(record.kills) - len(record.not_recovered)
     rows.at_least("kills that the next day's refresh recovered from by itself", killed, len(calendar.kills))
     for sentence in [*(f"day {day} {text}" for day, text in record.kills.items()), *record.not_recovered]:

@@ -16,13 +16,13 @@ def metrics_of(port: int) -> dict[str, float]:
     return {m[1]: float(m[2]) for m in re.finditer(r"^(advprior_\S+) (\S+)$", text, re.MULTILINE)}
 
 
-def until_ads_are_read(port: int, seconds: float = 60.0) -> None:
+def until_ads_are_read(port: int, seconds: float = 600.0) -> None:
     """Wait until the service has read its ads anew: what is asked now is ranked with what was just put online."""
     begin = time.monotonic()
     while time.monotonic() < begin + seconds:
         time.sleep(0.2)
         asked = time.monotonic()
-        if metrics_of(port)["advprior_ads_age_seconds"] < asked - begin - 0.05:
+        if metrics_of(port).get("advprior_ads_age_seconds", float("inf")) < asked - begin - 0.05:
             return
     raise SystemExit("the service reads no ads any more")
 

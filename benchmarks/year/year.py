@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from time import monotonic
@@ -14,7 +16,8 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
-from advprior.store.runs import manifest_digest
+from advprior.store.errors import AdvpriorError
+from advprior.store.runs import manifest_digest, write_json
 from benchmarks.serve_setup import memory_mb
 from benchmarks.year import faults
 from benchmarks.year.calendar import Calendar
@@ -49,6 +52,7 @@ class Record:
 
     kills: dict[int, str] = field(default_factory=dict)
     failed_refreshes: dict[int, str] = field(default_factory=dict)
+    failed_steps: list[str] = field(default_factory=list)
     not_recovered: list[str] = field(default_factory=list)
     damaged: str = ""
     bad: dict[str, Ran] = field(default_factory=dict)
@@ -107,7 +111,7 @@ class Year:
         self._audited = FIRST
         self._audited_rows = 0
         self._judged = 0
-        self._length = 6.0
+        self._length = 6.0  # of a refresh in a process of its own; measured on the first day
 
     def live(self, minutes: float) -> None:
         """All days, or as many as there is time for."""
@@ -118,27 +122,30 @@ class Year:
                 break
             self._day(day)
             self.record.lived = day + 1
-        self._report_drift(self.record.lived, self.project.frame("last"))
-        self._audit(self.record.lived)
+        self._try(self.record.lived, self._report_last)
+        self._try(self.record.lived, self._audit)
         self.traffic.answers.judge(self._publications, self._judged)
 
     def _day(self, day: int) -> None:
         moment = FIRST + day * DAY + _REFRESH
         if self.calendar.refits(day):
-            self._audit(day)  # before the plan moves: the tables still reach back to the last one
+            self._try(day, self._audit)  # before the plan moves: the tables still reach back to the last one
         trains = self.calendar.trains(day)
         self.plan = Plan(day if self.calendar.refits(day) else self.plan.predictor, day if trains else self.plan.ranker)
         self.world.export(moment, self.plan)
         self.traffic.begin(moment, _DURING, _REQUESTS_DURING, seconds=0.5)
-        self._refresh(day, moment)
+        try:
+            self._refresh(day, moment)
+        except SystemExit as error:
+            self.record.failed_refreshes[day] = str(error)[-1500:]
         self.traffic.end()
         self._note_publication()
         until_ads_are_read(self.running.port)
         self.traffic.begin(moment + _DURING, DAY - _DURING - timedelta(minutes=1), self.requests - _REQUESTS_DURING)
         if trains:
-            self._weekly(day)
+            self._try(day, self._weekly)
         if self.calendar.refits(day):
-            self._refit(day)
+            self._try(day, self._refit)
         self.traffic.end()
         self.traffic.answers.judge(self._publications, self._judged)
         self._judged = len(self.traffic.answers.rows)
@@ -147,12 +154,21 @@ class Year:
         if trains:
             self._measure(day)
 
+    def _try(self, day: int, step: Callable[[int], None]) -> None:
+        """One step of a day: what fails is a figure of the table, and the year goes on."""
+        try:
+            step(day)
+        except SystemExit as error:
+            self.record.failed_steps.append(f"day {day}, {step.__name__.strip('_')}: {str(error)[-600:]}")
+
     # -- the refresh -----------------------------------------------------------------------------------------------
 
     def _refresh(self, day: int, moment: datetime) -> None:
         """Today's refresh: killed on some days; the day after a kill it has to recover by itself."""
+        if day == 1:
+            self._length = faults.length_of_refresh(self.project, moment)
+            return
         if day in self.calendar.kills:
-            self._length = self._length if self.record.kills else faults.length_of_refresh(self.project, moment)
             after = float(self._rng.uniform(0.3, 0.95)) * self._length
             self.record.kills[day] = f"after {after:.1f} s: {faults.killed_refresh(self.project, moment, after)}"
             return
@@ -161,8 +177,9 @@ class Year:
             self._put_right(day, moment, ran)
         elif ran.code:
             self.record.failed_refreshes[day] = ran.output[-1500:]
-        if day - 1 in self.calendar.kills and not ran.code and not self._is_complete(moment):
-            self.record.not_recovered.append(f"day {day - 1}: a snapshot is missing after the refresh of day {day}")
+        if day - 1 in self.calendar.kills and (ran.code or not self._is_complete(moment)):
+            what = f"ended with {ran.code}" if ran.code else "left a snapshot out"
+            self.record.not_recovered.append(f"day {day - 1}: the refresh of day {day} {what}")
 
     def _put_right(self, day: int, moment: datetime, refused: Ran) -> None:
         """What the runbook says to do about a damaged publication: go back, and refresh again."""
@@ -179,9 +196,10 @@ class Year:
         return snapshots[-1] == moment - _REFRESH and snapshots[-1] - snapshots[0] == (len(snapshots) - 1) * DAY
 
     def _note_publication(self) -> None:
-        name, catalog, snapshots = self.project.publication()
-        self._publications[name] = (catalog, snapshots)
-        self.record.catalogs.add(catalog)
+        with suppress(AdvpriorError):  # damaged: nothing new is published, and the refresh has said so
+            name, catalog, snapshots = self.project.publication()
+            self._publications[name] = (catalog, snapshots)
+            self.record.catalogs.add(catalog)
 
     # -- rankers, predictors ---------------------------------------------------------------------------------------
 
@@ -216,6 +234,9 @@ class Year:
         self.project.refit(other=day == self.calendar.other_prior)
         self.record.refits.append(day)
 
+    def _report_last(self, day: int) -> None:
+        self._report_drift(day, self.project.frame("last"))
+
     def _report_drift(self, day: int, frame: str) -> None:
         out = "drift"
         words = ["--frame", self._frames["ranker"], "--recent", frame, "--ranker", "ranker", "--repo", "feature_repo"]
@@ -231,6 +252,8 @@ class Year:
         served = {row[3] for row in rows}
         folders = [path.parent for path in sorted(self.project.folder.glob("offered/*/manifest.json"))]
         rankers = {manifest_digest(folder): folder for folder in folders}
+        if gone := served - set(rankers):
+            raise SystemExit(f"no folder of the rankers {sorted(gone)}, which served")
         words = [word for digest in sorted(served) for word in ("--ranker", rankers[digest])]
         words += ["--from", self._audited.isoformat(), "--out", "audit", "--fail-on", "never"]
         self.project.must(
@@ -265,6 +288,9 @@ class Year:
                 "elapsed": monotonic(),
             }
         )
+        answers = self.traffic.answers
+        counts = {"asked": answers.asked, "failed": answers.failed, "mixed": answers.mixed}
+        write_json(folder.parent / "record.json", {**asdict(self.record), "answers": counts})
 
 
 def _error_of(ran: Ran) -> str:
