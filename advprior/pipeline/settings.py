@@ -161,7 +161,7 @@ class Disk(_Strict):
     again when a frame is made anew.
     """
 
-    scores_mb: float | None = Field(default=200, ge=0)
+    scores_mb: float | None = Field(default=150, ge=0)
 
 
 class Price(_Strict):

@@ -106,7 +106,9 @@ class MatrixFile:
         self, rows: npt.NDArray[np.int64]
     ) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
         """Each group of rows that is asked for: its rows, which of ``rows`` lie in it, and where there."""
-        if len(rows) and (rows.min() < 0 or rows.max() >= len(self)):
+        if not len(rows):
+            return
+        if rows.min() < 0 or rows.max() >= len(self):
             raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(self)}")
         group = np.searchsorted(self._begins, rows, side="right") - 1
         order = np.argsort(group, kind="stable")
