@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -29,7 +28,7 @@ import numpy.typing as npt
 
 from benchmarks.scale.rows import Rows
 from benchmarks.serve import Bench
-from benchmarks.serve_setup import about_machine, redis_server
+from benchmarks.serve_setup import about_machine, before_all_others, redis_server
 
 #: p99 of the accepted over p99 at half of peak; seconds to recover; milliseconds for a probe.
 SLOWER, RECOVERED_S, PROBE_MS = 2.0, 2.0, 50.0
@@ -82,8 +81,7 @@ def main() -> None:
     options = parser.parse_args()
     about_machine()
     if options.real_time:
-        with suppress(PermissionError):
-            os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
+        print(f"real time: {before_all_others()}")
     with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder)) as port:
         rows = Rows("overload")
         measure(options, Path(folder), port, rows)

@@ -14,13 +14,12 @@ import argparse
 import os
 import sys
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from benchmarks.scale.rows import Rows
 from benchmarks.serve import PLAIN, Bench
-from benchmarks.serve_setup import about_machine, redis_server
+from benchmarks.serve_setup import about_machine, before_all_others, redis_server
 from benchmarks.serve_tail import parts_of, stolen_s, tail_lines
 
 #: Bounds of the row: p50 of the plain way over the service's, and p99 over p50 at half of peak.
@@ -36,9 +35,7 @@ def main() -> None:
     options = parser.parse_args()
     about_machine()
     if options.real_time:
-        with suppress(PermissionError):
-            os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
-        print(f"real time: {os.sched_getscheduler(0) == os.SCHED_RR}")
+        print(f"real time: {before_all_others()}")
     with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder)) as port:
         rows = Rows("service")
         measure(options, Path(folder), port, rows)
