@@ -13,7 +13,17 @@ from advprior.data.late import GONE_FILE, LATE_FILE, WAS_LATE, LateRows, mark_la
 from advprior.data.lookups import coverage, coverage_warnings
 from advprior.data.mapping import DataMapping, read_mapping
 from advprior.data.periods import check_periods, period_counts, young_labels
-from advprior.store.contract import EVENTS, IMPRESSIONS, LABEL, LABEL_DELAY, PREDICTOR_ONLY, SLATE_ID, TABLES
+from advprior.store.contract import (
+    EVENTS,
+    IMPRESSIONS,
+    LABEL,
+    LABEL_DELAY,
+    PREDICTOR_ONLY,
+    SLATE_ID,
+    TABLES,
+    TIMESTAMP,
+    USER_ID,
+)
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import MANIFEST, digest, is_current, new_run, read_manifest, run_key, sha256_file
 from advprior.store.tables import read_parquet, write_parquet
@@ -93,7 +103,7 @@ def _late_warnings(marked: LateRows) -> list[str]:
         )
     if len(marked.gone):
         late, few = int(marked.gone[WAS_LATE].sum()), marked.gone[:_NAMED]
-        rows = [f"user {row.user_id} at {row.timestamp.isoformat()}" for row in few.itertuples()]
+        rows = [f"user {u} at {t.isoformat()}" for u, t in zip(few[USER_ID], few[TIMESTAMP], strict=True)]
         warnings.append(
             f"{len(marked.gone):,} events before the newest snapshot are gone"
             + (f", {late:,} of which had come late" if late else "")
