@@ -20,6 +20,7 @@ import numpy.typing as npt
 GROUP_BYTES = 1 << 20  # of rows that are read together: a single row costs that much, a millisecond or two
 _COLUMN = "values"
 COMPRESSED = ".parquet"
+AT_HAND_BYTES = 256 << 20
 
 
 class MatrixFile:
@@ -157,6 +158,13 @@ def open_matrix(path: Path) -> Matrix:
         raise FileNotFoundError(f"no {path.name} and no {path.with_suffix(COMPRESSED).name} in {path.parent}")
     mapped: Matrix = np.load(where, mmap_mode="r") if where == path else MatrixFile(where)
     return mapped
+
+
+def at_hand(matrix: Matrix) -> Matrix:
+    """The array in memory, where it is compressed and takes little there: for who goes through it many times."""
+    if isinstance(matrix, MatrixFile) and int(np.prod(matrix.shape)) * matrix.dtype.itemsize <= AT_HAND_BYTES:
+        return matrix[:]
+    return matrix
 
 
 def share_matrix(path: Path, folder: Path) -> None:

@@ -25,7 +25,7 @@ from advprior.store.contract import (
     TOP_INDEX_FILE,
     pair_id,
 )
-from advprior.store.matrix import Matrix, matrix_path, open_matrix
+from advprior.store.matrix import Matrix, at_hand, matrix_path, open_matrix
 from ranking.frame.counts import codes_of
 
 if TYPE_CHECKING:
@@ -244,11 +244,11 @@ def mean_probability(files: PriorFiles, rows: Int, snapshots: Int) -> tuple[Int,
         The snapshots, ascending, and the means.
     """
     moments, index = np.unique(snapshots, return_inverse=True)
-    means = np.zeros((len(moments), files.size))
+    means, log_probs = np.zeros((len(moments), files.size)), at_hand(files.log_probs)
     for i in range(len(moments)):
         rows_of = np.sort(rows[index == i])
         for block in np.array_split(rows_of, max(1, len(rows_of) // 4096)):
-            likely = np.exp(files.log_probs[block].astype(np.float64))
+            likely = np.exp(log_probs[block].astype(np.float64))
             if files.top_index is None or files.tail is None:
                 means[i] += likely.sum(axis=0)
                 continue
