@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from advprior.pipeline.refresh_store import materialize
-from advprior.store.contract import LLM, TABLES, prior_service
+from advprior.store.contract import CATALOG_FILE, LLM, MATRIX_FILE, TABLE_FILE, TABLES, prior_service, prior_view
 from advprior.store.runs import manifest_digest, new_run, read_manifest, run_key
 from advprior.store.tables import load_tables, write_parquet
 from ranking.frame.publish import publish_features
+from ranking.service.engine import Engine
 from ranking.service.slate import Query
-from tests.ranking.stores import apply
+from tests.ranking.stores import apply, publish
 from tests.service.live import engine_at
 from tests.service.workspaces import SNAPSHOT, Project, Redis, copy_project, on_redis, train, write_frame
 from tests.tiny import PLAN
@@ -34,6 +38,11 @@ def add_a_column(project: Project) -> None:
         run.facts.update(facts)
     publish_features(project.tables, project.repo)
     apply(project.repo)
+    online(project)
+
+
+def online(project: Project) -> None:
+    """As a refresh does it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         materialize(project.repo, SNAPSHOT + PLAN.lag, PLAN)
@@ -63,3 +72,25 @@ def test_a_ranker_on_an_added_column_is_taken_in(project: Project, redis: Redis,
     engine.resources.refresh_rankers()
     assert engine.resources.reloads == {"done": 2, "refused": 0}
     assert len(engine.rank(Query("u003", 3)).ads) == 3
+    priors_of_another_catalog_come_online(own, engine)
+
+
+def priors_of_another_catalog_come_online(own: Project, engine: Engine) -> None:
+    """Published whole for snapshots that were served already, as after `catalog extend`: Redis has rows of these."""
+    before = engine.rank(Query("u003", 3)).prior
+    view = own.repo / "data" / prior_view(LLM)
+    table = pd.read_parquet(view / TABLE_FILE)
+    files: dict[str, Any] = {
+        TABLE_FILE: table.assign(catalog_version="wider"),
+        MATRIX_FILE: np.load(view / MATRIX_FILE),
+        CATALOG_FILE: json.loads((view / CATALOG_FILE).read_text()) | {"version": "wider"},
+    }
+    publish(own.repo, view.name, files)
+    online(own)
+    engine.resources.refresh_catalogs()
+    after = engine.rank(Query("u003", 3))
+    assert not after.degraded
+    assert after.prior is not None
+    assert before is not None
+    assert (after.prior.version, after.prior.snapshot_us) == ("wider", before.snapshot_us)
+    assert before.version != "wider"

@@ -188,11 +188,11 @@ def copy_project(project: Project, root: Path) -> Project:
     return Project(root)
 
 
-def on_redis(project: Project, port: int) -> None:
+def on_redis(project: Project, port: int, name: str = "advprior") -> None:
     """Point a copied project at a Redis, apply, and materialize. Its timeouts are a busy machine's, not a service's."""
     path = project.repo / "feature_store.yaml"
     path.write_text(
-        "project: advprior\nprovider: local\nregistry: data/registry.db\nonline_store:\n  type: redis\n"
+        f"project: {name}\nprovider: local\nregistry: data/registry.db\nonline_store:\n  type: redis\n"
         f"  connection_string: localhost:{port},socket_timeout=60,socket_connect_timeout=60\n"
         "offline_store:\n  type: duckdb\nentity_key_serialization_version: 3\n"
         "batch_engine:\n  type: advprior.store.online.engine.ColumnarEngine\n"
