@@ -1,10 +1,11 @@
 """The demo's frame on Spark `local[2]` against duckdb's in the same run: CPU after the session's start, memory, cells.
 
-    python -m benchmarks.scale.spark --workspace runs/demo
+    python -m benchmarks.scale.spark --workspace runs/demo [--share 1]
 
 Each side is `advprior rank frame` in a process of its own, over the same published views. Spark's settings are the
 commented lines of the shipped ``feature_store.yaml``. CPU-seconds and memory are read off the process tree: Python of
-the driver, Java, and Spark's Python workers; on one machine Java is both driver and executor.
+the driver, Java, and Spark's Python workers; on one machine Java is both driver and executor. Then the ten million
+impressions of the row `frame`, or a ``--share`` of its users (0: not), end to end on Spark.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +25,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import psutil
+import pyarrow.parquet as pq
 
+from advprior.store.contract import prior_view
+from benchmarks.scale.frame import prepare
+from benchmarks.scale.frame_world import SEEN, Size
 from benchmarks.scale.rows import Rows
 
 SHIPPED = Path(__file__).parents[2] / "feature_repo"
-VIEWS = ("user_profile", "user_history", "ad_stats", "prior_llm", "prior_popularity")
+BASELINE = ("user_profile", "user_history", "ad_stats")
 _START = """\
 import sys, yaml
 from pyspark import SparkConf
@@ -105,15 +111,15 @@ def spark_lines(text: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def make_repo(folder: Path, data: Path, *, spark: bool, conf: dict[str, str]) -> Path:
-    """A repository over published views, which stay where they are: an own registry and online store."""
+def make_repo(folder: Path, data: Path, predictors: Sequence[str], conf: dict[str, str] | None) -> Path:
+    """A repository over published views, which stay where they are; on Spark where there are settings for it."""
     (folder / "data").mkdir(parents=True)
-    for view in VIEWS:
+    for view in [*BASELINE, *map(prior_view, predictors)]:
         (folder / "data" / view).symlink_to((data / view).resolve())
     for name in ("definitions.py", ".feastignore"):
         shutil.copy(SHIPPED / name, folder)
     text = (SHIPPED / "feature_store.yaml").read_text()
-    if spark:
+    if conf is not None:
         text = spark_lines(text)
         more = "".join(f"    {name}: {value!r}\n" for name, value in conf.items())
         text = text.replace("  spark_conf:\n", f"  spark_conf:\n{more}")
@@ -123,10 +129,10 @@ def make_repo(folder: Path, data: Path, *, spark: bool, conf: dict[str, str]) ->
     return folder
 
 
-def build(tables: Path, repo: Path, out: Path, predictors: str) -> TreeCost:
+def build(tables: Path, repo: Path, out: Path, predictors: Sequence[str]) -> TreeCost:
     """`rank frame`, measured."""
     command = [sys.executable, "-m", "advprior", "rank", "frame", "--tables", tables, "--repo", repo, "--out", out]
-    return run_tree([*command, "--predictors", predictors], {"OMP_NUM_THREADS": "1", "TZ": "UTC"})
+    return run_tree([*command, "--predictors", ",".join(predictors)], {"OMP_NUM_THREADS": "1", "TZ": "UTC"})
 
 
 def different_cells(ours: Path, theirs: Path) -> tuple[int, int]:
@@ -162,12 +168,16 @@ def show(rows: Rows, what: str, cost: TreeCost) -> None:
 def demo(rows: Rows, workspace: Path, folder: Path, conf: dict[str, str]) -> None:
     """The demo's frame on both sides."""
     data = workspace / "feature_repo" / "data"
-    repos = {name: make_repo(folder / name, data, spark=name == "spark", conf=conf) for name in ("duckdb", "spark")}
+    predictors = ("llm", "popularity")
+    repos = {
+        name: make_repo(folder / name, data, predictors, settings)
+        for name, settings in (("duckdb", None), ("spark", conf))
+    }
     start = run_tree([sys.executable, "-c", _START, repos["spark"] / "feature_store.yaml"])
     show(rows, "Spark's session, two trivial jobs", start)
     costs = {}
     for name, repo in repos.items():
-        costs[name] = build(workspace / "tables", repo, folder / f"frame-{name}", "llm,popularity")
+        costs[name] = build(workspace / "tables", repo, folder / f"frame-{name}", predictors)
         show(rows, f"demo's frame, {name}", costs[name])
     after = costs["spark"].cpu_s - start.cpu_s
     rows.at_most("CPU on Spark after its session's start, times duckdb's", after / costs["duckdb"].cpu_s, 4)
@@ -176,17 +186,34 @@ def demo(rows: Rows, workspace: Path, folder: Path, conf: dict[str, str]) -> Non
     rows.at_most(f"cells that differ, of {cells:,}", differ, 0)
 
 
+def large(rows: Rows, folder: Path, conf: dict[str, str], share: float) -> None:
+    """Ten million impressions, or a share of their users, on Spark."""
+    size, predictors = Size.share(share), list(SEEN)
+    prepare(folder, size)
+    repo = make_repo(folder / "on-spark", folder / "repo" / "data", predictors, conf)
+    cost = build(folder / "tables", repo, folder / "frame", predictors)
+    show(rows, f"{size.impressions:,} impressions of {size.users:,} users on Spark", cost)
+    parts = sorted((folder / "frame" / "frame.parquet").glob("*.parquet"))
+    count = sum(pq.read_metadata(path).num_rows for path in parts)
+    rows.check("it ends: rows, parts", f"{count:,}, {len(parts)}", "> 0", count > 0)
+    rows.at_most("memory of the driver", cost.driver_gb, 2, "GB")
+
+
 def main() -> None:
     """Print the row; exit code 1 where a bound is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workspace", type=Path, default=Path("runs/demo"), help="a finished demo; it is only read")
     parser.add_argument("--conf", nargs="*", default=[], help="more of Spark's settings, NAME=VALUE")
+    parser.add_argument("--share", type=float, default=1.0, help="of ten million impressions; 0: the demo alone")
     given = parser.parse_args()
     conf = dict(one.split("=", 1) for one in given.conf)
     conf.setdefault("spark.ui.enabled", "false")
     rows = Rows("spark")
     with tempfile.TemporaryDirectory() as scratch:
         demo(rows, given.workspace.resolve(), Path(scratch), conf)
+        if given.share:
+            (Path(scratch) / "large").mkdir()
+            large(rows, Path(scratch) / "large", conf, given.share)
     sys.exit(rows.exit_code)
 
 

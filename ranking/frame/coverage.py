@@ -61,6 +61,8 @@ class Uses:
         A row of the published priors was joined.
     listed : bool array [rows], optional
         The catalog lists what was shown; all without.
+    others : int
+        Rows beside these, all of which have a prior: of a long frame only those without one are kept.
     of : str
         What the rows are.
     """
@@ -69,6 +71,7 @@ class Uses:
     moment: NDArray[Any]
     joined: Bool
     listed: Bool | None = None
+    others: int = 0
     of: str = "impressions"
 
     @property
@@ -90,7 +93,8 @@ def coverage_gap(repo: Path, predictor: str, uses: Uses) -> CoverageGap | None:
     import pandas as pd
 
     covered = uses.covered
-    share = float(np.mean(covered)) if len(covered) else 0.0
+    total = len(covered) + uses.others
+    share = (int(covered.sum()) + uses.others) / total if total else 0.0
     if share >= MIN_COVERAGE:
         return None
     view = prior_view(predictor)

@@ -100,7 +100,7 @@ def write_parts(parts: FrameParts, out: Path) -> None:
     shared = context.broadcast(pickle.dumps(work))
     results = context.parallelize(tasks, len(tasks)).map(lambda task: _made(shared.value, task))
     try:
-        for result in results.toLocalIterator(prefetchPartitions=True):
+        for result in results.collect():
             answer = pickle.loads(result)
             if isinstance(answer, dict):
                 raise AdvpriorError(answer.pop("code"), answer.pop("what"), **answer)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pandas as pd
 
-from advprior.store.arrays import Int
+from advprior.store.arrays import Bool, Int
 from advprior.store.contract import (
     AD_ID,
     ADVERTISER_ID,
@@ -160,11 +160,10 @@ class Sums:
     missing: dict[str, int] = field(default_factory=dict)
     #: Rows that the check for golden features looks at.
     golden: list[pa.Table] = field(default_factory=list)
-    #: Of impressions whose user existed: nobody could have a prior of the others.
-    users: list[Any] = field(default_factory=list)
-    moments: list[Any] = field(default_factory=list)
-    joined: dict[str, list[Any]] = field(default_factory=dict)
-    listed: dict[str, list[Any]] = field(default_factory=dict)
+    #: Impressions whose user existed: nobody could have a prior of the others.
+    existing: int = 0
+    #: By predictor, those of them without a prior: users, moments, whether a row was joined, whether it lists the ad's.
+    lacking: dict[str, list[tuple[Any, Any, Bool, Bool]]] = field(default_factory=dict)
 
     def update(self, other: Sums) -> None:
         """Add what the next part left."""
@@ -177,11 +176,9 @@ class Sums:
             for name, count in theirs.items():
                 ours[name] = ours.get(name, 0) + count
         self.golden += other.golden
-        self.users += other.users
-        self.moments += other.moments
-        for lists, more in ((self.joined, other.joined), (self.listed, other.listed)):
-            for name, arrays in more.items():
-                lists.setdefault(name, []).extend(arrays)
+        self.existing += other.existing
+        for name, parts in other.lacking.items():
+            self.lacking.setdefault(name, []).extend(parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,16 +268,16 @@ class PartMaker:
         sums, exists = self._sums, expected.by_view[USER_HISTORY_VIEW]
         for name, count in expected.counts().items():
             sums.absent[name] = sums.absent.get(name, 0) + count
-        users = rows.table[USER_ID].astype("category").cat
-        sums.users.append(np.asarray(users.categories.astype(object))[users.codes[exists]])
-        sums.moments.append(rows.moments[exists])
+        sums.existing += int(exists.sum())
         for predictor in self._request.predictors:
             view = prior_view(predictor)
-            missing = columns.arrays[f"{view}_missing"][exists] == 1
-            joined = ~np.isnan(columns.arrays[f"{view}_age_days"])[exists]  # there is an age wherever a row was joined
-            sums.missing[predictor] = sums.missing.get(predictor, 0) + int(missing.sum())
-            sums.joined.setdefault(predictor, []).append(joined)
-            sums.listed.setdefault(predictor, []).append(~missing | ~joined)
+            missing = columns.arrays[f"{view}_missing"] == 1
+            joined = ~np.isnan(columns.arrays[f"{view}_age_days"])  # there is an age wherever a row was joined
+            listed, without = ~missing | ~joined, exists & (missing | ~joined)
+            sums.missing[predictor] = sums.missing.get(predictor, 0) + int((missing & exists).sum())
+            users = rows.table.loc[without, USER_ID].astype(str).to_numpy(object)
+            of_part = (users, rows.moments[without], joined[without], listed[without])
+            sums.lacking.setdefault(predictor, []).append(of_part)
 
 
 def entities_of(impressions: pd.DataFrame, keys: Sequence[str], services: Sequence[str]) -> pd.DataFrame:

@@ -104,7 +104,7 @@ class FrameParts:
             *self._check_whole(priors),
         ]
         warnings = checks.enforce(findings, "the frame")
-        existing = sum(map(len, sums.moments))
+        existing = sums.existing
         return warnings, {
             **self._row_facts(),
             "predictors": list(request.predictors),
@@ -128,9 +128,10 @@ class FrameParts:
         sums, gaps = self._sums, dict[str, Any]()
         findings: list[checks.Finding | None] = []
         for predictor in self._request.predictors:
-            users, moments = np.concatenate(sums.users), np.concatenate(sums.moments)
-            joined, listed = (np.concatenate(of[predictor]) for of in (sums.joined, sums.listed))
-            if gap := coverage_gap(self._request.repo, predictor, Uses(users, moments, joined, listed)):
+            arrays = (np.concatenate(of_parts) for of_parts in zip(*sums.lacking[predictor], strict=True))
+            users, moments, joined, listed = arrays
+            uses = Uses(users, moments, joined, listed, others=sums.existing - len(users))
+            if gap := coverage_gap(self._request.repo, predictor, uses):
                 gaps[predictor] = gap.to_json()
                 findings.append(checks.check_prior_coverage(predictor, gap.share, gap.cause, gap.fix))
         return gaps, findings

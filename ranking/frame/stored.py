@@ -21,7 +21,7 @@ from advprior.store.times import micros
 from ranking.frame import checks, duck
 from ranking.frame.join import Joined, JoinGroup, stretches
 
-_STRETCH = "advprior_stretch"
+STRETCH = "advprior_stretch"
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ class StoredJoin:
         number = len(list(impressions.parent.glob("joined-*")))
         folder, asked = (impressions.parent / name for name in (f"joined-{number}", f"entities-{number}.parquet"))
         folder.mkdir()
-        count = _distinct(impressions, asked, columns, group.edges, before)
+        count = write_entities(impressions, asked, columns, group.edges, before)
         job = store.get_historical_features(
             entity_df=f"SELECT * FROM parquet.`file://{asked}`",
             features=group.refs,
@@ -76,7 +76,7 @@ class StoredJoin:
         )
         rows = job.to_spark_df()
         # near rows of time together: a part reads its stretches, not all of them
-        near = rows.repartition(_STRETCH).sortWithinPartitions(_STRETCH)
+        near = rows.repartition(STRETCH).sortWithinPartitions(STRETCH)
         near.drop(EVENT_TIMESTAMP).write.mode("overwrite").parquet(f"file://{folder}")
         checks.enforce([checks.check_rows_kept(np.arange(count), _numbers(folder))], "the point-in-time join")
         asked.unlink()
@@ -95,11 +95,11 @@ class StoredJoin:
         import pyarrow.dataset as ds
 
         stretch = stretches(self.group.edges, micros(entities[EVENT_TIMESTAMP]))
-        within = (ds.field(_STRETCH) >= int(stretch.min())) & (ds.field(_STRETCH) <= int(stretch.max()))
+        within = (ds.field(STRETCH) >= int(stretch.min())) & (ds.field(STRETCH) <= int(stretch.max()))
         names = [ref.replace(":", "__") for ref in self.group.refs]
-        table = ds.dataset(self.folder, format="parquet").to_table([_STRETCH, *self.keys, *names], filter=within)
-        stored = table.select([_STRETCH, *self.keys]).to_pandas()
-        codes = pd.factorize(np.concatenate([stored[_STRETCH].to_numpy(), stretch]))[0].astype(np.int64)
+        table = ds.dataset(self.folder, format="parquet").to_table([STRETCH, *self.keys, *names], filter=within)
+        stored = table.select([STRETCH, *self.keys]).to_pandas()
+        codes = pd.factorize(np.concatenate([stored[STRETCH].to_numpy(), stretch]))[0].astype(np.int64)
         for name in self.keys:  # renumbered each time: a product of all could overflow
             values = np.concatenate([stored[name].to_numpy(object), entities[name].to_numpy(object)])
             of_name, distinct = pd.factorize(values, use_na_sentinel=False)
@@ -130,7 +130,7 @@ class StoredJoins:
         return result
 
 
-def _distinct(impressions: Path, out: Path, keys: Sequence[str], edges: Int | None, before: timedelta) -> int:
+def write_entities(impressions: Path, out: Path, keys: Sequence[str], edges: Int | None, before: timedelta) -> int:
     """Write each distinct key in each stretch of time, with a moment in it; how many they are."""
     moment = f"{TIMESTAMP} - INTERVAL '{before // timedelta(microseconds=1)} microseconds'"
     names = ", ".join(f'"{key}"' for key in keys)
@@ -142,7 +142,7 @@ def _distinct(impressions: Path, out: Path, keys: Sequence[str], edges: Int | No
             stretch, nearest = "coalesce(place, 0)", f"ASOF LEFT JOIN edges ON epoch_us({EVENT_TIMESTAMP}) >= edge"
         connection.execute(
             f"COPY (SELECT row_number() OVER () - 1 AS {IMPRESSION_ID}, * FROM ("
-            f"SELECT {names}, {stretch} AS {_STRETCH}, min({EVENT_TIMESTAMP}) AS {EVENT_TIMESTAMP} "
+            f"SELECT {names}, {stretch} AS {STRETCH}, min({EVENT_TIMESTAMP}) AS {EVENT_TIMESTAMP} "
             f"FROM (SELECT {names}, {moment} AS {EVENT_TIMESTAMP} FROM {duck.parquet(impressions)}) {nearest} "
             f"GROUP BY ALL)) TO {duck.literal(str(out))} (FORMAT parquet)"
         )

@@ -13,18 +13,20 @@ killed, and shows how far it is. On Spark the workers write, each its own partit
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
-from feast import FileSource
+from feast import FeatureView, FileSource
 from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
 from feast.infra.compute_engines.local.compute import LocalComputeEngine
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.repo_config import FeastConfigBaseModel
 from feast.utils import _get_column_names, _validate_vector_field_lengths
 
+from advprior.store.feast_import import light_feast_import
 from advprior.store.online.commands import Layout
 from advprior.store.online.latest import Times, newest_rows, read_rows
 from advprior.store.online.redis import RedisWriter, rows_digest
@@ -97,16 +99,8 @@ class ColumnarEngine(LocalComputeEngine):  # type: ignore[misc]
         job = self.offline_store.pull_latest_from_table_or_query(
             self.repo_config, source, keys, features, event, created, start, task.end_time
         )
-        config = self.repo_config.online_store
-
-        def write(batches: Iterable[Any]) -> Iterator[Any]:
-            from feast.infra.online_stores.redis import RedisOnlineStore
-
-            writer = RedisWriter(RedisOnlineStore()._get_client(config), layout, "", keep_newer=not config.skip_dedup)
-            checked = _checked(view, (batch.select(layout.columns) for batch in batches if batch.num_rows))
-            yield pa.record_batch({"rows": pa.array([sum(writer.write(checked, note=False))])})
-
-        job.to_spark_df().mapInArrow(write, "rows long").collect()
+        work = _WorkersShare(layout, self.repo_config.online_store, view.to_proto().SerializeToString())
+        job.to_spark_df().mapInArrow(work.write, "rows long").collect()
 
     def _rows_written(self, writer: RedisWriter, layout: Layout, path: Path, rows: Any) -> int:
         """Rows that a killed attempt has written and that are in the store still."""
@@ -135,6 +129,34 @@ class ColumnarEngine(LocalComputeEngine):  # type: ignore[misc]
             time=view.batch_source.timestamp_field,
         )
         return layout if layout.supported() else None
+
+
+@dataclass(frozen=True)
+class _WorkersShare:
+    """What each of Spark's workers writes its partitions by.
+
+    Attributes
+    ----------
+    store : Feast's configuration of the online store
+    view : bytes
+        Feast's own message of the view.
+    """
+
+    layout: Layout
+    store: Any
+    view: bytes
+
+    def write(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """For ``mapInArrow``: write a partition; how many rows it had."""
+        with light_feast_import():
+            from feast.infra.online_stores.redis import RedisOnlineStore
+            from feast.protos.feast.core.FeatureView_pb2 import FeatureView as Message
+
+        view = FeatureView.from_proto(Message.FromString(self.view))
+        client = RedisOnlineStore()._get_client(self.store)
+        writer = RedisWriter(client, self.layout, "", keep_newer=not self.store.skip_dedup)
+        rows = (batch.select(self.layout.columns) for batch in batches if batch.num_rows)
+        yield pa.record_batch({"rows": pa.array([sum(writer.write(_checked(view, rows), note=False))])})
 
 
 def _table(view: Any) -> Path | None:
