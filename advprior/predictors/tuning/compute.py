@@ -66,7 +66,7 @@ class Compute:
         if device.type == "cuda":
             torch.cuda.set_device(device)  # for kernels that go by the current one
         if precision == "auto":
-            precision = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "no"
+            precision = "bf16" if device.type == "cuda" and _has_bf16(device) else "no"
         return cls(device, precision, _accelerator(device, precision))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Compute:
@@ -136,6 +136,11 @@ class Compute:
             "processes": self.processes,
             "torch": str(torch.__version__),
         }
+
+
+def _has_bf16(device: torch.device) -> bool:
+    """Whether a card multiplies in bf16 itself: older ones imitate it, at a loss."""
+    return torch.cuda.get_device_capability(device)[0] >= 8  # Ampere
 
 
 def _accelerator(device: torch.device, precision: str) -> Any:
