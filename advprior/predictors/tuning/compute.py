@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from advprior.store.device import device_name, processes
+from advprior.store.errors import AdvpriorError
 
 Precision = Literal["auto", "no", "bf16"]
 #: Of what a CPU takes at once in tokens: a card's kernels are short, and its memory is not a cache.
@@ -163,6 +164,29 @@ def placed(module: _Module, device: torch.device) -> _Module:
             if type(child) is nn.Dropout and child.p > 0:
                 setattr(parent, name, Dropout(child.p).train(child.training))
     return module.to(device)
+
+
+@contextmanager
+def within_memory() -> Iterator[None]:
+    """Say a card's want of memory as one error; of a CPU nobody is told before the process ends.
+
+    Raises
+    ------
+    AdvpriorError
+        ``PRI035``.
+    """
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        first = str(error).strip().splitlines()[0][:160]
+        raise AdvpriorError(
+            "PRI035",
+            "the card's memory is full",
+            where="device: cuda",
+            actual=first,
+            expected="room for the network, its gradients, AdamW's two moments, and a batch's activations",
+            fix="lower training.batch_tokens (activations grow with it), or fit one run at a time on the card",
+        ) from error
 
 
 @contextmanager

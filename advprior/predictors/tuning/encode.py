@@ -12,7 +12,7 @@ import torch
 from advprior.predictors.deadline import Deadline
 from advprior.predictors.tokens import plain_encoder
 from advprior.predictors.tuning.base import load_base
-from advprior.predictors.tuning.compute import fit_device, lent, to_device, tokens_at_once
+from advprior.predictors.tuning.compute import fit_device, lent, to_device, tokens_at_once, within_memory
 from advprior.predictors.tuning.random_weights import forget
 from advprior.predictors.tuning.reading import Reading, Row, RowOf, decoder_rows
 from advprior.runtime.batching import length_batches, pad_windows
@@ -118,6 +118,7 @@ def mean_states(model: Any, ids: Sequence[Sequence[int]], deadline: Deadline | N
     return pooled_states(encoder, rows, deadline)
 
 
+@within_memory()
 def pooled_states(encoder: TextEncoder, rows: Sequence[Row], deadline: Deadline | None = None) -> Float:
     """Pooled states [n, E] of token rows; those that are equal are computed once."""
     distinct = {tuple(ids): (np.asarray(ids, np.int64), weights) for ids, weights in rows}

@@ -41,13 +41,14 @@ from advprior.predictors.quality import MODEL, POPULAR, START, figures, populari
 from advprior.predictors.starts import AsOf
 from advprior.predictors.tokens import plain_encoder
 from advprior.predictors.tuning.base import Base, load_base
-from advprior.predictors.tuning.compute import fit_device
+from advprior.predictors.tuning.compute import fit_device, within_memory
 from advprior.predictors.tuning.random_weights import forget
 from advprior.predictors.tuning.softmax import Sampler
 from advprior.predictors.wide import softmax_of
 from advprior.store.errors import AdvpriorError
 
 
+@within_memory()
 def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
     """Tune a base model on histories before the cut-off and write the predictor into ``out``.
 
@@ -64,7 +65,8 @@ def finetune(data: FitData, settings: LLMSettings, out: Path) -> dict[str, Any]:
         ``PRI006`` when the histories hold no training or validation point, ``PRI007`` when prompts may outgrow the
         base model, ``PRI018`` when the horizon is longer than ``valid_days``, ``PRI050`` and ``PRI051`` when it
         cannot be tuned in this mode, ``PRI052`` when interests are asked for and the events tell no category,
-        ``PRI054`` when its kind cannot be exported, ``PRI055`` when its tokenizer reads nothing in a name.
+        ``PRI054`` when its kind cannot be exported, ``PRI055`` when its tokenizer reads nothing in a name; ``PRI031``
+        without the device that was asked for, ``PRI035`` when a card's memory is too small.
     """
     require_choosing_labels(settings.horizon_days, settings.training.valid_days, "training.valid_days")
     deadline = Deadline(settings.training.max_minutes)

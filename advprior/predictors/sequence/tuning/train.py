@@ -31,7 +31,7 @@ from advprior.predictors.sequence.tokens import Vocabulary
 from advprior.predictors.sequence.tuning.network import SequenceNetwork
 from advprior.predictors.sequence.tuning.passes import Judge, Learner, Recipe, best_pass
 from advprior.predictors.sequence.tuning.snapshots import Snapshots
-from advprior.predictors.tuning.compute import Compute
+from advprior.predictors.tuning.compute import Compute, within_memory
 from advprior.store.arrays import Float
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import write_json
@@ -40,6 +40,7 @@ SHORT = 64  # events that are read whatever the histories are
 WEIGHTS, PARAMETERS = "network.pt", "parameters.json"
 
 
+@within_memory()
 def fit_sequence(
     data: FitData,
     settings: SequenceSettings,

@@ -29,8 +29,9 @@ from advprior.predictors.sequence.tokens import GAPS, PRICES, Vocabulary
 from advprior.predictors.sequence.tuning.network import SequenceNetwork, as_tensors
 from advprior.predictors.tokens import plain_encoder
 from advprior.predictors.tuning.base import load_base
-from advprior.predictors.tuning.compute import Compute, Dropout, drawn_mask, placed
+from advprior.predictors.tuning.compute import Compute, Dropout, drawn_mask, placed, within_memory
 from advprior.predictors.tuning.softmax import Sampler
+from advprior.store.errors import AdvpriorError
 from tests.advprior.predictors.llm.tuning.cycles import SIZE, cycle_data, cycle_settings
 from tests.families import write_family
 from tests.tiny_llm import write_tiny_llm
@@ -164,6 +165,11 @@ def test_what_is_kept_of_a_fit_is_copied_out_of_its_device() -> None:
     for keep in (lambda: copy_of({"a": parameter}), lambda: on_cpu({"state": {0: [{"m": parameter.detach()}]}})):
         with pytest.raises(NotImplementedError, match="no data"):
             keep()
+
+
+def test_a_full_card_is_one_error() -> None:
+    with pytest.raises(AdvpriorError, match="PRI035"), within_memory():
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
 
 
 def test_through_accelerate_or_plain_the_numbers_are_the_same(tmp_path: Path) -> None:
