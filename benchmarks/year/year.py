@@ -239,8 +239,18 @@ class Year:
 
     def _report_drift(self, day: int, frame: str) -> None:
         out = "drift"
-        words = ["--frame", self._frames["ranker"], "--recent", frame, "--ranker", "ranker", "--repo", "feature_repo"]
-        self.project.must("rank", "drift", *words, "--days", self.calendar.week, "--out", out, "--fail-on", "never")
+        words: list[object] = [
+            "--frame",
+            self._frames["ranker"],
+            "--recent",
+            frame,
+            "--ranker",
+            "ranker",
+            "--repo",
+            "feature_repo",
+        ]
+        words += ["--days", max(7, self.calendar.week), "--out", out, "--fail-on", "never"]
+        self.project.must("rank", "drift", *words)
         drifts = json.loads((self.project.folder / out / "drift.json").read_text())["drifts"]
         self.record.drifts[day] = {one["name"]: one["psi"] for one in drifts if one["severity"] == "major"}
 
