@@ -113,6 +113,7 @@ def write_frame(
 
 def _write(parts: FrameParts, out: Path) -> None:
     """Write the parts of a frame: here, or on Spark's workers where the offline store is Spark."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     out.mkdir()
@@ -122,4 +123,7 @@ def _write(parts: FrameParts, out: Path) -> None:
         write_parts(parts, out)
         return
     for number, part in enumerate(parts):
-        pq.write_table(part, out / PART_FILE.format(number), row_group_size=ROW_GROUP)
+        # no dictionary of numbers is tried: two thirds of the time, and zstd makes up for the size
+        text = [field.name for field in part.schema if pa.types.is_dictionary(field.type)]
+        options = {"use_dictionary": text, "compression": "zstd", "compression_level": 1}
+        pq.write_table(part, out / PART_FILE.format(number), row_group_size=ROW_GROUP, **options)
