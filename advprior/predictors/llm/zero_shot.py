@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from advprior.history.histories import Histories
 from advprior.predictors.base import FitData, Predictor, Scorer
 from advprior.predictors.deadline import Deadline
-from advprior.predictors.llm.name_trie import NameTrie, name_tokens
+from advprior.predictors.llm.name_trie import name_tokens, widest_trie
 from advprior.predictors.llm.prompts import TITLE, PromptEncoder, PromptStyle, occasions_before
 from advprior.predictors.llm.saved_prompt import PROMPT_FILE, TOKENIZER_FILE, load_encoder, load_style
 from advprior.predictors.tokens import plain_encoder, readable
@@ -103,13 +103,12 @@ class ZeroShotPredictor(Predictor):
         )
         tokenizer.save(str(out / TOKENIZER_FILE))
         data.catalog.save(out / CATALOG_FILE)
-        trie = NameTrie.build(names)
         return {
             "base": base.origin,
             "valid": {},
             "cut_prompts": encoder.cut(data.histories).to_json(),
             "name_tokens": sum(map(len, names)),
-            "trie_nodes": len(trie.tokens),
+            "trie_nodes": widest_trie(names),
         }
 
     def _saved(self) -> dict[str, Any]:
@@ -141,7 +140,7 @@ class ZeroShotPredictor(Predictor):
         saved = self._saved()
         encoder = load_encoder(self.run, self.catalog.names)
         offset: Float = (-float(saved["calibration"]) * np.load(self.run / EMPTY)).astype(np.float32)
-        return ZeroShotScorer(encoder, offset, len(NameTrie.build(self._names()).tokens), onnx, device, threads)
+        return ZeroShotScorer(encoder, offset, widest_trie(self._names()), onnx, device, threads)
 
 
 class ZeroShotScorer(Scorer):

@@ -1,7 +1,8 @@
 """Name scoring: log P(name | prompt) of every advertiser by the untuned LLM, all names in one forward.
 
-The names lie behind the prompt as a token trie; a tree attention mask lets each node see the prompt and what leads
-to it, and positions count by depth, so that the forward says of each name what its own forward would. Then
+The names lie behind the prompt as a token trie (those of a wide catalog as several, a forward each); a tree attention
+mask lets each node see the prompt and what leads to it, and positions count by depth, so that the forward says of each
+name what its own forward would. Then
 
     score(a) = Σ log P(token | prompt, tokens before)  over the name's tokens and its end marker
     prior(a) = softmax over the catalog of score(a) + offset(a)
@@ -23,7 +24,7 @@ from optimum.utils.normalized_config import NormalizedTextConfig
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from advprior.predictors.llm.name_trie import NameTrie
+from advprior.predictors.llm.name_trie import NameTrie, name_blocks
 from advprior.predictors.tuning.base import Base
 from advprior.runtime.parity import allowed_difference, largest_difference, require_parity, worst
 from advprior.store.arrays import Float, Int
@@ -60,6 +61,16 @@ class NameConfig(PretrainedConfig):  # type: ignore[misc]
         super().__init__(**kwargs)
 
 
+class _Trie(nn.Module):
+    """The arrays of a `NameTrie`, where the network is."""
+
+    def __init__(self, names: list[list[int]]) -> None:
+        super().__init__()
+        trie = NameTrie.build(names)
+        for name in ("tokens", "depths", "ancestors", "edge_parents", "edge_tokens", "paths"):
+            self.register_buffer(name, torch.from_numpy(getattr(trie, name)), persistent=False)
+
+
 class NameModel(PreTrainedModel):  # type: ignore[misc]
     """``forward(input_ids [B, T], attention_mask [B, T], offset [B, N]) -> {"log_probs": [B, N]}``; right padding.
 
@@ -80,12 +91,12 @@ class NameModel(PreTrainedModel):  # type: ignore[misc]
         self, config: NameConfig, decoder: Any, vocabulary: torch.Tensor, bias: torch.Tensor | None = None
     ) -> None:
         super().__init__(config)
-        trie = NameTrie.build(config.names)
         self.decoder = decoder
         self.vocabulary = nn.Parameter(vocabulary, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-        for name in ("tokens", "depths", "ancestors", "edge_parents", "edge_tokens", "paths"):
-            self.register_buffer(name, torch.from_numpy(getattr(trie, name)), persistent=False)
+        blocks = name_blocks(config.names)
+        self.tries = nn.ModuleList([_Trie([config.names[i] for i in block]) for block in blocks])
+        self.register_buffer("places", torch.from_numpy(np.argsort(np.concatenate(blocks))), persistent=False)
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, offset: torch.Tensor
@@ -105,19 +116,24 @@ class NameModel(PreTrainedModel):  # type: ignore[misc]
 
     def scores(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Log-likelihood [B, N] of each name and its end marker after each prompt."""
+        parts = [self._scores(trie, input_ids, attention_mask) for trie in self.tries]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1).index_select(1, self.places)
+
+    def _scores(self, trie: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """`scores` of the names of one trie, in its order."""
         batch, length = input_ids.shape
-        nodes = self.tokens.shape[0]
+        nodes = trie.tokens.shape[0]
         real = attention_mask.sum(-1)
-        ids = torch.cat([input_ids, self.tokens.expand(batch, nodes)], dim=1)
+        ids = torch.cat([input_ids, trie.tokens.expand(batch, nodes)], dim=1)
         before = torch.arange(length, device=ids.device)
-        positions = torch.cat([before.expand(batch, length), real[:, None] + self.depths], dim=1)
+        positions = torch.cat([before.expand(batch, length), real[:, None] + trie.depths], dim=1)
         padded = (attention_mask > 0)[:, None, :]
         # four blocks: prompt sees prompt before it, never names; names see the prompt and what leads to them. Padding
         # sees the first token, so that no row is empty
         prompt = (before[:, None] >= before)[None] & padded
         nothing = torch.zeros(batch, length, nodes, dtype=torch.bool, device=ids.device)
         top = torch.cat([prompt, nothing], dim=2)
-        bottom = torch.cat([padded.expand(batch, nodes, length), self.ancestors.expand(batch, nodes, nodes)], dim=2)
+        bottom = torch.cat([padded.expand(batch, nodes, length), trie.ancestors.expand(batch, nodes, nodes)], dim=2)
         seen = torch.cat([top, bottom], dim=1)[:, None]
         mask = torch.zeros(seen.shape, dtype=torch.float32, device=ids.device).masked_fill(~seen, _MASKED)
         states = self.decoder(
@@ -128,10 +144,10 @@ class NameModel(PreTrainedModel):  # type: ignore[misc]
         # log_softmax, not logsumexp: with a vocabulary of 49,000 the latter's graph was off by 1e-3 in a name's score
         log_probs = torch.log_softmax(logits, dim=-1)
         # one pick per edge: flattened, since a pair of indices would become one more full gather
-        index = self.edge_parents * logits.shape[-1] + self.edge_tokens
+        index = trie.edge_parents * logits.shape[-1] + trie.edge_tokens
         edges = log_probs.flatten(1).index_select(1, index)
         edges = torch.cat([edges, torch.zeros_like(edges[:, :1])], dim=1)
-        return edges.index_select(1, self.paths.flatten()).view(batch, *self.paths.shape).sum(-1)
+        return edges.index_select(1, trie.paths.flatten()).view(batch, *trie.paths.shape).sum(-1)
 
 
 def name_model(base: Base, names: list[list[int]], context: int = 64) -> NameModel:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import advprior.predictors.llm.name_trie as name_trie
 from advprior.history.histories import build_histories, micros
 from advprior.pipeline.fit import finetune
 from advprior.predictors.llm.prompts import occasions_before
@@ -54,6 +55,22 @@ def test_scores_are_the_naive_ones_less_the_empty_prompt(run) -> None:
             wanted = naive_scores(model, ids.tolist()) - empty
             assert_same_log_probs(priors[user, column], wanted - np.logaddexp.reduce(wanted))
     assert np.abs(priors[:, 1] - priors[:, 0]).max() > 0.05, "the history says nothing"
+
+
+def test_names_in_blocks_score_as_in_one_tree(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mask of a wide catalog is that of a block of names; the order of the catalog stays."""
+    names = load_predictor(run / "run")._names()
+    ids = torch.arange(2, 22).view(2, 10)
+    mask = torch.ones_like(ids)
+    scores = []
+    for nodes in (4096, 3):
+        monkeypatch.setattr(name_trie, "NODES", nodes)
+        model = name_model(load_base(str(run / "base"), head=True), names)
+        assert (len(model.tries) > 1) == (nodes == 3)
+        assert max(trie.tokens.shape[0] for trie in model.tries) == name_trie.widest_trie(names)
+        with torch.inference_mode():
+            scores.append(model.scores(ids, mask).numpy())
+    assert_same_log_probs(scores[1], scores[0])
 
 
 def test_later_events_change_nothing(run) -> None:
