@@ -14,6 +14,7 @@ from advprior.pipeline.budget import forecast_lines
 from advprior.pipeline.forecast import Forecast
 from advprior.pipeline.own_defaults import edited_files
 from advprior.pipeline.plan import FIRST, make_plan, tables_facts, tables_folder, time_plan
+from advprior.pipeline.retention import wanted_again
 from advprior.pipeline.runner import Outcome, last_step, stamps_of
 from advprior.pipeline.settings import Project
 from advprior.pipeline.span_settings import merged
@@ -127,6 +128,8 @@ def dry_run(project: Project, until: str | None, *, force: bool = False) -> list
     """The commands that would run, and the forecast."""
     plan, stamps = make_plan(project), stamps_of(project)
     every = states(project.folder, plan, stamps)
+    for name in wanted_again(project.folder, plan, every, last_step(plan, until)):
+        every[name] = ("stale", "its arrays were removed, and a new frame reads them")
     todo = [step for step in last_step(plan, until) if force or every[step.name][0] != "current"]
     if not todo:
         return ["nothing to do: every step is current"]
