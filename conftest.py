@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 import time
@@ -49,6 +50,10 @@ def _clear_duckdb() -> None:
 def pytest_configure() -> None:
     """Examples that take long to draw or to run on a busy machine are no fault of a test: no deadline by the clock."""
     from hypothesis import HealthCheck, settings
+
+    # before Feast, which makes whoever is imported after it count in files that all services of a process share
+    with contextlib.suppress(ImportError):
+        import prometheus_client  # noqa: F401
 
     settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("busy")

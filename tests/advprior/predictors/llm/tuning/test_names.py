@@ -64,12 +64,13 @@ def test_without_the_tree_mask_names_disturb_each_other(made) -> None:
     ids, mask = batch()
     with torch.inference_mode():
         right = model.scores(ids, mask)
-        kept = model.ancestors.clone()
-        model.ancestors.fill_(True)
+        tree = model.tries[0]
+        whole = tree.ancestors.clone()
+        tree.ancestors.fill_(True)
         try:
             wrong = model.scores(ids, mask)
         finally:
-            model.ancestors.copy_(kept)
+            tree.ancestors.copy_(whole)
     assert float((right - wrong).abs().max()) > 0.01
 
 
