@@ -275,10 +275,8 @@ def _score_into(
     files = ScoreFiles(folder, shape, k=k, network=network, state_width=width, interests=many)
     states = width is not None
     carried = None if earlier is None else Carried.open(earlier, histories, cutoffs, request.model, states)
-    scoring = Scoring(scorer, histories, cutoffs, files, carried)
-    counts = score_shards(
-        scoring, _forwarder((scorer, *others), histories, cutoffs, size, cluster), options.shard_users
-    )
+    forwarder = _forwarder((scorer, *others), histories, cutoffs, size, cluster)
+    counts = score_shards(Scoring(scorer, histories, cutoffs, files, carried), forwarder, options.shard_users)
     facts = {**finish(folder, files, histories, snapshots), **keep_existing(folder, request.tables)}
     if files.network is not None:
         save_keys(folder, histories, int(cutoffs[-1]), request.model)
