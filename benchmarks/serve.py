@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.serve_setup import Load, about_machine, free_port, in_store, memory_mb, process, redis_server
+from benchmarks.serve_setup import Load, about_machine, in_store, memory_mb, process, redis_server
 from ranking.experiment.assignment import Experiment, ServedArm
+from tests.ports import free_port
 
 PLAIN = Path(__file__).with_name("serve_plain.py")
 MATERIALIZE = """

@@ -19,14 +19,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from tests.ports import free_port
+
 PACKAGES = ("advprior", "feast", "redis", "hiredis", "lightgbm", "lleaves", "fastapi", "uvicorn", "numpy", "protobuf")
 LOAD = Path(__file__).with_name("serve_load.py")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -27,11 +27,12 @@ from tqdm.auto import tqdm
 
 from advprior.store.contract import LLM, prior_view
 from benchmarks.one_publication import Witness
-from benchmarks.serve_setup import LOAD, Load, about_machine, free_port, in_store, memory_mb, process, redis_server
+from benchmarks.serve_setup import LOAD, Load, about_machine, in_store, memory_mb, process, redis_server
 from ranking.experiment.exposures import read_exposures
 from ranking.service.engine import Engine
 from ranking.service.predictor import default_cache
 from ranking.service.resources import EngineOptions
+from tests.ports import free_port
 
 _PROBED = 300
 #: Memory may grow by so much after the first minute.

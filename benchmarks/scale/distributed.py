@@ -52,7 +52,7 @@ def write_synthetic(folder: Path, rows: int) -> Path:
 
 def train(script: Path, frame: Path, machines: int, out: Path) -> list[Cost]:
     """One process a machine, all on this one."""
-    from tests.service.workspaces import free_port
+    from tests.ports import free_port
 
     names = ",".join(f"127.0.0.1:{free_port()}" for _ in range(machines))
     commands = [[sys.executable, script, frame, rank, names, f"{out}-{rank}.txt"] for rank in range(machines)]

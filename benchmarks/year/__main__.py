@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from advprior.data.drawn import Size
 from advprior.store.spent import cpu_seconds
 from benchmarks.scale.rows import Rows
-from benchmarks.serve_setup import about_machine, free_port, process, redis_server
+from benchmarks.serve_setup import about_machine, process, redis_server
 from benchmarks.year import checks, experiment
 from benchmarks.year.calendar import Calendar
 from benchmarks.year.project import Project, serve_command
@@ -22,6 +22,7 @@ from benchmarks.year.serving import metrics_of
 from benchmarks.year.traffic import Traffic, outcomes
 from benchmarks.year.world import DAY, FIRST, WARM_WEEKS, Plan, World
 from benchmarks.year.year import Running, Year
+from tests.ports import free_port
 
 _RELOADS = ("done", "refused")
 

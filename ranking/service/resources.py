@@ -285,7 +285,8 @@ class Refresher:
     ----------
     resources : Resources
     every_s : float
-        Between two full refreshes; catalogs are taken in as soon as they are published.
+        Between two full refreshes; catalogs are taken in as soon as they are published, and ads that could not be read
+        at the start as soon as they can be.
     """
 
     def __init__(self, resources: Resources, every_s: float) -> None:
@@ -318,6 +319,8 @@ class Refresher:
                 due = time.monotonic() + self._every_s
             elif wanted or catalogs.moved():  # read before the first row of it can be online
                 self._resources.refresh_catalogs()
+            elif self._resources.table.read_us < 0:  # one slow read at the start is no reason for a minute without ads
+                self._resources.refresh_ads(pause_s=_PAUSE_S)
             else:
                 continue
             self._stop.wait(min(1.0, self._every_s))

@@ -22,7 +22,8 @@ from ranking.service.loading import RankerFolder, features_by_service
 from ranking.service.reader import OnlineReader
 from ranking.service.resources import EngineOptions
 from ranking.service.settings import ServeSettings
-from tests.service.workspaces import NOW, FixedClock, Project, free_port
+from tests.ports import free_port
+from tests.service.workspaces import NOW, FixedClock, Project
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # newer Starlette would rather have httpx2

@@ -26,7 +26,8 @@ from ranking.experiment.exposures import read_exposures
 from ranking.service.reader import entity_key
 from ranking.service.rows import Broken, ViewRow
 from ranking.service.slate import Query, UserRows
-from tests.service.live import HANG_S, Traffic, engine_for, get, live, reader_of, traffic, until
+from tests.ports import free_port
+from tests.service.live import HANG_S, Traffic, engine_for, get, live, post, reader_of, traffic, until
 from tests.service.workspaces import (
     NOW,
     SNAPSHOT,
@@ -34,7 +35,6 @@ from tests.service.workspaces import (
     Project,
     Redis,
     copy_project,
-    free_port,
     materialize,
     on_redis,
     redis_server,
@@ -85,6 +85,17 @@ def test_redis_dies_and_comes_back(own_redis: Any, tmp_path: Path) -> None:
         until(lambda: not found.reasons(found.await_answers(20)))  # without a restart
         until(lambda: get(service.port, "/ready")[0] == 200)
         said_counted_and_kept(service.port, found, exposures)
+
+
+def test_ads_that_could_not_be_read_at_the_start_are_read_once_the_store_answers(own_redis: Any) -> None:
+    """Not at the next refresh, which may be an hour away."""
+    project, server = own_redis
+    server.kill()
+    with live(project, refresh_s=3600) as service:
+        assert get(service.port, "/ready")[0] == 503
+        server.start()
+        until(lambda: get(service.port, "/ready")[0] == 200)
+        assert post(service.port, BODIES[0])[1]["degraded"] == []
 
 
 def corrupt(project: Project, user: str, value: bytes) -> None:

@@ -21,8 +21,9 @@ from ranking.experiment.past_requests import Limits, Pace, requests_of, window_o
 from ranking.experiment.replay import ReplayOptions, replay
 from ranking.models.ranker import Ranker
 from ranking.service.settings import KEY_VARIABLE
+from tests.ports import free_port
 from tests.service.live import Live, live
-from tests.service.workspaces import SNAPSHOT, Project, free_port
+from tests.service.workspaces import SNAPSHOT, Project
 from tests.tiny import PLAN
 
 LOW = SNAPSHOT + PLAN.lag

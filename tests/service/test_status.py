@@ -10,8 +10,9 @@ from click.testing import CliRunner
 
 from advprior.cli import cli
 from advprior.pipeline.service_status import Between, Look
+from tests.ports import free_port
 from tests.service.live import live, post
-from tests.service.workspaces import Project, free_port
+from tests.service.workspaces import Project
 
 ALERTS = (importlib.resources.files("ranking") / "monitor" / "alerts.yaml").read_text()
 

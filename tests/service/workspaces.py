@@ -45,6 +45,7 @@ from ranking.frame.read import FRAME_FILE
 from ranking.models.arms import Arm
 from ranking.models.config import RankerConfig
 from ranking.service.clock import Clock
+from tests.ports import free_port
 from tests.ranking.stores import apply, copy_repo, publish, random_priors
 from tests.tiny import PLAN, START, WEEK, write_tiny
 
@@ -199,12 +200,6 @@ def on_redis(project: Project, port: int, name: str = "advprior") -> None:
     )
     apply(project.repo)
     materialize(project.repo, SNAPSHOT + PLAN.lag)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Redis:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,17 +12,15 @@ import torch
 
 from advprior.predictors.tuning.compute import Compute
 from tests.advprior.predictors.llm.tuning.shared_batches import BATCHES, EPOCHS, SEED, line_stage
+from tests.ports import free_port
 
 PROCESSES = 2
 
 
 def test_two_processes_learn_from_two_batches_at_once(tmp_path: Path) -> None:
     """The last round has one batch alone, and one batch has no points; both end with the same weights."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     module = "tests.advprior.predictors.llm.tuning.shared_batches"
-    common = {"WORLD_SIZE": str(PROCESSES), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common = {"WORLD_SIZE": str(PROCESSES), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     jobs = [
         subprocess.Popen(
             [sys.executable, "-m", module, str(tmp_path)],
