@@ -11,7 +11,6 @@ An *occasion* is one (user, time): the rows of one visit count once.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -24,9 +23,8 @@ from advprior.store.arrays import Int
 from advprior.store.contract import CATALOG_VERSION, HISTORY_ROW, USER_ID
 from advprior.store.runs import write_json
 from advprior.store.times import DAY_US, moment_us
-from ranking.frame import duck
 from ranking.frame.appended import AppendedArray
-from ranking.frame.counts import CountsBefore, compact
+from ranking.frame.counts import CountsBefore
 from ranking.frame.fading import fading
 from ranking.frame.numbering import HISTORY_IDS, HistoryIds
 from ranking.frame.snapshots import time_columns
@@ -93,18 +91,14 @@ class _Level:
     rows : StreamRows
     ids : HistoryIds
     folder : Path
-    connection : duckdb.DuckDBPyConnection
     """
 
-    def __init__(
-        self, level: str, numbering: str, rows: StreamRows, ids: HistoryIds, folder: Path, connection: Any
-    ) -> None:
+    def __init__(self, level: str, numbering: str, rows: StreamRows, ids: HistoryIds, folder: Path) -> None:
         self._level, self._rows = level, rows
-        self._counts = LevelCounts(rows, numbering, ids, connection)
+        self._counts = LevelCounts(rows, numbering, ids)
         keys, values = rows.stream.files(level)
         self._keys = AppendedArray(folder / keys, np.dtype(np.int64))
         self._values = AppendedArray(folder / values, np.dtype(np.float32), len(rows.stream.quantities))
-        self._groups = compact((self._counts.keys, 1)) if self._has_tokens else None
 
     @property
     def _has_tokens(self) -> bool:
@@ -128,17 +122,17 @@ class _Level:
         ids_name, values_name = stream.online(self._level)
         columns[ids_name] = list_column(lengths, (keys % max(size, 1)).astype(np.int32), pa.int32())
         columns[values_name] = list_column(lengths * values.shape[1], values.ravel(), pa.float32())
-        if self._groups is not None:
+        if self._has_tokens:
             tokens = self._tokens(moment, keys)
             columns[token_column(self._level)] = list_column(lengths * tokens.shape[1], tokens.ravel(), pa.float32())
         return columns
 
     def _tokens(self, moment: int, keys: Int) -> Any:
         """What the towers read of each key: float32 [keys, fades]."""
-        assert self._groups is not None
-        groups, place = self._groups
-        faded = fading((moment - self._counts.times) / DAY_US, place, len(groups))
-        return faded[np.searchsorted(groups, keys)]
+        counts = self._counts
+        before = slice(int(np.searchsorted(counts.times, moment)))
+        faded = fading((moment - counts.times[before]) / DAY_US, counts.place[before], len(counts.keys))
+        return faded[np.searchsorted(counts.keys, keys)]
 
     def close(self) -> None:
         self._keys.close()
@@ -169,31 +163,30 @@ def history_parts(
     """
     n, catalog = len(users), ids.to_json(rows.stream for rows in streams)
     write_json(folder / HISTORY_IDS, catalog)
-    with tempfile.TemporaryDirectory(prefix=".spill-", dir=folder) as spill, duck.connected(Path(spill)) as connection:
-        levels = [
-            _Level(level, numbering, rows, ids, folder, connection)
-            for rows in streams
-            for level, numbering in rows.stream.levels_in(ids.sizes).items()
-        ]
-        activity = _Activity(streams[0])
-        for index, snapshot in enumerate(snapshots):
-            moment, columns = moment_us(snapshot), dict[str, Any]()
-            columns |= activity.at(moment)
-            for level in levels:
-                columns |= level.at(moment, index * n)
-            lists = {name: column for name, column in columns.items() if isinstance(column, pd.Series)}
-            yield pd.DataFrame(
-                {
-                    USER_ID: users[USER_ID].to_numpy(),
-                    **time_columns([snapshot], lag, n),
-                    HISTORY_ROW: np.arange(index * n, (index + 1) * n, dtype=np.int64),
-                    CATALOG_VERSION: catalog["version"],
-                    **{name: c.astype(np.float32) for name, c in columns.items() if name not in lists},
-                    **lists,
-                }
-            )
+    levels = [
+        _Level(level, numbering, rows, ids, folder)
+        for rows in streams
+        for level, numbering in rows.stream.levels_in(ids.sizes).items()
+    ]
+    activity = _Activity(streams[0])
+    for index, snapshot in enumerate(snapshots):
+        moment, columns = moment_us(snapshot), dict[str, Any]()
+        columns |= activity.at(moment)
         for level in levels:
-            level.close()
+            columns |= level.at(moment, index * n)
+        lists = {name: column for name, column in columns.items() if isinstance(column, pd.Series)}
+        yield pd.DataFrame(
+            {
+                USER_ID: users[USER_ID].to_numpy(),
+                **time_columns([snapshot], lag, n),
+                HISTORY_ROW: np.arange(index * n, (index + 1) * n, dtype=np.int64),
+                CATALOG_VERSION: catalog["version"],
+                **{name: c.astype(np.float32) for name, c in columns.items() if name not in lists},
+                **lists,
+            }
+        )
+    for level in levels:
+        level.close()
 
 
 def user_history(

@@ -18,6 +18,8 @@ from ranking.frame.counts import codes_of
 from ranking.frame.numbering import HistoryIds
 from ranking.frame.streams import Stream
 
+_LONG_AGO = np.iinfo(np.int64).min // 2  # of what has not happened; a moment less any window is later
+
 
 @dataclass(frozen=True)
 class StreamRows:
@@ -93,39 +95,67 @@ def _shown_rows(
 
 
 class LevelCounts:
-    """One stream's rows per user and id of one numbering, counted by DuckDB as of any snapshot.
+    """One stream's rows per user and id of one numbering, counted as of any snapshot.
+
+    Rows lie in time order, so that a window is a slice of them; what a snapshot has in common with the one before it
+    (the counts ever, the newest row of each key) is carried over. Ascending snapshots cost what came in between, and
+    the rows in their windows; an earlier one begins anew.
 
     Attributes
     ----------
     rows : StreamRows
     size : int
         Ids of the numbering.
-    exist_from : int array [size]
-        From when each id exists, see `HistoryIds`.
-    keys, times : int arrays
-        user · size + id, and time, of each row that has an id.
+    keys : int array [distinct]
+        user · size + id of all rows that have an id, ascending and distinct.
+    place : int array [rows with an id]
+        Which of the keys each row has, in time order.
+    times : int array [rows with an id]
+        Ascending.
 
     Parameters
     ----------
     rows : StreamRows
     numbering : str
     ids : HistoryIds
-    connection : duckdb.DuckDBPyConnection, optional
-        One of its own without.
     """
 
-    def __init__(self, rows: StreamRows, numbering: str, ids: HistoryIds, connection: Any = None) -> None:
-        import duckdb
-        import pyarrow as pa
+    def __init__(self, rows: StreamRows, numbering: str, ids: HistoryIds) -> None:
+        codes, self.size = rows.codes[numbering], ids.sizes[numbering]
+        self.rows = rows
+        self._exist_from = ids.exist_from[numbering]
+        whole = np.flatnonzero((codes >= 0) & (rows.owner >= 0))
+        self.keys, place = np.unique(rows.owner[whole] * self.size + codes[whole], return_inverse=True)
+        place = place.astype(np.int32 if len(self.keys) < 2**31 else np.int64)
+        order = np.lexsort([place, rows.times[whole]])
+        self.place, self.times = place[order], rows.times[whole][order]
+        self._counted = self._occasions() if rows.stream.occasions else _InTime(self.place, self.times)
+        answered = rows.answered[whole][order]
+        self._answers = _InTime(self.place[answered], self.times[answered])
+        self._begin()
 
-        codes, size = rows.codes[numbering], ids.sizes[numbering]
-        whole = (codes >= 0) & (rows.owner >= 0)
-        self.rows, self.size, self.exist_from = rows, size, ids.exist_from[numbering]
-        self.times = rows.times[whole]
-        self.keys = rows.owner[whole] * size + codes[whole]
-        self._connection, self._table = connection or duckdb.connect(), f"{rows.stream.name}_{numbering}"
-        columns = {"k": self.keys, "t": self.times, "answered": rows.answered[whole]}
-        self._connection.register(self._table, pa.table(columns))
+    def _occasions(self) -> _InTime:
+        """Rows of one user, id and time are of one visit."""
+        first = np.ones(len(self.place), np.bool_)
+        first[1:] = (np.diff(self.place) != 0) | (np.diff(self.times) != 0)
+        return _InTime(self.place, self.times) if first.all() else _InTime(self.place[first], self.times[first])
+
+    def _begin(self) -> None:
+        self._ever = np.zeros(len(self.keys), np.int64)
+        self._newest, self._answered = (np.full(len(self.keys), _LONG_AGO) for _ in range(2))
+        self._counted.done = self._answers.done = 0
+        self._moment = _LONG_AGO
+
+    def _advance(self, moment: int) -> None:
+        """Carry on to a snapshot."""
+        if moment < self._moment:
+            self._begin()
+        self._moment = moment
+        place, times = self._counted.until(moment)
+        self._ever += np.bincount(place, minlength=len(self.keys))
+        np.maximum.at(self._newest, place, times)
+        # an answer counts some time after its row; rows at the row's own time were no sequel to it
+        np.maximum.at(self._answered, *self._answers.until(moment - self.rows.answer_delay_us))
 
     def at(self, moment: int) -> tuple[Int, Float]:
         """Keys (user · size + id) with a row in reach of a snapshot, ascending, and their values.
@@ -135,27 +165,46 @@ class LevelCounts:
         int array [n], float32 [n, quantities]
             Values in the order of `Stream.quantities`.
         """
-        stream = self.rows.stream
-        counts = [
-            "count(*)" if days is None else f"count(*) FILTER (t >= {moment - days * DAY_US})"
-            for days in stream.windows.values()
-        ]
-        answers = ""
+        self._advance(moment)
+        stream, n = self.rows.stream, len(self.keys)
+        reach = _LONG_AGO + 1 if stream.reach_days is None else moment - stream.reach_days * DAY_US
+        of_keys = self._newest >= reach
+        of_keys &= (self._exist_from <= moment)[self.keys % max(self.size, 1)]
+        present = np.flatnonzero(of_keys)
+        out: Float = np.empty((len(present), len(stream.quantities)), np.float32)
+        for column, days in enumerate(stream.windows.values()):
+            counts = self._ever
+            if days is not None:
+                counts = np.bincount(self._counted.since(moment - days * DAY_US)[0], minlength=n)
+            out[:, column] = counts[present]
         if stream.answers:
-            # an answer counts some time after its row; rows at the row's own time were no sequel to it
-            until = moment - self.rows.answer_delay_us
-            last = f"SELECT k, max(t) AS last FROM {self._table} WHERE answered AND t < {until} GROUP BY k"
-            answers = f"LEFT JOIN ({last}) USING (k)"
-            counts.append("count(*) FILTER (last IS NULL OR t > last)")
-        reach = "" if stream.reach_days is None else f"AND t >= {moment - stream.reach_days * DAY_US}"
-        # rows of one user, id and time are of one visit
-        inside = f"SELECT {'DISTINCT' if stream.occasions else ''} k, t FROM {self._table} WHERE t < {moment} {reach}"
-        columns = ", ".join(f"{count} AS c{i}" for i, count in enumerate([*counts, "max(t)"]))
-        table = self._connection.execute(
-            f"SELECT k, {columns} FROM ({inside}) {answers} GROUP BY k ORDER BY k"
-        ).to_arrow_table()
-        keys, *values = (column.to_numpy() for column in table.columns)
-        values[-1] = (moment - values[-1]) / DAY_US
-        exist = (self.exist_from <= moment)[keys % max(self.size, 1)]
-        out: Float = np.stack([value[exist].astype(np.float32) for value in values], axis=1)
-        return keys[exist], out
+            place, times = self._counted.since(reach)
+            out[:, -2] = np.bincount(place[times > self._answered[place]], minlength=n)[present]
+        out[:, -1] = (moment - self._newest[present]) / DAY_US
+        return self.keys[present], out
+
+
+@dataclass
+class _InTime:
+    """Rows in time order, gone through up to a moment.
+
+    Parameters
+    ----------
+    place, times : int arrays [rows]
+    done : int
+        How many of them lie before the moment.
+    """
+
+    place: Int
+    times: Int
+    done: int = 0
+
+    def until(self, moment: int) -> tuple[Int, Int]:
+        """Place and time of the next rows, strictly before a moment."""
+        start, self.done = self.done, int(np.searchsorted(self.times, moment))
+        return self.place[start : self.done], self.times[start : self.done]
+
+    def since(self, moment: int) -> tuple[Int, Int]:
+        """Place and time of the rows gone through that are not before a moment."""
+        start = int(np.searchsorted(self.times[: self.done], moment))
+        return self.place[start : self.done], self.times[start : self.done]
