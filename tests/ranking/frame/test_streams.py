@@ -68,9 +68,10 @@ def counted(own: pd.DataFrame, cut: datetime, answer: str) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("answer", [CLICKED, "label"])
-@given(rows=st.lists(_ROW, max_size=25), day=st.integers(0, 120))
+@given(rows=st.lists(_ROW, max_size=25), day=st.integers(0, 120), counted_first=st.integers(0, 120))
 @settings(max_examples=15, deadline=None)
-def test_counts_equal_a_loop(answer: str, rows: list[tuple[str, str, int, int]], day: int) -> None:
+def test_counts_equal_a_loop(answer: str, rows: list[tuple[str, str, int, int]], day: int, counted_first: int) -> None:
+    """Whatever snapshot was counted before, an earlier or a later one: of that nothing is left."""
     shown, cut = shown_table(rows, answer), START + day * DAY
     ids = HistoryIds(["a", "b"], ADS)
     streams = stream_rows(USERS, ids, {EVENTS: NO_EVENTS, IMPRESSIONS: shown}, DELAY)
@@ -79,7 +80,9 @@ def test_counts_equal_a_loop(answer: str, rows: list[tuple[str, str, int, int]],
         stream = of_stream.stream
         for level, numbering in stream.levels_in(ids.sizes).items():
             size, of_ads = ids.sizes[numbering], ids.ads[numbering]
-            keys, values = LevelCounts(of_stream, numbering, ids).at(moment_us(cut))
+            counts = LevelCounts(of_stream, numbering, ids)
+            counts.at(moment_us(START + counted_first * DAY))
+            keys, values = counts.at(moment_us(cut))
             by_key = dict(zip(keys.tolist(), values.tolist(), strict=True))
             for u, user in enumerate(USERS.user_id):
                 for ad in ADS[of_ads.to_numpy() >= 0].itertuples():
