@@ -16,7 +16,7 @@ import yaml
 from advprior.pipeline.armsfile import arms_text, control_names, first_arms_text
 from advprior.pipeline.own_defaults import edited_settings
 from advprior.pipeline.presets import CHEAP
-from advprior.pipeline.settings import HIDDEN, Prior, Project
+from advprior.pipeline.settings import HIDDEN, Export, Prior, Project
 from advprior.pipeline.span_settings import merged, settings_for_span
 from advprior.pipeline.steps import Plan, Step
 from advprior.store.contract import (
@@ -182,11 +182,12 @@ class Chain:
         reads = (source, *self._encoders(prior))
         self.advprior(f"finetune {name}", *fit, out=model, reads=reads, also=also, kind=kind)
         onnx = f"{model}/onnx"
+        form = self._graph_form(prior, source)
         self.steps.append(
             Step(
                 f"export {name}{self.suffix}",
-                ("advprior", "export", self.at(model)),
-                (self.at(model),),
+                ("advprior", "export", self.at(model), *form),
+                (self.at(model), *((self.at(source),) if form else ())),
                 self.at(onnx),
                 kind=f"export {prior.predictor}",
             )
@@ -208,6 +209,14 @@ class Chain:
         offline = () if online else ("--offline",)
         command = ("advprior", "publish", priors, "--repo", self.repo, *named, *offline)
         self.steps.append(Step(f"publish {name}{self.suffix}", command, (priors,), self.view(name), kind="publish"))
+
+    def _graph_form(self, prior: Prior, tables: str) -> tuple[str, ...]:
+        """Options of an export that is no plain fp32: of the LLM alone, since small graphs gain nothing."""
+        form = self.config.export
+        if prior.predictor != LLM or form == Export():
+            return ()
+        options = ("--precision", form.precision, "--attention", form.attention, "--tables", self.at(tables))
+        return (*options, *(("--device", self.config.device) if self.config.device != AUTO else ()))
 
     def _settings(self, prior: Prior) -> str | None:
         """Settings file of a prior: the one it names, or one made of what the data's span, the project's own defaults

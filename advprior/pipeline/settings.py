@@ -164,6 +164,13 @@ class Disk(_Strict):
     scores_mb: float | None = Field(default=150, ge=0)
 
 
+class Export(_Strict):
+    """The form of the LLM's graph. Any but the default is for a GPU, and passes a quality gate on the device."""
+
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    attention: Literal["blocks", "fused"] = "blocks"
+
+
 class Price(_Strict):
     """What an hour of computing costs, for the value that a conversion must have."""
 
@@ -208,6 +215,7 @@ class ProjectConfig(_Strict):
     budget: Budget = Budget()
     disk: Disk = Disk()
     device: str = Field(default=AUTO, pattern=PATTERN)
+    export: Export = Export()
     origins: int = Field(default=1, ge=1)
     seed: int = Field(default=0, ge=0)
 

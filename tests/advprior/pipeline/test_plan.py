@@ -124,6 +124,25 @@ def test_metric_and_price_reach_every_command_that_takes_them(tmp_path, origins)
     assert "--cpu-hour 0.05 --gpu-hour 2 --currency EUR" in report
 
 
+@pytest.mark.parametrize("origins", [1, 3])
+def test_the_llm_alone_is_exported_as_the_project_says_on_tables_of_its_own_cut_off(tmp_path, origins):
+    form = {"precision": "fp16", "attention": "fused"}
+    steps = make_plan(project(tmp_path, origins=origins, export=form, device="cuda")).steps
+    exports = [step for step in steps if step.kind.startswith("export")]
+    assert sum(step.kind == "export llm" for step in exports) == origins
+    for step in exports:
+        command = " ".join(step.command)
+        if step.kind != "export llm":
+            assert "--precision" not in command
+            continue
+        assert "--precision fp16 --attention fused" in command
+        assert command.endswith("--device cuda")
+        fit = next(other for other in steps if other.output == step.command[2])
+        for of in (fit, step):
+            assert of.command[of.command.index("--tables") + 1] in of.inputs
+        assert fit.command[fit.command.index("--tables") + 1] == step.command[step.command.index("--tables") + 1]
+
+
 def test_a_random_weight_prior_of_ones_own_is_the_control_of_its_treatment(tmp_path):
     """By its settings, whatever it is called; without its treatment, or on trial itself, it is of no kind."""
     random = {"name": "nothing", "predictor": "text", "settings": {"twin": True}}
