@@ -30,7 +30,6 @@ from advprior.store.contract import (
     prior_service,
     prior_view,
 )
-from advprior.store.device import AUTO
 from advprior.store.runs import MANIFEST, read_manifest
 
 TABLES, PAIRS = "tables", "tables_pair"
@@ -192,8 +191,7 @@ class Chain:
                 kind=f"export {prior.predictor}",
             )
         )
-        score: tuple[str, ...] = ("score", self.at(model), "--tables", self.at(source))
-        score += ("--device", self.config.device) if self.config.device != AUTO else ()
+        score = ("score", self.at(model), "--tables", self.at(source), *self.config.device_option)
         kind = f"score {prior.predictor}"
         self.advprior(f"score {name}", *score, out=priors, reads=(model, onnx, source), kind=kind)
         if self.predictor_only:
@@ -216,7 +214,7 @@ class Chain:
         if prior.predictor != LLM or form == Export():
             return ()
         options = ("--precision", form.precision, "--attention", form.attention, "--tables", self.at(tables))
-        return (*options, *(("--device", self.config.device) if self.config.device != AUTO else ()))
+        return *options, *self.config.device_option
 
     def _settings(self, prior: Prior) -> str | None:
         """Settings file of a prior: the one it names, or one made of what the data's span, the project's own defaults

@@ -244,6 +244,11 @@ class ProjectConfig(_Strict):
         return self
 
     @property
+    def device_option(self) -> tuple[str, ...]:
+        """What tells a command the device; nothing for ``auto``."""
+        return ("--device", self.device) if self.device != AUTO else ()
+
+    @property
     def served(self) -> Prior:
         """Whose priors go online: the one that `serve` names, else the LLM's, else the last."""
         wanted = self.serve or LLM
