@@ -119,7 +119,7 @@ class SortedRows:
         read_manifest(tables, fix=TABLES_FIX)
         shown, ads, events = (duck.require(Path(tables) / f"{name}.parquet") for name in (IMPRESSIONS, ADS, EVENTS))
         path, start, end = folder / "impressions.parquet", moment_us(plan.finetune_end), moment_us(plan.end)
-        with duck.connected(folder) as connection:
+        with duck.connected(folder, duck.FEW_COLUMNS) as connection:
             connection.execute(
                 f"COPY ({_rows_sql(shown, ads, events, start, end)} ORDER BY {TIMESTAMP}, {SLATE_ID}, {IMPRESSION_ID})"
                 f" TO {duck.literal(str(path))} (FORMAT parquet)"

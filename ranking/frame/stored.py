@@ -135,7 +135,7 @@ def write_entities(impressions: Path, out: Path, keys: Sequence[str], edges: Int
     moment = f"{TIMESTAMP} - INTERVAL '{before // timedelta(microseconds=1)} microseconds'"
     names = ", ".join(f'"{key}"' for key in keys)
     stretch, nearest = f"epoch_us({EVENT_TIMESTAMP})", ""
-    with duck.connected(impressions.parent) as connection:
+    with duck.connected(impressions.parent, duck.FEW_COLUMNS) as connection:
         if edges is not None:
             table = pd.DataFrame({"edge": edges, "place": np.arange(1, len(edges) + 1)})
             connection.register("edges", table)
