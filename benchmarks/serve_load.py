@@ -119,7 +119,8 @@ def send(options: LoadOptions, file: IO[str] | None) -> Results:
                     if b'"degraded":["' in data:
                         results.degraded.append(i)
                     if file is not None and i % options.every == 0:
-                        file.write(f'{{"request":{i % len(bodies)},"answer":{data.decode()}}}\n')
+                        with lock:  # Python's text files are not for several threads
+                            file.write(f'{{"request":{i % len(bodies)},"answer":{data.decode()}}}\n')
             except OSError as error:
                 results.errors.append(repr(error))
                 connection.close()

@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 
 from advprior.store.contract import LLM, prior_view
 from benchmarks.one_publication import Witness
-from benchmarks.serve_setup import LOAD, Load, about_machine, in_store, memory_mb, process, redis_server
+from benchmarks.serve_setup import LOAD, Load, about_machine, before_all_others, in_store, memory_mb, process, redis_server
 from ranking.experiment.exposures import read_exposures
 from ranking.service.engine import Engine
 from ranking.service.predictor import default_cache
@@ -46,9 +46,12 @@ def main() -> None:
     parser.add_argument("--rate-of-peak", type=float, default=0.7)
     parser.add_argument("--every", type=int, default=4, help="Check each n-th answer.")
     parser.add_argument("--nice", type=int, default=10, help="Of the refresh: 0 where it would never get a turn.")
+    parser.add_argument("--real-time", action="store_true", help="before all other processes of the machine")
     parser.add_argument("--store", choices=["redis", "sqlite"], default="redis")
     options = parser.parse_args()
     about_machine()
+    if options.real_time:
+        print(f"real time: {before_all_others()}")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         if options.store == "sqlite":
