@@ -27,7 +27,16 @@ from tqdm.auto import tqdm
 
 from advprior.store.contract import LLM, prior_view
 from benchmarks.one_publication import Witness
-from benchmarks.serve_setup import LOAD, Load, about_machine, before_all_others, in_store, memory_mb, process, redis_server
+from benchmarks.serve_setup import (
+    LOAD,
+    Load,
+    about_machine,
+    before_all_others,
+    in_store,
+    memory_mb,
+    process,
+    redis_server,
+)
 from ranking.experiment.exposures import read_exposures
 from ranking.service.engine import Engine
 from ranking.service.predictor import default_cache
