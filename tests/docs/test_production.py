@@ -2,7 +2,7 @@
 
 What differs here (folder, port, Redis, users) comes through the variables that the guide reads itself. A day passes
 between setting the project up and the first refresh, so that there is something to refresh. Commands are forks of one
-process that has imported what they share (`tests.docs.preloaded`).
+process that has imported what they share (`tests.preloaded`).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import yaml
 
 from advprior.pipeline.project import lay_out
 from tests.docs.markdown import DOCS, split
-from tests.docs.preloaded import preloaded, write_command
 from tests.ports import free_port
+from tests.preloaded import preloaded, write_command
 from tests.service.workspaces import redis_server
 from tests.tiny import START, WEEK, tiny_tables
 from tests.tiny_llm import write_tiny_llm

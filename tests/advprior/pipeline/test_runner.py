@@ -62,8 +62,12 @@ def test_again_nothing_runs_and_costs_are_remembered(project, scored):
     again = run(project, RunOptions(until="score neighbours"))
     assert again.ran == []
     stamps = stamps_of(project)
-    (step,) = (step for step in make_plan(project).steps if step.name == "score neighbours")
-    assert stamps.cost(step).cpu_seconds > 0
+    steps = [step for step in make_plan(project).steps if step.name.endswith((" popularity", " neighbours"))]
+    costs = {step.name: stamps.cost(step) for step in steps if not step.name.startswith("publish")}
+    assert len(costs) == 6
+    for name, cost in costs.items():
+        assert cost.cpu_seconds > 0, name
+        assert 20 < cost.memory_mb < 6000, name
     assert "score neighbours" not in "\n".join(dry_run(project, None))
 
 

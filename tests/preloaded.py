@@ -1,15 +1,18 @@
-"""Commands of a page without their imports: one process imports what they share once, then forks for each command.
+"""Commands without their imports: one process imports what they share once, then forks for each command.
 
-A page runs some twenty commands; each would import Feast and LightGBM anew, six CPU-seconds of eight. The commands are
-the real ones, each in a process, a folder and an environment of its own, on the output of its caller. Services are
-started as a user starts them, imports included: they get signals, and start workers of their own.
+A page of the docs runs some twenty commands and a project some thirty; each would import Feast, LightGBM or torch anew,
+most of its processor time. The commands are the real ones, each in a process, a folder and an environment of its own,
+on the output of its caller. Services are started as a user starts them, imports included: they get signals, and start
+workers of their own.
 
-`preloaded` runs the server; `write_command` writes a script that stands for ``advprior`` or ``feast`` on a PATH.
+`preloaded` runs the server; `write_command` writes a script that stands for ``advprior`` or ``feast`` on a PATH,
+`write_python` one that stands for the interpreter which `advprior run` starts its steps with.
 """
 
 from __future__ import annotations
 
 import array
+import gc
 import importlib
 import json
 import os
@@ -23,7 +26,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-#: What most commands import; what only one needs (torch) stays with it.
+#: What most commands import.
 MODULES = (
     "feast.cli.cli",
     "feast.infra.offline_stores.duckdb",
@@ -33,20 +36,37 @@ MODULES = (
     "ranking.frame.build",
     "ranking.service.check",
 )
+#: What fitting and exporting an LLM, encoding texts and fitting towers import besides.
+TRAINING = (
+    "ranking.evidence.plots",
+    "torch._dynamo",
+    "torch.onnx",
+    "transformers.models.auto.modeling_auto",
+    "advprior.predictors.llm.tuning.train",
+)
+#: The environment variable that says what a command is to take for its interpreter.
+PYTHON = "PRELOADED_PYTHON"
 _COMMANDS = {"advprior": ("advprior.cli", "main"), "feast": ("feast.cli.cli", "cli")}
 
 
 @contextmanager
-def preloaded(folder: Path) -> Iterator[Path]:
-    """A running server; its socket, for `write_command`.
+def preloaded(
+    folder: Path, modules: tuple[str, ...] = MODULES, options: tuple[str, ...] = ("-W", "ignore")
+) -> Iterator[Path]:
+    """A running server; its socket, for `write_command` and `write_python`.
 
     Parameters
     ----------
     folder : Path
         Where the socket lies; short, since a socket's path may have some hundred characters.
+    modules : tuple of str
+        What it imports.
+    options : tuple of str
+        Of its interpreter, and so of every command's.
     """
     path = folder / "commands"
-    server = subprocess.Popen([sys.executable, "-W", "ignore", __file__, str(path)], start_new_session=True)
+    words = [sys.executable, *options, __file__, "serve", str(path), *modules]
+    server = subprocess.Popen(words, start_new_session=True)
     try:
         while not path.exists():
             if server.poll() is not None:
@@ -63,30 +83,62 @@ def write_command(script: Path, name: str, path: Path) -> None:
     script.write_text(
         f"""#!/bin/sh
 case "$*" in "rank serve "*) exec {sys.executable} -W ignore -m {name} "$@" ;; esac
-exec {sys.executable} -I -S {__file__} {path} {name} "$@"
+exec {sys.executable} -I -S {__file__} ask {path} {name} "$@"
 """
     )
     script.chmod(0o755)
 
 
-def _request(path: str, name: str, arguments: list[str]) -> int:
-    """Ask the server for a command, and wait for its exit code."""
+def write_python(script: Path, path: Path) -> None:
+    """Write an executable in place of the interpreter: it runs steps of a project in forks of the server at `path`.
+
+    Whatever else is the interpreter's own; so is ``feast materialize``, one step with imports of its own, in a folder
+    whose packages it may not take for ours.
+    """
+    python = sys.executable
+    script.write_text(
+        f"""#!/bin/sh
+case "$*" in
+  *" materialize "*) exec {python} "$@" ;;
+  "-P -m advprior "*) name=advprior ;;
+  "-P -m advprior.store.feast_import "*) name=feast ;;
+  *) exec {python} "$@" ;;
+esac
+shift 3
+exec {python} -I -S {__file__} ask {path} -P $name "$@"
+"""
+    )
+    script.chmod(0o755)
+
+
+def _request(path: str, *words: str) -> int:
+    """Ask the server for a command, and wait for its exit code; after ``-P`` its folder is not searched for modules."""
+    safe, (name, *arguments) = words[0] == "-P", words[words[0] == "-P" :]
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(path)
-        body = json.dumps({"name": name, "arguments": arguments, "folder": os.getcwd(), "environment": {**os.environ}})
+        request = {"name": name, "arguments": arguments, "safe": safe, "folder": os.getcwd()}
+        body = json.dumps({**request, "environment": {**os.environ}})
         socket.send_fds(connection, [len(body).to_bytes(4, "big")], [0, 1, 2])
         connection.sendall(body.encode())
         code = connection.makefile("r").readline()
     return int(code) if code else 128 + signal.SIGKILL
 
 
-def _serve(path: str) -> None:
-    """Import, then fork for each connection; children are reaped by the system."""
+def _serve(path: str, modules: list[str]) -> None:
+    """Import, then fork for each connection."""
     before = set(os.environ)
-    for module in MODULES:
+    sys.path[0] = ""
+    from advprior.store.feast_import import light_feast_import
+
+    with light_feast_import():
+        for module in modules:
+            if module.startswith("feast."):
+                importlib.import_module(module)
+    for module in modules:
         importlib.import_module(module)
     added = {name: value for name, value in os.environ.items() if name not in before}
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    gc.freeze()  # what is shared stays shared
+    signal.signal(signal.SIGCHLD, _reap)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path + ".new")
         listener.listen(16)
@@ -97,6 +149,15 @@ def _serve(path: str) -> None:
                 listener.close()
                 _run(connection, added)
             connection.close()
+
+
+def _reap(*_: object) -> None:
+    """Take the children that have ended, so that their processor time counts as this process's."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return
 
 
 def _run(connection: socket.socket, added: dict[str, str]) -> None:
@@ -116,7 +177,9 @@ def _run(connection: socket.socket, added: dict[str, str]) -> None:
     os.environ.clear()
     os.environ.update(added | request["environment"])
     sys.argv = [request["name"], *request["arguments"]]
-    sys.path[0] = ""
+    if request["safe"]:
+        del sys.path[0]
+    sys.executable = os.environ.get(PYTHON, sys.executable)
     code = _exit_code(request["name"])
     sys.stdout.flush()
     sys.stderr.flush()
@@ -141,6 +204,6 @@ def _exit_code(name: str) -> int:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 2:
-        sys.exit(_request(sys.argv[1], sys.argv[2], sys.argv[3:]))
-    _serve(sys.argv[1])
+    if sys.argv[1] == "ask":
+        sys.exit(_request(*sys.argv[2:]))
+    _serve(sys.argv[2], sys.argv[3:])
