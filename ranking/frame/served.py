@@ -5,7 +5,8 @@ The same join and the same columns as `ranking.frame.build`, for a log of exposu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -34,6 +35,7 @@ from advprior.store.runs import read_manifest
 from advprior.store.tables import load_tables, load_time_plan
 from ranking.frame.columns import HistoryColumns, PriorColumns, Shown
 from ranking.frame.join import join_features, open_store, scalar_refs
+from ranking.frame.moments import available
 from ranking.frame.part import add_baseline, entities_of
 from ranking.frame.preflight import preflight
 from ranking.frame.rows import FrameRows
@@ -48,7 +50,8 @@ class ServedColumns:
     ----------
     columns : Columns
     available : dict of str to datetime64[us] array [rows]
-        When the joined row of each of our views of snapshots became available; NaT where none was joined.
+        When the joined row of each view became available; NaT where none was joined. Of a user's own view only where
+        its table is a local one.
     """
 
     columns: Columns
@@ -86,7 +89,8 @@ def served_columns(rows: FrameRows, tables: Path, repo: Path, predictors: Sequen
     preflight(repo, predictors)
     store, services = open_store(repo), [BASELINE_SERVICE, *map(prior_service, predictors)]
     refs, keys = scalar_refs(store, services, repo)
-    joined = join_features(store, list(refs), entities_of(rows.table, keys, services))
+    entities = entities_of(rows.table, keys, services)
+    joined = join_features(store, list(refs), entities)
     columns, snapshots = Columns(), dict[str, Any]()
     add_baseline(columns, joined, refs, rows)
     for view in (USER_HISTORY_VIEW, AD_STATS_VIEW):
@@ -101,7 +105,20 @@ def served_columns(rows: FrameRows, tables: Path, repo: Path, predictors: Sequen
         arrays, _ = PriorColumns.open(repo, predictor).of(pointers, snapshots[view], shown)
         columns.add(view, view, arrays)
     lags = {view: _lag(repo, view, plan.lag) for view in snapshots}
-    return ServedColumns(columns, {view: at + np.timedelta64(lags[view]) for view, at in snapshots.items()})
+    times = {view: at + np.timedelta64(lags[view]) for view, at in snapshots.items()}
+    return ServedColumns(columns, times | _available(store, {ref.split(":")[0] for ref in refs} - {*times}, entities))
+
+
+def _available(store: Any, views: Iterable[str], entities: pd.DataFrame) -> dict[str, Any]:
+    """The same of views without snapshots: profiles, and a user's own."""
+    from feast.errors import FeatureViewNotFoundException
+
+    moments = {}
+    for name in views:
+        with suppress(FeatureViewNotFoundException):  # an on-demand view has no rows of its own
+            if (of_view := available(store.get_feature_view(name), entities)) is not None:
+                moments[name] = of_view
+    return moments
 
 
 def _lag(repo: Path, view: str, default: timedelta) -> timedelta:

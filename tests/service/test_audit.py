@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 
-from advprior.store.contract import AD_STATS_VIEW, LLM, TABLE_FILE, prior_view
+from advprior.store.contract import AD_STATS_VIEW, LLM, PROFILE_PREFIX, TABLE_FILE, USER_PROFILE_VIEW, prior_view
 from advprior.store.errors import AdvpriorError
 from advprior.store.features import CLOCK_SOURCE
 from advprior.store.tables import write_parquet
 from ranking.cli.monitor import audit as command
 from ranking.experiment.exposures import read_exposures
+from ranking.experiment.shown import AS_OF, FEATURES
 from ranking.monitor.audit import VALUES, Audit, Window, audit
 from ranking.service.app import create_app, make_engine
 from tests.ranking.stores import apply
@@ -106,6 +107,24 @@ def test_a_row_of_another_time_is_told_from_a_skew(project: Project, exposures: 
     done = of(project, log)
     causes = {cause for one in done.columns if one.source != CLOCK_SOURCE for cause in one.causes}
     assert causes == {f"an older row of {view} online" for view in ("user_history", "ad_stats", "prior_llm")}
+
+
+def test_a_user_who_asked_before_the_first_refresh_is_told_from_a_skew(
+    project: Project, exposures: Path, tmp_path: Path
+) -> None:
+    """The frame knows the profile from the snapshot on; online it came some minutes later."""
+    log = tmp_path / "log"
+    log.mkdir()
+    profile = f"no row of {USER_PROFILE_VIEW} online"
+    for path in exposures.glob("*.jsonl"):
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        for record in records[::7]:
+            record[AS_OF][USER_PROFILE_VIEW] = []
+            record[FEATURES] |= {name: None for name in record[FEATURES] if name.startswith(PROFILE_PREFIX)}
+        (log / path.name).write_text("\n".join(map(json.dumps, records)) + "\n")
+    done = of(project, log, project.plain)
+    assert {cause for one in done.columns for cause in one.causes} == {profile}
+    assert {one.source for one in done.columns if one.unequal} == {USER_PROFILE_VIEW}
 
 
 def test_only_the_exposures_of_a_window_are_audited(project: Project, exposures: Path) -> None:

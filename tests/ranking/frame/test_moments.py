@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from ranking.frame import moments
-from ranking.frame.moments import changes
+from ranking.frame.moments import available, changes
 
 
 def _view(path: Path | str, ttl: timedelta | None, **mapping: str) -> Any:
@@ -61,3 +61,25 @@ def test_nothing_is_told_of_what_cannot_be_read_or_changes_all_the_time(
     path = _write(tmp_path / "view.parquet", [1, 2, 3], [1, 2, 3])
     monkeypatch.setattr(moments, "MOST", 2)
     assert changes(_view(path, None)) is None
+
+
+def test_the_joined_rows_time_is_that_of_the_newest_row_that_is_there(tmp_path: Path) -> None:
+    """Against a search row by row: late rows, time to live, users without any."""
+    rng = np.random.default_rng(0)
+    count, lives = 200, 300
+    rows = pd.DataFrame({"user_id": rng.integers(0, 12, count).astype(str), "at": rng.integers(1, 1000, count)})
+    rows["made"] = rows["at"] + np.where(rng.random(count) < 0.3, rng.integers(0, 400, count), 0)
+    asked = pd.DataFrame({"user_id": rng.integers(0, 15, 300).astype(str), "now": rng.integers(0, 1500, 300)})
+    path = tmp_path / "view.parquet"
+    rows.assign(**{name: rows[name].to_numpy("datetime64[us]") for name in ("at", "made")}).to_parquet(path)
+    entities = asked[["user_id"]].assign(event_timestamp=pd.to_datetime(asked["now"], unit="us", utc=True))
+    view = _view(path, timedelta(microseconds=lives))
+    view.entity_columns = [SimpleNamespace(name="user_id")]
+    times = available(view, entities)
+    assert times is not None
+    for user, now, time in zip(asked["user_id"], asked["now"], times, strict=True):
+        there = rows[((rows["user_id"] == user) & (rows["at"] <= now) & (rows["made"] <= now)).to_numpy()]["at"]
+        newest = there.max() if len(there) and there.max() >= now - lives else None
+        assert (None if np.isnat(time) else int(time.astype(np.int64))) == newest
+    view.entity_columns = []
+    assert available(view, entities) is None
