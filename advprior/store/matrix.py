@@ -117,6 +117,11 @@ class MatrixFile:
         for number, places in zip(numbers.tolist(), np.split(order, starts[1:]), strict=True):
             yield self._group(number), places, rows[places] - self._begins[number]
 
+    def let_go(self) -> None:
+        """Forget the group of rows that was read last: it is read again when it is asked for."""
+        with self._lock:
+            self._last = (-1, np.zeros((0, *self.shape[1:]), self.dtype))
+
     def _group(self, number: int) -> npt.NDArray[Any]:
         with self._lock:
             if self._last[0] != number:

@@ -25,7 +25,7 @@ from advprior.store.contract import (
     TOP_INDEX_FILE,
     pair_id,
 )
-from advprior.store.matrix import Matrix, at_hand, matrix_path, open_matrix
+from advprior.store.matrix import Matrix, MatrixFile, at_hand, matrix_path, open_matrix
 from ranking.frame.counts import codes_of
 
 if TYPE_CHECKING:
@@ -140,6 +140,8 @@ class PriorFiles:
     def let_go(self) -> None:
         """Give back the memory of what was read: pages of a mapped file count as the process's own while mapped."""
         for array in (self.log_probs, self.top_index, self.tail):
+            if isinstance(array, MatrixFile):
+                array.let_go()
             mapped = getattr(array, "_mmap", None)
             if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
                 mapped.madvise(mmap.MADV_DONTNEED)

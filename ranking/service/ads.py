@@ -121,11 +121,16 @@ class AdTable:
         index: Int = self.by_catalog((version, f"interests {len(categories)}"), make)
         return index
 
-    def cached(self, key: Any, make: Callable[[], Any]) -> Any:
-        """What was worked out from these ads before, or is now."""
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
+    def cached(self, owner: Any, make: Callable[[], Any]) -> Any:
+        """What was worked out from these ads for an owner before, or is now."""
+        made = self._made  # `keep_made` may put another one in its place meanwhile
+        if owner not in made:
+            made[owner] = make()
+        return made[owner]
+
+    def keep_made(self, owners: Container[Any]) -> None:
+        """Forget what was worked out for others than these, such as for a ranker that no longer serves."""
+        self._made = {owner: made for owner, made in self._made.items() if owner in owners}
 
     def as_of(self, now_us: int) -> AdTable:
         """The same ads, found unchanged at a later look; what was worked out from them stays."""

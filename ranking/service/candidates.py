@@ -76,8 +76,7 @@ class MostShown:
     def about(self) -> dict[str, Any]:
         return {"source": MOST_SHOWN}
 
-    @staticmethod
-    def _order(table: AdTable) -> Int:
+    def _order(self, table: AdTable) -> Int:
         def make() -> Int:
             rows = np.arange(len(table.ids))
             shown = table.values.get("ad_impressions_4w")
@@ -86,5 +85,5 @@ class MostShown:
                 rows = np.argsort(-counts, kind="stable")
             return rows.astype(np.int64)
 
-        order: Int = table.cached("most shown", make)
+        order: Int = table.cached(self, make)
         return order

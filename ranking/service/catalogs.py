@@ -137,6 +137,11 @@ class Catalogs:
         self._wanted: set[tuple[str, str, int]] = set()
         self.wanted = threading.Event()
 
+    @property
+    def links(self) -> tuple[str, ...]:
+        """What was published at the last refresh."""
+        return tuple(self._links_seen)
+
     def moved(self) -> bool:
         """Whether something was published since the last refresh: a look at links, no more."""
         return self._links() != self._links_seen
@@ -159,7 +164,16 @@ class Catalogs:
         self._seen = {folder: catalog for folder, catalog in self._seen.items() if folder in folders}
         self._moments = {folder: moments for folder, moments in self._moments.items() if folder in folders}
         self._worked_out = {(folder, at) for folder, at in self._worked_out if folder in folders}
+        self._let_go()
         self.wanted.clear()
+
+    def _let_go(self) -> None:
+        """Of every publication that is remembered a file stays open; what was read of it need not stay."""
+        for by_version in self.priors.values():
+            for catalog in by_version.values():
+                for published in catalog.snapshots.values():
+                    for one in published:
+                        one.files.let_go()
 
     def versions(self) -> set[str]:
         """Of all catalogs that are remembered."""

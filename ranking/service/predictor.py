@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from importlib.metadata import version
@@ -29,6 +31,9 @@ PARITY = 1e-6
 _PROBES = 256
 #: Compiled models that stay, the last used: a ranker a week would fill the disk otherwise.
 _KEPT_TREES = 32
+#: What compiles, and how long it may take.
+_COMPILE = "import sys, lleaves; lleaves.Model(model_file=sys.argv[1]).compile(cache=sys.argv[2], raw_score=True)"
+_COMPILE_S = 1800.0
 
 
 class Predictor:
@@ -83,13 +88,12 @@ class Predictor:
         compiled_file = cache / f"trees-{digest(about)}.o"
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            model = lleaves.Model(model_file=str(path))
-            if compiled_file.is_file():
-                model.compile(cache=str(compiled_file), raw_score=True)
-            else:
+            if not compiled_file.is_file():
                 beside = compiled_file.with_suffix(f".{os.getpid()}.tmp")
-                model.compile(cache=str(beside), raw_score=True)
+                compile_apart(path, beside)
                 os.replace(beside, compiled_file)  # two workers that compile at once leave one whole file
+            model = lleaves.Model(model_file=str(path))
+            model.compile(cache=str(compiled_file), raw_score=True)  # loads it
             os.utime(compiled_file)
             forget_unused(cache)
         except Exception as error:  # compiling is an optimisation: whatever fails in it must not stop the service
@@ -104,6 +108,21 @@ class Predictor:
             log.warning("compiled trees disagree with LightGBM, which scores instead", extra={"worst": worst})
             return
         self._raw, self.kind = compiled, "lleaves"
+
+
+def compile_apart(model: Path, target: Path) -> None:
+    """Compile a model's trees into a file, in a process of its own.
+
+    Compiling takes seconds of Python and tens of megabytes, part of which LLVM keeps until its process ends: neither
+    is for a process that answers requests.
+
+    Raises
+    ------
+    subprocess.SubprocessError
+        When that process fails, or takes longer than `_COMPILE_S`.
+    """
+    words = [sys.executable, "-c", _COMPILE, str(model), str(target)]
+    subprocess.run(words, check=True, capture_output=True, timeout=_COMPILE_S)
 
 
 def forget_unused(cache: Path, keep: int = _KEPT_TREES) -> None:

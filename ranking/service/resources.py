@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from advprior.store.contract import USER_HISTORY_VIEW, prior_view
 from advprior.store.errors import AdvpriorError
@@ -24,6 +25,7 @@ from ranking.service.catalogs import Catalogs, HistoryCatalog
 from ranking.service.clock import Clock
 from ranking.service.loading import RankerFolder, Rankers, features_by_service, make_rankers
 from ranking.service.matrix import history_ids
+from ranking.service.memory import release_freed
 from ranking.service.quota import read_quota
 from ranking.service.reader import OnlineReader
 from ranking.service.towers import TowerSource, load_towers
@@ -170,6 +172,10 @@ class Resources:
         self.refresh_ads(pause_s=_PAUSE_S)
         self.refresh_rankers()
 
+    def state(self) -> tuple[Any, ...]:
+        """What changes where something was published, read whole or trained: by it one sees that there was work."""
+        return self.catalogs.links, self._ads_read, *self.reloads.values()
+
     def refresh_catalogs(self) -> None:
         """Take in what was published since."""
         try:
@@ -216,6 +222,7 @@ class Resources:
         """What follows from the ads alone is worked out here, not by the first request that needs it."""
         histories, priors = list(self.catalogs.histories.values()), self.catalogs.priors
         table.keep_catalogs(self.catalogs.versions())
+        table.keep_made(self._owners())
         for loaded in self.rankers.both():
             loaded.plan.ads(table)
             for lists, *_ in loaded.plan.history:
@@ -224,6 +231,10 @@ class Resources:
             for predictor in loaded.plan.predictors:
                 for prior in list(priors.get(prior_view(predictor), {}).values()):
                     table.advertiser_index(prior.version, prior.advertisers)
+
+    def _owners(self) -> list[Any]:
+        """For whom something is worked out from the ads."""
+        return [self.source, *(loaded.plan for loaded in self.rankers.both())]
 
     def refresh_rankers(self) -> None:
         """Swap rankers that were trained anew; what cannot be read or does not fit is refused once, and counted."""
@@ -248,6 +259,7 @@ class Resources:
             # a new reader reads all that the old one did: a request in between finds what it looks for
             self.reader, self.table = reader, table
             self.rankers = rankers
+            table.keep_made(self._owners())
             self.reloads["done"] += 1
             self._refused = None
             log.info("rankers swapped", extra={"rankers": list(rankers.digests)})
@@ -307,7 +319,7 @@ class Refresher:
             self._thread.join(timeout=10)
 
     def _run(self) -> None:
-        catalogs = self._resources.catalogs
+        catalogs, seen = self._resources.catalogs, self._resources.state()
         due = time.monotonic() + self._every_s
         while not self._stop.is_set():
             # a row of a catalog that is not read yet is a reason to look at once, but not in a tight loop
@@ -323,4 +335,7 @@ class Refresher:
                 self._resources.refresh_ads(pause_s=_PAUSE_S)
             else:
                 continue
+            if (now := self._resources.state()) != seen:
+                seen = now
+                release_freed()
             self._stop.wait(min(1.0, self._every_s))

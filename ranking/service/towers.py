@@ -197,7 +197,7 @@ class TowerSource:
             order = np.argsort(place, kind="stable").astype(np.int64)
             return order, np.searchsorted(place[order], np.arange(len(advertisers) + 1)), nearest.vectors[order]
 
-        rows: tuple[Int, Int, Float] = table.cached((self, version), make)
+        rows: tuple[Int, Int, Float] = table.by_catalog((version, "by advertiser"), make)
         return rows
 
     # -- in a request ----------------------------------------------------------------------------------------------

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import gc
+import json
+import shutil
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from advprior.store.matrix import COMPRESSED, MatrixFile, write_matrix
+from advprior.store.runs import MANIFEST
 from ranking.service.ads import AdTable, read_ads, refreshed
+from ranking.service.memory import release_freed
 from ranking.service.reader import OnlineReader, entity_key
 from ranking.service.redis_reader import RedisReader
 from tests.service.live import engine_at
@@ -94,3 +102,42 @@ def test_places_in_catalogs_that_are_gone_are_forgotten(redis_project: Project) 
     versions = {key[0] for key in table._by_catalog}
     table.keep_catalogs(versions - {"gone"})
     assert {key[0] for key in table._by_catalog} == versions - {"gone"}
+
+
+def test_a_ranker_that_no_longer_serves_leaves_nothing_behind(redis_project: Project, tmp_path: Path) -> None:
+    """Whatever is swapped in, as often as one likes, what is alive stays as much: plans, trees, files' rows."""
+    project = Project(tmp_path / "project")  # rankers of its own, on the project's store
+    shutil.copytree(redis_project.ranker, project.ranker)
+    shutil.copytree(redis_project.plain, project.plain)
+    project.repo.symlink_to(redis_project.repo)
+    resources = engine_at(project).resources
+    first = [weakref.ref(loaded.plan) for loaded in resources.rankers.both()]
+    made = len(resources.table._made)
+    for number in range(3):
+        path = project.ranker / MANIFEST
+        manifest = json.loads(path.read_text())
+        path.write_text(json.dumps(manifest | {"key": f"{number}"}))
+        resources.refresh_rankers()
+        assert resources.reloads["done"] == number + 1
+        gc.collect()
+        assert [plan() for plan in first] == [None, None]
+        assert len(resources.table._made) == made
+        first = [weakref.ref(loaded.plan) for loaded in resources.rankers.both()]
+
+
+def test_of_publications_that_are_remembered_no_rows_stay_in_memory(redis_project: Project, tmp_path: Path) -> None:
+    catalogs = engine_at(redis_project).resources.catalogs
+    opened = []
+    for by_version in catalogs.priors.values():
+        for catalog in by_version.values():
+            for at, published in catalog.snapshots.items():
+                path = tmp_path / f"{len(opened)}.npy"
+                write_matrix(path, [np.asarray(published[0].files.log_probs)])
+                opened.append(matrix := MatrixFile(path.with_suffix(COMPRESSED)))
+                catalog.snapshots[at] = [replace(published[0], files=replace(published[0].files, log_probs=matrix))]
+                assert matrix[0].size + matrix._last[1].size > matrix[0].size
+    assert opened
+    catalogs.refresh(0)
+    assert not any(matrix._last[1].size for matrix in opened)
+    assert all(len(matrix[0]) for matrix in opened)  # and they are read again when they are asked for
+    release_freed()
