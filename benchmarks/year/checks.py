@@ -17,8 +17,7 @@ from ranking.experiment.exposures import read_exposures
 
 #: Before, the publications have not got as many snapshots yet as stay.
 _WEEKS_UNTIL_FULL = 20
-#: What the drift of a prior is told by, and the context that requests bring.
-PRIOR_SCALARS = {f"{VIEW}_entropy", f"{VIEW}_top1_log_prob"}
+#: The context that requests bring.
 FEATURE = "context_placement"
 
 
@@ -123,15 +122,15 @@ def check_drift(rows: Rows, record: Record, calendar: Calendar) -> None:
     before = {day: names for day, names in record.drifts.items() if day < calendar.drift}
     after = {day: names for day, names in record.drifts.items() if day >= calendar.drift}
     feature = any(FEATURE in names for names in after.values())
-    prior = any(PRIOR_SCALARS & set(names) for day, names in after.items() if day > calendar.other_prior)
+    prior = any(VIEW in names for day, names in after.items() if day > calendar.other_prior)
     rows.check(f"drift of {FEATURE}, planted on day {calendar.drift}", str(feature), "found", feature)
     rows.check(f"drift of {VIEW}, planted on day {calendar.other_prior}", str(prior), "found", prior)
     other: Counter[str] = Counter()
     for names in before.values():
         other.update(list(names))
     for day, names in after.items():
-        planted = {FEATURE} if day <= calendar.other_prior else {FEATURE, *(n for n in names if n.startswith(VIEW))}
+        planted = {FEATURE} if day <= calendar.other_prior else {FEATURE, VIEW}
         other.update(name for name in names if name not in planted)
-    rows.at_most("features that were called major and were not planted", len(other), 0)
+    rows.at_most("features and priors that were called major and were not planted", len(other), 0)
     for name, count in other.most_common(12):
         rows.note(f"  {name}, weeks", f"{count}")

@@ -43,7 +43,7 @@ class Record:
     refused, promoted : list of str
         Rankers offered, with the reason.
     drifts : dict of day to names
-        What the weekly drift report called major.
+        What the weekly drift report called major: features, and priors with all of their columns.
     audits : list of dict
         As ``audit.json`` has them.
     sizes : list of dict
@@ -251,8 +251,8 @@ class Year:
         ]
         words += ["--days", max(7, self.calendar.week), "--out", out, "--fail-on", "never"]
         self.project.must("rank", "drift", *words)
-        drifts = json.loads((self.project.folder / out / "drift.json").read_text())["drifts"]
-        self.record.drifts[day] = {one["name"]: one["psi"] for one in drifts if one["severity"] == "major"}
+        findings = json.loads((self.project.folder / out / "drift.json").read_text())["findings"]
+        self.record.drifts[day] = {one["name"]: one["psi"] for one in findings if one["severity"] == "major"}
 
     # -- looking on ------------------------------------------------------------------------------------------------
 

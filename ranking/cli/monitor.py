@@ -13,7 +13,7 @@ from advprior.store.runs import digest, is_current, manifest_digest, new_run, re
 from ranking.cli.service import Moment
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
-DRIFT_VERSION = 3
+DRIFT_VERSION = 4
 DRIFT_FILE, PAGE_FILE = "drift.json", "drift.html"
 
 
@@ -48,7 +48,8 @@ def drift(
 ) -> None:
     """Drift of features and priors since training: population stability index, JSON and one HTML file.
 
-    From 0.1 on a move is moderate, from 0.25 on major. Exit code 3 when one is as severe as --fail-on.
+    From 0.1 on a move is moderate, from 0.25 on major. All columns of one prior are one finding: it moves with all of
+    them. Exit code 3 when one is as severe as --fail-on.
     """
     if exposures is not None and (recent is not None or ranker is None):
         raise click.UsageError("--exposures takes the place of --recent, and needs the --ranker that served")
@@ -63,22 +64,24 @@ def drift(
 
         with new_run(out, "rank drift", config=config, inputs=inputs, key=key) as run:
             report = measure(frame_folder, recent=recent, exposures=exposures, days=days, ranker=ranker, repo=repo)
+            findings = report.findings()
             write_json(run.path / DRIFT_FILE, report.to_json())
             (run.path / PAGE_FILE).write_text(render(report), encoding="utf-8")
             run.facts.update(
                 worst=report.worst(),
                 measured=len(report.drifts),
-                moderate=len(report.of("moderate")),
-                major=len(report.of("major")),
-                largest=[f"{one.severity:<8} {one.psi:.3f} {one.name}" for one in report.drifts[:5]],
+                moderate=sum(one.severity == "moderate" for one in findings),
+                major=sum(one.severity == "major" for one in findings),
+                largest=[one.text() for one in findings[:5]]
+                or [f"{one.severity:<8} {one.psi:.3f} {one.name}" for one in report.drifts[:5]],
                 compared=compared_lines(report.about),
             )
     facts = read_manifest(out)["facts"]
     for line in (*facts["compared"], *facts["largest"]):
         click.echo(line)
     click.echo(
-        f"rank drift: {facts['worst']}; of {facts['measured']}, {facts['moderate']} moderate, {facts['major']} major, "
-        f"in {out / PAGE_FILE}"
+        f"rank drift: {facts['worst']}; {facts['measured']} columns measured; {facts['moderate']} moderate and "
+        f"{facts['major']} major moves, a prior counted once, in {out / PAGE_FILE}"
     )
     from ranking.monitor.severity import at_least
 

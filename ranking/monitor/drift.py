@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -46,6 +46,8 @@ class Drift:
 
     Attributes
     ----------
+    of : str
+        What moved: a prior's view for all columns that are worked out from it, else the feature itself.
     kind : str
         ``feature`` of shown ads, or ``prior`` of a snapshot's users.
     noise : float
@@ -59,6 +61,7 @@ class Drift:
     """
 
     name: str
+    of: str
     kind: Literal["feature", "prior"]
     psi: float
     severity: Severity
@@ -68,6 +71,33 @@ class Drift:
     labels: list[str]
     reference: list[int]
     current: list[int]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What moved, once: a feature, or a prior with all columns that are worked out from it.
+
+    Attributes
+    ----------
+    name : str
+        The feature, or the prior's view.
+    severity : str
+        Of the column that moved most severely.
+    psi : float
+        Its index.
+    columns : list of str
+        That are at least moderate, those that moved most first.
+    """
+
+    name: str
+    severity: Severity
+    psi: float
+    columns: list[str]
+
+    def text(self) -> str:
+        """One line."""
+        columns = "" if self.columns == [self.name] else f" ({', '.join(self.columns)})"
+        return f"{self.severity:<8} {self.psi:.3f} {self.name}{columns}"
 
 
 @dataclass(frozen=True)
@@ -85,9 +115,32 @@ class DriftReport:
         """Moves of one severity."""
         return [one for one in self.drifts if one.severity == severity]
 
+    def findings(self) -> list[Finding]:
+        """What moved, the severest first: a prior moves with all of its columns, and is one finding."""
+        moved: dict[str, list[Drift]] = {}
+        for one in self.drifts:
+            if one.severity != "stable":
+                moved.setdefault(one.of, []).append(one)
+        findings = []
+        for name, columns in moved.items():
+            columns.sort(key=_by_severity)
+            names = list(dict.fromkeys(one.name for one in columns))  # a prior's own entropy may be a feature, too
+            findings.append(Finding(name, columns[0].severity, columns[0].psi, names))
+        return sorted(findings, key=_by_severity)
+
     def to_json(self) -> dict[str, Any]:
         """For ``drift.json``."""
-        return {"worst": self.worst(), "about": self.about, "drifts": [asdict(one) for one in self.drifts]}
+        return {
+            "worst": self.worst(),
+            "about": self.about,
+            "findings": [asdict(one) for one in self.findings()],
+            "drifts": [asdict(one) for one in self.drifts],
+        }
+
+
+def _by_severity(one: Drift | Finding) -> tuple[int, float]:
+    """A key to sort by: the severest first."""
+    return -ORDER.index(one.severity), -one.psi
 
 
 def drift_of(
@@ -96,7 +149,6 @@ def drift_of(
     reference: pd.Series[Any],
     current: pd.Series[Any],
     scale: Scale,
-    gain: float | None = None,
 ) -> Drift:
     """How far one column moved.
 
@@ -123,12 +175,13 @@ def drift_of(
         expected += scale.trend(counts[0] - after, after)
     return Drift(
         name,
+        name,
         kind,
         round(value, 6),
         severity_of(value) if value > expected else "stable",
         round(noise(filled, *scale.units), 6),
         round(expected, 6),
-        gain,
+        None,
         bins.labels(),
         counts[0].tolist(),
         counts[1].tolist(),
@@ -153,7 +206,9 @@ def frame_drifts(
         if level not in scales:
             scales[level] = Scale.of(reference, current, TIMESTAMP, [USER_ID, level])
         sides = reference[feature.name], current[feature.name]
-        drifts.append(drift_of(feature.name, "feature", *sides, scales[level], gain.get(feature.name)))
+        of = feature.name if feature.predictor is None else prior_view(feature.predictor)
+        moved = drift_of(feature.name, "feature", *sides, scales[level])
+        drifts.append(replace(moved, of=of, gain=gain.get(feature.name)))
     return drifts
 
 
@@ -171,8 +226,9 @@ def prior_drifts(table: pd.DataFrame, predictor: str, until: pd.Timestamp) -> tu
     if not len(earlier):
         return [], {"newest": newest.isoformat(), "oldest": table[SNAPSHOT].min().isoformat(), "reference_snapshots": 0}
     scale = Scale.of(earlier, last, SNAPSHOT, (USER_ID,))
+    view = prior_view(predictor)
     drifts = [
-        drift_of(f"{prior_view(predictor)}_{name}", "prior", earlier[name], last[name], scale)
+        replace(drift_of(f"{view}_{name}", "prior", earlier[name], last[name], scale), of=view)
         for name in SCALARS
         if name in table.columns
     ]

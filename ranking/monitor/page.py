@@ -28,6 +28,7 @@ def render(report: DriftReport) -> str:
     return environment.get_template("drift.html.j2").render(
         report=report,
         worst=report.worst(),
+        findings=report.findings(),
         bars=svg_uri(bars(report.drifts[:_TOP])),
         top=_TOP,
         moderate=MODERATE,

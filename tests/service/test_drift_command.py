@@ -59,7 +59,7 @@ def test_a_prior_that_moved_fires_and_its_publication_is_noticed(project: Projec
     result = run(own, own.ranker, out, "--fail-on", "never")
     assert result.exit_code == 0, result.output
     assert (out / PAGE_FILE).stat().st_size > 1000
-    assert f"of {len(of(out)['drifts'])}, " in result.output
+    assert f"{len(of(out)['drifts'])} columns measured" in result.output
     assert re.search(r"train rows of .* against test rows of", result.output)
     assert re.search(r"prior llm: \d\d snapshots of the time of training against", result.output)
     assert "unchanged, reused" in run(own, own.ranker, out, "--fail-on", "never").output
@@ -74,6 +74,10 @@ def test_a_prior_that_moved_fires_and_its_publication_is_noticed(project: Projec
     assert "reused" not in result.output
     after = {one["name"]: one["severity"] for one in of(out)["drifts"] if one["kind"] == "prior"}
     assert after["prior_llm_entropy"] == "major"
+    moved = {one["name"]: one["columns"] for one in of(out)["findings"] if one["severity"] == "major"}
+    assert "prior_llm_entropy" in moved.pop("prior_llm")
+    assert not moved
+    assert re.search(r"^major .* prior_llm \(prior_llm_entropy", result.output, re.MULTILINE)
     assert run(own, own.ranker, out).exit_code == 3  # reused, and as severe as before
 
 

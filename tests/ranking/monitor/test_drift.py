@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from math import log
 from pathlib import Path
@@ -14,7 +15,7 @@ from click.testing import CliRunner
 
 from advprior.store.errors import AdvpriorError
 from ranking.cli.monitor import drift as command
-from ranking.monitor.drift import drift_of, measure, prior_drifts
+from ranking.monitor.drift import DriftReport, drift_of, measure, prior_drifts
 from ranking.monitor.own_pace import Scale
 from ranking.monitor.psi import Bins, noise, psi
 from tests.ranking.frames import synthetic_frame, write_frame
@@ -103,6 +104,25 @@ def test_no_shift_stays_silent_and_a_planted_one_fires(tmp_path: Path) -> None:
     assert SHIFTED in page
     assert "<script" not in page
     assert "http" not in page.replace("data:image/svg+xml", "")
+
+
+def test_a_prior_that_moves_is_one_finding_with_all_its_columns() -> None:
+    """Whatever else is stable or moves: each thing once, the severest first, and every column that moved is named."""
+    rng = np.random.default_rng(0)
+    users = [f"u{i}" for i in range(500)]
+    shift = {"prior_a_entropy": 2.0, "prior_a_log_prob": 1.0, "prior_b_entropy": 0.0, "age": 3.0, "clicks": 0.0}
+    drifts = []
+    for name, by in shift.items():
+        before, after = pd.Series(rng.normal(size=len(users))), pd.Series(rng.normal(by, size=len(users)))
+        of = name.rpartition("_entropy")[0] or name.rpartition("_log_prob")[0] or name
+        drifts.append(replace(drift_of(name, "feature", before, after, Scale((500, 500))), of=of))
+    drifts.append(replace(drifts[0], kind="prior"))  # a prior's own entries stand beside the frame's
+    report = DriftReport(drifts, {})
+    assert [(one.name, one.severity) for one in report.findings()] == [("age", "major"), ("prior_a", "major")]
+    assert report.findings()[1].columns == ["prior_a_entropy", "prior_a_log_prob"]
+    assert report.findings()[1].psi == drifts[0].psi
+    assert report.to_json()["findings"][0]["columns"] == ["age"]
+    assert DriftReport(drifts[2:3], {}).findings() == []
 
 
 def test_a_newer_frame_counts_from_the_end_of_training(tmp_path: Path) -> None:
