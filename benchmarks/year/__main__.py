@@ -30,7 +30,7 @@ _RELOADS = ("done", "refused")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--days", type=int, default=365)
-    parser.add_argument("--users", type=int, default=300)
+    parser.add_argument("--users", type=int, default=600)
     parser.add_argument("--advertisers", type=int, default=24)
     parser.add_argument("--requests", type=int, default=140, help="A day.")
     parser.add_argument("--nulls", type=int, default=200, help="Replays of the experiment with nothing planted.")

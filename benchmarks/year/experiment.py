@@ -17,6 +17,7 @@ from benchmarks.year.project import Project
 from benchmarks.year.traffic import Answers, rate_of
 from benchmarks.year.world import DAY, FIRST
 from ranking.experiment.effects import effect
+from ranking.experiment.readout import per_exposure
 
 LIFT = 0.35
 
@@ -24,7 +25,8 @@ LIFT = 0.35
 def write_experiment(path: Path, planned_users: int) -> None:
     """Half of the users without priors, half with them."""
     arms = [{"name": "control", "share": 0.5, "priors": False}, {"name": "treatment", "share": 0.5, "priors": True}]
-    path.write_text(yaml.safe_dump({"name": "year", "salt": "y", "planned_users": planned_users, "arms": arms}))
+    plan = {"name": "year", "salt": "y", "planned_users": planned_users, "per": "exposure", "arms": arms}
+    path.write_text(yaml.safe_dump(plan))
 
 
 @dataclass
@@ -66,17 +68,19 @@ class Looks:
         """The first day on which the interval for any look excludes no lift; None where it never does."""
         lifted = self.treated[self.user] & (self.day >= since)
         happened = rng.random(len(self.user)) < np.where(lifted, self.chance * (1 + lift), self.chance)
-        total, seen = np.zeros(len(self.treated)), np.zeros(len(self.treated), bool)
+        total, shown = np.zeros(len(self.treated)), np.zeros(len(self.treated))
         order = np.argsort(self.day, kind="stable")
         edges = np.searchsorted(self.day[order], np.arange(self.days + 1))
         for day in range(self.days):
             rows = order[edges[day] : edges[day + 1]]
             np.add.at(total, self.user[rows], happened[rows])
-            seen[self.user[rows]] = True
-            arms = total[seen & self.treated], total[seen & ~self.treated]
-            if min(len(arms[0]), len(arms[1])) < 2:
+            np.add.at(shown, self.user[rows], 1.0)
+            seen = shown > 0
+            treated = self.treated[seen]
+            if min(treated.sum(), (~treated).sum()) < 2:
                 continue
-            result = effect(arms[0], arms[1], self.planned)
+            values = per_exposure(total[seen], shown[seen], treated)
+            result = effect(values[treated], values[~treated], self.planned)
             interval = result.lift or result.difference
             if interval.anytime_low > 0 or interval.anytime_high < 0:
                 return day
@@ -111,7 +115,8 @@ def read_out(
     for day in looks:
         until: datetime = FIRST + day * DAY + timedelta(hours=1)
         words = ["--exposures", exposures, "--outcomes", path, "--experiment", experiment, "--until", until.isoformat()]
-        text = project.must("rank", "readout", *words, "--json", json_file, "--pre-days", 0)
+        words += ["--json", json_file, "--pre-days", 0]
+        text = project.must("rank", "readout", *words)
         one = json.loads(json_file.read_text())["effects"]["treatment"]
         interval = one["lift"] or one["difference"]
         if interval["anytime_low"] > 0 or interval["anytime_high"] < 0:

@@ -118,7 +118,7 @@ def _refuse_two(values: dict[str, Any], first: tuple[str, ...], second: tuple[st
     show_default=True,
     help="Days of outcomes before the first exposure, for CUPED; 0: without.",
 )
-@click.option("--until", type=Moment(), help="Count outcomes before it only.")
+@click.option("--until", type=Moment(), help="As of then: only exposures and outcomes before it count.")
 @click.option("--json", "json_file", type=_FILE, help="Write the figures there too.")
 def readout(
     exposures: Path,

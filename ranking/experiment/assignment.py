@@ -7,12 +7,16 @@ from bisect import bisect_right
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
+from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from advprior.store.errors import AdvpriorError
 from advprior.store.keys import explain
+
+#: What an experiment's outcomes are counted of.
+Per = Literal["user", "exposure"]
 
 
 class ServedArm(BaseModel):
@@ -46,6 +50,10 @@ class Experiment(BaseModel):
     planned_users : int
         Users that the experiment is planned to reach, in all arms: the readout's interval for any look is narrowest
         there. Fix it before the first look.
+    per : {'user', 'exposure'}
+        What the readout compares: outcomes of each user, or per exposure. Per exposure how often users come is no
+        noise, so that the interval is shorter; where an arm makes users come more often, that is no part of it. Fix it
+        before the first look, too.
 
     Examples
     --------
@@ -61,6 +69,7 @@ class Experiment(BaseModel):
     salt: str = Field(min_length=1)
     arms: tuple[ServedArm, ...] = Field(min_length=1)
     planned_users: int = Field(default=10_000, ge=10)
+    per: Per = "user"
 
     @model_validator(mode="after")
     def _distinct(self) -> Experiment:

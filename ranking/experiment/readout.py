@@ -1,10 +1,11 @@
 """What an experiment says: lift over the control per user, its interval, and whether it may be trusted.
 
-The unit is the user, because users are assigned to arms. A user's outcome is what followed their first exposure;
-an interval treats users as independent, requests not. CUPED takes out what a user's own behaviour before the experiment
-explains (Deng et al., 2013, "Improving the sensitivity of online controlled experiments by utilizing pre-experiment
-data"): the effect is the same, the interval shorter. A sample ratio that chance does not explain means that users are
-missing from an arm, and then no figure here means anything (Fabijan et al., 2019).
+The unit is the user, because users are assigned to arms. A user's outcome is what followed their first exposure, and
+what is compared is outcomes per user or per exposure; an interval treats users as independent, requests not.
+CUPED takes out what a user's own behaviour before the experiment explains (Deng et al., 2013, "Improving the
+sensitivity of online controlled experiments by utilizing pre-experiment data"): the effect is the same, the interval
+shorter. A sample ratio that chance does not explain means that users are missing from an arm, and then no figure here
+means anything (Fabijan et al., 2019).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import pandas as pd
 from advprior.store.arrays import Double
 from advprior.store.contract import TIMESTAMP, USER_ID, VALUE
 from advprior.store.errors import AdvpriorError
-from ranking.experiment.assignment import Experiment
+from ranking.experiment.assignment import Experiment, Per
 from ranking.experiment.effects import Effect, effect
 
 #: Below it a sample ratio is no chance: strict, since it is looked at again and again.
@@ -34,6 +35,8 @@ class Readout:
 
     Attributes
     ----------
+    per : {'user', 'exposure'}
+        What means and effects are of.
     effects : dict of arm to its effect, plain
     adjusted : the same with CUPED, empty without a pre-period
     variance_left : float or None
@@ -46,6 +49,7 @@ class Readout:
 
     experiment: str
     control: str
+    per: Per
     users: dict[str, int]
     mean: dict[str, float]
     exposures: dict[str, int]
@@ -72,7 +76,7 @@ class Readout:
         for arm, count in self.users.items():
             lines.append(
                 f"  {arm}: {count:,} users, {self.exposures[arm]:,} exposures ({self.degraded[arm]:.1%} degraded), "
-                f"mean {self.mean[arm]:.4g}"
+                f"mean {self.mean[arm]:.4g} per {self.per}"
             )
         for arm, served in self.publications.items():
             if set(served) - {"none", "unrecorded"}:
@@ -127,6 +131,33 @@ def cuped(outcome: Double, before: Double, arm: npt.NDArray[Any]) -> Double:
     return clean
 
 
+def per_exposure(outcome: Double, exposures: Double, arm: npt.NDArray[Any]) -> Double:
+    """Outcomes per exposure as one value a user, whose mean and variance are those of the ratio of sums in each arm.
+
+    The ratio R of two sums over users has, for many of them, the variance of ``(y − R·n) / mean(n)``: the delta method
+    (Deng, Knoblich & Lu 2018, "Applying the delta method in metric analytics"). Users who are shown more have more
+    outcomes, whatever the arm: that is no noise here.
+
+    Parameters
+    ----------
+    outcome, exposures : float64 [users]
+    arm : [users]
+
+    Examples
+    --------
+    >>> arm = np.array(["a", "a", "b", "b"])
+    >>> per_exposure(np.array([1.0, 30.0, 2.0, 60.0]), np.array([10.0, 300.0, 10.0, 300.0]), arm).round(12).tolist()
+    [0.1, 0.1, 0.2, 0.2]
+    """
+    values = np.empty(len(outcome))
+    for one in np.unique(arm):
+        of_arm = arm == one
+        y, n = outcome[of_arm], exposures[of_arm]
+        ratio = y.sum() / n.sum()
+        values[of_arm] = ratio + (y - ratio * n) / n.mean()
+    return values
+
+
 @dataclass(frozen=True)
 class _Shown:
     """What an exposure log says of one experiment.
@@ -136,7 +167,7 @@ class _Shown:
     exposures : pandas.DataFrame
         One row an exposure of the users that are compared: user_id, arm, degraded, publication.
     users : pandas.DataFrame
-        One row a user of one arm, by user_id: arm, and time of the first exposure.
+        One row a user of one arm, by user_id: arm, time of the first exposure, and how many there were.
     crossed : int
         Users that were seen in more than one arm; they are in neither table.
     """
@@ -169,7 +200,7 @@ def read_out(
     pre_days : float
         Length of the pre-period for CUPED; 0: none.
     until : datetime, optional
-        Outcomes from then on are not counted.
+        Exposures and outcomes from then on are not counted: what was to be read at that moment.
 
     Raises
     ------
@@ -180,7 +211,7 @@ def read_out(
     outcomes = _checked(outcomes)
     names = [arm.name for arm in experiment.arms]
     control = control or next((arm.name for arm in experiment.arms if not arm.priors), names[0])
-    shown = _shown(exposures, experiment)
+    shown = _shown(exposures, experiment, until)
     users = shown.users
     counts = {name: int((users["arm"] == name).sum()) for name in names}
     _check_comparable(experiment, control, counts)
@@ -188,6 +219,8 @@ def read_out(
     if until is not None:
         after &= outcomes[TIMESTAMP] < pd.Timestamp(until)
     outcome, arm = _per_user(outcomes[after], users.index), users["arm"].to_numpy()
+    if experiment.per == "exposure":
+        outcome = per_exposure(outcome, users["exposures"].to_numpy(np.float64), arm)
     effects = _effects(outcome, arm, experiment, control)
     adjusted: dict[str, Effect] = {}
     variance_left = None
@@ -209,6 +242,7 @@ def read_out(
     return Readout(
         experiment=experiment.name,
         control=control,
+        per=experiment.per,
         users=counts,
         mean={name: float(outcome[arm == name].mean()) for name in names},
         **_by_arm(shown.exposures, names),
@@ -262,8 +296,8 @@ def _checked(outcomes: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({USER_ID: outcomes[USER_ID].astype(str), TIMESTAMP: when, VALUE: value})
 
 
-def _shown(exposures: Iterable[Mapping[str, Any]], experiment: Experiment) -> _Shown:
-    """An experiment's exposures, of users of one arm."""
+def _shown(exposures: Iterable[Mapping[str, Any]], experiment: Experiment, until: datetime | None) -> _Shown:
+    """An experiment's exposures up to a moment, of users of one arm."""
     every = pd.DataFrame(
         [
             (e["user_id"], e["arm"], e["time"], bool(e["degraded"]), _publication(e))
@@ -273,7 +307,11 @@ def _shown(exposures: Iterable[Mapping[str, Any]], experiment: Experiment) -> _S
         columns=[USER_ID, "arm", "time", "degraded", "publication"],
     )
     every["time"] = pd.to_datetime(every["time"], utc=True, format="ISO8601")
-    by_user = every.groupby(USER_ID).agg(arm=("arm", "first"), arms=("arm", "nunique"), first=("time", "min"))
+    if until is not None:
+        every = every[(every["time"] < pd.Timestamp(until)).to_numpy()]
+    by_user = every.groupby(USER_ID).agg(
+        arm=("arm", "first"), arms=("arm", "nunique"), first=("time", "min"), exposures=("time", "size")
+    )
     crossed = by_user["arms"] > 1
     users = by_user[~crossed & by_user["arm"].isin(list(experiment.shares))]
     return _Shown(every[every[USER_ID].isin(users.index)], users, int(crossed.sum()))

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from advprior.store.errors import AdvpriorError
 from ranking.cli.experiment import readout as readout_command
-from ranking.experiment.assignment import EVERYBODY, Experiment, ServedArm, load_experiment
+from ranking.experiment.assignment import EVERYBODY, Experiment, Per, ServedArm, load_experiment
 from ranking.experiment.exposures import ExposureLog, read_exposures
 from ranking.experiment.readout import cuped, read_out, sample_ratio
 from ranking.experiment.simulation import ClickModel, click
@@ -153,6 +153,38 @@ def test_a_planted_lift_is_inside_its_interval_as_often_as_said(lift: float) -> 
         shorter.append((adjusted.lift.high - adjusted.lift.low) / (plain.lift.high - plain.lift.low))
     assert covered >= 34  # 95 % of 40, less three standard errors
     assert np.mean(shorter) < 0.85  # behaviour before explains a good part
+
+
+def test_outcomes_per_exposure_hold_their_interval_whatever_users_come_how_often() -> None:
+    """Users who come ten times as often are no noise: the same lift, a much shorter interval, and honest."""
+    rng = np.random.default_rng(2)
+    users, lift, covered = [f"u{i}" for i in range(400)], 0.1, 0
+    treated = np.array([HALVES.arm_of(u).name == "treatment" for u in users])
+    widths: dict[Per, list[float]] = {"user": [], "exposure": []}
+    for _ in range(40):
+        visits = 1 + rng.geometric(0.1, len(users))
+        log = [record for record, often in zip(exposed(users), visits, strict=True) for _ in range(often)]
+        made = outcomes_of(users, rng.poisson(visits * np.where(treated, 0.5 * (1 + lift), 0.5)))
+        for per, of in widths.items():
+            result = read_out(log, made, HALVES.model_copy(update={"per": per}))
+            interval = result.effects["treatment"].lift
+            assert interval is not None
+            of.append(interval.high - interval.low)
+            covered += per == "exposure" and interval.low <= lift <= interval.high
+        assert result.mean["control"] == pytest.approx(0.5, abs=0.1)
+    assert covered >= 34  # 95 % of 40, less three standard errors
+    assert np.mean(widths["exposure"]) < 0.6 * np.mean(widths["user"])
+
+
+def test_a_readout_as_of_a_day_knows_nobody_who_came_later() -> None:
+    users = [f"u{i}" for i in range(80)]
+    log = exposed(users)
+    for record in log[40:]:
+        record["time"] = (T0 + timedelta(days=5)).isoformat()
+    counts = np.arange(80) % 3
+    until = T0 + timedelta(days=2)
+    early = read_out(log, outcomes_of(users, counts), HALVES, until=until)
+    assert early.to_json() == read_out(log[:40], outcomes_of(users[:40], counts[:40]), HALVES).to_json()
 
 
 def test_the_sample_ratio_fires_on_a_skew_and_on_nothing_else() -> None:
