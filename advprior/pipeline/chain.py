@@ -17,6 +17,7 @@ from advprior.pipeline.armsfile import arms_text, control_names, first_arms_text
 from advprior.pipeline.own_defaults import edited_settings
 from advprior.pipeline.presets import CHEAP
 from advprior.pipeline.settings import HIDDEN, Export, Prior, Project
+from advprior.pipeline.slates import slate_sizes
 from advprior.pipeline.span_settings import merged, settings_for_span
 from advprior.pipeline.steps import Plan, Step
 from advprior.store.contract import (
@@ -37,8 +38,6 @@ TABLES, PAIRS = "tables", "tables_pair"
 FIRST = "first rank ablate"
 FIRST_ABLATION = "first/ablation"
 _PROFILE_AND_HISTORY = (USER_PROFILE_VIEW, USER_HISTORY_VIEW, AD_STATS_VIEW)
-#: Candidates of a slate that `rank two-by-two` takes by default.
-_SLATE_CANDIDATES = 15
 
 
 def tables_folder(project: Project) -> str:
@@ -287,14 +286,9 @@ class Chain:
         self.advprior(FIRST, *words, out=FIRST_ABLATION, reads=("first/frame",), also=(arms,))
 
     def _decision(self) -> tuple[str, ...]:
-        """The metric of the verdict, and the shown ads of a slate: fewer than the default of short slates.
-
-        They are of all impressions, so that every cut-off counts the same.
-        """
         options = () if self.config.decide_on is None else ("--decide-on", self.config.decide_on)
-        if self.slate_size is None or self.slate_size >= 1.5 * _SLATE_CANDIDATES:
-            return options
-        return *options, "--slots", str(max(1, round(self.slate_size / 3)))
+        sizes = slate_sizes(self.slate_size, always=bool(self.folder))
+        return options if sizes is None else (*options, "--slots", str(sizes[1]))
 
     def _seeds(self) -> tuple[str, ...]:
         return ("--seeds", str(self.config.arms.seeds)) if self.config.arms.seeds != 3 else ()
@@ -341,18 +335,32 @@ class Chain:
     def retrieval(self) -> None:
         """Two towers, the quota of predicted advertisers' ads, and candidates × ranker."""
         assert self.config.retrieval is not None
-        tables, towers, seed = self.at(TABLES), self.at("towers"), ("--seed", str(self.config.seed))
-        self.advprior("rank towers", "rank", "towers", "--tables", tables, *seed, out="towers", reads=(TABLES,))
+        self._towers()
         chosen = {"--k": self.config.retrieval.k, "--top": self.config.retrieval.top}
         options = tuple(word for name, value in chosen.items() if value is not None for word in (name, str(value)))
-        curve = ("rank", "candidates", "--tables", tables, "--repo", self.repo, "--towers", towers, *options)
+        words = ("rank", "candidates", "--tables", self.at(TABLES), "--repo", self.repo, "--towers", self.at("towers"))
         controls = control_names(self.config, self.project.folder)
-        curve += ("--controls", ",".join(controls)) if controls else ()
-        self.advprior("rank candidates", *curve, out="candidates", reads=(TABLES, "towers"), also=self.views())
+        options += ("--controls", ",".join(controls)) if controls else ()
+        views = self.views()
+        self.advprior("rank candidates", *words, *options, out="candidates", reads=(TABLES, "towers"), also=views)
         self._after("feast apply")
-        both: tuple[str, ...] = ("rank", "two-by-two", "--tables", tables, "--frame", self.at("frame"), "--ablation")
-        both += (self.at("ablation"), "--towers", towers, "--arm", self.config.served.name)
-        self.advprior("rank two-by-two", *both, out="two_by_two", reads=(TABLES, "frame", "ablation", "towers"))
+        self._two_by_two()
+
+    def both_steps(self) -> None:
+        """Retrieval and ranking together at one cut-off, for what is pooled; the curve of quotas is left out."""
+        self._towers()
+        self._two_by_two()
+
+    def _towers(self) -> None:
+        tables, seed = self.at(TABLES), ("--seed", str(self.config.seed))
+        self.advprior("rank towers", "rank", "towers", "--tables", tables, *seed, out="towers", reads=(TABLES,))
+
+    def _two_by_two(self) -> None:
+        folders = {"tables": TABLES, "frame": "frame", "ablation": "ablation", "towers": "towers"}
+        words = tuple(word for name, folder in folders.items() for word in (f"--{name}", self.at(folder)))
+        sizes = slate_sizes(self.slate_size, always=True) if self.folder else None
+        words += ("--arm", self.config.served.name, *(() if sizes is None else ("--k", str(sizes[0]))))
+        self.advprior("rank two-by-two", "rank", "two-by-two", *words, out="two_by_two", reads=tuple(folders.values()))
 
     def rankers(self) -> None:
         """The ranker that is served, and the one that answers where there is no prior."""
@@ -374,18 +382,9 @@ class Chain:
         if self.config.retrieval is not None:
             more = (self.at("candidates"), self.at("two_by_two"))
             words += ("--candidates", more[0], "--two-by-two", more[1])
-        words += self.price()
+        words += self.config.price_options
         report = ("rank", "report", self.at("ablation"), *words)
         self.advprior("rank report", *report, out=self.config.report.folder, reads=("ablation",), also=(*runs, *more))
-
-    def price(self) -> tuple[str, ...]:
-        """What an hour of computing costs, as options of ``rank report``."""
-        price = self.config.price
-        if price is None:
-            return ()
-        hours = {"--cpu-hour": price.cpu_hour, "--gpu-hour": price.gpu_hour}
-        options = tuple(word for name, value in hours.items() if value is not None for word in (name, f"{value:g}"))
-        return *options, "--currency", price.currency
 
     def materialize(self) -> None:
         """What is served goes online, up to the newest snapshot."""

@@ -36,22 +36,30 @@ def time_plan(project: Project) -> TimePlan | None:
 
 
 def _rolling(project: Project) -> Plan:
-    """The chain at several cut-offs, everything refitted at each, then one pooled ablation and report."""
+    """The chain at several cut-offs, everything refitted at each, then one pooled ablation, two-by-two and report."""
     whole = Chain(project)
     whole.tables()
     origins = project.config.origins
-    ablations = []
+    retrieval = project.config.retrieval is not None and not whole.predictor_only
+    folders = {"ablation": "rank pool", **({"two_by_two": "rank pool two-by-two"} if retrieval else {})}
+    runs: dict[str, list[str]] = {name: [] for name in folders}
     for number in range(1, origins + 1):
         chain = Chain(project, f"cutoff_{number}", f" (cut-off {number})")
         tables = whole.at(TABLES)
         cut = ("rank", "origin", "--tables", tables, "--number", str(number), "--of", str(origins))
         chain.advprior("rank origin", *cut, out=TABLES, reads=(), also=(tables,))
         chain.measure()
+        if retrieval:
+            chain.both_steps()
         whole.steps += chain.steps
         whole.files |= chain.files
-        ablations.append(chain.at("ablation"))
-    whole.advprior("rank pool", "rank", "pool", *ablations, out="ablation", reads=(), also=tuple(ablations))
+        for name, of_name in runs.items():
+            of_name.append(chain.at(name))
+    for name, step in folders.items():
+        pooled = ("rank", "pool", *runs[name])
+        whole.advprior(step, *pooled, out=name, reads=(), also=tuple(runs[name]), kind="rank pool")
     if project.config.report is not None:
-        out = project.config.report.folder
-        whole.advprior("rank report", "rank", "report", "ablation", *whole.price(), out=out, reads=("ablation",))
+        words = ("rank", "report", "ablation", *(("--two-by-two", "two_by_two") if retrieval else ()))
+        words += project.config.price_options
+        whole.advprior("rank report", *words, out=project.config.report.folder, reads=tuple(folders))
     return whole.plan()

@@ -249,6 +249,16 @@ class ProjectConfig(_Strict):
         return ("--device", self.device) if self.device != AUTO else ()
 
     @property
+    def price_options(self) -> tuple[str, ...]:
+        """What an hour of computing costs, as options of ``rank report``."""
+        price = self.price
+        if price is None:
+            return ()
+        hours = {"--cpu-hour": price.cpu_hour, "--gpu-hour": price.gpu_hour}
+        options = tuple(word for name, value in hours.items() if value is not None for word in (name, f"{value:g}"))
+        return *options, "--currency", price.currency
+
+    @property
     def served(self) -> Prior:
         """Whose priors go online: the one that `serve` names, else the LLM's, else the last."""
         wanted = self.serve or LLM

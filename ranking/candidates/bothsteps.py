@@ -18,11 +18,12 @@ from advprior.store.contract import AD_ID, IMPRESSION_ID, LABEL, SLATE_ID, TIMES
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest
 from advprior.store.tables import read_parquet
-from ranking.candidates.cells import BOTH, CELLS, CONTROL, PLACEBO_ROLE, RETRIEVAL, effects_of
+from ranking.candidates.cells import BOTH, CELLS, CONTROL, PLACEBO_ROLE, RETRIEVAL, cells_of, effects_of_sums
 from ranking.candidates.choose import choose
 from ranking.candidates.curve import QUOTAS
 from ranking.candidates.endtoend import TwoByTwo
 from ranking.candidates.retrieval import retrieval_scores
+from ranking.candidates.sums import sums_of
 from ranking.candidates.towers import Towers
 from ranking.evidence.bootstrap import Outcomes, Resampling
 from ranking.evidence.deciding import slate_sizes
@@ -101,15 +102,14 @@ def two_by_two(
     if result is not None:
         reached = held.conversions(load_validation(ablation), options.baseline, quotas, slots)
         references = {arm.name: _references(result, arm, columns, reached) for arm in _told(result.arms, options)}
-    beside = {arm: _all_of(by_cell) for arm, by_cell in references.items()}
-    lifts = effects_of(
-        scores[options.baseline],
-        shown.candidates(None, 0.0),
-        {name: (scores[name], candidates) for name, candidates in augmented.items()},
-        Outcomes.of(test[LABEL], test[USER_ID].astype(str), slate=test[SLATE_ID]),
-        Resampling((Conversions(slots), Ndcg(slots)), replicates=options.replicates, progress=True),
-        beside or None,
-    )
+    arms = list(augmented)
+    beside = {arm: all_of(by_cell) for arm, by_cell in references.items()} or {arms[0]: arms[1:]}
+    priors = {name: (scores[name], candidates) for name, candidates in augmented.items()}
+    cells = cells_of(scores[options.baseline], shown.candidates(None, 0.0), priors)
+    users, metrics = test[USER_ID].astype(str), (Conversions(slots), Ndcg(slots))
+    outcomes = Outcomes.of(test[LABEL], users, slate=test[SLATE_ID])
+    (sums,) = sums_of(cells, outcomes, np.unique(users), metrics, progress=True)
+    lifts = effects_of_sums([sums], arms, Resampling(metrics, replicates=options.replicates), beside)
     won = test[LABEL].to_numpy() == 1
     named = {"alone": shown.candidates(None, 0.0), "augmented": augmented[options.arm]}
     named |= {name: of_arm for name, of_arm in augmented.items() if name != options.arm}
@@ -127,10 +127,10 @@ def two_by_two(
         "users": int(test[USER_ID].nunique()),
         "positives": int(won.sum()),
         "among_candidates": {name: int((won & candidates).sum()) for name, candidates in named.items()},
-        "data": read_manifest(tables)["facts"].get("note"),
+        **_said_of_tables(tables),
         **_said_of(result),
     }
-    return TwoByTwo(lifts, about)
+    return TwoByTwo(lifts, about, sums)
 
 
 def _columns(frame: Path, result: AblationResult | None, options: TwoByTwoOptions) -> dict[str, str]:
@@ -180,9 +180,17 @@ def _references(
     return references
 
 
-def _all_of(by_cell: Mapping[str, Mapping[str, str]]) -> list[str]:
+def all_of(by_cell: Mapping[str, Mapping[str, str]]) -> list[str]:
     """Whom any cell of an arm is held against, each once."""
     return list(dict.fromkeys(other for of_cell in by_cell.values() for other in of_cell.values()))
+
+
+def _said_of_tables(tables: Path) -> dict[str, Any]:
+    """What the data is, and when it was tested."""
+    facts = read_manifest(tables)["facts"]
+    plan = facts.get("time_plan", {})
+    window = {"test": f"{plan['valid_end']} to {plan['end']}"} if plan else {}
+    return {"data": facts.get("note"), **window}
 
 
 def _said_of(result: AblationResult | None) -> dict[str, Any]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import numpy as np
 
 from advprior.store.arrays import Bool, Double
-from advprior.store.progress import Progress
-from ranking.evidence.bootstrap import Draws, Outcomes, Resampler, Resampling, lifts_of
-from ranking.evidence.lift import Lifts
+from ranking.candidates.sums import CellSums, draws_of, sums_of
+from ranking.evidence.bootstrap import Outcomes, Resampling, lifts_of
+from ranking.evidence.lift import OVERALL, Lifts
+from ranking.evidence.metrics import SlateMetric
 
 #: candidates, ranker: with priors or without.
 NEITHER, RETRIEVAL, RANKING, BOTH = "neither", "candidates", "ranker", "both"
@@ -74,23 +76,47 @@ def effects_of(
     Lifts
         Arms are cells as `cell` names them, and what cells add to others as `addition` does.
     """
-    first, *others = priors
-    beside = {first: others} if beside is None else beside
-    of = {name: None if name == first else name for name in priors}
-    cells = {NEITHER: _within(plain, alone)}
+    arms = list(priors)
+    metrics = [cast("SlateMetric", metric) for metric in options.metrics]
+    cells = cells_of(plain, alone, priors)
+    cutoffs = sums_of(cells, outcomes, np.arange(outcomes.users), metrics, progress=options.progress)
+    return effects_of_sums(cutoffs, arms, options, {arms[0]: arms[1:]} if beside is None else beside)
+
+
+def cells_of(
+    plain: Sequence[Double], alone: Bool, priors: Mapping[str, tuple[Sequence[Double], Bool]]
+) -> dict[str, tuple[Sequence[Double], Bool]]:
+    """Scores and candidates of every cell, by its name; parameters as of `effects_of`."""
+    first = next(iter(priors))
+    cells: dict[str, tuple[Sequence[Double], Bool]] = {NEITHER: (plain, alone)}
     for name, (scores, augmented) in priors.items():
-        cells[cell(BOTH, of[name])] = _within(scores, augmented)
-        cells[cell(RETRIEVAL, of[name])] = _within(plain, augmented)
-        cells[cell(RANKING, of[name])] = _within(scores, alone)
-    resampler = Resampler.of(outcomes, options)
-    draws: dict[str, list[Draws]] = {name: [] for name in cells}
-    with Progress(sum(map(len, cells.values())), "two-by-two", "ranking", shown=options.progress) as progress:
-        for name, of_cell in cells.items():
-            for score in of_cell:
-                draws[name].append(resampler.draws(score)[0])
-                progress.update()
+        own = None if name == first else name
+        cells[cell(BOTH, own)] = scores, augmented
+        cells[cell(RETRIEVAL, own)] = plain, augmented
+        cells[cell(RANKING, own)] = scores, alone
+    return cells
+
+
+def effects_of_sums(
+    cutoffs: Sequence[CellSums], arms: Sequence[str], options: Resampling, beside: Mapping[str, Sequence[str]]
+) -> Lifts:
+    """Effects of every arm's priors from what each user adds to each cell, at one cut-off or pooled over several.
+
+    Parameters
+    ----------
+    cutoffs : sequence of CellSums
+        With the same cells, in time order.
+    arms : sequence of str
+        The first one's cells bear no name.
+    options : Resampling
+    beside : mapping of arm to list of arm
+        Whose effects each arm's are held against.
+    """
+    first = arms[0]
+    of = {name: None if name == first else name for name in arms}
+    draws, engaged = draws_of(cutoffs, options)
     held = list(dict.fromkeys([*beside, *(other for others in beside.values() for other in others)]))
-    pairs = [(cell(name, of[arm]), NEITHER) for arm in priors for name in CELLS]
+    pairs = [(cell(name, of[arm]), NEITHER) for arm in arms for name in CELLS]
     for name, against, _ in EFFECTS:
         if against == NEITHER:
             pairs += [(cell(name, of[a]), cell(name, of[b])) for a, others in beside.items() for b in others]
@@ -106,9 +132,4 @@ def effects_of(
             for a, others in beside.items()
             for b in others
         ]
-    return lifts_of(draws, pairs, options, outcomes.telling)
-
-
-def _within(scores: Sequence[Double], candidates: Bool) -> list[Double]:
-    """Scores of each seed with every ad that is no candidate behind all that are."""
-    return [np.where(candidates, score, -1.0) for score in scores]
+    return lifts_of(draws, pairs, options, {OVERALL: engaged})

@@ -20,6 +20,7 @@ import pandas as pd
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest, write_json
 from ranking.candidates.cells import BOTH, CONTROL, EFFECTS, NEITHER, PLACEBO_ROLE, RANKING, RETRIEVAL, addition, cell
+from ranking.candidates.sums import CellSums
 from ranking.evidence.claims import KINDS, Beside, Claim, gaps_from_json, jointly
 from ranking.evidence.lift import Lift, Lifts, as_lifts
 from ranking.evidence.wording import signed
@@ -51,11 +52,15 @@ class TwoByTwo:
         what effects gain over those of the arms beside them (`ranking.candidates.cells.addition`).
     about : dict
         k, slots, arm, rows; by arm: its quota, ``labels``, ``gaps``, ``expected`` controls; ``references``: of each
-        arm and cell the best control on validation, the placebo, and controls of a kind, by role.
+        arm and cell the best control on validation, the placebo, and controls of a kind, by role. ``cutoffs``: of one
+        that is pooled, a row for each.
+    sums : CellSums, optional
+        What each user adds to each cell, which `ranking.candidates.pooling.pool` needs; None in a loaded result.
     """
 
     lifts: Lifts
     about: dict[str, Any] = field(default_factory=dict)
+    sums: CellSums | None = None
 
     @property
     def arm(self) -> str:
@@ -209,9 +214,15 @@ class TwoByTwo:
         """Both steps with the priors of every other treatment, in words."""
         return [self.sentence(BOTH, NEITHER, arm) for arm in self.treatments if arm != self.arm]
 
+    @property
+    def cutoffs(self) -> list[str]:
+        """A line for each cut-off of one that is pooled: its effects, best control and placebo."""
+        return [str(row["line"]) for row in self.about.get("cutoffs", [])]
+
     def __repr__(self) -> str:
-        """One sentence an effect, both steps first, and one of every other treatment."""
-        return "\n".join([*self.sentences(), *self.others()])
+        """One sentence an effect, both steps first, each cut-off below it, and one of every other treatment."""
+        first, *rest = self.sentences()
+        return "\n".join([first, *self.cutoffs, *rest, *self.others()])
 
     def plot(self) -> Figure:
         """Each effect with its interval."""
@@ -224,12 +235,15 @@ class TwoByTwo:
     def _repr_html_(self) -> str:
         from html import escape
 
-        told = [*self.sentences(), *self.others()]
+        first, *rest = self.sentences()
+        told = [first, *self.cutoffs, *rest, *self.others()]
         return f"{self.table().round(4).to_html()}<ul>{''.join(f'<li>{escape(s)}</li>' for s in told)}</ul>"
 
     def save(self, folder: Path) -> None:
-        """Write ``two_by_two.json``."""
+        """Write ``two_by_two.json``, and what each user adds where it is at hand."""
         write_json(Path(folder) / FILE, {"lifts": [asdict(lift) for lift in self.lifts], **self.about})
+        if self.sums is not None:
+            self.sums.save(folder)
 
     @classmethod
     def load(cls, folder: Path) -> TwoByTwo:

@@ -25,7 +25,7 @@ def retrieval_section(candidates: Path | None = None, two_by_two: Path | None = 
     -------
     dict
         ``curve``, ``k``, ``sentences`` of the first; ``steps``, ``sentences_of_cells``, ``effects``, ``cells``,
-        ``rows``, ``about`` of the second; nothing of what was not given.
+        ``rows``, ``about``, ``quota``, ``cutoffs`` of the second; nothing of what was not given.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def steps_of(result: TwoByTwo) -> Steps:
     named = {arm: result.references(arm).get(CONTROL) for arm in result.treatments}
     controls = {arm: control for arm, control in named.items() if control is not None}
     first, second, third = (result.sentence(*effect) for effect in effects)
-    return Steps(result.arm, both, retrieval, ranking, (first, second, third), others, controls)
+    return Steps(result.arm, both, retrieval, ranking, (first, second, third), others, controls, tuple(result.cutoffs))
 
 
 def _of_curve(curve: CandidateCurve) -> dict[str, Any]:
@@ -69,6 +69,8 @@ def _of_cells(result: TwoByTwo) -> dict[str, Any]:
     table = result.table()
     return {
         "about": result.about,
+        "quota": _quotas(result),
+        "cutoffs": result.about.get("cutoffs", []),
         "steps": steps_of(result),
         "sentences_of_cells": [*result.sentences(), *result.others()],
         "effects": svg_uri(result.plot()),
@@ -78,3 +80,9 @@ def _of_cells(result: TwoByTwo) -> dict[str, Any]:
             for arm, against, label in EFFECTS
         ],
     }
+
+
+def _quotas(result: TwoByTwo) -> str:
+    """Slots for predicted advertisers, of each cut-off where there are several."""
+    quotas = [row["quota"] for row in result.about.get("cutoffs", [])] or [result.about["quota"]]
+    return ", ".join(f"{100 * quota:.0f} %" for quota in quotas)

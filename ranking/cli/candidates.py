@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ranking.models.arms import Kind
 
 TOWERS_VERSION = 2
-TWO_BY_TWO_VERSION = 4  # 4: every arm through both steps, each cell beside its own best control
+TWO_BY_TWO_VERSION = 5  # 5: what each user adds is kept, for `rank pool`
 CANDIDATES_VERSION = 4  # 4: held against controls of random weights and of words as well
 
 towers_option = click.option("--towers", "towers_folder", type=_FOLDER, required=True, help="What `rank towers` wrote.")

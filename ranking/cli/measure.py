@@ -133,7 +133,6 @@ def _definitions_digest(repo: Path) -> str:
 
 TRAIN_VERSION = 3
 ABLATE_VERSION = 5  # 5: the verdict is about a metric of one's choice; scores of validation rows are kept
-POOL_VERSION = 3
 _FRAME_FIX = "advprior rank frame --tables TABLES --repo FEATURE_REPO --out FRAME"
 _ABLATE_FIX = "advprior rank ablate --frame FRAME --out ABLATION"
 _ARMS_FILE = click.Path(path_type=Path, dir_okay=False)
@@ -315,67 +314,3 @@ def _own_rankers(arms: Arms) -> dict[str, dict[str, str | None]]:
     from ranking.models.estimators import ranker_identity
 
     return {"rankers": {arm.name: ranker_identity(arm) for arm in own}}
-
-
-@click.command()
-@tables_option
-@click.option("--number", type=click.IntRange(1), required=True, help="Number of the cut-off, from 1.")
-@click.option(
-    "--of", "count", type=click.IntRange(1), default=3, show_default=True, help="How many cut-offs there are."
-)
-@click.option("--out", type=_FOLDER, required=True, help="Where the tables go.")
-@force_option
-def origin(tables: Path, number: int, count: int, out: Path, force: bool) -> None:
-    """The same tables with every cut of the time plan moved to a later origin.
-
-    Their test windows divide the original one. Refit the predictor on each, then: advprior rank pool.
-    """
-    from ranking.evidence.rolling import origin_config, write_origin
-
-    read_manifest(tables, fix=_TABLES_FIX)
-    if number > count:
-        raise AdvpriorError("CFG002", "no such cut-off", where="--number", actual=str(number), expected=f"1 to {count}")
-    config, inputs = origin_config(tables, number, count), {"tables": manifest_digest(tables)}
-    key = run_key("data", config, inputs)
-    if not force and is_current(out, key):
-        click.echo(f"rank origin: unchanged, reused {out}")
-        return
-    with new_run(out, "data", config=config, inputs=inputs, key=key) as run:
-        write_origin(tables, run, config)
-    plan = config["time_plan"]
-    click.echo(
-        f"rank origin {number} of {count}: priors from {plan['finetune_end']}, test {plan['valid_end']} on, in {out}"
-    )
-
-
-@click.command()
-@click.argument("ablations", type=_FOLDER, nargs=-1, required=True)
-@click.option("--out", type=_FOLDER, required=True, help="Where the pooled ablation goes.")
-@click.option("--replicates", type=click.IntRange(20), default=1000, show_default=True, help="Resamplings of users.")
-@force_option
-def pool(ablations: tuple[Path, ...], out: Path, replicates: int, force: bool) -> None:
-    """Pool the ablations of several cut-offs: lifts over seeds x cut-offs, one verdict.
-
-    What it writes is an ablation as any other: advprior rank report takes it.
-    """
-    inputs = {}
-    for folder in ablations:
-        read_manifest(folder, step="rank ablate", fix=_ABLATE_FIX)
-        inputs[str(folder)] = manifest_digest(folder)
-    config = {"replicates": replicates}
-    key = run_key("rank pool", config, inputs, POOL_VERSION)
-    if not force and is_current(out, key):
-        click.echo(f"rank pool: unchanged, reused {out}")
-        return
-    from ranking.evidence.claims import JOINT_NOTE
-    from ranking.evidence.rolling import pool as pool_ablations
-
-    with new_run(out, "rank ablate", config=config, inputs=inputs, key=key) as run:
-        result = pool_ablations(ablations, replicates=replicates)
-        result.write(run.path)
-        facts = read_manifest(ablations[-1])["facts"]
-        run.facts.update(facts | result.facts(), cutoffs=len(ablations))
-    for place, one in enumerate(result.about["cutoffs"], start=1):
-        click.echo(f"cut-off {place}, test {one['test']}: {one['verdict']}")
-    click.echo(f"rank pool: {len(ablations)} cut-offs x {result.about['settings']['seeds']} seeds, in {out}")
-    click.echo("\n".join([*result.verdict.sentences, JOINT_NOTE]))

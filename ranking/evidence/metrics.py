@@ -23,7 +23,7 @@ from ranking.evidence.ordering import expected_reciprocal
 _EPS = 1e-7  # probabilities are clipped there before a logarithm
 
 
-def _ratio(top: Double, bottom: Double) -> Double:
+def ratio(top: Double, bottom: Double) -> Double:
     """``top / bottom``, not a number where there is nothing to divide by."""
     out: Double = np.full(np.broadcast(top, bottom).shape, np.nan)
     np.divide(top, bottom, out=out, where=bottom > 0)
@@ -230,7 +230,7 @@ class Auc(Metric):
         negatives = (rows.counts - rows.positives) @ weights
         here, _, down_to, ties = rows.curve(weights)
         inverted = (here * (down_to - ties / 2)).sum(axis=0)  # negatives above a positive, ties half
-        return 1 - _ratio(inverted, positives * negatives)
+        return 1 - ratio(inverted, positives * negatives)
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ class PrAuc(Metric):
 
     def weighted(self, rows: Rows, weights: Double) -> Double:
         here, hits, down_to, _ = rows.curve(weights)
-        return _ratio((here * np.nan_to_num(_ratio(hits, hits + down_to))).sum(axis=0), rows.positives @ weights)
+        return ratio((here * np.nan_to_num(ratio(hits, hits + down_to))).sum(axis=0), rows.positives @ weights)
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,7 @@ class LogLoss(Metric):
     higher_is_better = False
 
     def weighted(self, rows: Rows, weights: Double) -> Double:
-        return _ratio(rows.loss @ weights, rows.counts @ weights)
+        return ratio(rows.loss @ weights, rows.counts @ weights)
 
 
 @dataclass(frozen=True)
@@ -270,10 +270,10 @@ class NormalisedEntropy(Metric):
 
     def weighted(self, rows: Rows, weights: Double) -> Double:
         counts = rows.counts @ weights
-        rate = _ratio(rows.positives @ weights, counts)
+        rate = ratio(rows.positives @ weights, counts)
         with np.errstate(divide="ignore", invalid="ignore"):
             entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
-        return _ratio(_ratio(rows.loss @ weights, counts), np.nan_to_num(entropy))
+        return ratio(ratio(rows.loss @ weights, counts), np.nan_to_num(entropy))
 
 
 @dataclass(frozen=True)
@@ -297,10 +297,10 @@ class Ece(Metric):
 
     def weighted(self, rows: Rows, weights: Double) -> Double:
         gap = rows.memo(self, lambda: self.per_user(rows))
-        return _ratio(np.abs(gap @ weights).sum(axis=0), rows.counts @ weights)
+        return ratio(np.abs(gap @ weights).sum(axis=0), rows.counts @ weights)
 
 
-class _SlateMetric(Metric):
+class SlateMetric(Metric):
     """A mean over slates with a positive, kept as one sum and one count per user."""
 
     def per_user(self, rows: Rows) -> tuple[Double, Double]:
@@ -309,11 +309,11 @@ class _SlateMetric(Metric):
 
     def weighted(self, rows: Rows, weights: Double) -> Double:
         sums: tuple[Double, Double] = rows.memo(self, lambda: self.per_user(rows))
-        return _ratio(sums[0] @ weights, sums[1] @ weights)
+        return ratio(sums[0] @ weights, sums[1] @ weights)
 
 
 @dataclass(frozen=True)
-class Ndcg(_SlateMetric):
+class Ndcg(SlateMetric):
     """Normalised discounted gain of each slate's first ``k``, over slates with a positive.
 
     Tied scores share their mean gain: the value expected when ties are broken at random.
@@ -334,11 +334,11 @@ class Ndcg(_SlateMetric):
         discount = np.where(slates.place < self.k, 1 / np.log2(slates.place + 2.0), 0.0)
         gain = _sums(slates.slate, slates.hits / slates.tied * discount)
         best = np.r_[0.0, np.cumsum(1 / np.log2(np.arange(self.k) + 2.0))][np.minimum(slates.positives, self.k)]
-        return slates.to_users(_ratio(gain, best), rows.users)
+        return slates.to_users(ratio(gain, best), rows.users)
 
 
 @dataclass(frozen=True)
-class Mrr(_SlateMetric):
+class Mrr(SlateMetric):
     """Reciprocal place of the first positive of each slate, over slates with a positive.
 
     Tied scores give the mean over all their orders: 0.611 for one positive of three, where 1 / mean place is 0.5.
@@ -360,7 +360,7 @@ class Mrr(_SlateMetric):
 
 
 @dataclass(frozen=True)
-class Conversions(_SlateMetric):
+class Conversions(SlateMetric):
     """Positives among the first ``k`` ads of each slate: what an ad load of ``k`` converts, per slate.
 
     Slates without a positive count. Tied scores share their mean. Unbiased only for ads shown: no other has a label.

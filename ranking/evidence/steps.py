@@ -30,6 +30,8 @@ class Steps:
         Both steps with the priors of every other treatment, and its sentence.
     controls : mapping of arm to arm
         Each one's best control over both steps.
+    cutoffs : tuple of str
+        A line for each of several cut-offs that are pooled.
     """
 
     arm: str
@@ -39,6 +41,7 @@ class Steps:
     sentences: tuple[str, str, str]
     others: Mapping[str, tuple[Claim, str]]
     controls: Mapping[str, str]
+    cutoffs: tuple[str, ...] = ()
 
 
 def decided_claim(steps: Steps | None) -> Claim | None:
@@ -58,6 +61,7 @@ def whole_verdict(result: AblationResult, steps: Steps | None = None) -> Verdict
     if steps is None:
         return own
     lead, *alone = steps.sentences
+    alone = [*steps.cutoffs, *alone]  # what is pooled first, then what it is pooled of
     others = [sentence for _, sentence in steps.others.values()]
     decided = decided_claim(steps)
     if own.kind == "untrusted":

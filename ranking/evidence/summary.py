@@ -78,6 +78,7 @@ def opening_lines(evidence: Evidence) -> list[tuple[str, str]]:
     """Pairs of a name and a sentence, in the order shown."""
     lines = [
         ("End to end", _end_to_end(evidence)),
+        ("By cut-off", "" if evidence.steps is None else " ".join(evidence.steps.cutoffs)),
         ("Retrieval", _retrieval(evidence)),
         ("Ranking", _ranking(evidence)),
         ("Also on trial", _also(evidence)),
