@@ -81,8 +81,14 @@ def write_parquet(frame: pd.DataFrame, path: Path, **options: Any) -> None:
     write_parquet_parts([frame], path, **options)
 
 
-def write_parquet_parts(frames: Iterable[pd.DataFrame], path: Path, **options: Any) -> int:
-    """As `write_parquet`, of a table that comes part by part; the first decides on the types. Returns its rows."""
+def write_parquet_parts(frames: Iterable[Any], path: Path, **options: Any) -> int:
+    """As `write_parquet`, of a table that comes part by part; the first decides on the types. Returns its rows.
+
+    Parameters
+    ----------
+    frames : iterable of DataFrame or pyarrow.Table
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = Path(path)
@@ -92,7 +98,7 @@ def write_parquet_parts(frames: Iterable[pd.DataFrame], path: Path, **options: A
     group = {"row_group_size": options.pop("row_group_size")} if "row_group_size" in options else {}
     writer, rows = None, 0
     for frame in frames:
-        table = _to_arrow(frame)
+        table = frame if isinstance(frame, pa.Table) else _to_arrow(frame)
         writer = writer or pq.ParquetWriter(beside, table.schema, **times, **options)
         writer.write_table(table.cast(writer.schema), **group)
         rows += len(table)

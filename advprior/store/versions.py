@@ -21,6 +21,8 @@ _REPORTED = (
     "duckdb",
     "pyspark",
 )
+#: Versions read so far: what is installed stays so while a process runs, and reading takes 8 ms a package.
+_READ: dict[str, str] = {}
 #: Steps whose numbers come from a library that may give others when it is upgraded: its version is part of their key.
 _DECIDED_BY = {
     "export": _ONNX_RUNTIME,
@@ -43,6 +45,9 @@ def _installed(names: Iterable[str]) -> dict[str, str]:
     """Versions of those packages that are installed."""
     installed = {}
     for name in names:
-        with suppress(PackageNotFoundError):
-            installed[name] = version(name)
+        if name not in _READ:
+            with suppress(PackageNotFoundError):
+                _READ[name] = version(name)
+        if name in _READ:
+            installed[name] = _READ[name]
     return installed

@@ -31,7 +31,8 @@ force_option = click.option("--force", is_flag=True, help="Run even if nothing c
 def features(tables: Path, repo: Path, force: bool) -> None:
     """Publish user_profile, user_history and ad_stats, as of each snapshot.
 
-    Everything is computed strictly before its snapshot. Afterwards: feast -c REPO apply.
+    Everything is computed strictly before its snapshot. Rows of published snapshots whose past has not changed are
+    taken over; with --force every snapshot is counted again. Afterwards: feast -c REPO apply.
     """
     from ranking.frame.preflight import check_store, features_run_key
     from ranking.frame.views import BASELINE_VIEWS, view_folder
@@ -44,7 +45,7 @@ def features(tables: Path, repo: Path, force: bool) -> None:
         return
     from ranking.frame.publish import publish_features
 
-    rows = publish_features(tables, repo)
+    rows = publish_features(tables, repo, anew=force)
     made = ", ".join(f"{view} {count:,} rows" for view, count in rows.items())
     click.echo(f"rank features: published {made} in {repo / 'data'}")
 

@@ -28,6 +28,7 @@ from ranking.frame.counts import CountsBefore
 from ranking.frame.fading import fading
 from ranking.frame.numbering import HISTORY_IDS, HistoryIds
 from ranking.frame.snapshots import time_columns
+from ranking.frame.standing import Standing, StandingHistory, StandingRows
 from ranking.frame.stream_counts import LevelCounts, StreamRows
 from ranking.frame.streams import EVENTS, LEVELS, WINDOWS, token_column
 
@@ -94,7 +95,7 @@ class _Level:
     """
 
     def __init__(self, level: str, numbering: str, rows: StreamRows, ids: HistoryIds, folder: Path) -> None:
-        self._level, self._rows = level, rows
+        self._level, self._numbering, self._rows = level, numbering, rows
         self._counts = LevelCounts(rows, numbering, ids)
         keys, values = rows.stream.files(level)
         self._keys = AppendedArray(folder / keys, np.dtype(np.int64))
@@ -134,6 +135,12 @@ class _Level:
         faded = fading((moment - counts.times[before]) / DAY_US, counts.place[before], len(counts.keys))
         return faded[np.searchsorted(counts.keys, keys)]
 
+    def take_over(self, rows: StandingRows) -> None:
+        """Append the counts of published rows."""
+        for keys, values in rows.counts(self._rows.stream.files(self._level), self._numbering):
+            self._keys.append(keys)
+            self._values.append(values)
+
     def close(self) -> None:
         self._keys.close()
         self._values.close()
@@ -141,36 +148,43 @@ class _Level:
 
 def history_parts(
     users: pd.DataFrame,
-    ids: HistoryIds,
     streams: Sequence[StreamRows],
     snapshots: Sequence[datetime],
     lag: timedelta,
     folder: Path,
-) -> Iterator[pd.DataFrame]:
-    """The table of scalars, pointers and lists, a snapshot at a time; each level's keys and values go into ``folder``.
+    standing: StandingHistory,
+) -> Iterator[Any]:
+    """The table of scalars, pointers and lists, part by part; each level's keys and values go into ``folder``.
 
-    Rows are snapshot-major: ``history_row`` = snapshot index · users + user index. Memory is that of a snapshot.
+    Rows are snapshot-major: ``history_row`` = snapshot index · users + user index. First come those of the snapshots
+    that stand, as Arrow tables, then each other snapshot as a data frame. Memory is that of one, or of `ROWS` rows.
 
     Parameters
     ----------
     users : DataFrame
-    ids : HistoryIds
     streams : sequence of StreamRows
         Of these users; events are the first.
     snapshots : sequence of datetime
     lag : timedelta
     folder : Path
+    standing : StandingHistory
+        Of the same users, with the numbering that is counted by.
     """
-    n, catalog = len(users), ids.to_json(rows.stream for rows in streams)
+    n, ids = len(users), standing.ids
+    catalog = ids.to_json(rows.stream for rows in streams)
     write_json(folder / HISTORY_IDS, catalog)
     levels = [
         _Level(level, numbering, rows, ids, folder)
         for rows in streams
         for level, numbering in rows.stream.levels_in(ids.sizes).items()
     ]
+    for table, rows in standing.parts(catalog["version"], [rows.stream for rows in streams]):
+        for level in levels:
+            level.take_over(rows)
+        yield table
     activity = _Activity(streams[0])
-    for index, snapshot in enumerate(snapshots):
-        moment, columns = moment_us(snapshot), dict[str, Any]()
+    for index in range(len(standing.snapshots), len(snapshots)):
+        moment, columns = moment_us(snapshots[index]), dict[str, Any]()
         columns |= activity.at(moment)
         for level in levels:
             columns |= level.at(moment, index * n)
@@ -178,7 +192,7 @@ def history_parts(
         yield pd.DataFrame(
             {
                 USER_ID: users[USER_ID].to_numpy(),
-                **time_columns([snapshot], lag, n),
+                **time_columns([snapshots[index]], lag, n),
                 HISTORY_ROW: np.arange(index * n, (index + 1) * n, dtype=np.int64),
                 CATALOG_VERSION: catalog["version"],
                 **{name: c.astype(np.float32) for name, c in columns.items() if name not in lists},
@@ -197,5 +211,7 @@ def user_history(
     lag: timedelta,
     folder: Path,
 ) -> pd.DataFrame:
-    """The whole table of `history_parts`."""
-    return pd.concat(history_parts(users, ids, streams, snapshots, lag, folder), ignore_index=True)
+    """The whole table of `history_parts`, counted anew."""
+    nothing = StandingHistory(Standing(folder, []), ids, users[USER_ID])
+    parts: Iterator[pd.DataFrame] = history_parts(users, streams, snapshots, lag, folder, nothing)
+    return pd.concat(parts, ignore_index=True)

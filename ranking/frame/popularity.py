@@ -114,11 +114,18 @@ def own_rates(users: int, outcomes: Outcomes, snapshots: Sequence[datetime]) -> 
     tally = Tally(outcomes, outcomes.user, users)
     scalars = Scalars()
     for moment in map(moment_us, snapshots):
-        everything = tally.within(moment, None)
-        for window, counts in {"12w": tally.within(moment, WINDOWS["12w"] * DAY_US), "all": everything}.items():
-            scalars.add(f"activity_impressions_{window}", counts["impressions"])
-            for name, rate in _rates(counts, everything).items():
-                scalars.add(f"activity_{name}_{window}", rate)
+        for name, values in rates_at(tally, moment).items():
+            scalars.add(name, values)
+    return scalars.columns()
+
+
+def rates_at(tally: Tally, moment: int) -> dict[str, Float]:
+    """`own_rates` of one snapshot, of the users' tally."""
+    everything, scalars = tally.within(moment, None), Scalars()
+    for window, counts in {"12w": tally.within(moment, WINDOWS["12w"] * DAY_US), "all": everything}.items():
+        scalars.add(f"activity_impressions_{window}", counts["impressions"])
+        for name, rate in _rates(counts, everything).items():
+            scalars.add(f"activity_{name}_{window}", rate)
     return scalars.columns()
 
 

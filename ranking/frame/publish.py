@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -52,10 +53,12 @@ from advprior.store.tables import (
 from advprior.store.times import moment_us
 from ranking.frame.history import history_parts
 from ranking.frame.numbering import HistoryIds
-from ranking.frame.popularity import AdCounts, Outcomes, ad_stats, own_rates
-from ranking.frame.preflight import features_run_key
+from ranking.frame.past import Past
+from ranking.frame.popularity import AdCounts, Outcomes, Tally, ad_stats, rates_at
+from ranking.frame.preflight import FEATURES_VERSION, features_run_key
 from ranking.frame.snapshots import snapshots_to_keep
-from ranking.frame.stream_counts import stream_rows
+from ranking.frame.standing import ROWS, Standing, StandingHistory
+from ranking.frame.stream_counts import StreamRows, stream_rows
 from ranking.frame.views import BASELINE_VIEWS, view_folder
 
 #: What is counted of the two tables that may be long.
@@ -92,7 +95,7 @@ def profile_table(users: pd.DataFrame, exist_from: Int, snapshots: Sequence[date
 
 
 @dataclass(frozen=True)
-class _Source:
+class Source:
     """Canonical tables, and what several views are computed from: worked out once."""
 
     tables: dict[str, pd.DataFrame]
@@ -116,25 +119,68 @@ class _Source:
         return Outcomes.of(self.tables["users"], self.tables["ads"], self.tables["impressions"], self.label_delay)
 
     @cached_property
+    def streams(self) -> list[StreamRows]:
+        return stream_rows(self.tables["users"], self.ids, self.tables, self.label_delay)
+
+    @cached_property
     def users_from(self) -> Int:
         return users_exist_from(self.tables["users"], self.tables["events"], self.tables["impressions"])
 
-    def parts(self, view: str, folder: Path) -> Iterator[pd.DataFrame]:
-        """The table of one view, part by part; what lies beside it goes into the folder."""
+    @cached_property
+    def past(self) -> Past:
+        """What all snapshots tell of."""
+        settings = {
+            "code": FEATURES_VERSION,
+            "lag": self.plan.lag,
+            "every": self.plan.snapshot_every,
+            "label_delay": self.label_delay,
+            "streams": [rows.stream.name for rows in self.streams],
+            "numberings": sorted(self.ids.sizes),
+        }
+        who = (self.tables["users"][USER_ID], self.tables["ads"][AD_ID], self.users_from, self.ads_from)
+        return Past(*who, self.ids, self.streams[0], self.outcomes, settings)
+
+    def parts(self, view: str, folder: Path, current: Path | None) -> Iterator[Any]:
+        """The table of one view, part by part; what lies beside it goes into the folder.
+
+        Parameters
+        ----------
+        view : str
+        folder : Path
+        current : Path, optional
+            What is published now. Rows of it that stand are taken over.
+        """
         users, ads, events = (self.tables[name] for name in ("users", "ads", "events"))
         if view == USER_PROFILE_VIEW:
             yield profile_table(users, self.users_from, self.plan.feature_snapshots(), self.plan.lag)
-        elif view == USER_HISTORY_VIEW:
-            streams = stream_rows(users, self.ids, self.tables, self.label_delay)
-            history = history_parts(users, self.ids, streams, self.snapshots, self.plan.lag, folder)
-            rates = own_rates(len(users), self.outcomes, self.snapshots)
-            for index, (snapshot, part) in enumerate(zip(self.snapshots, history, strict=True)):
-                own = slice(index * len(users), (index + 1) * len(users))
-                whole = part.assign(**{name: values[own] for name, values in rates.items()})
-                yield self._existing(whole, self.users_from, [snapshot])
+            return
+        standing = Standing(folder, []) if current is None else Standing.of(current, self.snapshots, self.past)
+        if view == USER_HISTORY_VIEW:
+            yield from self._history(users, folder, StandingHistory(standing, self.ids, users[USER_ID]))
         else:
-            counts = AdCounts(ads, self.ids, events, self.outcomes)
-            yield self._existing(ad_stats(ads, counts, self.snapshots, self.plan.lag), self.ads_from, self.snapshots)
+            yield from standing.parts()
+            yield from self._ad_stats(ads, events, self.snapshots[len(standing.snapshots) :])
+
+    def _history(self, users: pd.DataFrame, folder: Path, standing: StandingHistory) -> Iterator[Any]:
+        tally = Tally(self.outcomes, self.outcomes.user, len(users))
+        counted = iter(self.snapshots[len(standing.snapshots) :])
+        for part in history_parts(users, self.streams, self.snapshots, self.plan.lag, folder, standing):
+            if isinstance(part, pd.DataFrame):
+                snapshot = next(counted)
+                part = part.assign(**rates_at(tally, moment_us(snapshot)))
+                part = self._existing(part, self.users_from, [snapshot])
+            yield part
+
+    def _ad_stats(
+        self, ads: pd.DataFrame, events: pd.DataFrame, snapshots: Sequence[datetime]
+    ) -> Iterator[pd.DataFrame]:
+        """So many snapshots at once that a part has at most `ROWS` rows, or is of one."""
+        if not snapshots:
+            return
+        counts, at_once = AdCounts(ads, self.ids, events, self.outcomes), max(1, ROWS // max(1, len(ads)))
+        for start in range(0, len(snapshots), at_once):
+            some = snapshots[start : start + at_once]
+            yield self._existing(ad_stats(ads, counts, some, self.plan.lag), self.ads_from, some)
 
     @staticmethod
     def _existing(table: pd.DataFrame, exist_from: Int, snapshots: Sequence[datetime]) -> pd.DataFrame:
@@ -145,11 +191,16 @@ class _Source:
 
 
 def _load(tables: Path) -> dict[str, pd.DataFrame]:
-    """Canonical tables; of events and impressions what is counted, ids as categories: a text a row is what costs."""
+    """Canonical tables; of events and impressions what is counted, ids as categories: a text a row is what costs.
+
+    Users, ads and advertisers are in the order of their ids, however the log was exported today.
+    """
     import pyarrow.parquet as pq
 
     require_impressions(tables)
     loaded = load_tables(tables, USERS, ADVERTISERS, ADS)
+    for name, id_ in ((USERS, USER_ID), (ADVERTISERS, ADVERTISER_ID), (ADS, AD_ID)):
+        loaded[name] = loaded[name].sort_values(id_, kind="stable")
     for name, counted in _COUNTED.items():
         path = Path(tables) / f"{name}.parquet"
         columns = [c for c in counted if c in pq.read_schema(path).names] if path.is_file() else None
@@ -158,12 +209,19 @@ def _load(tables: Path) -> dict[str, pd.DataFrame]:
     return {name: table.reset_index(drop=True) for name, table in loaded.items()}
 
 
-def publish_features(tables: Path, repo: Path) -> dict[str, int]:
+def publish_features(tables: Path, repo: Path, *, anew: bool = False) -> dict[str, int]:
     """Build and publish ``user_profile``, ``user_history`` and ``ad_stats``; returns rows per view.
 
-    Each view is written whole beside the old one and then swapped in by one rename.
+    Each view is written whole beside the old one and then swapped in by one rename. Rows of snapshots whose past has
+    not changed are taken over from what is published.
+
+    Parameters
+    ----------
+    tables, repo : Path
+    anew : bool
+        Count every snapshot again.
     """
-    source = _Source(_load(tables), load_time_plan(tables), load_label_delay(tables))
+    source = Source(_load(tables), load_time_plan(tables), load_label_delay(tables))
     inputs = {"tables": manifest_digest(tables)}
     rows = {}
     for view in tracked(BASELINE_VIEWS, "features", "view"):
@@ -171,13 +229,16 @@ def publish_features(tables: Path, repo: Path) -> dict[str, int]:
         building = link.parent / ".building" / view
         key = features_run_key(tables, view)
         with new_run(building, f"rank features {view}", config={}, inputs=inputs, key=key) as run:
-            rows[view] = write_parquet_parts(source.parts(view, run.path), run.path / TABLE_FILE)
+            parts = source.parts(view, run.path, None if anew else link)
+            rows[view] = write_parquet_parts(parts, run.path / TABLE_FILE)
             run.facts.update(
                 rows=rows[view],
                 snapshots=[s.isoformat() for s in source.snapshots],
                 snapshot_every_s=source.plan.snapshot_every.total_seconds(),
                 lag_s=source.plan.lag.total_seconds(),
             )
+            if view != USER_PROFILE_VIEW and source.snapshots:
+                run.facts["past"] = source.past.until(moment_us(source.snapshots[-1]))
         publish_version(building, link)
         with suppress(OSError):  # an interrupted run may have left something there
             building.parent.rmdir()

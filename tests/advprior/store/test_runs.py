@@ -151,5 +151,6 @@ def test_nobody_gets_in_while_leftovers_are_removed(tmp_path: Path, monkeypatch:
 def test_a_key_knows_the_library_that_decides_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     before = {step: run_key(step, {}, {}) for step in ("rank train", "score", "data")}
     monkeypatch.setattr(versions, "version", lambda name: "99")
+    monkeypatch.setattr(versions, "_READ", {})
     after = {step: run_key(step, {}, {}) for step in before}
     assert {step for step in before if before[step] != after[step]} == {"rank train", "score"}

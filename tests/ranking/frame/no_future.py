@@ -58,9 +58,9 @@ def cut(tables: Path, snapshot: datetime, out: Path) -> Path:
 
 
 def published(tables: Path, repo: Path) -> Path:
-    """The repository, with the features of the tables."""
+    """The repository, with the features of the tables, all counted anew."""
     repo.mkdir(parents=True, exist_ok=True)
-    publish_features(tables, repo)
+    publish_features(tables, repo, anew=True)
     return repo
 
 

@@ -76,7 +76,7 @@ def test_history_equals_a_recomputation(published: tuple[dict[str, pd.DataFrame]
         assert row.activity_distinct_advertisers_4w == recent.advertiser_id.nunique()
         # all ads of this user and snapshot at once
         for level in LEVELS:
-            of_ad = np.array(ids["ads"][level])
+            of_ad = pd.Series(ids["ads"][level], ids["ads"]["ad_id"])[ads.ad_id].to_numpy()
             found = gather_history(
                 folder, EVENTS.files(level), ids["sizes"][level], np.full(len(ads), row.history_row), of_ad
             )
