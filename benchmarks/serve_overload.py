@@ -15,7 +15,6 @@ import http.client
 import json
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -28,7 +27,7 @@ import numpy.typing as npt
 
 from benchmarks.scale.rows import Rows
 from benchmarks.serve import Bench
-from benchmarks.serve_setup import about_machine, before_all_others, redis_server
+from benchmarks.serve_setup import run_rows, service_parser
 
 #: p99 of the accepted over p99 at half of peak; seconds to recover; milliseconds for a probe.
 SLOWER, RECOVERED_S, PROBE_MS = 2.0, 2.0, 50.0
@@ -73,19 +72,10 @@ class Probes:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workspace", type=Path, default=Path("runs/demo"), help="a finished demo: make demo")
+    parser = service_parser(__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="of overload")
     parser.add_argument("--times-peak", type=float, default=3.0)
-    parser.add_argument("--real-time", action="store_true", help="before all other processes of the machine")
-    options = parser.parse_args()
-    about_machine()
-    if options.real_time:
-        print(f"real time: {before_all_others()}")
-    with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder)) as port:
-        rows = Rows("overload")
-        measure(options, Path(folder), port, rows)
-    sys.exit(rows.exit_code)
+    run_rows("overload", parser.parse_args(), measure)
 
 
 def measure(options: argparse.Namespace, root: Path, redis_port: int | None, rows: Rows) -> None:

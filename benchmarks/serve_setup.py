@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import http.client
 import json
 import os
@@ -11,14 +12,16 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.scale.rows import Rows
 from tests.ports import free_port
 
 PACKAGES = ("advprior", "feast", "redis", "hiredis", "lightgbm", "lleaves", "fastapi", "uvicorn", "numpy", "protobuf")
@@ -126,6 +129,27 @@ def before_all_others() -> bool:
     with suppress(PermissionError):
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(10))
     return os.sched_getscheduler(0) == os.SCHED_RR
+
+
+def service_parser(description: str | None) -> argparse.ArgumentParser:
+    """Options of every benchmark of the service that prints rows."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--workspace", type=Path, default=Path("runs/demo"), help="a finished demo: make demo")
+    parser.add_argument("--real-time", action="store_true", help="before all other processes of the machine")
+    return parser
+
+
+def run_rows(
+    name: str, options: argparse.Namespace, measure: Callable[[argparse.Namespace, Path, int | None, Rows], None]
+) -> None:
+    """Measure on a Redis of its own, then end with the rows' exit code."""
+    about_machine()
+    if options.real_time:
+        print(f"real time: {before_all_others()}")
+    with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder)) as port:
+        rows = Rows(name)
+        measure(options, Path(folder), port, rows)
+    sys.exit(rows.exit_code)
 
 
 def memory_mb(pid: int) -> float:

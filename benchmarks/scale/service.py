@@ -13,13 +13,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from benchmarks.scale.rows import Rows
 from benchmarks.serve import PLAIN, Bench
-from benchmarks.serve_setup import about_machine, before_all_others, redis_server
+from benchmarks.serve_setup import run_rows, service_parser
 from benchmarks.serve_tail import parts_of, stolen_s, tail_lines
 
 #: Bounds of the row: p50 of the plain way over the service's, and p99 over p50 at half of peak.
@@ -27,19 +26,10 @@ FASTER, TAIL = 25.0, 3.0
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workspace", type=Path, default=Path("runs/demo"), help="a finished demo: make demo")
+    parser = service_parser(__doc__)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     parser.add_argument("--runs", type=int, default=3, help="at half of peak")
-    parser.add_argument("--real-time", action="store_true", help="before all other processes of the machine")
-    options = parser.parse_args()
-    about_machine()
-    if options.real_time:
-        print(f"real time: {before_all_others()}")
-    with tempfile.TemporaryDirectory() as folder, redis_server(Path(folder)) as port:
-        rows = Rows("service")
-        measure(options, Path(folder), port, rows)
-    sys.exit(rows.exit_code)
+    run_rows("service", parser.parse_args(), measure)
 
 
 def measure(options: argparse.Namespace, root: Path, redis_port: int | None, rows: Rows) -> None:
