@@ -19,6 +19,8 @@ FEW: tuple[dict[str, Any], ...] = (
     {"name": SASREC},
     # words of the same texts without a network: what the text prior's encoder has to beat
     {"name": "lexical_pair", "predictor": CATALOG_TEXT, "settings": {"base": LEXICAL}, **_BY_CATEGORY},
+    # the same network without pre-training: what the encoder's knowledge of language has to beat
+    {"name": "text_twin_pair", "predictor": CATALOG_TEXT, "settings": {"twin": True}, **_BY_CATEGORY},
     {"name": "text_pair", "predictor": CATALOG_TEXT, **_BY_CATEGORY, "placebo": True},
     {"name": LLM, "placebo": True},
 )
@@ -41,7 +43,6 @@ FULL: tuple[dict[str, Any], ...] = (
     {"name": "l3ae_lexical_pair", "predictor": L3AE, "settings": {"encoder": {"base": LEXICAL}}, **_BY_CATEGORY},
     {"name": "l3ae_pair", "predictor": L3AE, **_BY_CATEGORY},
     {"name": "popularity_pair", "predictor": POPULARITY, **_BY_CATEGORY},
-    {"name": "text_twin_pair", "predictor": CATALOG_TEXT, "settings": {"twin": True}, **_BY_CATEGORY},
     {"name": "llm_pair", "predictor": LLM, **_BY_CATEGORY},
     {"name": "llm_twin_pair", "predictor": LLM, "settings": {"twin": True}, **_BY_CATEGORY},
 )
