@@ -17,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +169,8 @@ def scoring(workspace: Path, folder: Path, given: Any) -> None:
 def driver(workspace: Path, folder: Path) -> None:
     """What the driver alone does for the LLM's users, per thousand of them: it bounds how many cores can help."""
     from advprior.history.histories import micros
-    from advprior.history.read import load_histories
+    from advprior.history.read import load_catalog, load_people
+    from advprior.history.stored import BlockWork, StoredHistories, build_block, finish_blocks, sort_events
     from advprior.history.subset import part_of
     from advprior.pipeline.rowfiles import RowFile
     from advprior.pipeline.score_shards import plan_shards
@@ -177,39 +180,47 @@ def driver(workspace: Path, folder: Path) -> None:
     from advprior.spark.executor import packed
     from advprior.store.tables import load_time_plan
 
-    run = workspace / "models" / "llm"
-    tables = folder / "many"
-    seconds = {"read tables": time.perf_counter()}
-    histories, catalog = load_histories(tables)
-    seconds["read tables"] = time.perf_counter() - seconds["read tables"]
+    run, tables, blocks = workspace / "models" / "llm", folder / "many", folder / "blocks"
+    seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timed(name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        seconds[name] = time.perf_counter() - started
+
+    with timed("sort events"):
+        catalog = load_catalog(tables)
+        people = load_people(tables, catalog)
+        sort_events(tables, people.users, blocks)
+    work = BlockWork(blocks, len(people), tuple(catalog.ids))
+    with timed("build blocks, which is the workers'"):
+        finish_blocks(work, [build_block(work, number) for number in range(len(work))])
+    everyone = StoredHistories.open(people, blocks, len(catalog))
     cutoffs = np.asarray([micros(load_time_plan(tables).snapshots()[-1])], np.int64)
     scorer = load_predictor(run).scorer(run / "onnx", "cpu", 1)
     assert isinstance(scorer, NetworkScorer)
-    started = time.perf_counter()
-    shards = plan_shards(scorer.alike(histories, int(cutoffs[-1])), 32)
-    seconds["plan shards"] = time.perf_counter() - started
-    out = RowFile(folder / "driver.npy", (len(histories), len(catalog)), np.float32)
-    sent = 0
-    for name in ("send", "offset and write"):
-        seconds[name] = -time.perf_counter()
+    with timed("plan shards"):
+        alike = [scorer.alike(block, int(cutoffs[-1])) for block in everyone.blocks()]
+        shards = plan_shards(np.concatenate(alike), 32)
+    out = RowFile(folder / "driver.npy", (len(people), len(catalog)), np.float32)
+    sent, some = 0, sum(len(shard) for shard in shards[:200])
+    with timed("send"):
         for shard in shards[:200]:
-            if name == "send":
-                sent += len(packed(part_of(histories, shard)))
-            else:
-                network = np.zeros((len(shard), 1, len(catalog)), np.float32)
-                out.write(shard, add_offset(network, scorer.offset(histories, shard, cutoffs))[:, 0])
-        if name != "send":
-            out.sync()
-        seconds[name] += time.perf_counter()
+            sent += len(packed(part_of(people, shard)))
+    with timed("offset and write"):
+        for shard in shards[:200]:
+            network = np.zeros((len(shard), 1, len(catalog)), np.float32)
+            histories, local = everyone.of(shard)
+            out.write(shard, add_offset(network, scorer.offset(histories, local, cutoffs))[:, 0])
+        out.sync()
     out.close()
-    some = sum(len(shard) for shard in shards[:200])
-    whole = {"read tables", "plan shards"}
+    of_some = {"send", "offset and write"}
     figures = {
-        f"{n}, s per 1,000 users": 1000 * s / (len(histories) if n in whole else some) for n, s in seconds.items()
+        f"{n}, s per 1,000 users": round(1000 * s / (some if n in of_some else len(people)), 4)
+        for n, s in seconds.items()
     }
-    show(
-        "llm, the driver's own work", {**{n: round(v, 4) for n, v in figures.items()}, "bytes sent a user": sent / some}
-    )
+    show("llm, the driver's own work", {**figures, "bytes sent a user": sent / some})
 
 
 def frame(workspace: Path, folder: Path, block: str) -> None:

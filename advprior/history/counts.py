@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,18 +50,55 @@ def popularity(histories: Histories, cutoffs: Int, half_life: float, size: int) 
     if isinstance(histories, Part):
         return histories.crowd.popularity(cutoffs, half_life)
     order = np.argsort(histories.time, kind="stable")
-    time, advertiser = histories.time[order], histories.advertiser[order]
     moments, index = np.unique(cutoffs, return_inverse=True)
-    stops = np.searchsorted(time, moments, side="left")
+    return decayed([(histories.time[order], histories.advertiser[order])], moments, half_life, size)[index]
+
+
+def decayed(rows: Iterable[tuple[Int, Int]], moments: Int, half_life: float, size: int) -> npt.NDArray[np.float64]:
+    """Decayed counts [len(moments), size] strictly before each of ascending moments, of rows that come in parts.
+
+    Every addition is made in the order of the rows, so that the parts they come in change no bit of the counts.
+
+    Parameters
+    ----------
+    rows : iterable of (time, advertiser)
+        Ascending in time, from part to part too.
+
+    Examples
+    --------
+    >>> time, advertiser = np.array([0, DAY, DAY, 2 * DAY]), np.array([0, 1, 1, 0])
+    >>> decayed([(time, advertiser)], np.array([2 * DAY, 3 * DAY]), 1.0, 2).tolist()
+    [[0.25, 1.0], [0.625, 0.5]]
+    >>> decayed([(time[:2], advertiser[:2]), (time[2:], advertiser[2:])], np.array([2 * DAY]), 1.0, 2).tolist()
+    [[0.25, 1.0]]
+    """
     out = np.zeros((len(moments), size))
-    counted, start, last = np.zeros(size), 0, 0
-    for i, (moment, stop) in enumerate(zip(moments, stops, strict=True)):
-        counted *= 0.5 ** ((moment - last) / (half_life * DAY)) if i else 1.0
-        if stop > start:
-            weight = 0.5 ** ((moment - time[start:stop]) / (half_life * DAY))
-            counted += np.bincount(advertiser[start:stop], weights=weight, minlength=size)
-        out[i], start, last = counted, stop, moment
-    return out[index]
+    span: npt.NDArray[Any] = np.zeros(size)
+    i = 0
+
+    def close() -> None:
+        before = out[i - 1] * 0.5 ** ((moments[i] - moments[i - 1]) / (half_life * DAY)) if i else 0.0
+        out[i] = before + span
+
+    for time, advertiser in rows:
+        start = 0
+        while i < len(moments):
+            stop = int(np.searchsorted(time, moments[i], side="left"))
+            if stop > start:
+                weight = 0.5 ** ((moments[i] - time[start:stop]) / (half_life * DAY))
+                if span.any():  # goes on from what an earlier part added
+                    every = np.concatenate([np.arange(size), advertiser[start:stop]])
+                    span = np.bincount(every, weights=np.concatenate([span, weight]), minlength=size)
+                else:
+                    span = np.bincount(advertiser[start:stop], weights=weight, minlength=size)
+            if stop == len(time):  # the next part may have more before this moment
+                break
+            close()
+            span, start, i = np.zeros(size), stop, i + 1
+    while i < len(moments):
+        close()
+        span, i = np.zeros(size), i + 1
+    return out
 
 
 def crowd(histories: Histories, cutoffs: Int, half_lives: Iterable[float], size: int) -> Crowd:
@@ -69,20 +107,25 @@ def crowd(histories: Histories, cutoffs: Int, half_lives: Iterable[float], size:
     return Crowd(moments, {float(h): popularity(histories, moments, h, size) for h in half_lives})
 
 
+def crowd_of(histories: Histories) -> object:
+    """What counts of everyone hang on: a part's crowd, which other parts may share, or the histories themselves."""
+    return histories.crowd if isinstance(histories, Part) else histories
+
+
 class PopularityCache:
     """Decayed counts of everyone's events, kept between the shards of one run: the same for all users."""
 
     def __init__(self, half_life: float, size: int) -> None:
         self._half_life = half_life
         self._size = size
-        self._seen: tuple[Histories, bytes, npt.NDArray[np.float32]] | None = None
+        self._seen: tuple[object, bytes, npt.NDArray[np.float32]] | None = None
 
     def __call__(self, histories: Histories, cutoffs: Int) -> npt.NDArray[np.float32]:
         """As `popularity`, float32."""
         key = cutoffs.tobytes()
-        if self._seen is None or self._seen[0] is not histories or self._seen[1] != key:
+        if self._seen is None or self._seen[0] is not crowd_of(histories) or self._seen[1] != key:
             fresh = popularity(histories, cutoffs, self._half_life, self._size).astype(np.float32)
-            self._seen = (histories, key, fresh)
+            self._seen = (crowd_of(histories), key, fresh)
         return self._seen[2]
 
 

@@ -15,6 +15,8 @@ from advprior.history.histories import Histories
 from advprior.store.arrays import Int
 
 Keys = npt.NDArray[np.uint64]
+#: Fields that are no one user's, or name the user; departments are the catalog's, which the model names.
+_SHARED = {"users", "offsets", "departments", "texts", "categories", "profile_fields", "profile_levels", "crowd"}
 
 
 def hash64(*parts: bytes) -> int:
@@ -49,7 +51,7 @@ def input_keys(histories: Histories, cutoff: int, model: str) -> Keys:
     events, users = [], []
     for field in fields(histories):
         value = getattr(histories, field.name)
-        if field.name in ("users", "offsets", "departments"):  # the last is the catalog's, which the model names
+        if field.name in _SHARED:
             continue
         if isinstance(value, np.ndarray) and value.ndim == 1 and len(value) == len(histories.time):
             events.append((value, _labels(histories, field.name)))
@@ -59,11 +61,12 @@ def input_keys(histories: Histories, cutoff: int, model: str) -> Keys:
     head = model.encode()
     for user, (start, stop) in enumerate(zip(histories.offsets[:-1], stops, strict=True)):
         profile = [v[user].tobytes() if isinstance(v, np.ndarray) else str(v[user]).encode() for v in users]
+        # of who has no event yet, it is all the same what events tell: other users' say whether they have a text
         seen = [
             "\n".join(labels[c] if c >= 0 else "" for c in v[start:stop]).encode()
             if labels
             else v[start:stop].tobytes()
-            for v, labels in events
+            for v, labels in (events if stop > start else ())
         ]
         out[user] = hash64(head, *profile, *seen)
     return out

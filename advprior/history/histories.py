@@ -7,6 +7,7 @@ of one (user, time) are one *occasion*: they know nothing of each other, and a s
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -86,6 +87,14 @@ class Histories:
 
     def __len__(self) -> int:
         return len(self.users)
+
+    def of(self, users: Int) -> tuple[Histories, Int]:
+        """Histories that hold some users [n], and their numbers there [n]: as `advprior.history.everyone` has it."""
+        return self, users
+
+    def blocks(self) -> Iterator[Histories]:
+        """Everyone's histories, all at once."""
+        yield self
 
     def rows(self, user: int) -> slice:
         """Rows of one user."""
@@ -186,13 +195,61 @@ def build_histories(users: pd.DataFrame, events: pd.DataFrame, catalog: Catalog)
     """
     import pandas as pd
 
+    people = without_events(users, catalog)
+    user = pd.Index(people.users).get_indexer(pd.Index(events[USER_ID].astype(str)))
+    return replace(people, **vars(events_by_user(user, len(people), events, catalog.ids)))
+
+
+def without_events(users: pd.DataFrame, catalog: Catalog) -> Histories:
+    """Everyone with what is known of them, in the order of histories, and no event."""
     users = users.sort_values(USER_ID, kind="stable")
     ids = users[USER_ID].astype(str).tolist()
+    fields, levels, codes = profile_table(users)
+    return Histories(
+        tuple(ids),
+        tuple(profile_text(users)),
+        np.zeros(len(ids) + 1, np.int64),
+        np.zeros(0, np.int64),
+        np.zeros(0, np.int64),
+        profile_fields=fields,
+        profile_levels=levels,
+        profile_codes=codes,
+        departments=catalog.department_codes(),
+    )
+
+
+@dataclass(frozen=True)
+class EventRows:
+    """The half of `Histories` that comes from events, of any users."""
+
+    offsets: Int
+    time: Int
+    advertiser: Int
+    text: Codes
+    category: Codes
+    value: npt.NDArray[np.float32]
+    texts: tuple[str, ...]
+    categories: tuple[str, ...]
+
+
+def events_by_user(user: Int, count: int, events: pd.DataFrame, advertisers: Sequence[str]) -> EventRows:
+    """Rows of some users' histories from all events of theirs.
+
+    Parameters
+    ----------
+    user : int64 [rows]
+        Place of each event's user among ``count``; −1: nobody's.
+    events : DataFrame
+        Canonical events, in any order.
+    advertisers : sequence of str
+        Ids of the catalog.
+    """
+    import pandas as pd
+
     has_advertiser = events[ADVERTISER_ID].notna().to_numpy()
-    time = counting_times(events)[has_advertiser]
+    time, user = counting_times(events)[has_advertiser], user[has_advertiser]
     named = events[has_advertiser]
-    user = pd.Index(ids).get_indexer(pd.Index(named[USER_ID].astype(str)))
-    advertiser = pd.Index(catalog.ids).get_indexer(pd.Index(named[ADVERTISER_ID].astype(str)))
+    advertiser = pd.Index(advertisers).get_indexer(pd.Index(named[ADVERTISER_ID].astype(str)))
     keep = (user >= 0) & (advertiser >= 0)
     named, user, time, advertiser = named[keep], user[keep], time[keep], advertiser[keep]
     text, texts = _coded(named[TEXT]) if TEXT in named else (np.zeros(0, np.int32), ())
@@ -218,24 +275,16 @@ def build_histories(users: pd.DataFrame, events: pd.DataFrame, catalog: Catalog)
         text = np.zeros(0, np.int32)
     if len(value):
         value = np.add.reduceat(value[order], first)
-    counts = np.bincount(user[first], minlength=len(ids))
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    fields, levels, codes = profile_table(users)
-    return Histories(
-        tuple(ids),
-        tuple(profile_text(users)),
-        offsets,
+    counts = np.bincount(user[first], minlength=count)
+    return EventRows(
+        np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         time[first].astype(np.int64),
         advertiser[first].astype(np.int64),
-        text=text,
-        category=category,
-        value=np.clip(value, -_LARGEST, _LARGEST).astype(np.float32),
-        texts=texts,
-        categories=categories,
-        profile_fields=fields,
-        profile_levels=levels,
-        profile_codes=codes,
-        departments=catalog.department_codes(),
+        text,
+        category,
+        np.clip(value, -_LARGEST, _LARGEST).astype(np.float32),
+        texts,
+        categories,
     )
 
 

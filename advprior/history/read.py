@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from advprior.history.catalog import Catalog
-from advprior.history.histories import Histories, build_histories
+from advprior.history.histories import Histories, build_histories, without_events
 from advprior.store.contract import (
     ADVERTISER_ID,
     ADVERTISERS,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 #: What histories are made of; other columns of events stay on disk.
-_COLUMNS = (USER_ID, TIMESTAMP, ARRIVED, ADVERTISER_ID, CATEGORY, TEXT, VALUE)
+EVENT_COLUMNS = (USER_ID, TIMESTAMP, ARRIVED, ADVERTISER_ID, CATEGORY, TEXT, VALUE)
 _CODED = (USER_ID, ADVERTISER_ID, CATEGORY, TEXT)
 
 
@@ -52,6 +52,28 @@ def load_histories(tables: Path, of: Catalog | None = None) -> tuple[Histories, 
     return build_histories(loaded[USERS], _events(tables / f"{EVENTS}.parquet"), catalog if of is None else of), catalog
 
 
+def load_catalog(tables: Path) -> Catalog:
+    """The catalog of finished canonical tables.
+
+    Raises
+    ------
+    AdvpriorError
+        As `advprior.store.tables.load_tables`.
+    """
+    return Catalog.from_table(load_tables(tables, ADVERTISERS)[ADVERTISERS])
+
+
+def load_people(tables: Path, catalog: Catalog) -> Histories:
+    """The users of finished canonical tables and what is known of them, without their events.
+
+    Raises
+    ------
+    AdvpriorError
+        As `advprior.store.tables.load_tables`.
+    """
+    return without_events(load_tables(tables, USERS)[USERS], catalog)
+
+
 def _events(path: Path) -> pd.DataFrame:
     """Events with ids, categories and texts as pandas categories."""
     import pyarrow as pa
@@ -60,6 +82,6 @@ def _events(path: Path) -> pd.DataFrame:
     try:
         columns_there = set(pq.read_schema(path).names)
     except (OSError, pa.ArrowException):
-        columns_there = set(_COLUMNS)  # let the reader say what is wrong
-    columns = [name for name in _COLUMNS if name in columns_there]
+        columns_there = set(EVENT_COLUMNS)  # let the reader say what is wrong
+    columns = [name for name in EVENT_COLUMNS if name in columns_there]
     return read_parquet(path, columns=columns, coded=[c for c in columns if c in _CODED], fix=TABLES_FIX)

@@ -6,6 +6,7 @@ Where a network stands behind the priors, ``since`` earlier ones only users whos
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -22,7 +23,7 @@ from advprior.store.tables import TABLES_FIX, load_time_plan
 
 if TYPE_CHECKING:
     from advprior.history.catalog import Catalog
-    from advprior.history.histories import Histories
+    from advprior.history.everyone import Everyone
     from advprior.history.subset import Crowd
     from advprior.predictors.base import Predictor, Scorer
     from advprior.predictors.forwarding import Forwarder
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 STEP = "score"
 CODE_VERSION = 6
+HISTORIES = "histories"  # folder: while scoring on a cluster only
+TUNED_USERS = 4_096  # whose prompts say what a batch should hold
 
 
 class Cluster(Protocol):
@@ -40,7 +43,10 @@ class Cluster(Protocol):
     def facts(self) -> dict[str, Any]:
         """What a manifest says of it."""
 
-    def forwarder(self, histories: Histories, cutoffs: Int, crowd: Crowd, size: int) -> Forwarder:
+    def histories(self, tables: Path, catalog: Catalog, folder: Path) -> Everyone:
+        """Histories of everyone, laid out in a folder by those who will score."""
+
+    def forwarder(self, everyone: Everyone, cutoffs: Int, crowd: Crowd, size: int) -> Forwarder:
         """Runs jobs there; results in the order of the jobs."""
 
 
@@ -163,11 +169,10 @@ def score(
     request = _read_request(run, tables, options or ScoreOptions())
     if not force and is_current(out, request.key):
         return False
-    from advprior.history.read import load_histories
+    from advprior.history.read import load_catalog, load_histories
 
     predictor = load_predictor(run)
-    fitted = predictor.catalog
-    histories, catalog = load_histories(tables, fitted if request.options.new_advertisers == "leave_out" else None)
+    fitted, catalog = predictor.catalog, load_catalog(tables)
     left_out = len(set(catalog.ids) - set(fitted.ids))
     listed = catalog if catalog.version == fitted.version else fitted  # the tables' own texts are newer
     if request.options.new_advertisers == "refuse":
@@ -178,13 +183,18 @@ def score(
             f"{tables} --predictor {request.config['predictor']} --out {run}; or, without the new ones, score with "
             "--new-advertisers leave_out",
         )
+    of = fitted if request.options.new_advertisers == "leave_out" else catalog
+    here = load_histories(tables, of)[0] if cluster is None else None
     opened: AbstractContextManager[Cluster | None] = nullcontext() if cluster is None else cluster()
     with (
         new_run(out, STEP, config=request.config, inputs=request.inputs, key=request.key, resume=not force) as work,
         opened as machines,
     ):
-        work.facts.update(_score_into(work.path, request, predictor, histories, listed, machines))
+        everyone = here if machines is None else machines.histories(tables, of, work.path / HISTORIES)
+        assert everyone is not None
+        work.facts.update(_score_into(work.path, request, predictor, everyone, listed, machines))
         work.facts.update(advertisers_left_out=left_out)
+        shutil.rmtree(work.path / HISTORIES, ignore_errors=True)
     return True
 
 
@@ -240,7 +250,7 @@ def _score_into(
     folder: Path,
     request: _Request,
     predictor: Predictor,
-    histories: Histories,
+    everyone: Everyone,
     catalog: Catalog,
     cluster: Cluster | None,
 ) -> dict[str, Any]:
@@ -254,6 +264,7 @@ def _score_into(
     from advprior.pipeline.score_files import ScoreFiles, finish
     from advprior.pipeline.score_shards import Scoring, score_shards
     from advprior.predictors.base import NetworkScorer
+    from advprior.predictors.llm.cut_prompts import all_cut
     from advprior.runtime import topk
     from advprior.runtime.precision import ROUNDING
 
@@ -267,19 +278,19 @@ def _score_into(
     earlier = options.since if is_network else None
     # a cluster answers with log-probs of all advertisers, as earlier priors may have kept them
     end = k is not None and cluster is None and (earlier is None or carries_states(earlier))
-    tuned, width = _ready((scorer, *others), histories, cutoffs, end)
-    sample = check_past_only(scorer, histories, cutoffs, ROUNDING.get(request.precision, ROUNDING["fp32"]))
-    interests, shape = getattr(scorer, "interests", None), (len(histories), len(cutoffs), size)
+    tuned, width = _ready((scorer, *others), everyone, cutoffs, end)
+    sample = check_past_only(scorer, everyone, cutoffs, ROUNDING.get(request.precision, ROUNDING["fp32"]))
+    interests, shape = getattr(scorer, "interests", None), (len(everyone), len(cutoffs), size)
     many = interests and len(interests)
     network = keep and is_network
     files = ScoreFiles(folder, shape, k=k, network=network, state_width=width, interests=many)
     states = width is not None
-    carried = None if earlier is None else Carried.open(earlier, histories, cutoffs, request.model, states)
-    forwarder = _forwarder((scorer, *others), histories, cutoffs, size, cluster)
-    counts = score_shards(Scoring(scorer, histories, cutoffs, files, carried), forwarder, options.shard_users)
-    facts = {**finish(folder, files, histories, snapshots), **keep_existing(folder, request.tables)}
+    carried = None if earlier is None else Carried.open(earlier, everyone, cutoffs, request.model, states)
+    forwarder = _forwarder((scorer, *others), everyone, cutoffs, size, cluster)
+    counts = score_shards(Scoring(scorer, everyone, cutoffs, files, carried), forwarder, options.shard_users)
+    facts = {**finish(folder, files, everyone.users, snapshots), **keep_existing(folder, request.tables)}
     if files.network is not None:
-        save_keys(folder, histories, int(cutoffs[-1]), request.model)
+        save_keys(folder, everyone, int(cutoffs[-1]), request.model)
     files.close()
     written = check_written(sample, folder / MATRIX_FILE)
     return {
@@ -289,11 +300,11 @@ def _score_into(
         **_about(request, scorer, catalog, snapshots),
         **tuned,
         "lag_s": plan.lag.total_seconds(),
-        "users": len(histories),
+        "users": len(everyone),
         "top_k": k,
         **counts,
         "max_past_error": max(sample.difference, written),
-        "cut_prompts": scorer.cut_prompts(histories),
+        "cut_prompts": all_cut([scorer.cut_prompts(block) for block in everyone.blocks()]),
     }
 
 
@@ -334,7 +345,7 @@ def _scorers(predictor: Predictor, request: _Request) -> list[Scorer]:
 
 
 def _ready(
-    scorers: Sequence[Scorer], histories: Histories, cutoffs: Int, states: bool
+    scorers: Sequence[Scorer], everyone: Everyone, cutoffs: Int, states: bool
 ) -> tuple[dict[str, Any], int | None]:
     """Prepare networks for many shards: what was tuned, for the manifest, and numbers of a state they answer with."""
     import numpy as np
@@ -346,20 +357,25 @@ def _ready(
     for scorer in scorers:
         if isinstance(scorer, NetworkScorer):
             width = scorer.answer_states() if states else None
-            tuned = scorer.tune(histories, np.arange(len(histories), dtype=np.int64), cutoffs)
+            # some of them, from the first to the last: where networks run elsewhere not all histories are here
+            step = max(1, len(everyone) // TUNED_USERS)
+            tuned = scorer.tune(*everyone.of(np.arange(len(everyone), dtype=np.int64)[::step][:TUNED_USERS]), cutoffs)
     return tuned, width
 
 
 def _forwarder(
-    scorers: Sequence[Scorer], histories: Histories, cutoffs: Int, size: int, cluster: Cluster | None
+    scorers: Sequence[Scorer], everyone: Everyone, cutoffs: Int, size: int, cluster: Cluster | None
 ) -> Forwarder:
     """Where the jobs run."""
+    import numpy as np
+
     from advprior.history.counts import crowd
     from advprior.predictors.forwarding import here
 
     scorer, *others = scorers
+    histories, _ = everyone.of(np.zeros(0, np.int64))
     if cluster is None:
         return here(scorer, histories, cutoffs, *others)
-    everyone = crowd(histories, cutoffs, scorer.half_lives, size)
     interests = getattr(scorer, "interests", None) or ()
-    return cluster.forwarder(histories, cutoffs, everyone, size + len(interests))
+    counts = crowd(histories, cutoffs, scorer.half_lives, size)
+    return cluster.forwarder(everyone, cutoffs, counts, size + len(interests))

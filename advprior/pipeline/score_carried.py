@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from advprior.history.everyone import Everyone
 from advprior.history.fingerprints import input_keys
-from advprior.history.histories import Histories
 from advprior.pipeline.score_files import NETWORK_FILE, STATES_FILE
 from advprior.store.arrays import Float, Int
 from advprior.store.contract import INTEREST_MATRIX_FILE
@@ -36,7 +36,7 @@ class Carried:
     interests: Float | None = None
 
     @classmethod
-    def open(cls, since: Path, histories: Histories, cutoffs: Int, model: str, states: bool = False) -> Carried:
+    def open(cls, since: Path, everyone: Everyone, cutoffs: Int, model: str, states: bool = False) -> Carried:
         """Match earlier rows by the digest of what the network read; ``states`` says which part is carried over.
 
         Raises
@@ -56,13 +56,15 @@ class Carried:
             )
         keys = np.load(since / NETWORK_KEYS_FILE)
         order = np.argsort(keys)
-        rows = np.full((len(histories), len(cutoffs)), -1, np.int64)
-        for column, cutoff in enumerate(cutoffs):
-            wanted = input_keys(histories, int(cutoff), model)
-            at = np.minimum(np.searchsorted(keys, wanted, sorter=order), max(len(keys) - 1, 0))
-            if len(keys):
+        rows = np.full((len(everyone), len(cutoffs)), -1, np.int64)
+        start = 0
+        for block in everyone.blocks() if len(keys) else ():
+            for column, cutoff in enumerate(cutoffs):
+                wanted = input_keys(block, int(cutoff), model)
+                at = np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)
                 candidates = order[at]
-                rows[:, column] = np.where(keys[candidates] == wanted, candidates, -1)
+                rows[start : start + len(block), column] = np.where(keys[candidates] == wanted, candidates, -1)
+            start += len(block)
         network, interests = open_matrix(since / file), None
         if matrix_path(since / INTEREST_MATRIX_FILE):
             matrix = open_matrix(since / INTEREST_MATRIX_FILE)
@@ -76,6 +78,7 @@ def carries_states(since: Path) -> bool:
     return bool(matrix_path(since / STATES_FILE))
 
 
-def save_keys(folder: Path, histories: Histories, cutoff: int, model: str) -> None:
+def save_keys(folder: Path, everyone: Everyone, cutoff: int, model: str) -> None:
     """Keep what a later `Carried` matches by."""
-    np.save(folder / NETWORK_KEYS_FILE, input_keys(histories, cutoff, model))
+    keys = [input_keys(block, cutoff, model) for block in everyone.blocks()]
+    np.save(folder / NETWORK_KEYS_FILE, np.concatenate([np.zeros(0, np.uint64), *keys]))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from advprior.history.histories import Histories
+from advprior.history.everyone import Everyone
 from advprior.predictors.base import Scorer
 from advprior.runtime.parity import RELATIVE, allowed_difference, largest_difference
 from advprior.store.arrays import Float, Int
@@ -43,7 +43,7 @@ class PastSample:
     relative: float
 
 
-def check_past_only(scorer: Scorer, histories: Histories, cutoffs: Int, relative: float = RELATIVE) -> PastSample:
+def check_past_only(scorer: Scorer, everyone: Everyone, cutoffs: Int, relative: float = RELATIVE) -> PastSample:
     """Priors as they will be scored, against priors from histories cut at their snapshot; the sample.
 
     The backfill gives all snapshots of a user from one long forward; this takes some of them one by one,
@@ -58,13 +58,14 @@ def check_past_only(scorer: Scorer, histories: Histories, cutoffs: Int, relative
     rows: list[Int] = []
     cut: list[Float] = []
     worst, allowed = 0.0, 0.0
-    columns = rng.choice(len(cutoffs), min(3, len(cutoffs)), replace=False) if len(histories) and len(cutoffs) else ()
+    columns = rng.choice(len(cutoffs), min(3, len(cutoffs)), replace=False) if len(everyone) and len(cutoffs) else ()
     for column in columns:
-        past = histories.before(int(cutoffs[column]))
-        users = np.sort(rng.choice(len(histories), min(PAST_SAMPLE // 3, len(histories)), replace=False))
+        users = np.sort(rng.choice(len(everyone), min(PAST_SAMPLE // 3, len(everyone)), replace=False))
         users = users.astype(np.int64)
-        whole = scorer.score(histories, users, cutoffs)[:, column]
-        again = scorer.score(past, users, cutoffs[column : column + 1])[:, 0]
+        histories, local = everyone.of(users)
+        past = histories.before(int(cutoffs[column]))
+        whole = scorer.score(histories, local, cutoffs)[:, column]
+        again = scorer.score(past, local, cutoffs[column : column + 1])[:, 0]
         worst = max(worst, largest_difference(again, whole))
         allowed = max(allowed, allowed_difference(whole, relative))
         rows.append(users * len(cutoffs) + column)

@@ -7,7 +7,7 @@ read once more at the end, compressed, and a row that is no distribution is refu
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,6 @@ from advprior.store.contract import (
 from advprior.store.errors import AdvpriorError
 
 if TYPE_CHECKING:
-    from advprior.history.histories import Histories
     from advprior.runtime.top_graph import TopRows
 
 ROWS_FILE = "rows.parquet"
@@ -190,7 +189,7 @@ def check_sums(log_probs: Float, where: str, tail: Float | None = None) -> float
     return error
 
 
-def finish(out: Path, files: ScoreFiles, histories: Histories, snapshots: list[datetime]) -> dict[str, float]:
+def finish(out: Path, files: ScoreFiles, users: Sequence[str], snapshots: list[datetime]) -> dict[str, float]:
     """The table of rows, streamed, while everything written is read once more; then what scoring alone needed goes.
 
     The arrays are compressed on the way: while they are written in any order they cannot be.
@@ -208,7 +207,7 @@ def finish(out: Path, files: ScoreFiles, histories: Histories, snapshots: list[d
         worst = max(worst, check_sums(log_probs, f"{out / MATRIX_FILE} from row {rows}", tail))
         first, stop = rows // len(snapshots), (rows + len(log_probs)) // len(snapshots)
         columns: dict[str, Any] = {
-            USER_ID: pa.array([user for user in histories.users[first:stop] for _ in snapshots], pa.string()),
+            USER_ID: pa.array([user for user in users[first:stop] for _ in snapshots], pa.string()),
             SNAPSHOT: pa.array(list(snapshots) * (stop - first), pa.timestamp("us", tz="UTC")),
             PRIOR_ROW: pa.array(np.arange(rows, rows + len(log_probs))),
             "entropy": pa.array(np.ascontiguousarray(scalars["entropy"])),

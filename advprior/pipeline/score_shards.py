@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from advprior.history.histories import Histories
+from advprior.history.everyone import Everyone
 from advprior.pipeline.score_carried import Carried
 from advprior.pipeline.score_files import ScoreFiles
 from advprior.predictors.base import NetworkScorer, Scorer
@@ -40,7 +40,7 @@ class Scoring:
     Attributes
     ----------
     scorer : Scorer
-    histories : Histories
+    everyone : Everyone
     cutoffs : int64 [S]
     files : ScoreFiles
     carried : Carried, optional
@@ -48,7 +48,7 @@ class Scoring:
     """
 
     scorer: Scorer
-    histories: Histories
+    everyone: Everyone
     cutoffs: Int
     files: ScoreFiles
     carried: Carried | None = None
@@ -66,7 +66,7 @@ class Scoring:
     def shard_users(self) -> int:
         """Users a shard by default: what an interrupt costs is some seconds."""
         if self.network is not None and not self.network.on_gpu:
-            return max(SHARD_USERS, -(-len(self.histories) // SHARDS))
+            return max(SHARD_USERS, -(-len(self.everyone) // SHARDS))
         return min(max(SHARD_USERS, SHARD_BYTES // self._user_bytes), MOST_USERS)
 
     @property
@@ -114,9 +114,11 @@ def score_shards(scoring: Scoring, forwarder: Forwarder, shard_users: int | None
     dict
         ``prompts``, ``forwarded``, ``carried``, ``max_sum_error``.
     """
-    network, users, journal = scoring.network, len(scoring.histories), scoring.files.journal
+    network, users, journal = scoring.network, len(scoring.everyone), scoring.files.journal
     last = int(scoring.cutoffs[-1])
-    alike = network.alike(scoring.histories, last) if network else np.arange(users, dtype=np.uint64)
+    alike = np.arange(users, dtype=np.uint64)
+    if network:
+        alike = np.concatenate([alike[:0], *(network.alike(block, last) for block in scoring.everyone.blocks())])
     shards = plan_shards(alike, scoring.files.shard_users(shard_users or scoring.shard_users))
     # what the network says of a shard is forwarded once for all who share it; else a block at a time
     jobs = _jobs(shards, set(journal.done), scoring.carried, None if network else scoring.block_users)
@@ -194,11 +196,12 @@ def _write_network(scoring: Scoring, scorer: NetworkScorer, job: Job, result: Fo
         if files.interests is not None:
             interests = rows.take(result.interests if result else None, carried.interests if carried else None)
             files.write_interests(block, interests)
+        histories, local = scoring.everyone.of(block)
         if scorer.answers_states and files.k is not None:
-            top = scorer.likeliest(network, scoring.histories, block, scoring.cutoffs, files.k)
+            top = scorer.likeliest(network, histories, local, scoring.cutoffs, files.k)
             worst = max(worst, files.write_top(block, top))
             continue
-        offset = scorer.offset(scoring.histories, block, scoring.cutoffs)
+        offset = scorer.offset(histories, local, scoring.cutoffs)
         worst = max(worst, files.write(block, add_offset(network, offset)))
     return worst
 

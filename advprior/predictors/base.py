@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from advprior.history.catalog import Catalog
+from advprior.history.fingerprints import hash64
 from advprior.history.histories import Histories
 from advprior.history.interests import Interests
 from advprior.predictors.logit import add_offset
@@ -173,7 +174,7 @@ class NetworkScorer(Scorer):
 
         Where it does not, they may differ still.
         """
-        return np.arange(len(histories), dtype=np.uint64)
+        return np.asarray([hash64(user.encode()) for user in histories.users], np.uint64)
 
     def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
         states, self.answers_states = self.answers_states, False

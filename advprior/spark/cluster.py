@@ -1,5 +1,8 @@
 """A Spark session to score on: opened by configuration, the model sent to its workers, jobs in waves.
 
+Histories lie in blocks on the disk of ``--out``, which all machines share: the workers build them, and read there what
+a job needs. The driver holds who the users are, and of events those that it works on.
+
 Shards are those of one machine, and results come back to the driver, which writes them as it would its own: same
 files, same journal, so that either may go on where the other was stopped. A wave holds as many jobs as take some
 seconds, two waves are under way at a time, and the driver holds no more than those.
@@ -22,11 +25,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import advprior
+from advprior.history.catalog import Catalog
 from advprior.history.histories import Histories
+from advprior.history.read import load_people
+from advprior.history.stored import BlockWork, StoredHistories, finish_blocks, is_finished, sort_events
 from advprior.history.subset import Crowd, part_of
 from advprior.predictors.forwarding import Forwarded, Forwarder, Job
-from advprior.spark.executor import OUT_SCHEMA, Setup, assembled, compute, packed
+from advprior.spark.executor import IN_COLUMNS, OUT_SCHEMA, Setup, assembled, built, compute, packed, raised
 from advprior.store.arrays import Int
 from advprior.store.errors import AdvpriorError
 from advprior.store.offline import INSTALL_SPARK, missing_for_spark
@@ -112,17 +120,51 @@ class Cluster:
             "providers": sorted(self.providers),
         }
 
-    def forwarder(self, histories: Histories, cutoffs: Int, crowd: Crowd, size: int) -> Forwarder:
+    def histories(self, tables: Path, catalog: Catalog, folder: Path) -> StoredHistories:
+        """Everyone's histories, built by the workers; what a run that was stopped has left is taken as it is.
+
+        Parameters
+        ----------
+        catalog : Catalog
+            Whose events count.
+        folder : Path
+            Seen by all workers at the same path; whoever scored removes it.
+
+        Raises
+        ------
+        AdvpriorError
+            ``PRI072`` when the job fails, ``PRI074`` when a worker does not see the folder.
+        """
+        people = load_people(tables, catalog)
+        folder = folder.resolve()
+        if not is_finished(folder, len(people)):
+            sort_events(tables, people.users, folder)
+            work = BlockWork(folder, len(people), tuple(catalog.ids))
+            context = self._session.sparkContext
+            with self._failures():
+                shared = context.broadcast(work)
+                numbers = context.parallelize(range(len(work)), max(len(work), 1))
+                blocks = numbers.map(lambda number: built(shared.value, number)).collect()
+                shared.unpersist()
+            for block in blocks:
+                if isinstance(block, dict):
+                    raise raised(block)
+            finish_blocks(work, blocks)
+        return StoredHistories.open(people, folder, len(catalog))
+
+    def forwarder(self, everyone: StoredHistories, cutoffs: Int, crowd: Crowd, size: int) -> Forwarder:
         """Runs jobs on the workers; results in order of the jobs.
 
         Parameters
         ----------
+        everyone : StoredHistories
+            As `histories` gives them.
         crowd : Crowd
             What the scorer asks of everyone.
         size : int
             N and C: log-probs a row of the result.
         """
-        setup = Setup(self._archive, cutoffs, crowd, self._device, self._threads)
+        setup = Setup(self._archive, everyone.stored, cutoffs, crowd, self._device, self._threads)
         bytes_a_user = 4 * len(cutoffs) * size
         tasks = WAVE_TASKS * int(self._session.sparkContext.defaultParallelism)
 
@@ -142,7 +184,7 @@ class Cluster:
 
             try:
                 for wave in waves(jobs, pace, bytes_a_user):
-                    under_way.append((wave, pool.submit(self._wave, tag, shared, histories, wave, tasks)))
+                    under_way.append((wave, pool.submit(self._wave, tag, shared, everyone.people, wave, tasks)))
                     if len(under_way) == WAVES:
                         yield from oldest()
                 while under_way:
@@ -158,20 +200,27 @@ class Cluster:
         return run
 
     def _wave(
-        self, tag: str, shared: Any, histories: Histories, jobs: list[Job], tasks: int
+        self, tag: str, shared: Any, people: Histories, jobs: list[Job], tasks: int
     ) -> tuple[dict[int, Forwarded], float]:
         """Results of a wave by place in it, and the seconds that it took."""
-        from py4j.protocol import Py4JError
-        from pyspark.errors import PySparkException
-
         started = time.monotonic()
         places = [place for place, job in enumerate(jobs) if len(job.fresh)]
         if not places:
             return {}, 0.0
-        try:
+        with self._failures():
             self._session.addTag(tag)
-            sent = self._session.createDataFrame(_packed_jobs(histories, jobs, places, tasks))
+            sent = self._session.createDataFrame(_packed_jobs(people, jobs, places, tasks))
             answer = sent.mapInArrow(partial(compute, shared), OUT_SCHEMA).toArrow()
+        return self._results(answer), time.monotonic() - started
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """``PRI072`` for what Spark itself raises."""
+        from py4j.protocol import Py4JError
+        from pyspark.errors import PySparkException
+
+        try:
+            yield
         except (PySparkException, Py4JError, OSError) as error:
             raise AdvpriorError(
                 "PRI072",
@@ -181,7 +230,6 @@ class Cluster:
                 expected=f"advprior {advprior.__version__} and onnxruntime on every worker",
                 fix="see the workers' logs; the same command goes on where it stopped, with or without --spark",
             ) from error
-        return self._results(answer), time.monotonic() - started
 
     def _results(self, answer: Any) -> dict[int, Forwarded]:
         """Results by place in the wave from the pieces that the workers sent.
@@ -212,16 +260,18 @@ class Cluster:
         return results
 
 
-def _packed_jobs(histories: Histories, jobs: list[Job], places: list[int], tasks: int) -> Any:
-    """Jobs with their users' histories as an Arrow table in at most ``tasks`` chunks: Spark makes a task of each."""
+def _packed_jobs(people: Histories, jobs: list[Job], places: list[int], tasks: int) -> Any:
+    """Jobs with their users as an Arrow table in at most ``tasks`` chunks: Spark makes a task of each."""
     import pyarrow as pa
 
     step = -(-len(places) // tasks)
     chunks = []
     for start in range(0, len(places), step):
         chunk = places[start : start + step]
-        users = [packed(part_of(histories, jobs[place].fresh)) for place in chunk]
-        chunks.append(pa.table({"job": pa.array(chunk, pa.int64()), "histories": pa.array(users, pa.binary())}))
+        users = [jobs[place].fresh.astype(np.int64).tobytes() for place in chunk]
+        who = [packed(part_of(people, jobs[place].fresh)) for place in chunk]
+        columns = (pa.array(chunk, pa.int64()), pa.array(users, pa.binary()), pa.array(who, pa.binary()))
+        chunks.append(pa.table(dict(zip(IN_COLUMNS, columns, strict=True))))
     return pa.concat_tables(chunks)
 
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 import advprior
 from advprior.history.histories import Histories
+from advprior.history.stored import BlockFacts, Blocks, BlockWork, build_block
 from advprior.history.subset import Crowd, Part
 from advprior.predictors.base import Scorer
 from advprior.predictors.forwarding import Forwarded, forward
@@ -24,7 +25,7 @@ from advprior.predictors.registry import load_predictor
 from advprior.store.arrays import Int
 from advprior.store.errors import AdvpriorError
 
-IN_SCHEMA = "job bigint, histories binary"
+IN_COLUMNS = ("job", "users", "people")
 OUT_SCHEMA = "job bigint, piece int, payload binary"
 FAILED, HEAD = -1, 0  # pieces of a result; from 1 on: rows of log-probs in order, then those of interests
 PIECE_BYTES = 16 << 20
@@ -38,6 +39,8 @@ class Setup:
     ----------
     archive : str
         Folder of the unpacked model among Spark's files.
+    blocks : Blocks
+        Where everyone's events are.
     cutoffs : int64 [S]
     crowd : Crowd
     device : str
@@ -46,6 +49,7 @@ class Setup:
     """
 
     archive: str
+    blocks: Blocks
     cutoffs: Int
     crowd: Crowd
     device: str
@@ -76,7 +80,8 @@ def compute(setup: Any, batches: Iterator[Any]) -> Iterator[Any]:
     ----------
     setup : broadcast `Setup`
     batches : iterator of pyarrow.RecordBatch
-        ``job`` and ``histories`` (pickled `Histories` of the job's users).
+        ``job``, ``users`` (int64, their places among all) and ``people`` (pickled `Histories` of them without events:
+        these are read where they lie).
     """
     import pyarrow as pa
 
@@ -86,19 +91,37 @@ def compute(setup: Any, batches: Iterator[Any]) -> Iterator[Any]:
 
     shared: Setup = setup.value
     for batch in batches:
-        for job, raw in zip(batch["job"].to_pylist(), batch["histories"].to_pylist(), strict=True):
+        for job, places, raw in zip(*(batch[name].to_pylist() for name in IN_COLUMNS), strict=True):
             try:
-                part = Part.join(pickle.loads(raw), shared.crowd)
+                users = np.frombuffer(places, np.int64)
+                part = Part.join(shared.blocks.with_events(pickle.loads(raw), users), shared.crowd)
                 scorer = scorer_of(shared)
                 result = forward(scorer, part, np.arange(len(part), dtype=np.int64), shared.cutoffs)
             except AdvpriorError as error:
-                parts = {name: getattr(error, name) for name in ("code", "what", "where", "actual", "expected", "fix")}
-                yield piece(job, FAILED, pickle.dumps(parts))
+                yield piece(job, FAILED, pickle.dumps(parts_of(error)))
                 return
             yield piece(job, HEAD, pickle.dumps(head(result, getattr(scorer, "provider", ""))))
             arrays = [result.log_probs] if result.interests is None else [result.log_probs, result.interests]
             for number, rows in enumerate(chain.from_iterable(map(slices, arrays)), start=1):
                 yield piece(job, number, rows.tobytes())
+
+
+def built(work: BlockWork, number: int) -> BlockFacts | dict[str, Any]:
+    """Build a block of histories; a coded error comes back as its parts."""
+    try:
+        return build_block(work, number)
+    except AdvpriorError as error:
+        return parts_of(error)
+
+
+def parts_of(error: AdvpriorError) -> dict[str, Any]:
+    """A coded error as it travels."""
+    return {name: getattr(error, name) for name in ("code", "what", "where", "actual", "expected", "fix")}
+
+
+def raised(parts: dict[str, Any]) -> AdvpriorError:
+    """A coded error that has travelled."""
+    return AdvpriorError(parts.pop("code"), parts.pop("what"), **parts)
 
 
 def head(result: Forwarded, provider: str) -> dict[str, Any]:
@@ -122,7 +145,7 @@ def slices(log_probs: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.float3
 
 
 def packed(histories: Histories) -> bytes:
-    """Histories as a job carries them."""
+    """Users as a job carries them."""
     return pickle.dumps(histories, protocol=pickle.HIGHEST_PROTOCOL)
 
 
@@ -135,8 +158,7 @@ def assembled(pieces: dict[int, bytes]) -> tuple[dict[str, Any], Forwarded]:
         Whatever the worker raised.
     """
     if FAILED in pieces:
-        parts = pickle.loads(pieces[FAILED])
-        raise AdvpriorError(parts.pop("code"), parts.pop("what"), **parts)
+        raise raised(pickle.loads(pieces[FAILED]))
     summary = pickle.loads(pieces[HEAD])
     raw = b"".join(pieces[number] for number in sorted(pieces) if number > HEAD)
     values = np.frombuffer(raw, np.float32)

@@ -68,25 +68,51 @@ def ads_exist_from(ads: pd.DataFrame, impressions: pd.DataFrame) -> Int:
 
 
 def load_users_exist_from(folder: Path, ids: Sequence[str]) -> Int:
-    """`users_exist_from` of some users of finished canonical tables, int64 [ids]; only the columns needed are read."""
-    users, events, shown = (
-        _present(Path(folder) / f"{name}.parquet", columns)
-        for name, columns in (
-            (USERS, (USER_ID, KNOWN_FROM)),
-            (EVENTS, (USER_ID, TIMESTAMP, ARRIVED)),
-            (IMPRESSIONS, (USER_ID, TIMESTAMP)),
-        )
-    )
-    return _of_ids(ids, users[USER_ID], users_exist_from(users, events, shown))
+    """`users_exist_from` of some users of finished canonical tables, int64 [ids]; rows do not pass through memory."""
+    users = _stating(folder, USERS, USER_ID)
+    rows = [_first_rows(folder, name, USER_ID) for name in (EVENTS, IMPRESSIONS)]
+    return _of_ids(ids, users[USER_ID], _stated(users, _first(users[USER_ID], [row for row in rows if row])))
 
 
 def load_ads_exist_from(folder: Path, ids: Sequence[str]) -> Int:
-    """`ads_exist_from` of some ads of finished canonical tables, int64 [ids]; only the columns needed are read."""
-    ads, shown = (
-        _present(Path(folder) / f"{name}.parquet", columns)
-        for name, columns in ((ADS, (AD_ID, KNOWN_FROM)), (IMPRESSIONS, (AD_ID, TIMESTAMP)))
-    )
-    return _of_ids(ids, ads[AD_ID], ads_exist_from(ads, shown))
+    """`ads_exist_from` of some ads of finished canonical tables, int64 [ids]; rows do not pass through memory."""
+    ads, rows = _stating(folder, ADS, AD_ID), _first_rows(folder, IMPRESSIONS, AD_ID)
+    return _of_ids(ids, ads[AD_ID], _stated(ads, _first(ads[AD_ID], [rows] if rows else [])))
+
+
+def _stating(folder: Path, name: str, key: str) -> pd.DataFrame:
+    """Ids of a table, and what it states of when they were known."""
+    import pyarrow.parquet as pq
+
+    from advprior.store.tables import read_parquet
+
+    path = Path(folder) / f"{name}.parquet"
+    columns = [column for column in pq.read_schema(path).names if column in (key, KNOWN_FROM)]
+    return read_parquet(path, columns=columns, coded=[key])
+
+
+def _first_rows(folder: Path, name: str, key: str) -> tuple[pd.Series[Any], Int] | None:
+    """Ids that a table has rows of, and the time from which the first row of each counts; None without its file.
+
+    What arrives together keeps its order, a microsecond apart (`advprior.store.times.counting_times`): the first of
+    these counts when it arrives.
+    """
+    import tempfile
+
+    from advprior.store import duck
+
+    path = Path(folder) / f"{name}.parquet"
+    if name == IMPRESSIONS and not path.exists():
+        return None
+    rows = duck.require(path)
+    with tempfile.TemporaryDirectory() as spill, duck.connected(Path(spill), duck.FEW_COLUMNS) as connection:
+        columns = {row[0] for row in connection.execute(f"DESCRIBE SELECT * FROM {rows}").fetchall()}
+        late = name == EVENTS and ARRIVED in columns
+        counts = f"greatest({TIMESTAMP}, coalesce({ARRIVED}, {TIMESTAMP}))" if late else TIMESTAMP
+        first = connection.execute(
+            f"SELECT CAST({key} AS VARCHAR) AS id, min(epoch_us({counts})) AS first FROM {rows} GROUP BY ALL"
+        ).df()
+    return first["id"], first["first"].to_numpy(np.int64)
 
 
 def _of_ids(ids: Sequence[str], table_ids: pd.Series[Any], exist_from: Int) -> Int:
@@ -96,18 +122,6 @@ def _of_ids(ids: Sequence[str], table_ids: pd.Series[Any], exist_from: Int) -> I
     of_table = pd.Series(exist_from, index=table_ids.astype(str))
     of_ids: Int = of_table.reindex(list(ids), fill_value=NEVER).to_numpy(np.int64)
     return of_ids
-
-
-def _present(path: Path, columns: Sequence[str]) -> Any:
-    """Those of some columns that a file has; None without the file."""
-    import pyarrow.parquet as pq
-
-    from advprior.store.tables import read_parquet
-
-    if path.stem == IMPRESSIONS and not path.exists():
-        return None
-    names = pq.read_schema(path).names
-    return read_parquet(path, columns=[name for name in columns if name in names], coded=[USER_ID, AD_ID])
 
 
 def _first(ids: pd.Series[Any], rows: Sequence[tuple[pd.Series[Any], Int]]) -> Int:

@@ -18,13 +18,13 @@ import numpy as np
 import pandas as pd
 
 from advprior.store.contract import AD_ID, EVENT_TIMESTAMP, IMPRESSION_ID, USER_ID
+from advprior.store.duck import settle
 from advprior.store.errors import AdvpriorError
 from advprior.store.feast_import import light_feast_import
 from advprior.store.offline import SPARK
 from advprior.store.scratch import scratch_folder
 from advprior.store.times import micros
 from ranking.frame import checks
-from ranking.frame.duck import settle
 from ranking.frame.moments import changes
 from ranking.frame.preflight import service_fix
 from ranking.frame.views import is_joined, is_ours

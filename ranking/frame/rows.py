@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from advprior.store import duck
 from advprior.store.arrays import Bool, Int
 from advprior.store.contract import (
     AD_ID,
@@ -34,7 +35,6 @@ from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest
 from advprior.store.tables import TABLES_FIX, require_impressions
 from advprior.store.times import as_datetimes, micros, moment_us
-from ranking.frame import duck
 from ranking.frame.read import SPLITS
 
 if TYPE_CHECKING:

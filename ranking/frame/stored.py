@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from advprior.store import duck
 from advprior.store.arrays import Int
 from advprior.store.contract import EVENT_TIMESTAMP, IMPRESSION_ID, TIMESTAMP
 from advprior.store.times import micros
-from ranking.frame import checks, duck
+from ranking.frame import checks
 from ranking.frame.join import Joined, JoinGroup, stretches
 
 STRETCH = "advprior_stretch"

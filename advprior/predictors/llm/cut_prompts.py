@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+
+NAMED = 5  # users that are named
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,21 @@ class CutPrompts:
     def to_json(self) -> dict[str, Any]:
         """As a fact of a run: how many, and the first of them; empty where nothing was cut."""
         parts = {"profiles": self.profiles, "occasions": self.occasions}
-        return {name: {"users": len(ids), "first": list(ids[:5])} for name, ids in parts.items() if ids}
+        return {name: {"users": len(ids), "first": list(ids[:NAMED])} for name, ids in parts.items() if ids}
+
+
+def all_cut(parts: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """What `CutPrompts.to_json` says of all users, from what it says of some at a time, in order.
+
+    >>> all_cut([{"profiles": {"users": 4, "first": ["a", "b"]}}, {"profiles": {"users": 1, "first": ["c"]}}, {}])
+    {'profiles': {'users': 5, 'first': ['a', 'b', 'c']}}
+    """
+    out: dict[str, Any] = {}
+    for part in parts:
+        for name, cut in part.items():
+            users, first = out[name].values() if name in out else (0, [])
+            out[name] = {"users": users + cut["users"], "first": [*first, *cut["first"]][:NAMED]}
+    return out
 
 
 def cut_lines(facts: dict[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from advprior.history.catalog import Catalog
+from advprior.history.counts import crowd_of
 from advprior.history.fingerprints import hash64, seen_before
 from advprior.history.histories import Histories
 from advprior.predictors.base import NetworkPart, NetworkScorer
@@ -76,7 +77,7 @@ class LLMScorer(NetworkScorer):
         self.token_budget, self.output_budget = self._engine.budget.tokens, self._engine.budget.output_bytes
         self._zero = np.zeros((1, 1, self._size), np.float32)
         self._zero.setflags(write=False)
-        self._popular: tuple[Histories, bytes, Float] | None = None
+        self._popular: tuple[object, bytes, Float] | None = None
 
     @property
     def engine(self) -> Engine:
@@ -194,8 +195,8 @@ class LLMScorer(NetworkScorer):
     def _everyone(self, histories: Histories, cutoffs: Int) -> Float:
         """The same for all users of a run."""
         key = cutoffs.tobytes()
-        if self._popular is None or self._popular[0] is not histories or self._popular[1] != key:
+        if self._popular is None or self._popular[0] is not crowd_of(histories) or self._popular[1] != key:
             fresh = np.ascontiguousarray(self._habit.everyone(histories, cutoffs, self._size), np.float32)
             fresh.setflags(write=False)  # copied to a device once
-            self._popular = (histories, key, fresh)
+            self._popular = (crowd_of(histories), key, fresh)
         return self._popular[2]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from advprior.history.counts import crowd_of
 from advprior.history.histories import Histories
 from advprior.predictors.base import CATALOG_TEXTS, EVERYONE, MASKED_TEXTS, OWN, FitData, Predictor, Scorer
 from advprior.predictors.deadline import Deadline
@@ -149,7 +150,7 @@ class _SequenceScorer(Scorer):
         self._context = predictor.fitted.network.context
         self._size = len(predictor.catalog)
         self._seen: tuple[Histories, Tokens] | None = None
-        self._drift: tuple[Histories, bytes, Float] | None = None
+        self._drift: tuple[object, bytes, Float] | None = None
 
     def score(self, histories: Histories, users: Int, cutoffs: Int) -> Float:
         out = np.empty((len(users), len(cutoffs), self._size), np.float32)
@@ -190,6 +191,6 @@ class _SequenceScorer(Scorer):
     def _popular(self, histories: Histories, cutoffs: Int) -> Float:
         """Drift [K, S, N] at the snapshots, the same for all users."""
         key = cutoffs.tobytes()
-        if self._drift is None or self._drift[0] is not histories or self._drift[1] != key:
-            self._drift = (histories, key, self._offset.terms.everyone(histories, cutoffs, self._size))
+        if self._drift is None or self._drift[0] is not crowd_of(histories) or self._drift[1] != key:
+            self._drift = (crowd_of(histories), key, self._offset.terms.everyone(histories, cutoffs, self._size))
         return self._drift[2]

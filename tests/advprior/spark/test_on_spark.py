@@ -143,9 +143,10 @@ def test_spark_goes_on_where_one_machine_stopped(
     sent: list[int] = []
     take = cluster.part_of
 
-    def counted(histories: Any, users: Any) -> Any:
+    def counted(people: Any, users: Any) -> Any:
+        assert not len(people.time)  # who they are goes through the driver, what they did does not
         sent.extend(users)
-        return take(histories, users)
+        return take(people, users)
 
     monkeypatch.setattr(cluster, "part_of", counted)
     assert score(run, fitted.tables, tmp_path / "out", spark=MASTER, **options)
@@ -175,6 +176,19 @@ def test_a_coded_error_of_a_worker_comes_back_as_it_was(
     with pytest.raises(AdvpriorError, match="PRI030"):
         score(fitted.model("popularity"), fitted.tables, tmp_path / "out", spark=MASTER, **SMALL)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_worker_that_does_not_see_the_histories_says_so(
+    session: Any, fitted: Fitted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def elsewhere(tables: Path, users: Any, folder: Path) -> None:
+        sort(tables, users, folder)
+        (folder / "events.parquet").rename(tmp_path / "moved.parquet")
+
+    sort = cluster.sort_events
+    monkeypatch.setattr(cluster, "sort_events", elsewhere)
+    with pytest.raises(AdvpriorError, match="PRI074"):
+        score(fitted.model("popularity"), fitted.tables, tmp_path / "out", spark=MASTER, **SMALL)
 
 
 def test_any_other_failure_of_a_worker_is_named(
