@@ -204,6 +204,9 @@ def serve(host: str, port: int, workers: int, log_level: str, drain_s: int, **va
 
 def _serve(settings: Any, host: str, port: int, workers: int, log_level: str, drain_s: int) -> None:
     """Serve until a signal ends it."""
+    from ranking.service.memory import settle
+
+    settle()  # before anything imports Arrow, in this process and in its workers
     try:
         import uvicorn
 

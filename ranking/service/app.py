@@ -18,7 +18,6 @@ from ranking.service.clock import Clock
 from ranking.service.engine import Engine
 from ranking.service.keys import required_key
 from ranking.service.lanes import Lane
-from ranking.service.memory import settle
 from ranking.service.metrics import Metrics
 from ranking.service.middleware import Around
 from ranking.service.page import Page
@@ -66,7 +65,6 @@ def create_app(settings: ServeSettings, engine: Engine | None = None) -> FastAPI
         ``SRV005`` without the API key that the settings ask for, ``SRV020`` when features are to be logged and
         exposures are not, ``SRV024`` when traces lack their packages; and whatever making the engine raises.
     """
-    settle()
     key = required_key(settings)
     if settings.log_features and settings.exposures is None:
         raise AdvpriorError(

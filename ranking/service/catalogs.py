@@ -278,7 +278,7 @@ class Catalogs:
         """Snapshots of a publication, ascending; none when it cannot be read."""
         if folder not in self._moments:
             try:
-                table = pd.read_parquet(folder / TABLE_FILE, columns=[SNAPSHOT])
+                table = _columns(folder, [SNAPSHOT])
             except (OSError, ValueError) as error:
                 log.warning("a published folder cannot be read", extra={"folder": str(folder), "error": str(error)})
                 return np.zeros(0, np.int64)
@@ -316,10 +316,18 @@ def _read_prior(folder: Path) -> PriorCatalog:
     return PriorCatalog(str(about["version"]), ids, names, interests)
 
 
+def _columns(folder: Path, names: list[str]) -> pd.DataFrame:
+    """Columns of a published table, read on this thread: Arrow's own would each keep memory of their own."""
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(folder / TABLE_FILE) as file:
+        return file.read(names, use_threads=False).to_pandas(use_threads=False)
+
+
 def _read_snapshot(folder: Path, snapshot_us: int, advertisers: list[str]) -> Published | None:
     """A publication's own mean of a snapshot."""
     try:
-        table = pd.read_parquet(folder / TABLE_FILE, columns=[PRIOR_ROW, SNAPSHOT])
+        table = _columns(folder, [PRIOR_ROW, SNAPSHOT])
         moments = micros(table[SNAPSHOT])
         of_snapshot = moments == snapshot_us
         files = replace(PriorFiles.open(folder), advertisers=advertisers)  # one list for all snapshots of a catalog

@@ -9,16 +9,19 @@ would hold a little more each time. Measured on the simulated year with 600 user
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 
 
 def settle() -> None:
-    """Let Arrow allocate from the system in this process: what its own pools free, they keep."""
-    import pyarrow as pa
+    """Let Arrow allocate from the system in this process: what its own pools free, they keep.
 
-    pa.set_memory_pool(pa.system_memory_pool())
+    Call it before Arrow is imported: it reads the variable once, and its scans of files follow nothing else. Where it
+    is set, somebody has chosen.
+    """
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 
 
 def release_freed() -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import shutil
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
@@ -141,3 +144,18 @@ def test_of_publications_that_are_remembered_no_rows_stay_in_memory(redis_projec
     assert not any(matrix._last[1].size for matrix in opened)
     assert all(len(matrix[0]) for matrix in opened)  # and they are read again when they are asked for
     release_freed()
+
+
+def test_a_service_takes_arrows_memory_from_the_system() -> None:
+    """Nothing that `rank serve` imports before has loaded Arrow, which reads the setting once."""
+    lines = """
+import sys, ranking.cli.service, ranking.service.settings, ranking.cli.metrics_folder
+from ranking.service.memory import release_freed, settle
+assert "pyarrow" not in sys.modules
+settle()
+import pyarrow
+assert pyarrow.default_memory_pool().backend_name == "system"
+release_freed()
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "ARROW_DEFAULT_MEMORY_POOL"}
+    subprocess.run([sys.executable, "-W", "ignore", "-c", lines], check=True, env=environment)
