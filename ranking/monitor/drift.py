@@ -169,10 +169,11 @@ def drift_of(
         counts, values = (bins.count(numbers), bins.count(_numbers(current))), numbers
     value = psi(*counts)
     filled = int(np.count_nonzero(counts[0] + counts[1]))
-    expected = scale.chance(filled)
+    trend = 0.0
     if scale.later is not None and value >= MODERATE:
         after = bins.count(values[scale.later])
-        expected += scale.trend(counts[0] - after, after)
+        trend = scale.trend(counts[0] - after, after)
+    expected = scale.reach(filled, trend)
     return Drift(
         name,
         name,

@@ -37,7 +37,7 @@ class Scale:
 
     Examples
     --------
-    >>> round(Scale((400, 200)).chance(6), 3)
+    >>> round(Scale((400, 200)).reach(6), 3)
     0.193
     """
 
@@ -65,11 +65,25 @@ class Scale:
         between = float(at[later].mean() - at[~later].mean())
         return cls(units, later, max(0.0, float(now.mean() - at.mean()) / between))
 
-    def chance(self, bins: int) -> float:
-        """The index that chance exceeds with probability `ALPHA`: a chi-square times ``1/n + 1/m`` (Yurdakul 2018)."""
+    def reach(self, bins: int, trend: float = 0.0) -> float:
+        """The index that is exceeded with probability `ALPHA` where there is such a trend, or none.
+
+        Without one it is a chi-square times ``1/n + 1/m`` (Yurdakul 2018). With one it is a noncentral chi-square: the
+        larger the move, the more chance adds to it or takes from it. Its quantile is that of the chi-square with the
+        same mean and variance (Patnaik, *Biometrika* 36, 1949).
+
+        Examples
+        --------
+        >>> scale = Scale((400, 200))
+        >>> [round(scale.reach(6, trend), 3) for trend in (0.0, 0.2, 1.0)]
+        [0.193, 0.661, 1.817]
+        """
         from scipy.stats import chi2
 
-        return float(chi2.ppf(1 - ALPHA, max(1, bins - 1))) * (1 / self.units[0] + 1 / self.units[1])
+        unit, freedom = 1 / self.units[0] + 1 / self.units[1], max(1, bins - 1)
+        apart = trend / unit
+        factor = (freedom + 2 * apart) / (freedom + apart)
+        return float(chi2.ppf(1 - ALPHA, (freedom + apart) / factor)) * factor * unit
 
     def trend(self, before: npt.ArrayLike, after: npt.ArrayLike) -> float:
         """The index that the pace between the reference's halves gives over the distance to the current side.

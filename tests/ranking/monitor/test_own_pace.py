@@ -59,6 +59,19 @@ def test_chance_among_few_units_is_no_drift() -> None:
     assert sum(one.severity != "stable" for one in drifts) <= 1
 
 
+def test_a_steady_pace_of_few_users_is_no_drift() -> None:
+    """Around a move that goes on as it did chance is larger than around none: one sum of both was too narrow."""
+    drifts = []
+    for seed in range(150):
+        before, after = (
+            rows(weeks, 240, 2 * seed + i, lambda week: 0.12 * week) for i, weeks in enumerate(((0, 6), (9, 10)))
+        )
+        scale = Scale.of(before, after, "timestamp", ["user_id"])
+        drifts.append(drift_of("x", "feature", before["x"], after["x"], scale))
+    assert sum(one.severity != "stable" for one in drifts) <= 1
+    assert sum(one.psi > 0.25 for one in drifts) > 100
+
+
 def test_features_of_ads_are_held_against_how_many_ads_there_are() -> None:
     """Thousands of users see six ads of three categories: which ads run moves their features, by category or by ad."""
     rng = np.random.default_rng(0)
