@@ -66,11 +66,14 @@ class RankerFolder:
     def read(cls, folder: Path) -> RankerFolder:
         """Read a finished ``rank train`` run.
 
+        A promotion may point the folder at another ranker meanwhile: all is read where it points now.
+
         Raises
         ------
         AdvpriorError
             ``RUN00x`` when it is none, ``RNK02x`` when it cannot be read.
         """
+        folder = Path(folder).resolve()
         read_manifest(folder, step="rank train", fix=TRAIN_FIX)
         return cls(folder, Ranker.load(folder), manifest_digest(folder))
 

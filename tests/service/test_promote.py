@@ -18,7 +18,10 @@ from advprior.store.runs import manifest_digest
 from advprior.store.tables import write_parquet
 from ranking.frame.read import FRAME_FILE
 from ranking.models.ranker import Ranker
+from ranking.monitor.placing import put_in_place
 from ranking.monitor.promotion import Rule, decide
+from ranking.service import loading
+from ranking.service.loading import RankerFolder
 from tests.service.live import engine_for
 from tests.service.workspaces import Project, train
 
@@ -74,6 +77,25 @@ def test_the_better_one_is_promoted_and_taken_back(project: Project, rankers: Pa
     assert not own.ranker.is_symlink()
     assert Ranker.load(own.ranker).seed == 2
     assert sorted(path.name for path in own.root.glob(".ranker*")) == []
+
+
+def test_a_ranker_that_is_promoted_while_another_is_read_does_not_mix_with_it(
+    project: Project, rankers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, really = tmp_path / "ranker", loading.read_manifest
+    place.symlink_to(rankers / "good")
+
+    def promote_meanwhile(*args: Any, **named: Any) -> Any:
+        manifest = really(*args, **named)
+        put_in_place(rankers / "plain", place)
+        return manifest
+
+    monkeypatch.setattr(loading, "read_manifest", promote_meanwhile)
+    read = RankerFolder.read(place)
+    assert manifest_digest(place) == manifest_digest(rankers / "plain")
+    good = Ranker.load(rankers / "good")
+    assert read.digest == manifest_digest(read.folder) == manifest_digest(rankers / "good")
+    assert (read.ranker.service, read.ranker.features) == (good.service, good.features)
 
 
 def test_what_loses_or_cannot_be_told_is_refused_and_says_why(project: Project, rankers: Path, tmp_path: Path) -> None:
