@@ -80,7 +80,7 @@ class Readout:
             )
         for arm, served in self.publications.items():
             if set(served) - {"none", "unrecorded"}:
-                lines.append(f"  {arm} was ranked with: " + ", ".join(f"{k} ({n:,})" for k, n in served.items()))
+                lines.append(f"  {arm} was ranked with: {_most_served(served)}")
         for name, effects in (("plain", self.effects), ("CUPED", self.adjusted)):
             for arm, e in effects.items():
                 lines.append(f"  {arm} against {self.control}, {name}: {e.text()}")
@@ -346,6 +346,19 @@ def _by_arm(exposures: pd.DataFrame, names: Sequence[str]) -> dict[str, Any]:
             for name, rows in of_arm.items()
         },
     }
+
+
+def _most_served(served: Mapping[str, int], most: int = 4) -> str:
+    """The publications that ranked most exposures, and how many others did: a year of refreshes makes hundreds.
+
+    >>> _most_served({"llm a": 9, "llm b": 7, "llm c": 5, "none": 1}, most=2)
+    'llm a (9), llm b (7) and 1 other (5); none (1)'
+    """
+    by_count = sorted(((k, n) for k, n in served.items() if k != "none"), key=lambda one: -one[1])
+    text = ", ".join(f"{name} ({count:,})" for name, count in by_count[:most])
+    if others := by_count[most:]:
+        text += f" and {len(others)} other{'s' * (len(others) > 1)} ({sum(count for _, count in others):,})"
+    return text + (f"; none ({served['none']:,})" if served.get("none") else "")
 
 
 def _publication(exposure: Mapping[str, Any]) -> str:
