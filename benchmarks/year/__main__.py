@@ -92,6 +92,9 @@ def run(options: argparse.Namespace, folder: Path, redis_port: int) -> int:
     nulls = [looks.first_announced(rng) for _ in tqdm(range(options.nulls), desc="nulls", disable=None)]
     checks.check_experiment(rows, announced, calendar, nulls)
     checks.check_drift(rows, year.record, calendar)
+    commands, served = year.record.cpu_a_day
+    rows.note("CPU-seconds of a simulated day: commands and the bench itself", f"{commands:.2f}")
+    rows.note("CPU-seconds of a simulated day: the service", f"{served:.2f}")
     for command, seconds in sorted(project.spent.items(), key=lambda one: -one[1])[:8]:
         rows.note(f"CPU-seconds of {command}, here", f"{seconds:.0f}")
     rows.note("CPU-seconds in all, of this process and those it waited for", f"{cpu_seconds():.0f}")

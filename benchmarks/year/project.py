@@ -132,7 +132,8 @@ class Project:
         (self.repo / "feature_store.yaml").write_text(
             "project: advprior\nprovider: local\nregistry: data/registry.db\nonline_store:\n  type: redis\n"
             f"  connection_string: localhost:{redis_port}\n"
-            "offline_store:\n  type: duckdb\nentity_key_serialization_version: 3\n"
+            "offline_store:\n  type: duckdb\nbatch_engine:\n  type: advprior.store.online.engine.ColumnarEngine\n"
+            "entity_key_serialization_version: 3\n"
         )
 
     def first_run(self, moment: datetime) -> None:

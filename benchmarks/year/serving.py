@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import http.client
+import os
 import re
 import socket
 import time
+from pathlib import Path
 
 
 def metrics_of(port: int) -> dict[str, float]:
@@ -25,6 +27,15 @@ def until_ads_are_read(port: int, seconds: float = 600.0) -> None:
         if metrics_of(port).get("advprior_ads_age_seconds", float("inf")) < asked - begin - 0.05:
             return
     raise SystemExit("the service reads no ads any more")
+
+
+def cpu_seconds_of(pid: int) -> float:
+    """User and system time of a process and its threads so far, on Linux; not a number elsewhere."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return float("nan")
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def used_memory_mb(port: int) -> float:

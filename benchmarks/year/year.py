@@ -18,11 +18,12 @@ from tqdm.auto import tqdm
 
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import manifest_digest, write_json
+from advprior.store.spent import cpu_seconds
 from benchmarks.serve_setup import memory_mb
 from benchmarks.year import faults
 from benchmarks.year.calendar import Calendar
 from benchmarks.year.project import Project, Ran, megabytes
-from benchmarks.year.serving import until_ads_are_read, used_memory_mb
+from benchmarks.year.serving import cpu_seconds_of, until_ads_are_read, used_memory_mb
 from benchmarks.year.traffic import Traffic
 from benchmarks.year.world import DAY, FIRST, Plan, World
 
@@ -48,6 +49,8 @@ class Record:
         As ``audit.json`` has them.
     sizes : list of dict
         Of each week: megabytes of the store, the log, the exposures, Redis, and of the service's memory.
+    cpu_a_day : (float, float)
+        CPU-seconds of a simulated day on average: of all commands and of the bench itself, and of the service.
     """
 
     kills: dict[int, str] = field(default_factory=dict)
@@ -65,6 +68,7 @@ class Record:
     late_rows: int = 0
     lived: int = 0
     reloads: dict[str, float] = field(default_factory=dict)
+    cpu_a_day: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,7 @@ class Year:
     def live(self, minutes: float) -> None:
         """All days, or as many as there is time for."""
         self._note_publication()
+        before = cpu_seconds(), cpu_seconds_of(self.running.pid)
         end = monotonic() + 60 * minutes
         for day in tqdm(range(1, self.calendar.days), desc="year", unit="day", disable=None):
             if monotonic() > end:
@@ -125,6 +130,10 @@ class Year:
         self._try(self.record.lived, self._report_last)
         self._try(self.record.lived, self._audit)
         self.traffic.answers.judge(self._publications, self._judged)
+        after = cpu_seconds(), cpu_seconds_of(self.running.pid)
+        self.record.cpu_a_day = tuple(
+            (b - a) / max(1, self.record.lived - 1) for a, b in zip(before, after, strict=True)
+        )
 
     def _day(self, day: int) -> None:
         moment = FIRST + day * DAY + _REFRESH

@@ -24,8 +24,10 @@ from ranking.frame.numbering import HistoryIds, ids_of_ads, load_history_ids
 from ranking.frame.past import Past
 from ranking.frame.streams import ADVERTISER, Stream
 
-#: Rows of a view that are in memory at a time, where one snapshot has not more.
-ROWS = 1 << 17
+#: Rows of a view that are in memory at a time, where one snapshot has not more: lists make a row of ten kilobytes.
+ROWS = 1 << 13
+#: Counts of these that are renumbered at a time.
+_KEYS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,9 @@ class Standing:
             parts, rows = list[Any](), 0
             for group in range(file.num_row_groups):
                 part = file.read_row_group(group)
-                part = part.filter(pc.is_in(part[SNAPSHOT], wanted))
+                stands = pc.is_in(part[SNAPSHOT], wanted)
+                if not pc.all(stands, min_count=0).as_py():  # a filter copies what it keeps
+                    part = part.filter(stands)
                 if parts and rows + len(part) > ROWS:
                     yield pa.concat_tables(parts)
                     parts, rows = [], 0
@@ -126,11 +130,13 @@ class StandingHistory:
         """A table with today's row numbers, catalog, and ids in its lists."""
         import pyarrow as pa
 
-        columns = {HISTORY_ROW: pa.array(rows), CATALOG_VERSION: pa.array([version] * len(table))}
+        columns = {HISTORY_ROW: pa.array(rows), CATALOG_VERSION: pa.repeat(version, len(table))}
         assert self._places is not None
         for stream in streams:
             for level, numbering in stream.levels_in(self.ids.sizes).items():
                 name, places = stream.online(level)[0], self._places[numbering]
+                if np.array_equal(places, np.arange(len(places))):
+                    continue
                 lists = table[name].combine_chunks()
                 ids, offsets = places[lists.flatten().to_numpy()], lists.offsets.to_numpy()
                 columns[name] = type(lists).from_arrays(pa.array(offsets - offsets[0]), pa.array(ids, pa.int32()))
@@ -169,8 +175,13 @@ class StandingRows:
         if not len(self.before):
             return
         start, stop = np.searchsorted(keys, [self.before[0] * size, (self.before[-1] + 1) * size])
-        for block in range(start, stop, ROWS):
-            own = slice(block, min(block + ROWS, stop))
+        same = size == size_now and np.array_equal(self.before, self.now)
+        same = same and len(self.now) == self.now[-1] - self.now[0] + 1 and np.array_equal(places, np.arange(size))
+        for block in range(start, stop, _KEYS):
+            own = slice(block, min(block + _KEYS, stop))
+            if same:
+                yield keys[own], values[own]
+                continue
             row, id_ = np.divmod(keys[own], max(size, 1))
             at = np.minimum(np.searchsorted(self.before, row), len(self.before) - 1)
             has_row = self.before[at] == row
