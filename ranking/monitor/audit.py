@@ -27,7 +27,8 @@ from ranking.experiment.shown import AS_OF, EXPOSURE, FEATURES, to_frame
 from ranking.frame.read import load_frame
 from ranking.frame.served import ServedColumns, rows_of, served_columns
 from ranking.models.ranker import Ranker
-from ranking.monitor.drift import Drift, frame_drifts
+from ranking.monitor.drift import frame_drifts
+from ranking.monitor.findings import Drift
 
 #: Of the largest value of a column: what seven digits in the log and another order of sums leave. float32 has 1.2e-7.
 TOLERANCE = 2e-6

@@ -7,7 +7,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from ranking.evidence.plots import STYLE, svg_uri
-from ranking.monitor.drift import Drift, DriftReport
+from ranking.monitor.findings import Drift, DriftReport
 from ranking.monitor.severity import MAJOR, MODERATE
 
 _COLOURS = {"stable": "#57606a", "moderate": "#9a6700", "major": "#b42318"}

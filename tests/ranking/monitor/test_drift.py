@@ -15,7 +15,8 @@ from click.testing import CliRunner
 
 from advprior.store.errors import AdvpriorError
 from ranking.cli.monitor import drift as command
-from ranking.monitor.drift import DriftReport, drift_of, measure, prior_drifts
+from ranking.monitor.drift import drift_of, measure, prior_drifts
+from ranking.monitor.findings import DriftReport
 from ranking.monitor.own_pace import Scale
 from ranking.monitor.psi import Bins, noise, psi
 from tests.ranking.frames import synthetic_frame, write_frame

@@ -10,7 +10,8 @@ import pandas as pd
 from advprior.store.arrays import Double
 from advprior.store.contract import AD_STATS_VIEW, USER_HISTORY_VIEW
 from advprior.store.features import Feature
-from ranking.monitor.drift import Drift, drift_of, frame_drifts
+from ranking.monitor.drift import drift_of, frame_drifts
+from ranking.monitor.findings import Drift
 from ranking.monitor.own_pace import Scale
 from tests.tiny import START
 
