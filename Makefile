@@ -30,8 +30,12 @@ demo: $(STAMP)  ## the whole chain on real data: tables, priors, store, ranker, 
 	$(BIN)/advprior init runs/demo --example complete_journey $(ARGS)
 	$(BIN)/advprior run runs/demo
 
+# Of installed plugins those that no test uses are not loaded, and what is compiled is kept, whatever is set outside:
+# each of five processes would do both anew. Four processes on two cores gain nothing by threads of their own.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(STAMP)  ## all tests and doctests, no network
-	$(BIN)/python -m pytest -n 4 --dist loadfile --doctest-modules tests advprior ranking $(ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n 4 --dist loadfile --doctest-modules \
+	  -p no:anyio -p no:nbmake -p no:schemathesis -p no:typeguard tests advprior ranking $(ARGS)
 
 fuzz: $(STAMP)  ## random tables through the whole chain, for two CPU-minutes (ARGS='--seeds 0:500 --budget 3000')
 	$(BIN)/python -m tests.fuzz --budget 120 $(ARGS)

@@ -83,8 +83,12 @@ class CandidateCurve:
 
     def at_choice(self, predictor: str, split: str = "test") -> pd.Series[Any]:
         """The row of the chosen quota."""
-        rows = self.table.query("predictor == @predictor and split == @split and quota == @self.chosen[@predictor]")
-        return rows.iloc[0]
+        return self._row(predictor, split, self.chosen[predictor])
+
+    def _row(self, predictor: str, split: str, quota: float) -> pd.Series[Any]:
+        """One row; by masks, for a query by local variables looks through the whole stack for them."""
+        table = self.table
+        return table[(table["predictor"] == predictor) & (table["split"] == split) & (table["quota"] == quota)].iloc[0]
 
     def claim(self, predictor: str) -> Claim:
         """What may be said of a predictor's slots, beside its best control's and its placebo's."""
@@ -134,7 +138,7 @@ class CandidateCurve:
                 f"{predictor}: validation gives its advertisers no slot; the towers alone recall {row.recall:.4f} "
                 f"{claim.beside()}."
             )
-        alone = self.table.query("predictor == @predictor and split == 'test' and quota == 0").iloc[0]
+        alone = self._row(predictor, "test", 0.0)
         return (
             f"{predictor}: with {100 * quota:.0f} % of {self.about['k']} slots (chosen on validation) test recall is "
             f"{row.recall:.4f}, {claim.lift.text()} over the towers alone: {claim.outcome()} {claim.beside()}; "

@@ -10,6 +10,7 @@ import pytest
 from advprior.pipeline.fit import finetune
 from advprior.predictors.registry import load_predictor, predictor_class
 from advprior.store.runs import manifest_digest, new_run
+from tests.shared import made_once
 from tests.tiny import write_tiny
 from tests.tiny_llm import write_tiny_llm
 
@@ -45,7 +46,12 @@ def llm_settings(base: Path, **training: object) -> dict:
 
 @pytest.fixture(scope="session")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
-    folder = tmp_path_factory.mktemp("fitted")
+    """For reading only: other processes read it, too."""
+    return Fitted(made_once(tmp_path_factory, "fitted", fit_all))
+
+
+def fit_all(folder: Path) -> None:
+    """Tables, and every kind of predictor on them."""
     write_tiny(folder / "tables")
     base = write_tiny_llm(folder / "base")
     result = Fitted(folder)
@@ -65,4 +71,3 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
     for kind, raw in settings.items():
         assert finetune(result.tables, result.model(kind), kind, predictor_class(kind).settings(raw))
         export(result.model(kind))
-    return result

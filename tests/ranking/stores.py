@@ -15,6 +15,7 @@ import pandas as pd
 
 from advprior.pipeline.project import shipped_repo
 from advprior.store.contract import CATALOG_FILE, MATRIX_FILE, TABLE_FILE, prior_view
+from advprior.store.feast_import import light_feast_import
 from advprior.store.runs import new_run, publish_version, run_key
 from advprior.store.tables import load_tables, load_time_plan, write_parquet
 from ranking.frame.join import open_store
@@ -102,7 +103,8 @@ def publish_priors(repo: Path, tables: Path, predictor: str, *, seed: int = 0, *
 
 def definitions(repo: Path) -> list[Any]:
     """Feast objects of the repository's definitions."""
-    from feast import Entity, FeatureService, FeatureView
+    with light_feast_import():
+        from feast import Entity, FeatureService, FeatureView
 
     spec = importlib.util.spec_from_file_location(f"definitions_{abs(hash(str(repo)))}", repo / "definitions.py")
     assert spec is not None

@@ -8,12 +8,33 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.workspaces import Project, Redis, build_project, copy_project, on_redis, redis_server
+from tests.ranking.stores import apply
+from tests.service.workspaces import (
+    SNAPSHOT,
+    Project,
+    Redis,
+    build_project,
+    copy_project,
+    materialize,
+    on_redis,
+    redis_server,
+)
+from tests.shared import made_once
+from tests.tiny import PLAN
 
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    return build_project(tmp_path_factory.mktemp("service") / "project", users=120)
+    """A copy for each process, with an online store of its own: what takes long is made once for all of them."""
+
+    def make(folder: Path) -> None:
+        build_project(folder / "project", users=120)
+
+    made = Project(made_once(tmp_path_factory, "service", make) / "project")
+    own = copy_project(made, tmp_path_factory.mktemp("service") / "project")
+    apply(own.repo)
+    materialize(own.repo, SNAPSHOT + PLAN.lag)
+    return own
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """Preflight: refused before any join, with the command that fixes it."""
 
+import shutil
 import subprocess
 import sys
 from datetime import timedelta
@@ -19,17 +20,23 @@ from tests.spark import CONF, use_spark
 from tests.tiny import PLAN, write_tiny
 
 
-@pytest.fixture
-def tables(tmp_path: Path) -> Path:
-    return write_tiny(tmp_path / "tables", users=4)
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny(tmp_path_factory.mktemp("preflight") / "tables", users=4)
 
 
-@pytest.fixture
-def repo(tmp_path: Path, tables: Path) -> Path:
-    folder = copy_repo(tmp_path / "feature_repo")
+@pytest.fixture(scope="module")
+def whole(tables: Path) -> Path:
+    folder = copy_repo(tables.parent / "feature_repo")
     publish_features(tables, folder)
     publish_priors(folder, tables, LLM)
     return folder
+
+
+@pytest.fixture
+def repo(tmp_path: Path, whole: Path) -> Path:
+    """A copy for each test: they break it."""
+    return Path(shutil.copytree(whole, tmp_path / "feature_repo", symlinks=True))
 
 
 def refused(code: str, repo: Path, predictors: list[str], **options: object) -> AdvpriorError:
