@@ -321,7 +321,8 @@ def _columns(folder: Path, names: list[str]) -> pd.DataFrame:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(folder / TABLE_FILE) as file:
-        return file.read(names, use_threads=False).to_pandas(use_threads=False)
+        table: pd.DataFrame = file.read(names, use_threads=False).to_pandas(use_threads=False)
+        return table
 
 
 def _read_snapshot(folder: Path, snapshot_us: int, advertisers: list[str]) -> Published | None:
