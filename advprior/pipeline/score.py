@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from advprior.predictors.labels import LabelSpan
 from advprior.predictors.registry import KINDS, load_predictor
@@ -35,23 +35,26 @@ CODE_VERSION = 6
 HISTORIES = "histories"  # folder: while scoring on a cluster only
 TUNED_USERS = 4_096  # whose prompts say what a batch should hold
 
+#: How a cluster holds histories.
+Stored = TypeVar("Stored", bound="Everyone")
 
-class Cluster(Protocol):
-    """Where jobs may run in place of this process: what `advprior.spark` opens."""
+
+class Cluster(Protocol[Stored]):
+    """Where jobs may run in place of this process, on histories of its own kind: what `advprior.spark` opens."""
 
     @property
     def facts(self) -> dict[str, Any]:
         """What a manifest says of it."""
 
-    def histories(self, tables: Path, catalog: Catalog, folder: Path) -> Everyone:
+    def histories(self, tables: Path, catalog: Catalog, folder: Path) -> Stored:
         """Histories of everyone, laid out in a folder by those who will score."""
 
-    def forwarder(self, everyone: Everyone, cutoffs: Int, crowd: Crowd, size: int) -> Forwarder:
+    def forwarder(self, everyone: Stored, cutoffs: Int, crowd: Crowd, size: int) -> Forwarder:
         """Runs jobs there; results in the order of the jobs."""
 
 
 #: Opens a cluster that holds the model, once it is clear that there is something to score.
-OpenCluster = Callable[[], AbstractContextManager[Cluster]]
+OpenCluster = Callable[[], AbstractContextManager[Cluster[Any]]]
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,7 @@ def score(
         )
     of = fitted if request.options.new_advertisers == "leave_out" else catalog
     here = load_histories(tables, of)[0] if cluster is None else None
-    opened: AbstractContextManager[Cluster | None] = nullcontext() if cluster is None else cluster()
+    opened: AbstractContextManager[Cluster[Any] | None] = nullcontext() if cluster is None else cluster()
     with (
         new_run(out, STEP, config=request.config, inputs=request.inputs, key=request.key, resume=not force) as work,
         opened as machines,
@@ -252,7 +255,7 @@ def _score_into(
     predictor: Predictor,
     everyone: Everyone,
     catalog: Catalog,
-    cluster: Cluster | None,
+    cluster: Cluster[Any] | None,
 ) -> dict[str, Any]:
     """Score into an open run folder; the facts of its manifest."""
     import numpy as np
@@ -364,7 +367,7 @@ def _ready(
 
 
 def _forwarder(
-    scorers: Sequence[Scorer], everyone: Everyone, cutoffs: Int, size: int, cluster: Cluster | None
+    scorers: Sequence[Scorer], everyone: Everyone, cutoffs: Int, size: int, cluster: Cluster[Any] | None
 ) -> Forwarder:
     """Where the jobs run."""
     import numpy as np
