@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -262,7 +263,7 @@ def ablate(
         "asked": sorted(asked),
         **_own_rankers(arms),
         **({"optional": True} if optional else {}),
-        **({"user_shares": shares} if (shares := _shares(shares_text)) else {}),
+        **({"user_shares": shares, "shares_version": 2} if (shares := _shares(shares_text)) else {}),
     }
     inputs = {"frame": manifest_digest(frame_folder)}
     key = run_key("rank ablate", config, inputs, ABLATE_VERSION)
@@ -279,7 +280,8 @@ def ablate(
         options = AblationOptions(seeds, replicates, reuse=previous, decide_on=decide_on, slots=slots)
         result, left_out = run_ablation(frame_folder, run.path, arms, options, asked=asked, optional=optional)
         run.facts.update(result.facts(), frame=str(frame_folder))
-        lines = write_user_shares(frame_folder, run.path, result.arms, shares, options) if shares else []
+        of_shares = replace(options, reuse=result)  # on all users its arms are fitted already
+        lines = write_user_shares(frame_folder, run.path, result.arms, shares, of_shares) if shares else []
     if left_out:
         click.echo(f"rank ablate: arms left out, their priors are not in the frame: {', '.join(left_out)}", err=True)
     if reuse is not None:

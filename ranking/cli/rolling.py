@@ -75,6 +75,8 @@ def pool(runs: tuple[Path, ...], out: Path, replicates: int, force: bool) -> Non
 
 def _pool_ablations(runs: Sequence[Path], out: Path, replicates: int) -> tuple[list[str], dict[str, Any]]:
     from ranking.evidence.claims import JOINT_NOTE
+    from ranking.evidence.pooled_shares import pool_user_shares
+    from ranking.evidence.result import AblationResult
     from ranking.evidence.rolling import pool as pool_ablations
 
     result = pool_ablations(runs, replicates=replicates)
@@ -84,6 +86,8 @@ def _pool_ablations(runs: Sequence[Path], out: Path, replicates: int) -> tuple[l
         for place, one in enumerate(result.about["cutoffs"], start=1)
     ]
     seeds = f"{len(runs)} cut-offs x {result.about['settings']['seeds']} seeds"
+    arms = AblationResult.load(runs[0]).arms
+    lines += pool_user_shares(runs, out, arms, slots=result.slots, replicates=replicates)
     return [*result.verdict.sentences, *lines, seeds, JOINT_NOTE], read_manifest(runs[-1])["facts"] | result.facts()
 
 

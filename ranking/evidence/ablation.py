@@ -169,7 +169,7 @@ def measure(encoded: Encoded, arms: Arms, options: AblationOptions) -> AblationR
     metrics = metrics_at(options.slots)
     metric = deciding_metric(options.decide_on, options.slots, encoded.blocks["test"].slate)
     resampler = Resampler.of(encoded.outcomes, Resampling(metrics, options.replicates))
-    previous, prepared = _Previous.of(encoded, options), PreparedOnce(arms, encoded.features)
+    previous, prepared = Previous.of(encoded, options), PreparedOnce(arms, encoded.features)
     reached: dict[str, ArmScores] = {}
     reused: list[str] = []
     with Progress(len(arms.arms) * options.seeds, "rankers", "ranker") as progress:
@@ -262,14 +262,14 @@ def _with_slots(options: AblationOptions, encoded: Encoded) -> AblationOptions:
 
 
 @dataclass(frozen=True, eq=False)
-class _Previous:
+class Previous:
     """A finished ablation of the same rows, whose arms need not be fitted again."""
 
     result: AblationResult
     rows: str  # digest of the rows that its scores belong to, and their labels
 
     @classmethod
-    def of(cls, encoded: Encoded, options: AblationOptions) -> _Previous | None:
+    def of(cls, encoded: Encoded, options: AblationOptions) -> Previous | None:
         """None where nothing is to be reused; a finished ablation of other rows is refused."""
         result = options.reuse
         if result is None or (result.folder is not None and not (result.folder / VALID_FILE).is_file()):

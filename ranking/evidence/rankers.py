@@ -118,8 +118,10 @@ class Encoded:
     segments: dict[str, NDArray[np.bool_]]
 
     @classmethod
-    def of(cls, source: FrameSource, features: Sequence[Feature], arms: Arms) -> Encoded:
-        """What the arms read of a frame.
+    def of(
+        cls, source: FrameSource, features: Sequence[Feature], arms: Arms, only: NDArray[np.bool_] | None = None
+    ) -> Encoded:
+        """What the arms read of a frame, or of those of its rows that ``only`` marks.
 
         Raises
         ------
@@ -131,7 +133,8 @@ class Encoded:
         used = {feature for arm in arms.arms for feature in arm_features(arm, features)}
         chosen = [feature for feature in features if feature in used]
         names = [feature.name for feature in chosen]
-        at = {name: np.flatnonzero((keys["split"] == name).to_numpy()) for name in SPLITS}
+        chosen_rows = np.ones(len(keys), bool) if only is None else only
+        at = {name: np.flatnonzero((keys["split"] == name).to_numpy() & chosen_rows) for name in SPLITS}
         encoder = fit_encoder(source, names, at["train"])
         blocks = {
             name: Block(EncodedRows(source, encoder, rows), keys[_KEYS].iloc[rows].reset_index(drop=True))

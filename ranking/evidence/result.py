@@ -277,7 +277,7 @@ class AblationResult:
             "measured": self.measured.to_dict("records"),
             **self.about,
         }
-        write_json(Path(folder) / ABLATION_FILE, _without_nan(content))
+        write_json(Path(folder) / ABLATION_FILE, without_nan(content))
         if self.rows is None:
             return
         write_parquet(self.predictions(), Path(folder) / PREDICTIONS_FILE)
@@ -384,10 +384,10 @@ def load_seeds(folder: Path) -> tuple[pd.DataFrame, dict[str, list[Double]]]:
     return rows, _of_seeds(by_seed)
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """JSON knows no NaN: what is undefined becomes null."""
     if isinstance(value, float):
         return value if np.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _without_nan(inner) for key, inner in value.items()}
-    return [_without_nan(inner) for inner in value] if isinstance(value, list | tuple) else value
+        return {key: without_nan(inner) for key, inner in value.items()}
+    return [without_nan(inner) for inner in value] if isinstance(value, list | tuple) else value
