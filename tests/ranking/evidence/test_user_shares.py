@@ -1,6 +1,7 @@
 """The ranker's learning curve: rows by share of the users and by age of the advertiser, on a planted signal."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -66,7 +67,7 @@ def test_a_frame_without_the_feature_has_no_ages() -> None:
 
 
 @pytest.fixture
-def cutoffs(tmp_path):
+def cutoffs(tmp_path: Path) -> tuple[Arms, list[UserShares], Path]:
     """Curves of two cut-offs with scores drawn at random: other users and controls at each, one share in common."""
     arms = Arms(arms=tuple(a for a in load_arms().arms if a.name in (*NAMES, "popularity")), ranker=FAST)
     made = []
@@ -91,7 +92,9 @@ def cutoffs(tmp_path):
     return arms, made, tmp_path
 
 
-def test_curves_of_cut_offs_are_pooled_as_the_bootstrap_over_all_rows_does(cutoffs) -> None:
+def test_curves_of_cut_offs_are_pooled_as_the_bootstrap_over_all_rows_does(
+    cutoffs: tuple[Arms, list[UserShares], Path],
+) -> None:
     arms, (first, second), folder = cutoffs
     folders = [folder / "0", folder / "1"]
     lines = pool_user_shares(folders, folder, arms, slots=5, replicates=80)
@@ -123,7 +126,7 @@ def test_curves_of_cut_offs_are_pooled_as_the_bootstrap_over_all_rows_does(cutof
     assert never["difference"] == pytest.approx(never["by_cutoff"][1])
 
 
-def test_ablations_without_a_curve_are_named_and_none_is_no_news(cutoffs) -> None:
+def test_ablations_without_a_curve_are_named_and_none_is_no_news(cutoffs: tuple[Arms, list[UserShares], Path]) -> None:
     arms, _, folder = cutoffs
     (folder / "none").mkdir()
     said = pool_user_shares([folder / "0", folder / "none"], folder, arms, slots=5, replicates=20)
