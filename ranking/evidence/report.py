@@ -16,6 +16,7 @@ from ranking.evidence.cells import lift_cell, number
 from ranking.evidence.metrics import DEFAULT_METRICS, MORE_METRICS, Auc, Conversions
 from ranking.evidence.provenance import provenance
 from ranking.evidence.result import AblationResult
+from ranking.evidence.share_table import share_table
 from ranking.evidence.steps import whole_verdict
 from ranking.evidence.summary import Evidence, Manifests, costs, headline, opening_lines
 from ranking.evidence.verdict import Verdict, said
@@ -121,6 +122,7 @@ def render(evidence: Evidence, manifest: Mapping[str, Any], retrieval: Mapping[s
         left_out=", ".join(about.get("left_out", {})),
         lifts=[_lifts(result, segment) for segment in result.segments],
         lift_metrics=[m.label for m in _SHOWN],
+        shares=share_table(result.folder, result.arms),
         comparisons=len(result.lifts),
         power=_power(result),
         best_control="" if result.best_control is None else result.arms.find(result.best_control).label,

@@ -66,7 +66,8 @@ class ShareRow:
     lift: Lift
 
     def to_json(self) -> dict[str, Any]:
-        """A flat row: share, users, segment, arm, baseline, metric, difference, low, high, by_cutoff."""
+        """A flat row: share, users, segment, arm, baseline, metric, difference, low, high, by_cutoff, and what it
+        ``says``."""
         lift = self.lift
         baseline = BEST_CONTROL if self.control else lift.baseline
         return {
@@ -81,6 +82,7 @@ class ShareRow:
             "low": lift.low,
             "high": lift.high,
             "by_cutoff": list(lift.by_cutoff),
+            "says": lift.state,
         }
 
     def text(self) -> str:

@@ -99,6 +99,11 @@ def test_shares_of_users_are_measured_beside_the_ablation(project):
     rows = json.loads((project / "ablation/user_shares.json").read_text())["curve"]
     assert {row["share"] for row in rows} == {0.5, 1.0}
     assert {"best control", "baseline"} <= {row["baseline"] for row in rows}
+    shown("rank", "report", "ablation", "--out", "report")
+    page = (project / "report/report.html").read_text()
+    half = next(row for row in rows if row["share"] == 0.5)
+    assert f"<td>{half['users']} (50 %)</td>" in page
+    assert page.count(" over the best control (") >= len({row["share"] for row in rows})
     with pytest.raises(AdvpriorError, match="--user-shares"):
         shown("rank", "ablate", *few, "--user-shares", "10%")
 
