@@ -113,17 +113,18 @@ def test_curves_of_cut_offs_are_pooled_as_the_bootstrap_over_all_rows_does(
     pairs = [("llm", "baseline"), ("llm", "best")]
     by_hand = paired_bootstrap(scores, outcomes, pairs, Resampling((Auc(),), replicates=80))
     for lift, baseline in zip(by_hand, ("baseline", "best control"), strict=True):
-        row = next(
-            row for row in curve
-            if (row["arm"], row["baseline"], row["metric"], row["segment"]) == ("llm", baseline, "auc", "overall")
-        )  # fmt: skip
+        row = next(row for row in curve if _named(row) == ("llm", baseline, "auc", "overall"))
         assert [row[key] for key in ("difference", "low", "high")] == pytest.approx(
             [lift.difference, lift.low, lift.high], abs=1e-6
         )
         assert row["by_cutoff"] == pytest.approx(lift.by_cutoff, abs=1e-6)
-    never = next(row for row in curve if (row["arm"], row["segment"], row["metric"]) == ("llm", NEVER, "auc"))
+    never = next(row for row in curve if _named(row) == ("llm", "baseline", "auc", NEVER))
     assert never["by_cutoff"][0] is None
     assert never["difference"] == pytest.approx(never["by_cutoff"][1])
+
+
+def _named(row: dict[str, object]) -> tuple[object, ...]:
+    return tuple(row[key] for key in ("arm", "baseline", "metric", "segment"))
 
 
 def test_ablations_without_a_curve_are_named_and_none_is_no_news(cutoffs: tuple[Arms, list[UserShares], Path]) -> None:
