@@ -30,6 +30,7 @@ _COMMANDS = {
     "score": ("advprior.cli.score:score", "Write priors for every user and snapshot."),
     "publish": ("advprior.cli.publish:publish", "Put priors into the feature repository, atomically."),
     "evaluate": ("advprior.cli.evaluate:evaluate", "Who names the next advertiser best: the ladder of predictors."),
+    "compare": ("advprior.cli.compare:compare", "Which scored priors say best what users turn to, at every snapshot?"),
     "card": ("advprior.cli.card:card", "Write the model card of a fitted predictor."),
     "cold": ("advprior.cli.cold:cold", "Who ranks advertisers best that nobody has turned to yet?"),
     "catalog": ("advprior.cli.catalog:catalog", "Show, compare and extend the list of advertisers."),
