@@ -125,7 +125,7 @@ def label_delay_line(seconds: float, *, stated: bool) -> str:
 
 
 def dry_run(project: Project, until: str | None, *, force: bool = False) -> list[str]:
-    """The commands that would run, and the forecast."""
+    """The commands that would run, and the forecast; settings that they read are written, so that they can be typed."""
     plan, stamps = make_plan(project), stamps_of(project)
     every = states(project.folder, plan, stamps)
     for name in wanted_again(project.folder, plan, every, last_step(plan, until)):
@@ -135,6 +135,7 @@ def dry_run(project: Project, until: str | None, *, force: bool = False) -> list
         return ["nothing to do: every step is current"]
     lines = [f"cd {project.folder}"] if project.folder != Path() else []
     for step in todo:
+        plan.write_files(project.folder, step)
         lines += [f"# {step.name}: {every[step.name][0]}{_because(every[step.name][1])}", shlex.join(step.command)]
     if time_plan(project) is None:
         return [*lines, "# times of materialize, and the forecast, follow the tables: advprior run --until 'data …'"]

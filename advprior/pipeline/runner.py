@@ -186,11 +186,7 @@ class _Runner:
                 click.echo(line)
         if not (self.outcome.ran or self.children) and not on_path("advprior"):
             click.echo(f"The commands are in {Path(sys.executable).parent}: activate that environment to copy them.")
-        for name in step.inputs:
-            if name in self.plan.files:
-                path = self.folder / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(self.plan.files[name])
+        self.plan.write_files(self.folder, step)
         _prepare_cutoff(self.folder, step)
         number = wanted.index(step) + 1
         about = forecast.of(step).seconds

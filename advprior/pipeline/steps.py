@@ -58,6 +58,14 @@ class Plan:
     steps: tuple[Step, ...]
     files: Mapping[str, str] = field(default_factory=dict)
 
+    def write_files(self, folder: Path, step: Step) -> None:
+        """Write those files that a step reads into the project's folder."""
+        for name in step.inputs:
+            if name in self.files:
+                path = folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(self.files[name])
+
     def needs(self, step: Step) -> list[Step]:
         """Steps whose output a step reads, or that it comes after."""
         return [

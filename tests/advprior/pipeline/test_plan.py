@@ -237,6 +237,16 @@ def test_a_wrong_setting_of_the_ranker_is_refused_before_anything_runs(tmp_path)
     assert "num_leaves" in str(result.exception)
 
 
+def test_what_a_dry_run_prints_can_be_typed(tmp_path):
+    """Settings of one prior lie in a file that nobody writes by hand: it is there before a run comes to it."""
+    lay_out(tmp_path, "complete_journey")
+    result = CliRunner().invoke(cli, ["run", "--dry-run", str(tmp_path)], catch_exceptions=False)
+    words = [shlex.split(line) for line in result.output.splitlines() if line.startswith("advprior ")]
+    read = {line[line.index(option) + 1] for line in words for option in ("--config", "--arms") if option in line}
+    assert any(name.startswith(".advprior/settings/") for name in read)
+    assert [name for name in sorted(read) if not (tmp_path / name).is_file()] == []
+
+
 def test_a_ranker_beside_the_project_file_is_an_input_of_the_ablation(tmp_path):
     lay_out(tmp_path, "complete_journey")
     own = {"name": "own", "label": "own", "adds": ["prior_neighbours"], "ranker": "my_ranker:make"}
