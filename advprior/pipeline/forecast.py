@@ -136,10 +136,13 @@ def sizes_of(project: Project) -> Sizes | None:
     config = project.config
     arms = 1 + len(config.priors) + sum(prior.placebo for prior in config.priors)
     first = 1 + sum(prior.predictor in CHEAP for prior in config.priors)
-    reused = first if config.first_answer and config.arms.file is None and first > 1 else 0
-    pairs = project.folder / "tables_pair"
+    one = config.origins == 1  # of several cut-offs none has a first answer, whose rankers the ablation takes over
+    reused = first if one and config.first_answer and config.arms.file is None and first > 1 else 0
+    cutoffs = [""] if one else [f"cutoff_{number}/" for number in range(1, config.origins + 1)]
+    pairs = [project.folder / f"{cutoff}tables_pair" for cutoff in cutoffs]
     advertisers = rows.get("advertisers", 0)
-    texts = read_manifest(pairs)["facts"]["rows"]["advertisers"] if (pairs / MANIFEST).is_file() else advertisers
+    made = [read_manifest(folder)["facts"]["rows"]["advertisers"] for folder in pairs if (folder / MANIFEST).is_file()]
+    texts = max(made, default=advertisers)
     return Sizes(
         events=rows.get("events", 0) / 1e6,
         impressions=rows.get("impressions", 0) / 1e6,

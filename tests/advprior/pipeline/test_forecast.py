@@ -132,3 +132,26 @@ def test_small_data_does_not_make_a_language_model_small(project):
         cost = forecast.of(step(plan, name))
         assert cost.memory_mb > memory, name
         assert cost.disk_mb >= disk, name
+
+
+def test_of_several_cut_offs_each_ablation_fits_every_arm_and_texts_are_those_of_the_cut_offs(project):
+    priors = ["popularity", {"name": "text_pair", "predictor": "text", "by": "advertiser_category"}]
+    stamps = Stamps(project.folder / "steps.json")
+    costs = {}
+    for origins in (1, 3):
+        config = {"tables": {"example": "complete_journey"}, "priors": priors, "origins": origins}
+        rolling = Project(project.folder, ProjectConfig.model_validate(config))
+        plan, suffix = make_plan(rolling), " (cut-off 2)" if origins > 1 else ""
+        forecast = Forecast(rolling, plan, stamps)
+        costs[origins] = [forecast.of(step(plan, name + suffix)) for name in ("rank ablate", "finetune text_pair")]
+        lines = forecast_lines(forecast, list(plan.steps))[1:]
+        assert len({len(line) for line in lines}) == 1  # in columns, however long a step's name is
+    # the first answer of one cut-off fits two of three arms; of several there is none to take over
+    assert costs[3][0].seconds > 1.5 * costs[1][0].seconds
+    write_tiny(project.folder / "cutoff_1" / "tables_pair")
+    manifest = project.folder / "cutoff_1" / "tables_pair" / "manifest.json"
+    written = json.loads(manifest.read_text())
+    written["facts"]["rows"] = {**MILLION, "advertisers": 10 * MILLION["advertisers"]}
+    manifest.write_text(json.dumps(written))
+    after = Forecast(rolling, plan, stamps).of(step(plan, "finetune text_pair (cut-off 2)"))
+    assert after.seconds > 3 * costs[3][1].seconds
