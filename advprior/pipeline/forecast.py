@@ -1,9 +1,9 @@
 """What a step will cost, before it runs: from its own last run, else from the size of the data and measured rates.
 
 Rates are processor seconds, memory and disk measured on the demo (200 households of complete_journey, 166k events, 479k
-impressions; no GPU). They are right within a factor of two or so; steps that ran here correct them for the speed of
-this machine. What a step needs of memory before it reads a row (libraries, a language model) is a part of its own: on
-small data it is nearly all.
+impressions; no GPU), those of frames and rankers on all 801 households too. They are right within a factor of two or
+so; steps that ran here correct them for the speed of this machine. What a step needs of memory before it reads a row
+(libraries, a language model) is a part of its own: on small data it is nearly all.
 """
 
 from __future__ import annotations
@@ -72,14 +72,14 @@ COSTS = {
     "finetune zero_shot": Rate("", 10, 0, 1200),
     "score zero_shot": Rate("events", 10, 30_000, 900, 2800),
     "rank features": Rate("events", 1, 10, 250, 1300),
-    "rank frame": Rate("impressions", 2, 22, 500, 1000, disk_mb=80),
-    "first rank frame": Rate("impressions", 2, 22, 500, 1000, disk_mb=40),
-    "rank ablate": Rate("rankers", 4, 6, 500, 1600, "impressions", disk_mb=2),
-    "first rank ablate": Rate("rankers", 4, 6, 500, 1300, "impressions"),
+    "rank frame": Rate("impressions", 2, 18, 650, 400, disk_mb=80),
+    "first rank frame": Rate("impressions", 2, 18, 650, 400, disk_mb=40),
+    "rank ablate": Rate("rankers", 4, 12, 700, 250, "impressions", disk_mb=2),
+    "first rank ablate": Rate("rankers", 4, 12, 650, 250, "impressions"),
     "rank train": Rate("impressions", 2, 24, 500, 1500),
     "rank towers": Rate("impressions", 2, 12, 400, 500),
     "rank candidates": Rate("impressions", 2, 18, 400, 500),
-    "rank two-by-two": Rate("impressions", 1, 4, 500, 600),
+    "rank two-by-two": Rate("impressions", 1, 4, 400, 150),
     "feast apply": Rate("", 7, 0, 480),
     "feast materialize": Rate("", 9, 0, 800),
 }
