@@ -89,6 +89,11 @@ class Span(click.ParamType):  # type: ignore[type-arg]
     "Hugging Face id, path or installed package, or the run of a fitted LLM. SETTING: mean, skip_first, echo, layers=8 "
     "or layers=8-12, with commas between. By default the one of the text prior.",
 )
+@click.option(
+    "--mask-names",
+    is_flag=True,
+    help="In --learning-curve, also read all texts without advertisers' names: is a gain memory of brands?",
+)
 @click.option("--layers", type=click.IntRange(1), help="Of each --encoder that names none; by default as of text.")
 @click.option(
     "--horizon",
@@ -144,6 +149,7 @@ def evaluate(
     cutoffs: tuple[datetime, ...] | None,
     draws: int,
     encoders: tuple[str, ...],
+    mask_names: bool,
     layers: int | None,
     horizon: timedelta | None,
     tested: int,
@@ -172,7 +178,7 @@ def evaluate(
         if runs or cutoff is not None or not cutoffs or out is None:
             raise click.UsageError("--learning-curve takes --cutoffs and --out, and neither RUNs nor --cutoff")
         with computing_on(place):
-            _learning_curve(tables, (sizes, cutoffs, draws, encoders, layers, horizon, tested, seed), out)
+            _learning_curve(tables, (sizes, cutoffs, draws, encoders, layers, horizon, tested, seed, mask_names), out)
         return
     if cutoff is None:
         raise click.UsageError("Missing option '--cutoff' (or --learning-curve with --cutoffs).")
@@ -208,7 +214,7 @@ def _learning_curve(tables: Path, options: tuple[Any, ...], out: Path) -> None:
     from advprior.evaluation.learning_curve.show import lines
     from advprior.evaluation.learning_curve.work import CurveOptions
 
-    sizes, cutoffs, draws, encoders, layers, horizon, tested, seed = options
+    sizes, cutoffs, draws, encoders, layers, horizon, tested, seed, mask_names = options
     chosen = CurveOptions(
         sizes,
         cutoffs,
@@ -218,6 +224,7 @@ def _learning_curve(tables: Path, options: tuple[Any, ...], out: Path) -> None:
         tested=tested,
         horizon_days=None if horizon is None else max(horizon.days, 1),
         seed=seed,
+        masked=mask_names,
     )
     result = learning_curve(tables, chosen, out)
     picture = out.with_suffix(".svg")

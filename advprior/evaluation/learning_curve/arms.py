@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from advprior.store.arrays import Float, Int
 
 LEXICAL, L3AE, LIFT = "lexical", "l3ae", "lift"
 FEW, ALONE, WITH_LIFT = "few terms", "few terms over drift alone", "with lift"
+NO_NAMES = "names masked"
 HISTORY = 730.0  # half-life of a history that texts are read through, days
 POPULAR = {"long": 365.0, "longest": 1460.0}  # half-lives of what is smoothed over alike texts, days
 
@@ -25,15 +26,43 @@ class Source:
     ----------
     uses_llm : bool
         Whether pre-trained weights are behind it.
-    control : str, optional
-        Name of the source that is the same network with random weights.
-    mixed : bool
-        Whether it is averaged with words.
+    control : str
+        Name of the source that is the same network with random weights; empty where there is none.
+    whole : bool
+        Whether arms read all of its terms: words, and what is averaged with words.
+    named : str
+        Of what reads texts without advertisers' names, the source that reads them with names; else empty.
     """
 
     uses_llm: bool = False
-    control: str | None = None
-    mixed: bool = False
+    control: str = ""
+    whole: bool = False
+    named: str = ""
+
+
+@dataclass(frozen=True)
+class Kin:
+    """What is behind an arm, and the arms that differ from it in one thing alone; empty where there is none.
+
+    Parameters
+    ----------
+    uses_llm : bool
+        Whether pre-trained weights are behind it.
+    control : str
+        The arm with random weights in their place.
+    words : str
+        The arm with words alone in the network's place.
+    masked : str
+        The arm that reads the same texts without advertisers' names.
+    is_masked : bool
+        Whether it is one of those that read no names.
+    """
+
+    uses_llm: bool = False
+    control: str = ""
+    words: str = ""
+    masked: str = ""
+    is_masked: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,15 +72,20 @@ class CurveArm:
     Parameters
     ----------
     terms : tuple of str
-    uses_llm : bool
-        Whether pre-trained weights are behind it.
-    control : str
-        Name of the arm that has random weights in their place; empty where there is none.
+    kin : Kin
     """
 
     terms: tuple[str, ...]
-    uses_llm: bool = False
-    control: str = ""
+    kin: Kin = Kin()
+
+
+def without_names(name: str) -> str:
+    """Name of the source that reads the same texts without advertisers' names.
+
+    >>> without_names("lexical")
+    'lexical, names masked'
+    """
+    return f"{name}, {NO_NAMES}"
 
 
 def arms_of(sources: Mapping[str, Source], available: set[str]) -> dict[str, CurveArm]:
@@ -69,42 +103,72 @@ def arms_of(sources: Mapping[str, Source], available: set[str]) -> dict[str, Cur
         for name, terms in ARMS.items()
         if name not in terms or name in available
     }
-    plain = arms[LOGIT].terms
+    plain, drift = arms[LOGIT].terms, arms[DRIFT].terms
+    masked = {source.named: name for name, source in sources.items() if source.named}
     lexical = (*plain, *_all_of(LEXICAL, available))
-    arms[LEXICAL] = CurveArm(lexical)
-    arms[f"{LEXICAL}, {FEW}"] = CurveArm((*plain, *_few_of(LEXICAL, available)))
-    if (lift := _named(LEXICAL, LIFT)) in available:
-        arms[f"{LEXICAL}, {WITH_LIFT}"] = CurveArm((*lexical, lift))
-    drift = arms[DRIFT].terms
-    arms[f"{LEXICAL}, {ALONE}"] = CurveArm((*drift, *_few_of(LEXICAL, available)))
-    for name, source in sources.items():
-        few, control, llm = _few_of(name, available), source.control, source.uses_llm
-        if source.mixed:
-            arms[name] = CurveArm((*plain, *_all_of(name, available)), llm, control or "")
-            arms[f"{name}, {FEW}"] = CurveArm((*plain, *few), llm, f"{control}, {FEW}" if control else "")
-            if (lift := _named(name, LIFT)) in available:
-                every = (*plain, *_all_of(name, available), lift)
-                arms[f"{name}, {WITH_LIFT}"] = CurveArm(every, llm, f"{control}, {WITH_LIFT}" if control else "")
-            arms[f"{name}, {ALONE}"] = CurveArm((*drift, *few), llm, f"{control}, {ALONE}" if control else "")
-        else:
-            arms[name] = CurveArm((*plain, *few), llm, control or "")
-            beside = f"{LEXICAL} + {control}" if control else ""
-            arms[f"{LEXICAL} + {name}"] = CurveArm((*lexical, *few), llm, beside)
+    for name, source in ({LEXICAL: Source(whole=True)} | dict(sources)).items():
+        if source.whole:
+            for shape, terms in _shapes(name, plain, drift, available).items():
+                arms[name + shape] = CurveArm(terms, _kin(source, masked.get(name, ""), shape))
+            continue
+        few = _few_of(name, available)
+        arms[name] = CurveArm((*plain, *few), replace(_kin(source, masked.get(name, "")), words=_few_words(source)))
+        if not source.named:  # words beside it would read the names
+            beside = f"{LEXICAL} + {source.control}" if source.control else ""
+            arms[f"{LEXICAL} + {name}"] = CurveArm((*lexical, *few), Kin(source.uses_llm, beside, LEXICAL))
     return arms
+
+
+def _shapes(
+    name: str, plain: tuple[str, ...], drift: tuple[str, ...], available: set[str]
+) -> dict[str, tuple[str, ...]]:
+    """Terms of each arm of a source that is read whole, by what its name ends in."""
+    few, every, lift = _few_of(name, available), _all_of(name, available), _named(name, LIFT)
+    shapes = {"": (*plain, *every), f", {FEW}": (*plain, *few)}
+    if lift in available:
+        shapes[f", {WITH_LIFT}"] = (*plain, *every, lift)
+    return shapes | {f", {ALONE}": (*drift, *few)}
+
+
+def _kin(source: Source, masked: str, shape: str = "") -> Kin:
+    """The arms of the same shape beside a source's."""
+    names = (source.control, _words_of(source) if source.uses_llm or source.control else "", masked)
+    control, words, without = (name and name + shape for name in names)
+    return Kin(source.uses_llm, control, words, without, bool(source.named))
+
+
+def _words_of(source: Source) -> str:
+    """Words that read the same texts as a source does."""
+    return without_names(LEXICAL) if source.named else LEXICAL
+
+
+def _few_words(source: Source) -> str:
+    """The arm with words in the place of a source of few terms."""
+    return f"{_words_of(source)}, {FEW}"
 
 
 def with_averages(
     cosines: Mapping[str, Float], sources: Mapping[str, Source]
 ) -> tuple[dict[str, Float], dict[str, Source]]:
-    """The same, and words averaged with every encoder, beside words averaged with every one's random weights."""
-    llms = [name for name, source in sources.items() if source.uses_llm]
+    """The same, and words averaged with every encoder, beside words averaged with every one's random weights.
+
+    Where there are sources without names, the same of them.
+    """
+    llms = [name for name, source in sources.items() if source.uses_llm and not source.named]
     controls = [control for name in llms if (control := sources[name].control)]
     more, called = dict(cosines), dict(sources)
-    if llms and len(controls) == len(llms):
-        with_llm, random = (f"{LEXICAL} and {' and '.join(names)}, averaged" for names in (llms, controls))
+    if not llms or len(controls) < len(llms):
+        return more, called
+    with_llm, random = (f"{LEXICAL} and {' and '.join(names)}, averaged" for names in (llms, controls))
+    for name, inside in ((with_llm, llms), (random, controls)):
+        more[name] = averaged([cosines[one] for one in (LEXICAL, *inside)])
+    called |= {with_llm: Source(uses_llm=True, control=random, whole=True), random: Source(whole=True)}
+    if without_names(LEXICAL) in sources:
         for name, inside in ((with_llm, llms), (random, controls)):
-            more[name] = averaged([cosines[one] for one in (LEXICAL, *inside)])
-        called |= {with_llm: Source(uses_llm=True, control=random, mixed=True), random: Source(mixed=True)}
+            parts = [cosines.get(without_names(one), cosines[one]) for one in (LEXICAL, *inside)]
+            control = without_names(random) if name == with_llm else ""
+            more[without_names(name)] = averaged(parts)
+            called[without_names(name)] = Source(name == with_llm, control, whole=True, named=name)
     return more, called
 
 
@@ -147,7 +211,7 @@ def lift_text_terms(terms: Terms, users: Int, kernels: Mapping[str, Float]) -> d
 
 def is_whole(source: str, sources: Mapping[str, Source]) -> bool:
     """Whether an arm reads all terms of a source: words by themselves, and what is averaged with them."""
-    return source not in sources or sources[source].mixed
+    return source not in sources or sources[source].whole
 
 
 def _all_of(source: str, available: set[str]) -> tuple[str, ...]:

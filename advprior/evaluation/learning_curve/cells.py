@@ -6,7 +6,7 @@ events before the cut-off. Whom the arms are tested on does not depend on whom t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from advprior.evaluation.learning_curve.arms import (
     CurveArm,
+    Kin,
     Source,
     arms_of,
     everyones_text_terms,
@@ -115,8 +116,8 @@ class CellResult:
     ----------
     names : tuple of str
         A arms.
-    llms : dict of str to str
-        Those of them with pre-trained weights behind, and the arm with random weights in their place.
+    kin : dict of str to Kin
+        What is behind each of them, and which others differ from it in one thing alone.
     sums : float32 [A, metrics, segments, P]
         Credit-weighted marks of each tested user.
     weights : float32 [segments, P]
@@ -124,15 +125,18 @@ class CellResult:
     valid_nll : float64 [A]
         Nats a label of an earlier cut-off, by weights fitted on the other half of the users; popularity has none.
     fitted_users, fitted_labels : int
+    fitted_from : int
+        When the oldest of those labels are looked for from, in microseconds.
     """
 
     names: tuple[str, ...]
-    llms: Mapping[str, str]
+    kin: Mapping[str, Kin]
     sums: Float
     weights: Float
     valid_nll: Double
     fitted_users: int
     fitted_labels: int
+    fitted_from: int
 
 
 def measure(case: CutOff, chosen: Int) -> CellResult | None:
@@ -140,7 +144,8 @@ def measure(case: CutOff, chosen: Int) -> CellResult | None:
     inside = np.zeros(len(case.histories), np.bool_)
     inside[chosen] = True
     counted = case.histories.with_rows(inside[case.histories.user_of_row])
-    values, truth, user = _fit_points(case, counted)
+    windows = _windows(case, counted)
+    values, truth, user = _fit_points(case, counted, windows)
     if not len(truth):
         return None
     arms = arms_of(case.sources, set(values))
@@ -153,44 +158,48 @@ def measure(case: CutOff, chosen: Int) -> CellResult | None:
     names = (POPULARITY, *arms)
     terms_now = case.terms(counted, case.moment).of(case.histories)
     sums, shares = _marked(case, terms_now, arms, weights, counted)
-    llms = {name: arm.control for name, arm in arms.items() if arm.uses_llm}
-    return CellResult(names, llms, sums, shares, np.asarray(valid), len(chosen), len(truth))
+    kin = {name: arm.kin for name, arm in arms.items()}
+    first = min(then for then, _ in windows)
+    return CellResult(names, kin, sums, shares, np.asarray(valid), len(chosen), len(truth), first)
 
 
-def _fit_points(case: CutOff, counted: Histories) -> tuple[dict[str, Float], Float, Int]:
+def _fit_points(
+    case: CutOff, counted: Histories, windows: Sequence[tuple[int, int]]
+) -> tuple[dict[str, Float], Float, Int]:
     """Terms by name [P, N], truth [P, N] and user [P] of the labels at all earlier cut-offs."""
     most = max(FIT_CELLS // case.size, FIT_USERS)
     parts: list[dict[str, Float]] = []
     truths: list[Float] = [np.zeros((0, case.size), np.float32)]
     users: list[Int] = [np.zeros(0, np.int64)]
-    for then, horizon in _windows(case, counted):
+    for then, horizon in windows:
         labels = first_labels(counted, then, horizon).sample(most, case.seed)
-        if len(labels):
-            terms = case.terms(counted.before(then), then)
-            everyones = everyones_text_terms(terms, case.cosines, case.sources)
-            parts.append(_all_terms(terms, labels.user, case, everyones))
-            parts[-1][POPULARITY] = terms.popularity(labels.user)
-            truths.append(labels.truth(case.size))
-            users.append(labels.user)
+        terms = case.terms(counted.before(then), then)
+        everyones = everyones_text_terms(terms, case.cosines, case.sources)
+        parts.append(_all_terms(terms, labels.user, case, everyones))
+        parts[-1][POPULARITY] = terms.popularity(labels.user)
+        truths.append(labels.truth(case.size))
+        users.append(labels.user)
     everywhere = set.intersection(*(set(part) for part in parts)) if parts else set()
     values = {name: np.concatenate([part[name] for part in parts]) for name in everywhere}
     return values, np.concatenate(truths), np.concatenate(users)
 
 
 def _windows(case: CutOff, counted: Histories) -> list[tuple[int, int]]:
-    """(earlier cut-off, how far labels are looked for) of each window of labels to fit on.
+    """(earlier cut-off, how far labels are looked for) of each window with labels to fit on.
 
     A few hundred users may have a handful of labels in the newest: then older ones are read too, one after the other.
     """
     windows = [(case.moment - int(share * case.back), int(share * case.back)) for share in EARLIER]
+    windows = [window for window in windows if len(first_labels(counted, *window))]
     labels = sum(len(first_labels(counted, *window)) for window in windows)
     first = int(counted.time.min(initial=case.moment))
     for older in range(2, OLDEST + 1):
         then = case.moment - older * case.back
         if labels >= ENOUGH_LABELS or then <= first:
             break
-        windows.append((then, case.back))
-        labels += len(first_labels(counted, then, case.back))
+        more = len(first_labels(counted, then, case.back))
+        windows += [(then, case.back)] if more else []
+        labels += more
     return windows
 
 

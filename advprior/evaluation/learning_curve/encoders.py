@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from advprior.evaluation.learning_curve.arms import LEXICAL, Source
+from advprior.evaluation.learning_curve.arms import LEXICAL, Source, without_names
 from advprior.history.catalog import Catalog
 from advprior.predictors.encoding.encode import encode, encoder_identity
 from advprior.predictors.encoding.lexical import lexical_cosines
@@ -27,21 +27,33 @@ def random_control(encoder: str) -> str:
     return f"{encoder}, {RANDOM}"
 
 
-def sources_of(encoders: Sequence[str]) -> dict[str, Source]:
+def sources_of(encoders: Sequence[str], *, masked: bool = False) -> dict[str, Source]:
     """What arms are called, and what is behind them: each encoder beside its control.
+
+    With ``masked``, words, encoders and controls stand there without advertisers' names as well.
 
     >>> sorted(sources_of(["HuggingFaceTB/SmolLM2-135M-Instruct@skip_first"]))
     ['SmolLM2-135M-Instruct@skip_first', 'SmolLM2-135M-Instruct@skip_first, random weights']
+    >>> list(sources_of(["MiniLM"], masked=True))[2:4]
+    ['lexical, names masked', 'MiniLM, names masked']
     """
     sources: dict[str, Source] = {}
     for name in _named(encoders):
         control = random_control(name)
         sources |= {name: Source(uses_llm=True, control=control), control: Source()}
+    if not masked:
+        return sources
+    sources[without_names(LEXICAL)] = Source(whole=True, named=LEXICAL)
+    for name, encoding in zip(_named(encoders), _parsed(encoders), strict=True):
+        if not encoding.masked:
+            control = random_control(name)
+            sources[without_names(name)] = Source(uses_llm=True, control=without_names(control), named=name)
+            sources[without_names(control)] = Source(named=control)
     return sources
 
 
 def catalog_cosines(
-    catalog: Catalog, encoders: Sequence[str], layers: int | None, cutoff: int
+    catalog: Catalog, encoders: Sequence[str], layers: int | None, cutoff: int, *, masked: bool = False
 ) -> tuple[dict[str, Float], float]:
     """Cosines [N, N] by encoder, the lexical one first, and the CPU-seconds that the encodings took when made.
 
@@ -54,6 +66,8 @@ def catalog_cosines(
         Of each encoder that names none.
     cutoff : int
         The first of the cut-offs, in microseconds.
+    masked : bool
+        Whether everything reads the texts without advertisers' names as well.
 
     Raises
     ------
@@ -61,12 +75,19 @@ def catalog_cosines(
         As `advprior.predictors.encoding.encode.encode`.
     """
     by_encoder, spent = {LEXICAL: lexical_cosines(catalog.descriptions(". "))}, 0.0
+    without = catalog.to_read(masked=True).descriptions(". ")
+    if masked:
+        by_encoder[without_names(LEXICAL)] = lexical_cosines(without)
     for name, encoding in zip(_named(encoders), _parsed(encoders, layers), strict=True):
-        texts = catalog.to_read(masked=encoding.masked).descriptions(". ")
-        for called, one in ((name, encoding), (random_control(name), encoding.model_copy(update={"twin": True}))):
-            encodings, facts = encode(texts, one, cutoff=cutoff)
-            by_encoder[called] = cosines(encodings)
-            spent += float(facts["cpu_seconds"])
+        texts = {name: without if encoding.masked else catalog.descriptions(". ")}
+        if masked and not encoding.masked:
+            texts[without_names(name)] = without
+        for called, of in texts.items():
+            control = random_control(name) if called == name else without_names(random_control(name))
+            for arm, one in ((called, encoding), (control, encoding.model_copy(update={"twin": True}))):
+                encodings, facts = encode(of, one, cutoff=cutoff)
+                by_encoder[arm] = cosines(encodings)
+                spent += float(facts["cpu_seconds"])
     return by_encoder, spent
 
 
@@ -76,7 +97,7 @@ def identities(encoders: Sequence[str], layers: int | None) -> list[list[str]]:
     return [[one.key(), str(one.masked), *sorted(encoder_identity(one.base).values())] for one in parsed]
 
 
-def _parsed(encoders: Sequence[str], layers: int | None) -> list[Encoding]:
+def _parsed(encoders: Sequence[str], layers: int | None = None) -> list[Encoding]:
     parsed = [parse_encoding(text) for text in encoders]
     return [one.model_copy(update={"layers": layers}) if one.layers is None and layers else one for one in parsed]
 

@@ -16,6 +16,9 @@ import numpy as np
 from advprior.evaluation.learning_curve.cells import METRICS, SEGMENTS, CellResult
 from advprior.store.arrays import Double, Int
 
+#: Arms with a sign each: (1, arm), (−1, baseline); with four, a difference of two differences.
+Contrast = tuple[tuple[int, str], ...]
+
 
 @dataclass(frozen=True)
 class Point:
@@ -61,7 +64,7 @@ def difference(
     cells: Sequence[Sequence[CellResult]],
     tested: Sequence[Int],
     everyone: int,
-    arms: Sequence[Sequence[tuple[str, str]]],
+    arms: Sequence[Sequence[Contrast]],
     metric: str,
     segment: str = "overall",
 ) -> Point | None:
@@ -75,7 +78,7 @@ def difference(
         Users of each cut-off's labels.
     everyone : int
         U.
-    arms : sequence of sequences of (str, str)
+    arms : sequence of sequences of Contrast
         Arm and baseline of each cell: the best ones need not be the same.
     """
     m, s = METRICS.index(metric), SEGMENTS.index(segment)
@@ -86,11 +89,11 @@ def difference(
         if not any(totals):
             continue
         row = np.full(len(draws), np.nan)
-        for d, (cell, (arm, baseline), total) in enumerate(zip(draws, named, totals, strict=True)):
+        for d, (cell, contrast, total) in enumerate(zip(draws, named, totals, strict=True)):
             if not total:
                 continue
             credit = cell.weights[s].astype(np.float64)
-            gap = _sums(cell, arm, m, s) - _sums(cell, baseline, m, s)
+            gap: Double = np.sum([sign * _sums(cell, arm, m, s) for sign, arm in contrast], axis=0)
             row[d] = gap.sum() / total
             people.append(int((credit > 0).sum()))
             share = (gap - row[d] * credit) / total

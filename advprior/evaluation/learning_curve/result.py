@@ -10,14 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from advprior.evaluation.learning_curve.arms import LEXICAL
+from advprior.evaluation.learning_curve.arms import LEXICAL, Kin
 from advprior.evaluation.learning_curve.cells import METRICS, SEGMENTS, CellResult
-from advprior.evaluation.learning_curve.pool import Point, crossing, difference
+from advprior.evaluation.learning_curve.pool import Contrast, Point, crossing, difference
 from advprior.evaluation.terms import LOGIT
 from advprior.store.arrays import Int
 
 BEST_WITH, BEST_WITHOUT = "best with an LLM", "best without an LLM"
-BEST_RANDOM = "its random-weight control"  # of the best with an LLM
+BEST_RANDOM = "its random-weight control"
+WORDS = "words in its place"
+NO_NAMES = "itself without names"
+#: What names add to an arm, less what they add to its random-weight control, or to words in its place: what a network
+#: remembers of advertisers, and letters do not tell.
+NAMES_BEYOND_RANDOM, NAMES_BEYOND_WORDS = f"{NO_NAMES}, beyond {BEST_RANDOM}", f"{NO_NAMES}, beyond {WORDS}"
+PLAIN = Kin()  # of an arm that is none of a text's
 LEAST_TESTED = 30  # users with a label in a segment: fewer give no interval worth a line
 HIGHER_IS_BETTER = {"recall@5": True, "nll": False}
 
@@ -56,7 +62,7 @@ class Cells:
 
 def result_of(cells: Cells, sizes: Sequence[int | None], cutoffs: Sequence[datetime]) -> dict[str, Any]:
     """``curve``, ``crossing``, ``chosen`` and ``cells_without_labels``."""
-    llms = sorted({name for draws in cells.by_place.values() for cell in draws for name in cell.llms})
+    kin = {name: of for draws in cells.by_place.values() for cell in draws for name, of in cell.kin.items()}
     rows, chosen = [], []
     points: dict[tuple[str, str, str], dict[float, Point]] = {}
     for size in sizes:
@@ -64,7 +70,7 @@ def result_of(cells: Cells, sizes: Sequence[int | None], cutoffs: Sequence[datet
         chosen += [_chosen_row(cutoff, cells.by_place[cutoff, size]) for cutoff in measured]
         for place in _places(cells, size, measured):
             segments = SEGMENTS if place.draw is None else SEGMENTS[:1]
-            for (arm, baseline), metric, segment in product(_comparisons(llms), METRICS, segments):
+            for (arm, baseline), metric, segment in product(_comparisons(kin), METRICS, segments):
                 point = place.point(arm, baseline, metric, segment)
                 if point is None or point.users < LEAST_TESTED:
                     continue
@@ -80,11 +86,22 @@ def result_of(cells: Cells, sizes: Sequence[int | None], cutoffs: Sequence[datet
     return {"curve": rows, "crossing": crossings, "chosen": chosen, "cells_without_labels": cells.unmeasured}
 
 
-def _comparisons(llms: Sequence[str]) -> list[tuple[str, str]]:
-    """(arm, baseline): the best against what it must beat, words against counts, each LLM arm by itself."""
-    pairs = [(BEST_WITH, base) for base in (BEST_WITHOUT, BEST_RANDOM, LEXICAL, LOGIT)]
+def _comparisons(kin: Mapping[str, Kin]) -> list[tuple[str, str]]:
+    """(arm, baseline): the best against what it must beat, words against counts, each LLM arm by itself.
+
+    Arms that read no names are set beside those that do, and beside each other.
+    """
+    names = [NO_NAMES, NAMES_BEYOND_RANDOM, NAMES_BEYOND_WORDS] if any(of.masked for of in kin.values()) else []
+    pairs = [(BEST_WITH, base) for base in (BEST_WITHOUT, BEST_RANDOM, WORDS, LEXICAL, LOGIT, *names)]
     pairs += [(BEST_WITHOUT, LOGIT), (LEXICAL, LOGIT)]
-    return [*pairs, *((arm, base) for arm in llms for base in (BEST_WITHOUT, BEST_RANDOM, LEXICAL, LOGIT))]
+    for arm, of in sorted(kin.items()):
+        if of.is_masked:
+            pairs += [(arm, base) for base in ((BEST_RANDOM, WORDS, LOGIT) if of.uses_llm else (LOGIT,))]
+        elif of.uses_llm:
+            pairs += [(arm, base) for base in (BEST_WITHOUT, BEST_RANDOM, WORDS, LEXICAL, LOGIT, *names)]
+        elif of.masked:
+            pairs.append((arm, NO_NAMES))
+    return pairs
 
 
 def _best(draws: Sequence[CellResult]) -> dict[str, str]:
@@ -93,10 +110,15 @@ def _best(draws: Sequence[CellResult]) -> dict[str, str]:
     By all draws of a size together: one draw of a hundred users tells arms apart by luck, and the one that is picked
     for its luck makes the other look better than it is.
     """
-    names, llms = draws[0].names, draws[0].llms
+    kin = draws[0].kin
+    names = [name for name in draws[0].names if not kin.get(name, PLAIN).is_masked]
     nats = np.mean([[cell.valid_nll[cell.names.index(name)] for name in names] for cell in draws], axis=0)
     by_kind = [
-        [(n, name) for n, name in zip(nats, names, strict=True) if (name in llms) is kind and not np.isnan(n)]
+        [
+            (n, name)
+            for n, name in zip(nats, names, strict=True)
+            if kin.get(name, PLAIN).uses_llm is kind and not np.isnan(n)
+        ]
         for kind in (True, False)
     ]
     return {BEST_WITH: min(by_kind[0])[1], BEST_WITHOUT: min(by_kind[1])[1]}
@@ -126,13 +148,13 @@ class _Place:
         if self.draw is not None:
             draws = [some[self.draw : self.draw + 1] for some in draws]
         arms = [
-            [_names_of(cell, names, arm, baseline) for cell in some] for some, names in zip(draws, best, strict=True)
+            [_contrast(cell, names, arm, baseline) for cell in some] for some, names in zip(draws, best, strict=True)
         ]
         if any(
             name not in cell.names
-            for some, pairs in zip(draws, arms, strict=True)
-            for cell, both in zip(some, pairs, strict=True)
-            for name in both
+            for some, contrasts in zip(draws, arms, strict=True)
+            for cell, contrast in zip(some, contrasts, strict=True)
+            for _, name in contrast
         ):
             return None
         tested = [self.cells.tested[cutoff] for cutoff in self.cutoffs]
@@ -146,10 +168,15 @@ class _Place:
         return {"cutoff": cutoff, "users": users, "all_users": self.size is None, "draw": self.draw}
 
 
-def _names_of(cell: CellResult, best: Mapping[str, str], arm: str, baseline: str) -> tuple[str, str]:
-    """An arm and its baseline in one cell, where the best are chosen and each LLM arm has a control of its own."""
+def _contrast(cell: CellResult, best: Mapping[str, str], arm: str, baseline: str) -> Contrast:
+    """An arm and its baseline in one cell, where the best are chosen and each arm has controls of its own."""
     arm = best.get(arm, arm)
-    return arm, {**best, BEST_RANDOM: cell.llms.get(arm, "")}.get(baseline, baseline)
+    kin = cell.kin.get(arm, PLAIN)
+    if baseline in (NAMES_BEYOND_RANDOM, NAMES_BEYOND_WORDS):
+        beside = kin.control if baseline == NAMES_BEYOND_RANDOM else kin.words
+        return (1, arm), (-1, kin.masked), (-1, beside), (1, cell.kin.get(beside, PLAIN).masked)
+    own = {BEST_RANDOM: kin.control, WORDS: kin.words, NO_NAMES: kin.masked}
+    return (1, arm), (-1, {**best, **own}.get(baseline, baseline))
 
 
 def _places(cells: Cells, size: int | None, cutoffs: Sequence[datetime]) -> Iterator[_Place]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from advprior.evaluation.learning_curve.arms import with_averages
 from advprior.evaluation.learning_curve.encoders import catalog_cosines, identities, sources_of
-from advprior.evaluation.learning_curve.result import result_of
+from advprior.evaluation.learning_curve.result import Cells, result_of
 from advprior.evaluation.learning_curve.sentence import verdict_of
 from advprior.evaluation.learning_curve.work import STEP, CurveInputs, CurveOptions, Work
 from advprior.history.histories import micros
@@ -20,7 +20,7 @@ from advprior.store.tables import TABLES_FIX, load_time_plan
 from advprior.store.times import DAY_US
 from advprior.store.versions import versions
 
-CODE_VERSION = 9
+CODE_VERSION = 10
 YEAR_US = 365 * DAY_US
 PARTS = 4  # of the past before the first cut-off: labels are looked for over one of them at most
 
@@ -40,7 +40,7 @@ def learning_curve(tables: Path, options: CurveOptions, out: Path) -> dict[str, 
     assert work.costs is not None
     result = result_of(cells, options.sizes, options.cutoffs)
     result["verdict"] = verdict_of(result)
-    result["warnings"] = _newer_texts(tables, options.cutoffs, work.inputs.horizon)
+    result["warnings"] = _newer_texts(tables, cells)
     result["about"] = {
         "step": STEP,
         "tables": manifest_digest(tables),
@@ -49,6 +49,7 @@ def learning_curve(tables: Path, options: CurveOptions, out: Path) -> dict[str, 
         "draws": options.draws,
         "encoders": list(options.bases),
         "layers": options.layers,
+        "masked": options.masked,
         "horizon_days": work.inputs.horizon // DAY_US,
         "seed": options.seed,
         "cpu_seconds": round(work.spent, 1),
@@ -76,20 +77,29 @@ def _require_old_texts(tables: Path, cutoffs: Sequence[datetime]) -> None:
         )
 
 
-def _newer_texts(tables: Path, cutoffs: Sequence[datetime], horizon: int) -> list[str]:
+def _newer_texts(tables: Path, cells: Cells) -> list[str]:
     """Whether texts were written after labels that weights are fitted on: they look better there than later.
 
-    On named_brands, with texts as of the first of three cut-offs, words lost 0.10 nats to counts at that one and 0.03
-    at the next, and gained 0.01 at the last (docs/experiments, 2026-11-26-map).
+    A few users leave few labels, so that much older ones are read too. On named_brands, with texts as of the first of
+    three cut-offs, words lost 0.10 nats to counts at that one and 0.03 at the next, and gained 0.01 at the last
+    (docs/experiments, 2026-11-26-map).
     """
     written = load_time_plan(tables).finetune_end
-    before = min(cutoffs) - timedelta(microseconds=horizon)
-    if written <= before:
+    moments: dict[int, int] = {}
+    for cell in (cell for draws in cells.by_place.values() for cell in draws):
+        moments[cell.fitted_users] = min(cell.fitted_from, moments.get(cell.fitted_users, cell.fitted_from))
+    early = {users: first for users, first in sorted(moments.items()) if first < micros(written)}
+    if not early:
         return []
+    starts = ", ".join(f"{_day(first)} with {users:,} users" for users, first in early.items())
     return [
-        f"texts are as of {written:%Y-%m-%d}, after labels that weights are fitted on (from {before:%Y-%m-%d} on): "
-        f"they look better there than they are; build the tables with a finetune_end by {before:%Y-%m-%d}"
+        f"texts are as of {written:%Y-%m-%d}, after labels that weights are fitted on, which start at {starts}: they "
+        f"look better there than they are; build the tables with a finetune_end by {_day(min(early.values()))}"
     ]
+
+
+def _day(moment: int) -> str:
+    return f"{datetime.fromtimestamp(moment / 1_000_000, UTC):%Y-%m-%d}"
 
 
 def horizon_of(first: int, end: int, cutoffs: Sequence[int]) -> int:
@@ -114,7 +124,8 @@ def _work(tables: Path, options: CurveOptions, folder: Path) -> Work:
     horizon = horizon_of(first, end, moments) if days is None else days * DAY_US
     encoders = identities(options.bases, options.layers)
     about = [manifest_digest(tables), list(options.bases), encoders, options.tested, horizon, options.seed]
-    cosines, spent = catalog_cosines(catalog, options.bases, options.layers, min(moments))
-    cosines, sources = with_averages(cosines, sources_of(options.bases))
+    about.append(options.masked)
+    cosines, spent = catalog_cosines(catalog, options.bases, options.layers, min(moments), masked=options.masked)
+    cosines, sources = with_averages(cosines, sources_of(options.bases, masked=options.masked))
     inputs = CurveInputs(histories, catalog, cosines, sources, horizon, where=f"{tables}/events.parquet")
     return Work(inputs, options, folder, digest([*about, CODE_VERSION])[:16], spent)

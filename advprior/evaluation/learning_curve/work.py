@@ -5,17 +5,18 @@ A stopped run goes on where it was: a cell is a file of its own, whose name hold
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from advprior.evaluation.learning_curve.arms import Source
+from advprior.evaluation.learning_curve.arms import Kin, Source
 from advprior.evaluation.learning_curve.cells import CellResult, CutOff, measure
 from advprior.evaluation.learning_curve.cost import Costs, forecast, measure_costs
 from advprior.evaluation.learning_curve.encoders import DEFAULT
@@ -52,6 +53,8 @@ class CurveOptions:
     horizon_days : int, optional
         By default what `horizon_of` allows.
     seed : int
+    masked : bool
+        Whether texts are read without advertisers' names as well.
     """
 
     sizes: tuple[int | None, ...]
@@ -62,6 +65,7 @@ class CurveOptions:
     tested: int = 4000
     horizon_days: int | None = None
     seed: int = 0
+    masked: bool = False
 
 
 @dataclass(frozen=True)
@@ -199,24 +203,26 @@ def _write(path: Path, cell: CellResult, spent: float) -> None:
     np.savez_compressed(
         beside,
         names=np.asarray(cell.names),
-        llms=np.asarray([[name, control] for name, control in cell.llms.items()], np.str_).reshape(-1, 2),
+        kin=np.asarray([json.dumps([name, *astuple(kin)]) for name, kin in cell.kin.items()], np.str_),
         sums=cell.sums,
         weights=cell.weights,
         valid_nll=cell.valid_nll,
-        fitted=np.asarray([cell.fitted_users, cell.fitted_labels]),
+        fitted=np.asarray([cell.fitted_users, cell.fitted_labels, cell.fitted_from]),
         spent=np.asarray(spent),
     )
     beside.rename(path)
 
 
 def _read(kept: Any) -> CellResult:
-    users, labels = kept["fitted"].tolist()
+    users, labels, first = kept["fitted"].tolist()
+    kin = [json.loads(text) for text in kept["kin"].tolist()]
     return CellResult(
         tuple(kept["names"].tolist()),
-        dict(kept["llms"].tolist()),
+        {name: Kin(*facts) for name, *facts in kin},
         kept["sums"],
         kept["weights"],
         kept["valid_nll"],
         int(users),
         int(labels),
+        int(first),
     )

@@ -9,10 +9,17 @@ import numpy as np
 import pytest
 
 from advprior.cli import main
-from advprior.evaluation.learning_curve.arms import ALONE
+from advprior.evaluation.learning_curve.arms import ALONE, without_names
 from advprior.evaluation.learning_curve.cells import METRICS, SEGMENTS, CellResult
 from advprior.evaluation.learning_curve.pool import Point, crossing, difference
-from advprior.evaluation.learning_curve.result import BEST_WITH, BEST_WITHOUT
+from advprior.evaluation.learning_curve.result import (
+    BEST_RANDOM,
+    BEST_WITH,
+    BEST_WITHOUT,
+    NAMES_BEYOND_RANDOM,
+    NAMES_BEYOND_WORDS,
+    NO_NAMES,
+)
 from advprior.predictors.text.similar import lift_term, smoothed_lift, text_kernel, text_terms
 from tests.planted import write_planted
 from tests.tiny import PLAN
@@ -25,20 +32,26 @@ def cell(good: list[float], bad: list[float]) -> CellResult:
     sums[0, 0, 0], sums[1, 0, 0] = good, bad
     weights = np.zeros((len(SEGMENTS), len(good)), np.float32)
     weights[0] = 1.0
-    return CellResult(("good", "bad"), {}, sums, weights, np.zeros(2), 10, 10)
+    return CellResult(("good", "bad"), {}, sums, weights, np.zeros(2), 10, 10, 0)
+
+
+GAIN = ((1, "good"), (-1, "bad"))
 
 
 def test_a_difference_and_both_parts_of_its_variance_by_hand() -> None:
     """Draws of gains (1, 0, 1, 0) and (1, 1, 1, 1) of four users: means .5 and 1."""
     draws = [[cell([1, 0, 1, 0], [0, 0, 0, 0]), cell([1, 1, 1, 1], [0, 0, 0, 0])]]
-    point = difference(draws, [np.arange(4)], 9, [[("good", "bad")] * 2], "recall@5")
+    point = difference(draws, [np.arange(4)], 9, [[GAIN] * 2], "recall@5")
     assert point is not None
     assert point.mean == 0.75
     np.testing.assert_allclose(point.by_user[:4], [0.0625, -0.0625, 0.0625, -0.0625])
     of_users = 4 * 0.0625**2 * 4 / 3
     of_draws = np.var([0.5, 1.0], ddof=1) / 2
     assert point.variance()[0] == pytest.approx(of_users + of_draws)
-    assert difference(draws, [np.arange(4)], 9, [[("good", "bad")] * 2], "recall@5", "history 1") is None
+    assert difference(draws, [np.arange(4)], 9, [[GAIN] * 2], "recall@5", "history 1") is None
+    twice = difference(draws, [np.arange(4)], 9, [[(*GAIN, (-1, "bad"), (1, "good"))] * 2], "recall@5")
+    assert twice is not None
+    assert twice.mean == 1.5
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
@@ -51,7 +64,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
         for _cutoff in range(2):
             lucks = rng.normal(0.0, 0.05, 3)
             cells.append([cell(list(by_user + luck + rng.normal(0, 0.1, 60)), [0.0] * 60) for luck in lucks])
-        point = difference(cells, [np.arange(60)] * 2, 60, [[("good", "bad")] * 3] * 2, "recall@5")
+        point = difference(cells, [np.arange(60)] * 2, 60, [[GAIN] * 3] * 2, "recall@5")
         assert point is not None
         low, high = point.interval()
         held += low <= 0.1 <= high
@@ -119,9 +132,10 @@ def evaluate(folder, *options) -> int:
 
 
 def test_the_curve_of_planted_kinds(workspace, capsys) -> None:
-    """Names tell the kind that a user keeps to: words pay at 20 users; measured cells are kept."""
+    """Names tell the kind that a user keeps to: words pay at 20 users, and only by names; measured cells are kept."""
     later = PLAN.finetune_end + timedelta(days=28)
     cutoffs = ("--cutoffs", f"{PLAN.finetune_end.isoformat()},{later.isoformat()}", "--out", workspace / "curve.json")
+    cutoffs = (*cutoffs, "--mask-names")
     assert evaluate(workspace, *cutoffs) == 0
     captured = capsys.readouterr()
     printed = captured.out
@@ -139,13 +153,18 @@ def test_the_curve_of_planted_kinds(workspace, capsys) -> None:
         (False, 1),
     }
     assert {"arm", "baseline", "metric", "users", "low", "high"} <= set(result["crossing"][0])
-    words = next(
-        row
+    nats = {
+        (row["arm"], row["baseline"]): row["difference"]
         for row in result["curve"]
-        if (row["arm"], row["baseline"], row["metric"]) == ("lexical", "logit", "nll")
-        and (row["cutoff"], row["users"], row["segment"]) == (None, 20, "overall")
-    )
-    assert words["difference"] < 0
+        if (row["cutoff"], row["users"], row["segment"], row["metric"]) == (None, 20, "overall", "nll")
+    }
+    assert nats["lexical", "logit"] < 0
+    assert nats["lexical", NO_NAMES] < 0
+    few, masked = nats["base", NO_NAMES], nats["base", BEST_RANDOM] - nats[without_names("base"), BEST_RANDOM]
+    np.testing.assert_allclose(nats["base", NAMES_BEYOND_RANDOM], masked, rtol=1e-6)
+    np.testing.assert_allclose(few - nats["base", NAMES_BEYOND_WORDS], nats["lexical, few terms", NO_NAMES], rtol=1e-6)
+    assert f"{BEST_WITH} - {NO_NAMES}" in printed
+    assert not any("masked" in row[arm] for row in result["chosen"] for arm in (BEST_WITH, BEST_WITHOUT))
     assert any((row["arm"], row["baseline"]) == (BEST_WITH, BEST_WITHOUT) for row in result["curve"])
     cells = sorted((workspace / "curve.cells").glob("2*.npz"))
     assert len(cells) == 2 * (2 + 1)
