@@ -61,27 +61,35 @@ def lines(result: dict[str, Any]) -> list[str]:
     width = max(len(row["name"]) for row in result["arms"])
     rows = [
         f"{len(about['withheld'])} of {about['advertisers']} advertisers withheld; {about['withheld_labels']} of "
-        f"{about['labels']} labels from {about['cutoff']} are theirs, {about['users']} users",
-        f"{'arm':<{width}}  withheld: r@5    r@20    nll | name only: r@5 | others: r@5 | all: r@5     nll",
+        f"{about['labels']} labels from {about['cutoff']} are theirs, {about['young_labels']} of young ones "
+        f"(1 to 10 events before), {about['users']} users",
+        f"{'arm':<{width}}  withheld: r@5    r@20    nll | name only: r@5 | young: r@5    nll | others: r@5 | "
+        "all: r@5     nll",
     ]
 
     def number(arm: str, segment: str, metric: str, digits: int = 4) -> str:
         value = by[arm, segment][metric]
         return "-" if value is None else f"{value:.{digits}f}"
 
+    def difference(row: dict[str, Any], digits: int) -> str:
+        return f"{row['difference']:+.{digits}f} [{row['low']:+.{digits}f}, {row['high']:+.{digits}f}]"
+
     for row in result["arms"]:
         arm = row["name"]
         rows.append(
             f"{arm:<{width}}  {number(arm, 'withheld', 'recall@5'):>13}  {number(arm, 'withheld', 'recall@20'):>6} "
             f"{number(arm, 'withheld', 'nll', 3):>6} | {number(arm, 'withheld, name only', 'recall@5'):>14} | "
+            f"{number(arm, 'young', 'recall@5'):>10} {number(arm, 'young', 'nll', 3):>6} | "
             f"{number(arm, 'others', 'recall@5'):>11} | {number(arm, 'overall', 'recall@5'):>8} "
             f"{number(arm, 'overall', 'nll', 3):>7}"
         )
-    rows.append("recall@5 of withheld advertisers, arm - baseline [95 %]")
-    for c in result["comparisons"]:
-        if c["metric"] == "recall@5" and c["segment"] == "withheld":
-            times = "" if c["relative"] is None else f"  ({c['relative'] + 1:.2f}×)"
-            rows.append(
-                f"  {c['arm']} - {c['baseline']}: {c['difference']:+.4f} [{c['low']:+.4f}, {c['high']:+.4f}]{times}"
-            )
+    rows.append("arm - baseline [95 %]: recall@5 of withheld advertisers (times the baseline's), nll of withheld ones")
+    differences = {
+        (c["arm"], c["baseline"], c["metric"]): c for c in result["comparisons"] if c["segment"] == "withheld"
+    }
+    for (arm, baseline, metric), c in differences.items():
+        if metric == "recall@5":
+            times = "" if c["relative"] is None else f" ({c['relative'] + 1:.2f}×)"
+            nll = difference(differences[arm, baseline, "nll"], 3)
+            rows.append(f"  {arm} - {baseline}: {difference(c, 4)}{times}, nll {nll}")
     return rows + [f"left out: {arm} ({why})" for arm, why in about["left_out"].items()]

@@ -2,7 +2,8 @@
 
 Every run was fitted with the same advertisers withheld (``advprior finetune --withhold``). Their events before the
 cut-off are hidden from every arm; labels after it are kept. Recall on labels of withheld advertisers answers how
-well new ones are placed; recall on all labels tells what that costs. Beside each run that reads texts stand the nearest
+well new ones are placed; recall on all labels tells what that costs. *Young* ones are not withheld: they have 1 to 10
+events before the cut-off. Beside each run that reads texts stand the nearest
 texts by its own encoder: what they cannot say is what the fit has added.
 """
 
@@ -39,11 +40,13 @@ from advprior.store.tables import load_tables
 from advprior.store.versions import versions
 
 MOST_SCALED = 5000  # users on whose labels the scale of a cosine is fitted
-OVERALL, WITHHELD, WITH_TEXT, NAME_ONLY, OTHERS = SEGMENTS = (
+YOUNG_EVENTS = 10  # at most, before the cut-off, and one at least
+OVERALL, WITHHELD, WITH_TEXT, NAME_ONLY, YOUNG, OTHERS = SEGMENTS = (
     "overall",
     "withheld",
     "withheld, with a text",
     "withheld, name only",
+    "young",
     "others",
 )
 
@@ -108,10 +111,11 @@ def evaluate_cold(runs: Sequence[Path], tables: Path, cutoff: datetime, options:
     pairs = [(arm, baseline) for arm, baseline in pairs if baseline in arms]
     if sentences.NAME in controls:
         pairs.append((sentences.NAME, POPULARITY))
+    inside = case.segments()
     rows, comparisons = compare(
         {name: [log_probs] for name, log_probs in arms.items()},
         case.labels,
-        case.segments(),
+        inside,
         [(arm, baseline, baseline) for arm, baseline in pairs],
         replicates=options.replicates,
         seed=options.seed,
@@ -124,7 +128,8 @@ def evaluate_cold(runs: Sequence[Path], tables: Path, cutoff: datetime, options:
         "users": len(case.labels),
         "advertisers": len(case.catalog),
         "withheld": list(case.withheld),
-        "withheld_labels": int(case.hidden[case.labels.advertiser].sum()),
+        "withheld_labels": int(inside[WITHHELD].sum()),
+        "young_labels": int(inside[YOUNG].sum()),
         "labels": len(case.labels.advertiser),
         "runs": about_runs,
         "left_out": left_out,
@@ -188,8 +193,11 @@ class _Case:
     def segments(self) -> dict[str, Bool]:
         """Which labels count in each of `SEGMENTS`."""
         has_text = np.asarray([bool(text) for text in self.catalog.texts or ("",) * len(self.catalog)])
-        cold, text = self.hidden[self.labels.advertiser], has_text[self.labels.advertiser]
-        masks = (np.ones(len(cold), np.bool_), cold, cold & text, cold & ~text, ~cold)
+        of_label = self.labels.advertiser
+        cold, text = self.hidden[of_label], has_text[of_label]
+        events = np.bincount(self.past.advertiser, minlength=len(self.catalog))[of_label]
+        young = (events > 0) & (events <= YOUNG_EVENTS)
+        masks = (np.ones(len(cold), np.bool_), cold, cold & text, cold & ~text, young, ~cold)
         return dict(zip(SEGMENTS, masks, strict=True))
 
     def controls(self) -> tuple[dict[str, Float], dict[str, str]]:

@@ -10,7 +10,8 @@ import numpy as np
 
 from advprior.history.catalog import Catalog
 from advprior.predictors.extension import copy_beside, places
-from advprior.predictors.text.predictor import ENCODINGS, PARAMETERS, TOGETHER, WORDS, TextSettings, encode_catalog
+from advprior.predictors.text.predictor import ENCODINGS, PARAMETERS, TOGETHER, WORDS, encode_catalog
+from advprior.predictors.text.settings import TextSettings
 from advprior.store.arrays import Float
 from advprior.store.contract import CATALOG_FILE
 from advprior.store.errors import AdvpriorError

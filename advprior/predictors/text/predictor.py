@@ -12,10 +12,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
 from advprior.history import counts
 from advprior.history.histories import Histories
@@ -24,7 +23,6 @@ from advprior.predictors.autoencoders import gram
 from advprior.predictors.base import CATALOG_TEXTS, EVERYONE, MASKED_TEXTS, OWN, FitData, Predictor, Scorer
 from advprior.predictors.deadline import Deadline
 from advprior.predictors.encoding.encode import encode, pretrained
-from advprior.predictors.encoding.settings import Encoding
 from advprior.predictors.labels import require_choosing_labels
 from advprior.predictors.logit import log_softmax
 from advprior.predictors.quality import MODEL, POPULAR, popularity_quality
@@ -40,6 +38,8 @@ from advprior.predictors.text.logit import (
     popularity_at,
     taste,
 )
+from advprior.predictors.text.places import with_places
+from advprior.predictors.text.settings import SPREAD, TextSettings
 from advprior.predictors.text.similar import lift_term
 from advprior.runtime.parity import require_parity
 from advprior.store.arrays import Float, Int
@@ -50,35 +50,8 @@ from advprior.store.runs import write_json
 KIND = CATALOG_TEXT
 CELLS = 40_000_000  # of one points × advertisers matrix: fewer points where the catalog is large
 ENCODINGS, SPACE, PARAMETERS = "encodings.npy", "space.npz", "parameters.json"
-TOGETHER, SPREAD = "together.npz", "spread"  # users in common, as of the end of fitting; a value of `new_boost`
+TOGETHER = "together.npz"  # users in common, as of the end of fitting
 WORDS = "words.json"  # texts whose words a lexical encoder counts: new advertisers are laid into the same space
-
-
-class TextSettings(Encoding):
-    """Settings of the text prior: which encoder reads the texts, and how the logit over its encodings is fitted.
-
-    Its quality is measured by another fit, of half the points, that saw no label of the last ``valid_days``.
-    ``known: false`` ranks every advertiser from its texts alone. ``new_boost`` (nats) is added to an advertiser without
-    events: at 0 the prior is calibrated and best over all labels, but then one estimate for all that look alike hardly
-    ever reaches the first places; ``spread`` gives them the benefit of the doubt: one standard deviation of what data
-    says of known advertisers about what their texts say. ``alike`` adds terms that read the whole text (see
-    `advprior.predictors.text.alike`): for new advertisers first of all.
-    """
-
-    components: int = Field(default=8, ge=1)
-    known: bool = True
-    new_boost: float | Literal["spread"] = 0.0
-    alike: bool = False
-    withheld_share: float = Field(default=0.2, gt=0, lt=1)
-    popularity_half_lives_days: tuple[float, ...] = (60.0, 365.0)
-    recency_half_life_days: float = Field(default=500.0, gt=0)
-    penalty: float = Field(default=3.0, ge=0)
-    personal_penalty: float = Field(default=1.0, ge=0)
-    points: int = Field(default=5000, ge=1)
-    horizon_days: float = Field(default=7.0, gt=0)
-    valid_days: float = Field(default=21.0, gt=0)
-    max_minutes: float | None = Field(default=None, gt=0)
-    seed: int = 0
 
 
 def encode_catalog(
@@ -298,9 +271,13 @@ def _validate(data: FitData, features: Float, settings: TextSettings, texts: Tex
     boost = settings.new_boost
     if not isinstance(boost, float):
         boost = _new_spread(points, weights, features)
-    logits += _Fitted(weights, features, settings.known, alike, boost).offset(own, popular)
+    fitted = _Fitted(weights, features, settings.known, alike, boost, settings.new_places)
+    log_probs = log_softmax(logits + fitted.offset(own, popular))
+    for now in np.unique(moment):
+        at = np.flatnonzero(moment == now)
+        log_probs[at] = fitted.placed(log_probs[at], popular[:, at[0]])
     return {
-        MODEL: quality(log_softmax(logits), truth),
+        MODEL: quality(log_probs, truth),
         POPULAR: popularity_quality(data.histories, moment, truth),
     }
 
@@ -314,6 +291,11 @@ class _Fitted:
     known: bool
     alike: Alike | None
     boost: float  # nats of an advertiser without events
+    places: int = 0  # of the first ones that are kept for these
+
+    def placed(self, log_probs: Float, popular: Float) -> Float:
+        """Log-probs [P, N] with places for who has no event in ``popular`` [H, N], as of one snapshot."""
+        return with_places(log_probs, popular.max(0) <= 0, self.places) if self.known else log_probs
 
     def offset(self, own: Float, popular: Float) -> Float:
         """All but the personal part of the logits [P, N], from decayed events of the user and of all [H, P, N]."""
@@ -360,7 +342,14 @@ class _TextScorer(Scorer):
         self._session = open_session(onnx / "model.onnx", device=device, threads=threads, small=True)
         self.provider = self._session.provider
         settings = TextSettings(**predictor.parameters["settings"])
-        self._fitted = _Fitted(predictor.weights, predictor.features, settings.known, predictor.alike, predictor.boost)
+        self._fitted = _Fitted(
+            predictor.weights,
+            predictor.features,
+            settings.known,
+            predictor.alike,
+            predictor.boost,
+            settings.new_places,
+        )
         self._size = len(predictor.catalog)
         self.half_lives = tuple(settings.popularity_half_lives_days)
         self._popularity = [counts.PopularityCache(h, self._size) for h in self.half_lives]
@@ -372,5 +361,6 @@ class _TextScorer(Scorer):
             own = counts.own_points(histories, users, np.full(len(users), cutoff), OWN_HALF_LIFE, self._size)
             everyone = np.broadcast_to(popular[:, column, None], (len(popular), *own.shape))
             offset = self._fitted.offset(own, everyone)
-            out[:, column] = self._session.run_inputs({"own": own, "offset": offset})
+            log_probs = self._session.run_inputs({"own": own, "offset": offset})
+            out[:, column] = self._fitted.placed(log_probs, popular[:, column])
         return out

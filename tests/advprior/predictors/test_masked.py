@@ -21,8 +21,9 @@ from advprior.predictors.llm.tuning.model import AdvertiserModel
 from advprior.predictors.registry import load_predictor
 from advprior.predictors.sequence.predictor import encode_catalog as encode_hybrid
 from advprior.predictors.sequence.settings import EncoderSettings
-from advprior.predictors.text.predictor import ENCODINGS, TextSettings
+from advprior.predictors.text.predictor import ENCODINGS
 from advprior.predictors.text.predictor import encode_catalog as encode_text
+from advprior.predictors.text.settings import TextSettings
 from tests.advprior.conftest import llm_settings
 from tests.advprior.history.test_histories import histories_of
 from tests.tiny import write_tiny

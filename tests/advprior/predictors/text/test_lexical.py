@@ -17,7 +17,7 @@ from advprior.pipeline.fit import finetune
 from advprior.predictors.encoding.lexical import lexical_cosines, lexical_vectors
 from advprior.predictors.registry import load_predictor, predictor_class
 from advprior.predictors.sequence.settings import HybridSettings
-from advprior.predictors.text.predictor import TextSettings
+from advprior.predictors.text.settings import TextSettings
 from advprior.store.runs import read_manifest
 from tests.advprior.conftest import export
 from tests.planted import KINDS, kind_of, write_planted
