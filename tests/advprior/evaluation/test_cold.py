@@ -7,12 +7,14 @@ import shutil
 from datetime import timedelta
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from advprior.cli import main
 from advprior.evaluation import sentences
 from advprior.evaluation.cold import evaluate_cold
 from advprior.evaluation.options import Options
+from advprior.evaluation.protocol import first_labels
 from advprior.history.catalog import Catalog
 from advprior.history.histories import build_histories, micros
 from advprior.history.withheld import choose_withheld, draw
@@ -39,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory):
         "text": {},
         "boosted": {"new_boost": 2.0},
         "alone": {"known": False},
-        "alike": {"alike": True, "new_boost": "spread"},
+        "alike": {"alike": True, "new_boost": "spread", "new_places": 2},
     }
     for name, more in runs.items():
         settings = predictor_class("text").settings({**base, **more})
@@ -78,6 +80,22 @@ def test_what_is_new_costs_what_the_boost_says(folder) -> None:
     assert shift[new] - shift[~new].mean() == pytest.approx(2.0, rel=1e-3)
 
 
+def test_new_advertisers_have_the_places_that_are_kept_for_them(folder) -> None:
+    catalog, priors_of = priors(folder, "alike")
+    first = np.argsort(-priors_of, axis=1)[:, :5]
+    assert (np.isin(np.asarray(catalog.ids)[first], WITHHELD).sum(1) >= 2).all()
+
+
+def test_a_run_of_a_version_without_places_is_read(folder, tmp_path) -> None:
+    shutil.copytree(folder / "text", tmp_path / "text")
+    path = tmp_path / "text" / "parameters.json"
+    saved = json.loads(path.read_text())
+    del saved["settings"]["new_places"]
+    path.write_text(json.dumps(saved))
+    shutil.copytree(folder / "tables", tmp_path / "tables")
+    np.testing.assert_array_equal(priors(tmp_path, "text")[1], priors(folder, "text")[1])
+
+
 def test_recall_beats_popularity_and_its_interval_says_so(folder) -> None:
     runs = [folder / "boosted", folder / "alone", folder / "popular"]
     result = evaluate_cold(
@@ -89,6 +107,8 @@ def test_recall_beats_popularity_and_its_interval_says_so(folder) -> None:
     assert by["boosted", "withheld"]["recall@5"] > 0.5
     assert result["about"]["withheld"] == list(WITHHELD)
     assert 0 < result["about"]["withheld_labels"] < result["about"]["labels"]
+    young = result["about"]["young_labels"]  # every advertiser of these tables has more events, or none
+    assert (young, by["boosted", "young"]["users"]) == (0, 0)
     # the nearest texts by a run's own encoder: of each run that reads texts, against itself alone
     neighbours = {arm for arm, _ in by if arm.endswith(": neighbours")}
     assert neighbours == {"boosted: neighbours", "alone: neighbours"}
@@ -102,6 +122,23 @@ def test_recall_beats_popularity_and_its_interval_says_so(folder) -> None:
         if (c["arm"], c["baseline"], c["metric"], c["segment"]) == ("boosted", "popularity", "recall@5", "withheld")
     )
     assert row["low"] > 0
+
+
+def test_young_advertisers_have_some_events_but_few(folder, tmp_path) -> None:
+    tables = load_tables(folder / "tables", "events")["events"]
+    shutil.copytree(folder / "tables", tmp_path / "tables")
+    before = (tables.advertiser_id == "t0") & (tables.timestamp < pd.Timestamp(CUTOFF))
+    tables.drop(tables.index[before][10:]).to_parquet(tmp_path / "tables" / "events.parquet")
+    popularity = predictor_class("popularity").settings({})
+    finetune(tmp_path / "tables", tmp_path / "p", "popularity", popularity, withheld=("s1",))
+    export(tmp_path / "p")
+    options = Options(horizon=timedelta(days=28), replicates=20, device="cpu")
+    result = evaluate_cold([tmp_path / "p"], tmp_path / "tables", CUTOFF, options)
+    catalog, loaded = Catalog.load(tmp_path / "p" / "catalog.json"), load_tables(tmp_path / "tables", "users", "events")
+    histories = build_histories(loaded["users"], loaded["events"], catalog)
+    labels = first_labels(histories, micros(CUTOFF), options.horizon_micros)
+    expected = int((labels.advertiser == catalog.index["t0"]).sum())
+    assert 0 < expected == result["about"]["young_labels"]
 
 
 def test_nothing_of_a_withheld_advertiser_is_fitted(folder, tmp_path) -> None:
@@ -168,6 +205,7 @@ def test_the_commands(folder, tmp_path, capsys) -> None:
         tmp_path / "cold.json",
     )
     assert "4 of 18 advertisers withheld" in out
+    assert "p - popularity: +0.0000 [+0.0000, +0.0000], nll " in out
     assert json.loads((tmp_path / "cold.json").read_text())["about"]["step"] == "cold"
 
 
