@@ -69,6 +69,7 @@ SCALE_ROWS += service
 SCALE_ROWS += ads
 SCALE_ROWS += materialize
 SCALE_ROWS += spark
+SCALE_ROWS += score_spark
 SCALE_ROWS += distributed
 SCALE_ROWS += sizing
 SCALE_ROWS += frame

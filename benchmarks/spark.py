@@ -17,8 +17,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +133,6 @@ def main() -> None:
         (folder / "spark.yaml").write_text(f"spark_conf:\n{block}\n")
         if "scoring" not in given.skip:
             scoring(workspace, folder, given)
-            driver(workspace, folder)
         if "frame" not in given.skip:
             frame(workspace, folder, block)
 
@@ -164,63 +161,6 @@ def scoring(workspace: Path, folder: Path, given: Any) -> None:
         first, *others = (open_matrix(folder / "priors" / f"{kind}-{name}" / "log_probs.npy")[:] for name in sides)
         for name, other in zip(list(sides)[1:], others, strict=True):
             show(f"{kind}, {name} against one thread", {"largest difference": float(np.abs(first - other).max())})
-
-
-def driver(workspace: Path, folder: Path) -> None:
-    """What the driver alone does for the LLM's users, per thousand of them: it bounds how many cores can help."""
-    from advprior.history.histories import micros
-    from advprior.history.read import load_catalog, load_people
-    from advprior.history.stored import BlockWork, StoredHistories, build_block, finish_blocks, sort_events
-    from advprior.history.subset import part_of
-    from advprior.pipeline.rowfiles import RowFile
-    from advprior.pipeline.score_shards import plan_shards
-    from advprior.predictors.base import NetworkScorer
-    from advprior.predictors.logit import add_offset
-    from advprior.predictors.registry import load_predictor
-    from advprior.spark.executor import packed
-    from advprior.store.tables import load_time_plan
-
-    run, tables, blocks = workspace / "models" / "llm", folder / "many", folder / "blocks"
-    seconds: dict[str, float] = {}
-
-    @contextmanager
-    def timed(name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        seconds[name] = time.perf_counter() - started
-
-    with timed("sort events"):
-        catalog = load_catalog(tables)
-        people = load_people(tables, catalog)
-        sort_events(tables, people.users, blocks)
-    work = BlockWork(blocks, len(people), tuple(catalog.ids))
-    with timed("build blocks, which is the workers'"):
-        finish_blocks(work, [build_block(work, number) for number in range(len(work))])
-    everyone = StoredHistories.open(people, blocks, len(catalog))
-    cutoffs = np.asarray([micros(load_time_plan(tables).snapshots()[-1])], np.int64)
-    scorer = load_predictor(run).scorer(run / "onnx", "cpu", 1)
-    assert isinstance(scorer, NetworkScorer)
-    with timed("plan shards"):
-        alike = [scorer.alike(block, int(cutoffs[-1])) for block in everyone.blocks()]
-        shards = plan_shards(np.concatenate(alike), 32)
-    out = RowFile(folder / "driver.npy", (len(people), len(catalog)), np.float32)
-    sent, some = 0, sum(len(shard) for shard in shards[:200])
-    with timed("send"):
-        for shard in shards[:200]:
-            sent += len(packed(part_of(people, shard)))
-    with timed("offset and write"):
-        for shard in shards[:200]:
-            network = np.zeros((len(shard), 1, len(catalog)), np.float32)
-            histories, local = everyone.of(shard)
-            out.write(shard, add_offset(network, scorer.offset(histories, local, cutoffs))[:, 0])
-        out.sync()
-    out.close()
-    of_some = {"send", "offset and write"}
-    figures = {
-        f"{n}, s per 1,000 users": round(1000 * s / (some if n in of_some else len(people)), 4)
-        for n, s in seconds.items()
-    }
-    show("llm, the driver's own work", {**figures, "bytes sent a user": sent / some})
 
 
 def frame(workspace: Path, folder: Path, block: str) -> None:

@@ -32,22 +32,22 @@ LENGTHS = {"5 events": (5, 20.0), "20 events": (20, 9.0), "100 events": (100, 2.
 SHARD = 512
 
 
-def write_tables(folder: Path, users: int, advertisers: int) -> None:
-    """Canonical tables that measure a predictor: users with a profile, advertisers, events of six weeks."""
+def write_tables(folder: Path, users: int, advertisers: int, events: int = EVENTS_A_USER) -> None:
+    """Canonical tables that measure a predictor: users with a profile, advertisers, some events each of six weeks."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     rng = np.random.default_rng(0)
     plan = TimePlan(START, START + 5 * WEEK, START + 5 * WEEK + WEEK / 4, START + 5 * WEEK + WEEK / 2, START + 6 * WEEK)
     facts = {"time_plan": plan.to_json(), "purpose": PREDICTOR_ONLY, "note": "made up, for a measurement"}
-    with new_run(folder, "data", config={}, inputs={}, key=f"{users} {advertisers}") as run:
+    with new_run(folder, "data", config={}, inputs={}, key=f"{users} {advertisers} {events}") as run:
         run.facts.update(facts)
         ages = pa.array(["18-24", "25-34", "35-44", "45-54", "55+"]).take(pa.array(rng.integers(0, 5, users)))
         ids = pa.array([f"u{number:07d}" for number in range(users)])
         pq.write_table(pa.table({"user_id": ids, "profile_age": ages}), run.path / "users.parquet")
         names = pa.array([f"a{number:06d}" for number in range(advertisers)])
         pq.write_table(pa.table({"advertiser_id": names, "name": names}), run.path / "advertisers.parquet")
-        count = users * EVENTS_A_USER
+        count = users * events
         who = np.sort(rng.integers(0, users, count))
         which = (advertisers * rng.random(count) ** 3).astype(np.int64)  # few are popular
         when = (rng.random(count) * (6 * WEEK).total_seconds() * 1e6).astype(np.int64) + int(START.timestamp() * 1e6)

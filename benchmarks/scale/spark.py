@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ session = SparkSession.builder.config(conf=SparkConf().setAll(conf.items())).get
 session.range(10).count()
 session.sparkContext.parallelize([1, 2], 2).map(str).collect()
 """
+_SAMPLE_S, _LOOK_S = 0.2, 1.0  # between samples, and looks at all processes of the machine for children
 
 
 @dataclass
@@ -51,48 +52,79 @@ class TreeCost:
 
     Attributes
     ----------
-    cpu_s : float
-        User and system time of all of it.
+    cpu_s, driver_s : float
+        User and system time of all of it, of its first process.
     seconds : float
         By the clock.
-    driver_gb, java_gb, workers_gb : float
-        Peak resident memory: the first process, Java, all others.
+    driver_gb, java_gb, worker_gb : float
+        Peak resident memory: the first process, Java, the largest of all others. Linux notes it itself.
+    workers_gb : float
+        Of all others together, as sampled.
     """
 
     cpu_s: float
+    driver_s: float
     seconds: float
     driver_gb: float
     java_gb: float
+    worker_gb: float
     workers_gb: float
 
 
-def run_tree(command: list[object], env: dict[str, str] | None = None) -> TreeCost:
-    """Run a command and measure its process tree."""
+def run_tree(
+    command: Sequence[object], env: dict[str, str] | None = None, stop: Callable[[], bool] | None = None
+) -> TreeCost:
+    """Run a command and measure its process tree; its first process is killed once ``stop`` says so.
+
+    What outlives a killed one for two minutes is an error.
+    """
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             list(map(str, command)), env={**os.environ, **(env or {})}, stdout=subprocess.DEVNULL, stderr=errors
         )
-        root, cpu, peak = (
-            psutil.Process(process.pid),
-            dict[int, float](),
-            dict.fromkeys(("driver", "java", "workers"), 0.0),
-        )
+        root, cpu = psutil.Process(process.pid), dict[int, float]()
+        peak = dict.fromkeys(("driver", "java", "workers", "worker"), 0.0)
+        tree, looked, stopped = [root], 0.0, False
         while process.poll() is None:
             resident = dict.fromkeys(peak, 0.0)
-            for one in _tree(root):
+            if time.monotonic() - looked > _LOOK_S:
+                tree, looked = _tree(root), time.monotonic()
+            for one in tree:
                 try:
-                    used, memory, name = one.cpu_times(), one.memory_info().rss / 1e9, one.name()
+                    used, gb, name = one.cpu_times(), one.memory_info().rss / 1e9, one.name()
+                    highest = max(gb, _highest_gb(one.pid))
                 except psutil.Error:
                     continue
                 cpu[one.pid] = max(cpu.get(one.pid, 0.0), used.user + used.system)
-                resident["driver" if one.pid == root.pid else "java" if "java" in name else "workers"] += memory
+                kind = "driver" if one.pid == root.pid else "java" if "java" in name else "worker"
+                resident[kind] = max(resident[kind], highest)
+                resident["workers"] += gb if kind == "worker" else 0.0
             peak = {kind: max(peak[kind], resident[kind]) for kind in peak}
-            time.sleep(0.05)
-        if process.returncode:
+            if stop is not None and stop():
+                tree = _tree(root)
+                process.kill()
+                process.wait()
+                _, alive = psutil.wait_procs(tree[1:], timeout=120)
+                if alive:
+                    raise SystemExit(f"outlive a killed driver: {alive}")
+                stopped = True
+                break
+            time.sleep(_SAMPLE_S)
+        if process.returncode and not stopped:
             errors.seek(0)
             raise SystemExit(errors.read()[-4000:])
-    return TreeCost(sum(cpu.values()), time.perf_counter() - started, peak["driver"], peak["java"], peak["workers"])
+    memory = {f"{kind}_gb": gb for kind, gb in peak.items()}
+    return TreeCost(sum(cpu.values()), cpu.get(process.pid, 0.0), time.perf_counter() - started, **memory)
+
+
+def _highest_gb(pid: int) -> float:
+    """Peak resident memory of a process so far; 0 where the system does not say."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return max((int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("VmHWM:")), default=0.0)
 
 
 def _tree(root: psutil.Process) -> list[psutil.Process]:
