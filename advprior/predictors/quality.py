@@ -79,7 +79,7 @@ def quality_lines(facts: Mapping[str, Any]) -> list[str]:
         return ["its quality was not measured: `advprior evaluate` does, on later labels"]
     names = {MODEL: str(facts.get("predictor", MODEL)), START: "habit and drift alone", POPULAR: "popularity"}
     width = max(len(names[side]) for side in names if side in valid)
-    seen = " (its weights were fitted on these)" if valid.get(SEEN) else ""
+    seen = " (it was fitted on these)" if valid.get(SEEN) else ""
     lines = [f"on the last labels before the cut-off{seen}:"]
     for side, name in names.items():
         if side in valid:

@@ -140,19 +140,36 @@ def pretrained(run: Path, encoding: Encoding) -> bool:
     return encoding.pretrained and not (origin or {}).get("twin", False)
 
 
+def saw_labels(encoding: Encoding, since: int) -> bool:
+    """Whether the encoder is a run that learned from labels at or after ``since`` (microseconds): its encodings tell.
+
+    Raises
+    ------
+    AdvpriorError
+        As `advprior.predictors.labels.LabelSpan.of_run`.
+    """
+    until = _learned_until(encoding)
+    return until is not None and until > datetime.fromtimestamp(since / 1e6, UTC)
+
+
+def _learned_until(encoding: Encoding) -> datetime | None:
+    """The model cut-off of an encoder that was fitted on histories; None of one that was not, or whose weights go."""
+    if not is_fitted_run(encoding.base) or encoding.twin:
+        return None
+    run = Path(encoding.base).expanduser()
+    manifest = read_manifest(run, step="finetune", fix="advprior finetune --predictor llm")
+    return LabelSpan.of_run(manifest, str(run)).model_cutoff
+
+
 def _require_past(encoding: Encoding, cutoff: int) -> None:
     """Refuse an encoder that was fitted on labels from the cut-off on: its encodings would tell of them."""
-    if not is_fitted_run(encoding.base) or encoding.twin:
-        return
-    run = Path(encoding.base).expanduser()
-    seen = LabelSpan.of_run(read_manifest(run, step="finetune", fix="advprior finetune --predictor llm"), str(run))
-    end = datetime.fromtimestamp(cutoff / 1e6, UTC)
-    if seen.model_cutoff > end:
+    until, end = _learned_until(encoding), datetime.fromtimestamp(cutoff / 1e6, UTC)
+    if until is not None and until > end:
         raise AdvpriorError(
             "PRI040",
             "the encoder saw labels that its encodings would be tested on",
-            where=str(run),
-            actual=f"fitted on events up to {seen.model_cutoff.isoformat()}",
+            where=str(Path(encoding.base).expanduser()),
+            actual=f"fitted on events up to {until.isoformat()}",
             expected=f"no event from {end.isoformat()} on",
             fix=f"advprior finetune --predictor {LLM} on tables whose finetune_end is no later",
         )

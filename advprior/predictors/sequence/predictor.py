@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from advprior.history.counts import crowd_of
+from advprior.history.counts import DAY, crowd_of
 from advprior.history.histories import Histories
 from advprior.predictors.base import CATALOG_TEXTS, EVERYONE, MASKED_TEXTS, OWN, FitData, Predictor, Scorer
 from advprior.predictors.deadline import Deadline
-from advprior.predictors.encoding.encode import encode, pretrained
+from advprior.predictors.encoding.encode import encode, pretrained, saw_labels
 from advprior.predictors.logit import log_softmax
 from advprior.predictors.offset import Offset
+from advprior.predictors.quality import SEEN
 from advprior.predictors.sequence.settings import EncoderSettings, HybridSettings, SequenceSettings
 from advprior.predictors.sequence.tokens import Tokens, Vocabulary, windows
 from advprior.runtime.batching import length_batches
@@ -118,6 +119,8 @@ class HybridPredictor(SASRecPredictor):
         encodings, origin = encode_catalog(data, settings.encoder, settings.training.seed, deadline)
         np.save(out / ENCODINGS, encodings)
         facts = fit_sequence(data, settings, out, encodings, deadline)
+        if facts["valid"] and saw_labels(settings.encoder, data.cutoff - int(settings.valid_days * DAY)):
+            facts["valid"][SEEN] = True
         data.catalog.save(out / CATALOG_FILE)
         return {**settings.encoder.origin_facts(origin), **facts}
 

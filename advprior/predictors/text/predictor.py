@@ -22,10 +22,10 @@ from advprior.history.targets import quality, targets_of
 from advprior.predictors.autoencoders import gram
 from advprior.predictors.base import CATALOG_TEXTS, EVERYONE, MASKED_TEXTS, OWN, FitData, Predictor, Scorer
 from advprior.predictors.deadline import Deadline
-from advprior.predictors.encoding.encode import encode, pretrained
+from advprior.predictors.encoding.encode import encode, pretrained, saw_labels
 from advprior.predictors.labels import require_choosing_labels
 from advprior.predictors.logit import log_softmax
-from advprior.predictors.quality import MODEL, POPULAR, popularity_quality
+from advprior.predictors.quality import MODEL, POPULAR, SEEN, popularity_quality
 from advprior.predictors.text.alike import Alike, Texts, alike_terms, lift_terms, require_narrow, spread_of_new
 from advprior.predictors.text.logit import (
     OWN_BACK_OFF,
@@ -141,6 +141,8 @@ class TextPredictor(Predictor):
         points = training_points(data, features, settings, similar)
         weights = fit(points, features, settings.penalty, settings.personal_penalty)
         valid = _validate(data, features, settings, similar)
+        if valid and saw_labels(settings, data.cutoff - int(settings.valid_days * counts.DAY)):
+            valid[SEEN] = True
         np.save(out / ENCODINGS, encodings)
         np.savez(out / SPACE, mean=space.mean, spread=space.spread, directions=space.directions)
         write_json(

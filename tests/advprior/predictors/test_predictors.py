@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from advprior.history import counts
 from advprior.history.catalog import Catalog
 from advprior.history.histories import build_histories, micros
 from advprior.pipeline.fit import finetune, read_settings
-from advprior.predictors.encoding.encode import encode
+from advprior.predictors.encoding.encode import encode, saw_labels
 from advprior.predictors.encoding.settings import Encoding
 from advprior.predictors.llm.scorer import LLMScorer
 from advprior.predictors.llm.tuning.model import AdvertiserModel
@@ -323,7 +323,7 @@ def test_too_little_history_is_said(tmp_path) -> None:
 def test_the_template_says_the_defaults() -> None:
     from importlib.resources import files
 
-    for kind in ("llm", "hybrid"):
+    for kind in ("llm", "hybrid", "text"):
         template = files("advprior").joinpath(f"templates/{kind}.yaml")
         assert read_settings(kind, template) == predictor_class(kind).settings({})
 
@@ -344,6 +344,18 @@ def test_a_fitted_llm_reads_as_its_base_but_for_what_it_learnt(fitted: Fitted) -
         with pytest.raises(AdvpriorError) as refused:
             encode(texts, wrong)
         assert refused.value.code == "PRI083"
+
+
+def test_a_quality_on_labels_that_the_encoder_learned_from_is_called_so(fitted: Fitted, tmp_path) -> None:
+    run = str(fitted.model("llm"))
+    settings = predictor_class("text").settings({"base": run, "components": 4, "points": 100})
+    finetune(fitted.folder / "tables", tmp_path / "text", "text", settings)
+    valid = read_manifest(tmp_path / "text")["facts"]["valid"]
+    assert valid["fitted_on_these_labels"]
+    assert "fitted_on_these_labels" not in read_manifest(fitted.model("text"))["facts"]["valid"]
+    until = micros(datetime.fromisoformat(read_manifest(fitted.model("llm"))["facts"]["model_cutoff"]))
+    assert [saw_labels(Encoding(base=run), since) for since in (until - 1, until)] == [True, False]
+    assert not saw_labels(Encoding(base=run, twin=True), 0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
