@@ -19,7 +19,7 @@ from ranking.candidates.sums import CellSums
 from ranking.evidence.bootstrap import Resampling
 from ranking.evidence.claims import gaps_from_json, gaps_to_json
 from ranking.evidence.metrics import Conversions, Ndcg
-from ranking.evidence.wording import plain_label
+from ranking.evidence.wording import at_cutoffs, plain_label
 from ranking.frame.coverage import CoverageGap
 
 BEST_CONTROL = "best_control_both"  # the arm that stands for unlike choices; the ablation's may be other ones
@@ -65,7 +65,7 @@ def pool(folders: Sequence[Path], *, replicates: int = 1000) -> TwoByTwo:
     about["quotas"] |= dict.fromkeys(stand_ins)
     labels = about["labels"]
     about["labels"] = labels | {
-        name: f"that of each cut-off ({', '.join(plain_label(labels.get(one, one)) for one in chosen)})"
+        name: f"that of each cut-off ({at_cutoffs([plain_label(labels.get(one, one)) for one in chosen])})"
         for name, chosen in stand_ins.items()
     }
     return TwoByTwo(effects_of_sums(sums, arms, options, beside), about)

@@ -30,7 +30,7 @@ from ranking.evidence.lift import OVERALL
 from ranking.evidence.result import AblationResult
 from ranking.evidence.segments import SEGMENT_PREFIX
 from ranking.evidence.verdict import judge
-from ranking.evidence.wording import plain_label
+from ranking.evidence.wording import at_cutoffs, plain_label
 from ranking.frame.coverage import CoverageGap
 from ranking.models.arms import Arm, Arms
 
@@ -192,7 +192,7 @@ def _with_choices(arms: Arms, choices: Mapping[str, Sequence[str]]) -> tuple[Arm
                 arms.find(unlike[-1]),
                 len(added) + 1 + sum(a.name.startswith(BEST_CONTROL) for a in arms.arms),
             )
-            labels = ", ".join(plain_label(arms.find(chosen).label) for chosen in unlike)
+            labels = at_cutoffs([plain_label(arms.find(chosen).label) for chosen in unlike])
             renamed = {
                 "name": BEST_CONTROL if number == 1 else f"{BEST_CONTROL}_{number}",
                 "label": f"best control of each cut-off ({labels})",

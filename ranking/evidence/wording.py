@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import isnan
 
 _SEGMENTS = {
@@ -62,6 +63,18 @@ def plain_label(label: str) -> str:
     ('placebo', 'History baseline')
     """
     return label.removeprefix("+").split("(")[0].strip()
+
+
+def at_cutoffs(labels: Sequence[str]) -> str:
+    """What was chosen at each cut-off, each choice once; a label may hold a comma itself.
+
+    >>> at_cutoffs(["words, no network", "neighbours", "words, no network"])
+    'words, no network at 1 and 3; neighbours at 2'
+    """
+    places: dict[str, list[str]] = {}
+    for number, label in enumerate(labels, start=1):
+        places.setdefault(label, []).append(str(number))
+    return "; ".join(f"{label} at {' and '.join(at)}" for label, at in places.items())
 
 
 def outcome(better: bool, worse: bool, *, one_seed: bool = False) -> str:

@@ -117,7 +117,7 @@ def test_what_is_pooled_leads_and_each_cut_off_stands_beneath(tmp_path):
     assert first == result.sentences()[0]
     assert rest[:3] == result.cutoffs
     assert "With text prior in retrieval and in ranking" in first
-    assert "best control, that of each cut-off (neighbour prior, popularity prior, neighbour prior)" in first
+    assert "best control, that of each cut-off (neighbour prior at 1 and 3; popularity prior at 2)" in first
     assert "its placebo" in first
     for i, (line, part) in enumerate(zip(result.cutoffs, parts, strict=True)):
         assert f"test 2024-0{i + 1}-01 to 2024-0{i + 2}-01" in line
