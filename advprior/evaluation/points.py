@@ -80,13 +80,8 @@ class CutOff:
         truth = targets_of(histories, user, moment - 1, horizon, len(catalog))
         some = truth.counts > 0
         if not some.any():
-            raise AdvpriorError(
-                "PRI041",
-                "no user has a label to be measured on",
-                where=f"{tables}, {options.window} window",
-                actual=f"{len(moments)} snapshots whose {options.horizon} end within the window, no event after any",
-                expected="a snapshot with events after it",
-                fix="a shorter --horizon, or another --window",
+            raise nobody(
+                tables, options, f"{len(moments)} snapshots whose {options.horizon} end within it, no event after any"
             )
         name = pd.Timestamp(int(moments[0]), unit="us", tz="UTC").isoformat()
         return cls(name, tables, histories, catalog, user[some], moment[some], truth.take(some))
@@ -114,3 +109,15 @@ def window_snapshots(plan: TimePlan, options: ScoredOptions) -> list[datetime]:
     """
     low, high = (plan.valid_end, plan.end) if options.window == "test" else (plan.train_end, plan.valid_end)
     return [s for s in plan.snapshots() if low <= s and s + options.horizon <= high]
+
+
+def nobody(tables: Path, options: ScoredOptions, actual: str) -> AdvpriorError:
+    """The error of a window with nobody to measure anything on."""
+    return AdvpriorError(
+        "PRI041",
+        "no user has a label to be measured on",
+        where=f"{tables}, {options.window} window",
+        actual=actual,
+        expected="a scored snapshot with events after it",
+        fix="a shorter --horizon, or another --window",
+    )

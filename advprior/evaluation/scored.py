@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from advprior.evaluation.intervals import interval, resample
-from advprior.evaluation.points import CutOff, ScoredOptions
+from advprior.evaluation.points import CutOff, ScoredOptions, nobody
 from advprior.history.catalog import Catalog
 from advprior.history.histories import Histories, micros
 from advprior.history.targets import Targets
@@ -88,6 +88,8 @@ def measure_scored(priors: Sequence[Path], tables: Sequence[Path], options: Scor
     for i, cutoff in enumerate(cutoffs):
         every = {arm.name: _rows(arm.priors[i], cutoff) for arm in arms if arm.priors}
         scored = np.all([row >= 0 for row in every.values()], axis=0) if every else np.ones(len(cutoff.user), bool)
+        if not scored.any():
+            raise nobody(cutoff.tables, options, f"no user of {len(scored)} points has a prior by every arm")
         cutoffs[i] = cutoff.take(scored)
         rows |= {(name, i): row[scored] for name, row in every.items()}
     users = sorted({cutoff.histories.users[u] for cutoff in cutoffs for u in np.unique(cutoff.user).tolist()})
