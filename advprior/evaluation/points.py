@@ -86,6 +86,11 @@ class CutOff:
         name = pd.Timestamp(int(moments[0]), unit="us", tz="UTC").isoformat()
         return cls(name, tables, histories, catalog, user[some], moment[some], truth.take(some))
 
+    @property
+    def last(self) -> int:
+        """How many of the time plan's newest snapshots must be scored: those after the window's last one, too."""
+        return sum(micros(s) >= int(self.moment.min()) for s in load_time_plan(self.tables).snapshots())
+
     @cached_property
     def new(self) -> Bool:
         """Which targets their user had never turned to before the point's snapshot."""

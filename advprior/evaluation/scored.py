@@ -180,7 +180,8 @@ def _rows(folder: Path, cutoff: CutOff) -> Int:
             where=str(folder),
             actual=f"{len(missing)} snapshots of the window not scored, {matrix.shape[1]} advertisers a row",
             expected=f"every snapshot of the window from {cutoff.name} on, all {len(cutoff.catalog)} advertisers",
-            fix=f"advprior score RUN --tables {cutoff.tables} --out {folder} --top-k {len(cutoff.catalog)}",
+            fix=f"advprior score RUN --tables {cutoff.tables} --out {folder} --last {cutoff.last} "
+            f"--top-k {len(cutoff.catalog)}",
         )
     users = np.asarray(cutoff.histories.users, object)[cutoff.user]
     at = written.get_indexer(pd.MultiIndex.from_arrays([users, cutoff.moment]))
