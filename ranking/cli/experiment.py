@@ -141,7 +141,7 @@ def readout(
 
     result = read_out(
         read_exposures(exposures),
-        read_parquet(outcomes),
+        read_parquet(outcomes, columns=_columns_of(outcomes)),
         load_experiment(experiment),
         control=control,
         pre_days=pre_days,
@@ -152,3 +152,16 @@ def readout(
     click.echo(result.text())
     if not result.trusted:
         raise click.exceptions.Exit(3)
+
+
+def _columns_of(outcomes: Path) -> list[str] | None:
+    """Of outcomes what is read; all where something is lacking, which is then said."""
+    import pyarrow.parquet as pq
+
+    from advprior.store.contract import TIMESTAMP, USER_ID, VALUE
+
+    try:
+        names = pq.read_schema(outcomes).names
+    except (OSError, ValueError):  # said by who reads it
+        return None
+    return [name for name in (USER_ID, TIMESTAMP, VALUE) if name in names] if {USER_ID, TIMESTAMP} <= {*names} else None

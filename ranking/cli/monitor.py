@@ -142,15 +142,15 @@ def audit(
 
     What differs is named, by column and cause: a refresh that was under way, a degraded answer, or a skew.
     """
-    from ranking.monitor.audit import Window
-    from ranking.monitor.audit import audit as work
+    from ranking.experiment.shown_rows import Window
+    from ranking.monitor.audit import audits
 
     window = Window(start, end, limit)
     config = {"limit": limit, "from": start and start.isoformat(), "to": end and end.isoformat()}
     inputs = {"tables": manifest_digest(tables)} | {str(folder): manifest_digest(folder) for folder in rankers}
     failed = False
     with new_run(out, "rank audit", config=config, inputs=inputs, key=run_key("rank audit", config, inputs)) as run:
-        done = [work(tables, repo, exposures, ranker, window=window, frame=frame) for ranker in rankers]
+        done = audits(tables, repo, exposures, rankers, window=window, frame=frame)
         write_json(run.path / AUDIT_FILE, [one.to_json() for one in done])
         for one in done:
             for line in one.text():

@@ -24,7 +24,7 @@ from ranking.evidence.metrics import MORE_METRICS, Rows, calibration_curve
 from ranking.evidence.segments import SEGMENT_PREFIX, segment_columns, segments_of
 from ranking.frame.checks import require_own_slates
 from ranking.frame.read import SPLITS
-from ranking.frame.row_blocks import FrameSource
+from ranking.frame.row_blocks import FrameSource, together
 from ranking.models.arms import Arm, Arms, arm_features
 from ranking.models.binning import Examples, Prepared, dataset_params, prepare
 from ranking.models.config import RankerConfig
@@ -140,7 +140,7 @@ class Encoded:
             name: Block(EncodedRows(source, encoder, rows), keys[_KEYS].iloc[rows].reset_index(drop=True))
             for name, rows in at.items()
         }
-        test = _together(source, segment_columns(source.names), at["test"])
+        test = together(source, segment_columns(source.names), at["test"])
         return cls(chosen, encoder, blocks, segments_of(test))
 
     @property
@@ -227,18 +227,6 @@ def measures(values: Mapping[str, float], arm: str, seed: int, split: str, segme
     return [
         dict(zip(MEASURED, (arm, seed, split, segment, metric, value), strict=True)) for metric, value in values.items()
     ]
-
-
-def _together(source: FrameSource, columns: Sequence[str], rows: NDArray[np.int64]) -> pd.DataFrame:
-    """Some columns of some rows as one; categories of one block may lack what another has."""
-    import pyarrow as pa
-
-    blocks = list(source.blocks(columns, rows)) or [source.read(columns).iloc[:0]]
-    if len(blocks) == 1:
-        return blocks[0].reset_index(drop=True)
-    tables = [pa.Table.from_pandas(block, preserve_index=False) for block in blocks]
-    together: pd.DataFrame = pa.concat_tables(tables).unify_dictionaries().to_pandas()
-    return together
 
 
 class PreparedOnce:

@@ -24,6 +24,7 @@ from advprior.store.contract import TIMESTAMP, USER_ID, VALUE
 from advprior.store.errors import AdvpriorError
 from ranking.experiment.assignment import Experiment, Per
 from ranking.experiment.effects import Effect, effect
+from ranking.experiment.exposure_table import ExposureTable
 
 #: Below it a sample ratio is no chance: strict, since it is looked at again and again.
 SRM_ALPHA = 0.0005
@@ -165,7 +166,8 @@ class _Shown:
     Attributes
     ----------
     exposures : pandas.DataFrame
-        One row an exposure of the users that are compared: user_id, arm, degraded, publication.
+        One row an exposure of the users that are compared: user_id, arm, degraded, publication; numbers of ``table``.
+    table : ExposureTable
     users : pandas.DataFrame
         One row a user of one arm, by user_id: arm, time of the first exposure, and how many there were.
     crossed : int
@@ -173,6 +175,7 @@ class _Shown:
     """
 
     exposures: pd.DataFrame
+    table: ExposureTable
     users: pd.DataFrame
     crossed: int
 
@@ -245,7 +248,7 @@ def read_out(
         per=experiment.per,
         users=counts,
         mean={name: float(outcome[arm == name].mean()) for name in names},
-        **_by_arm(shown.exposures, names),
+        **_by_arm(shown, names),
         effects=effects,
         adjusted=adjusted,
         variance_left=variance_left,
@@ -298,23 +301,19 @@ def _checked(outcomes: pd.DataFrame) -> pd.DataFrame:
 
 def _shown(exposures: Iterable[Mapping[str, Any]], experiment: Experiment, until: datetime | None) -> _Shown:
     """An experiment's exposures up to a moment, of users of one arm."""
-    every = pd.DataFrame(
-        [
-            (e["user_id"], e["arm"], e["time"], bool(e["degraded"]), _publication(e))
-            for e in exposures
-            if e["experiment"] == experiment.name
-        ],
-        columns=[USER_ID, "arm", "time", "degraded", "publication"],
-    )
-    every["time"] = pd.to_datetime(every["time"], utc=True, format="ISO8601")
-    if until is not None:
-        every = every[(every["time"] < pd.Timestamp(until)).to_numpy()]
+    table = ExposureTable(exposures, experiment.name, until)
+    every = table.frame()
     by_user = every.groupby(USER_ID).agg(
         arm=("arm", "first"), arms=("arm", "nunique"), first=("time", "min"), exposures=("time", "size")
     )
+    names, arms = np.array(list(table.users), dtype=object), np.array(list(table.arms), dtype=object)
     crossed = by_user["arms"] > 1
-    users = by_user[~crossed & by_user["arm"].isin(list(experiment.shares))]
-    return _Shown(every[every[USER_ID].isin(users.index)], users, int(crossed.sum()))
+    planned = [number for arm, number in table.arms.items() if arm in experiment.shares]
+    users = by_user[~crossed & by_user["arm"].isin(planned)]
+    rows = every[every[USER_ID].isin(users.index)]
+    users = users.assign(arm=arms[users["arm"].to_numpy(np.int64)])
+    users = users.set_axis(pd.Index(names[users.index.to_numpy(np.int64)], name=USER_ID))
+    return _Shown(rows, table, users.sort_index(), int(crossed.sum()))
 
 
 def _check_comparable(experiment: Experiment, control: str, counts: Mapping[str, int]) -> None:
@@ -335,14 +334,15 @@ def _per_user(outcomes: pd.DataFrame, users: pd.Index[Any]) -> Double:
     return sums.to_numpy(dtype=np.float64)
 
 
-def _by_arm(exposures: pd.DataFrame, names: Sequence[str]) -> dict[str, Any]:
+def _by_arm(shown: _Shown, names: Sequence[str]) -> dict[str, Any]:
     """Exposures, the share of degraded ones, and exposures by publication, of each arm."""
-    of_arm = {name: exposures[(exposures["arm"] == name).to_numpy()] for name in names}
+    exposures, called = shown.exposures, list(shown.table.publications)
+    of_arm = {name: exposures[(exposures["arm"] == shown.table.arms.get(name, -1)).to_numpy()] for name in names}
     return {
         "exposures": {name: len(rows) for name, rows in of_arm.items()},
         "degraded": {name: float(rows["degraded"].mean()) for name, rows in of_arm.items()},
         "publications": {
-            name: {str(k): int(n) for k, n in rows["publication"].value_counts().items()}
+            name: {called[int(k)]: int(n) for k, n in rows["publication"].value_counts().items()}
             for name, rows in of_arm.items()
         },
     }
@@ -359,9 +359,3 @@ def _most_served(served: Mapping[str, int], most: int = 4) -> str:
     if others := by_count[most:]:
         text += f" and {len(others)} other{'s' * (len(others) > 1)} ({sum(count for _, count in others):,})"
     return text + (f"; none ({served['none']:,})" if served.get("none") else "")
-
-
-def _publication(exposure: Mapping[str, Any]) -> str:
-    """Which publication's prior an exposure was ranked with."""
-    used = exposure.get("prior", "unrecorded")
-    return used if isinstance(used, str) else "none" if used is None else f"{used['predictor']} {used['publication']}"

@@ -77,36 +77,67 @@ def rows_of(shown: pd.DataFrame, tables: Path) -> FrameRows:
     return FrameRows(table, table[AD_ID].map(ads[CATEGORY]), never, never)
 
 
-def served_columns(rows: FrameRows, tables: Path, repo: Path, predictors: Sequence[str]) -> ServedColumns:
-    """The features of some rows as a frame of today would have them.
+@dataclass(frozen=True)
+class Served:
+    """What the store has now, opened once for rows that come in parts.
 
-    Raises
-    ------
-    AdvpriorError
-        As `ranking.frame.build.build_frame` before the join.
+    Attributes
+    ----------
+    store, refs, keys, services : what is joined, by which keys
+    history : HistoryColumns
+    priors : dict of str to PriorColumns
+        By predictor.
+    lags : dict of str to timedelta
+        From a snapshot until its row is available, by view.
     """
-    plan = load_time_plan(tables)
-    preflight(repo, predictors)
-    store, services = open_store(repo), [BASELINE_SERVICE, *map(prior_service, predictors)]
-    refs, keys = scalar_refs(store, services, repo)
-    entities = entities_of(rows.table, keys, services)
-    joined = join_features(store, list(refs), entities)
-    columns, snapshots = Columns(), dict[str, Any]()
-    add_baseline(columns, joined, refs, rows)
-    for view in (USER_HISTORY_VIEW, AD_STATS_VIEW):
-        snapshots[view] = joined.pop_times(f"{view}__{SNAPSHOT}")
-    pointers = joined.pop_pointer(f"{USER_HISTORY_VIEW}__{HISTORY_ROW}")
-    for stream, features in HistoryColumns.open(repo).of(pointers, rows.table[AD_ID], rows.moments).items():
-        columns.add(stream, USER_HISTORY_VIEW, features)
-    shown = Shown(rows.table[ADVERTISER_ID], rows.category, rows.moments)
-    for predictor in predictors:
-        view = prior_view(predictor)
-        pointers, snapshots[view] = joined.pop_pointer(f"{view}__{PRIOR_ROW}"), joined.pop_times(f"{view}__{SNAPSHOT}")
-        arrays, _ = PriorColumns.open(repo, predictor).of(pointers, snapshots[view], shown)
-        columns.add(view, view, arrays)
-    lags = {view: _lag(repo, view, plan.lag) for view in snapshots}
-    times = {view: at + np.timedelta64(lags[view]) for view, at in snapshots.items()}
-    return ServedColumns(columns, times | _available(store, {ref.split(":")[0] for ref in refs} - {*times}, entities))
+
+    store: Any
+    refs: Mapping[str, Any]
+    keys: Sequence[str]
+    services: Sequence[str]
+    history: HistoryColumns
+    priors: Mapping[str, PriorColumns]
+    lags: Mapping[str, timedelta]
+
+    @classmethod
+    def open(cls, tables: Path, repo: Path, predictors: Sequence[str]) -> Served:
+        """The baseline and some predictors.
+
+        Raises
+        ------
+        AdvpriorError
+            As `ranking.frame.build.build_frame` before the join.
+        """
+        plan = load_time_plan(tables)
+        preflight(repo, predictors)
+        store, services = open_store(repo), [BASELINE_SERVICE, *map(prior_service, predictors)]
+        refs, keys = scalar_refs(store, services, repo)
+        priors = {predictor: PriorColumns.open(repo, predictor) for predictor in predictors}
+        views = [USER_HISTORY_VIEW, AD_STATS_VIEW, *map(prior_view, predictors)]
+        lags = {view: _lag(repo, view, plan.lag) for view in views}
+        return cls(store, refs, keys, services, HistoryColumns.open(repo), priors, lags)
+
+    def of(self, rows: FrameRows) -> ServedColumns:
+        """The features of some rows as a frame of today would have them."""
+        entities = entities_of(rows.table, self.keys, self.services)
+        joined = join_features(self.store, list(self.refs), entities)
+        columns, snapshots = Columns(), dict[str, Any]()
+        add_baseline(columns, joined, self.refs, rows)
+        for view in (USER_HISTORY_VIEW, AD_STATS_VIEW):
+            snapshots[view] = joined.pop_times(f"{view}__{SNAPSHOT}")
+        pointers = joined.pop_pointer(f"{USER_HISTORY_VIEW}__{HISTORY_ROW}")
+        for stream, features in self.history.of(pointers, rows.table[AD_ID], rows.moments).items():
+            columns.add(stream, USER_HISTORY_VIEW, features)
+        shown = Shown(rows.table[ADVERTISER_ID], rows.category, rows.moments)
+        for predictor, prior in self.priors.items():
+            view = prior_view(predictor)
+            pointers = joined.pop_pointer(f"{view}__{PRIOR_ROW}")
+            snapshots[view] = joined.pop_times(f"{view}__{SNAPSHOT}")
+            arrays, _ = prior.of(pointers, snapshots[view], shown)
+            columns.add(view, view, arrays)
+        times = {view: at + np.timedelta64(self.lags[view]) for view, at in snapshots.items()}
+        views = {ref.split(":")[0] for ref in self.refs} - {*times}
+        return ServedColumns(columns, times | _available(self.store, views, entities))
 
 
 def _available(store: Any, views: Iterable[str], entities: pd.DataFrame) -> dict[str, Any]:

@@ -7,29 +7,36 @@ users, ads and moments, and compared cell by cell. What differs is named: the co
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from advprior.store.arrays import Bool, Float
+from advprior.store.arrays import Bool, Float, Int
 from advprior.store.contract import AD_ID, TIMESTAMP, USER_ID
-from advprior.store.errors import AdvpriorError
 from advprior.store.features import CLOCK_SOURCE, REQUEST_SOURCE, Feature
 from advprior.store.runs import manifest_digest
+from advprior.store.scratch import scratch
+from advprior.store.tables import write_parquet_parts
 from ranking.experiment.exposures import read_exposures
-from ranking.experiment.shown import AS_OF, EXPOSURE, FEATURES, to_frame
-from ranking.frame.read import load_frame
-from ranking.frame.served import ServedColumns, rows_of, served_columns
+from ranking.experiment.shown import AS_OF
+from ranking.experiment.shown_rows import DEGRADED, ShownRows, Window, spool
+from ranking.frame.read import ROW_GROUP
+from ranking.frame.row_blocks import InFiles, InParquet, SomeRows, together
+from ranking.frame.served import Served, ServedColumns, rows_of
+from ranking.models.encoder import Encoder
 from ranking.models.ranker import Ranker
 from ranking.monitor.drift import frame_drifts
 from ranking.monitor.findings import Drift
 
+#: Rows whose frame is built at a time.
+PART = 1 << 17
 #: Of the largest value of a column: what seven digits in the log and another order of sums leave. float32 has 1.2e-7.
 TOLERANCE = 2e-6
 #: A difference that no row's time and no degraded answer explains.
@@ -108,38 +115,23 @@ class Audit:
         return lines
 
 
-@dataclass(frozen=True)
-class Window:
-    """Which exposures are audited.
-
-    Parameters
-    ----------
-    start, end : datetime, optional
-        From then on, and up to then.
-    limit : int, optional
-        Only so many, the newest.
-    """
-
-    start: datetime | None = None
-    end: datetime | None = None
-    limit: int | None = None
-
-    def of(self, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Those of the window, in the order of time."""
-        timed = [(datetime.fromisoformat(str(record["time"])), record) for record in records]
-        timed.sort(key=lambda one: one[0])
-        chosen = [
-            record
-            for time, record in timed
-            if (self.start is None or time >= self.start) and (self.end is None or time < self.end)
-        ]
-        return chosen[-self.limit :] if self.limit else chosen
-
-
 def audit(
     tables: Path, repo: Path, exposures: Path, ranker: Path, *, window: Window | None = None, frame: Path | None = None
 ) -> Audit:
-    """Compare what a ranker read online with the frame of the same rows.
+    """`audits` of one ranker."""
+    return audits(tables, repo, exposures, [ranker], window=window, frame=frame)[0]
+
+
+def audits(
+    tables: Path,
+    repo: Path,
+    exposures: Path,
+    rankers: Sequence[Path],
+    *,
+    window: Window | None = None,
+    frame: Path | None = None,
+) -> list[Audit]:
+    """Compare what rankers read online with the frame of the same rows; the log is read once, whoever they are.
 
     Parameters
     ----------
@@ -147,86 +139,151 @@ def audit(
         What a frame would be built of.
     exposures : Path
         Log of a service that ran with ``--log-features``.
-    ranker : Path
+    rankers : sequence of Path
         Whose exposures.
     window : Window, optional
-        Only some of them. The frame of today reaches back to ``finetune_end`` and to the oldest published snapshot.
+        Only some of them, of each. The frame of today reaches back to ``finetune_end`` and to the oldest published
+        snapshot.
     frame : Path, optional
-        The frame that the ranker was trained on: drift since then is measured on both sides.
+        The frame that the rankers were trained on: drift since then is measured on both sides.
 
     Raises
     ------
     AdvpriorError
-        ``SRV021`` when no exposure of the window has features of this ranker, and what building a frame raises.
+        ``SRV021`` when no exposure of the window has features of a ranker, and what building a frame raises.
     """
-    digest, loaded = manifest_digest(ranker), Ranker.load(ranker)
-    records = [one for one in read_exposures(exposures) if one.get("ranker") == digest and one.get(FEATURES)]
-    records = (window or Window()).of(records)
-    shown = to_frame(records, digest)
-    if not len(shown):
-        raise AdvpriorError(
-            "SRV021",
-            "no exposure says what the ranker read",
-            where=str(exposures),
-            actual=f"none with features of ranker {digest}",
-            expected="a log of a service that runs with --log-features",
-            fix="advprior rank serve … --exposures DIR --log-features 0.01",
+    loaded = {manifest_digest(folder): Ranker.load(folder) for folder in rankers}
+    with scratch("audit") as folder:
+        categories = {digest: _encoder(ranker).categories for digest, ranker in loaded.items()}
+        shown = spool(read_exposures(exposures), categories, folder, window)
+        return [
+            _Auditor(tables, repo, one, shown[digest].required(exposures), folder).audit(frame)
+            for digest, one in loaded.items()
+        ]
+
+
+def _encoder(ranker: Ranker) -> Encoder:
+    assert ranker.encoder is not None
+    return ranker.encoder
+
+
+@dataclass(frozen=True)
+class _Auditor:
+    """One ranker's rows, as they were served and as the store has them now."""
+
+    tables: Path
+    repo: Path
+    ranker: Ranker
+    shown: ShownRows
+    folder: Path
+
+    def audit(self, frame: Path | None) -> Audit:
+        """Part by part: a part's frame is in memory, and cells that may differ."""
+        cells = [_Cells(feature) for feature in self.ranker.features]
+        joined = self._parts(cells)
+        drift: list[dict[str, Any]] = []
+        if frame is None:
+            for _ in joined:
+                pass
+        else:
+            path = self.folder / f"{self.shown.ranker}-joined.parquet"
+            write_parquet_parts(joined, path, row_group_size=ROW_GROUP)
+            online = SomeRows(self.shown.rows, self.shown.places)
+            drift = _drift(frame, online, SomeRows(InFiles([path]), np.arange(len(online))), self.ranker)
+            path.unlink()
+        columns = sorted((one.column() for one in cells), key=lambda column: (-column.unequal, column.name))
+        return Audit(self.shown.ranker, self.shown.exposures, columns, drift)
+
+    def _parts(self, cells: Sequence[_Cells]) -> Iterator[pd.DataFrame]:
+        """The frame of what was shown, part by part; each is compared on the way."""
+        ranker, places = self.ranker, self.shown.places
+        context = [f.name for f in ranker.features if f.source == REQUEST_SOURCE]
+        predictors = sorted({f.predictor for f in ranker.features if f.predictor is not None})
+        encoder, reading = _encoder(ranker), Served.open(self.tables, self.repo, predictors)
+        for start in range(0, len(places), PART):
+            shown = together(self.shown.rows, self.shown.rows.names, places[start : start + PART])
+            served = reading.of(rows_of(shown[[USER_ID, AD_ID, TIMESTAMP, *context]], self.tables))
+            joined = pd.DataFrame({name: served.columns.arrays[name] for name in ranker.names}, copy=False)
+            online, later, causes = encoder.encode(shown), encoder.encode(joined), _Causes(shown, served)
+            for i, of_feature in enumerate(cells):
+                of_feature.add(online[:, i], later[:, i], causes)
+            text = {name: joined[name].astype(object) for name in encoder.categories}  # of one type in all parts
+            yield joined.assign(**text, **{key: shown[key] for key in (USER_ID, AD_ID, TIMESTAMP)})
+
+
+@dataclass
+class _Cells:
+    """Cells of one feature as they are compared part by part.
+
+    How large a difference may be depends on the column's largest value, which is not known before the end: cells that
+    differ by what is known so far are looked at again.
+    """
+
+    feature: Feature
+    count: int = 0
+    scale: float = 0.0
+    largest: float = 0.0
+    gone: list[Bool] = field(default_factory=list)  # missing on one side
+    difference: list[Float] = field(default_factory=list)
+    causes: list[str] = field(default_factory=list)
+
+    def add(self, online: Float, later: Float, causes: _Causes) -> None:
+        """Rows more."""
+        missing = np.isnan(online), np.isnan(later)
+        both = ~missing[0] & ~missing[1]
+        difference = np.abs(np.where(both, online, 0.0) - np.where(both, later, 0.0))
+        self.count += len(online)
+        self.scale = max(self.scale, float(np.abs(later[both]).max(initial=0.0)))
+        self.largest = max(self.largest, float(difference.max(initial=0.0)))
+        gone = missing[0] != missing[1]
+        if len(rows := np.flatnonzero(self._unequal(gone, difference))):
+            self.gone.append(gone[rows])
+            self.difference.append(difference[rows])
+            self.causes += causes.of(self.feature, rows)
+
+    def _unequal(self, gone: Bool, difference: Float) -> Bool:
+        unequal: Bool = gone | (difference > TOLERANCE * max(self.scale, 1e-30))
+        return unequal
+
+    def column(self) -> AuditedColumn:
+        """What came out."""
+        causes = Counter[str]()
+        if self.causes:
+            unequal = self._unequal(np.concatenate(self.gone), np.concatenate(self.difference))
+            causes.update(self.causes[row] for row in np.flatnonzero(unequal))
+        return AuditedColumn(
+            self.feature.name,
+            self.feature.source,
+            self.count,
+            causes.total(),
+            self.largest,
+            dict(causes.most_common()),
         )
-    assert loaded.encoder is not None
-    context = [f.name for f in loaded.features if f.source == REQUEST_SOURCE]
-    rows = rows_of(shown[[EXPOSURE, USER_ID, AD_ID, TIMESTAMP, *context]], tables)
-    predictors = sorted({f.predictor for f in loaded.features if f.predictor is not None})
-    served = served_columns(rows, tables, repo, predictors)
-    joined = pd.DataFrame({name: served.columns.arrays[name] for name in loaded.names}, copy=False)
-    online, later = loaded.encoder.encode(shown), loaded.encoder.encode(joined)
-    causes = _Causes(records, shown, served)
-    columns = [_compare(feature, online[:, i], later[:, i], causes) for i, feature in enumerate(loaded.features)]
-    columns.sort(key=lambda column: (-column.unequal, column.name))
-    drift = [] if frame is None else _drift(frame, shown, joined, loaded)
-    return Audit(digest, len(records), columns, drift)
-
-
-def _compare(feature: Feature, online: Float, later: Float, causes: _Causes) -> AuditedColumn:
-    gone = np.isnan(online), np.isnan(later)
-    both = ~gone[0] & ~gone[1]
-    difference = np.abs(np.where(both, online, 0.0) - np.where(both, later, 0.0))
-    scale = float(np.abs(later[both]).max(initial=0.0))
-    unequal: Bool = (gone[0] != gone[1]) | (difference > TOLERANCE * max(scale, 1e-30))
-    return AuditedColumn(
-        feature.name,
-        feature.source,
-        len(online),
-        int(unequal.sum()),
-        float(difference.max(initial=0.0)),
-        causes.of(feature, unequal),
-    )
 
 
 class _Causes:
     """Why cells differ, by the view that they come from: a row of another time, an answer that lacked something."""
 
-    def __init__(self, records: Sequence[Mapping[str, Any]], shown: pd.DataFrame, served: ServedColumns) -> None:
-        of_row = shown[EXPOSURE].map({record.get("exposure_id"): i for i, record in enumerate(records)}).to_numpy()
-        self._records, self._of_row = records, of_row
+    def __init__(self, shown: pd.DataFrame, served: ServedColumns) -> None:
+        self._degraded, self._as_of = shown[DEGRADED].to_numpy(), shown[AS_OF].to_numpy()
         self._later = {view: available.astype(np.int64) for view, available in served.available.items()}
         self._absent = {view: np.isnat(available) for view, available in served.available.items()}
-        self._memo: dict[str, list[str]] = {}
+        self._read = cache(json.loads)
+        self._memo: dict[tuple[str, int], str] = {}
 
-    def of(self, feature: Feature, unequal: Bool) -> dict[str, int]:
-        """Unequal cells by cause, most first."""
-        if not unequal.any():
-            return {}
+    def of(self, feature: Feature, rows: Int) -> list[str]:
+        """Of some rows, one each."""
         view = feature.source
         if view in (REQUEST_SOURCE, CLOCK_SOURCE):
-            return {VALUES: int(unequal.sum())}
-        if view not in self._memo:
-            self._memo[view] = [self._cause(view, row) for row in range(len(self._of_row))]
-        return dict(Counter(self._memo[view][row] for row in np.flatnonzero(unequal)).most_common())
+            return [VALUES] * len(rows)
+        for row in rows.tolist():
+            if (view, row) not in self._memo:
+                self._memo[view, row] = self._cause(view, row)
+        return [self._memo[view, row] for row in rows.tolist()]
 
     def _cause(self, view: str, row: int) -> str:
-        record = self._records[self._of_row[row]]
-        degraded = ", ".join(record.get("degraded", ()))
-        moments = record.get(AS_OF, {}).get(view)
+        degraded = self._degraded[row]
+        moments = self._read(self._as_of[row]).get(view)
         if moments is not None and view in self._later:
             absent = bool(self._absent[view][row])
             if not moments and not absent:
@@ -239,14 +296,13 @@ class _Causes:
         return f"degraded: {degraded}" if degraded else VALUES
 
 
-def _drift(frame: Path, shown: pd.DataFrame, joined: pd.DataFrame, ranker: Ranker) -> list[dict[str, Any]]:
+def _drift(frame: Path, online: SomeRows, later: SomeRows, ranker: Ranker) -> list[dict[str, Any]]:
     """Features whose drift since training is of another severity online than in the frame."""
-    whole = load_frame(frame)
-    reference = whole[(whole["split"] == "train").to_numpy()]
+    source = InParquet(frame)
+    reference = SomeRows(source, np.flatnonzero((source.read(["split"])["split"] == "train").to_numpy()))
     gain, features = ranker.importance(), list(ranker.features)
-    later = joined.assign(**{key: shown[key].to_numpy() for key in (USER_ID, AD_ID)}, **{TIMESTAMP: shown[TIMESTAMP]})
-    online, offline = (frame_drifts(reference, side, features, gain) for side in (shown, later))
-    pairs: list[tuple[Drift, Drift]] = list(zip(online, offline, strict=True))
+    drifts = [frame_drifts(reference, side, features, gain) for side in (online, later)]
+    pairs: list[tuple[Drift, Drift]] = list(zip(*drifts, strict=True))
     return [
         {"name": a.name, "online": a.psi, "frame": b.psi, "severity": [a.severity, b.severity]}
         for a, b in sorted(pairs, key=lambda pair: -abs(pair[0].psi - pair[1].psi))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -25,18 +25,22 @@ from advprior.store.contract import (
 from advprior.store.errors import AdvpriorError
 from advprior.store.features import Feature
 from advprior.store.runs import manifest_digest, read_manifest
+from advprior.store.scratch import scratch
 from advprior.store.tables import read_parquet
 from ranking.experiment.exposures import read_exposures
-from ranking.experiment.shown import to_frame
+from ranking.experiment.shown_rows import spool
 from ranking.frame.preflight import published_predictors
-from ranking.frame.read import FRAME_FIX, load_features, load_frame
+from ranking.frame.read import FRAME_FIX, load_features
+from ranking.frame.row_blocks import FrameSource, InFiles, InParquet, SomeRows
 from ranking.frame.views import view_folder
 from ranking.models.ranker import Ranker
 from ranking.monitor.findings import Drift, DriftReport
-from ranking.monitor.own_pace import Scale, level_of
-from ranking.monitor.psi import Bins, noise, psi
+from ranking.monitor.own_pace import Levels, Scale
+from ranking.monitor.psi import Bins, coded, noise, psi
 from ranking.monitor.severity import MODERATE, severity_of
 
+#: That are read at a time: opening a file for each would take longer than reading it.
+COLUMNS = 8
 #: What a published prior says of itself, whatever ad is asked for.
 SCALARS = ("entropy", "top1_log_prob")
 
@@ -58,18 +62,19 @@ def drift_of(
         What the move is held against.
     """
     if _is_text(reference):
-        old, new = _texts(reference), _texts(current)
-        bins = Bins.of_text(old)
-        counts, values = (bins.count(old), bins.count(new)), np.array(old, dtype=object)
+        names, codes = coded(reference)
+        bins = Bins.of_coded(names, codes)
+        counts = bins.count_coded(names, codes), bins.count_coded(*coded(current))
     else:
         numbers = _numbers(reference)
         bins = Bins.of_numbers(numbers)
-        counts, values = (bins.count(numbers), bins.count(_numbers(current))), numbers
+        counts = bins.count(numbers), bins.count(_numbers(current))
     value = psi(*counts)
     filled = int(np.count_nonzero(counts[0] + counts[1]))
     trend = 0.0
     if scale.later is not None and value >= MODERATE:
-        after = bins.count(values[scale.later])
+        late = scale.later
+        after = bins.count_coded(names, codes[late]) if _is_text(reference) else bins.count(numbers[late])
         trend = scale.trend(counts[0] - after, after)
     expected = scale.reach(filled, trend)
     return Drift(
@@ -88,27 +93,44 @@ def drift_of(
 
 
 def frame_drifts(
-    reference: pd.DataFrame, current: pd.DataFrame, features: Sequence[Feature], gain: Mapping[str, float]
+    reference: SomeRows, current: SomeRows, features: Sequence[Feature], gain: Mapping[str, float]
 ) -> list[Drift]:
-    """Drift of each feature of shown ads between two frames.
+    """Drift of each feature of shown ads between two frames, of which a few columns are in memory at a time.
 
     Those of ads move with the few ads, advertisers or categories that there are.
     """
-    names = [f.name for f in features if f.source == AD_STATS_VIEW]
-    shared = [name for name in (ADVERTISER_ID, *names) if name in reference and _is_text(reference[name])]
+    of_ads = [name for name in (ADVERTISER_ID, *_names_of_ads(features)) if name in reference.names]
+    one = SomeRows(reference.source, reference.places[:1]).read(of_ads)
+    levels = Levels(reference, TIMESTAMP, [name for name in of_ads if _is_text(one[name])])
     scales: dict[str, Scale] = {}
     drifts = []
-    for feature in features:
+    for feature, old, new in _pairs(reference, current, features):
         level = USER_ID
         if feature.source == AD_STATS_VIEW:
-            level = level_of(reference, feature.name, TIMESTAMP, shared) or AD_ID
+            level = levels.of(old) or AD_ID
         if level not in scales:
-            scales[level] = Scale.of(reference, current, TIMESTAMP, [USER_ID, level])
-        sides = reference[feature.name], current[feature.name]
+            keys = dict.fromkeys((TIMESTAMP, USER_ID, level))
+            of_level = [side.read([key for key in keys if key in side.names]) for side in (reference, current)]
+            scales[level] = Scale.of(*of_level, TIMESTAMP, [USER_ID, level])
         of = feature.name if feature.predictor is None else prior_view(feature.predictor)
-        moved = drift_of(feature.name, "feature", *sides, scales[level])
+        moved = drift_of(feature.name, "feature", old, new, scales[level])
         drifts.append(replace(moved, of=of, gain=gain.get(feature.name)))
     return drifts
+
+
+def _names_of_ads(features: Sequence[Feature]) -> list[str]:
+    return [f.name for f in features if f.source == AD_STATS_VIEW]
+
+
+def _pairs(
+    reference: SomeRows, current: SomeRows, features: Sequence[Feature]
+) -> Iterator[tuple[Feature, pd.Series[Any], pd.Series[Any]]]:
+    """Each feature with its column on either side."""
+    for start in range(0, len(features), COLUMNS):
+        some = features[start : start + COLUMNS]
+        old, new = (side.read([feature.name for feature in some]) for side in (reference, current))
+        for feature in some:
+            yield feature, old.pop(feature.name), new.pop(feature.name)
 
 
 def prior_drifts(table: pd.DataFrame, predictor: str, until: pd.Timestamp) -> tuple[list[Drift], dict[str, Any]]:
@@ -167,21 +189,43 @@ def measure(
         ``RNK035`` when no row is left on the current side, ``RNK036`` when the ranker was trained on another frame,
         ``RNK023`` when a side lacks a feature, ``RNK047`` when no prior can be compared, and what reading raises.
     """
-    whole = load_frame(frame_folder)
-    reference = whole[(whole["split"] == "train").to_numpy()]
-    until = reference[TIMESTAMP].max()
-    shown = None if exposures is None or ranker is None else _shown(exposures, ranker)
-    current = _current(whole, until, recent, days, shown)
+    with scratch("shown") as folder:
+        return _measure(frame_folder, _Newer(recent, exposures, days), ranker, repo, folder)
+
+
+@dataclass(frozen=True)
+class _Newer:
+    """Where the current side comes from; see `measure`."""
+
+    recent: Path | None
+    exposures: Path | None
+    days: float | None
+
+    @property
+    def what(self) -> str:
+        """In words."""
+        if self.exposures is not None:
+            return "shown ads"
+        return "test rows" if self.recent is None else "rows after training"
+
+
+def _measure(frame_folder: Path, newer: _Newer, ranker: Path | None, repo: Path | None, folder: Path) -> DriftReport:
+    source = InParquet(frame_folder)
+    of_rows = source.read(["split", TIMESTAMP])
+    reference = SomeRows(source, np.flatnonzero((of_rows["split"] == "train").to_numpy()))
+    until = of_rows[TIMESTAMP].iloc[reference.places].max()
+    current = _current(newer, until, source, of_rows, None if ranker is None else (ranker, folder))
+    del of_rows
     features, gain = load_features(frame_folder), dict[str, float]()
     if ranker is not None:
         loaded = _ranker_of(ranker, frame_folder)
         features, gain = list(loaded.features), loaded.importance()
-    lacking = [f.name for f in features if f.name not in reference.columns or f.name not in current.columns]
+    lacking = [f.name for f in features if f.name not in reference.names or f.name not in current.names]
     if lacking:
         raise AdvpriorError(
             "RNK023",
             "a frame lacks features",
-            where=str(recent or frame_folder),
+            where=str(newer.recent or frame_folder),
             actual=", ".join(lacking[:5]),
             expected="the features of the training frame",
             fix="build both frames from the same definitions",
@@ -189,9 +233,7 @@ def measure(
     drifts = frame_drifts(reference, current, features, gain)
     about: dict[str, Any] = {
         "reference": _side(reference, "train rows"),
-        "current": _side(
-            current, "shown ads" if shown is not None else "test rows" if recent is None else "rows after training"
-        ),
+        "current": _side(current, newer.what),
         "priors": {},
     }
     if repo is not None:
@@ -211,8 +253,7 @@ def _priors(repo: Path, until: pd.Timestamp) -> tuple[list[Drift], dict[str, Any
     drifts: list[Drift] = []
     about: dict[str, Any] = {}
     for predictor in published_predictors(repo, []):
-        table = read_parquet(view_folder(repo, prior_view(predictor)) / TABLE_FILE, fix="advprior publish")
-        of_prior, about[predictor] = prior_drifts(table, predictor, until)
+        of_prior, about[predictor] = prior_drifts(_prior_table(repo, predictor), predictor, until)
         drifts += of_prior
     if not drifts:
         begin = {name: one["oldest"] for name, one in about.items()}
@@ -227,44 +268,51 @@ def _priors(repo: Path, until: pd.Timestamp) -> tuple[list[Drift], dict[str, Any
     return drifts, about
 
 
-def _shown(exposures: Path, ranker: Path) -> pd.DataFrame:
-    """What a service logged of the ads that a ranker showed."""
-    of = manifest_digest(ranker)
-    shown = to_frame(read_exposures(exposures), of)
-    if not len(shown):
-        raise AdvpriorError(
-            "SRV021",
-            "no exposure says what the ranker read",
-            where=str(exposures),
-            actual=f"none with features of ranker {of}",
-            expected="a log of a service that runs with --log-features",
-            fix="advprior rank serve … --exposures DIR --log-features 0.01",
-        )
-    return shown
+def _prior_table(repo: Path, predictor: str) -> pd.DataFrame:
+    """What of a published prior is compared: not its vectors, which are most of the table."""
+    import pyarrow.parquet as pq
+
+    path = view_folder(repo, prior_view(predictor)) / TABLE_FILE
+    names = pq.read_schema(path).names if path.is_file() else []
+    columns = [USER_ID, SNAPSHOT, EVENT_TIMESTAMP, *(name for name in SCALARS if name in names)]
+    return read_parquet(path, columns=columns, fix="advprior publish")
+
+
+def _shown(exposures: Path, ranker: Path, folder: Path) -> InFiles:
+    """What a service logged of the ads that a ranker showed, in a file of the folder."""
+    of, loaded = manifest_digest(ranker), Ranker.load(ranker)
+    assert loaded.encoder is not None
+    log = spool(read_exposures(exposures), {of: loaded.encoder.categories}, folder)[of]
+    return log.required(exposures).rows
 
 
 def _current(
-    whole: pd.DataFrame, until: pd.Timestamp, recent: Path | None, days: float | None, shown: pd.DataFrame | None
-) -> pd.DataFrame:
-    if shown is not None:
-        rows = shown[(shown[TIMESTAMP] > until).to_numpy()]
-    elif recent is None:
-        rows = whole[(whole["split"] == "test").to_numpy()]
+    newer: _Newer, until: pd.Timestamp, source: InParquet, of_rows: pd.DataFrame, online: tuple[Path, Path] | None
+) -> SomeRows:
+    """Rows of the current side: of test, of a newer frame, or of what was shown online."""
+    whole: FrameSource = source
+    if newer.exposures is not None and online is not None:
+        whole = _shown(newer.exposures, *online)
+    elif newer.recent is not None:
+        whole = InParquet(newer.recent)
+    if whole is source:
+        times = of_rows[TIMESTAMP]
+        chosen = (of_rows["split"] == "test").to_numpy()
     else:
-        newer = load_frame(recent)
-        rows = newer[(newer[TIMESTAMP] > until).to_numpy()]
-    if days is not None and len(rows):
-        rows = rows[(rows[TIMESTAMP] > rows[TIMESTAMP].max() - timedelta(days=days)).to_numpy()]
-    if not len(rows):
+        times = whole.read([TIMESTAMP])[TIMESTAMP]
+        chosen = (times > until).to_numpy()
+    if newer.days is not None and chosen.any():
+        chosen &= (times > times[chosen].max() - timedelta(days=newer.days)).to_numpy()
+    if not chosen.any():
         raise AdvpriorError(
             "RNK035",
             "there is nothing to compare the training rows with",
-            where=str(recent),
+            where=str(newer.recent),
             actual=f"no row after {until.isoformat()}",
             expected="a frame with newer impressions",
             fix="build the tables and the frame again with newer events",
         )
-    return rows
+    return SomeRows(whole, np.flatnonzero(chosen))
 
 
 def _ranker_of(folder: Path, frame_folder: Path) -> Ranker:
@@ -286,7 +334,8 @@ def _ranker_of(folder: Path, frame_folder: Path) -> Ranker:
     return loaded
 
 
-def _side(frame: pd.DataFrame, what: str) -> dict[str, Any]:
+def _side(rows: SomeRows, what: str) -> dict[str, Any]:
+    frame = rows.read([TIMESTAMP, USER_ID])
     times = frame[TIMESTAMP]
     return {
         "what": what,
@@ -301,10 +350,6 @@ def _is_text(values: pd.Series[Any]) -> bool:
     return isinstance(values.dtype, pd.CategoricalDtype) or not (
         pd.api.types.is_numeric_dtype(values.dtype) or pd.api.types.is_bool_dtype(values.dtype)
     )
-
-
-def _texts(values: pd.Series[Any]) -> list[str | None]:
-    return [None if missing else str(v) for v, missing in zip(values, values.isna(), strict=True)]
 
 
 def _numbers(values: pd.Series[Any]) -> Any:

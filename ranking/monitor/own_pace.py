@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from advprior.store.arrays import Bool
+from advprior.store.arrays import Bool, Int
 from advprior.store.times import micros
+from ranking.frame.row_blocks import SomeRows
 from ranking.monitor.psi import psi
 
 #: A stationary feature is beyond chance so seldom; a hundred features a day ask for few.
@@ -98,28 +100,59 @@ class Scale:
         return psi(before, after) * self.distance**2
 
 
-def level_of(frame: pd.DataFrame, name: str, time: str, keys: Sequence[str]) -> str | None:
-    """The key that a feature of ads is of: rows of one moment that share it always share the value; None: the ad's own.
+class Levels:
+    """What several ads may share, and which of it a feature of ads is of.
 
     Parameters
     ----------
+    rows : SomeRows
+    time : str
+        Their time column.
     keys : sequence of str
         What several ads may share, such as their category or advertiser; the one with the fewest values is tried first.
 
     Examples
     --------
     >>> slate = {"at": [1, 1, 1, 2], "category": ["a", "a", "b", "a"], "of_category": [3, 3, 7, 4], "own": [1, 2, 3, 4]}
-    >>> slates = pd.DataFrame(slate)
-    >>> level_of(slates, "of_category", "at", ["category"]), level_of(slates, "own", "at", ["category"])
+    >>> levels = Levels(SomeRows.all_of(pd.DataFrame(slate)), "at", ["category"])
+    >>> levels.of(pd.Series(slate["of_category"])), levels.of(pd.Series(slate["own"]))
     ('category', None)
     """
-    sizes = {key: len(frame[key].unique()) for key in keys}
-    for key in sorted(keys, key=sizes.__getitem__):
-        groups = frame.groupby([time, key], observed=True)[name]
-        shared = (groups.size() > 1).to_numpy()
-        if shared.any() and (groups.nunique().to_numpy()[shared] <= 1).all():
-            return key
-    return None
+
+    def __init__(self, rows: SomeRows, time: str, keys: Sequence[str]) -> None:
+        moments = pd.factorize(rows.read([time])[time])[0] if keys else np.zeros(0, np.int64)
+        sizes, self._groups = dict[str, int](), dict[str, tuple[Int, Int]]()
+        for key in keys:
+            values = rows.read([key])[key]
+            sizes[key] = len(values.unique())
+            self._groups[key] = _groups(moments, pd.factorize(values)[0])
+        self._keys = sorted(keys, key=sizes.__getitem__)
+
+    def of(self, values: pd.Series[Any]) -> str | None:
+        """The key that a column is of: rows of one moment that share it always share the value; None: the ad's own."""
+        if not self._keys:
+            return None
+        numbers = pd.factorize(values)[0].astype(np.float64)
+        numbers[numbers < 0] = np.nan  # a missing value agrees with any
+        for key in self._keys:
+            order, starts = self._groups[key]
+            if len(starts):
+                least, most = (pick.reduceat(numbers[order], starts) for pick in (np.fmin, np.fmax))
+                if ((least == most) | np.isnan(least)).all():
+                    return key
+        return None
+
+
+def _groups(moments: Int, codes: Int) -> tuple[Int, Int]:
+    """Rows of one moment and one key, where there are several, one group after the other; where each group begins."""
+    whole = np.flatnonzero((codes >= 0) & (moments >= 0))
+    pairs = moments[whole].astype(np.int64) * (int(codes.max(initial=-1)) + 1) + codes[whole]
+    order = np.argsort(pairs, kind="stable")
+    begins = np.append(np.flatnonzero(np.diff(pairs[order], prepend=-1)), len(order))
+    lengths = np.diff(begins)
+    several = np.repeat(lengths > 1, lengths)
+    lengths = lengths[lengths > 1]
+    return whole[order[several]].astype(np.int32), np.cumsum(lengths) - lengths
 
 
 def _units(frame: pd.DataFrame, keys: Sequence[str]) -> int:

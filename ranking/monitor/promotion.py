@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
+from advprior.store.arrays import Double
 from advprior.store.contract import LABEL, LABEL_DELAY, SLATE_ID, TIMESTAMP, USER_ID
 from advprior.store.errors import AdvpriorError
 from advprior.store.features import REQUEST_SOURCE
@@ -23,7 +23,9 @@ from advprior.store.runs import manifest_digest, read_manifest
 from ranking.evidence.bootstrap import Outcomes, Resampling, paired_bootstrap
 from ranking.evidence.lift import Lift
 from ranking.evidence.metrics import Auc, LogLoss, Metric, Ndcg
-from ranking.frame.read import FRAME_FIX, load_frame
+from ranking.frame.read import FRAME_FIX
+from ranking.frame.row_blocks import InParquet, SomeRows
+from ranking.models.encoded import EncodedRows
 from ranking.models.ranker import Ranker
 
 #: What may decide. The others must not be lost.
@@ -98,9 +100,10 @@ def decide(candidate: Path, current: Path, frame: Path, rule: Rule) -> Decision:
         return Decision(False, "it is the ranker that serves", digests["candidate"], digests["current"], {})
     if unlike := _unlike(rankers["candidate"], rankers["current"]):
         return Decision(False, unlike, digests["candidate"], digests["current"], {})
-    rows = _newest(frame, list(rankers.values()), rule.days)
+    newest = _newest(frame, list(rankers.values()), rule.days)
+    rows = newest.read([LABEL, USER_ID, SLATE_ID, TIMESTAMP])
     outcomes = Outcomes.of(rows[LABEL].to_numpy(), rows[USER_ID].astype(str), slate=rows[SLATE_ID])
-    scores = {name: [ranker.predict(rows)] for name, ranker in rankers.items()}
+    scores = {name: [_scores(ranker, newest)] for name, ranker in rankers.items()}
     options = Resampling(tuple(METRICS.values()), rule.replicates)
     lifts = {one.metric: one for one in paired_bootstrap(scores, outcomes, [("candidate", "current")], options)}
     promoted, reason = _judge(lifts, rule)
@@ -128,28 +131,35 @@ def _unlike(candidate: Ranker, current: Ranker) -> str:
     return ""
 
 
-def _newest(frame: Path, rankers: Sequence[Ranker], days: float) -> pd.DataFrame:
+def _scores(ranker: Ranker, rows: SomeRows) -> Double:
+    """Calibrated probabilities of some rows of a frame, read block by block where they are many."""
+    assert ranker.encoder is not None
+    return ranker.predict_matrix(EncodedRows(rows.source, ranker.encoder, rows.places))
+
+
+def _newest(frame: Path, rankers: Sequence[Ranker], days: float) -> SomeRows:
     """Rows of the newest days that neither ranker has seen and whose labels are complete."""
     facts = read_manifest(frame, step="rank frame", fix=FRAME_FIX)["facts"]
-    whole = load_frame(frame)
+    source = InParquet(frame)
+    whole = source.read([TIMESTAMP, LABEL])
     seen = max(datetime.fromisoformat(ranker.facts["time_plan"]["valid_end"]) for ranker in rankers)
     stated = facts.get("data", {}).get("label_delay_s")
     delay = LABEL_DELAY if stated is None else timedelta(seconds=float(stated))
     end = datetime.fromisoformat(facts["time_plan"]["end"]) - delay
     begin = max(seen, end - timedelta(days=days))
     chosen = (whole[TIMESTAMP] >= begin).to_numpy() & (whole[TIMESTAMP] < end).to_numpy()
-    rows = whole[chosen]
-    if not len(rows) or rows[LABEL].nunique() < 2:
+    labels = whole[LABEL][chosen]
+    if not len(labels) or labels.nunique() < 2:
         raise AdvpriorError(
             "RNK048",
             "there is nothing to compare the rankers on",
             where=str(frame),
-            actual=f"{len(rows):,} rows, {int(rows[LABEL].sum()):,} positive, from {begin.isoformat()} on",
+            actual=f"{len(labels):,} rows, {int(labels.sum()):,} positive, from {begin.isoformat()} on",
             expected=f"impressions after {seen.isoformat()}, which neither ranker was trained or tuned on, and before "
             f"{end.isoformat()}, whose labels are complete",
             fix="build a newer frame: advprior rank frame --tables TABLES --repo FEATURE_REPO --out FRAME_RECENT",
         )
-    return rows
+    return SomeRows(source, np.flatnonzero(chosen))
 
 
 def _judge(lifts: dict[str, Lift], rule: Rule) -> tuple[bool, str]:

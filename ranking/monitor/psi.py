@@ -54,22 +54,32 @@ class Bins:
     @classmethod
     def of_text(cls, values: Sequence[str | None]) -> Bins:
         """The most frequent categories, one bin each."""
-        names, counts = np.unique([value for value in values if value is not None], return_counts=True)
+        return cls.of_coded(*coded(values))
+
+    @classmethod
+    def of_coded(cls, names: Sequence[str], codes: npt.NDArray[np.int64]) -> Bins:
+        """The same of text as `coded` gives it."""
+        counts = np.bincount(codes[codes >= 0], minlength=len(names))
         order = np.argsort(-counts, kind="stable")[:_MOST_CATEGORIES]
-        return cls(categories=tuple(str(names[i]) for i in order))
+        return cls(categories=tuple(names[i] for i in order if counts[i]))
 
     def count(self, values: Any) -> npt.NDArray[np.int64]:
         """Values in each bin, missing ones last."""
         if self.categories is not None:
-            place = {name: i for i, name in enumerate(self.categories)}
-            other = len(place)
-            at = np.array([other + 1 if v is None else place.get(v, other) for v in values], dtype=np.int64)
-            return np.bincount(at, minlength=other + 2)
+            return self.count_coded(*coded(values))
         assert self.edges is not None
         numbers = np.asarray(values, dtype=np.float64)
         at = np.searchsorted(self.edges, numbers, side="left")
         missing = len(self.edges) + 1
         return np.bincount(np.where(np.isnan(numbers), missing, at), minlength=missing + 1)
+
+    def count_coded(self, names: Sequence[str], codes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The same of text as `coded` gives it."""
+        assert self.categories is not None
+        place = {name: i for i, name in enumerate(self.categories)}
+        other = len(place)
+        at = np.array([*(place.get(name, other) for name in names), other + 1], dtype=np.int64)
+        return np.bincount(at[codes], minlength=other + 2)  # a missing value's code, −1, takes the last
 
     def labels(self) -> list[str]:
         """What each bin is called in a plot."""
@@ -84,6 +94,20 @@ class Bins:
         else:
             named = [f"≤ {edge:.3g}" for edge in edges]
         return [*named, f"> {edges[-1]:.3g}", "missing"]
+
+
+def coded(values: Any) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """Distinct values as text, sorted, and the place of each value among them: −1 where it is missing.
+
+    >>> names, codes = coded(["b", None, "a", "b"])
+    >>> names, codes.tolist()
+    (['a', 'b'], [1, -1, 0, 1])
+    """
+    import pandas as pd
+
+    codes, distinct = pd.factorize(values if isinstance(values, pd.Series) else pd.Series(list(values), dtype=object))
+    names, place = np.unique(np.array([str(value) for value in distinct], dtype=np.str_), return_inverse=True)
+    return [str(name) for name in names], np.append(place.astype(np.int64), -1)[codes]
 
 
 def psi(reference: npt.ArrayLike, current: npt.ArrayLike) -> float:

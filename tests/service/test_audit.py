@@ -16,9 +16,9 @@ from advprior.store.errors import AdvpriorError
 from advprior.store.features import CLOCK_SOURCE
 from advprior.store.tables import write_parquet
 from ranking.cli.monitor import audit as command
-from ranking.experiment.exposures import read_exposures
 from ranking.experiment.shown import AS_OF, FEATURES
-from ranking.monitor.audit import VALUES, Audit, Window, audit
+from ranking.experiment.shown_rows import Window
+from ranking.monitor.audit import VALUES, Audit, audit, audits
 from ranking.service.app import create_app, make_engine
 from tests.ranking.stores import apply
 from tests.service.live import TestClient, settings_of
@@ -48,8 +48,7 @@ def of(project: Project, exposures: Path, ranker: Path | None = None) -> Audit:
 
 
 def test_every_cell_is_equal(project: Project, exposures: Path, tmp_path: Path) -> None:
-    for ranker in (project.ranker, project.plain):
-        done = of(project, exposures, ranker)
+    for done in audits(project.tables, project.repo, exposures, [project.ranker, project.plain]):
         assert done.exposures > 20
         assert done.cells == 6 * done.exposures * len(done.columns)
         assert done.unequal == 0, done.text()
@@ -71,7 +70,9 @@ def test_every_cell_is_equal(project: Project, exposures: Path, tmp_path: Path) 
     assert [one["unequal"] for one in json.loads((tmp_path / "audit/audit.json").read_text())] == [0, 0]
 
 
-def test_a_planted_skew_is_named_and_nothing_else(project: Project, exposures: Path, tmp_path: Path) -> None:
+def test_a_planted_skew_is_named_and_nothing_else(
+    project: Project, exposures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Somebody changed one published column of ads, and the entropy of the priors, behind the online store's back."""
     own = copy_project(project, tmp_path / "copied")
     for view, column in ((AD_STATS_VIEW, "ad_impressions_4w"), (prior_view(LLM), "entropy")):
@@ -87,6 +88,8 @@ def test_a_planted_skew_is_named_and_nothing_else(project: Project, exposures: P
     assert "prior_llm_entropy" in skewed
     assert all(set(one.causes) == {VALUES} for one in skewed.values())
     assert {one.name for one in done.unexplained} == set(skewed)
+    monkeypatch.setattr("ranking.monitor.audit.PART", 100)
+    assert of(own, exposures) == done  # rows that come in parts
     options = ["--tables", own.tables, "--repo", own.repo, "--exposures", exposures, "--ranker", own.ranker]
     result = CliRunner().invoke(command, [str(word) for word in (*options, "--out", tmp_path / "audit")])
     assert result.exit_code == 3
@@ -129,10 +132,12 @@ def test_a_user_who_asked_before_the_first_refresh_is_told_from_a_skew(
 
 def test_only_the_exposures_of_a_window_are_audited(project: Project, exposures: Path) -> None:
     """What was audited yesterday need not be joined again; an empty window is said, not passed."""
-    records, middle = list(read_exposures(exposures)), NOW + timedelta(hours=20)
-    parts = [Window(end=middle).of(records), Window(start=middle).of(records)]
-    assert min(map(len, parts)) > 0
-    assert [*parts[0], *parts[1]] == Window().of(records)
-    assert Window(start=middle, limit=2).of(records) == parts[1][-2:]
+    middle = NOW + timedelta(hours=20)
+    of_window = [
+        audit(project.tables, project.repo, exposures, project.ranker, window=window).exposures
+        for window in (Window(end=middle), Window(start=middle), Window(start=middle, limit=2))
+    ]
+    assert of_window[0] + of_window[1] == of(project, exposures).exposures
+    assert min(of_window) == of_window[2] == 2
     with pytest.raises(AdvpriorError, match="SRV021"):
         audit(project.tables, project.repo, exposures, project.ranker, window=Window(start=NOW + timedelta(days=9)))

@@ -15,8 +15,8 @@ from advprior.store.contract import CATALOG_FILE, LLM, MATRIX_FILE, PRIOR_ROW, S
 from advprior.store.matrix import open_matrix
 from benchmarks.one_publication import Witness
 from ranking.experiment.assignment import EVERYBODY
+from ranking.experiment.exposure_table import publication
 from ranking.experiment.exposures import read_exposures
-from ranking.experiment.readout import _publication
 from ranking.service.catalogs import Catalogs
 from tests.ranking.stores import apply, publish
 from tests.service.live import Live, engine_for, live, post, until
@@ -80,7 +80,7 @@ def test_a_snapshot_published_twice_is_not_weighed_against_the_other_mean(own: P
         corrupt(own, "u003", vector_of(own, "u003", back=1))
         assert ask(service, ["u003"])[0]["degraded"] == ["prior_catalog_unknown"]
         assert judged(witness, ask(service, ["u003"])) == {"degraded"}
-    logged = [_publication(record) for record in read_exposures(exposures)]
+    logged = [publication(record) for record in read_exposures(exposures)]
     expected = [*[f"llm {first}"] * 40, *[f"llm {second}"] * 20, "none", "none"]
     assert logged == expected
     assert EVERYBODY.arms[0].priors

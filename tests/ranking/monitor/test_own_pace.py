@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from advprior.store.arrays import Double
 from advprior.store.contract import AD_STATS_VIEW, USER_HISTORY_VIEW
 from advprior.store.features import Feature
+from ranking.frame.row_blocks import InFiles, InMemory, SomeRows
 from ranking.monitor.drift import drift_of, frame_drifts
 from ranking.monitor.findings import Drift
-from ranking.monitor.own_pace import Scale
+from ranking.monitor.own_pace import Levels, Scale
 from tests.tiny import START
 
 #: Weeks of training, and of what is compared with it.
@@ -92,8 +96,58 @@ def test_features_of_ads_are_held_against_how_many_ads_there_are() -> None:
         Feature(name, "ad", AD_STATS_VIEW, "category" if name == "kind" else "float32")
         for name in ("kind", "sum", "shown")
     ]
-    drifts = frame_drifts(before, after, [*ads, Feature("x", "activity", USER_HISTORY_VIEW, "float32")], {})
+    drifts = frame_drifts(
+        SomeRows.all_of(before),
+        SomeRows.all_of(after),
+        [*ads, Feature("x", "activity", USER_HISTORY_VIEW, "float32")],
+        {},
+    )
     by_name = {one.name: one for one in drifts}
     assert by_name["sum"].psi > 0.1
     assert by_name["sum"].expected > by_name["shown"].expected > 1 > by_name["x"].expected
     assert {one.severity for one in drifts} == {"stable"}
+
+
+def plain_level(frame: pd.DataFrame, values: pd.Series, keys: list[str]) -> str | None:
+    """The level of a column, group by group."""
+    for key in sorted(keys, key=lambda key: len(frame[key].unique())):
+        groups = values.groupby([frame["at"], frame[key]])
+        shared = (groups.size() > 1).to_numpy()
+        if shared.any() and (groups.nunique().to_numpy()[shared] <= 1).all():
+            return key
+    return None
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), count=st.integers(1, 12))
+def test_a_level_is_that_of_the_groups(data: st.DataObject, count: int) -> None:
+    def column(*values: object) -> list[object]:
+        return data.draw(st.lists(st.sampled_from(values), min_size=count, max_size=count))
+
+    frame = pd.DataFrame({"at": column(1, 2), "few": column("a", "b"), "many": column("c", "d", "e", None)})
+    values = pd.Series(column(0.0, -0.0, 1.0, np.nan)) if count % 2 else pd.Series(column("x", "y", None), dtype=object)
+    levels = Levels(SomeRows.all_of(frame), "at", ["few", "many"])
+    assert levels.of(values) == plain_level(frame, values, ["few", "many"])
+
+
+def test_drift_of_a_frame_on_disk_is_that_of_the_frame(tmp_path: Path) -> None:
+    """Row group by row group, some rows of each, with text whose categories differ from group to group."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": rng.normal(size=400), "kind": pd.Categorical(rng.choice(list("abc"), 400))})
+    frame = frame.assign(
+        timestamp=pd.date_range("2026-01-01", periods=400, freq="h", tz="UTC"),
+        user_id=[f"u{i % 50}" for i in range(400)],
+        ad_id=[f"ad{i % 7}" for i in range(400)],
+        advertiser_id=[f"a{i % 3}" for i in range(400)],
+    )
+    frame.loc[300:, "x"] += 1
+    frame.loc[::9, ["x", "kind"]] = None
+    frame.to_parquet(tmp_path / "rows.parquet", row_group_size=64, index=False)
+    features = [Feature("x", "activity", USER_HISTORY_VIEW), Feature("kind", "ad", AD_STATS_VIEW, "category")]
+    old, new = np.arange(0, 300, 2), np.arange(301, 400)
+    ways = [
+        frame_drifts(SomeRows(source, old), SomeRows(source, new), features, {})
+        for source in (InMemory(frame), InFiles([tmp_path / "rows.parquet"]))
+    ]
+    assert ways[0] == ways[1]
+    assert ways[0][0].psi > 0.1
