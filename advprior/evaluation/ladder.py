@@ -17,11 +17,12 @@ from advprior.evaluation.compare import compare, overall
 from advprior.evaluation.controls import BLEND
 from advprior.evaluation.options import Options
 from advprior.evaluation.population import ALL, Population, add_blends, comparisons_of, fitted_facts, populate
-from advprior.evaluation.protocol import PROFILE_ONLY, segments
+from advprior.evaluation.protocol import PROFILE_ONLY, first_labels, segments
+from advprior.evaluation.room import require_room
 from advprior.evaluation.runs import TAKEN, open_run, require_past, score_labels
 from advprior.evaluation.seeds import Group, group_runs, mean_probability
 from advprior.evaluation.split import Split
-from advprior.evaluation.terms import left_out
+from advprior.evaluation.terms import ARMS, left_out
 from advprior.history.histories import micros
 from advprior.history.read import load_histories
 from advprior.predictors.labels import TRAINED_UNTIL
@@ -35,6 +36,7 @@ from advprior.store.versions import versions
 STEP = "evaluate"
 CODE_VERSION = 7
 DEFAULTS = Options()
+WHILE_BLENDED = 10  # arrays [P, N] beside those of controls, runs and a blend with each run
 
 
 def evaluate(
@@ -67,7 +69,8 @@ def evaluate(
     ------
     AdvpriorError
         ``PRI002`` catalogs differ, ``PRI040`` a run saw labels of the future, ``PRI041`` nobody to ask about,
-        ``PRI042`` ``earlier`` does not match ``runs``, ``PRI043`` ``out`` holds something else.
+        ``PRI042`` ``earlier`` does not match ``runs``, ``PRI043`` ``out`` holds something else, ``PRI084`` the answers
+        do not fit into this machine.
     """
     started = time.time()
     for run in (*runs, *options.earlier):
@@ -165,6 +168,7 @@ class _Ladder:
 
     def measure(self, split: Split) -> dict[str, Any]:
         """Arms, comparisons, segments and what is to be known of them."""
+        self._require_room(split)
         main = populate(split, self.options)
         if main is None:
             raise AdvpriorError(
@@ -190,6 +194,19 @@ class _Ladder:
             row["uses_llm"] = row["arm"].removeprefix(f"{BLEND} + ") in {*self.with_llm, ALL}
         about = self._about(split, main, beside)
         return {"arms": overall(rows), "comparisons": comparisons, "segments": rows, "about": about}
+
+    def _require_room(self, split: Split) -> None:
+        """Refuse more users than this machine can hold the answers of (``PRI084``)."""
+        users, size = len(first_labels(split.histories, split.now, split.ahead)), split.size
+        asked = users if self.options.users is None else min(users, self.options.users)
+        arms = len(ARMS) + 2 * len(self.runs) + WHILE_BLENDED
+        fewer = max(int(asked * 10 / (arms * asked * size * 4e-9 + 1e-9)), 1)
+        require_room(
+            f"answers of {asked:,} users × {size:,} advertisers by some {arms} arms",
+            arms * asked * size * 4e-9,
+            f"advprior evaluate … --users {fewer}, which takes 10 GB",
+            where=f"{self.tables}/events.parquet",
+        )
 
     def _score(self, split: Split, people: list[Population]) -> None:
         """Log-probs of every run for everyone asked about."""

@@ -20,7 +20,8 @@ from advprior.store.contract import POPULARITY
 
 ALL = "all LLMs"
 MOST_FITTED = 20_000  # users on whose labels of one earlier cut-off the controls and blends are fitted
-MOST_CELLS = 1_500_000  # of one term, likewise
+MOST_CELLS = 1_500_000  # of one term, likewise; 1000 users where these are fewer
+WIDE_CELLS = 5_000_000  # of one term, likewise, of whatever users: the terms of three cut-offs are some 4 GB then
 #: Earlier cut-offs of the controls' labels, in horizons before the cut-off; a later one knows the drift better
 EARLIER = (1.0, 0.75, 0.5)
 
@@ -76,9 +77,10 @@ def populate(split: Split, options: Options, *, profile_only: bool = False) -> P
     labels, most = first_labels(split.histories, split.now, split.ahead, profile_only=profile_only), MOST_FITTED
     if profile_only:
         labels, most = labels.sample(options.profile_only, options.seed), options.profile_only
-    fitted = min(most, max(MOST_CELLS // split.size, 1000))
+    wide = max(WIDE_CELLS // split.size, 1)
+    fitted = min(most, max(MOST_CELLS // split.size, 1000), wide)
     if options.users is not None:
-        labels, fitted = labels.sample(options.users, options.seed), min(options.users, MOST_FITTED)
+        labels, fitted = labels.sample(options.users, options.seed), min(options.users, MOST_FITTED, wide)
     windows: list[EarlierLabels] = []
     for share in EARLIER:
         then = split.now - int(share * split.back)

@@ -7,6 +7,7 @@ say: drift at several half-lives, habit, sequence, co-occurrence, factors, profi
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -18,8 +19,9 @@ from advprior.history import counts
 from advprior.history.histories import Codes, Histories
 from advprior.predictors import autoencoders
 from advprior.predictors.logit import log_softmax
-from advprior.predictors.neighbours import department_term, memberships, neighbour_term, similarity
+from advprior.predictors.neighbours import LINKS, department_term, memberships, neighbour_term, similarity
 from advprior.predictors.offset import SMOOTHING
+from advprior.predictors.sparse_links import WIDE, neighbour_links
 from advprior.predictors.text.similar import lift_term, smoothed_lift
 from advprior.store.arrays import Double, Float, Int
 from advprior.store.contract import NEIGHBOURS
@@ -110,9 +112,9 @@ class Terms:
     def of(self, asked: Histories) -> Terms:
         """The same aggregates, for other users: their events before the cut-off."""
         other = Terms(self._past, self._cutoff, self._size, self._seed, asked, self._pace)
-        for name in ("_drift", "_similarity", "_sequence", "_als", "_together", "_ease", "_by_texts"):
-            if (name != "_als" or als_installed()) and (name != "_ease" or self.narrow):
-                other.__dict__[name] = getattr(self, name)
+        names = ["_drift", "_similarity", "_sequence", "_by_texts"]
+        names += ["_als"] * als_installed() + ["_together", "_ease"] * self.narrow
+        other.__dict__.update({name: getattr(self, name) for name in names})
         return other
 
     @property
@@ -137,7 +139,7 @@ class Terms:
             mixed = own[h] + BACK_OFF * share
             terms[name] = np.log(mixed / mixed.sum(1, keepdims=True))
         terms |= {name: neighbour_term(own[h], self._similarity) for name, h in zip(NEAR_TERMS, OWN[1:], strict=True)}
-        terms["sequence"] = (terms["last"] @ self._sequence).astype(np.float32)
+        terms["sequence"] = self._sequence.of(terms["last"])
         if als_installed():
             terms[ALS] = als_term(self._factors[users], self._als)
         if self.narrow:
@@ -197,7 +199,10 @@ class Terms:
         return drift
 
     @cached_property
-    def _similarity(self) -> Float:
+    def _similarity(self) -> Any:
+        """As `advprior.predictors.neighbours` has it: an array, beyond `WIDE` advertisers the strongest links."""
+        if self._size > WIDE:
+            return neighbour_links(self._past, self._size, LINKS)
         if not self.narrow:
             return similarity(self._past, self._size)
         norm = np.sqrt(np.maximum(np.diag(self._together), 1.0))
@@ -223,7 +228,7 @@ class Terms:
         return {}
 
     @cached_property
-    def _sequence(self) -> Double:
+    def _sequence(self) -> SequenceOdds:
         return sequence_odds(self._past, self._size)
 
     @cached_property
@@ -255,31 +260,67 @@ def last_advertisers(past: Histories, users: Int, size: int) -> Float:
     return shares
 
 
-def sequence_odds(past: Histories, size: int) -> Double:
-    """Log-odds [N, N] of the second advertiser in the occasion after one with the first, against after any, smoothed.
+@dataclass(frozen=True)
+class SequenceOdds:
+    """Log-odds of an advertiser in the occasion after one with another, against after any, smoothed.
+
+    Where nobody had the two one after the other they are of the first alone, so that an array [N, N] is never needed.
+
+    Attributes
+    ----------
+    plain : float64 [N]
+        Of each first advertiser with who never came after it.
+    more : scipy.sparse.csr_matrix [N, N]
+        What is added where somebody came.
+    """
+
+    plain: Double
+    more: Any
+
+    def of(self, shares: Float) -> Float:
+        """The mean over shares of first advertisers [P, N], of every second one [P, N]."""
+        from scipy.sparse import csr_matrix
+
+        odds = (csr_matrix(shares, dtype=np.float64) @ self.more).toarray()
+        odds += (shares @ self.plain)[:, None]
+        term: Float = odds.astype(np.float32)
+        return term
+
+
+def sequence_odds(past: Histories, size: int) -> SequenceOdds:
+    """`SequenceOdds` of everyone's occasions.
 
     >>> h = Histories(("u",), ("",), np.array([0, 3]), np.array([1, 2, 3]), np.array([0, 1, 0]))
-    >>> sequence_odds(h, 2).round(2).tolist()
+    >>> sequence_odds(h, 2).of(np.eye(2, dtype=np.float32)).astype(float).round(2).tolist()
     [[-0.05, 0.05], [0.05, -0.05]]
     """
+    from scipy.sparse import coo_matrix
+
+    first, second = _followers(past)
+    pairs = coo_matrix((np.ones(len(first)), (first, second)), shape=(size, size)).tocsr()
+    ever, after = (np.asarray(pairs.sum(axis)).ravel() for axis in (1, 0))
+    share = (after + SMOOTHING) / (after.sum() + SMOOTHING * size)
+    plain: Double = np.log(SEQUENCE_PRIOR / (ever + SEQUENCE_PRIOR))
+    expected = SEQUENCE_PRIOR * share[pairs.indices]
+    pairs.data = np.log((pairs.data + expected) / expected)
+    return SequenceOdds(plain, pairs)
+
+
+def _followers(past: Histories) -> tuple[Int, Int]:
+    """Each row's advertiser with that of each row of its user's next occasion."""
     user, time = past.user_of_row, past.time
     if not len(time):
-        return np.zeros((size, size))
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
     new = np.concatenate([[True], (np.diff(user) != 0) | (np.diff(time) != 0)])
     begin, occasion = np.flatnonzero(new), np.cumsum(new) - 1
     length = np.diff(np.append(begin, len(time)))
     follows = np.append(user[begin[1:]] == user[begin[:-1]], False)
-    # each row with each row of its user's next occasion
     source = np.flatnonzero(follows[occasion])
     target = occasion[source] + 1
     reach = length[target]
     left = np.repeat(source, reach)
     right = np.arange(reach.sum()) - np.repeat(np.cumsum(reach) - reach, reach) + np.repeat(begin[target], reach)
-    cells = past.advertiser[left] * size + past.advertiser[right]
-    pairs = np.bincount(cells, minlength=size * size).reshape(size, size).astype(np.float64)
-    share = (pairs.sum(0) + SMOOTHING) / (pairs.sum() + SMOOTHING * size)
-    odds: Double = np.log((pairs + SEQUENCE_PRIOR * share) / (pairs.sum(1, keepdims=True) + SEQUENCE_PRIOR) / share)
-    return odds
+    return past.advertiser[left], past.advertiser[right]
 
 
 def profile_term(past: Histories, users: Int, size: int, asked: Histories | None = None) -> Float:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from advprior.pipeline.forecast import LONG_SECONDS, Forecast, free_disk_gb, machine_memory_gb
+from advprior.pipeline.forecast import LONG_SECONDS, Forecast, free_disk_gb
 from advprior.pipeline.settings import Project
 from advprior.pipeline.steps import Step
 from advprior.store.errors import AdvpriorError
 from advprior.store.progress import duration
 from advprior.store.project_files import PROJECT_FILE
+from advprior.store.spent import machine_memory_gb
 
 
 def forecast_lines(forecast: Forecast, steps: list[Step]) -> list[str]:

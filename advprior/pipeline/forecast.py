@@ -239,13 +239,3 @@ def free_disk_gb(folder: Path) -> float:
     import shutil
 
     return shutil.disk_usage(folder).free / 1e9
-
-
-def machine_memory_gb() -> float | None:
-    """Memory of this machine, GB; None where it does not tell."""
-    import os
-
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    except (ValueError, OSError, AttributeError):
-        return None

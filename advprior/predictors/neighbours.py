@@ -42,6 +42,7 @@ from advprior.store.runs import write_json
 DEPARTMENTS = "the departments of the advertisers"
 CELLS = 40_000_000  # of points × advertisers that weigh the terms: fewer points where the catalog is large
 LEAST, LEAST_BY_DEPARTMENT = 5000, 500  # points; an event concerns all advertisers of its department
+LINKS = 200  # of each advertiser of a wide catalog
 FLOOR = 0.1  # of the summed similarity, so that its log stays finite
 
 
@@ -56,7 +57,7 @@ class LinkSettings(BaseModel):
     popularity_half_life_days: float = 30.0
     horizon_days: float = 7.0
     valid_days: float = 28.0
-    most: int = Field(default=200, ge=1)
+    most: int = Field(default=LINKS, ge=1)
 
     @property
     def linked(self) -> bool:
@@ -101,16 +102,25 @@ class Links:
 def similarity(histories: Histories, size: int, wanted: bool = True) -> Float:
     """Cosine between advertisers over who turned to them [N, N], zero on the diagonal; all zero where not wanted.
 
+    Some users at a time: whoever turned to whom is never one array [U, N].
+
     >>> h = Histories(("u", "v"), ("", ""), np.array([0, 2, 3]), np.array([1, 2, 1]), np.array([0, 1, 0]))
     >>> similarity(h, 2).astype(float).round(3).tolist()
     [[0.0, 0.707], [0.707, 0.0]]
     """
     if not wanted:
         return np.zeros((size, size), np.float32)
-    incidence = np.zeros((len(histories), size), np.float32)
-    incidence[histories.user_of_row, histories.advertiser] = 1.0
-    columns = incidence / np.sqrt(np.maximum(incidence.sum(0), 1.0))
-    result: Float = columns.T @ columns
+    result: Float = np.zeros((size, size), np.float32)  # users in common: a whole number, so that parts add up exactly
+    user, step = histories.user_of_row, max(counts.CELLS // max(size, 1), 1)
+    for first in range(0, len(histories), step):
+        some = min(step, len(histories) - first)
+        rows = slice(histories.offsets[first], histories.offsets[first + some])
+        turned = np.zeros((some, size), np.float32)
+        turned[user[rows] - first, histories.advertiser[rows]] = 1.0
+        result += turned.T @ turned
+    norm = np.sqrt(np.maximum(np.diag(result), 1.0))
+    result /= norm
+    result /= norm[:, None]
     np.fill_diagonal(result, 0.0)
     return result
 

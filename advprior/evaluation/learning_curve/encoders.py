@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from advprior.evaluation.learning_curve.arms import LEXICAL, Source, without_names
+from advprior.evaluation.room import require_room
 from advprior.history.catalog import Catalog
 from advprior.predictors.encoding.encode import encode, encoder_identity
 from advprior.predictors.encoding.lexical import lexical_cosines
@@ -72,8 +73,16 @@ def catalog_cosines(
     Raises
     ------
     AdvpriorError
-        As `advprior.predictors.encoding.encode.encode`.
+        As `advprior.predictors.encoding.encode.encode`; ``PRI084`` where cosines of so many advertisers do not fit.
     """
+    # words, each encoder and its control, averages; the same without names; and as many kernels
+    matrices = 2 * (1 + 2 * len(encoders) + 2) * (1 + masked)
+    require_room(
+        f"cosines between {len(catalog):,} advertisers, {matrices} times",
+        matrices * len(catalog) ** 2 * 4e-9,
+        "fewer --encoder, or a catalog of fewer advertisers: a map is of all of them beside all others",
+        where="advprior evaluate --learning-curve",
+    )
     by_encoder, spent = {LEXICAL: lexical_cosines(catalog.descriptions(". "))}, 0.0
     without = catalog.to_read(masked=True).descriptions(". ")
     if masked:

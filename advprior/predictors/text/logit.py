@@ -23,11 +23,14 @@ from advprior.history import counts
 from advprior.history.histories import Histories
 from advprior.predictors.logit import RIDGE, fit_logit
 from advprior.predictors.offset import SMOOTHING
+from advprior.predictors.sparse_links import WIDE
 from advprior.store.arrays import Bool, Double, Float, Int
 
 OWN_HALF_LIFE = 365.0  # days
 OWN_BACK_OFF = 0.5  # events that 'nothing in particular' counts for in a user's mean
 FAR = -1e9  # logit of who is no candidate
+COLUMNS = 256  # of encodings that are averaged at once
+ROWS = 8192  # advertisers whose encodings are standardised at once
 
 
 @dataclass(frozen=True)
@@ -48,15 +51,34 @@ class Space:
     @classmethod
     def of(cls, encodings: Float, components: int) -> Space:
         """The space of these encodings [N, H], NaN where a part is not known; one component, or N - 1 at most."""
-        seen = encodings[:, ~np.isnan(encodings).all(0)]
-        mean, spread = np.zeros(encodings.shape[1], np.float32), np.ones(encodings.shape[1], np.float32)
-        some = ~np.isnan(encodings).all(0)
-        mean[some], spread[some] = np.nanmean(seen, axis=0), np.nanstd(seen, axis=0) + 1e-6
+        size = encodings.shape[1]
+        mean, spread = np.zeros(size, np.float32), np.ones(size, np.float32)
+        for start in range(0, size, COLUMNS):  # a copy of some columns, not of all
+            columns = encodings[:, start : start + COLUMNS]
+            some = ~np.isnan(columns).all(0)
+            seen, place = columns[:, some], start + np.flatnonzero(some)
+            if len(place):
+                mean[place], spread[place] = np.nanmean(seen, axis=0), np.nanstd(seen, axis=0) + 1e-6
         plain = cls(mean, spread, np.eye(0, dtype=np.float32))
-        count = max(min(components, len(encodings) - 1, encodings.shape[1]), 1)
-        _, size, right = np.linalg.svd(plain.standard(encodings).astype(np.float64), full_matrices=False)
-        scale = np.sqrt(len(encodings)) / np.maximum(size[:count], 1e-9)
+        count = max(min(components, len(encodings) - 1, size), 1)
+        strength, right = plain._leading(encodings)
+        scale = np.sqrt(len(encodings)) / np.maximum(strength[:count], 1e-9)
         return cls(mean, spread, (right[:count].T * scale).astype(np.float32))
+
+    def _leading(self, encodings: Float) -> tuple[Double, Double]:
+        """Singular values of the standardised encodings, largest first, and their right vectors [., H].
+
+        Of many advertisers by way of the matrix [H, H] of products, which loses none of the leading ones.
+        """
+        if len(encodings) <= WIDE:
+            _, strength, right = np.linalg.svd(self.standard(encodings).astype(np.float64), full_matrices=False)
+            return strength, right
+        products = np.zeros((encodings.shape[1],) * 2)
+        for start in range(0, len(encodings), ROWS):
+            part = self.standard(encodings[start : start + ROWS]).astype(np.float64)
+            products += part.T @ part
+        squares, vectors = np.linalg.eigh(products)
+        return np.sqrt(np.maximum(squares[::-1], 0.0)), vectors.T[::-1]
 
     def standard(self, encodings: Float) -> Float:
         """Standardised; what is not known is taken for the mean."""
@@ -65,7 +87,8 @@ class Space:
 
     def features(self, encodings: Float) -> Float:
         """Text features [N, K]."""
-        features: Float = self.standard(encodings) @ self.directions
+        parts = [encodings[start : start + ROWS] for start in range(0, max(len(encodings), 1), ROWS)]
+        features: Float = np.concatenate([self.standard(part) @ self.directions for part in parts])
         return features
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -47,10 +47,6 @@ class Answer:
     interests: torch.Tensor
     interest_truth: torch.Tensor
     weight: torch.Tensor
-
-    def on_cpu(self) -> Answer:
-        """The same, out of a card's memory."""
-        return Answer(*(getattr(self, field.name).cpu() for field in fields(self)))
 
 
 class TrainingBatches:
@@ -105,6 +101,16 @@ class TrainingBatches:
 
     def __len__(self) -> int:
         return len(self._batches)
+
+    @property
+    def width(self) -> int:
+        """Numbers of one point's answer: N advertisers and C interests."""
+        interests = 0 if self.interest_head is None else self._points[0].interests.size
+        return int(self.model.config.catalog_size) + int(interests)
+
+    def count(self, which: Which) -> int:
+        """Points of one kind, in all batches."""
+        return sum(int(getattr(p, which).sum()) for p in self._points)
 
     def answer(self, batch: int, which: Which) -> Answer | None:
         """Answers at the points of one kind in a batch, None where it has no such point."""

@@ -26,7 +26,7 @@ from torch import nn
 
 from advprior.history.targets import Targets, quality
 from advprior.predictors.llm.settings import RankingSettings
-from advprior.predictors.llm.tuning.batches import Answer, TrainingBatches
+from advprior.predictors.llm.tuning.batches import TrainingBatches
 from advprior.predictors.llm.tuning.lists import (
     ADVERTISERS,
     INTERESTS,
@@ -41,6 +41,7 @@ from advprior.predictors.tuning.compute import to_device
 from advprior.store.arrays import Float
 from advprior.store.progress import tracked
 
+REFERENCE_BYTES = 1 << 30
 NLL_ALLOWANCE = 0.01  # share of the likelihood that a kept stage may cost
 CRITERION = "reward of the best 20 rises, recall@5 does not fall, nll of neither head rises by over 1 %"
 
@@ -119,8 +120,54 @@ class RankingOptions:
     limit_s: float | None = None
 
 
+class Reference:
+    """What the network said of the training points before the stage.
+
+    It is kept where it is small. Of a wide catalog it is more than the network: then each batch is answered again, by
+    the weights of then.
+
+    Parameters
+    ----------
+    batches : TrainingBatches
+    tuned : dict of parameters
+        As they are before the stage.
+    """
+
+    def __init__(self, batches: TrainingBatches, tuned: dict[str, nn.Parameter]) -> None:
+        self._batches, self._tuned = batches, tuned
+        self._start: dict[str, torch.Tensor] | None = copy_of(tuned)
+        if batches.count("train") * batches.width * 4 <= REFERENCE_BYTES:
+            every = tracked(range(len(batches)), "answers before the ranking stage", "batch")
+            self._kept: list[Said | None] = [self._said(batch) for batch in every]
+            self._start = None
+
+    def of(self, batch: int) -> Said | None:
+        """Log-probabilities of a batch's points, None where it has none."""
+        if self._start is None:
+            return self._kept[batch]
+        now = copy_of(self._tuned)
+        restore(self._tuned, self._start)
+        try:
+            return self._said(batch)
+        finally:
+            restore(self._tuned, now)
+
+    def _said(self, batch: int) -> Said | None:
+        with torch.no_grad():
+            answer = self._batches.answer(batch, "train")
+        return None if answer is None else Said(answer.log_probs.cpu(), answer.interests.cpu())
+
+
+@dataclass(frozen=True)
+class Said:
+    """Log-probabilities of advertisers [P, N] and interests [P, C], out of a card's memory."""
+
+    log_probs: torch.Tensor
+    interests: torch.Tensor
+
+
 def policy_step(
-    batches: TrainingBatches, options: RankingOptions, kl: float, reference: list[Answer | None]
+    batches: TrainingBatches, options: RankingOptions, kl: float, reference: Reference | None
 ) -> Callable[[int, Update], Measured]:
     """The step of a `Stage`: draw, reward, and move the policy a few times; gives the sum of rewards and its weight."""
     settings, interest_weight = options.settings, options.interest_weight
@@ -144,7 +191,7 @@ def policy_step(
             else:  # as in the paper's R: of interests their length alone
                 reward_sum -= float(before.weight.sum()) * length_penalty(lists.shape[-1], length)
         share = before.weight / before.weight.sum()
-        base = reference[batch]
+        base = reference.of(batch) if kl and reference is not None else None
         for _ in range(settings.inner_steps):
             now = batches.answer(batch, "train")
             assert now is not None
@@ -155,7 +202,7 @@ def policy_step(
                     weight
                     * (share * clipped_gain(list_log_prob(log_probs, lists), old, advantage, settings.clip)).sum()
                 )
-                if kl and base is not None:
+                if base is not None:
                     reference_probs = to_device(getattr(base, output), log_probs.device)
                     loss += weight * kl * (share * divergence(log_probs, reference_probs)).sum()
             update(loss * before.weight.sum(), before.weight.sum())
@@ -189,11 +236,7 @@ def ranking_stage(
     truth, interest_truth = batches.valid("truth"), batches.valid("interests")
     batches.model.eval()  # no dropout: a ratio of probabilities must start at one
     before = judge(batches, truth, interest_truth)
-    reference: list[Answer | None] = [None] * len(batches)
-    if any(kl for _, kl in trials):
-        with torch.no_grad():
-            every = tracked(range(len(batches)), "answers before the ranking stage", "batch")
-            reference = [answer.on_cpu() if (answer := batches.answer(b, "train")) else None for b in every]
+    reference = Reference(batches, tuned) if any(kl for _, kl in trials) else None
     start = copy_of(tuned)
     best, weights, courses, rows = -1, start, [], []
     for i, ((lr, kl), checkpoint) in enumerate(zip(trials, checkpoints, strict=True)):

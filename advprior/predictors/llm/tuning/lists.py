@@ -7,10 +7,12 @@ advertisers (or 5 interests) is drawn without replacement and has an exact proba
 from __future__ import annotations
 
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from advprior.predictors.tuning.compute import uniform
 
 ADVERTISERS, INTERESTS = 20, 5  # how many the paper asks for
+CELLS = 20_000_000  # of points × lists × advertisers that are held at once
 _NOTHING = -1e30  # log of nothing, with finite arithmetic
 
 
@@ -30,9 +32,12 @@ def sample_lists(log_probs: torch.Tensor, group: int, length: int) -> torch.Tens
     int64 Tensor [P, G, K]
     """
     size = log_probs.shape[-1]
-    noise = uniform(log_probs.shape[0], group, size, device=log_probs.device).clamp(min=1e-20, max=1 - 1e-7)
-    gumbel = -torch.log(-torch.log(noise))
-    return (log_probs.unsqueeze(1) + gumbel).topk(min(length, size), dim=-1).indices
+    drawn = []
+    for part in log_probs.split(_points(group, size)):  # the same numbers, whatever the parts
+        noise = uniform(part.shape[0], group, size, device=log_probs.device).clamp_(min=1e-20, max=1 - 1e-7)
+        gumbel = noise.log_().neg_().log_().neg_()
+        drawn.append((part.unsqueeze(1) + gumbel).topk(min(length, size), dim=-1).indices)
+    return torch.cat(drawn)
 
 
 def list_log_prob(log_probs: torch.Tensor, lists: torch.Tensor) -> torch.Tensor:
@@ -41,6 +46,20 @@ def list_log_prob(log_probs: torch.Tensor, lists: torch.Tensor) -> torch.Tensor:
     Plackett (1975), The Analysis of Permutations; Luce (1959), Individual Choice Behavior.
     ``Σ_k log p(l_k) − log Σ_{j not in l_1..l_{k-1}} p(j)``: each place is a choice among what is left.
     """
+    step = _points(lists.shape[1], log_probs.shape[-1])
+    if len(log_probs) <= step:
+        return _list_log_prob(log_probs, lists)
+    # an array of all lists over all advertisers would be kept for each part's gradient: made again in its place
+    parts = zip(log_probs.split(step), lists.split(step), strict=True)
+    return torch.cat([checkpoint(_list_log_prob, *part, use_reentrant=False) for part in parts])
+
+
+def _points(lists: int, size: int) -> int:
+    """How many points' lists over a catalog of ``size`` are held at once."""
+    return max(CELLS // max(lists * size, 1), 1)
+
+
+def _list_log_prob(log_probs: torch.Tensor, lists: torch.Tensor) -> torch.Tensor:
     spread = log_probs.unsqueeze(1).expand(-1, lists.shape[1], -1)
     chosen = torch.gather(spread, 2, lists)
     rest = torch.logsumexp(spread.scatter(2, lists, _NOTHING), dim=-1, keepdim=True)

@@ -64,3 +64,18 @@ def test_features_have_mean_square_one_and_the_unknown_is_the_mean() -> None:
     space = Space.of(encodings, 4)
     np.testing.assert_allclose((space.features(encodings) ** 2).mean(0), 1.0, rtol=1e-4)
     assert (space.standard(encodings)[:5, 3:] == 0).all()
+
+
+def test_the_space_of_many_advertisers_is_that_of_few_up_to_signs(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    encodings = (rng.normal(size=(60, 12)) * rng.uniform(1, 5, 12)).astype(np.float32)
+    encodings[::3, 6:] = np.nan  # advertisers without a text
+    whole = Space.of(encodings, 4)
+    for name, value in (("WIDE", 0), ("ROWS", 7), ("COLUMNS", 5)):
+        monkeypatch.setattr(f"advprior.predictors.text.logit.{name}", value)
+    parts = Space.of(encodings, 4)
+    np.testing.assert_allclose(parts.mean, whole.mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(parts.spread, whole.spread, rtol=1e-5)
+    ours, theirs = parts.features(encodings), whole.features(encodings)
+    signs = np.sign((ours * theirs).sum(0))
+    np.testing.assert_allclose(ours * signs, theirs, rtol=1e-3, atol=1e-4 * np.abs(theirs).max())

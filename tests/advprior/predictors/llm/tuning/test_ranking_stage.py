@@ -45,6 +45,22 @@ def test_list_log_prob_has_finite_gradients() -> None:
     assert torch.isfinite(logits.grad).all()
 
 
+def test_lists_in_parts_are_the_same_lists_probabilities_and_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    def all_of(cells: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        monkeypatch.setattr("advprior.predictors.llm.tuning.lists.CELLS", cells)
+        torch.manual_seed(0)
+        logits = torch.randn(7, 50, requires_grad=True)
+        log_probs = torch.log_softmax(logits, -1)
+        lists = sample_lists(log_probs.detach(), 4, 6)
+        worth = list_log_prob(log_probs, lists)
+        (worth * torch.arange(4.0)).sum().backward()
+        return lists, worth, logits.grad
+
+    whole = all_of(10**9)
+    for cells in (4 * 50, 3 * 4 * 50):
+        assert all(torch.equal(a, b) for a, b in zip(whole, all_of(cells), strict=True))
+
+
 def test_lists_are_drawn_as_their_probability_says() -> None:
     torch.manual_seed(0)
     log_probs = torch.log(torch.tensor([[0.6, 0.3, 0.1]]))
@@ -202,7 +218,9 @@ def test_the_best_of_several_trials_is_kept_and_all_are_reported(base, tmp_path)
     assert "the best of 2 trials (learning rate × KL weight), was kept" in line
 
 
-def test_a_reference_holds_the_policy_back(base, tmp_path) -> None:
+def test_a_reference_holds_the_policy_back_whether_it_is_kept_or_asked_again(base, tmp_path, monkeypatch) -> None:
     free, held = (stage_facts(base, tmp_path / f"kl{kl}", users=16, kl=kl)["ranking"] for kl in (0.0, 100.0))
     moved = [abs(r["after"]["valid_nll"] - r["before"]["valid_nll"]) for r in (free, held)]
     assert moved[1] < moved[0]
+    monkeypatch.setattr("advprior.predictors.llm.tuning.grpo.REFERENCE_BYTES", 0)
+    assert stage_facts(base, tmp_path / "again", users=16, kl=100.0)["ranking"] == held
