@@ -74,6 +74,7 @@ SCALE_ROWS += distributed
 SCALE_ROWS += sizing
 SCALE_ROWS += frame
 SCALE_ROWS += ablation
+SCALE_ROWS += reads
 SCALE_ROWS += wide
 
 bench-scale: $(STAMP)  ## sizes a thousand times the demo's: memory, CPU and disk, each with its bound; hours, some 30 GB of disk

@@ -342,8 +342,9 @@ def _by_arm(shown: _Shown, names: Sequence[str]) -> dict[str, Any]:
         "exposures": {name: len(rows) for name, rows in of_arm.items()},
         "degraded": {name: float(rows["degraded"].mean()) for name, rows in of_arm.items()},
         "publications": {
-            name: {called[int(k)]: int(n) for k, n in rows["publication"].value_counts().items()}
+            name: {called[k]: n for k, n in zip(served.index.tolist(), served.tolist(), strict=True)}
             for name, rows in of_arm.items()
+            for served in [rows["publication"].value_counts()]
         },
     }
 

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from advprior.predictors.tuning.compute import uniform
 
 ADVERTISERS, INTERESTS = 20, 5  # how many the paper asks for
-CELLS = 20_000_000  # of points × lists × advertisers that are held at once
+CELLS = 4_000_000  # of points × lists × advertisers that are held at once
 _NOTHING = -1e30  # log of nothing, with finite arithmetic
 
 
@@ -33,7 +33,7 @@ def sample_lists(log_probs: torch.Tensor, group: int, length: int) -> torch.Tens
     """
     size = log_probs.shape[-1]
     drawn = []
-    for part in log_probs.split(_points(group, size)):  # the same numbers, whatever the parts
+    for part in torch.split(log_probs, _points(group, size)):  # the same numbers, whatever the parts
         noise = uniform(part.shape[0], group, size, device=log_probs.device).clamp_(min=1e-20, max=1 - 1e-7)
         gumbel = noise.log_().neg_().log_().neg_()
         drawn.append((part.unsqueeze(1) + gumbel).topk(min(length, size), dim=-1).indices)
@@ -50,7 +50,7 @@ def list_log_prob(log_probs: torch.Tensor, lists: torch.Tensor) -> torch.Tensor:
     if len(log_probs) <= step:
         return _list_log_prob(log_probs, lists)
     # an array of all lists over all advertisers would be kept for each part's gradient: made again in its place
-    parts = zip(log_probs.split(step), lists.split(step), strict=True)
+    parts = zip(torch.split(log_probs, step), torch.split(lists, step), strict=True)
     return torch.cat([checkpoint(_list_log_prob, *part, use_reentrant=False) for part in parts])
 
 
