@@ -1,11 +1,11 @@
-"""What rows, users and advertisers cost, and that the cost grows as docs/production.md's sizing table says.
+"""What rows and users cost, and that the cost grows as docs/production.md's sizing table says.
 
-    python -m benchmarks.scale.sizing [--users 500]
+    python -m benchmarks.scale.sizing [--share 0.1] [--online-users 200000]
 
-First the smallest row of the table itself: no figure may be above the table's by a quarter. Then the same jobs at one,
-two and four times a size: features, a frame with one predictor's priors, and priors into Redis. The first two sizes
-give a line; the third must lie on it, within a quarter: that is what lets the table be scaled. The last lines are the
-slopes.
+The same jobs at a quarter, a half and the whole of a size: features, a frame with priors of three, and priors into
+Redis. The first two sizes give a line; the third must lie on it, within a quarter: that is what lets the table be
+scaled. The largest frame is the table's smallest, whose figures may not be above the table's by a quarter. The lines
+between are the table itself, from the slopes.
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from advprior.store.contract import LLM
 from benchmarks.scale.frame import frame as build_frame
 from benchmarks.scale.frame import prepare
 from benchmarks.scale.frame_world import Size
 from benchmarks.scale.materialize import make_repo, server_cpu, timed
-from benchmarks.scale.rows import Rows, run_child
+from benchmarks.scale.rows import Rows
 from benchmarks.scale.sizing_table import documented, section
 
-FACTORS = (1, 2, 4)
+PARTS = (0.25, 0.5, 1)
 NEAR = 0.25  # of what the line says: figures of a busy machine vary by some hundredths
 
 
@@ -53,43 +52,32 @@ def folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
-def frames(folder: Path, users: int) -> tuple[Point, Point]:
-    """Features by user and snapshot, and a frame by impression, of a tiny world of so many users."""
-    from tests.ranking.stores import apply, copy_repo, publish_priors
-    from tests.tiny import write_tiny
-
-    tables, repo = write_tiny(folder / "tables", users=users), copy_repo(folder / "repo")
-    command = [sys.executable, "-m", "advprior", "rank"]
-    inputs = ["--tables", tables, "--repo", repo]
-    features = run_child([*command, "features", *inputs])
-    of_features = folder_bytes(repo / "data")
-    publish_priors(repo, tables, LLM)
-    apply(repo)
+def frames(folder: Path, share: float) -> tuple[Point, Point]:
+    """Features by user and snapshot, and a frame by impression, of a share of ten million impressions."""
+    features = prepare(folder, Size.share(share))
+    history = folder / "repo" / "data" / "user_history"
+    published = pq.read_metadata(history / "table.parquet").num_rows
+    of_history = folder_bytes(history.resolve())
     out = folder / "frame"
-    frame = run_child([*command, "frame", *inputs, "--predictors", LLM, "--out", out])
+    frame = build_frame(folder, out)
     rows = sum(pq.read_metadata(path).num_rows for path in (out / "frame.parquet").glob("*.parquet"))
-    published = pq.read_metadata(repo / "data" / "user_history" / "table.parquet").num_rows
     return (
-        Point(published, features.cpu_s, features.peak_gb, of_features),
+        Point(published, features.cpu_s, features.peak_gb, of_history),
         Point(rows, frame.cpu_s, frame.peak_gb, folder_bytes(out)),
     )
 
 
-def hold_smallest(rows: Rows, folder: Path) -> None:
-    """Measure the table's first row."""
+def hold_smallest(rows: Rows, frame: Point, store: Point) -> None:
+    """Hold the table's first row, in impressions and in users, to what was measured at its size."""
     row = documented(section())[0]
-    prepare(folder, Size.share(row.impressions / Size().impressions))
-    frame = build_frame(folder, folder / "frame")
-    store = online(folder / "online", row.users)
-    what = f"{row.impressions:,} impressions, {row.users:,} users"
-    for name, figure, bound, unit in (
-        ("rank frame", frame.cpu_s, row.frame_s, "CPU-s"),
-        ("its memory", frame.peak_gb, row.frame_gb, "GB"),
-        ("it on disk", folder_bytes(folder / "frame") / 1e9, row.disk_gb, "GB"),
-        ("into Redis", store.cpu_s, row.online_s, "CPU-s"),
-        ("its memory", store.peak_gb, row.online_gb, "GB"),
+    for what, figure, bound, unit in (
+        (f"{row.impressions:,} impressions: rank frame", frame.cpu_s, row.frame_s, "CPU-s"),
+        ("  its memory", frame.peak_gb, row.frame_gb, "GB"),
+        ("  it on disk, of nine priors in the table", frame.bytes / 1e9, row.disk_gb, "GB"),
+        (f"{row.users:,} users: into Redis", store.cpu_s, row.online_s, "CPU-s"),
+        ("  its memory", store.peak_gb, row.online_gb, "GB"),
     ):
-        rows.at_most(f"{what}: {name}", figure, (1 + NEAR) * bound, unit)
+        rows.at_most(what, figure, (1 + NEAR) * bound, unit)
 
 
 def online(folder: Path, users: int) -> Point:
@@ -116,7 +104,7 @@ def hold(rows: Rows, what: str, points: list[Point]) -> tuple[float, float]:
         first, second, third = (getattr(point, name) for point in points)
         slope = (second - first) / (points[1].size - points[0].size)
         line = first + slope * (points[2].size - points[0].size)
-        rows.at_most(f"{what}: {name} at four times the size, off the line", abs(third / line - 1), NEAR)
+        rows.at_most(f"{what}: {name} at the whole size, off the line", abs(third / line - 1), NEAR)
         slopes.append((third - first) / (points[2].size - points[0].size))
     grown = points[2].peak_gb - points[0].peak_gb
     rows.note(
@@ -128,14 +116,16 @@ def hold(rows: Rows, what: str, points: list[Point]) -> tuple[float, float]:
 def main() -> None:
     """Print the row; exit code 1 where a cost leaves its line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--users", type=int, default=500, help="of the smallest world")
-    parser.add_argument("--online-users", type=int, default=50_000)
+    parser.add_argument("--share", type=float, default=0.1, help="of ten million impressions, of the largest frame")
+    parser.add_argument("--online-users", type=int, default=200_000)
     given = parser.parse_args()
     rows = Rows("sizing")
+    smallest = documented(section())[0]
     with tempfile.TemporaryDirectory() as scratch:
-        hold_smallest(rows, Path(scratch) / "smallest")
-        pairs = [frames(Path(scratch) / f"world-{factor}", factor * given.users) for factor in FACTORS]
-        stores = [online(Path(scratch) / f"online-{factor}", factor * given.online_users) for factor in FACTORS]
+        pairs = [frames(Path(scratch) / f"world-{part}", part * given.share) for part in PARTS]
+        if pairs[-1][1].size == smallest.impressions:
+            hold_smallest(rows, pairs[-1][1], online(Path(scratch) / "smallest", smallest.users))
+        stores = [online(Path(scratch) / f"online-{part}", round(part * given.online_users)) for part in PARTS]
     units = {
         "features, a user and snapshot": [pair[0] for pair in pairs],
         "frame, an impression": [pair[1] for pair in pairs],

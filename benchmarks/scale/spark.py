@@ -152,9 +152,11 @@ def make_repo(folder: Path, data: Path, predictors: Sequence[str], conf: dict[st
         shutil.copy(SHIPPED / name, folder)
     text = (SHIPPED / "feature_store.yaml").read_text()
     if conf is not None:
-        text = spark_lines(text)
-        more = "".join(f"    {name}: {value!r}\n" for name, value in conf.items())
-        text = text.replace("  spark_conf:\n", f"  spark_conf:\n{more}")
+        import yaml
+
+        config = yaml.safe_load(spark_lines(text))
+        config["offline_store"]["spark_conf"] |= conf  # over the shipped ones
+        text = yaml.safe_dump(config)
     (folder / "feature_store.yaml").write_text(text)
     feast = [sys.executable, "-m", "advprior.store.feast_import", "-c", folder, "apply"]
     subprocess.run(list(map(str, feast)), check=True, capture_output=True)

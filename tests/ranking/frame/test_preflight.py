@@ -12,11 +12,13 @@ import pytest
 
 from advprior.store.contract import CATALOG_FILE, LLM, MATRIX_FILE, PLACEBO, TABLE_FILE, prior_view
 from advprior.store.errors import AdvpriorError
+from advprior.store.offline import STORE_FILE, store_config
+from benchmarks.scale.spark import spark_lines
 from ranking.frame.preflight import check_store, preflight, publish_command
 from ranking.frame.publish import publish_features
 from ranking.frame.views import view_folder
 from tests.ranking.stores import copy_repo, definitions, publish_priors
-from tests.spark import CONF, use_spark
+from tests.spark import CONF, needs_spark, use_spark
 from tests.tiny import PLAN, write_tiny
 
 
@@ -139,6 +141,18 @@ def test_spark_without_java_is_refused(repo: Path, tmp_path: Path, monkeypatch: 
     error = refused("STO020", use_spark(repo), [])
     assert "Java" in str(error.actual)
     assert "advprior[spark]" in str(error.fix)
+
+
+@needs_spark
+def test_the_shipped_settings_of_spark_are_taken(repo: Path) -> None:
+    """The commented lines, in place of duckdb: those that `benchmarks.scale.spark` measures, and that end."""
+    path = repo / STORE_FILE
+    text = spark_lines(path.read_text())
+    path.write_text(text)
+    check_store(repo)
+    store = store_config(repo)["offline_store"]
+    assert store["type"] == "spark"
+    assert all(name.startswith("spark.") and isinstance(value, str) for name, value in store["spark_conf"].items())
 
 
 def test_definitions_refuse_what_the_preflight_refuses(repo: Path) -> None:
