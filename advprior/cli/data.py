@@ -210,6 +210,35 @@ def pairs(tables: Path, out: Path, force: bool) -> None:
 
 
 @data.command()
+@click.option("--tables", type=click.Path(path_type=Path), required=True, help="Canonical tables.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write.")
+@click.option(
+    "--base",
+    help="What reads the texts: an LLM or sentence encoder (NAME, `NAME@layers=8`), `lexical` for words, "
+    "`NAME@twin=true` for random weights. Default: that of the text prior.",
+)
+@click.option("--number", type=click.IntRange(2), default=64, show_default=True, help="How many clusters.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of K-means and random weights.")
+@click.option("--shuffled", is_flag=True, help="Groups of the same sizes at random: the placebo.")
+@click.option("--force", is_flag=True, help="Build again even when nothing changed.")
+def clusters(tables: Path, out: Path, base: str | None, number: int, seed: int, shuffled: bool, force: bool) -> None:
+    """The same tables with a column `cluster` of ads and events, for features that count by it.
+
+    K-means over encodings of what is written of each advertiser x category, as known before finetune_end. Build the
+    features on these tables (`advprior rank features`); an arm has them by `adds: [cluster]`.
+    """
+    from advprior.pipeline.clusters import ClusterOptions, build
+
+    named = {} if base is None else {"base": base}
+    options = ClusterOptions(**named, number=number, seed=seed, shuffled=shuffled)
+    if not build(tables, out, options, force=force, say=click.echo):
+        click.echo(f"data: unchanged, reused {out}")
+        return
+    click.echo(f"data: wrote {out}")
+    next_step(f"advprior rank features --tables {out} --repo REPO")
+
+
+@data.command()
 @click.argument("tables", metavar="[PROJECT|TABLES]", type=click.Path(path_type=Path), required=False)
 @click.option("--mapping", type=click.Path(path_type=Path), help="YAML that maps your files and columns.")
 @click.option(

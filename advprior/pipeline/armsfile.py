@@ -7,6 +7,7 @@ arm's keys mean is `ranking`'s to say.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import yaml
 from advprior.pipeline.own_defaults import own_arms, shipped_arms
 from advprior.pipeline.presets import CHEAP
 from advprior.pipeline.settings import Prior, ProjectConfig
-from advprior.store.contract import LEXICAL, PRETRAINED, prior_service, prior_view
+from advprior.predictors.encoding.settings import Encoding, parse_encoding
+from advprior.store.contract import CLUSTER, LEXICAL, PRETRAINED, prior_service, prior_view
 
 #: Enough trees to see which way the cheap priors point, at a tenth of the cost, where the final arms are the user's.
 FIRST_RANKER = {"learning_rate": 0.1, "max_rounds": 120, "patience": 10}
@@ -40,6 +42,7 @@ def arms_text(config: ProjectConfig, project: Path | None = None) -> str:
         arms.append(_arm(template, prior, config.priors))
         if prior.placebo_name is not None and prior.placebo_name not in template["removed"]:
             arms.append(_placebo(template, prior))
+    arms += _cluster_arm(template, config)
     names = {arm["name"] for arm in arms}
     more = [arm for arm in template["arms"] if arm["name"] not in names and _role(arm) != "baseline"]
     arms += [arm for arm in more if config.arms.variants and arm.get("optional")]
@@ -75,6 +78,12 @@ def first_arms_text(config: ProjectConfig, project: Path | None = None) -> str:
     arms += [{**_arm(template, prior, config.priors), "role": "control"} for prior in cheap]
     small = FIRST_RANKER if config.arms.file is not None else {}
     return _text(arms, {**template["ranker"], **small, **config.arms.ranker})
+
+
+def ranker_modules(arms: str) -> list[str]:
+    """Files of modules that an arms file's text names as rankers, relative to it."""
+    names = re.findall(r"^\s*(?:- )?ranker:\s*['\"]?([\w.]+):\w", arms, flags=re.MULTILINE)
+    return [f"{name.replace('.', '/')}.py" for name in dict.fromkeys(names)]
 
 
 def _template(project: Path | None) -> dict[str, Any]:
@@ -145,6 +154,19 @@ def _kind(prior: Prior) -> str | None:
     if own.get("twin"):
         return "random_weights"
     return "lexical" if own.get("base") == LEXICAL else "masked" if own.get("masked") else None
+
+
+def _cluster_arm(template: dict[str, Any], config: ProjectConfig) -> list[dict[str, Any]]:
+    """The arm of the counts by semantic cluster, where the project makes clusters: a control without pre-training."""
+    if config.clusters is None:
+        return []
+    arms = [*template["arms"], *shipped_arms()["arms"]]
+    same = next({**arm} for arm in arms if arm["name"] == CLUSTER)
+    same.pop("optional", None)
+    encoding = Encoding() if config.clusters.base is None else parse_encoding(config.clusters.base)
+    if config.clusters.shuffled:
+        same["label"] = "+ counts by random group"
+    return [same if encoding.pretrained and not config.clusters.shuffled else same | {"role": "control"}]
 
 
 def _placebo(template: dict[str, Any], prior: Prior) -> dict[str, Any]:

@@ -6,14 +6,13 @@ language model is fitted.
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import yaml
 
-from advprior.pipeline.armsfile import arms_text, control_names, first_arms_text
+from advprior.pipeline.armsfile import arms_text, control_names, first_arms_text, ranker_modules
 from advprior.pipeline.own_defaults import edited_settings
 from advprior.pipeline.presets import CHEAP
 from advprior.pipeline.settings import HIDDEN, Export, Prior, Project
@@ -33,7 +32,7 @@ from advprior.store.contract import (
 )
 from advprior.store.runs import MANIFEST, read_manifest
 
-TABLES, PAIRS = "tables", "tables_pair"
+TABLES, PAIRS, CLUSTERED = "tables", "tables_pair", "tables_cluster"
 #: The step that ends the first answer.
 FIRST = "first rank ablate"
 FIRST_ABLATION = "first/ablation"
@@ -139,6 +138,10 @@ class Chain:
             self.evaluate()
             return
         tables = self.at(TABLES)
+        if self.config.clusters is not None:
+            words = ("data", "clusters", "--tables", tables, *self.config.cluster_options)
+            self.advprior("data clusters", *words, out=CLUSTERED, reads=(TABLES,))
+            tables = self.at(CLUSTERED)  # the same rows: only the features read the column
         self.steps.append(
             Step(
                 "rank features" + self.suffix,
@@ -328,9 +331,7 @@ class Chain:
         """Modules beside the project file that arms name as rankers: another source is another result."""
         path = self.project.folder / arms
         text = self.files.get(arms) or (path.read_text() if path.is_file() else "")
-        names = re.findall(r"^\s*(?:- )?ranker:\s*['\"]?([\w.]+):\w", text, flags=re.MULTILINE)
-        files = (f"{name.replace('.', '/')}.py" for name in dict.fromkeys(names))
-        return tuple(name for name in files if (self.project.folder / name).is_file())
+        return tuple(name for name in ranker_modules(text) if (self.project.folder / name).is_file())
 
     def retrieval(self) -> None:
         """Two towers, the quota of predicted advertisers' ads, and candidates × ranker."""

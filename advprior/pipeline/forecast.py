@@ -60,6 +60,7 @@ class Rate:
 COSTS = {
     "data build": Rate("impressions", 3, 14, 250, 850, disk_mb=9),
     "data check": Rate("impressions", 3, 14, 250, 850, disk_mb=9),
+    "data clusters": Rate("texts", 10, 36_000, 1100),
     "data pairs": Rate("events", 1, 3, 200, 500),
     "finetune llm": Rate("events", 12, 0, 1150, 2500, layer_s=12.5, epoch_s=175),
     "export llm": Rate("", 16, 0, 1600),
@@ -134,7 +135,7 @@ def sizes_of(project: Project) -> Sizes | None:
     facts = read_manifest(tables)["facts"]
     rows, plan = facts.get("rows", {}), TimePlan.from_json(facts["time_plan"])
     config = project.config
-    arms = 1 + len(config.priors) + sum(prior.placebo for prior in config.priors)
+    arms = 1 + len(config.priors) + sum(prior.placebo for prior in config.priors) + (config.clusters is not None)
     first = 1 + sum(prior.predictor in CHEAP for prior in config.priors)
     one = config.origins == 1  # of several cut-offs none has a first answer, whose rankers the ablation takes over
     reused = first if one and config.first_answer and config.arms.file is None and first > 1 else 0

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from advprior.pipeline.chain import PAIRS, tables_folder
+from advprior.pipeline.chain import CLUSTERED, PAIRS, tables_folder
 from advprior.pipeline.refresh_priors import Priors, refresh_priors
 from advprior.pipeline.refresh_store import apply_if_changed, materialize
 from advprior.pipeline.settings import HIDDEN, Project
@@ -104,7 +104,11 @@ def refresh(project: Project, options: RefreshOptions, command: Command, say: Sa
         served = project.config.served.name
         priors = refresh_priors(Priors(served, Path(read), REPO, project.config.refresh, step, options.threads), say)
         done.facts |= priors
-        step("rank", "features", "--tables", tables, "--repo", str(REPO))
+        counted = tables
+        if project.config.clusters is not None:
+            counted = CLUSTERED
+            step("data", "clusters", "--tables", tables, *project.config.cluster_options, "--out", counted)
+        step("rank", "features", "--tables", counted, "--repo", str(REPO))
         apply_if_changed(REPO, Path(HIDDEN), say)
         plan, newest = load_time_plan(Path(tables)), datetime.fromisoformat(priors["last_snapshot"])
         done.notes += wait_until_due(newest + plan.lag, plan.lag, options, say)

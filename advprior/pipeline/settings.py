@@ -153,6 +153,17 @@ class Budget(_Strict):
     disk_gb: float | None = Field(default=None, gt=0)
 
 
+class Clusters(_Strict):
+    """Semantic clusters of ads and events, whose counts are features of the ranker; ``base`` as ``data clusters`` has.
+
+    ``shuffled``: groups of the same sizes at random, the placebo.
+    """
+
+    base: str | None = None
+    number: int = Field(default=64, ge=2)
+    shuffled: bool = False
+
+
 class Disk(_Strict):
     """What stays on disk once a whole run has ended.
 
@@ -206,6 +217,7 @@ class ProjectConfig(_Strict):
     priors: Annotated[tuple[Prior, ...], BeforeValidator(_preset)] = Field(default=FEW, validate_default=True)
     arms: Annotated[ArmsConfig, BeforeValidator(_arms)] = ArmsConfig()
     first_answer: bool = True
+    clusters: Annotated[Clusters | None, BeforeValidator(_switch)] = None
     retrieval: Annotated[Retrieval | None, BeforeValidator(_switch)] = Retrieval()
     report: Annotated[Report | None, BeforeValidator(_switch)] = Report()
     serve: str | None = None
@@ -241,7 +253,19 @@ class ProjectConfig(_Strict):
             raise ValueError(
                 f"serve: {self.serve!r} is none of the priors {', '.join(names)}; name one, or leave serve out"
             )
+        if self.clusters is not None and self.clusters.base in {f"models/{name}" for name in names}:
+            raise ValueError(
+                f"clusters.base: features come before {self.clusters.base} is fitted; name an encoder, or a run outside"
+            )
         return self
+
+    @property
+    def cluster_options(self) -> tuple[str, ...]:
+        """How clusters are made, as options of ``data clusters``."""
+        clusters = self.clusters or Clusters()
+        options: tuple[str, ...] = () if clusters.base is None else ("--base", clusters.base)
+        options += ("--number", str(clusters.number), "--seed", str(self.seed))
+        return *options, *(("--shuffled",) if clusters.shuffled else ())
 
     @property
     def device_option(self) -> tuple[str, ...]:

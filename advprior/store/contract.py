@@ -33,6 +33,7 @@ TIMESTAMP = "timestamp"
 VALUE = "value"
 TEXT = "text"
 DEPARTMENT = "department"  # ads, events, advertisers: what a category belongs to [nothing coarser than a category]
+CLUSTER = "cluster"  # ads, events: what is alike by what is written of it [of an event: its advertiser × category's ad]
 IMPRESSION_ID = "impression_id"
 SLATE_ID = "slate_id"
 LABEL = "label"

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from advprior.store.contract import PRIOR_VIEW_PREFIX
+from advprior.store.contract import CLUSTER, PRIOR_VIEW_PREFIX, USER_HISTORY_VIEW
 
 #: Sources that are no Feast view: columns of the request, and what the time of an impression tells by itself.
 REQUEST_SOURCE = "impressions"
@@ -29,8 +29,8 @@ class Feature:
     name : str
         Column of the frame.
     group : str
-        What arms choose by: ``profile``, ``activity``, ``ad``, ``context``, ``history``, ``department``, the published
-        name of a prior such as ``prior_text_pair``, or the name of a user's own feature view.
+        What arms choose by: ``profile``, ``activity``, ``ad``, ``context``, ``history``, ``department``, ``cluster``,
+        the published name of a prior such as ``prior_text_pair``, or the name of a user's own feature view.
     source : str
         Feast feature view that it is read or derived from; ``impressions`` for context that comes with the request,
         ``clock`` for what the time of the impression tells.
@@ -55,6 +55,11 @@ class Feature:
     def predictor(self) -> str | None:
         """Whose prior it is; None for a feature of no prior."""
         return self.source.removeprefix(PRIOR_VIEW_PREFIX) if self.source.startswith(PRIOR_VIEW_PREFIX) else None
+
+    @property
+    def in_baseline(self) -> bool:
+        """Whether every arm has it: all but priors and the counts by semantic cluster, which arms add by name."""
+        return self.predictor is None and (self.group, self.source) != (CLUSTER, USER_HISTORY_VIEW)
 
     @property
     def quantity(self) -> str:

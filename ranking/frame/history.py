@@ -32,7 +32,12 @@ from ranking.frame.standing import Standing, StandingHistory, StandingRows
 from ranking.frame.stream_counts import LevelCounts, StreamRows
 from ranking.frame.streams import EVENTS, LEVELS, WINDOWS, token_column
 
-_PLURAL = {"advertiser": "advertisers", "category": "categories", "ad": "ads", "department": "departments"}
+_PLURAL = {
+    "advertiser": "advertisers",
+    "category": "categories",
+    "ad": "ads",
+    "department": "departments",
+}  # of the baseline
 
 
 def windowed(counts: CountsBefore, moment: int) -> dict[str, Int]:
@@ -114,7 +119,7 @@ class _Level:
         self._keys.append(keys + first_row * size)
         self._values.append(values)
         owner, columns = keys // max(size, 1), dict[str, Any]()
-        if stream is EVENTS:
+        if stream is EVENTS and self._level in _PLURAL:
             recent = values[:, stream.quantities.index("4w")] > 0
             for window, counted in (("all", owner), ("4w", owner[recent])):
                 name = f"activity_distinct_{_PLURAL[self._level]}_{window}"

@@ -11,14 +11,16 @@ import numpy as np
 import pandas as pd
 
 from advprior.store.arrays import Int
-from advprior.store.contract import AD_ID, ADVERTISER_ID, CATEGORY, DEPARTMENT
+from advprior.store.contract import AD_ID, ADVERTISER_ID, CATEGORY
 from advprior.store.runs import digest
 from ranking.frame.counts import codes_of
-from ranking.frame.streams import AD, ADVERTISER, LEVELS, NUMBERINGS, PAIR, Stream
+from ranking.frame.streams import AD, ADVERTISER, CLUSTER, DEPARTMENT, LEVELS, NUMBERINGS, PAIR, Stream
 from ranking.frame.streams import CATEGORY as OF_CATEGORY
-from ranking.frame.streams import DEPARTMENT as OF_DEPARTMENT
 
 HISTORY_IDS = "history_ids.json"
+#: What ads may belong to beside their category, by the column of ads and events that says it, and by what an event
+#: that says none itself belongs to one: as the first ad of its category, or of its advertiser × category.
+_GROUPED_BY = {DEPARTMENT: OF_CATEGORY, CLUSTER: PAIR}
 
 
 class HistoryIds:
@@ -31,10 +33,10 @@ class HistoryIds:
     ads : pandas.DataFrame
         Indexed by ad_id; a column of ids per numbering (−1: the ad has no such thing).
     exist_from : dict[str, int array]
-        Microseconds since 1970 from which each id of a numbering exists: a category, a department and a pair with the
-        first of its ads. Before, an event matches none of them, as if their ads were not listed yet.
-    departments : list of str
-        Those of the ads, empty where they have none: departments are then not numbered.
+        Microseconds since 1970 from which each id of a numbering exists: a category, a department, a cluster and a
+        pair with the first of its ads. Before, an event matches none of them, as if their ads were not listed yet.
+    groupings : dict of str to list of str
+        Departments and clusters of the ads, by numbering; those that no ad has are not numbered.
 
     Parameters
     ----------
@@ -53,18 +55,19 @@ class HistoryIds:
         self.sizes = dict(zip(NUMBERINGS, counts, strict=True))
         ids = {ADVERTISER: a, OF_CATEGORY: c, PAIR: self.pair_codes(a, c), AD: np.arange(len(ads), dtype=np.int64)}
         self.ads = pd.DataFrame(ids, index=pd.Index(ads[AD_ID], name="of"))
-        self.departments = _distinct(ads[DEPARTMENT]) if DEPARTMENT in ads else []
-        if self.departments:
-            ids[OF_DEPARTMENT] = codes_of(_stripped(ads[DEPARTMENT]), self.departments)
-            self.sizes[OF_DEPARTMENT] = len(self.departments)
-            self.ads[OF_DEPARTMENT] = ids[OF_DEPARTMENT]
+        named = {column: _distinct(ads[column]) for column in _GROUPED_BY if column in ads}
+        self.groupings = {numbering: names for numbering, names in named.items() if names}
+        self._of_first: dict[str, tuple[Int, Int]] = {}
+        for numbering, names in self.groupings.items():
+            ids[numbering] = self.ads[numbering] = codes_of(_stripped(ads[numbering]), names)
+            self.sizes[numbering] = len(names)
             order = np.zeros(len(ads), np.int64) if ads_from is None else ads_from
-            self._of_category = _first_of(c, ids[OF_DEPARTMENT], order, len(self.categories))
+            by = _GROUPED_BY[numbering]
+            self._of_first[numbering] = _first_of(ids[by], ids[numbering], order, self.sizes[by])
         self.exist_from = {name: np.zeros(size, np.int64) for name, size in self.sizes.items()}
         if ads_from is not None:
-            for name in (OF_CATEGORY, PAIR, OF_DEPARTMENT):
-                if name in ids:
-                    self.exist_from[name] = _oldest(ads_from, ids[name], self.sizes[name])
+            for name in (OF_CATEGORY, PAIR, *self.groupings):
+                self.exist_from[name] = _oldest(ads_from, ids[name], self.sizes[name])
 
     def pair_codes(self, advertiser: Int, category: Int) -> Int:
         """Ids of advertiser × category, −1 where no ad has it."""
@@ -75,15 +78,34 @@ class HistoryIds:
     def event_codes(self, events: pd.DataFrame) -> dict[str, Int]:
         """Ids of each event by numbering, −1 where it has none.
 
-        Where events have no departments, an event's is that of its category's first ad, so that no later ad changes it.
+        Where events have no departments, an event's is that of its category's first ad, so that no later ad changes it;
+        where they have no clusters, that of the first ad of its advertiser × category.
         """
         a, c = codes_of(events[ADVERTISER_ID], self.advertisers), codes_of(events[CATEGORY], self.categories)
         ids = {ADVERTISER: a, OF_CATEGORY: c, PAIR: self.pair_codes(a, c)}
-        if self.departments:
-            by_category = np.append(self._of_category, np.int64(-1))[c]
-            own = DEPARTMENT in events
-            ids[OF_DEPARTMENT] = codes_of(_stripped(events[DEPARTMENT]), self.departments) if own else by_category
+        for numbering, names in self.groupings.items():
+            if numbering in events:
+                ids[numbering] = codes_of(_stripped(events[numbering]), names)
+            else:
+                ids[numbering] = np.append(self._of_first[numbering][0], np.int64(-1))[ids[_GROUPED_BY[numbering]]]
         return ids
+
+    def told_from(self, events: pd.DataFrame, codes: dict[str, Int]) -> dict[str, Int]:
+        """Microseconds since 1970 from which an ad tells each event's department or cluster, where no event says it.
+
+        Parameters
+        ----------
+        events : DataFrame
+        codes : dict of str to int array
+            Of `event_codes`.
+
+        Returns
+        -------
+        dict of str to int array [events]
+            By numbering; 0 where an event has none.
+        """
+        of_ads = (numbering for numbering in self.groupings if numbering not in events)
+        return {n: np.append(self._of_first[n][1], np.int64(0))[codes[_GROUPED_BY[n]]] for n in of_ads}
 
     def ad_codes(self, ads: pd.Series[Any]) -> dict[str, Int]:
         """Ids of each of some ads by numbering, −1 where it has none."""
@@ -92,7 +114,7 @@ class HistoryIds:
 
     def to_json(self, streams: Iterable[Stream]) -> dict[str, Any]:
         """What lies beside the arrays, so that a reader needs nothing else; ``version`` is the digest of the rest."""
-        of_ads = {level: self.ads[level].tolist() for level in (*LEVELS, OF_DEPARTMENT) if level in self.sizes}
+        of_ads = {level: self.ads[level].tolist() for level in (*LEVELS, *self.groupings)}
         about: dict[str, Any] = {
             "sizes": self.sizes,
             "advertisers": self.advertisers,
@@ -100,8 +122,7 @@ class HistoryIds:
             "ads": {AD_ID: self.ads.index.tolist(), **of_ads},  # the number of an ad itself is its place
             "streams": {stream.name: list(stream.quantities) for stream in streams},
         }
-        if self.departments:
-            about["departments"] = self.departments
+        about |= {f"{numbering}s": names for numbering, names in self.groupings.items()}
         return {"version": digest(about), **about}
 
 
@@ -114,18 +135,20 @@ def _distinct(column: pd.Series[Any]) -> list[str]:
     return sorted(value for value in _stripped(column).dropna().unique().tolist() if value)
 
 
-def _first_of(group: Int, value: Int, moments: Int, size: int) -> Int:
-    """Value (≥ 0) of each group's first row by moment, of several at once the smallest; −1 where a group has none.
+def _first_of(group: Int, value: Int, moments: Int, size: int) -> tuple[Int, Int]:
+    """Value (≥ 0) of each group's first row by moment, of several at once the smallest, and that moment; −1 and 0
+    where a group has none.
 
-    >>> _first_of(np.array([0, 0, 0, 2]), np.array([3, 2, 1, -1]), np.array([5, 5, 9, 0]), 3).tolist()
-    [2, -1, -1]
+    >>> values, since = _first_of(np.array([0, 0, 0, 2]), np.array([3, 2, 1, -1]), np.array([5, 5, 9, 0]), 3)
+    >>> values.tolist(), since.tolist()
+    ([2, -1, -1], [5, 0, 0])
     """
     order = np.lexsort([value, moments, group])
     order = order[(group[order] >= 0) & (value[order] >= 0)]
     groups, first = np.unique(group[order], return_index=True)
-    out = np.full(size, -1, np.int64)
-    out[groups] = value[order][first]
-    return out
+    out, since = np.full(size, -1, np.int64), np.zeros(size, np.int64)
+    out[groups], since[groups] = value[order][first], moments[order][first]
+    return out, since
 
 
 def _oldest(moments: Int, ids: Int, size: int) -> Int:

@@ -74,7 +74,7 @@ class Past:
     def _of_names(self, moment: int) -> dict[str, Hashes]:
         """Hash of each id's name by numbering; 0, as for no id, where it does not exist yet."""
         ids = self.ids
-        names = {"advertiser": ids.advertisers, "category": ids.categories, "department": ids.departments, AD: self.ads}
+        names = {"advertiser": ids.advertisers, "category": ids.categories, AD: self.ads, **ids.groupings}
         return {
             numbering: np.append(
                 np.where(ids.exist_from[numbering] <= moment, _of_texts(names[numbering]), 0), 0
@@ -84,13 +84,15 @@ class Past:
         }
 
     def _of_ads(self, moment: int) -> Hashes:
-        """Of each ad with its advertiser, category and department."""
+        """Of each ad with its advertiser and category, department and cluster."""
         names = self._of_names(moment)
         return _mixed(*(names[numbering][self.ids.ads[numbering].to_numpy()] for numbering in names))
 
     def _of_events(self, moment: int, user: Hashes) -> list[int]:
         rows, names = self.events, self._of_names(moment)
         codes = [names[numbering][code] for numbering, code in rows.codes.items() if numbering in names]
+        told = [rows.told_from.get(numbering) for numbering in rows.codes if numbering in names]
+        codes = [c if t is None else np.where(t <= moment, c, np.uint64(0)) for c, t in zip(codes, told, strict=True)]
         value = rows.value.astype(np.float64).view(np.uint64)
         return _sum(rows.times < moment, np.append(user, np.uint64(0))[rows.owner], _whole(rows.times), value, *codes)
 

@@ -23,6 +23,7 @@ from advprior.store.contract import (
     CATALOG_VERSION,
     CATEGORY,
     CLICKED,
+    CLUSTER,
     CREATED_TIMESTAMP,
     DEPARTMENT,
     EVENT_TIMESTAMP,
@@ -64,7 +65,7 @@ from ranking.frame.views import BASELINE_VIEWS, view_folder
 
 #: What is counted of the two tables that may be long.
 _COUNTED = {
-    EVENTS: (USER_ID, ADVERTISER_ID, CATEGORY, DEPARTMENT, VALUE, TIMESTAMP, ARRIVED),
+    EVENTS: (USER_ID, ADVERTISER_ID, CATEGORY, DEPARTMENT, CLUSTER, VALUE, TIMESTAMP, ARRIVED),
     IMPRESSIONS: (USER_ID, AD_ID, TIMESTAMP, LABEL, CLICKED),
 }
 _IDS = (USER_ID, AD_ID, ADVERTISER_ID, CATEGORY)

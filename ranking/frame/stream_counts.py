@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -41,6 +41,9 @@ class StreamRows:
         Rows that the user answered; none for a stream without answers.
     answer_delay_us : int
         How long after its row an answer counts.
+    told_from : mapping of str to int array [rows]
+        By numbering: microseconds since 1970 from which a row's id is told, where an ad that may come later tells it.
+        At an earlier moment the row has none.
     """
 
     stream: Stream
@@ -51,6 +54,7 @@ class StreamRows:
     value: Any
     answered: Bool
     answer_delay_us: int = 0
+    told_from: Mapping[str, Int] = field(default_factory=dict)
 
 
 def stream_rows(
@@ -72,7 +76,8 @@ def _event_rows(users: pd.DataFrame, ids: HistoryIds, events: pd.DataFrame) -> S
     value = np.nan_to_num(events[VALUE].to_numpy(np.float64)) if VALUE in events else np.zeros(n)
     owner = codes_of(events[USER_ID], users[USER_ID])
     times, codes = counting_times(events), ids.event_codes(events)
-    return StreamRows(streams.EVENTS, owner, times, codes, len(users), value, np.zeros(n, dtype=bool))
+    told = ids.told_from(events, codes)
+    return StreamRows(streams.EVENTS, owner, times, codes, len(users), value, np.zeros(n, dtype=bool), told_from=told)
 
 
 def _shown_rows(
@@ -127,18 +132,21 @@ class LevelCounts:
         whole = np.flatnonzero((codes >= 0) & (rows.owner >= 0))
         self.keys, place = np.unique(rows.owner[whole] * self.size + codes[whole], return_inverse=True)
         place = place.astype(np.int32 if len(self.keys) < 2**31 else np.int64)
-        order = np.lexsort([place, rows.times[whole]])
-        self.place, self.times = place[order], rows.times[whole][order]
-        self._counted = self._occasions() if rows.stream.occasions else _InTime(self.place, self.times)
+        told = rows.told_from.get(numbering, np.zeros(0, np.int64))
+        told = told[whole] if len(told) else np.zeros(len(whole), np.int64)
+        order = np.lexsort([told, place, rows.times[whole]])
+        self.place, self.times, told = place[order], rows.times[whole][order], told[order]
+        first = self._of_visits() if rows.stream.occasions else np.ones(len(self.place), np.bool_)
+        self._counted = _InTime.of(self.place[first], self.times[first], told[first])
         answered = rows.answered[whole][order]
-        self._answers = _InTime(self.place[answered], self.times[answered])
+        self._answers = _InTime.of(self.place[answered], self.times[answered])
         self._begin()
 
-    def _occasions(self) -> _InTime:
-        """Rows of one user, id and time are of one visit."""
+    def _of_visits(self) -> Bool:
+        """Rows of one user, id and time are of one visit: the first of them, the one that is told of first."""
         first = np.ones(len(self.place), np.bool_)
         first[1:] = (np.diff(self.place) != 0) | (np.diff(self.times) != 0)
-        return _InTime(self.place, self.times) if first.all() else _InTime(self.place[first], self.times[first])
+        return first
 
     def _begin(self) -> None:
         self._ever = np.zeros(len(self.keys), np.int64)
@@ -186,25 +194,42 @@ class LevelCounts:
 
 @dataclass
 class _InTime:
-    """Rows in time order, gone through up to a moment.
+    """Rows in the order in which they count, gone through up to a moment.
 
     Parameters
     ----------
     place, times : int arrays [rows]
+    counts : int array [rows]
+        Ascending, never before a row's time: a row counts at any moment that is later. The times themselves, where
+        nothing is told later.
     done : int
         How many of them lie before the moment.
     """
 
     place: Int
     times: Int
+    counts: Int
     done: int = 0
 
+    @classmethod
+    def of(cls, place: Int, times: Int, told: Int | None = None) -> _InTime:
+        """Of rows in time order; a row whose id is told at a moment counts at that very moment, too."""
+        if told is None or not (late := told > times).any():
+            return cls(place, times, times)
+        counts = np.where(late, told - 1, times)
+        order = np.argsort(counts, kind="stable")
+        return cls(place[order], times[order], counts[order])
+
     def until(self, moment: int) -> tuple[Int, Int]:
-        """Place and time of the next rows, strictly before a moment."""
-        start, self.done = self.done, int(np.searchsorted(self.times, moment))
+        """Place and time of the next rows that count before a moment."""
+        start, self.done = self.done, int(np.searchsorted(self.counts, moment))
         return self.place[start : self.done], self.times[start : self.done]
 
     def since(self, moment: int) -> tuple[Int, Int]:
-        """Place and time of the rows gone through that are not before a moment."""
-        start = int(np.searchsorted(self.times[: self.done], moment))
-        return self.place[start : self.done], self.times[start : self.done]
+        """Place and time of the rows gone through whose time is not before a moment."""
+        start = int(np.searchsorted(self.counts[: self.done], moment))
+        place, times = self.place[start : self.done], self.times[start : self.done]
+        if self.counts is self.times:
+            return place, times
+        inside = times >= moment
+        return place[inside], times[inside]

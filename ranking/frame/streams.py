@@ -12,9 +12,16 @@ from dataclasses import dataclass
 RECENCY, UNANSWERED = "recency_days", "unanswered"
 WINDOWS = {"1w": 7, "4w": 28, "12w": 84}  # days
 #: What can be counted per: numberings of `ranking.frame.numbering`. "ad" is an ad's advertiser × category, which is
-#: what an event can be matched to; "ad_id" is the ad itself. A department is coarser than a category: it is numbered
-#: where the ads have one, and counted nowhere else.
-ADVERTISER, CATEGORY, PAIR, AD, DEPARTMENT = ("advertiser", "category", "ad", "ad_id", "department")
+#: what an event can be matched to; "ad_id" is the ad itself. A department is coarser than a category, a cluster is
+#: what reads alike: each is numbered where the ads have one, and counted nowhere else.
+ADVERTISER, CATEGORY, PAIR, AD, DEPARTMENT, CLUSTER = (
+    "advertiser",
+    "category",
+    "ad",
+    "ad_id",
+    "department",
+    "cluster",
+)
 NUMBERINGS = (ADVERTISER, CATEGORY, PAIR, AD)
 #: How far back exposures are counted: a user's row is then bounded by what is shown in that time, not by the log.
 EXPOSURE_REACH_DAYS = WINDOWS["12w"]
@@ -82,13 +89,13 @@ class Stream:
 
 EVENTS = Stream(
     "history",
-    {"advertiser": ADVERTISER, "category": CATEGORY, "ad": PAIR, "department": DEPARTMENT},
+    {"advertiser": ADVERTISER, "category": CATEGORY, "ad": PAIR, "department": DEPARTMENT, "cluster": CLUSTER},
     {**WINDOWS, "all": None},
     occasions=True,
 )
 EXPOSURES = Stream(
     "exposures",
-    {"advertiser": ADVERTISER, "ad": AD, "department": DEPARTMENT},
+    {"advertiser": ADVERTISER, "ad": AD, "department": DEPARTMENT, "cluster": CLUSTER},
     WINDOWS,
     reach_days=EXPOSURE_REACH_DAYS,
     answers=True,
@@ -100,12 +107,14 @@ LEVELS = ("advertiser", "category", "ad")
 
 
 def group_of(stream: Stream, level: str) -> str:
-    """Group of a level's features in a frame: departments are one of their own, so that they can be left out.
+    """Group of a level's features in a frame: departments and clusters are groups of their own.
 
-    >>> group_of(EXPOSURES, "ad"), group_of(EXPOSURES, "department")
-    ('exposures', 'department')
+    So that departments can be left out, and that clusters are in the arms that add them.
+
+    >>> group_of(EXPOSURES, "ad"), group_of(EXPOSURES, "department"), group_of(EXPOSURES, "cluster")
+    ('exposures', 'department', 'cluster')
     """
-    return DEPARTMENT if level == DEPARTMENT else stream.name
+    return level if level in (DEPARTMENT, CLUSTER) else stream.name
 
 
 def stream_features() -> frozenset[str]:

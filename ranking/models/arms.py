@@ -306,7 +306,7 @@ def _adds(entry: str, feature: Feature) -> bool:
 
 
 def arm_features(arm: Arm, features: Sequence[Feature]) -> list[Feature]:
-    """Features of one arm, in the frame's order: all but priors, plus what the arm adds.
+    """Features of one arm, in the frame's order: the baseline's, plus what the arm adds.
 
     Raises
     ------
@@ -331,7 +331,7 @@ def arm_features(arm: Arm, features: Sequence[Feature]) -> list[Feature]:
             expected="a group of the frame, or one of its features by name",
             fix=missing_fix(unmatched, features),
         )
-    return [f for f in features if f.predictor is None or any(_adds(entry, f) for entry in arm.adds)]
+    return [f for f in features if f.in_baseline or any(_adds(entry, f) for entry in arm.adds)]
 
 
 def predictors_of(arm: Arm, features: Sequence[Feature]) -> list[str]:

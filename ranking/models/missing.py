@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 
-from advprior.store.contract import PRIOR_VIEW_PREFIX
+from advprior.store.contract import CLUSTER, PRIOR_VIEW_PREFIX
 from advprior.store.features import Feature, groups_of
 
 
@@ -23,6 +23,11 @@ def missing_fix(entries: Sequence[str], features: Sequence[Feature]) -> str:
     if priors and priors == list(entries):
         folders = " and ".join(f"PRIORS/{entry.removeprefix(PRIOR_VIEW_PREFIX)}" for entry in priors)
         return f"publish the priors (advprior publish {folders} --repo REPO), feast apply, and build the frame again"
+    if list(entries) == [CLUSTER]:
+        return (
+            "give ads a column `cluster` (advprior data clusters --tables TABLES --out TABLES2), then advprior rank "
+            "features --tables TABLES2 --repo REPO, feast apply, and build the frame again"
+        )
     return (
         "a feature of your own reaches the frame by its view: add the view to _BASELINE in definitions.py, feast "
         "apply, and build the frame again; in Python, frame.with_prior(name, values)"

@@ -18,7 +18,7 @@ def test_every_key_has_its_row_and_no_row_is_of_another() -> None:
 
 
 def test_every_key_inside_a_key_is_named() -> None:
-    for name in ("tables", "arms", "retrieval", "report", "price", "budget"):
+    for name in ("tables", "arms", "clusters", "retrieval", "report", "price", "budget"):
         annotation = ProjectConfig.model_fields[name].annotation
         model = next(
             part for part in (annotation, *getattr(annotation, "__args__", ())) if hasattr(part, "model_fields")

@@ -21,8 +21,9 @@ def click_log(tmp_path_factory: pytest.TempPathFactory) -> Project:
     begin_after_the_snapshot(project.tables)
     ads = load_tables(project.tables, "ads")["ads"]
     ads["department"] = ads.category.rank(method="dense").mod(3).map({0.0: None, 1.0: "Food", 2.0: "Drugs"})
+    ads["cluster"] = [None if i % 7 == 6 else str(i % 4) for i in range(len(ads))]
     write_parquet(ads, project.tables / "ads.parquet")
-    return on_tables(project)
+    return on_tables(project, ("prior_llm", "cluster"))
 
 
 def begin_after_the_snapshot(tables: Path) -> None:
@@ -47,6 +48,7 @@ def test_every_feature_is_equal_on_sqlite(click_log: Project) -> None:
     assert set(streams) <= set(names)
     departments = {"history_department_4w", "exposures_department_unanswered", "activity_distinct_departments_all"}
     assert departments <= set(names)
+    assert {"history_cluster_4w", "history_cluster_recency_days", "exposures_cluster_unanswered"} <= set(names)
     assert {"context_position", "context_placement", "prior_llm_log_prob"} <= set(names)
     rows = rows_in_reach(click_log)
     # who does not exist yet at the snapshot has no row, offline as online

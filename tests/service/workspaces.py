@@ -146,14 +146,14 @@ def build_project(root: Path, users: int = 40) -> Project:
     return on_tables(project)
 
 
-def on_tables(project: Project) -> Project:
-    """The rest of a project that has its tables."""
+def on_tables(project: Project, adds: tuple[str, ...] = ("prior_llm",)) -> Project:
+    """The rest of a project that has its tables; ``adds``: what its ranker with priors adds to the baseline's."""
     copy_repo(project.repo)
     publish_features(project.tables, project.repo)
     publish(project.repo, prior_view(LLM), knowing_priors(project.tables))
     apply(project.repo)
     write_frame(project, LLM)
-    train(project, project.ranker, prior_service(LLM))
+    train(project, project.ranker, prior_service(LLM), adds=adds)
     train(project, project.plain, BASELINE_SERVICE)
     materialize(project.repo, SNAPSHOT + PLAN.lag)
     return project

@@ -20,6 +20,7 @@ from advprior.store.contract import prior_view
 from ranking.models.arms import Arms
 
 EXAMPLE = {"example": "complete_journey"}
+CLUSTERS = {"origins": 2, "clusters": {"base": "lexical", "number": 32, "shuffled": True}}
 PAID = {"decide_on": "ndcg", "price": {"cpu_hour": 0.05, "gpu_hour": 2, "currency": "EUR"}}
 
 
@@ -37,7 +38,9 @@ def project(folder, **keys) -> Project:
     return Project(folder, ProjectConfig.model_validate({"tables": EXAMPLE, **keys}))
 
 
-@pytest.mark.parametrize("keys", [{}, {"priors": "full"}, {"origins": 3}, {"retrieval": False, "report": False}, PAID])
+@pytest.mark.parametrize(
+    "keys", [{}, {"priors": "full"}, {"origins": 3}, {"retrieval": False, "report": False}, PAID, CLUSTERS]
+)
 def test_every_step_is_a_command_that_exists(tmp_path, keys):
     steps = make_plan(project(tmp_path, **keys)).steps
     assert len({step.name for step in steps}) == len(steps)
@@ -54,7 +57,7 @@ def test_every_example_is_built_by_a_command(tmp_path, example):
     assert parse(list(build.command[1:])).params
 
 
-@pytest.mark.parametrize("keys", [{}, {"priors": "full"}, {"origins": 2}])
+@pytest.mark.parametrize("keys", [{}, {"priors": "full"}, {"origins": 2}, CLUSTERS])
 def test_a_step_stands_after_all_that_it_needs(tmp_path, keys):
     plan = make_plan(project(tmp_path, **keys))
     place = {step.name: i for i, step in enumerate(plan.steps)}
@@ -94,6 +97,27 @@ def test_a_prior_of_ones_own_gets_an_arm_and_the_served_one_the_verdict(tmp_path
     assert arms.of_role("treatment")[0].label == "+ our texts"
     assert arms.placebo_of(arms.find("ours")) == arms.find("placebo_ours")
     assert arms.find("ours").adds == tuple(pattern.replace("llm", "ours") for pattern in arms.find("llm").adds)
+
+
+def test_clusters_are_made_once_and_counted_by_the_features_alone(tmp_path):
+    """At each cut-off of its own tables; every prior reads the tables that it read before."""
+    plan = make_plan(project(tmp_path, **CLUSTERS))
+    made = [step for step in plan.steps if step.kind == "data clusters"]
+    assert [step.inputs for step in made] == [(f"cutoff_{number}/tables",) for number in (1, 2)]
+    assert made[0].command[-7:-2] == ("--number", "32", "--seed", "0", "--shuffled")
+    readers = [step.kind for step in plan.steps if {step.output for step in made} & set(step.inputs)]
+    assert readers == ["rank features"] * 2
+
+
+@pytest.mark.parametrize(
+    ("clusters", "role"),
+    [(True, "treatment"), ({"base": "lexical"}, "control"), ({"base": "x@twin=true"}, "control"), (False, None)],
+)
+def test_clusters_have_an_arm_where_a_project_makes_them(tmp_path, clusters, role):
+    config = project(tmp_path, clusters=clusters).config
+    arms = {arm.name: arm for arm in Arms.model_validate(yaml.safe_load(arms_text(config))).arms}
+    assert (arms["cluster"].role if role else arms.get("cluster")) == role
+    assert not role or (arms["cluster"].adds, arms["cluster"].optional) == (("cluster",), False)
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,7 @@ def _history(folder: Path, table: pd.DataFrame) -> dict[str, list[Any]]:
         .apply(lambda row: f"{about['advertisers'][row.iloc[0]]} / {about['categories'][row.iloc[1]]}", axis=1),
         "ad_id": about["ads"]["ad_id"],
         "department": about.get("departments"),
+        "cluster": about.get("clusters"),
     }
     columns: dict[str, list[Any]] = {}
     for stream in STREAMS:

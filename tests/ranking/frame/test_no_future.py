@@ -34,6 +34,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:fetch_arrow_table:DeprecationWar
 
 #: Of a seed in which users visit an advertiser's category before its ad exists.
 LOG = Size(users=50, advertisers=8, weeks=12, seed=2)
+GROUPS = {"department": 3, "cluster": 5}
 
 
 def clicks_as_read(out: Path) -> None:
@@ -45,17 +46,18 @@ def clicks_as_read(out: Path) -> None:
 
 
 def clicks_with_departments(out: Path) -> None:
-    """Ads of one category in several departments, of which an ad that comes later brings another."""
+    """Ads of one category in several departments and clusters, of which an ad that comes later brings another."""
     clicks.build(out, LOG)
     path = out / "ads.parquet"
     ads = pd.read_parquet(path)
-    ads.assign(department=[f"department {i % 3}" for i in range(len(ads))]).to_parquet(path, index=False)
+    groups = {f"{name}": [f"{name} {i % size}" for i in range(len(ads))] for name, size in GROUPS.items()}
+    ads.assign(**groups).to_parquet(path, index=False)
 
 
 WORLDS: dict[str, Callable[[Path], Any]] = {
     "clicks": lambda out: clicks.build(out, LOG, effects=model.Effects(late_share=0.3, late_days=5.0)),
     "clicks without optional columns": clicks_as_read,
-    "clicks with departments": clicks_with_departments,
+    "clicks with departments and clusters": clicks_with_departments,
     "synthetic": lambda out: synthetic.build(out, Size(users=25, advertisers=8, weeks=9)),
 }
 

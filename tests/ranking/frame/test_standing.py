@@ -30,6 +30,7 @@ def log_at(week: int) -> Tables:
     """The log of some weeks, one row in twenty a week late; in the 26th a user and an ad come, within their tables."""
     until, newcomers = START + week * WEEK, ("u003", "a02/Soap")
     tables = tiny_tables(users=8)
+    tables["ads"] = tables["ads"].assign(cluster=[f"{i % 5}" for i in range(len(tables["ads"]))])
     events = tables["events"]
     late = np.arange(len(events)) % 20 == 0
     tables["events"] = events.assign(arrived=events.timestamp.where(~late, events.timestamp + WEEK))
@@ -159,6 +160,7 @@ OTHER = {
     "an outcome that was complete": changed("impressions", "label", 3, 1),
     "a click": changed("impressions", "clicked", 3, 1),
     "an ad's category": changed("ads", "category", 4, "Tea"),
+    "an ad's cluster": changed("ads", "cluster", 4, "0"),
     "a user who is gone": without("users", 2),
     "who was there": with_user(BEFORE),
 }

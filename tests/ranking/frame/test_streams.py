@@ -29,11 +29,13 @@ ADS = pd.DataFrame(
         "advertiser_id": ["a", "a", "b"],
         "category": ["Tea", "Tea", "Soap"],
         "department": ["Food", None, "Food"],
+        "cluster": ["1", "2", "2"],
     }
 )
 NO_EVENTS = pd.DataFrame({"user_id": [], "timestamp": pd.DatetimeIndex([], tz="UTC"), "value": []}).assign(
     advertiser_id=pd.Series(dtype=object), category=pd.Series(dtype=object)
 )
+NOT_SHOWN = NO_EVENTS.assign(ad_id=pd.Series(dtype=object), label=pd.Series(dtype=np.int64))
 _ROW = st.tuples(
     st.sampled_from(["u0", "u1"]),
     st.sampled_from(ADS.ad_id.tolist()),
@@ -87,7 +89,7 @@ def test_counts_equal_a_loop(answer: str, rows: list[tuple[str, str, int, int]],
             for u, user in enumerate(USERS.user_id):
                 for ad in ADS[of_ads.to_numpy() >= 0].itertuples():
                     same = {"advertiser": ADS.advertiser_id == ad.advertiser_id, "ad": ADS.ad_id == ad.ad_id}
-                    same["department"] = ADS.department == ad.department
+                    same |= {name: ADS[name] == getattr(ad, name) for name in ("department", "cluster")}
                     named = ADS[same[level]].ad_id
                     own = shown[(shown.user_id == user) & shown.ad_id.isin(named)]
                     nothing = [0.0] * (len(stream.quantities) - 1) + [np.nan]
@@ -126,13 +128,40 @@ def test_what_comes_after_a_snapshot_changes_nothing_before_it(tmp_path: Path) -
             np.testing.assert_array_equal(*gathered)
 
 
+@pytest.mark.parametrize("level", ["department", "cluster"])
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_an_event_has_no_group_before_an_ad_tells_it(level: str, data: Any) -> None:
+    """At any snapshot the counts are those of the ads that exist then, whatever was counted before."""
+    bought = data.draw(st.lists(_ROW, min_size=1, max_size=25))
+    groups = data.draw(st.lists(st.sampled_from(["x", "y", None]), min_size=6, max_size=6))
+    days = data.draw(st.lists(st.integers(0, 110), min_size=6, max_size=6))
+    ads = pd.concat([ADS, ADS.assign(ad_id=ADS.ad_id + "-later")], ignore_index=True).drop(columns="cluster")
+    ads = ads.drop(columns="department").assign(**{level: pd.Series(groups, dtype=object)})
+    since = np.array([moment_us(START + day * DAY) for day in days], np.int64)
+    events = shown_table(bought, "label").merge(ADS[["ad_id", "advertiser_id", "category"]]).drop(columns="ad_id")
+
+    def counted(whole: bool, *cuts: datetime) -> dict[tuple[int, str], list[float]]:
+        exists = np.ones(len(ads), bool) if whole else since <= moment_us(cuts[-1])
+        ids = HistoryIds(["a", "b"], ads[exists].reset_index(drop=True), since[exists])
+        if level not in ids.groupings:
+            return {}
+        counts = LevelCounts(stream_rows(USERS, ids, {EVENTS: events, IMPRESSIONS: NOT_SHOWN}, DELAY)[0], level, ids)
+        keys, values = [counts.at(moment_us(cut)) for cut in cuts][-1]
+        names, size = ids.groupings[level], ids.sizes[level]
+        return {(key // size, names[key % size]): row for key, row in zip(keys.tolist(), values.tolist(), strict=True)}
+
+    first, cut = sorted(START + day * DAY for day in data.draw(st.lists(st.integers(0, 120), min_size=2, max_size=2)))
+    assert counted(True, first, cut) == counted(False, cut)
+
+
 def test_events_in_the_same_department() -> None:
     """Their own where they have one; else that of their category's first ad, whatever a later ad says."""
     early, late = moment_us(START), moment_us(START + 9 * DAY)
     ads = ADS.assign(department=["Food", "Drugs", " Drugs "])
     ids = HistoryIds(["a", "b"], ads, np.array([late, early, early]))
     events = pd.DataFrame({"advertiser_id": ["a", "b", None, None], "category": ["Tea", "Soap", "Tea", "Oil"]})
-    assert ids.departments == ["Drugs", "Food"]
+    assert ids.groupings["department"] == ["Drugs", "Food"]
     assert ids.event_codes(events)["department"].tolist() == [0, 0, 0, -1]
     stated = events.assign(department=["Food", None, "Drugs", "Toys"])
     assert ids.event_codes(stated)["department"].tolist() == [1, -1, 0, -1]
@@ -140,10 +169,22 @@ def test_events_in_the_same_department() -> None:
     assert ids.to_json(STREAMS)["departments"] == ["Drugs", "Food"]
 
 
+def test_events_in_the_same_cluster() -> None:
+    """Their own where they have one; else that of the first ad of their advertiser × category, none where none is."""
+    early, late = moment_us(START), moment_us(START + 9 * DAY)
+    ids = HistoryIds(["a", "b"], ADS.assign(cluster=["07", "12", None]), np.array([late, early, early]))
+    events = pd.DataFrame({"advertiser_id": ["a", "b", "b", None], "category": ["Tea", "Soap", "Tea", "Tea"]})
+    assert ids.event_codes(events)["cluster"].tolist() == [1, -1, -1, -1]
+    assert ids.event_codes(events.assign(cluster=["07", None, "12", "99"]))["cluster"].tolist() == [0, -1, 1, -1]
+    assert ids.exist_from["cluster"].tolist() == [late, early]
+    assert ids.to_json(STREAMS)["clusters"] == ["07", "12"]
+
+
 @pytest.mark.parametrize("column", [None, [None, " ", None]])
-def test_without_departments_nothing_changes(column: list[str | None] | None) -> None:
-    plain = ADS.drop(columns="department")
-    ids = HistoryIds(["a", "b"], plain if column is None else plain.assign(department=pd.Series(column, dtype=object)))
+@pytest.mark.parametrize("level", ["department", "cluster"])
+def test_without_departments_or_clusters_nothing_changes(level: str, column: list[str | None] | None) -> None:
+    plain = ADS.drop(columns=["department", "cluster"])
+    ids = HistoryIds(["a", "b"], plain if column is None else plain.assign(**{level: pd.Series(column, dtype=object)}))
     assert ids.to_json(STREAMS) == HistoryIds(["a", "b"], plain).to_json(STREAMS)
-    assert "department" not in {**ids.event_codes(NO_EVENTS), **ids.ad_codes(plain.ad_id), **ids.sizes}
+    assert level not in {**ids.event_codes(NO_EVENTS), **ids.ad_codes(plain.ad_id), **ids.sizes}
     assert EXPOSURES.levels_in(ids.sizes) == {"advertiser": "advertiser", "ad": "ad_id"}

@@ -88,6 +88,20 @@ def test_an_arm_is_the_baseline_plus_what_it_names():
     assert named(rank_only, FEATURES) == ["profile_age", "history_all", "prior_llm_rank"]
 
 
+def test_counts_by_cluster_are_in_the_arms_that_add_them():
+    """And in no other: neither in the baseline nor beside a prior. A user's own view of that name is theirs."""
+    own = Feature("cluster__size", "cluster", "cluster")
+    features = [*FEATURES, Feature("history_cluster_1w", "cluster", "user_history"), own]
+    arms = load_arms()
+    assert named(arms.baseline, features) == ["profile_age", "history_all", "cluster__size"]
+    assert "history_cluster_1w" not in named(arms.find("llm"), features)
+    assert named(arms.find("cluster"), features)[-2:] == ["history_cluster_1w", "cluster__size"]
+    both = arms.find("llm").model_copy(update={"adds": ("prior_llm_rank", "cluster")})
+    assert {"prior_llm_rank", "history_cluster_1w"} <= set(named(both, features))
+    with pytest.raises(AdvpriorError, match="advprior data clusters"):
+        arm_features(arms.find("cluster"), FEATURES)
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -1,0 +1,283 @@
+"""Semantic clusters of ads and events, from what is written of each advertiser × category: ``advprior data clusters``.
+
+The tables get a text column `cluster`, and the ranker's features counts by it (`ranking.frame.streams`). K-means over
+the encodings of what was known before ``finetune_end``; an advertiser × category that came later joins the nearest of
+these clusters and moves none. Which encoder reads the texts is said as for the text prior, so that the same column can
+be made by an LLM, by words alone, by random weights, or, as a placebo, by chance.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from advprior.data.pairs import STEP, pair_tables
+from advprior.history.catalog import Catalog
+from advprior.pipeline.forecast import COSTS
+from advprior.predictors.encoding.encode import encoder_identity
+from advprior.predictors.encoding.settings import ENCODING_VERSION, Encoding, parse_encoding
+from advprior.predictors.text.predictor import TextSettings, encode_catalog
+from advprior.store.arrays import Float, Int
+from advprior.store.contract import (
+    AD_ID,
+    ADS,
+    ADVERTISER_ID,
+    ADVERTISERS,
+    ARRIVED,
+    CATEGORY,
+    CLUSTER,
+    DEPARTMENT,
+    EVENTS,
+    LEXICAL,
+    NAME,
+    TABLES,
+    TEXT,
+    TIMESTAMP,
+    USER_ID,
+    USERS,
+)
+from advprior.store.errors import AdvpriorError
+from advprior.store.existence import load_ads_exist_from
+from advprior.store.progress import duration
+from advprior.store.runs import digest, is_current, manifest_digest, new_run, read_manifest, run_key
+from advprior.store.tables import TABLES_FIX, load_time_plan, read_parquet, require_impressions, write_parquet_parts
+from advprior.store.times import counting_times, moment_us
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    import pandas as pd
+
+CODE_VERSION = 1
+NUMBER = 64
+#: Texts above which K-means reads them batch by batch; below it the best of `STARTS` starts is taken.
+MANY, STARTS, FEW_STARTS = 10_000, 10, 3
+#: What texts are made of, by table.
+_READ = {
+    ADVERTISERS: (ADVERTISER_ID, NAME, TEXT),
+    ADS: (AD_ID, ADVERTISER_ID, CATEGORY, DEPARTMENT),
+    EVENTS: (USER_ID, ADVERTISER_ID, CATEGORY, DEPARTMENT, TEXT, TIMESTAMP, ARRIVED),
+}
+_CLUSTERED = (ADS, EVENTS)
+
+
+@dataclass(frozen=True)
+class ClusterOptions:
+    """How clusters are made.
+
+    Parameters
+    ----------
+    base : str
+        Encoder, as `advprior.predictors.encoding.settings.parse_encoding` reads it.
+    number : int
+        Of clusters.
+    seed : int
+        Of K-means, of random weights and of the shuffle.
+    shuffled : bool
+        Deal the clusters out to the texts at random: a partition of the same sizes that says nothing.
+    """
+
+    base: str = Encoding().base
+    number: int = NUMBER
+    seed: int = 0
+    shuffled: bool = False
+
+
+def build(
+    tables: Path, out: Path, options: ClusterOptions, *, force: bool = False, say: Callable[[str], None] = print
+) -> bool:
+    """Write the tables with a column `cluster` of ads and events as a run folder; False when it was up to date.
+
+    Raises
+    ------
+    AdvpriorError
+        ``DAT045`` without ads, ``DAT050`` without categories, ``DAT053`` where a column is there, ``DAT054`` where
+        nothing is written, ``DAT055`` for fewer texts than clusters; what `advprior.predictors.encoding.encode` raises.
+    """
+    facts = dict(read_manifest(tables, step=STEP, fix=TABLES_FIX)["facts"])
+    require_impressions(tables)
+    _require_no_column(tables)
+    encoding = parse_encoding(options.base)
+    weights = digest(encoder_identity(encoding.base) | {"encoding": ENCODING_VERSION})
+    config = {"data_set": "clusters", **asdict(options)}
+    inputs = {"tables": manifest_digest(tables), "base": weights}
+    key = run_key(STEP, config, inputs, CODE_VERSION)
+    if not force and is_current(out, key):
+        return False
+    cutoff = load_time_plan(tables).finetune_end
+    early, whole = _catalogs(tables, cutoff)
+    later = whole[ADVERTISERS][~whole[ADVERTISERS][ADVERTISER_ID].isin(early[ADVERTISER_ID])]
+    fitted = _require_texts(early, options, tables).to_read(masked=encoding.masked)
+    rate = COSTS["data clusters"]
+    seconds = rate.fixed_s + (rate.seconds * len(whole[ADVERTISERS]) / 1e6 if encoding.base != LEXICAL else 0.0)
+    say(
+        f"data: {len(fitted):,} texts of advertiser × category from before {cutoff:%Y-%m-%d}, {len(later):,} later; "
+        f"about {duration(seconds)} of processor time, less where their encodings are kept from before"
+    )
+    with new_run(out, STEP, config=config, inputs=inputs, key=key) as run:
+        rest = Catalog.from_table(later).to_read(masked=encoding.masked)
+        vectors, origin = _vectors(fitted, rest, encoding, options.seed, moment_us(cutoff))
+        labels = partition(*vectors, options.number, options.seed)
+        if options.shuffled:
+            rng = np.random.default_rng(options.seed)
+            labels = rng.permutation(labels[0]), rng.permutation(labels[1])
+        named = _named([*fitted.ids, *rest.ids], np.concatenate(labels), options.number)
+        shares: dict[str, float] = {}
+        for name in TABLES:
+            source, target = Path(tables) / f"{name}.parquet", run.path / f"{name}.parquet"
+            if name not in _CLUSTERED:
+                _link(source, target)
+                continue
+            column = whole[name][ADVERTISER_ID].map(named)
+            shares[name] = round(float(column.notna().mean()), 6) if len(column) else 0.0
+            write_parquet_parts(_with_column(source, column), target)
+        sizes = np.bincount(labels[0], minlength=options.number)
+        about: dict[str, Any] = {
+            "number": options.number,
+            "texts": len(fitted),
+            "later": len(rest),
+            "shuffled": options.shuffled,
+        }
+        about |= {"smallest": int(sizes.min()), "largest": int(sizes.max()), "shares": shares}
+        run.facts.update(facts, clusters=about | encoding.origin_facts(origin))
+    say(cluster_line(about))
+    return True
+
+
+def cluster_line(about: dict[str, Any]) -> str:
+    """What was made, for a reader.
+
+    >>> about = {"number": 64, "texts": 1180, "smallest": 3, "largest": 61, "shuffled": False}
+    >>> cluster_line(about | {"shares": {"ads": 1.0, "events": 0.42}})
+    'data: 64 clusters of 3 to 61 of 1,180 advertisers × categories; 100 % of ads and 42 % of events have one'
+    """
+    shares = " and ".join(f"{100 * share:.0f} % of {name}" for name, share in about["shares"].items())
+    kind = "random groups" if about["shuffled"] else "clusters"
+    return (
+        f"data: {about['number']} {kind} of {about['smallest']} to {about['largest']} of {about['texts']:,} "
+        f"advertisers × categories; {shares} have one"
+    )
+
+
+def partition(fitted: Float, later: Float, number: int, seed: int) -> tuple[Int, Int]:
+    """Cluster of each row that K-means is fitted on [N, E], and of each later one, the nearest [M, E].
+
+    >>> near, far = np.zeros((3, 2), np.float32), np.ones((2, 2), np.float32)
+    >>> own, later = partition(np.concatenate([near, far]), far[:1], 2, seed=0)
+    >>> len(set(own[:3])), len(set(own[3:])), bool(own[0] != own[3]), bool(later[0] == own[3])
+    (1, 1, True, True)
+    """
+    from sklearn.cluster import KMeans, MiniBatchKMeans
+
+    if len(fitted) > MANY:
+        means: Any = MiniBatchKMeans(number, n_init=FEW_STARTS, random_state=seed)
+    else:
+        means = KMeans(number, n_init=STARTS, random_state=seed)
+    own: Int = means.fit_predict(fitted).astype(np.int64)
+    of_later: Int = means.predict(later).astype(np.int64) if len(later) else np.zeros(0, np.int64)
+    return own, of_later
+
+
+def _require_no_column(tables: Path) -> None:
+    import pyarrow.parquet as pq
+
+    clustered = [name for name in _CLUSTERED if CLUSTER in pq.read_schema(Path(tables) / f"{name}.parquet").names]
+    if clustered:
+        raise AdvpriorError(
+            "DAT053",
+            "the tables have clusters already",
+            where=str(tables),
+            actual=f"a column `{CLUSTER}` of {' and '.join(clustered)}",
+            expected="tables without one",
+            fix="build on the tables that these were made from; or leave out `clusters`, and keep the column",
+        )
+
+
+def _catalogs(tables: Path, cutoff: datetime) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
+    """Advertisers × categories with their texts as they were known at a moment, and `pair_tables` of all of today."""
+    import pandas as pd
+    import pyarrow.parquet as pq
+
+    loaded: dict[str, pd.DataFrame] = {USERS: pd.DataFrame()}
+    for name, wanted in _READ.items():
+        path = Path(tables) / f"{name}.parquet"
+        loaded[name] = read_parquet(path, columns=[c for c in wanted if c in pq.read_schema(path).names])
+    ads, events = loaded[ADS], loaded[EVENTS]
+    listed = load_ads_exist_from(tables, ads[AD_ID].tolist()) <= moment_us(cutoff)
+    happened = counting_times(events) < moment_us(cutoff)
+    past = loaded | {ADS: ads[listed].reset_index(drop=True), EVENTS: events[happened].reset_index(drop=True)}
+    return pair_tables(past, cutoff)[ADVERTISERS], pair_tables(loaded, cutoff)
+
+
+def _require_texts(early: pd.DataFrame, options: ClusterOptions, tables: Path) -> Catalog:
+    """The catalog that K-means is fitted on."""
+    catalog = Catalog.from_table(early)
+    if not catalog.texts:
+        raise AdvpriorError(
+            "DAT054",
+            "nothing is written of any advertiser × category",
+            where=str(tables),
+            actual="no text of events or advertisers, no department, before finetune_end",
+            expected="words of products, a text of each advertiser, or departments",
+            fix="map events.columns.text or advertisers.columns.text in mapping.yaml",
+        )
+    texts = len(set(zip(catalog.names, catalog.texts, strict=True)))
+    if texts < options.number:
+        raise AdvpriorError(
+            "DAT055",
+            "there are fewer texts than clusters",
+            where="--number, or clusters.number of advprior.yaml",
+            actual=f"{texts:,} texts of advertiser × category before finetune_end, {options.number:,} clusters",
+            expected="several texts a cluster",
+            fix=f"ask for {max(texts // 8, 2):,} clusters or fewer",
+        )
+    return catalog
+
+
+def _vectors(
+    fitted: Catalog, later: Catalog, encoding: Encoding, seed: int, cutoff: int
+) -> tuple[tuple[Float, Float], dict[str, Any]]:
+    """Encodings of names and texts, standardised by those that K-means is fitted on, and what made them."""
+    settings = TextSettings(**encoding.model_dump(), seed=seed)
+    words = [*fitted.names, *(text for text in fitted.texts if text)]
+    own, origin = encode_catalog(fitted.names, fitted.texts, settings, cutoff=cutoff)
+    mean, spread = np.nanmean(own, axis=0), np.nanstd(own, axis=0) + 1e-6
+    others = np.zeros((0, own.shape[1]), np.float32)
+    if len(later):
+        texts = later.texts or ("",) * len(later)
+        others, _ = encode_catalog(later.names, texts, settings, cutoff=cutoff, fitted_on=words)
+    standard = tuple(np.nan_to_num((one - mean) / spread).astype(np.float32) for one in (own, others))
+    return (standard[0], standard[1]), origin
+
+
+def _named(ids: list[str], labels: Int, number: int) -> dict[str, str]:
+    """Name of each id's cluster: a number, with as many digits as the last."""
+    width = len(str(number - 1))
+    return {id_: f"{label:0{width}d}" for id_, label in zip(ids, labels.tolist(), strict=True)}
+
+
+def _with_column(source: Path, column: pd.Series[Any]) -> Iterator[Any]:
+    """A table of Parquet, row group by row group, with one column more."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    values, start = pa.array(column.to_numpy(object), pa.string(), from_pandas=True), 0
+    with pq.ParquetFile(source) as file:
+        for group in range(file.num_row_groups):
+            part = file.read_row_group(group)
+            yield part.append_column(CLUSTER, values[start : start + len(part)])
+            start += len(part)
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under another name, where the disk can; what is written is renamed into place, never changed."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
