@@ -110,8 +110,8 @@ def frame_drifts(
             level = levels.of(old) or AD_ID
         if level not in scales:
             keys = dict.fromkeys((TIMESTAMP, USER_ID, level))
-            of_level = [side.read([key for key in keys if key in side.names]) for side in (reference, current)]
-            scales[level] = Scale.of(*of_level, TIMESTAMP, [USER_ID, level])
+            was, now = (side.read([key for key in keys if key in side.names]) for side in (reference, current))
+            scales[level] = Scale.of(was, now, TIMESTAMP, [USER_ID, level])
         of = feature.name if feature.predictor is None else prior_view(feature.predictor)
         moved = drift_of(feature.name, "feature", old, new, scales[level])
         drifts.append(replace(moved, of=of, gain=gain.get(feature.name)))
