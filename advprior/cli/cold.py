@@ -37,6 +37,8 @@ def cold(
 
     RUNs are exported fits with the same advertisers withheld (`advprior finetune --withhold 0.2 --seed S`). Their
     events are hidden from every arm, their users' later labels are kept; all advertisers of TABLES are ranked.
+
+    Intervals hold users, not which advertisers were drawn: another S can move a difference by more. Read several.
     """
     from advprior.evaluation.cold import evaluate_cold
     from advprior.evaluation.options import Options
