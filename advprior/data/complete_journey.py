@@ -222,7 +222,7 @@ def _tables(files: dict[str, Path], households: int | None, seed: int) -> Any:
         yield ADVERTISERS, _advertisers(sql)
         yield ADS, _booked(_frame(sql, OF_ADS))
         yield EVENTS, _with_zone(_frame(sql, OF_EVENTS))
-        yield IMPRESSIONS, _with_zone(_frame(sql, OF_IMPRESSIONS))
+        yield IMPRESSIONS, _numbered(_with_zone(_frame(sql, OF_IMPRESSIONS)))
 
 
 def _frame(sql: duckdb.DuckDBPyConnection, query: str) -> pd.DataFrame:
@@ -243,6 +243,12 @@ def _booked(ads: pd.DataFrame) -> pd.DataFrame:
 def _with_zone(table: pd.DataFrame) -> pd.DataFrame:
     table["timestamp"] = table["timestamp"].dt.tz_localize("UTC").astype("datetime64[us, UTC]")
     return table
+
+
+def _numbered(impressions: pd.DataFrame) -> pd.DataFrame:
+    """The impressions with ``impression_id``, their place in the order that they are in."""
+    impressions.insert(0, "impression_id", range(len(impressions)))
+    return impressions
 
 
 def _prepare(sql: duckdb.DuckDBPyConnection) -> None:

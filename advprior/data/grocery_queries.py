@@ -37,12 +37,22 @@ SHARED = (
     SELECT household_id, store_id, week, min(timestamp) AS timestamp
     FROM baskets SEMI JOIN demographics USING (household_id) GROUP BY ALL
     """,
+    # what may be advertised, by number: 21 million promotions are grouped by it, sooner than by texts
     f"""
+    CREATE TABLE kinds AS
+    SELECT *, row_number() OVER () AS kind FROM (
+      SELECT DISTINCT manufacturer_id, source_category, category FROM goods
+      WHERE manufacturer_id NOT IN {NOT_ADVERTISERS} AND category IS NOT NULL
+    )
+    """,
+    "CREATE TABLE kind_of AS SELECT product_id, kind FROM goods JOIN kinds USING (manufacturer_id, category)",
+    """
     CREATE TABLE mailed AS
-    SELECT store_id, week, manufacturer_id, source_category, category,
-      arg_min(place, prominence) AS placement, count(DISTINCT place) AS placements
-    FROM promotions JOIN goods USING (product_id) JOIN placement ON code = mailer_location
-    WHERE manufacturer_id NOT IN {NOT_ADVERTISERS} AND category IS NOT NULL GROUP BY ALL
+    SELECT store_id, week, manufacturer_id, source_category, category, place AS placement, placements
+    FROM (
+      SELECT store_id, week, kind, min(prominence) AS prominence, bit_count(bit_or(1 << prominence)) AS placements
+      FROM promotions JOIN kind_of USING (product_id) JOIN placement ON code = mailer_location GROUP BY ALL
+    ) JOIN kinds USING (kind) JOIN placement USING (prominence)
     """,
     """
     CREATE TABLE ads AS
@@ -53,11 +63,14 @@ SHARED = (
     "CREATE TABLE advertised AS SELECT DISTINCT manufacturer_id, advertiser_id FROM ads",
     """
     CREATE TABLE displayed AS
-    SELECT store_id, week, manufacturer_id, category, count(DISTINCT product_id) AS products
-    FROM promotions JOIN goods USING (product_id)
-    SEMI JOIN (FROM visits SEMI JOIN chosen USING (household_id)) USING (store_id, week)
-    SEMI JOIN ads USING (manufacturer_id, category)
-    WHERE display_location <> '0' GROUP BY ALL
+    SELECT store_id, week, manufacturer_id, category, products
+    FROM (
+      SELECT store_id, week, kind, count(DISTINCT product_id) AS products
+      FROM promotions JOIN kind_of USING (product_id)
+      SEMI JOIN (FROM visits SEMI JOIN chosen USING (household_id)) USING (store_id, week)
+      SEMI JOIN (FROM kinds SEMI JOIN ads USING (manufacturer_id, category)) USING (kind)
+      WHERE display_location <> '0' GROUP BY ALL
+    ) JOIN kinds USING (kind)
     """,
 )
 
@@ -81,6 +94,7 @@ ORDER BY b.timestamp, b.household_id, basket_id, advertiser_id NULLS LAST, categ
   department NULLS LAST
 """
 
+# in their order, without the number of a row; a number sorts sooner than an ad's name
 OF_IMPRESSIONS = """
 WITH slates AS (
   SELECT *, row_number() OVER (ORDER BY timestamp, household_id, store_id) - 1 AS slate_id
@@ -89,15 +103,15 @@ WITH slates AS (
   SELECT DISTINCT b.household_id, b.store_id, b.week, manufacturer_id, category
   FROM transactions JOIN baskets b USING (basket_id) JOIN goods USING (product_id)
 )
-SELECT row_number() OVER (ORDER BY slate_id, ad_id) - 1 AS impression_id, slate_id,
-  'h' || s.household_id AS user_id, ad_id, advertiser_id, s.timestamp,
+SELECT slate_id, 'h' || s.household_id AS user_id, ad_id, advertiser_id, s.timestamp,
   (b.household_id IS NOT NULL)::TINYINT AS label,
   placement AS context_placement, placements::INTEGER AS context_placements,
   coalesce(d.products, 0)::INTEGER AS context_display
-FROM slates s JOIN mailed m USING (store_id, week) JOIN ads a USING (manufacturer_id, category)
+FROM slates s JOIN mailed m USING (store_id, week)
+JOIN (SELECT *, row_number() OVER (ORDER BY ad_id) AS place FROM ads) a USING (manufacturer_id, category)
 LEFT JOIN bought b ON b.household_id = s.household_id AND b.store_id = s.store_id AND b.week = s.week
   AND b.manufacturer_id = m.manufacturer_id AND b.category = m.category
 LEFT JOIN displayed d ON d.store_id = s.store_id AND d.week = s.week
   AND d.manufacturer_id = m.manufacturer_id AND d.category = m.category
-ORDER BY slate_id, ad_id
+ORDER BY slate_id, place
 """

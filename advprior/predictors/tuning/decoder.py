@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from advprior.predictors.tuning.transformers_import import import_transformers
 from advprior.store.errors import AdvpriorError
 
 _CAUSAL = "a causal LM: a token's state depends on no later token (Llama, Mistral, Qwen, Gemma, GPT …)"
@@ -107,6 +108,7 @@ def loading(folder: Path) -> Iterator[None]:
 
 def _configs(folder: Path, source: str) -> tuple[Any, Any]:
     """A folder's configuration, and the part of it that describes the decoder."""
+    import_transformers()
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -260,6 +262,7 @@ def _is_mark(content: str) -> bool:
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Errors only: that the vocabulary head and the dropped layers stay unused is the intention here."""
+    import_transformers()
     from transformers.utils import logging
 
     level = logging.get_verbosity()

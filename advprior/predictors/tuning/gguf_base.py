@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from advprior.predictors.tuning.transformers_import import import_transformers
 from advprior.store.errors import AdvpriorError
 
 #: raised when a conversion would come out differently: an older cached folder is then not used
@@ -194,6 +195,8 @@ def _unpermute(weights: Any, heads: int) -> Any:
 def _tokenizer(reader: Any, config: dict[str, Any], source: Path) -> Any:
     """Byte-level BPE from the file's tokens and merges; special tokens by their type; nothing put before a text."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    import_transformers()
     from transformers import PreTrainedTokenizerFast
 
     kind, split = _value(reader, "tokenizer.ggml.model"), _value(reader, "tokenizer.ggml.pre", "gpt-2")

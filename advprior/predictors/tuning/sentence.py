@@ -24,6 +24,7 @@ from advprior.predictors.tuning.decoder import loading, saved_tokenizer
 from advprior.predictors.tuning.encode import TextEncoder, states_of
 from advprior.predictors.tuning.hub import MODULES
 from advprior.predictors.tuning.reading import Reading, special_rows
+from advprior.predictors.tuning.transformers_import import import_transformers
 from advprior.store.arrays import Float
 from advprior.store.errors import AdvpriorError
 
@@ -40,6 +41,7 @@ MEAN = "pooling_mode_mean_tokens"
 
 def is_sentence_encoder(folder: Path) -> bool:
     """Whether a model folder says how to pool, or holds a network that reads both ways."""
+    import_transformers()
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
     if (folder / MODULES).is_file():
