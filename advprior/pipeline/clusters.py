@@ -22,7 +22,8 @@ from advprior.history.catalog import Catalog
 from advprior.pipeline.forecast import COSTS
 from advprior.predictors.encoding.encode import encoder_identity
 from advprior.predictors.encoding.settings import ENCODING_VERSION, Encoding, parse_encoding
-from advprior.predictors.text.predictor import TextSettings, encode_catalog
+from advprior.predictors.text.predictor import encode_catalog
+from advprior.predictors.text.settings import TextSettings
 from advprior.store.arrays import Float, Int
 from advprior.store.contract import (
     AD_ID,
