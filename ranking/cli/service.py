@@ -136,6 +136,10 @@ _OPTIONS = [
     click.option("--clock-start", type=Moment(), help="Start the service's clock there: to replay a past day."),
 ]
 
+#: Seconds without a sign of life after which a worker is killed and started anew. uvicorn's 5 are less than a worker
+#: needs to import what it serves with where many processes share a core: it would be killed each time before it is up.
+WORKER_SILENT_S = 60
+
 
 def _served(command: Any) -> Any:
     for option in reversed(_OPTIONS):
@@ -236,6 +240,7 @@ def _serve(settings: Any, host: str, port: int, workers: int, log_level: str, dr
     required_key(settings)
     make_engine(settings)  # refused here, once, and the trees compiled for all
     os.environ[SETTINGS_VARIABLE] = settings.model_dump_json()
+    options["timeout_worker_healthcheck"] = WORKER_SILENT_S
     uvicorn.run("ranking.service.app:app_from_environment", factory=True, workers=workers, **options)
 
 

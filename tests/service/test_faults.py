@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -320,6 +321,11 @@ def test_the_command_serves_with_workers_survives_a_full_disk_and_stops_graceful
                 resource.prlimit(int(child), resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
             until(lambda: not found.reasons(found.await_answers(20)))
         page = get(port, "/metrics")[1]
+        os.kill(int(children[-1]), signal.SIGSTOP)  # no processor time for longer than uvicorn waits by default
+        time.sleep(7)
+        os.kill(int(children[-1]), signal.SIGCONT)
+        until(lambda: _answers(port))
+        assert Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split() == children
         process.send_signal(signal.SIGTERM)
         assert process.wait(HANG_S) in (0, -signal.SIGTERM)
     finally:
