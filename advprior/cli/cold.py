@@ -38,7 +38,8 @@ def cold(
     RUNs are exported fits with the same advertisers withheld (`advprior finetune --withhold 0.2 --seed S`). Their
     events are hidden from every arm, their users' later labels are kept; all advertisers of TABLES are ranked.
 
-    Intervals hold users, not which advertisers were drawn: another S can move a difference by more. Read several.
+    Two intervals stand beside each difference: of other users, and of other advertisers. Believe the wider one. One
+    draw of advertisers can still mislead: read several S.
     """
     from advprior.evaluation.cold import evaluate_cold
     from advprior.evaluation.options import Options
@@ -74,7 +75,11 @@ def lines(result: dict[str, Any]) -> list[str]:
         return "-" if value is None else f"{value:.{digits}f}"
 
     def difference(row: dict[str, Any], digits: int) -> str:
-        return f"{row['difference']:+.{digits}f} [{row['low']:+.{digits}f}, {row['high']:+.{digits}f}]"
+        other = row["by_advertiser"]
+        return (
+            f"{row['difference']:+.{digits}f} [{row['low']:+.{digits}f}, {row['high']:+.{digits}f}], "
+            f"by advertisers [{other['low']:+.{digits}f}, {other['high']:+.{digits}f}]"
+        )
 
     for row in result["arms"]:
         arm = row["name"]
@@ -85,7 +90,10 @@ def lines(result: dict[str, Any]) -> list[str]:
             f"{number(arm, 'others', 'recall@5'):>11} | {number(arm, 'overall', 'recall@5'):>8} "
             f"{number(arm, 'overall', 'nll', 3):>7}"
         )
-    rows.append("arm - baseline [95 %]: recall@5 of withheld advertisers (times the baseline's), nll of withheld ones")
+    rows.append(
+        "arm - baseline [95 % by users], by advertisers [95 %]: recall@5 of withheld advertisers (times the "
+        "baseline's); nll of withheld ones"
+    )
     differences = {
         (c["arm"], c["baseline"], c["metric"]): c for c in result["comparisons"] if c["segment"] == "withheld"
     }
@@ -93,5 +101,5 @@ def lines(result: dict[str, Any]) -> list[str]:
         if metric == "recall@5":
             times = "" if c["relative"] is None else f" ({c['relative'] + 1:.2f}×)"
             nll = difference(differences[arm, baseline, "nll"], 3)
-            rows.append(f"  {arm} - {baseline}: {difference(c, 4)}{times}, nll {nll}")
+            rows.append(f"  {arm} - {baseline}: {difference(c, 4)}{times}; nll {nll}")
     return rows + [f"left out: {arm} ({why})" for arm, why in about["left_out"].items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from advprior.evaluation.intervals import interval, resample
 from advprior.evaluation.protocol import METRICS, Labels, marks
-from advprior.store.arrays import Double, Float
+from advprior.store.arrays import Double, Float, Int
 from advprior.store.progress import tracked
 
 Segments = Mapping[str, npt.NDArray[np.bool_]]
@@ -24,14 +25,29 @@ def mean_marks(members: Sequence[Float], labels: Labels) -> dict[str, float]:
     }
 
 
+@dataclass(frozen=True)
+class Bootstrap:
+    """How often is drawn again, and what.
+
+    Attributes
+    ----------
+    replicates, seed : int
+    unit : int64 [L], optional
+        Of each label, what is drawn again in place of its user: its advertiser, say, where a difference must stand
+        another sample of advertisers. The means are the same; ``users`` of a row counts these then.
+    """
+
+    replicates: int
+    seed: int
+    unit: Int | None = None
+
+
 def compare(
     arms: Mapping[str, Sequence[Float]],
     labels: Labels,
     inside: Segments,
     pairs: Iterable[tuple[str, str, str]],
-    *,
-    replicates: int,
-    seed: int,
+    bootstrap: Bootstrap,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows of arms by segment, and of (arm, baseline) differences with their intervals.
 
@@ -44,11 +60,13 @@ def compare(
         Which labels count in each segment.
     pairs : iterable of (arm, baseline, name)
         ``name`` is what the baseline is called in the row.
-    replicates, seed : int
-        Of the bootstrap. Users are drawn again with replacement, the same ones for all arms; what seeds add is read
-        off the differences between arms, seed by seed. The interval is that of another draw of both.
+    bootstrap : Bootstrap
+        Users are drawn again with replacement, the same ones for all arms; what seeds add is read off the differences
+        between arms, seed by seed. The interval is that of another draw of both.
     """
-    row, credit, users = labels.row, labels.credit, len(labels)
+    row = labels.row if bootstrap.unit is None else np.unique(bootstrap.unit, return_inverse=True)[1]
+    replicates, seed = bootstrap.replicates, bootstrap.seed
+    credit, users = labels.credit, int(row.max(initial=-1)) + 1
     weight: Double = np.stack([np.bincount(row, credit * mask, minlength=users) for mask in inside.values()], axis=1)
     total = np.tile(weight.sum(0), len(METRICS))
     drawn_weight = np.tile(resample([weight], replicates=replicates, seed=seed)[0], len(METRICS))
@@ -57,8 +75,8 @@ def compare(
     by_seed: dict[str, Double] = {}
     drawn: dict[str, Double] = {}
     for name, members in tracked(arms.items(), "bootstrap", "arm"):
-        # sums per user [U, metrics · segments]: enough for means and for every interval
-        sums = [_sums(log_probs, labels, inside) for log_probs in members]
+        # sums per user, or what is drawn [U, metrics · segments]: enough for means and for every interval
+        sums = [_sums(log_probs, labels, inside, row, users) for log_probs in members]
         again = resample(sums, replicates=replicates, seed=seed)
         with np.errstate(invalid="ignore", divide="ignore"):
             by_seed[name] = np.stack([s.sum(0) / total for s in sums])
@@ -107,12 +125,10 @@ def overall(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _sums(log_probs: Float, labels: Labels, inside: Segments) -> Double:
+def _sums(log_probs: Float, labels: Labels, inside: Segments, row: Int, size: int) -> Double:
     marked = marks(log_probs, labels)
     columns = [
-        np.bincount(labels.row, marked[m] * labels.credit * mask, minlength=len(labels))
-        for m in METRICS
-        for mask in inside.values()
+        np.bincount(row, marked[m] * labels.credit * mask, minlength=size) for m in METRICS for mask in inside.values()
     ]
     return np.stack(columns, axis=1)
 

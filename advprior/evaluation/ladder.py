@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from advprior.evaluation.als import als_installed
-from advprior.evaluation.compare import compare, overall
+from advprior.evaluation.compare import Bootstrap, compare, overall
 from advprior.evaluation.controls import BLEND
 from advprior.evaluation.options import Options
 from advprior.evaluation.population import ALL, Population, add_blends, comparisons_of, fitted_facts, populate
@@ -249,8 +249,7 @@ class _Ladder:
             population.labels,
             inside,
             comparisons_of(population, self._names, self.with_llm),
-            replicates=self.options.replicates,
-            seed=self.options.seed,
+            Bootstrap(self.options.replicates, self.options.seed),
         )
 
     def _about(self, split: Split, main: Population, beside: Population | None) -> dict[str, Any]:

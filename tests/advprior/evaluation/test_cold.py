@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,8 +14,9 @@ import pytest
 from advprior.cli import main
 from advprior.evaluation import sentences
 from advprior.evaluation.cold import evaluate_cold
+from advprior.evaluation.compare import Bootstrap, compare
 from advprior.evaluation.options import Options
-from advprior.evaluation.protocol import first_labels
+from advprior.evaluation.protocol import Labels, first_labels
 from advprior.history.catalog import Catalog
 from advprior.history.histories import build_histories, micros
 from advprior.history.withheld import choose_withheld, draw
@@ -122,6 +124,25 @@ def test_recall_beats_popularity_and_its_interval_says_so(folder) -> None:
         if (c["arm"], c["baseline"], c["metric"], c["segment"]) == ("boosted", "popularity", "recall@5", "withheld")
     )
     assert row["low"] > 0
+    assert row["by_advertiser"]["low"] <= row["difference"] <= row["by_advertiser"]["high"]
+
+
+def test_an_interval_by_advertisers_knows_that_they_are_few() -> None:
+    """An arm that helps three advertisers of five and harms two: sure for these users, unsure for other advertisers."""
+    rng = np.random.default_rng(0)
+    users, size = 400, 5
+    labels = Labels(np.arange(users), np.arange(users + 1), rng.integers(size, size=users))
+    flat = np.full((users, size), -np.log(size), np.float32)
+    shifted = flat + np.where(np.arange(size) < 3, 0.5, -0.4).astype(np.float32)
+    arms, inside = {"arm": [shifted], "flat": [flat]}, {"overall": np.ones(users, np.bool_)}
+
+    def nll(unit: Any = None) -> dict[str, Any]:
+        rows = compare(arms, labels, inside, [("arm", "flat", "flat")], Bootstrap(400, 0, unit))[1]
+        return next(row for row in rows if row["metric"] == "nll")
+
+    by_user, by_advertiser = nll(), nll(labels.advertiser)
+    assert by_user["difference"] == pytest.approx(by_advertiser["difference"], rel=1e-9)
+    assert by_user["high"] < 0 < by_advertiser["high"]
 
 
 def test_young_advertisers_have_some_events_but_few(folder, tmp_path) -> None:
@@ -205,7 +226,7 @@ def test_the_commands(folder, tmp_path, capsys) -> None:
         tmp_path / "cold.json",
     )
     assert "4 of 18 advertisers withheld" in out
-    assert "p - popularity: +0.0000 [+0.0000, +0.0000], nll " in out
+    assert "p - popularity: +0.0000 [+0.0000, +0.0000], by advertisers [+0.0000, +0.0000]; nll " in out
     assert json.loads((tmp_path / "cold.json").read_text())["about"]["step"] == "cold"
 
 
