@@ -8,10 +8,6 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Sequence
-from typing import Any
-
-import pytest
 
 from advprior.store.scratch import scratch_folder
 
@@ -63,18 +59,7 @@ def pytest_configure() -> None:
     settings.load_profile("busy")
 
 
-@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
-def pytest_xdist_setupnodes(config: pytest.Config, specs: Sequence[Any]) -> None:
-    """The processes of a run import their libraries once for all of them."""
-    if sys.platform == "linux" and all(spec.popen for spec in specs):
-        from tests.preloaded import fork_workers
-
-        config.add_cleanup(fork_workers(scratch_folder("forks"), specs).close)
-
-
 def pytest_unconfigure() -> None:
     """Leave quietly: what Feast still holds at exit would be listed after the tests' last line."""
-    if "PYTEST_XDIST_WORKER" in os.environ and "PRELOADED_LIBRARIES" in os.environ:
-        return  # a fork: its interpreter goes without an end, and duckdb's threads are not its own to wait for
     atexit.register(_ignore_open_files)
     atexit.register(_clear_duckdb)

@@ -191,7 +191,7 @@ class SomeRows:
 
 
 def together(source: FrameSource, columns: Sequence[str], rows: Int) -> pd.DataFrame:
-    """Some columns of some rows as one; categories of one block may lack what another has."""
+    """Some columns of some rows as one; a block may lack categories that another has, or have no value in a column."""
     import pyarrow as pa
 
     blocks = list(source.blocks(columns, rows)) or [source.read(columns).iloc[:0]]
@@ -199,7 +199,7 @@ def together(source: FrameSource, columns: Sequence[str], rows: Int) -> pd.DataF
         return blocks[0].reset_index(drop=True)
     tables = [pa.Table.from_pandas(block, preserve_index=False) for block in blocks]
     del blocks
-    whole: pd.DataFrame = pa.concat_tables(tables).unify_dictionaries().to_pandas()
+    whole: pd.DataFrame = pa.concat_tables(tables, promote_options="permissive").unify_dictionaries().to_pandas()
     return whole
 
 

@@ -24,7 +24,7 @@ import yaml
 from advprior.pipeline.project import lay_out
 from tests.docs.markdown import DOCS, split
 from tests.ports import free_port
-from tests.preloaded import interpreter, preloaded, write_command
+from tests.preloaded import preloaded, write_command
 from tests.service.workspaces import redis_server
 from tests.tiny import START, WEEK, tiny_tables
 from tests.tiny_llm import write_tiny_llm
@@ -100,7 +100,7 @@ def edit(path: Path, **changes: object) -> None:
 
 def in_project(project: Path, commands: str) -> None:
     done = subprocess.run(
-        [*interpreter(), "-c", _SETUP],
+        [sys.executable, "-W", "ignore", "-c", _SETUP],
         cwd=project,
         input=commands.strip(),
         text=True,

@@ -44,7 +44,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     write_shop(root / "raw")
     base = write_tiny_llm(root / "base")
     folder = root / "project"
-    with preloaded(root, (*MODULES, *TRAINING), quiet=False) as server:
+    with preloaded(root, (*MODULES, *TRAINING), options=()) as server:
         write_command(root / "advprior", "advprior", server)
         write_python(root / "python", server)
         environment = {**os.environ, PYTHON: str(root / "python")}

@@ -1,7 +1,7 @@
 """Places for advertisers that nobody has turned to yet, kept for them among the first ones of each user.
 
 A calibrated estimate of who is new is one for all that look alike: among the first places stand those of whom more is
-known. To add the same to all of them buys places with probability that they do not have; to move up each user's
+known. To add the same to all of them pays for places with probability that they do not have; to move up each user's
 likeliest few alone leaves the rest as calibrated as it was (docs/experiments, 2026-11-26-cold-one-setting).
 """
 

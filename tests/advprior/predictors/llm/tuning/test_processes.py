@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,6 @@ import torch
 from advprior.predictors.tuning.compute import Compute
 from tests.advprior.predictors.llm.tuning.shared_batches import BATCHES, EPOCHS, SEED, line_stage
 from tests.ports import free_port
-from tests.preloaded import interpreter
 
 PROCESSES = 2
 
@@ -23,7 +23,7 @@ def test_two_processes_learn_from_two_batches_at_once(tmp_path: Path) -> None:
     common = {"WORLD_SIZE": str(PROCESSES), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     jobs = [
         subprocess.Popen(
-            [*interpreter(), "-m", module, str(tmp_path)],
+            [sys.executable, "-m", module, str(tmp_path)],
             env={**os.environ, **common, "RANK": str(i), "LOCAL_RANK": str(i), "OMP_NUM_THREADS": "1"},
         )
         for i in range(PROCESSES)

@@ -223,4 +223,7 @@ def test_a_reference_holds_the_policy_back_whether_it_is_kept_or_asked_again(bas
     moved = [abs(r["after"]["valid_nll"] - r["before"]["valid_nll"]) for r in (free, held)]
     assert moved[1] < moved[0]
     monkeypatch.setattr("advprior.predictors.llm.tuning.grpo.REFERENCE_BYTES", 0)
-    assert stage_facts(base, tmp_path / "again", users=16, kl=100.0)["ranking"] == held
+    again = stage_facts(base, tmp_path / "again", users=16, kl=100.0)["ranking"]
+    # asked again, the reference is added up in other batches: the same to rounding, of which three epochs make more
+    for metric in ("valid_reward", "valid_nll"):
+        assert again["after"][metric] == pytest.approx(held["after"][metric], rel=1e-3)
