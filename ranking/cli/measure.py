@@ -15,6 +15,7 @@ from advprior.store.runs import is_current, manifest_digest, new_run, read_manif
 from advprior.store.tables import require_impressions
 
 if TYPE_CHECKING:
+    from ranking.evidence.result import AblationResult
     from ranking.models.arms import Arms
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -284,12 +285,14 @@ def ablate(
         lines = write_user_shares(frame_folder, run.path, result.arms, shares, of_shares) if shares else []
     if left_out:
         click.echo(f"rank ablate: arms left out, their priors are not in the frame: {', '.join(left_out)}", err=True)
-    if reuse is not None:
-        click.echo(f"rank ablate: taken from {reuse}: {', '.join(result.about['reused']) or 'no arm'}")
-    click.echo(
-        f"rank ablate: {len(result.arms.arms)} arms x {seeds} seeds in {result.about['seconds']:.0f} s, in {out}"
-    )
-    click.echo("\n".join([*lines, *result.verdict.sentences, JOINT_NOTE]))
+    click.echo("\n".join([*_summary(result, out, seeds, reuse), *lines, *result.verdict.sentences, JOINT_NOTE]))
+
+
+def _summary(result: AblationResult, out: Path, seeds: int, reuse: Path | None) -> list[str]:
+    """What was measured and what was taken over, as text."""
+    measured = f"{len(result.arms.arms)} arms x {seeds} seeds in {result.about['seconds']:.0f} s, in {out}"
+    taken = [] if reuse is None else [f"taken from {reuse}: {', '.join(result.about['reused']) or 'no arm'}"]
+    return [f"rank ablate: {line}" for line in (*taken, measured)]
 
 
 def _shares(text: str) -> list[float]:
