@@ -37,9 +37,8 @@ def run(folder: Path, until: str | None, dry_run: bool, jobs: int, force: bool) 
     project = read_project(folder)
     outlook.check_project(project)
     _check_arms(project)
-    edited = outlook.edited_configs(project)
-    if edited:
-        click.echo(edited)
+    for line in outlook.remarks(project):
+        click.echo(line)
     if dry_run:
         for line in outlook.dry_run(project, until, force=force):
             click.echo(line)

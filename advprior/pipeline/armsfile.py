@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from advprior.pipeline.controls import Bond, bonds, kind_of, lines_of_absent, settings_of
 from advprior.pipeline.own_defaults import own_arms, shipped_arms
 from advprior.pipeline.presets import CHEAP
 from advprior.pipeline.settings import Prior, ProjectConfig
 from advprior.predictors.encoding.settings import Encoding, parse_encoding
-from advprior.store.contract import CLUSTER, LEXICAL, PRETRAINED, prior_service, prior_view
+from advprior.store.contract import CLUSTER, PRETRAINED, prior_service, prior_view
 
 #: Enough trees to see which way the cheap priors point, at a tenth of the cost, where the final arms are the user's.
 FIRST_RANKER = {"learning_rate": 0.1, "max_rounds": 120, "patience": 10}
@@ -34,12 +34,12 @@ def arms_text(config: ProjectConfig, project: Path | None = None) -> str:
         Folder whose `configs/arms.yaml` is the template: its arms of the project's priors, those that the user wrote
         into it, and its ranker. A shipped arm that the user took out is not measured. Without one, the shipped file.
     """
-    template = _template(project)
+    template = _template(config, project)
     arms = [arm for arm in template["arms"] if _role(arm) == "baseline"]
     for prior in _in_order(config, template):
         if prior.name in template["removed"] and prior != config.served:
             continue
-        arms.append(_arm(template, prior, config.priors))
+        arms.append(_arm(template, prior))
         if prior.placebo_name is not None and prior.placebo_name not in template["removed"]:
             arms.append(_placebo(template, prior))
     arms += _cluster_arm(template, config)
@@ -54,28 +54,37 @@ def arms_absent(config: ProjectConfig, project: Path) -> list[str]:
     """Priors that are made but not measured, because their arms were taken out of the project's arms file."""
     if config.arms.file is not None:
         return []
-    removed = _template(project)["removed"]
+    removed = _template(config, project)["removed"]
     return [prior.name for prior in config.priors if prior.name in removed and prior != config.served]
 
 
 def control_names(config: ProjectConfig, project: Path | None = None) -> list[str]:
-    """Priors that the others are held against, by the roles of their arms; ``NAME:KIND:OF`` for one of a kind."""
-    template = _template(project)
-    arms = [_arm(template, prior, config.priors) for prior in config.priors]
+    """Priors that the others are held against, by the roles of their arms; ``NAME:KIND:OF…`` for one of a kind."""
+    template = _template(config, project)
+    arms = [_arm(template, prior) for prior in config.priors]
     return [
-        ":".join([str(arm["name"]), *(str(arm[key]) for key in ("kind", "of") if "kind" in arm)])
+        ":".join([str(arm["name"]), *([str(arm["kind"]), *_names(arm["of"])] if "kind" in arm else [])])
         for arm in arms
         if _role(arm) == "control"
     ]
 
 
+def controls_absent(config: ProjectConfig, project: Path) -> list[str]:
+    """A line for each prior on trial that lacks a control of a kind; none where the arms are a file of the user's."""
+    if config.arms.file is not None:
+        return []
+    template = _template(config, project)
+    on_trial = [prior.name for prior in config.priors if _role(_arm(template, prior)) == "treatment"]
+    return lines_of_absent(config, on_trial, template["bonds"])
+
+
 def first_arms_text(config: ProjectConfig, project: Path | None = None) -> str:
     """Arms file of the first answer: the cheap priors alone, as the controls that they are."""
-    template = _template(project)
+    template = _template(config, project)
     cheap = [prior for prior in config.priors if prior.predictor in CHEAP]
     cheap = [prior for prior in cheap if prior.name not in template["removed"]] or cheap
     arms = [arm for arm in template["arms"] if _role(arm) == "baseline"]
-    arms += [{**_arm(template, prior, config.priors), "role": "control"} for prior in cheap]
+    arms += [{**_arm(template, prior), "role": "control"} for prior in cheap]
     small = FIRST_RANKER if config.arms.file is not None else {}
     return _text(arms, {**template["ranker"], **small, **config.arms.ranker})
 
@@ -86,18 +95,31 @@ def ranker_modules(arms: str) -> list[str]:
     return [f"{name.replace('.', '/')}.py" for name in dict.fromkeys(names)]
 
 
-def _template(project: Path | None) -> dict[str, Any]:
-    """The arms and the ranker to start from, and which arms the user wrote or took out."""
+def _template(config: ProjectConfig, project: Path | None) -> dict[str, Any]:
+    """The arms and the ranker to start from, which arms the user wrote or took out, and controls of a kind."""
     shipped = shipped_arms()
     template = shipped if project is None else own_arms(project)
     names = {arm["name"] for arm in template["arms"]}
-    packaged = {arm["name"] for arm in shipped["arms"]}
+    packaged = {arm["name"]: _bond(arm) for arm in shipped["arms"]}
+    written = {arm["name"]: bond for arm in template["arms"] if (bond := _bond(arm)) is not None}
+    written = {name: bond for name, bond in written.items() if bond != packaged.get(name)}
     return {
         "arms": template["arms"],
         "ranker": dict(template.get("ranker") or {}),
-        "added": names - packaged,
-        "removed": packaged - names,
+        "added": names - {*packaged},
+        "removed": {*packaged} - names,
+        "bonds": bonds(config.priors, written, project),
+        "kinds": {prior.name: kind_of(settings_of(prior, project)) for prior in config.priors},
     }
+
+
+def _bond(arm: dict[str, Any]) -> Bond | None:
+    """What an arm says that it lacks, and of whom."""
+    return Bond(str(arm["kind"]), _names(arm["of"])) if arm.get("kind") and arm.get("of") else None
+
+
+def _names(of: Any) -> tuple[str, ...]:
+    return tuple(map(str, of)) if isinstance(of, list) else (str(of),)
 
 
 def _role(arm: dict[str, Any]) -> str:
@@ -108,52 +130,35 @@ def _in_order(config: ProjectConfig, template: dict[str, Any]) -> list[Prior]:
     """Priors as the template lists them, then the others; the served one is the first on trial: the verdict's."""
     order = [arm["name"] for arm in template["arms"]]
     priors = sorted(config.priors, key=lambda prior: order.index(prior.name) if prior.name in order else len(order))
-    if _role(_arm(template, config.served, config.priors)) == "treatment":
+    if _role(_arm(template, config.served)) == "treatment":
         priors.remove(config.served)
         first = next(
-            (i for i, prior in enumerate(priors) if _role(_arm(template, prior, config.priors)) == "treatment"),
+            (i for i, prior in enumerate(priors) if _role(_arm(template, prior)) == "treatment"),
             len(priors),
         )
         priors.insert(first, config.served)
     return priors
 
 
-def _arm(template: dict[str, Any], prior: Prior, priors: Sequence[Prior]) -> dict[str, Any]:
+def _arm(template: dict[str, Any], prior: Prior) -> dict[str, Any]:
     same = next((dict(arm) for arm in template["arms"] if arm["name"] == prior.name), None)
-    kind, of = _lacking(prior, priors)
+    bond = template["bonds"].get(prior.name)
     if same is None:
+        on_trial = prior.predictor in PRETRAINED and template["kinds"][prior.name] is None
         words = prior.name.replace("_", " ") + (" by category" if prior.by == "advertiser_category" else "")
         same = {
             "name": prior.name,
             "service": prior_service(prior.name),
             "label": f"+ {words} prior",
-            "role": "treatment" if prior.predictor in PRETRAINED and kind is None else "control",
+            "role": "treatment" if on_trial else "control",
             "adds": [prior_view(prior.name)],
         }
     same |= {"role": prior.role} if prior.role else {}
-    if kind is not None and of is not None and same.get("role") == "control" and "kind" not in same:
-        same |= {"kind": kind, "of": of}
-    if same.get("role") != "control" and same.pop("kind", None):  # made a treatment: it is on trial itself
+    if same.pop("kind", None):  # of a placebo `of` says whom it imitates
         same.pop("of", None)
+    if bond is not None and same.get("role") == "control":  # made a treatment, it is on trial itself
+        same |= {"kind": bond.kind, "of": bond.of[0] if len(bond.of) == 1 else list(bond.of)}
     return same | ({"label": prior.label} if prior.label else {})
-
-
-def _lacking(prior: Prior, priors: Sequence[Prior]) -> tuple[str | None, str | None]:
-    """What a prior lacks by its settings, and the project's prior of the same predictor that has it."""
-    kind = _kind(prior)
-    if kind is None:
-        return None, None
-    same = [one for one in priors if (one.predictor, one.by) == (prior.predictor, prior.by)]
-    return kind, next((one.name for one in same if _kind(one) is None), None)
-
-
-def _kind(prior: Prior) -> str | None:
-    """What a prior lacks: pre-training, the network, advertisers' names, or nothing."""
-    inner = prior.settings.get("encoder")
-    own = {**prior.settings, **inner} if isinstance(inner, dict) else prior.settings
-    if own.get("twin"):
-        return "random_weights"
-    return "lexical" if own.get("base") == LEXICAL else "masked" if own.get("masked") else None
 
 
 def _cluster_arm(template: dict[str, Any], config: ProjectConfig) -> list[dict[str, Any]]:

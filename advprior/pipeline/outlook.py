@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from advprior.data.periods import periods_of
-from advprior.pipeline.armsfile import arms_absent
+from advprior.pipeline.armsfile import arms_absent, controls_absent
 from advprior.pipeline.budget import forecast_lines
 from advprior.pipeline.forecast import Forecast
 from advprior.pipeline.own_defaults import edited_files
@@ -58,6 +58,12 @@ def edited_configs(project: Project) -> str:
     return f"defaults of this project: {', '.join(str(project.folder / name) for name in edited)}{without}"
 
 
+def remarks(project: Project) -> list[str]:
+    """What to know before a run: which of the project's files are its defaults, and controls that the verdict lacks."""
+    edited = edited_configs(project)
+    return [*([edited] if edited else []), *controls_absent(project.config, project.folder)]
+
+
 def status_rows(project: Project) -> list[tuple[Step, str, str, Cost | None]]:
     """Every step with its state, why it is not current, and what it cost."""
     plan, stamps = make_plan(project), stamps_of(project)
@@ -83,6 +89,7 @@ def status_lines(project: Project) -> list[str]:
         lines.append(f"{'in all':<{width}}  {'':<8} {cpu:>8.1f} {seconds:>7.1f} {memory:>5.1f} {disk:>8.1f}")
     times = time_plan(project)
     lines += time_plan_lines(times, tables_facts(project)) if times else []
+    lines += controls_absent(project.config, project.folder)
     todo = sum(state != "current" for _, state, *_ in rows)
     where = "" if project.folder == Path() else f" {shlex.quote(str(project.folder))}"
     following = f"; next: advprior run{where}" if todo else ""

@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from advprior.store.contract import PRETRAINED, READS_TEXTS
+
 Kind = Literal[
     "win",
     "win_not_over_control",
@@ -21,6 +23,22 @@ Kind = Literal[
     "undefined",
     "controls",
 ]
+
+#: Controls that lack one thing of a treatment (`ranking.models.arms.Arm.kind`), and what each is called.
+CONTROL_NAMES = {
+    "random_weights": "random-weight control",
+    "lexical": "lexical control",
+    "masked": "control without names",
+}
+
+
+def expected_of(source: str) -> list[str]:
+    """Controls of `CONTROL_NAMES` that belong beside a prior of a predictor.
+
+    >>> expected_of("text"), expected_of("llm"), expected_of("sasrec")
+    (['random_weights', 'lexical'], ['random_weights'], [])
+    """
+    return ["random_weights"] * (source in PRETRAINED) + ["lexical"] * (source in READS_TEXTS)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from advprior.store.claims import expected_of
 from advprior.store.contract import prior_view, shuffled_source
 from advprior.store.errors import AdvpriorError
 from advprior.store.progress import Progress
@@ -24,7 +25,7 @@ from ranking.candidates.contrasts import TOWERS, Hits, as_lift, contrasts, refer
 from ranking.candidates.counting import Counts, Inventory, engaged_ads, measures
 from ranking.candidates.priors import predicted, prior_rows
 from ranking.candidates.towers import Towers
-from ranking.evidence.claims import KINDS, Beside, Claim, expected_of, jointly
+from ranking.evidence.claims import KINDS, Beside, Claim, jointly
 from ranking.evidence.lift import Lift
 from ranking.evidence.ordering import Sorted
 from ranking.frame.coverage import CoverageGap, Uses, coverage_gap
@@ -218,8 +219,8 @@ class CurveOptions:
         Resamplings of users behind the intervals.
     controls : tuple of str
         Predictors that the others are held against.
-    kinds : mapping of str to (str, str)
-        Of a control, a key of `ranking.evidence.claims.KINDS`, and whom it lacks that of.
+    kinds : mapping of str to tuple of str
+        Of a control, a key of `ranking.evidence.claims.KINDS`, and all those whom it lacks that of.
     """
 
     k: int = 20
@@ -227,7 +228,7 @@ class CurveOptions:
     quotas: tuple[float, ...] = QUOTAS
     replicates: int = 1000
     controls: tuple[str, ...] = ()
-    kinds: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    kinds: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def candidate_curve(
@@ -311,9 +312,10 @@ def _beside(
     """Whose slots each predictor's are held against, and by how much they differ on test requests."""
     reached = {name: float(curve.at_choice(name, "valid")["recall"]) for name in curve.chosen}
     beside = references(reached, options.controls)
-    for control, (kind, of) in options.kinds.items():
-        if control in reached and of in beside:
-            beside[of][kind] = control
+    for control, (kind, *of) in options.kinds.items():
+        for predictor in of if control in reached else ():
+            if predictor in beside:
+                beside[predictor][kind] = control
     test = inventory.requests.split == "test"
     hits = {name: counts[name, quota].hits[test] for name, quota in curve.chosen.items()}
     hits[TOWERS] = counts[next(iter(curve.chosen)), 0.0].hits[test]

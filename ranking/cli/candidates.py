@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -22,9 +21,6 @@ from ranking.cli.measure import (
     repo_option,
     tables_option,
 )
-
-if TYPE_CHECKING:
-    from ranking.models.arms import Kind
 
 TOWERS_VERSION = 2
 TWO_BY_TWO_VERSION = 5  # 5: what each user adds is kept, for `rank pool`
@@ -106,7 +102,7 @@ def towers(
 @top_option
 @click.option("--replicates", type=click.IntRange(20), default=1000, show_default=True, help="Resamplings of users.")
 @click.option(
-    "--controls", default=None, help="Controls, comma-separated: NAME, or NAME:KIND:OF. Default: by the arms."
+    "--controls", default=None, help="Controls, comma-separated: NAME, or NAME:KIND:OF[:OF…]. Default: by the arms."
 )
 @force_option
 def candidates(
@@ -160,21 +156,20 @@ def candidates(
     click.echo(f"rank candidates: recall@{k} at {len(curve.table) // max(2 * len(names), 1)} quotas, in {out}")
 
 
-def _controls(text: str | None, names: Sequence[str]) -> tuple[list[str], dict[str, tuple[str, str]]]:
-    """Controls among the predictors, and of those that lack one thing of another: what, and of whom.
+def _controls(text: str | None, names: Sequence[str]) -> tuple[list[str], dict[str, tuple[str, ...]]]:
+    """Controls among the predictors, and of those that lack one thing of others: what, and of whom.
 
-    ``neighbours,text_twin_pair:random_weights:text_pair``, or the package's arms without a text.
+    ``neighbours,lexical_pair:lexical:text_pair:minilm_pair``, or the package's arms without a text.
     """
     from ranking.models.arms import load_arms
 
     if text is None:
         arms = load_arms().of_role("control")
-        entries = [(entry.removeprefix(prior_view("")), arm.kind, arm.of) for arm in arms for entry in arm.adds]
+        entries = {entry.removeprefix(prior_view("")): (arm.kind or "", *arm.of) for arm in arms for entry in arm.adds}
     else:
-        parts = [(*entry.split(":"), None, None)[:3] for entry in _predictors(text)]
-        entries = [(str(name), cast("Kind | None", kind), of) for name, kind, of in parts]
-    cheap = [name for name in names if name in {entry[0] for entry in entries}]
-    return cheap, {name: (kind, of) for name, kind, of in entries if name in names and kind and of}
+        entries = {name: tuple(lacks) for name, *lacks in (entry.split(":") for entry in _predictors(text))}
+    cheap = [name for name in names if name in entries]
+    return cheap, {name: entries[name] for name in cheap if len(entries[name]) > 1}
 
 
 @click.command("two-by-two")

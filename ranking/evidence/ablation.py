@@ -43,14 +43,15 @@ from ranking.frame.checks import Finding, check_placebo, check_same_test_rows, e
 from ranking.frame.read import load_features
 from ranking.frame.row_blocks import InMemory, InParquet
 from ranking.frame.table import Frame, how_made
-from ranking.models.arms import Arm, Arms, arm_features, load_arms, with_available
+from ranking.models.arms import Arm, Arms, arm_features, load_arms
+from ranking.models.available import with_available
 from ranking.models.estimators import ranker_identity
 
 
 def usable_arms(
     arms: Arms, features: Sequence[Feature], named: Sequence[str] = (), *, optional: bool = False
 ) -> tuple[Arms, dict[str, str]]:
-    """The arms that a frame can feed, and what the others lack (`ranking.models.arms.with_available`).
+    """The arms that a frame can feed, and what the others lack (`ranking.models.available.with_available`).
 
     Raises
     ------

@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from math import isfinite, isnan
 from typing import Any
 
-from advprior.store.claims import Bounds, Kind, kind_of
-from advprior.store.contract import PRETRAINED, READS_TEXTS
+from advprior.store.claims import CONTROL_NAMES, Bounds, Kind, expected_of, kind_of
 from advprior.store.features import Feature
 from ranking.evidence.lift import Lift
 from ranking.evidence.wording import uncapitalised
@@ -67,9 +66,12 @@ JOINT_NOTE = (
 #: A control that lacks one thing of its treatment, by `ranking.models.arms.Arm.kind`: what it is called, and what it
 #: may show where the treatment is not told apart from it.
 KINDS: dict[str, tuple[str, str]] = {
-    "random_weights": ("random-weight control", "the same network without pre-training may do as well"),
-    "lexical": ("lexical control", "the words may do as well without a network"),
-    "masked": ("control without names", "it may do as well without advertisers' names"),
+    kind: (CONTROL_NAMES[kind], shows)
+    for kind, shows in {
+        "random_weights": "the same network without pre-training may do as well",
+        "lexical": "the words may do as well without a network",
+        "masked": "it may do as well without advertisers' names",
+    }.items()
 }
 
 
@@ -310,15 +312,6 @@ def expected_kinds(arms: Arms, features: Sequence[Feature], facts: Mapping[str, 
         kinds = list(dict.fromkeys(kind for source in sources for kind in expected_of(source)))
         expected |= {arm.name: kinds} if kinds else {}
     return expected
-
-
-def expected_of(source: str) -> list[str]:
-    """Controls of `KINDS` that belong beside a prior of a predictor.
-
-    >>> expected_of("text"), expected_of("llm"), expected_of("sasrec")
-    (['random_weights', 'lexical'], ['random_weights'], [])
-    """
-    return ["random_weights"] * (source in PRETRAINED) + ["lexical"] * (source in READS_TEXTS)
 
 
 def gaps_to_json(gaps: Mapping[str, CoverageGap]) -> dict[str, dict[str, Any]]:

@@ -198,7 +198,7 @@ def _with_choices(arms: Arms, choices: Mapping[str, Sequence[str]]) -> tuple[Arm
                 "label": f"best control of each cut-off ({labels})",
                 "role": "control",
                 "kind": None,
-                "of": None,
+                "of": (),
             }
             added[unlike] = last.model_copy(update=renamed)
         best[name] = added[unlike].name

@@ -20,11 +20,11 @@ from pydantic import (
     PrivateAttr,
     ValidationError,
     ValidationInfo,
+    field_serializer,
     field_validator,
     model_validator,
 )
 
-from advprior.store.contract import prior_service
 from advprior.store.errors import AdvpriorError
 from advprior.store.features import Feature, groups_of
 from advprior.store.keys import explain
@@ -32,7 +32,7 @@ from ranking.models.config import Objective, RankerConfig
 from ranking.models.missing import missing_fix
 
 Role = Literal["baseline", "control", "treatment", "placebo"]
-#: What a control lacks of the one treatment that it is a control of: pre-training, the network, advertisers' names.
+#: What a control lacks of the treatments that it is a control of: pre-training, the network, advertisers' names.
 Kind = Literal["random_weights", "lexical", "masked"]
 
 
@@ -50,7 +50,7 @@ class Arm(BaseModel):
     objective: Objective | None = None
     monotone: bool | None = None
     start_from: str | None = None
-    of: str | None = None
+    of: tuple[str, ...] = ()
     kind: Kind | None = None
     ranker: str | None = Field(default=None, pattern=r"^[\w.]+:[\w.<>]+$")
     params: dict[str, Any] = Field(default_factory=dict)
@@ -72,6 +72,16 @@ class Arm(BaseModel):
         if self.ranker is not None and any(value is not None for value in own):
             raise ValueError("objective, monotone and start_from are LightGBM's: an arm with its own ranker has none")
         return self
+
+    @field_validator("of", mode="before")
+    @classmethod
+    def _one_or_several(cls, of: Any) -> Any:
+        return () if of is None else (of,) if isinstance(of, str) else of
+
+    @field_serializer("of")
+    def _as_it_was_written(self, of: tuple[str, ...]) -> str | tuple[str, ...] | None:
+        """A name, as every version reads it; a list only where it has several."""
+        return of if len(of) > 1 else of[0] if of else None
 
     @field_validator("adds")
     @classmethod
@@ -111,14 +121,17 @@ class Arms(BaseModel):
             raise ValueError(
                 f"exactly one arm has `role: baseline`; found {len(baselines)}: {', '.join(baselines) or 'none'}"
             )
-        strays = [arm.name for arm in self.arms if arm.of is not None and arm.role != "placebo" and arm.kind is None]
+        strays = [arm.name for arm in self.arms if arm.of and arm.role != "placebo" and arm.kind is None]
         if strays:
             raise ValueError(
                 f"`of` names whose priors a placebo shuffles, or of which a control of a `kind` is; {', '.join(strays)}"
             )
-        strays = [arm.name for arm in self.arms if arm.kind is not None and (arm.role != "control" or arm.of is None)]
+        strays = [arm.name for arm in self.arms if arm.role == "placebo" and len(arm.of) > 1]
         if strays:
-            raise ValueError(f"`kind` is for controls, with `of`, the arm that they lack it of; {', '.join(strays)}")
+            raise ValueError(f"a placebo shuffles the priors of one arm: `of` names one; {', '.join(strays)}")
+        strays = [arm.name for arm in self.arms if arm.kind is not None and (arm.role != "control" or not arm.of)]
+        if strays:
+            raise ValueError(f"`kind` is for controls, with `of`, the arms that they lack it of; {', '.join(strays)}")
         for arm in self.arms:
             try:
                 self.config_of(arm)
@@ -155,14 +168,14 @@ class Arms(BaseModel):
     def placebo_of(self, treatment: Arm) -> Arm | None:
         """The placebo that imitates a treatment; for the first treatment any, where none was made for it."""
         placebos = self.of_role("placebo")
-        named = [arm for arm in placebos if arm.of == treatment.name]
+        named = [arm for arm in placebos if treatment.name in arm.of]
         if not named and self.of_role("treatment")[:1] == [treatment]:
-            named = [arm for arm in placebos if arm.of is None] or placebos
+            named = [arm for arm in placebos if not arm.of] or placebos
         return named[0] if named else None
 
     def kin_of(self, treatment: Arm) -> dict[Kind, Arm]:
         """The controls that lack one thing of a treatment, by what that is."""
-        return {arm.kind: arm for arm in self.of_role("control") if arm.kind is not None and arm.of == treatment.name}
+        return {arm.kind: arm for arm in self.of_role("control") if arm.kind is not None and treatment.name in arm.of}
 
     def controls_of(self, treatment: Arm) -> list[Arm]:
         """What a treatment is held against: controls that are measured by default or, like itself, when named.
@@ -198,6 +211,10 @@ class Arms(BaseModel):
             What a report calls it.
         role : str
             ``treatment``, ``control`` or ``placebo``. The verdict is about the first treatment.
+        kind : str
+            Of a control, what it lacks of the arms that ``of`` names: ``random_weights``, ``lexical`` or ``masked``.
+        of : str or sequence of str
+            Those arms; of a placebo, the one that it imitates.
         service : str
             The feature service that would serve it; only a ranker that is served needs one.
         ranker : str, or an object
@@ -256,6 +273,8 @@ class ArmOptions(TypedDict, total=False):
 
     label: str
     role: Role
+    kind: Kind
+    of: str | Sequence[str]
     service: str
     ranker: Any
     params: dict[str, Any]
@@ -300,7 +319,7 @@ def load_arms(path: Path | None = None) -> Arms:
         raise AdvpriorError("CFG001", "the arms file is not valid", where=where, actual=problems, fix=fix) from error
 
 
-def _adds(entry: str, feature: Feature) -> bool:
+def names_feature(entry: str, feature: Feature) -> bool:
     """Whether what an arm adds means a feature: by its group or by its name."""
     return entry in (feature.group, feature.name)
 
@@ -321,7 +340,7 @@ def arm_features(arm: Arm, features: Sequence[Feature]) -> list[Feature]:
     >>> [feature.name for feature in arm_features(arm, frame)]
     ['history_all', 'prior_llm_rank']
     """
-    unmatched = [entry for entry in arm.adds if not any(_adds(entry, feature) for feature in features)]
+    unmatched = [entry for entry in arm.adds if not any(names_feature(entry, feature) for feature in features)]
     if unmatched:
         raise AdvpriorError(
             "RNK022",
@@ -331,58 +350,10 @@ def arm_features(arm: Arm, features: Sequence[Feature]) -> list[Feature]:
             expected="a group of the frame, or one of its features by name",
             fix=missing_fix(unmatched, features),
         )
-    return [f for f in features if f.in_baseline or any(_adds(entry, f) for entry in arm.adds)]
+    return [f for f in features if f.in_baseline or any(names_feature(entry, f) for entry in arm.adds)]
 
 
 def predictors_of(arm: Arm, features: Sequence[Feature]) -> list[str]:
     """Predictors whose priors, of whatever age, an arm adds."""
-    added = [f.predictor for f in features if f.predictor and any(_adds(entry, f) for entry in arm.adds)]
+    added = [f.predictor for f in features if f.predictor and any(names_feature(entry, f) for entry in arm.adds)]
     return list(dict.fromkeys(added))
-
-
-def with_available(
-    arms: Arms, features: Sequence[Feature], named: Sequence[str] = (), *, optional: bool = False
-) -> tuple[Arms, dict[str, str]]:
-    """Arms that the frame can feed, and what the others lack.
-
-    Parameters
-    ----------
-    arms : Arms
-    features : sequence of Feature
-        Of the frame.
-    named : sequence of str
-        Names of arms that must be measured: these and the baseline, no others. Without any: all but optional ones.
-    optional : bool
-        Without any named: optional ones too.
-
-    Returns
-    -------
-    Arms
-    dict of str to str
-        Arms left out because no prior of theirs is in the frame, and what they would add.
-
-    Raises
-    ------
-    AdvpriorError
-        ``RNK021`` for an unknown name, ``RNK022`` when a named arm lacks its features, or when any arm adds a feature
-        that a prior in the frame does not have: a slip of the pen, not a predictor that was not run.
-    """
-    names = {arms.find(name).name for name in named}
-    usable: list[Arm] = []
-    left_out: dict[str, str] = {}
-    for arm in arms.arms:
-        if not arm.is_baseline and (arm.name not in names if names else arm.optional and not optional):
-            continue
-        absent = [entry for entry in arm.adds if not any(_adds(entry, feature) for feature in features)]
-        if absent and not names and not _misspelt(arm, absent, features):
-            left_out[arm.name] = ", ".join(absent)
-            continue
-        arm_features(arm, features)
-        usable.append(arm)
-    return Arms(arms=tuple(usable), ranker=arms.ranker), left_out
-
-
-def _misspelt(arm: Arm, absent: Sequence[str], features: Sequence[Feature]) -> bool:
-    """Whether the frame has the prior that the arm's service serves, and an absent entry would be a feature of it."""
-    served = {f.source for f in features if f.predictor is not None and prior_service(f.predictor) == arm.service}
-    return any(entry.startswith(f"{view}_") for entry in absent for view in served)

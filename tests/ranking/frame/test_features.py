@@ -24,7 +24,8 @@ from advprior.store.features import Feature, features_from_json
 from advprior.store.runs import new_run
 from ranking.frame.build import build_frame
 from ranking.frame.sources import sources_unchanged
-from ranking.models.arms import arm_features, load_arms, with_available
+from ranking.models.arms import arm_features, load_arms
+from ranking.models.available import with_available
 from ranking.models.config import RankerConfig
 from ranking.models.ranker import Ranker
 from tests.ranking.stores import Workspace, apply, publish, random_priors

@@ -5,7 +5,8 @@ import pytest
 from advprior.store.contract import BASELINE_SERVICE, PREDICTORS, prior_service
 from advprior.store.errors import AdvpriorError
 from advprior.store.features import Feature
-from ranking.models.arms import Arm, Arms, arm_features, load_arms, predictors_of, with_available
+from ranking.models.arms import Arm, Arms, arm_features, load_arms, predictors_of
+from ranking.models.available import with_available
 
 
 def prior(name: str, *quantities: str, source: str | None = None) -> list[Feature]:
