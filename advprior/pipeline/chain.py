@@ -30,9 +30,10 @@ from advprior.store.contract import (
     prior_service,
     prior_view,
 )
+from advprior.store.project_files import CLUSTERED_FOLDER, PAIRS_FOLDER, TABLES_FOLDER
 from advprior.store.runs import MANIFEST, read_manifest
 
-TABLES, PAIRS, CLUSTERED = "tables", "tables_pair", "tables_cluster"
+TABLES, PAIRS, CLUSTERED = TABLES_FOLDER, PAIRS_FOLDER, CLUSTERED_FOLDER
 #: The step that ends the first answer.
 FIRST = "first rank ablate"
 FIRST_ABLATION = "first/ablation"

@@ -8,6 +8,7 @@ from advprior.pipeline.chain import FIRST, TABLES, Chain, tables_folder
 from advprior.pipeline.settings import Project
 from advprior.pipeline.steps import Plan
 from advprior.store.contract import TimePlan
+from advprior.store.project_files import CUTOFF
 from advprior.store.runs import MANIFEST, read_manifest
 
 __all__ = ["FIRST", "make_plan", "tables_facts", "tables_folder", "time_plan"]
@@ -44,7 +45,7 @@ def _rolling(project: Project) -> Plan:
     folders = {"ablation": "rank pool", **({"two_by_two": "rank pool two-by-two"} if retrieval else {})}
     runs: dict[str, list[str]] = {name: [] for name in folders}
     for number in range(1, origins + 1):
-        chain = Chain(project, f"cutoff_{number}", f" (cut-off {number})")
+        chain = Chain(project, f"{CUTOFF}{number}", f" (cut-off {number})")
         tables = whole.at(TABLES)
         cut = ("rank", "origin", "--tables", tables, "--number", str(number), "--of", str(origins))
         chain.advprior("rank origin", *cut, out=TABLES, reads=(), also=(tables,))

@@ -17,6 +17,9 @@ CONFIGS = "configs"
 #: What ``decide_on`` may say: the metrics that a verdict can be about (`ranking.evidence.deciding`).
 DECIDE_ON = ("conversions", "auc", "pr_auc", "log_loss", "ndcg")
 ARMS_FILE = f"{CONFIGS}/arms.yaml"
+#: Folders of a project, and of one cut-off inside it: canonical tables, by advertiser × category, and with clusters.
+TABLES_FOLDER, PAIRS_FOLDER, CLUSTERED_FOLDER = "tables", "tables_pair", "tables_cluster"
+CUTOFF = "cutoff_"  # and its number: the folder of a cut-off
 
 #: Settings file of each predictor that has one, relative to the project.
 SETTINGS_FILES = {
@@ -81,6 +84,29 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise AdvpriorError("CFG001", f"{what} is no mapping", where=str(path), actual=type(raw).__name__)
     return raw
+
+
+def counted_tables(base: Path) -> Path:
+    """Which tables features are counted from, in a project's folder or in that of one cut-off inside it.
+
+    With ``clusters`` these are the tables that have the column; else those that ``tables.folder`` names, or ``tables``.
+
+    Parameters
+    ----------
+    base : Path
+        Where the feature repository lies. Without a project file the tables have their usual name.
+    """
+    cutoff = base.absolute().name.startswith(CUTOFF)
+    project = next((folder for folder in (base, base / "..")[: 1 + cutoff] if (folder / PROJECT_FILE).is_file()), None)
+    try:
+        raw = {} if project is None else read_yaml(project / PROJECT_FILE, "the project file")
+    except AdvpriorError:  # whoever reads it for its own sake says so
+        raw = {}
+    if raw.get("clusters") not in (None, False):
+        return base / CLUSTERED_FOLDER
+    tables = raw.get("tables")
+    own = tables.get("folder") if isinstance(tables, dict) and project == base else None
+    return base / (own if isinstance(own, str) else TABLES_FOLDER)
 
 
 def arms_block(folder: Path) -> dict[str, Any]:

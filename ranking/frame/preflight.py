@@ -29,6 +29,7 @@ from advprior.store.contract import (
 from advprior.store.errors import AdvpriorError
 from advprior.store.matrix import matrix_path, open_matrix
 from advprior.store.offline import SPARK, STORE_FILE, check_spark, offline_kind, store_config
+from advprior.store.project_files import PROJECT_FILE, counted_tables
 from advprior.store.runs import MANIFEST, manifest_digest, run_key
 from ranking.frame.views import BASELINE_VIEWS, view_folder
 
@@ -45,7 +46,9 @@ def publish_command(view: str, repo: Path | str = "REPO") -> str:
     """The command that publishes a view; of a project's repository with the project's own folders in it."""
     project = Path(repo).parent
     if view in BASELINE_VIEWS:
-        tables = project / "tables"
+        tables = counted_tables(project)
+        if not tables.is_dir() and (project / PROJECT_FILE).is_file():
+            return f"advprior run {project} --until 'rank features'"  # it makes them first
         return f"advprior rank features --tables {tables if tables.is_dir() else 'TABLES'} --repo {repo}"
     predictor = view.removeprefix(PRIOR_VIEW_PREFIX)
     source = shuffled_source(predictor) or predictor

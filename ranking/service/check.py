@@ -11,7 +11,7 @@ from typing import Any
 
 from advprior.store.contract import TABLE_FILE, USER_HISTORY_VIEW, USER_ID
 from advprior.store.times import DAY_US
-from ranking.frame.preflight import check_prior, check_store
+from ranking.frame.preflight import check_prior, check_store, publish_command
 from ranking.frame.views import view_folder
 from ranking.service.app import make_engine
 from ranking.service.engine import Engine
@@ -26,10 +26,10 @@ _SAMPLE = 50
 _MINUTE_US = 60_000_000
 #: What comes before materializing, where that alone changes nothing.
 _FIXES = {
-    "history_missing": "advprior rank features --tables TABLES --repo REPO, then ",
+    "history_missing": "{features}, then ",
     "prior_catalog_unknown": "publish the same priors on this machine, then ",
-    "prior_corrupt": "advprior publish PRIORS --repo REPO, then ",
-    "prior_missing": "publish priors of these users (advprior publish PRIORS --repo REPO), then ",
+    "prior_corrupt": "advprior publish PRIORS --repo {repo}, then ",
+    "prior_missing": "publish priors of these users (advprior publish PRIORS --repo {repo}), then ",
     "prior_stale": "score and publish a newer snapshot (advprior score, publish), then ",
 }
 
@@ -84,8 +84,8 @@ def run_checks(settings: ServeSettings) -> Iterator[Note]:
         note, now_us = moved
         yield note
         resources.catalogs.refresh(now_us)  # whose priors are current depends on the time
-    yield _ads(engine, refresh, now_us)
-    yield from _users(engine, view_folder(settings.repo, USER_HISTORY_VIEW) / TABLE_FILE, refresh, now_us)
+    yield _ads(engine, settings.repo, refresh, now_us)
+    yield from _users(engine, settings.repo, refresh, now_us)
 
 
 def _clock(engine: Engine, settings: ServeSettings) -> tuple[Note, int] | None:
@@ -114,7 +114,7 @@ def _clock(engine: Engine, settings: ServeSettings) -> tuple[Note, int] | None:
     return Note(False, text, fix, of_another_time=True), at_us
 
 
-def _ads(engine: Engine, refresh: str, now_us: int) -> Note:
+def _ads(engine: Engine, repo: Path, refresh: str, now_us: int) -> Note:
     """Whether the ads' rows are online and in time."""
     resources = engine.resources
     table = resources.table
@@ -127,19 +127,19 @@ def _ads(engine: Engine, refresh: str, now_us: int) -> Note:
         return Note(
             False,
             f"ads: some rows of {', '.join(late)} are out of their view's time to live",
-            f"advprior rank features --tables TABLES --repo REPO, then {refresh}",
+            f"{publish_command(USER_HISTORY_VIEW, repo)}, then {refresh}",
         )
     fewest = min(stored.values(), default=len(table.ids))
     return Note(True, f"ads: {fewest} of {len(table.ids)} have a row in time")
 
 
-def _users(engine: Engine, published: Path, refresh: str, now_us: int) -> Iterator[Note]:
+def _users(engine: Engine, repo: Path, refresh: str, now_us: int) -> Iterator[Note]:
     """What the store holds of a sample of users.
 
     Parameters
     ----------
-    published : Path
-        Table of the users' histories.
+    repo : Path
+        Feature repository, where the users' histories are published.
     refresh : str
         Command that materializes what is missing.
     now_us : int
@@ -148,6 +148,7 @@ def _users(engine: Engine, published: Path, refresh: str, now_us: int) -> Iterat
     import pandas as pd
 
     reader, catalogs = engine.resources.reader, engine.resources.catalogs
+    published = view_folder(repo, USER_HISTORY_VIEW) / TABLE_FILE
     users = pd.read_parquet(published, columns=[USER_ID])[USER_ID].drop_duplicates()
     sample = users.sample(min(_SAMPLE, len(users)), random_state=0)
     reasons: Counter[str] = Counter()
@@ -164,7 +165,7 @@ def _users(engine: Engine, published: Path, refresh: str, now_us: int) -> Iterat
             else:
                 reasons[prior] += 1
     for reason, count in sorted(reasons.items()):
-        fix = _FIXES.get(reason, "") + refresh
+        fix = _FIXES.get(reason, "").format(features=publish_command(USER_HISTORY_VIEW, repo), repo=repo) + refresh
         yield Note(False if count == len(sample) else None, f"{reason}: {count} of {len(sample)} users", fix)
     if ages:
         yield Note(True, f"priors of {len(ages)} of {len(sample)} users, {min(ages):.1f} to {max(ages):.1f} days old")

@@ -19,6 +19,7 @@ from advprior.store.errors import AdvpriorError
 from advprior.store.runs import manifest_digest
 from ranking.candidates.nearest import EXACT_UP_TO
 from ranking.experiment.assignment import EVERYBODY, Experiment
+from ranking.frame.preflight import publish_command
 from ranking.service.ads import AdTable, read_ads, refreshed
 from ranking.service.candidates import CandidateSource, MostShown
 from ranking.service.catalogs import Catalogs, HistoryCatalog
@@ -150,7 +151,7 @@ class Resources:
                 "views are not published",
                 where=str(repo),
                 actual=f"no {USER_HISTORY_VIEW}",
-                fix=f"advprior rank features --tables TABLES --repo {repo} ; feast -c {repo} apply",
+                fix=f"{publish_command(USER_HISTORY_VIEW, repo)} ; feast -c {repo} apply",
             )
         return self.catalogs.newest
 

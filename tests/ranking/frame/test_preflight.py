@@ -1,5 +1,6 @@
 """Preflight: refused before any join, with the command that fixes it."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -10,9 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from advprior.pipeline.plan import make_plan
+from advprior.pipeline.settings import read_project
 from advprior.store.contract import CATALOG_FILE, LLM, MATRIX_FILE, PLACEBO, TABLE_FILE, prior_view
 from advprior.store.errors import AdvpriorError
 from advprior.store.offline import STORE_FILE, store_config
+from advprior.store.project_files import counted_tables
 from benchmarks.scale.spark import spark_lines
 from ranking.frame.preflight import check_store, preflight, publish_command
 from ranking.frame.publish import publish_features
@@ -79,6 +83,39 @@ def test_missing_views_come_with_their_commands(repo: Path) -> None:
     assert f"advprior publish PRIORS/{LLM} --repo {repo} --as {PLACEBO}" in str(error.fix)
     assert f"feast -c {repo} apply" in str(error.fix)
     assert publish_command(prior_view(LLM)) == "advprior publish PRIORS/llm --repo REPO"
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        ("tables: {mapping: mapping.yaml}", "tables"),
+        ("tables: {folder: canonical}", "canonical"),
+        ("tables: {folder: canonical}\nclusters: true", "tables_cluster"),
+        ("tables: {example: clicks}\nclusters: {base: lexical}", "tables_cluster"),
+        ("tables: {example: clicks}\nclusters: false", "tables"),
+        ("tables: [", "tables"),
+    ],
+)
+def test_features_come_of_the_tables_that_the_project_counts(tmp_path: Path, said: str, read: str) -> None:
+    """Of tables without the column, say, an arm of clusters would find nothing."""
+    for name in ("tables", "canonical", "tables_cluster", "cutoff_1/tables", "cutoff_1/tables_cluster"):
+        (tmp_path / name).mkdir(parents=True)
+    command = publish_command("user_history", tmp_path / "feature_repo")
+    assert f" --tables {tmp_path / 'tables'} --repo" in command  # no project
+    (tmp_path / "advprior.yaml").write_text(said)
+    command = publish_command("user_history", tmp_path / "feature_repo")
+    assert f" --tables {tmp_path / read} --repo" in command
+    of_cutoff = publish_command("user_history", tmp_path / "cutoff_1/feature_repo")
+    assert f"cutoff_1/{'tables_cluster' if read == 'tables_cluster' else 'tables'} --repo" in of_cutoff
+    (tmp_path / read).rmdir()  # not made yet
+    assert publish_command("ad_stats", tmp_path / "feature_repo") == f"advprior run {tmp_path} --until 'rank features'"
+
+
+def test_the_project_reads_those_tables(tmp_path: Path) -> None:
+    for clusters in (False, {"base": "lexical"}):
+        (tmp_path / "advprior.yaml").write_text(f"tables: {{folder: own}}\nclusters: {json.dumps(clusters)}")
+        (features,) = (step for step in make_plan(read_project(tmp_path)).steps if step.name == "rank features")
+        assert tmp_path / features.command[features.command.index("--tables") + 1] == counted_tables(tmp_path)
 
 
 def test_another_catalog_is_refused(repo: Path, tables: Path) -> None:
