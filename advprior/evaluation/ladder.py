@@ -34,7 +34,7 @@ from advprior.store.tables import TABLES_FIX
 from advprior.store.versions import versions
 
 STEP = "evaluate"
-CODE_VERSION = 7
+CODE_VERSION = 8
 DEFAULTS = Options()
 WHILE_BLENDED = 10  # arrays [P, N] beside those of controls, runs and a blend with each run
 

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from advprior.evaluation.alternatives import EVERYONE_UP_TO, EarlierLabels
 from advprior.evaluation.compare import mean_marks
-from advprior.evaluation.controls import BEST, BLEND, Controls, EarlierLabels, blend, fit_blend, fit_controls
+from advprior.evaluation.controls import BEST, BLEND, Controls, blend, fit_blend, fit_controls
 from advprior.evaluation.options import Options
 from advprior.evaluation.protocol import Labels, first_labels
 from advprior.evaluation.split import Split
@@ -20,8 +21,10 @@ from advprior.store.contract import POPULARITY
 
 ALL = "all LLMs"
 MOST_FITTED = 20_000  # users on whose labels of one earlier cut-off the controls and blends are fitted
-MOST_CELLS = 1_500_000  # of one term, likewise; 1000 users where these are fewer
-WIDE_CELLS = 5_000_000  # of one term, likewise, of whatever users: the terms of three cut-offs are some 4 GB then
+LEAST_FITTED = 1000
+MOST_CELLS = 1_500_000  # of one term, likewise; `LEAST_FITTED` users where these are fewer
+WIDE_CELLS = 5_000_000  # of one term, likewise, of whatever users: the terms of three cut-offs are some 2 GB then
+BLENDED_CELLS = 20_000_000  # of an arm's answers that blends are fitted on, where controls see some advertisers alone
 #: Earlier cut-offs of the controls' labels, in horizons before the cut-off; a later one knows the drift better
 EARLIER = (1.0, 0.75, 0.5)
 
@@ -37,6 +40,8 @@ class Population:
     controls : Controls
     arms, first : dict of str to list of float32 [P, N]
         Log-probs of each of an arm's seeds for the users of ``labels`` and of ``early``.
+    fitted : int
+        Users of the earlier one whose labels weigh the controls: those of ``early``, or more where N is large.
     """
 
     labels: Labels
@@ -44,6 +49,7 @@ class Population:
     controls: Controls
     arms: dict[str, list[Float]]
     first: dict[str, list[Float]]
+    fitted: int
     blend_weights: dict[str, Any] = field(default_factory=dict)
     best: dict[str, Any] = field(default_factory=dict)
 
@@ -52,6 +58,7 @@ def fitted_facts(population: Population) -> dict[str, Any]:
     """What was fitted on the earlier labels, for the provenance."""
     return {
         "fitted_users": len(population.early),
+        "controls_fitted_users": population.fitted,
         "controls": population.controls.to_json(),
         "blend_weights": population.blend_weights,
         "best_control": population.best,
@@ -78,24 +85,28 @@ def populate(split: Split, options: Options, *, profile_only: bool = False) -> P
     if profile_only:
         labels, most = labels.sample(options.profile_only, options.seed), options.profile_only
     wide = max(WIDE_CELLS // split.size, 1)
-    fitted = min(most, max(MOST_CELLS // split.size, 1000), wide)
+    fitted = min(most, max(MOST_CELLS // split.size, LEAST_FITTED), wide)
     if options.users is not None:
         labels, fitted = labels.sample(options.users, options.seed), min(options.users, MOST_FITTED, wide)
+    blended = fitted
+    if split.size > EVERYONE_UP_TO:  # a label of the controls costs a few numbers there, and no run an answer
+        blended = min(most if options.users is None else options.users, max(BLENDED_CELLS // split.size, 1))
+        fitted = min(most, LEAST_FITTED)
     windows: list[EarlierLabels] = []
     for share in EARLIER:
         then = split.now - int(share * split.back)
-        early = first_labels(split.past, then, split.now - then, profile_only=profile_only).sample(fitted, options.seed)
-        if len(early):
-            windows.append(EarlierLabels(split.terms_at(then), early))
+        choices = first_labels(split.past, then, split.now - then, profile_only=profile_only)
+        if len(choices):
+            windows.append(EarlierLabels(split.terms_at(then), choices.sample(fitted, options.seed)))
         elif share == EARLIER[0]:  # the blends are fitted on these
             return None
     if not len(labels):
         return None
-    controls, first = fit_controls(windows, split.size, seed=options.seed)
+    early = windows[0].labels.sample(blended, options.seed)
+    controls, first = fit_controls(windows, split.size, seed=options.seed, early=early)
     arms = controls.log_probs(split.terms_at(split.now), labels.user, split.size)
-    return Population(
-        labels, windows[0].labels, controls, {k: [v] for k, v in arms.items()}, {k: [v] for k, v in first.items()}
-    )
+    every, earlier = ({name: [values] for name, values in answers.items()} for answers in (arms, first))
+    return Population(labels, early, controls, every, earlier, len(windows[0].labels))
 
 
 def add_blends(population: Population, names: Sequence[str], with_llm: set[str], optimistic: Sequence[str]) -> None:

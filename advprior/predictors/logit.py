@@ -57,12 +57,15 @@ class Dense:
     Parameters
     ----------
     terms : float32 [K, P, N]
+    offset : float32 [P, N], optional
+        Added to the logits, by no weight.
     """
 
-    def __init__(self, terms: Float) -> None:
+    def __init__(self, terms: Float, offset: Float | None = None) -> None:
         shape: tuple[int, int, int] = terms.shape  # type: ignore[assignment]
         self._count, self._points, self._size = shape
         self._flat = np.ascontiguousarray(terms, np.float32).reshape(self._count, -1)
+        self._offset = offset
 
     def __len__(self) -> int:
         return self._count
@@ -70,7 +73,7 @@ class Dense:
     def logits(self, weights: Double) -> Float:
         """See `Design`."""
         logits: Float = (weights.astype(np.float32) @ self._flat).reshape(self._points, self._size)
-        return logits
+        return logits if self._offset is None else logits + self._offset
 
     def slope(self, residual: Float) -> Double:
         """See `Design`."""
