@@ -6,6 +6,8 @@ with `AdvpriorError.exit_code`. Codes are stable: docs and tests refer to them.
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class AdvpriorError(Exception):
     """A problem that the user can fix.
@@ -55,6 +57,10 @@ class AdvpriorError(Exception):
         self.fix = fix
         super().__init__(str(self))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As it goes to another process: made there without ``__init__``, which takes more than ``args`` holds."""
+        return _made, (type(self), self.args), vars(self)
+
     def __str__(self) -> str:
         lines = [f"{self.code}: {self.what}"]
         details = {"where": self.where, "found": self.actual, "expected": self.expected, "fix": self.fix}
@@ -62,3 +68,7 @@ class AdvpriorError(Exception):
             if value:
                 lines.append(f"  {label + ':':<9} {value}")
         return "\n".join(lines)
+
+
+def _made(kind: type[AdvpriorError], args: tuple[Any, ...]) -> AdvpriorError:
+    return kind.__new__(kind, *args)

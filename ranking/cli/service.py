@@ -214,8 +214,6 @@ def _serve(settings: Any, host: str, port: int, workers: int, log_level: str, dr
     try:
         import uvicorn
 
-        from ranking.service.app import create_app, make_engine
-        from ranking.service.keys import required_key
         from ranking.service.logs import log_config
         from ranking.service.settings import SETTINGS_VARIABLE
     except ImportError as error:
@@ -235,13 +233,41 @@ def _serve(settings: Any, host: str, port: int, workers: int, log_level: str, dr
     if settings.page:
         click.echo(f"rank serve: to look at a user, open http://{host}:{port}/")
     if workers == 1:
-        uvicorn.run(create_app(settings), **options)
+        uvicorn.run(_app(settings), **options)
         return
-    required_key(settings)
-    make_engine(settings)  # refused here, once, and the trees compiled for all
     os.environ[SETTINGS_VARIABLE] = settings.model_dump_json()
+    _try_start(os.environ[SETTINGS_VARIABLE])
     options["timeout_worker_healthcheck"] = WORKER_SILENT_S
     uvicorn.run("ranking.service.app:app_from_environment", factory=True, workers=workers, **options)
+
+
+def _app(settings: Any) -> Any:
+    """The application, where this process is the only one that serves."""
+    try:
+        from ranking.models.lightgbm_library import light_lightgbm_import
+        from ranking.service.app import create_app
+    except ImportError as error:
+        raise _lacking(error) from error
+    light_lightgbm_import()
+    return create_app(settings)
+
+
+def _try_start(settings_json: str) -> None:
+    """Refuse once what every worker would, in a process that ends: this one stays small beside its workers."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    try:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as apart:
+            apart.submit(_try_here, settings_json).result()
+    except ImportError as error:
+        raise _lacking(error) from error
+
+
+def _try_here(settings_json: str) -> None:
+    from ranking.service.app import try_start
+
+    try_start(settings_json)
 
 
 def _loopback(host: str) -> bool:

@@ -14,6 +14,7 @@ from advprior.store.errors import AdvpriorError
 from advprior.store.versions import versions
 from ranking.experiment.assignment import load_experiment
 from ranking.experiment.exposures import ExposureLog
+from ranking.models.lightgbm_library import light_lightgbm_import
 from ranking.service.clock import Clock
 from ranking.service.engine import Engine
 from ranking.service.keys import required_key
@@ -131,6 +132,23 @@ def _lifespan(service: Service, page: Page | None) -> Any:
     return lifespan
 
 
+def try_start(settings_json: str) -> None:
+    """What the workers of a service would refuse is refused here, once, and the trees are compiled for all of them.
+
+    To be called in a process that ends: who only starts workers and watches them needs none of the libraries.
+
+    Raises
+    ------
+    AdvpriorError
+        What `create_app` raises.
+    """
+    light_lightgbm_import()
+    settings = ServeSettings.model_validate_json(settings_json)
+    required_key(settings)
+    make_engine(settings)
+
+
 def app_from_environment() -> FastAPI:
     """What a uvicorn worker calls."""
+    light_lightgbm_import()
     return create_app(ServeSettings.model_validate_json(os.environ[SETTINGS_VARIABLE]))

@@ -25,6 +25,7 @@ from ranking.service.app import create_app, make_engine
 from ranking.service.logs import JsonFormatter
 from ranking.service.messages import ErrorResponse, RankResponse
 from ranking.service.settings import KEY_VARIABLE
+from tests.ports import free_port
 from tests.ranking.stores import apply
 from tests.service.contract import ROOMY, check_contract
 from tests.service.live import TestClient, settings_of
@@ -260,6 +261,15 @@ def test_what_a_ranker_lacks_is_left_out_and_what_a_service_lacks_is_refused(pro
         make_engine(settings_of(project, ranker=project.plain))
     with pytest.raises(AdvpriorError, match="RUN001"):
         make_engine(settings_of(project, ranker=tmp_path))
+
+
+def test_what_workers_would_refuse_is_refused_before_one_starts(tmp_path: Path) -> None:
+    """By a process of its own: the error comes back with its code, and none of the machinery in between."""
+    words = ["--repo", str(tmp_path), "--ranker", str(tmp_path), "--fallback", str(tmp_path), "--no-api-key"]
+    refused = CliRunner().invoke(serve_command, [*words, "--port", str(free_port()), "--workers", "2"])
+    assert isinstance(refused.exception, AdvpriorError)
+    assert refused.exception.code == "RUN001"
+    assert refused.exception.where == str(tmp_path)
 
 
 @pytest.mark.parametrize("address", ["${REDIS_NOT_SET}", "redis-host"])

@@ -326,6 +326,10 @@ def test_the_command_serves_with_workers_survives_a_full_disk_and_stops_graceful
         os.kill(int(children[-1]), signal.SIGCONT)
         until(lambda: _answers(port))
         assert Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split() == children
+        # who only watches the workers holds none of their libraries, and a worker none that no request needs
+        assert not libraries(process.pid) & {"pandas", "pyarrow", "lightgbm", "scipy", "sklearn"}
+        assert libraries(int(children[-1])) >= {"pandas", "lightgbm"}
+        assert "sklearn" not in libraries(int(children[-1]))
         process.send_signal(signal.SIGTERM)
         assert process.wait(HANG_S) in (0, -signal.SIGTERM)
     finally:
@@ -342,6 +346,11 @@ def test_the_command_serves_with_workers_survives_a_full_disk_and_stops_graceful
     assert float(arms[0].rsplit(" ", 1)[1]) >= len(found.answers)  # of both workers together
     told = [json.loads(line) for line in lines if line.startswith(b"{")]
     assert any(line["message"] == "stopped" for line in told)
+
+
+def libraries(pid: int) -> set[str]:
+    """Packages whose machine code a process has loaded."""
+    return set(re.findall(r"/site-packages/(\w+)/", Path(f"/proc/{pid}/maps").read_text()))
 
 
 def _answers(port: int) -> bool:
