@@ -169,9 +169,11 @@ def _cluster_arm(template: dict[str, Any], config: ProjectConfig) -> list[dict[s
     same = next({**arm} for arm in arms if arm["name"] == CLUSTER)
     same.pop("optional", None)
     encoding = Encoding() if config.clusters.base is None else parse_encoding(config.clusters.base)
+    reader = config.cluster_reader
+    pretrained = encoding.pretrained and (reader is None or template["kinds"][reader.name] != "random_weights")
     if config.clusters.shuffled:
         same["label"] = "+ counts by random group"
-    return [same if encoding.pretrained and not config.clusters.shuffled else same | {"role": "control"}]
+    return [same if pretrained and not config.clusters.shuffled else same | {"role": "control"}]
 
 
 def _placebo(template: dict[str, Any], prior: Prior) -> dict[str, Any]:

@@ -13,11 +13,10 @@ from pathlib import Path
 import yaml
 
 from advprior.pipeline.armsfile import arms_text, control_names, first_arms_text, ranker_modules
-from advprior.pipeline.own_defaults import edited_settings
 from advprior.pipeline.presets import CHEAP
-from advprior.pipeline.settings import HIDDEN, Export, Prior, Project
+from advprior.pipeline.prior_settings import graph_form, runs_read, settings_in
+from advprior.pipeline.settings import HIDDEN, Prior, Project
 from advprior.pipeline.slates import slate_sizes
-from advprior.pipeline.span_settings import merged, settings_for_span
 from advprior.pipeline.steps import Plan, Step
 from advprior.store.contract import (
     AD_STATS_VIEW,
@@ -129,7 +128,8 @@ class Chain:
             self.advprior("data pairs", "data", "pairs", "--tables", tables, out=PAIRS, reads=(TABLES,))
         cheap = [prior for prior in self.config.priors if prior.predictor in CHEAP]
         costly = sorted(
-            (prior for prior in self.config.priors if prior not in cheap), key=lambda prior: bool(self._encoders(prior))
+            (prior for prior in self.config.priors if prior not in cheap),
+            key=lambda prior: bool(runs_read(prior, self.config.priors)),
         )
         for prior in cheap:
             self.prior(prior)
@@ -140,8 +140,7 @@ class Chain:
             return
         tables = self.at(TABLES)
         if self.config.clusters is not None:
-            words = ("data", "clusters", "--tables", tables, *self.config.cluster_options)
-            self.advprior("data clusters", *words, out=CLUSTERED, reads=(TABLES,))
+            self._clusters(self.config.cluster_reader)
             tables = self.at(CLUSTERED)  # the same rows: only the features read the column
         self.steps.append(
             Step(
@@ -170,21 +169,40 @@ class Chain:
         inputs = (self.at(TABLES), *runs, *(f"{run}/onnx" for run in runs))
         self.steps.append(Step("evaluate", command, inputs, exists=("evaluation.json",), kind="evaluate"))
 
-    def prior(self, prior: Prior) -> None:
-        """Fit, export, score and publish one prior, and its placebo."""
+    def _clusters(self, reader: Prior | None) -> None:
+        """The tables with a column of clusters; where a prior's run reads the texts, it is that of this cut-off."""
+        options = list(self.config.cluster_options)
+        if reader is not None:  # features, and so the first answer, wait for its fit
+            self.fit(reader)
+            place = options.index("--base") + 1
+            options[place] = self.at(Path(options[place]).as_posix())
+        words = ("data", "clusters", "--tables", self.at(TABLES), *options)
+        reads = (TABLES, *((f"models/{reader.name}",) if reader is not None else ()))
+        self.advprior("data clusters", *words, out=CLUSTERED, reads=reads)
+
+    def fit(self, prior: Prior) -> None:
+        """Fit one prior, where no step before did."""
         name = prior.name
+        if f"finetune {name}{self.suffix}" in {step.name for step in self.steps}:
+            return
         source = PAIRS if prior.by == "advertiser_category" else TABLES
-        model, priors = f"models/{name}", f"priors/{name}"
         fit: tuple[str, ...] = ("finetune", "--tables", self.at(source))
         fit += () if prior.predictor == LLM else ("--predictor", prior.predictor)
         settings = self._settings(prior)
         fit += ("--config", settings) if settings else ()
         also = (settings,) if settings else ()
         kind = f"finetune {prior.predictor}"
-        reads = (source, *self._encoders(prior))
-        self.advprior(f"finetune {name}", *fit, out=model, reads=reads, also=also, kind=kind)
+        reads = (source, *runs_read(prior, self.config.priors))
+        self.advprior(f"finetune {name}", *fit, out=f"models/{name}", reads=reads, also=also, kind=kind)
+
+    def prior(self, prior: Prior) -> None:
+        """Fit, export, score and publish one prior, and its placebo."""
+        self.fit(prior)
+        name = prior.name
+        source = PAIRS if prior.by == "advertiser_category" else TABLES
+        model, priors = f"models/{name}", f"priors/{name}"
         onnx = f"{model}/onnx"
-        form = self._graph_form(prior, source)
+        form = graph_form(self.config, prior, self.at(source))
         self.steps.append(
             Step(
                 f"export {name}{self.suffix}",
@@ -211,36 +229,18 @@ class Chain:
         command = ("advprior", "publish", priors, "--repo", self.repo, *named, *offline)
         self.steps.append(Step(f"publish {name}{self.suffix}", command, (priors,), self.view(name), kind="publish"))
 
-    def _graph_form(self, prior: Prior, tables: str) -> tuple[str, ...]:
-        """Options of an export that is no plain fp32: of the LLM alone, since small graphs gain nothing."""
-        form = self.config.export
-        if prior.predictor != LLM or form == Export():
-            return ()
-        options = ("--precision", form.precision, "--attention", form.attention, "--tables", self.at(tables))
-        return *options, *self.config.device_option
-
     def _settings(self, prior: Prior) -> str | None:
         """Settings file of a prior: the one it names, or one made of what the data's span, the project's own defaults
         and the project file say, in that order.
         """
         if prior.settings_file is not None:
             return prior.settings_file
-        own = edited_settings(prior.predictor, self.project.folder)
-        settings = merged(merged(settings_for_span(prior.predictor, self.times), own), prior.settings)
-        for fitted in self._encoders(prior):  # of this chain's own cut-off
-            own_run = {"base": self.at(fitted)}
-            settings = merged(settings, own_run if settings.get("base") == fitted else {"encoder": own_run})
+        settings = settings_in(self.project, prior, self.times, self.at)
         if not settings:
             return None
         path = f"{HIDDEN}/settings/{self.at(prior.name)}.yaml"
         self.files[path] = yaml.safe_dump(settings, sort_keys=False)
         return path
-
-    def _encoders(self, prior: Prior) -> tuple[str, ...]:
-        """The run of another prior that this one's texts are encoded by, where its settings name one."""
-        runs = {f"models/{other.name}" for other in self.config.priors if other != prior}
-        bases = (prior.settings.get("base"), (prior.settings.get("encoder") or {}).get("base"))
-        return tuple(base for base in bases if base in runs)
 
     def views(self) -> tuple[str, ...]:
         """Folders of all published views so far."""

@@ -19,7 +19,7 @@ import numpy as np
 
 from advprior.data.pairs import STEP, pair_tables
 from advprior.history.catalog import Catalog
-from advprior.pipeline.forecast import COSTS
+from advprior.pipeline.forecast import CLUSTERED_AT_ONCE, clusters_cost
 from advprior.predictors.encoding.encode import encoder_identity
 from advprior.predictors.encoding.settings import ENCODING_VERSION, Encoding, parse_encoding
 from advprior.predictors.text.predictor import encode_catalog
@@ -57,8 +57,8 @@ if TYPE_CHECKING:
 
 CODE_VERSION = 1
 NUMBER = 64
-#: Texts above which K-means reads them batch by batch; below it the best of `STARTS` starts is taken.
-MANY, STARTS, FEW_STARTS = 10_000, 10, 3
+#: Starts of K-means, of which the best is taken; fewer where it reads the texts batch by batch.
+STARTS, FEW_STARTS = 10, 3
 #: What texts are made of, by table.
 _READ = {
     ADVERTISERS: (ADVERTISER_ID, NAME, TEXT),
@@ -115,11 +115,12 @@ def build(
     early, whole = _catalogs(tables, cutoff)
     later = whole[ADVERTISERS][~whole[ADVERTISERS][ADVERTISER_ID].isin(early[ADVERTISER_ID])]
     fitted = _require_texts(early, options, tables).to_read(masked=encoding.masked)
-    rate = COSTS["data clusters"]
-    seconds = rate.fixed_s + (rate.seconds * len(whole[ADVERTISERS]) / 1e6 if encoding.base != LEXICAL else 0.0)
+    millions = len(whole[ADVERTISERS]) / 1e6, len(whole[EVENTS]) / 1e6
+    seconds = clusters_cost(*millions, options.number, lexical=encoding.base == LEXICAL).seconds
+    less = "" if encoding.base == LEXICAL else ", less where their encodings are kept from before"
     say(
         f"data: {len(fitted):,} texts of advertiser × category from before {cutoff:%Y-%m-%d}, {len(later):,} later; "
-        f"about {duration(seconds)} of processor time, less where their encodings are kept from before"
+        f"about {duration(seconds)} of processor time{less}"
     )
     with new_run(out, STEP, config=config, inputs=inputs, key=key) as run:
         rest = Catalog.from_table(later).to_read(masked=encoding.masked)
@@ -176,7 +177,7 @@ def partition(fitted: Float, later: Float, number: int, seed: int) -> tuple[Int,
     """
     from sklearn.cluster import KMeans, MiniBatchKMeans
 
-    if len(fitted) > MANY:
+    if len(fitted) > CLUSTERED_AT_ONCE:
         means: Any = MiniBatchKMeans(number, n_init=FEW_STARTS, random_state=seed)
     else:
         means = KMeans(number, n_init=STARTS, random_state=seed)

@@ -18,7 +18,7 @@ import yaml
 from advprior.pipeline.presets import CHEAP
 from advprior.pipeline.settings import Project
 from advprior.pipeline.steps import Cost, Plan, Stamps, Step
-from advprior.store.contract import TimePlan
+from advprior.store.contract import LEXICAL, TimePlan
 from advprior.store.runs import MANIFEST, read_manifest
 
 _RECENT = 7  # steps whose speed is that of the next ones
@@ -60,7 +60,6 @@ class Rate:
 COSTS = {
     "data build": Rate("impressions", 3, 14, 250, 850, disk_mb=9),
     "data check": Rate("impressions", 3, 14, 250, 850, disk_mb=9),
-    "data clusters": Rate("texts", 10, 36_000, 1100),
     "data pairs": Rate("events", 1, 3, 200, 500),
     "finetune llm": Rate("events", 12, 0, 1150, 2500, layer_s=12.5, epoch_s=175),
     "export llm": Rate("", 16, 0, 1600),
@@ -90,8 +89,32 @@ LLM_MB, LAYER_MB = 117.0, 14.3
 SCORED_BYTES, PUBLISHED_BYTES = 3.0, 3.6
 #: MB of published features for each million of events × snapshots: every snapshot has each user's history anew.
 FEATURES_MB = 12.5
+CLUSTERED_AT_ONCE = 10_000  # texts above which K-means reads them batch by batch
 WIDEST, KEPT = 10_000, 100  # above so many advertisers a prior keeps so many, each with its index
 _SMALL = Rate("", 1, 0, 300)
+
+
+def clusters_cost(texts: float, events: float, number: int, *, lexical: bool) -> Cost:
+    """What semantic clusters cost, measured at 300 to 20,000 texts, up to a million events, 64 and 256 clusters.
+
+    Parameters
+    ----------
+    texts, events : float
+        Advertisers × categories, and events, in millions.
+    number : int
+        Clusters.
+    lexical : bool
+        Words in the place of a network.
+
+    Examples
+    --------
+    >>> [round(clusters_cost(0.0012, 0.1, 64, lexical=words).seconds) for words in (True, False)]
+    [12, 58]
+    """
+    k_means = 3_000 * texts * number / 64 if texts * 1e6 <= CLUSTERED_AT_ONCE else 0.0  # of more, some at a time
+    seconds = 8.2 * events + k_means + (3 + 3_500 * texts if lexical else 10 + 36_000 * texts)
+    memory = 500 * events + (300 + 55_000 * texts if lexical else 1_000)
+    return Cost(seconds, seconds, memory)
 
 
 @dataclass(frozen=True)
@@ -102,6 +125,8 @@ class Sizes:
     ----------
     texts : float
         Advertisers, or advertiser × category where texts are read by category.
+    cluster_texts : float
+        Advertiser × category, by their tables; before these are made at most the ads.
     cells, pair_cells : float
         Numbers in one prior by advertiser, and in one by advertiser × category.
     histories : float
@@ -113,6 +138,7 @@ class Sizes:
     events: float
     impressions: float
     texts: float
+    cluster_texts: float
     cells: float
     pair_cells: float
     histories: float
@@ -148,6 +174,7 @@ def sizes_of(project: Project) -> Sizes | None:
         events=rows.get("events", 0) / 1e6,
         impressions=rows.get("impressions", 0) / 1e6,
         texts=texts / 1e6,
+        cluster_texts=max(texts, *(() if made else (rows.get("ads", 0),)), 0) / 1e6,
         cells=rows.get("users", 0) * len(plan.snapshots()) * _width(advertisers) / 1e6,
         pair_cells=rows.get("users", 0) * len(plan.snapshots()) * _width(int(texts)) / 1e6,
         histories=rows.get("events", 0) * len(plan.snapshots()) / 1e6,
@@ -183,7 +210,7 @@ class Forecast:
 
     def __init__(self, project: Project, plan: Plan, stamps: Stamps) -> None:
         self._stamps, self._sizes = stamps, sizes_of(project)
-        self._llms = _llm_settings(project, plan)
+        self._llms, self._clusters = _llm_settings(project, plan), project.config.clusters
         self._pairs = {p.name for p in project.config.priors if p.by == "advertiser_category"}
         self._pairs |= {p.placebo_name for p in project.config.priors if p.name in self._pairs and p.placebo_name}
         ratios = [
@@ -204,8 +231,11 @@ class Forecast:
 
     def _by_rate(self, step: Step) -> Cost:
         rate = COSTS.get(step.kind, _SMALL)
-        if self._sizes is None and rate.driver:
+        if self._sizes is None and (rate.driver or step.kind == "data clusters"):
             return Cost()
+        if self._sizes is not None and self._clusters is not None and step.kind == "data clusters":
+            lexical, sizes = self._clusters.base == LEXICAL, self._sizes
+            return clusters_cost(sizes.cluster_texts, sizes.events, self._clusters.number, lexical=lexical)
         size = 0.0 if self._sizes is None else self._sizes.driver(rate.driver, step)
         held = size
         if rate.memory_by is not None and self._sizes is not None:

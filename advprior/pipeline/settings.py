@@ -253,11 +253,20 @@ class ProjectConfig(_Strict):
             raise ValueError(
                 f"serve: {self.serve!r} is none of the priors {', '.join(names)}; name one, or leave serve out"
             )
-        if self.clusters is not None and self.clusters.base in {f"models/{name}" for name in names}:
+        reader = self.cluster_reader
+        if reader is not None and reader.predictor != LLM:
             raise ValueError(
-                f"clusters.base: features come before {self.clusters.base} is fitted; name an encoder, or a run outside"
+                f"clusters.base: models/{reader.name} is of predictor {reader.predictor}; name the run of an LLM, "
+                "or any encoder"
             )
         return self
+
+    @property
+    def cluster_reader(self) -> Prior | None:
+        """The prior whose fitted run reads the texts that clusters are made of; None where that is another encoder."""
+        base = (self.clusters or Clusters()).base or ""
+        run = Path(base.partition("@")[0])
+        return next((prior for prior in self.priors if run == Path("models", prior.name)), None)
 
     @property
     def cluster_options(self) -> tuple[str, ...]:

@@ -155,6 +155,22 @@ def test_all_households_at_three_cut_offs_are_foreseen_as_they_were_measured(tmp
     assert set(MEASURED_ALL) <= set(steps)
 
 
+#: Clusters of the demo's 1,214 texts, by words and by a network.
+MEASURED_CLUSTERS = {"lexical": (15.7, 452, None), None: (58, 1050, None)}
+
+
+@pytest.mark.parametrize("base", MEASURED_CLUSTERS)
+def test_clusters_are_foreseen_as_they_were_measured(tmp_path, base):
+    """Words take a fraction of what a network takes; before `data pairs` the ads tell how many texts there are."""
+    priors = [{"name": "text_pair", "predictor": "text", "by": "advertiser_category"}]
+    config = {"priors": priors, "clusters": {"base": base}}
+    for pairs in ({"tables": 664, "tables_pair": 1217}, {"tables": 664}):
+        plan, forecast = sized(tmp_path / str(len(pairs)), DEMO, pairs, config)
+        measured_as_foreseen(
+            forecast, {"data clusters": step(plan, "data clusters")}, {"data clusters": MEASURED_CLUSTERS[base]}
+        )
+
+
 def test_small_data_does_not_make_a_language_model_small(project):
     """A log of a thousand events still loads the same network: what it takes is not foreseen as next to nothing."""
     manifest = project.folder / "tables" / "manifest.json"

@@ -138,6 +138,35 @@ def test_texts_are_encoded_by_a_fitted_llm_after_its_fit(tmp_path, predictor, se
         assert run in (written.get("base"), (written.get("encoder") or {}).get("base"))
 
 
+@pytest.mark.parametrize(("base", "origins"), [("models/llm", 1), ("./models/llm@skip_first", 2)])
+def test_clusters_of_a_fitted_llm_come_after_its_fit_at_each_cut_off_by_its_own(tmp_path, base, origins):
+    made = project(tmp_path, clusters={"base": base}, origins=origins)
+    plan = make_plan(made)
+    names = [step.name for step in plan.steps]
+    assert len(set(names)) == len(names)
+    of_clusters = [step for step in plan.steps if step.kind == "data clusters"]
+    assert len(of_clusters) == origins
+    for step in of_clusters:
+        before = [other for other in plan.needs(step) if other.kind == "finetune llm"]
+        (run,) = [other.output for other in before]
+        assert run.removesuffix("models/llm") == step.output.removesuffix("tables_cluster")
+        assert names.index(before[0].name) < names.index(step.name)
+        encoder = step.command[step.command.index("--base") + 1]
+        assert (encoder.partition("@")[0], encoder.partition("@")[2]) == (run, base.partition("@")[2])
+    assert Arms.model_validate(yaml.safe_load(arms_text(made.config))).find("cluster").role == "treatment"
+
+
+def test_clusters_are_read_by_any_folder_and_by_no_run_that_reads_no_text(tmp_path):
+    made = project(tmp_path, clusters={"base": "models/own_encoder"})
+    (step,) = [step for step in make_plan(made).steps if step.kind == "data clusters"]
+    assert "models/own_encoder" in step.command
+    random = {"name": "random", "predictor": "llm", "settings": {"twin": True}}
+    made = project(tmp_path, priors=["llm", random], clusters={"base": "models/random"})
+    assert Arms.model_validate(yaml.safe_load(arms_text(made.config))).find("cluster").role == "control"
+    with pytest.raises(ValueError, match=r"models/sasrec is of predictor sasrec; name the run of an LLM"):
+        project(tmp_path, clusters={"base": "models/sasrec"})
+
+
 @pytest.mark.parametrize("origins", [1, 2])
 def test_metric_and_price_reach_every_command_that_takes_them(tmp_path, origins):
     commands = [" ".join(step.command) for step in make_plan(project(tmp_path, origins=origins, **PAID)).steps]
