@@ -220,8 +220,9 @@ def pairs(tables: Path, out: Path, force: bool) -> None:
 @click.option("--number", type=click.IntRange(2), default=64, show_default=True, help="How many clusters.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of K-means and random weights.")
 @click.option("--shuffled", is_flag=True, help="Groups of the same sizes at random: the placebo.")
-@click.option("--force", is_flag=True, help="Build again even when nothing changed.")
-def clusters(tables: Path, out: Path, base: str | None, number: int, seed: int, shuffled: bool, force: bool) -> None:
+@click.option("--keep", is_flag=True, help="Whoever has a cluster in --out keeps it; who is new joins the nearest.")
+@click.option("--force", is_flag=True, help="Build again even when nothing changed, and start anew.")
+def clusters(tables: Path, out: Path, base: str | None, keep: bool, force: bool, **options: Any) -> None:
     """The same tables with a column `cluster` of ads and events, for features that count by it.
 
     K-means over encodings of what is written of each advertiser x category, as known before finetune_end. Build the
@@ -229,9 +230,8 @@ def clusters(tables: Path, out: Path, base: str | None, number: int, seed: int, 
     """
     from advprior.pipeline.clusters import ClusterOptions, build
 
-    named = {} if base is None else {"base": base}
-    options = ClusterOptions(**named, number=number, seed=seed, shuffled=shuffled)
-    if not build(tables, out, options, force=force, say=click.echo):
+    options |= {} if base is None else {"base": base}
+    if not build(tables, out, ClusterOptions(**options), keep=keep, force=force, say=click.echo):
         click.echo(f"data: unchanged, reused {out}")
         return
     click.echo(f"data: wrote {out}")

@@ -17,54 +17,31 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from advprior.data.pairs import STEP, pair_tables
+from advprior.data.pairs import STEP
 from advprior.history.catalog import Catalog
+from advprior.pipeline.cluster_texts import ClusterTexts, clusters_in, read_texts
 from advprior.pipeline.forecast import CLUSTERED_AT_ONCE, clusters_cost
 from advprior.predictors.encoding.encode import encoder_identity
 from advprior.predictors.encoding.settings import ENCODING_VERSION, Encoding, parse_encoding
 from advprior.predictors.text.predictor import encode_catalog
 from advprior.predictors.text.settings import TextSettings
 from advprior.store.arrays import Float, Int
-from advprior.store.contract import (
-    AD_ID,
-    ADS,
-    ADVERTISER_ID,
-    ADVERTISERS,
-    ARRIVED,
-    CATEGORY,
-    CLUSTER,
-    DEPARTMENT,
-    EVENTS,
-    LEXICAL,
-    NAME,
-    TABLES,
-    TEXT,
-    TIMESTAMP,
-    USER_ID,
-    USERS,
-)
+from advprior.store.contract import ADS, ADVERTISER_ID, CLUSTER, EVENTS, LEXICAL, TABLES
 from advprior.store.errors import AdvpriorError
-from advprior.store.existence import load_ads_exist_from
 from advprior.store.progress import duration
-from advprior.store.runs import digest, is_current, manifest_digest, new_run, read_manifest, run_key
-from advprior.store.tables import TABLES_FIX, load_time_plan, read_parquet, require_impressions, write_parquet_parts
-from advprior.store.times import counting_times, moment_us
+from advprior.store.runs import MANIFEST, digest, is_current, manifest_digest, new_run, read_manifest, run_key
+from advprior.store.tables import TABLES_FIX, load_time_plan, require_impressions, write_parquet_parts
+from advprior.store.times import moment_us
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     import pandas as pd
 
-CODE_VERSION = 1
+CODE_VERSION = 2  # 2: events of who came after finetune_end have a cluster from when its first ad exists
 NUMBER = 64
 #: Starts of K-means, of which the best is taken; fewer where it reads the texts batch by batch.
 STARTS, FEW_STARTS = 10, 3
-#: What texts are made of, by table.
-_READ = {
-    ADVERTISERS: (ADVERTISER_ID, NAME, TEXT),
-    ADS: (AD_ID, ADVERTISER_ID, CATEGORY, DEPARTMENT),
-    EVENTS: (USER_ID, ADVERTISER_ID, CATEGORY, DEPARTMENT, TEXT, TIMESTAMP, ARRIVED),
-}
 _CLUSTERED = (ADS, EVENTS)
 
 
@@ -91,9 +68,26 @@ class ClusterOptions:
 
 
 def build(
-    tables: Path, out: Path, options: ClusterOptions, *, force: bool = False, say: Callable[[str], None] = print
+    tables: Path,
+    out: Path,
+    options: ClusterOptions,
+    *,
+    keep: bool = False,
+    force: bool = False,
+    say: Callable[[str], None] = print,
 ) -> bool:
     """Write the tables with a column `cluster` of ads and events as a run folder; False when it was up to date.
+
+    Parameters
+    ----------
+    tables, out : Path
+    options : ClusterOptions
+    keep : bool
+        Whoever has a cluster in ``out`` keeps it, and only who is new there joins the nearest: nothing that was counted
+        before changes, whatever advertisers are called by now. Other options or another time plan start anew.
+    force : bool
+        Build again, and start anew.
+    say : callable
 
     Raises
     ------
@@ -112,44 +106,91 @@ def build(
     if not force and is_current(out, key):
         return False
     cutoff = load_time_plan(tables).finetune_end
-    early, whole = _catalogs(tables, cutoff)
-    later = whole[ADVERTISERS][~whole[ADVERTISERS][ADVERTISER_ID].isin(early[ADVERTISER_ID])]
-    fitted = _require_texts(early, options, tables).to_read(masked=encoding.masked)
-    millions = len(whole[ADVERTISERS]) / 1e6, len(whole[EVENTS]) / 1e6
-    seconds = clusters_cost(*millions, options.number, lexical=encoding.base == LEXICAL).seconds
-    less = "" if encoding.base == LEXICAL else ", less where their encodings are kept from before"
-    say(
-        f"data: {len(fitted):,} texts of advertiser × category from before {cutoff:%Y-%m-%d}, {len(later):,} later; "
-        f"about {duration(seconds)} of processor time{less}"
-    )
+    standing = _standing(out, config, weights, cutoff) if keep and not force else None
+    texts = read_texts(tables, cutoff)
+    if standing is None:
+        _require_texts(texts.early, options, tables)
+        say(_outlook(texts, options, cutoff, lexical=encoding.base == LEXICAL))
     with new_run(out, STEP, config=config, inputs=inputs, key=key) as run:
-        rest = Catalog.from_table(later).to_read(masked=encoding.masked)
-        vectors, origin = _vectors(fitted, rest, encoding, options.seed, moment_us(cutoff))
-        labels = partition(*vectors, options.number, options.seed)
-        if options.shuffled:
-            rng = np.random.default_rng(options.seed)
-            labels = rng.permutation(labels[0]), rng.permutation(labels[1])
-        named = _named([*fitted.ids, *rest.ids], np.concatenate(labels), options.number)
+        clusters, about = _clusters(texts, standing or Standing({}, {}), options, moment_us(cutoff))
         shares: dict[str, float] = {}
         for name in TABLES:
             source, target = Path(tables) / f"{name}.parquet", run.path / f"{name}.parquet"
             if name not in _CLUSTERED:
                 _link(source, target)
                 continue
-            column = whole[name][ADVERTISER_ID].map(named)
+            column = texts.rows[name].map(clusters)
             shares[name] = round(float(column.notna().mean()), 6) if len(column) else 0.0
             write_parquet_parts(_with_column(source, column), target)
-        sizes = np.bincount(labels[0], minlength=options.number)
-        about: dict[str, Any] = {
-            "number": options.number,
-            "texts": len(fitted),
-            "later": len(rest),
-            "shuffled": options.shuffled,
-        }
-        about |= {"smallest": int(sizes.min()), "largest": int(sizes.max()), "shares": shares}
-        run.facts.update(facts, clusters=about | encoding.origin_facts(origin))
+        about |= {"shares": shares}
+        run.facts.update(facts, clusters=about)
     say(cluster_line(about))
     return True
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Clusters that were given out before.
+
+    Parameters
+    ----------
+    clusters : dict of str to str
+        By advertiser × category.
+    origin : dict
+        What read their texts, as a fact.
+    """
+
+    clusters: dict[str, str]
+    origin: dict[str, Any]
+
+
+def _standing(out: Path, config: dict[str, Any], weights: str, cutoff: datetime) -> Standing | None:
+    """The clusters of the run that is there, where the same options made it for the same time plan."""
+    if not (out / MANIFEST).is_file():
+        return None
+    before = read_manifest(out)
+    same = (before["step"], before["config"], before["inputs"].get("base")) == (STEP, config, weights)
+    if not same or load_time_plan(out).finetune_end != cutoff:
+        return None
+    facts = before["facts"]["clusters"]
+    return Standing(clusters_in(out), {name: facts[name] for name in ("base", "words") if name in facts})
+
+
+def _outlook(texts: ClusterTexts, options: ClusterOptions, cutoff: datetime, *, lexical: bool) -> str:
+    """What will be read, and what that takes."""
+    number, later = len(texts.early), len(texts.later)
+    seconds = clusters_cost((number + later) / 1e6, len(texts.rows[EVENTS]) / 1e6, options.number, lexical=lexical)
+    less = "" if lexical else ", less where their encodings are kept from before"
+    return (
+        f"data: {number:,} texts of advertiser × category from before {cutoff:%Y-%m-%d}, {later:,} later; "
+        f"about {duration(seconds.seconds)} of processor time{less}"
+    )
+
+
+def _clusters(
+    texts: ClusterTexts, standing: Standing, options: ClusterOptions, cutoff: int
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """The cluster of each advertiser × category by name, and what was made as facts."""
+    encoding, clusters = parse_encoding(options.base), standing.clusters
+    fitted = Catalog.from_table(texts.early)
+    rest = Catalog.from_table(texts.later[~texts.later[ADVERTISER_ID].isin(clusters)])
+    kept = np.array([int(clusters.get(id_, -1)) for id_ in fitted.ids])
+    origin, joined = standing.origin, len(rest) + int((kept < 0).sum()) if clusters else 0
+    if joined or not clusters:
+        masked = encoding.masked
+        read = fitted.to_read(masked=masked), rest.to_read(masked=masked)
+        vectors, about = _vectors(*read, encoding, options.seed, cutoff)
+        own, later = partition(*vectors, options.number, options.seed, kept if clusters else None)
+        if options.shuffled:
+            rng = np.random.default_rng(options.seed)
+            own = np.where(kept >= 0, kept, rng.permutation(own)) if clusters else rng.permutation(own)
+            later = rng.choice(own, len(later)) if clusters else rng.permutation(later)
+        kept, origin = own, encoding.origin_facts(about)
+        clusters = _named([*fitted.ids, *rest.ids], np.concatenate([own, later]), options.number) | clusters
+    sizes = np.bincount(kept, minlength=options.number)
+    facts: dict[str, Any] = {"number": options.number, "texts": len(fitted), "later": len(texts.later)}
+    facts |= {"joined": joined, "shuffled": options.shuffled}
+    return clusters, facts | {"smallest": int(sizes.min()), "largest": int(sizes.max())} | origin
 
 
 def cluster_line(about: dict[str, Any]) -> str:
@@ -161,29 +202,52 @@ def cluster_line(about: dict[str, Any]) -> str:
     """
     shares = " and ".join(f"{100 * share:.0f} % of {name}" for name, share in about["shares"].items())
     kind = "random groups" if about["shuffled"] else "clusters"
+    joined = f"; {about['joined']:,} joined those of before" if about.get("joined") else ""
     return (
         f"data: {about['number']} {kind} of {about['smallest']} to {about['largest']} of {about['texts']:,} "
-        f"advertisers × categories; {shares} have one"
+        f"advertisers × categories; {shares} have one{joined}"
     )
 
 
-def partition(fitted: Float, later: Float, number: int, seed: int) -> tuple[Int, Int]:
-    """Cluster of each row that K-means is fitted on [N, E], and of each later one, the nearest [M, E].
+def partition(fitted: Float, later: Float, number: int, seed: int, kept: Int | None = None) -> tuple[Int, Int]:
+    """Cluster of each row that K-means is fitted on [N, E], and of each later one, the nearest by its mean [M, E].
 
+    Parameters
+    ----------
+    fitted, later : float array
+    number, seed : int
+        Of clusters, and of K-means.
+    kept : int array [N], optional
+        Clusters that rows have already, −1 for a row without one, which joins the nearest: nothing is fitted.
+
+    Examples
+    --------
     >>> near, far = np.zeros((3, 2), np.float32), np.ones((2, 2), np.float32)
     >>> own, later = partition(np.concatenate([near, far]), far[:1], 2, seed=0)
     >>> len(set(own[:3])), len(set(own[3:])), bool(own[0] != own[3]), bool(later[0] == own[3])
     (1, 1, True, True)
+    >>> partition(np.concatenate([near, far]), far[:1], 2, 0, np.array([1, 1, -1, 0, -1]))[0].tolist()
+    [1, 1, 1, 0, 0]
     """
     from sklearn.cluster import KMeans, MiniBatchKMeans
+    from sklearn.metrics import pairwise_distances_argmin
 
-    if len(fitted) > CLUSTERED_AT_ONCE:
-        means: Any = MiniBatchKMeans(number, n_init=FEW_STARTS, random_state=seed)
+    if kept is not None:
+        own = kept
+    elif len(fitted) > CLUSTERED_AT_ONCE:
+        own = MiniBatchKMeans(number, n_init=FEW_STARTS, random_state=seed).fit_predict(fitted).astype(np.int64)
     else:
-        means = KMeans(number, n_init=STARTS, random_state=seed)
-    own: Int = means.fit_predict(fitted).astype(np.int64)
-    of_later: Int = means.predict(later).astype(np.int64) if len(later) else np.zeros(0, np.int64)
-    return own, of_later
+        own = KMeans(number, n_init=STARTS, random_state=seed).fit_predict(fitted).astype(np.int64)
+    names = np.unique(own[own >= 0])
+    means = np.stack([fitted[own == name].mean(axis=0) for name in names])
+
+    def nearest(rows: Float) -> Int:
+        return names[pairwise_distances_argmin(rows, means)] if len(rows) else np.zeros(0, np.int64)
+
+    joins = own < 0
+    own = own.copy()
+    own[joins] = nearest(fitted[joins])
+    return own, nearest(later)
 
 
 def _require_no_column(tables: Path) -> None:
@@ -199,22 +263,6 @@ def _require_no_column(tables: Path) -> None:
             expected="tables without one",
             fix="build on the tables that these were made from; or leave out `clusters`, and keep the column",
         )
-
-
-def _catalogs(tables: Path, cutoff: datetime) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
-    """Advertisers × categories with their texts as they were known at a moment, and `pair_tables` of all of today."""
-    import pandas as pd
-    import pyarrow.parquet as pq
-
-    loaded: dict[str, pd.DataFrame] = {USERS: pd.DataFrame()}
-    for name, wanted in _READ.items():
-        path = Path(tables) / f"{name}.parquet"
-        loaded[name] = read_parquet(path, columns=[c for c in wanted if c in pq.read_schema(path).names])
-    ads, events = loaded[ADS], loaded[EVENTS]
-    listed = load_ads_exist_from(tables, ads[AD_ID].tolist()) <= moment_us(cutoff)
-    happened = counting_times(events) < moment_us(cutoff)
-    past = loaded | {ADS: ads[listed].reset_index(drop=True), EVENTS: events[happened].reset_index(drop=True)}
-    return pair_tables(past, cutoff)[ADVERTISERS], pair_tables(loaded, cutoff)
 
 
 def _require_texts(early: pd.DataFrame, options: ClusterOptions, tables: Path) -> Catalog:

@@ -107,7 +107,7 @@ def refresh(project: Project, options: RefreshOptions, command: Command, say: Sa
         counted = tables
         if project.config.clusters is not None:
             counted = CLUSTERED
-            step("data", "clusters", "--tables", tables, *project.config.cluster_options, "--out", counted)
+            step("data", "clusters", "--tables", tables, *project.config.cluster_options, "--out", counted, "--keep")
         step("rank", "features", "--tables", counted, "--repo", str(REPO))
         apply_if_changed(REPO, Path(HIDDEN), say)
         plan, newest = load_time_plan(Path(tables)), datetime.fromisoformat(priors["last_snapshot"])

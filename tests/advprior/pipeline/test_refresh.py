@@ -39,9 +39,11 @@ def write_raw(folder: Path, until: datetime, **changed: pd.DataFrame) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in (tiny_tables() | changed).items():
         rows = table[table["timestamp"] < until] if "timestamp" in table else table
+        rows = rows.assign(text=rows["category"] + " in a box") if name == "events" else rows
         rows.to_parquet(folder / f"{name}.parquet", index=False)
     tables: dict[str, Any] = {name: {"file": f"{name}.parquet"} for name in ("users", "advertisers", "ads", "events")}
     tables["users"]["profile"] = {"age": "profile_age"}
+    tables["events"]["columns"] = {"text": "text"}
     tables["impressions"] = {"file": "impressions.parquet", "columns": {"impression_id": "impression_id"}}
     weeks = {"start": 0, "finetune_end": 10, "train_end": 20, "valid_end": 24}
     plan = {name: (START + number * WEEK).isoformat() for name, number in weeks.items()}
@@ -67,6 +69,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lay_out(project)
     write_raw(project / "raw", FIRST)
     config = {"tables": {"mapping": "raw/mapping.yaml"}, "priors": ["neighbours"], "refresh": {"keep_snapshots": 18}}
+    config["clusters"] = {"base": "lexical", "number": 3}
     (project / "advprior.yaml").write_text(yaml.safe_dump(config))
     model, tables = project / "models/neighbours", project / "tables"
     for words in (
@@ -89,6 +92,10 @@ def project(finished: Path, tmp_path: Path) -> Path:
 def published(project: Path) -> pd.DataFrame:
     table = pd.read_parquet(project / VIEW / "table.parquet").drop(columns="prior_row")
     return table.sort_values(["snapshot", "user_id"], ignore_index=True)
+
+
+def ads_with_clusters(project: Path) -> pd.Series:
+    return pd.read_parquet(project / "tables_cluster/ads.parquet").set_index("ad_id").cluster
 
 
 def online(project: Path, user: str) -> Any:
@@ -159,6 +166,7 @@ def late_rows_change_no_published_snapshot(project: Path) -> None:
     facts = read_manifest(project / "tables")["facts"]
     assert (facts["late_rows"], facts["late_rows_came"], facts["rows_gone"]) == (6, 6, 0)
     counted = pd.read_parquet(folder)
+    assert counted.history_cluster_ids.map(len).sum() > 0
     both = counted.merge(history, on=["snapshot", "user_id"], suffixes=("", "_before"))
     assert len(both) == len(history)
     np.testing.assert_array_equal(both.activity_occasions_all, both.activity_occasions_all_before)
@@ -184,14 +192,24 @@ def a_frame_has_priors_for_its_train_rows(project: Path) -> None:
 
 
 def another_catalog_is_published_whole(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A new advertiser waits for a model that knows it; two catalogs are never in one publication."""
+    """A new advertiser waits for a model that knows it; two catalogs are never in one publication.
+
+    Its ad joins a cluster, and the others stay in theirs, though all advertisers have other names by now.
+    """
     tables = tiny_tables()
     grown = pd.concat([tables["advertisers"], pd.DataFrame({"advertiser_id": ["a99"], "name": ["New house"]})])
     owner = tables["events"].advertiser_id
     events = tables["events"].assign(advertiser_id=owner.where(owner.index % 9 > 0, "a99"))
     now = START + 29 * WEEK + SINCE_SNAPSHOT
-    write_raw(project / "raw", now, advertisers=grown, events=events)
+    more = pd.DataFrame({"ad_id": ["a99/Tea"], "advertiser_id": ["a99"], "category": ["Tea"]})
+    grown["name"] = "The grand " + grown["name"]
+    before = ads_with_clusters(project)
+    new = {"advertisers": grown, "events": events, "ads": pd.concat([tables["ads"], more])}
+    write_raw(project / "raw", now, **new)
     assert refresh(project, now) == 0
+    after = ads_with_clusters(project)
+    pd.testing.assert_series_equal(after[before.index], before)
+    assert (after["a99/Tea"] in set(before), before.nunique()) == (True, 3)
     assert published(project).log_probs.map(len).unique().tolist() == [12]
     model = project / "models/neighbours"
     fit = ("finetune", "--predictor", "neighbours", "--tables", project / "tables", "--out", model)
