@@ -12,8 +12,8 @@ An *occasion* is one (user, time): the rows of one visit count once.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,14 +21,12 @@ import pandas as pd
 
 from advprior.store.arrays import Int
 from advprior.store.contract import CATALOG_VERSION, HISTORY_ROW, USER_ID
-from advprior.store.runs import write_json
 from advprior.store.times import DAY_US, moment_us
-from ranking.frame.appended import AppendedArray
 from ranking.frame.counts import CountsBefore
 from ranking.frame.fading import fading
-from ranking.frame.numbering import HISTORY_IDS, HistoryIds
+from ranking.frame.history_files import LevelFiles
+from ranking.frame.numbering import HistoryIds
 from ranking.frame.snapshots import time_columns
-from ranking.frame.standing import Standing, StandingHistory, StandingRows
 from ranking.frame.stream_counts import LevelCounts, StreamRows
 from ranking.frame.streams import EVENTS, LEVELS, WINDOWS, token_column
 
@@ -93,18 +91,14 @@ class _Level:
 
     Parameters
     ----------
-    level, numbering : str
+    files : LevelFiles
     rows : StreamRows
     ids : HistoryIds
-    folder : Path
     """
 
-    def __init__(self, level: str, numbering: str, rows: StreamRows, ids: HistoryIds, folder: Path) -> None:
-        self._level, self._numbering, self._rows = level, numbering, rows
-        self._counts = LevelCounts(rows, numbering, ids)
-        keys, values = rows.stream.files(level)
-        self._keys = AppendedArray(folder / keys, np.dtype(np.int64))
-        self._values = AppendedArray(folder / values, np.dtype(np.float32), len(rows.stream.quantities))
+    def __init__(self, files: LevelFiles, rows: StreamRows, ids: HistoryIds) -> None:
+        self._files, self._level, self._rows = files, files.level, rows
+        self._counts = LevelCounts(rows, files.numbering, ids)
 
     @property
     def _has_tokens(self) -> bool:
@@ -116,8 +110,7 @@ class _Level:
 
         stream, size, users = self._rows.stream, self._counts.size, self._rows.users
         keys, values = self._counts.at(moment)
-        self._keys.append(keys + first_row * size)
-        self._values.append(values)
+        self._files.append(keys + first_row * size, values)
         owner, columns = keys // max(size, 1), dict[str, Any]()
         if stream is EVENTS and self._level in _PLURAL:
             recent = values[:, stream.quantities.index("4w")] > 0
@@ -140,83 +133,80 @@ class _Level:
         faded = fading((moment - counts.times[before]) / DAY_US, counts.place[before], len(counts.keys))
         return faded[np.searchsorted(counts.keys, keys)]
 
-    def take_over(self, rows: StandingRows) -> None:
-        """Append the counts of published rows."""
-        for keys, values in rows.counts(self._rows.stream.files(self._level), self._numbering):
-            self._keys.append(keys)
-            self._values.append(values)
 
-    def close(self) -> None:
-        self._keys.close()
-        self._values.close()
+@dataclass(frozen=True)
+class CountedSnapshots:
+    """Which snapshots are counted, and under which row numbers: snapshot index · users + user index.
+
+    Attributes
+    ----------
+    snapshots : sequence of datetime
+        All of the publication.
+    lag : timedelta
+        After which a row is available.
+    version : str
+        Of the catalog of ids.
+    start : int
+        The first that is counted; those before it stand.
+    users : int
+        Of the publication.
+    first_user : int
+        Index of the first of those whose rows are counted.
+    """
+
+    snapshots: Sequence[datetime]
+    lag: timedelta
+    version: str
+    start: int
+    users: int
+    first_user: int = 0
+
+    def of_users_from(self, first_user: int) -> CountedSnapshots:
+        """The same of the users from one on."""
+        return replace(self, first_user=first_user)
+
+    def __iter__(self) -> Iterator[tuple[datetime, int]]:
+        """Each snapshot that is counted, with the row of the first user."""
+        for index in range(self.start, len(self.snapshots)):
+            yield self.snapshots[index], index * self.users + self.first_user
 
 
-def history_parts(
+def counted_parts(
     users: pd.DataFrame,
     streams: Sequence[StreamRows],
-    snapshots: Sequence[datetime],
-    lag: timedelta,
-    folder: Path,
-    standing: StandingHistory,
-) -> Iterator[Any]:
-    """The table of scalars, pointers and lists, part by part; each level's keys and values go into ``folder``.
-
-    Rows are snapshot-major: ``history_row`` = snapshot index · users + user index. First come those of the snapshots
-    that stand, as Arrow tables, then each other snapshot as a data frame. Memory is that of one, or of `ROWS` rows.
+    ids: HistoryIds,
+    snapshots: CountedSnapshots,
+    files: Sequence[LevelFiles],
+) -> Iterator[pd.DataFrame]:
+    """Rows of some users, snapshot by snapshot; each level's keys and values go into its files.
 
     Parameters
     ----------
     users : DataFrame
     streams : sequence of StreamRows
         Of these users; events are the first.
-    snapshots : sequence of datetime
-    lag : timedelta
-    folder : Path
-    standing : StandingHistory
-        Of the same users, with the numbering that is counted by.
+    ids : HistoryIds
+    snapshots : CountedSnapshots
+    files : sequence of LevelFiles
     """
-    n, ids = len(users), standing.ids
-    catalog = ids.to_json(rows.stream for rows in streams)
-    write_json(folder / HISTORY_IDS, catalog)
-    levels = [
-        _Level(level, numbering, rows, ids, folder)
-        for rows in streams
-        for level, numbering in rows.stream.levels_in(ids.sizes).items()
-    ]
-    for table, rows in standing.parts(catalog["version"], [rows.stream for rows in streams]):
-        for level in levels:
-            level.take_over(rows)
-        yield table
+    if not list(snapshots):
+        return
+    rows_of = {rows.stream: rows for rows in streams}
+    levels = [_Level(of_level, rows_of[of_level.stream], ids) for of_level in files]
     activity = _Activity(streams[0])
-    for index in range(len(standing.snapshots), len(snapshots)):
-        moment, columns = moment_us(snapshots[index]), dict[str, Any]()
+    for snapshot, first_row in snapshots:
+        moment, columns = moment_us(snapshot), dict[str, Any]()
         columns |= activity.at(moment)
         for level in levels:
-            columns |= level.at(moment, index * n)
+            columns |= level.at(moment, first_row)
         lists = {name: column for name, column in columns.items() if isinstance(column, pd.Series)}
         yield pd.DataFrame(
             {
                 USER_ID: users[USER_ID].to_numpy(),
-                **time_columns([snapshots[index]], lag, n),
-                HISTORY_ROW: np.arange(index * n, (index + 1) * n, dtype=np.int64),
-                CATALOG_VERSION: catalog["version"],
+                **time_columns([snapshot], snapshots.lag, len(users)),
+                HISTORY_ROW: np.arange(first_row, first_row + len(users), dtype=np.int64),
+                CATALOG_VERSION: snapshots.version,
                 **{name: c.astype(np.float32) for name, c in columns.items() if name not in lists},
                 **lists,
             }
         )
-    for level in levels:
-        level.close()
-
-
-def user_history(
-    users: pd.DataFrame,
-    ids: HistoryIds,
-    streams: Sequence[StreamRows],
-    snapshots: Sequence[datetime],
-    lag: timedelta,
-    folder: Path,
-) -> pd.DataFrame:
-    """The whole table of `history_parts`, counted anew."""
-    nothing = StandingHistory(Standing(folder, []), ids, users[USER_ID])
-    parts: Iterator[pd.DataFrame] = history_parts(users, streams, snapshots, lag, folder, nothing)
-    return pd.concat(parts, ignore_index=True)

@@ -7,7 +7,6 @@ then each worker makes some parts and writes them into the frame's folder.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,15 +15,14 @@ from typing import Any
 
 from advprior.store.arrays import Int
 from advprior.store.contract import TimePlan
-from advprior.store.errors import AdvpriorError
 from ranking.frame.part import FeastJoins, Part, PartMaker, Request, Source
 from ranking.frame.parts import FrameParts
 from ranking.frame.read import PART_FILE, ROW_GROUP
 from ranking.frame.rows import PART_ROWS, read_rows
 from ranking.frame.stored import StoredJoin, StoredJoins
+from ranking.frame.workers import on_workers, spark_context
 
 _PARTS_A_CORE = 2  # so that a slow part does not leave other cores idle for long
-_OF_ERROR = ("code", "what", "where", "actual", "expected", "fix")
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,30 +90,12 @@ def write_parts(parts: FrameParts, out: Path) -> None:
             for weeks, groups in joins.groups.items()
         }
     )
-    context = _context(parts.store)
+    context = spark_context(parts.store.config.offline_store)
     work = Work(
         rows.path.parent, out, source.request, source.plan, dict(source.refs), list(source.keys), stored, rows.path
     )
-    tasks = list(_tasks(parts, context.defaultParallelism))
-    shared = context.broadcast(pickle.dumps(work))
-    results = context.parallelize(tasks, len(tasks)).map(lambda task: _made(shared.value, task))
-    try:
-        for result in results.collect():
-            answer = pickle.loads(result)
-            if isinstance(answer, dict):
-                raise AdvpriorError(answer.pop("code"), answer.pop("what"), **answer)
-            parts.add(*answer)
-    finally:
-        shared.destroy()
-
-
-def _context(store: Any) -> Any:
-    """Spark's context of the session that Feast joins with."""
-    from feast.infra.offline_stores.contrib.spark_offline_store.spark import (
-        get_spark_session_or_start_new_with_repoconfig,
-    )
-
-    return get_spark_session_or_start_new_with_repoconfig(store.config.offline_store).sparkContext
+    for answer in on_workers(context, _made, work, list(_tasks(parts, context.defaultParallelism))):
+        parts.add(*answer)
 
 
 def _tasks(parts: FrameParts, cores: int) -> Iterator[Task]:
@@ -129,17 +109,13 @@ def _tasks(parts: FrameParts, cores: int) -> Iterator[Task]:
 _OPENED: dict[Path, Source] = {}  # of a worker process, which makes several parts
 
 
-def _made(packed: bytes, task: Task) -> bytes:
-    """On a worker: make and write a part; its columns and counts, or the coded error that it ended with."""
+def _made(work: Work, task: Task) -> tuple[Any, Any]:
+    """On a worker: make and write a part; its columns and counts."""
     import pyarrow.parquet as pq
 
-    try:
-        work: Work = pickle.loads(packed)
-        part = _part(work, task)
-        pq.write_table(part.table, work.out / PART_FILE.format(task.number), row_group_size=ROW_GROUP)
-        return pickle.dumps((part.features, part.sums))
-    except AdvpriorError as error:
-        return pickle.dumps({name: getattr(error, name) for name in _OF_ERROR})
+    part = _part(work, task)
+    pq.write_table(part.table, work.out / PART_FILE.format(task.number), row_group_size=ROW_GROUP)
+    return part.features, part.sums
 
 
 def _part(work: Work, task: Task) -> Part:

@@ -90,6 +90,15 @@ class Standing:
             yield pa.concat_tables(parts)
 
 
+def last_snapshot(folder: Path) -> datetime | None:
+    """The newest snapshot of a view's current publication; None without any."""
+    try:
+        published = read_manifest(folder)["facts"].get("snapshots", [])
+    except AdvpriorError:
+        return None
+    return datetime.fromisoformat(published[-1]) if published else None
+
+
 class StandingHistory:
     """Standing rows of ``user_history`` under the numbers of today's users, ads and snapshots.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -55,6 +55,15 @@ class StreamRows:
     answered: Bool
     answer_delay_us: int = 0
     told_from: Mapping[str, Int] = field(default_factory=dict)
+
+
+def log_streams(columns: Container[str]) -> list[Stream]:
+    """Streams of a log whose impressions have these columns: clicks where it knows of any.
+
+    >>> [stream.name for stream in log_streams(["label"])]
+    ['history', 'exposures']
+    """
+    return [streams.EVENTS, streams.EXPOSURES, *([streams.CLICKS] if CLICKED in columns else [])]
 
 
 def stream_rows(

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advprior.store.contract import LABEL_DELAY, TimePlan
+from ranking.frame.ad_popularity import AdCounts, AdRows, ad_stats, moments_of
 from ranking.frame.counts import CountsBefore
 from ranking.frame.gather import gather_history
 from ranking.frame.numbering import HistoryIds, load_history_ids
-from ranking.frame.popularity import AdCounts, Outcomes, ad_stats, own_rates
+from ranking.frame.popularity import Outcomes, own_rates
 from ranking.frame.publish import publish_features
 from ranking.frame.snapshots import snapshots_to_keep
 from ranking.frame.streams import EVENTS, LEVELS
@@ -132,7 +133,8 @@ def counted_at(impressions: pd.DataFrame, moments: list[Any], delay: timedelta) 
     events = pd.DataFrame({"user_id": ["u1"], "advertiser_id": "a", "category": "Tea", "timestamp": [CUT - DAY]})
     ids = HistoryIds(["a"], ads)
     outcomes = Outcomes.of(users, ads, impressions, delay)
-    counts = AdCounts(ads, ids, events, outcomes)
+    counts = AdCounts(ids, moments_of(moments), clicks="clicked" in impressions)
+    counts.add(AdRows.count(ids, events, outcomes, moments_of(moments)))
     return ad_stats(ads, counts, moments, timedelta(hours=1)), own_rates(3, outcomes, moments)
 
 

@@ -18,10 +18,11 @@ from advprior.store.contract import MATRIX_FILE, POPULARITY, PRIOR_ROW, TABLE_FI
 from advprior.store.existence import load_users_exist_from
 from advprior.store.tables import load_tables, load_time_plan
 from advprior.store.times import DAY_US, micros
-from ranking.frame import popularity, stream_counts
+from ranking.frame import ad_popularity, baseline, log_rows, stream_counts
 from ranking.frame import publish as publishing
 from ranking.frame.build import build_frame
 from ranking.frame.counts import CountsBefore
+from ranking.frame.moment_counts import RowsBetween
 from ranking.frame.numbering import HistoryIds
 from ranking.frame.publish import publish_features
 from ranking.frame.snapshots import snapshots_to_keep
@@ -130,8 +131,9 @@ def priors_of(whole: Path, tables: Path) -> dict[str, Any]:
 
 
 def a_day_ahead(patch: pytest.MonkeyPatch) -> None:
-    before, at = CountsBefore.before, LevelCounts.at
+    before, count, at = CountsBefore.before, RowsBetween.count, LevelCounts.at
     patch.setattr(CountsBefore, "before", lambda self, moment: before(self, moment + DAY_US))
+    patch.setattr(RowsBetween, "count", lambda groups, times, moments: count(groups, times - DAY_US, moments))
     patch.setattr(LevelCounts, "at", lambda self, moment: at(self, moment + DAY_US))
 
 
@@ -140,16 +142,16 @@ def labels_at_once(patch: pytest.MonkeyPatch) -> None:
 
 
 def events_before_they_arrive(patch: pytest.MonkeyPatch) -> None:
-    for module in (stream_counts, popularity):
+    for module in (stream_counts, ad_popularity):
         patch.setattr(module, "counting_times", lambda events: micros(events["timestamp"]))
 
 
 def users_from_the_start(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(publishing, "users_exist_from", lambda users, *others: np.zeros(len(users), np.int64))
+    patch.setattr(log_rows, "users_exist_from", lambda users, *others: np.zeros(len(users), np.int64))
 
 
 def categories_from_the_start(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(publishing, "HistoryIds", lambda advertisers, ads, ads_from: HistoryIds(advertisers, ads))
+    patch.setattr(baseline, "HistoryIds", lambda advertisers, ads, ads_from: HistoryIds(advertisers, ads))
 
 
 @pytest.mark.parametrize(

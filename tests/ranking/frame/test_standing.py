@@ -13,11 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from advprior.store.contract import LABEL_DELAY
-from advprior.store.runs import new_run
+from advprior.store.runs import new_run, read_manifest
 from advprior.store.tables import write_parquet
 from advprior.store.times import moment_us
-from ranking.frame import publish, standing
-from ranking.frame.publish import Source, publish_features
+from ranking.frame import baseline, publish, standing
+from ranking.frame.baseline import WholeLog
+from ranking.frame.publish import publish_features
 from ranking.frame.stream_counts import LevelCounts
 from ranking.frame.views import view_folder
 from tests.tiny import PLAN, START, WEEK, tiny_tables
@@ -95,13 +96,30 @@ def test_a_block_of_rows_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """However many snapshots stand; and blocks make the same publication."""
     publish_log(tmp_path / "tables", tmp_path / "whole", 26, log_at(26))
     publish_log(tmp_path / "tables", tmp_path / "grown", 25, log_at(25))
-    for module in (standing, publish):
+    for module in (standing, baseline):
         monkeypatch.setattr(module, "ROWS", 20)
     publish_log(tmp_path / "tables", tmp_path / "grown", 26, log_at(26))
     assert_equal(tmp_path / "grown", tmp_path / "whole")
     for view, most in (("user_history", 20), ("ad_stats", 24)):  # of one snapshot there are 8 users and 24 ads
         file = pq.ParquetFile(view_folder(tmp_path / "grown", view) / "table.parquet")
         assert max(file.metadata.row_group(i).num_rows for i in range(1, file.num_row_groups)) <= most
+
+
+@pytest.mark.parametrize("size", [3, 100])
+def test_blocks_of_users_make_what_is_counted_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """A log too long for the memory: the first time, and with snapshots that stand."""
+    monkeypatch.setattr(publish, "BLOCK_USERS", size)
+    for week in (25, 26):
+        publish_log(tmp_path / "tables", tmp_path / "whole", week, log_at(week))
+        with monkeypatch.context() as patch:
+            patch.setattr(publish, "ROWS_IN_MEMORY", 0)
+            publish_log(tmp_path / "tables", tmp_path / "blocks", week, log_at(week))
+        assert_equal(tmp_path / "blocks", tmp_path / "whole")
+        facts = [read_manifest(view_folder(tmp_path / name, "ad_stats"))["facts"] for name in ("blocks", "whole")]
+        assert facts[0] == facts[1]
+    assert not (tmp_path / "blocks" / "data" / ".building").exists()
 
 
 def test_a_damaged_publication_is_counted_anew(tmp_path: Path) -> None:
@@ -170,7 +188,7 @@ def past(tables: Tables) -> str:
     loaded = {name: table.reset_index(drop=True) for name, table in tables.items()}
     for name in ("users", "ads", "advertisers"):
         loaded[name] = loaded[name].sort_values(loaded[name].columns[0], ignore_index=True)
-    return Source(loaded, PLAN, LABEL_DELAY).past.until(moment_us(START + 24 * WEEK))
+    return WholeLog(loaded, PLAN, LABEL_DELAY).past.until(moment_us(START + 24 * WEEK))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,87 @@
+"""Who works on the blocks of a log, or the parts of a frame: this process, or the workers of Feast's Spark session."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from advprior.store.errors import AdvpriorError
+from advprior.store.offline import STORE_FILE
+from advprior.store.progress import Progress, tracked
+
+_OF_ERROR = ("code", "what", "where", "actual", "expected", "fix")
+#: Tasks of each core between two lines of progress: a wave waits for its slowest.
+_WAVE = 4
+
+
+def run_here(function: Callable[[Any, int], None], shared: Any, numbers: Sequence[int]) -> None:
+    """``function(shared, number)`` of each number, one after the other."""
+    for number in tracked(numbers, "features", "block of users"):
+        function(shared, number)
+
+
+def spark_runner(repo: Path) -> Callable[[Callable[[Any, int], None], Any, Sequence[int]], None]:
+    """As `run_here`, on the workers of the session that ``feature_store.yaml`` describes."""
+
+    def run(function: Callable[[Any, int], None], shared: Any, numbers: Sequence[int]) -> None:
+        if not numbers:
+            return
+        context = spark_context(_store_of(repo))
+        wave = _WAVE * context.defaultParallelism
+        with Progress(len(numbers), "features", "block of users") as progress:
+            for start in range(0, len(numbers), wave):
+                for _ in on_workers(context, function, shared, numbers[start : start + wave]):
+                    progress.update()
+
+    return run
+
+
+def spark_context(store: Any) -> Any:
+    """Spark's context of the session that Feast joins with.
+
+    Parameters
+    ----------
+    store : feast.infra.offline_stores.contrib.spark_offline_store.spark.SparkOfflineStoreConfig
+    """
+    from feast.infra.offline_stores.contrib.spark_offline_store.spark import (
+        get_spark_session_or_start_new_with_repoconfig,
+    )
+
+    return get_spark_session_or_start_new_with_repoconfig(store).sparkContext
+
+
+def on_workers(context: Any, function: Callable[[Any, Any], Any], shared: Any, tasks: Sequence[Any]) -> Iterator[Any]:
+    """``function(shared, task)`` of each task on Spark's workers; what it gives, in order.
+
+    Raises
+    ------
+    AdvpriorError
+        The first that a worker raised.
+    """
+    sent = context.broadcast(pickle.dumps((function, shared)))
+    answers = context.parallelize(tasks, len(tasks)).map(lambda task: _answer(sent.value, task))
+    try:
+        for packed in answers.collect():
+            error, answer = pickle.loads(packed)
+            if error is not None:
+                raise AdvpriorError(error.pop("code"), error.pop("what"), **error)
+            yield answer
+    finally:
+        sent.destroy()
+
+
+def _answer(packed: bytes, task: Any) -> bytes:
+    """On a worker: what a task gives, or the coded error that it ended with."""
+    function, shared = pickle.loads(packed)
+    try:
+        return pickle.dumps((None, function(shared, task)))
+    except AdvpriorError as error:
+        return pickle.dumps(({name: getattr(error, name) for name in _OF_ERROR}, None))
+
+
+def _store_of(repo: Path) -> Any:
+    from feast.repo_config import load_repo_config
+
+    return load_repo_config(repo, repo / STORE_FILE).offline_store
