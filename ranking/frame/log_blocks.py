@@ -23,10 +23,10 @@ import numpy as np
 import pandas as pd
 
 from advprior.store.arrays import Int
-from advprior.store.contract import AD_ID, ADS, TABLE_FILE, USER_ID, USERS
+from advprior.store.contract import AD_ID, ADS, USER_ID, USERS
 from advprior.store.existence import load_ads_exist_from
 from advprior.store.runs import digest
-from advprior.store.tables import write_parquet_parts
+from advprior.store.tables import read_batch, write_batches
 from ranking.frame.ad_popularity import AdCounts, AdRows, moments_of
 from ranking.frame.baseline import Source
 from ranking.frame.history import CountedSnapshots
@@ -38,6 +38,7 @@ from ranking.frame.standing import ROWS
 from ranking.frame.streams import Stream
 from ranking.frame.user_blocks import UserBlocks
 
+ROWS_FILE = "rows.arrow"  # of a block's histories
 #: Runs ``function(shared, number)`` for each number, anywhere that sees the blocks' folder.
 Runner = Callable[[Callable[[Any, int], None], Any, Sequence[int]], None]
 
@@ -133,8 +134,6 @@ class Counting:
         Of the whole publication.
     totals : mapping of int to dict of str to int
         See `LogRows.history`.
-    writing : mapping of str to Any
-        Options of Parquet.
     """
 
     work: BlockWork
@@ -142,7 +141,6 @@ class Counting:
     streams: Sequence[Stream]
     snapshots: CountedSnapshots
     totals: dict[int, dict[str, int]]
-    writing: Mapping[str, Any]
 
     def path(self, number: int) -> Path:
         """Folder of a block's counts."""
@@ -150,13 +148,13 @@ class Counting:
 
 
 def count(shared: Counting, number: int) -> None:
-    """Count a block's histories: its table has a row group a snapshot; arrays as they are published."""
+    """Count a block's histories: a table of each snapshot, and arrays as they are published."""
     rows, first = shared.work.load(number), shared.work.blocks.first_user(number)
     beside = shared.path(number).with_suffix(f".{uuid4().hex}")
     beside.mkdir()
     files = level_files(shared.streams, rows.ids, beside)
     parts = rows.history(shared.snapshots.of_users_from(first), files, shared.totals)
-    write_parquet_parts(parts, beside / TABLE_FILE, **shared.writing)
+    write_batches(parts, beside / ROWS_FILE)
     for of_level in files:
         of_level.close()
     if shared.path(number).exists():
@@ -180,8 +178,6 @@ class LogInBlocks(Source):
     run : Runner
     past_moments : sequence of int
         At which `past` will be asked for, beside the last snapshot.
-    writing : mapping of str to Any
-        Options of Parquet for histories.
     """
 
     folder: Path
@@ -190,7 +186,6 @@ class LogInBlocks(Source):
     all_streams: list[Stream]
     run: Runner
     past_moments: Sequence[int]
-    writing: Mapping[str, Any]
 
     @cached_property
     def ads_from(self) -> Int:
@@ -234,10 +229,10 @@ class LogInBlocks(Source):
         return self._survey[2][moment]
 
     def counted(self, snapshots: CountedSnapshots, files: Sequence[LevelFiles]) -> Iterator[Any]:
-        """As of `Source`: row groups of the blocks' tables, their arrays appended; nothing is counted here."""
+        """As of `Source`: what the blocks hold, in the order of the publication; nothing is counted here."""
         about = [str(s) for s in snapshots.snapshots], snapshots.start, snapshots.version
         folder = self._named("counted", about)
-        shared = Counting(self.work, folder, self.streams, snapshots, self.totals, self.writing)
+        shared = Counting(self.work, folder, self.streams, snapshots, self.totals)
         self._run(count, shared)
         for place, (_, first_row) in enumerate(snapshots):
             waiting = list[Any]()
@@ -246,7 +241,7 @@ class LogInBlocks(Source):
                 for of_level in files:
                     size = self.ids.sizes[of_level.numbering]
                     of_level.append_rows(shared.path(number), start * size, stop * size)
-                waiting.append(_row_group(shared.path(number), place))
+                waiting.append(read_batch(shared.path(number) / ROWS_FILE, place))
                 if sum(map(len, waiting)) >= ROWS:
                     yield _together(waiting)
                     waiting = []
@@ -265,13 +260,6 @@ class LogInBlocks(Source):
     def _run(self, function: Callable[[Any, int], None], shared: Survey | Counting) -> None:
         """Work on the blocks that nobody has worked on yet."""
         self.run(function, shared, [n for n in range(len(self.blocks)) if not shared.path(n).exists()])
-
-
-def _row_group(folder: Path, place: int) -> Any:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(folder / TABLE_FILE) as file:
-        return file.read_row_group(place)
 
 
 def _together(tables: Sequence[Any]) -> Any:

@@ -137,7 +137,6 @@ def _opened(tables: Path, repo: Path, building: Path) -> Iterator[Source]:
             all_streams=log_streams(columns[IMPRESSIONS]),
             run=spark_runner(repo) if on_spark else run_here,
             past_moments=sorted({moment_us(moment) for moment in moments if moment is not None}),
-            writing=_WRITING,
         )
         shutil.rmtree(blocks.folder)
     shutil.rmtree(out)
