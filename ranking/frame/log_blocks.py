@@ -129,7 +129,6 @@ class Counting:
     ----------
     work : BlockWork
     folder : Path
-    streams : sequence of Stream
     snapshots : CountedSnapshots
         Of the whole publication.
     totals : mapping of int to dict of str to int
@@ -138,7 +137,6 @@ class Counting:
 
     work: BlockWork
     folder: Path
-    streams: Sequence[Stream]
     snapshots: CountedSnapshots
     totals: dict[int, dict[str, int]]
 
@@ -152,7 +150,7 @@ def count(shared: Counting, number: int) -> None:
     rows, first = shared.work.load(number), shared.work.blocks.first_user(number)
     beside = shared.path(number).with_suffix(f".{uuid4().hex}")
     beside.mkdir()
-    files = level_files(shared.streams, rows.ids, beside)
+    files = level_files([of_stream.stream for of_stream in rows.streams], rows.ids, beside)
     parts = rows.history(shared.snapshots.of_users_from(first), files, shared.totals)
     write_batches(parts, beside / ROWS_FILE)
     for of_level in files:
@@ -232,7 +230,7 @@ class LogInBlocks(Source):
         """As of `Source`: what the blocks hold, in the order of the publication; nothing is counted here."""
         about = [str(s) for s in snapshots.snapshots], snapshots.start, snapshots.version
         folder = self._named("counted", about)
-        shared = Counting(self.work, folder, self.streams, snapshots, self.totals)
+        shared = Counting(self.work, folder, snapshots, self.totals)
         self._run(count, shared)
         for place, (_, first_row) in enumerate(snapshots):
             waiting = list[Any]()
