@@ -5,7 +5,7 @@
 Each side is `advprior rank frame` in a process of its own, over the same published views. Spark's settings are the
 commented lines of the shipped ``feature_store.yaml``. CPU-seconds and memory are read off the process tree: Python of
 the driver, Java, and Spark's Python workers; on one machine Java is both driver and executor. Then the ten million
-impressions of the row `frame`, or a ``--share`` of its users (0: not), end to end on Spark.
+impressions of the row `frame`, or a ``--share`` of its users (0: not): features and frame on Spark.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import psutil
 import pyarrow.parquet as pq
 
 from advprior.store.contract import prior_view
+from advprior.store.runs import read_manifest
 from benchmarks.scale.frame import prepare
 from benchmarks.scale.frame_world import SEEN, Size
 from benchmarks.scale.rows import Rows
@@ -143,10 +144,16 @@ def spark_lines(text: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def make_repo(folder: Path, data: Path, predictors: Sequence[str], conf: dict[str, str] | None) -> Path:
+def make_repo(
+    folder: Path,
+    data: Path,
+    predictors: Sequence[str],
+    conf: dict[str, str] | None,
+    views: Sequence[str] = BASELINE,
+) -> Path:
     """A repository over published views, which stay where they are; on Spark where there are settings for it."""
     (folder / "data").mkdir(parents=True)
-    for view in [*BASELINE, *map(prior_view, predictors)]:
+    for view in [*views, *map(prior_view, predictors)]:
         (folder / "data" / view).symlink_to((data / view).resolve())
     for name in ("definitions.py", ".feastignore"):
         shutil.copy(SHIPPED / name, folder)
@@ -220,10 +227,28 @@ def demo(rows: Rows, workspace: Path, folder: Path, conf: dict[str, str]) -> Non
     rows.at_most(f"cells that differ, of {cells:,}", differ, 0)
 
 
+def features(rows: Rows, folder: Path, conf: dict[str, str]) -> None:
+    """The same features, counted on Spark: every file of a view equal to what one machine has published."""
+    repo = make_repo(folder / "features-on-spark", folder, (), conf, views=())
+    command = [sys.executable, "-m", "advprior", "rank", "features", "--tables", folder / "tables", "--repo", repo]
+    cost = run_tree(command, {"OMP_NUM_THREADS": "1", "TZ": "UTC"})
+    show(rows, "features on Spark", cost)
+    rows.at_most("memory of the driver", cost.driver_gb, 2, "GB")
+    outputs = [
+        {view: read_manifest(data / "data" / view)["outputs"] for view in BASELINE} for data in (folder / "repo", repo)
+    ]
+    differ = sum(outputs[0][view].get(name) != facts for view in BASELINE for name, facts in outputs[1][view].items())
+    rows.at_most(f"files that differ, of {sum(map(len, outputs[1].values()))}", differ, 0)
+
+
 def large(rows: Rows, folder: Path, conf: dict[str, str], share: float) -> None:
     """Ten million impressions, or a share of their users, on Spark."""
     size, predictors = Size.share(share), list(SEEN)
-    prepare(folder, size)
+    here = prepare(folder, size)
+    rows.note(
+        f"features of {size.impressions:,} impressions on one machine", f"{here.cpu_s:.0f} s {here.peak_gb:.2f} GB"
+    )
+    features(rows, folder, conf)
     repo = make_repo(folder / "on-spark", folder / "repo" / "data", predictors, conf)
     cost = build(folder / "tables", repo, folder / "frame", predictors)
     show(rows, f"{size.impressions:,} impressions of {size.users:,} users on Spark", cost)

@@ -33,7 +33,7 @@ from advprior.store.existence import ads_exist_from
 from advprior.store.times import moment_us
 from ranking.frame.ad_popularity import AdCounts, ad_stats, moments_of
 from ranking.frame.history import CountedSnapshots
-from ranking.frame.history_files import LevelFiles, begin_history, standing_parts
+from ranking.frame.history_files import LevelFiles, level_files, standing_parts, write_catalog
 from ranking.frame.log_rows import LogRows, existing
 from ranking.frame.numbering import HistoryIds
 from ranking.frame.past import Past, RowSums
@@ -162,14 +162,12 @@ class Source(ABC):
 
     def _history(self, folder: Path, standing: StandingHistory) -> Iterator[Any]:
         """Rows are snapshot-major: first those of snapshots that stand, then each other one."""
-        version, files = begin_history(self.ids, self.streams, folder)
-        yield from standing_parts(standing, version, self.streams, files)
-        users = len(self.tables[USERS])
-        start = len(standing.snapshots)
-        if start < len(self.snapshots):
-            yield from self.counted(CountedSnapshots(self.snapshots, self.plan.lag, version, start, users), files)
-        for of_level in files:
-            of_level.close()
+        users, start = len(self.tables[USERS]), len(standing.snapshots)
+        version = write_catalog(self.ids, self.streams, folder)
+        with level_files(self.streams, self.ids, folder) as files:
+            yield from standing_parts(standing, version, self.streams, files)
+            if start < len(self.snapshots):
+                yield from self.counted(CountedSnapshots(self.snapshots, self.plan.lag, version, start, users), files)
 
     def _ad_stats(self, snapshots: Sequence[datetime]) -> Iterator[pd.DataFrame]:
         """So many snapshots at once that a part has at most `ROWS` rows, or is of one."""

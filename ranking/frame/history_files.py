@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,16 +55,21 @@ class LevelFiles:
         self._values.close()
 
 
-def level_files(streams: Iterable[Stream], ids: HistoryIds, folder: Path) -> list[LevelFiles]:
-    """Empty files of every level of some streams."""
-    return [LevelFiles(stream, level, folder) for stream in streams for level in stream.levels_in(ids.sizes)]
+@contextmanager
+def level_files(streams: Iterable[Stream], ids: HistoryIds, folder: Path) -> Iterator[list[LevelFiles]]:
+    """Empty files of every level of some streams, closed at the end."""
+    with ExitStack() as stack:
+        files = [LevelFiles(stream, level, folder) for stream in streams for level in stream.levels_in(ids.sizes)]
+        for of_level in files:
+            stack.callback(of_level.close)
+        yield files
 
 
-def begin_history(ids: HistoryIds, streams: Sequence[Stream], folder: Path) -> tuple[str, list[LevelFiles]]:
-    """Write the catalog of ids and empty files of each level; version of the catalog, and the files."""
+def write_catalog(ids: HistoryIds, streams: Sequence[Stream], folder: Path) -> str:
+    """Write the catalog of ids that lies beside the files; its version."""
     catalog = ids.to_json(streams)
     write_json(folder / HISTORY_IDS, catalog)
-    return catalog["version"], level_files(streams, ids, folder)
+    return str(catalog["version"])
 
 
 def standing_parts(

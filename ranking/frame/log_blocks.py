@@ -150,11 +150,9 @@ def count(shared: Counting, number: int) -> None:
     rows, first = shared.work.load(number), shared.work.blocks.first_user(number)
     beside = shared.path(number).with_suffix(f".{uuid4().hex}")
     beside.mkdir()
-    files = level_files([of_stream.stream for of_stream in rows.streams], rows.ids, beside)
-    parts = rows.history(shared.snapshots.of_users_from(first), files, shared.totals)
-    write_batches(parts, beside / ROWS_FILE)
-    for of_level in files:
-        of_level.close()
+    with level_files([of_stream.stream for of_stream in rows.streams], rows.ids, beside) as files:
+        parts = rows.history(shared.snapshots.of_users_from(first), files, shared.totals)
+        write_batches(parts, beside / ROWS_FILE)
     if shared.path(number).exists():
         shutil.rmtree(beside)
     else:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from advprior.store import duck
 from advprior.store.contract import USER_ID, USERS
+from advprior.store.errors import AdvpriorError
 from advprior.store.tables import write_parquet
 
 BLOCK_USERS = 4_096  # a few hundred thousand rows: little memory in each process, and work for many
@@ -74,10 +75,25 @@ class UserBlocks:
                 self._sort(duck.require(Path(tables) / f"{name}.parquet"), users[USER_ID], wanted, self._path(name))
 
     def load(self, number: int, columns: Mapping[str, Sequence[str]]) -> dict[str, pd.DataFrame]:
-        """Users of a block and their rows of some tables, by name; columns as they were sorted."""
+        """Users of a block and their rows of some tables, by name; columns as they were sorted.
+
+        Raises
+        ------
+        AdvpriorError
+            ``STO025`` where the sorted log is not to be seen.
+        """
         import pyarrow.dataset as ds
         import pyarrow.parquet as pq
 
+        if not self._path(USERS).is_file():
+            raise AdvpriorError(
+                "STO025",
+                "a worker does not see the log that it is to count",
+                where=str(self.folder),
+                actual="no such folder",
+                expected="the feature repository's data at the same path on every machine",
+                fix="keep the repository on a disk that all machines share",
+            )
         with pq.ParquetFile(self._path(USERS)) as file:
             tables = {USERS: file.read_row_group(number).to_pandas()}
         ids = tables[USERS][USER_ID]

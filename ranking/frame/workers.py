@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import advprior
 from advprior.store.errors import AdvpriorError
 from advprior.store.offline import STORE_FILE
 from advprior.store.progress import Progress, tracked
@@ -58,18 +59,33 @@ def on_workers(context: Any, function: Callable[[Any, Any], Any], shared: Any, t
     Raises
     ------
     AdvpriorError
-        The first that a worker raised.
+        The first that a worker raised; ``STO024`` for whatever else ends the job.
     """
     sent = context.broadcast(pickle.dumps((function, shared)))
     answers = context.parallelize(tasks, len(tasks)).map(lambda task: _answer(sent.value, task))
     try:
-        for packed in answers.collect():
+        for packed in _collected(context, answers):
             error, answer = pickle.loads(packed)
             if error is not None:
                 raise AdvpriorError(error.pop("code"), error.pop("what"), **error)
             yield answer
     finally:
         sent.destroy()
+
+
+def _collected(context: Any, answers: Any) -> list[bytes]:
+    try:
+        return list(answers.collect())
+    except Exception as error:  # Java's own, Py4J's and pyspark's share no base but this
+        lines = [line.strip() for line in str(error).splitlines() if "Error" in line or "Exception" in line]
+        raise AdvpriorError(
+            "STO024",
+            "a job failed on Spark",
+            where=str(context.master),
+            actual=(lines or [type(error).__name__])[-1][:300],
+            expected=f"workers with advprior {advprior.__version__} that see the same folders",
+            fix="see the workers' logs, then run the same command again",
+        ) from error
 
 
 def _answer(packed: bytes, task: Any) -> bytes:

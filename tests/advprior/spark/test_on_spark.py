@@ -26,11 +26,16 @@ from advprior.store.contract import LLM, TABLE_FILE, prior_view
 from advprior.store.errors import AdvpriorError
 from advprior.store.offline import STORE_FILE
 from advprior.store.runs import read_manifest
+from ranking.frame import publish as publish_module
 from ranking.frame.build import build_frame
 from ranking.frame.join import join_features
 from ranking.frame.publish import publish_features
+from ranking.frame.stream_counts import LevelCounts
+from ranking.frame.user_blocks import UserBlocks
+from ranking.frame.workers import on_workers
 from tests.advprior.conftest import Fitted, export, llm_settings
 from tests.advprior.scoring import score
+from tests.ranking.frame.logs import assert_equal, log_at, publish_log
 from tests.ranking.stores import apply, copy_repo, publish, publish_priors, random_priors
 from tests.service.workspaces import redis_server
 from tests.spark import CONF, needs_spark, open_session, quiet, spark_block, use_spark
@@ -220,6 +225,29 @@ def test_spark_without_java_is_refused(fitted: Fitted, tmp_path: Path, monkeypat
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     with pytest.raises(AdvpriorError, match=r"PRI070(.|\n)*Java"):
         score(fitted.model("popularity"), fitted.tables, tmp_path / "out", spark=MASTER)
+
+
+def test_features_are_counted_by_the_workers(session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By configuration alone, and equal to those of one machine: the first time, and with snapshots that stand."""
+    monkeypatch.setattr(publish_module, "BLOCK_USERS", 3)
+    repo = use_spark(copy_repo(tmp_path / "spark"))
+    for week in (25, 26):
+        publish_log(tmp_path / "tables", tmp_path / "whole", week, log_at(week))
+        with monkeypatch.context() as patch:
+            patch.setattr(LevelCounts, "at", lambda counts, moment: pytest.fail("counted by the driver"))
+            publish_features(tmp_path / "tables", repo)
+        assert_equal(repo, tmp_path / "whole")
+
+
+def test_what_fails_on_a_worker_is_one_error(session: Any, tmp_path: Path) -> None:
+    with pytest.raises(AdvpriorError, match=r"STO025(.|\n)*same path on every machine"):
+        list(on_workers(session.sparkContext, _load, UserBlocks(tmp_path / "elsewhere", 3, 3, ()), [0]))
+    with pytest.raises(AdvpriorError, match=r"STO024(.|\n)*ZeroDivisionError(.|\n)*workers' logs"):
+        list(on_workers(session.sparkContext, divmod, 1, [0]))
+
+
+def _load(blocks: UserBlocks, number: int) -> None:
+    blocks.load(number, {})
 
 
 class Pair(NamedTuple):

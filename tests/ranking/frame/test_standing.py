@@ -3,72 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
 from advprior.store.contract import LABEL_DELAY
-from advprior.store.runs import new_run, read_manifest
-from advprior.store.tables import write_parquet
+from advprior.store.runs import read_manifest
 from advprior.store.times import moment_us
-from ranking.frame import baseline, publish, standing
+from ranking.frame import baseline, log_blocks, publish, standing
 from ranking.frame.baseline import WholeLog
 from ranking.frame.publish import publish_features
 from ranking.frame.stream_counts import LevelCounts
 from ranking.frame.views import view_folder
-from tests.tiny import PLAN, START, WEEK, tiny_tables
-
-VIEWS = ("user_history", "ad_stats")
-Tables = dict[str, pd.DataFrame]
-
-
-def log_at(week: int) -> Tables:
-    """The log of some weeks, one row in twenty a week late; in the 26th a user and an ad come, within their tables."""
-    until, newcomers = START + week * WEEK, ("u003", "a02/Soap")
-    tables = tiny_tables(users=8)
-    tables["ads"] = tables["ads"].assign(cluster=[f"{i % 5}" for i in range(len(tables["ads"]))])
-    events = tables["events"]
-    late = np.arange(len(events)) % 20 == 0
-    tables["events"] = events.assign(arrived=events.timestamp.where(~late, events.timestamp + WEEK))
-    since = pd.Timestamp(START + 25 * WEEK)
-    for name, time in (("events", "arrived"), ("impressions", "timestamp")):
-        table = tables[name]
-        new = np.logical_or.reduce([table[c].isin(newcomers) for c in ("user_id", "ad_id") if c in table])
-        tables[name] = table[((table[time] < until) & ((table.timestamp >= since) | ~new)).to_numpy()]
-    if week < 26:
-        for name in ("users", "ads"):
-            tables[name] = tables[name][~tables[name].iloc[:, 0].isin(newcomers).to_numpy()]
-    return tables
-
-
-def publish_log(folder: Path, repo: Path, week: int, tables: Tables, *, anew: bool = False) -> None:
-    names = {"finetune_end": 8, "train_end": 4, "valid_end": 2, "end": 0}
-    moments: dict[str, Any] = {name: START + (week - before) * WEEK for name, before in names.items()}
-    plan = replace(PLAN, **moments)
-    with new_run(folder, "data", config={}, inputs={}, key=f"{week}") as run:
-        for name, table in tables.items():
-            write_parquet(table, run.path / f"{name}.parquet")
-        run.facts["time_plan"] = plan.to_json()
-    repo.mkdir(exist_ok=True)
-    publish_features(folder, repo, anew=anew)
-
-
-def assert_equal(left: Path, right: Path) -> None:
-    """Both publications: tables, arrays, catalogs."""
-    for view in VIEWS:
-        folders = view_folder(left, view), view_folder(right, view)
-        tables = [pq.read_table(folder / "table.parquet") for folder in folders]
-        assert tables[0].schema.equals(tables[1].schema, check_metadata=True)
-        assert tables[0].combine_chunks().equals(tables[1].combine_chunks())
-        names = sorted(path.name for path in folders[0].glob("*") if path.suffix in (".npy", ".json"))
-        for name in set(names) - {"manifest.json"}:
-            assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
-        assert names == sorted(path.name for path in folders[1].glob("*") if path.suffix in (".npy", ".json"))
+from tests.ranking.frame.logs import Tables, assert_equal, log_at, publish_log
+from tests.tiny import PLAN, START, WEEK
 
 
 def test_what_is_appended_to_is_what_is_counted_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,6 +71,28 @@ def test_blocks_of_users_make_what_is_counted_at_once(
         facts = [read_manifest(view_folder(tmp_path / name, "ad_stats"))["facts"] for name in ("blocks", "whole")]
         assert facts[0] == facts[1]
     assert not (tmp_path / "blocks" / "data" / ".building").exists()
+
+
+def test_counting_goes_on_after_the_last_whole_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish_log(tmp_path / "tables", tmp_path / "whole", 26, log_at(26))
+    monkeypatch.setattr(publish, "BLOCK_USERS", 3)
+    monkeypatch.setattr(publish, "ROWS_IN_MEMORY", 0)
+    counted, count, stopped_at = list[int](), log_blocks.count, {1}
+
+    def stopping(shared: Any, number: int) -> None:
+        if number in stopped_at:
+            raise KeyboardInterrupt
+        count(shared, number)
+        counted.append(number)
+
+    monkeypatch.setattr(log_blocks, "count", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        publish_log(tmp_path / "tables", tmp_path / "blocks", 26, log_at(26))
+    assert not view_folder(tmp_path / "blocks", "user_history").exists()
+    stopped_at.clear()
+    publish_features(tmp_path / "tables", tmp_path / "blocks")
+    assert counted == [0, 1, 2]
+    assert_equal(tmp_path / "blocks", tmp_path / "whole")
 
 
 def test_a_damaged_publication_is_counted_anew(tmp_path: Path) -> None:

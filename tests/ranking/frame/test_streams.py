@@ -16,7 +16,7 @@ from advprior.store.contract import CLICKED, EVENTS, IMPRESSIONS
 from advprior.store.times import moment_us
 from ranking.frame.gather import gather_history
 from ranking.frame.history import CountedSnapshots, counted_parts
-from ranking.frame.history_files import begin_history
+from ranking.frame.history_files import level_files, write_catalog
 from ranking.frame.numbering import HistoryIds, ids_of_ads, load_history_ids
 from ranking.frame.stream_counts import LevelCounts, stream_rows
 from ranking.frame.streams import CLICKS, EXPOSURE_REACH_DAYS, EXPOSURES, STREAMS
@@ -115,11 +115,10 @@ def test_what_comes_after_a_snapshot_changes_nothing_before_it(tmp_path: Path) -
     for name, shown in (("whole", whole), ("known", known)):
         (tmp_path / name).mkdir()
         streams = stream_rows(USERS, ids, {EVENTS: NO_EVENTS, IMPRESSIONS: shown}, DELAY)
-        version, files = begin_history(ids, [rows.stream for rows in streams], tmp_path / name)
+        version = write_catalog(ids, STREAMS, tmp_path / name)
         counted_cuts = CountedSnapshots(cuts, timedelta(hours=1), version, 0, len(USERS))
-        table = pd.concat(counted_parts(USERS, streams, ids, counted_cuts, files), ignore_index=True)
-        for of_level in files:
-            of_level.close()
+        with level_files(STREAMS, ids, tmp_path / name) as files:
+            table = pd.concat(counted_parts(USERS, streams, ids, counted_cuts, files), ignore_index=True)
         lists.append(table[table.snapshot == pd.Timestamp(cuts[0])].drop(columns="history_row"))
     pd.testing.assert_frame_equal(lists[0], lists[1])
     pointers, about = np.array([0, 1]).repeat(3), load_history_ids(tmp_path / "whole")
