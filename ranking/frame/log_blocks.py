@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,6 +25,7 @@ import pandas as pd
 
 from advprior.store.arrays import Int
 from advprior.store.contract import AD_ID, ADS, USER_ID, USERS
+from advprior.store.errors import AdvpriorError
 from advprior.store.existence import load_ads_exist_from
 from advprior.store.runs import digest
 from advprior.store.tables import read_batch, write_batches
@@ -34,6 +36,7 @@ from ranking.frame.history_files import LevelFiles, level_files
 from ranking.frame.log_rows import LogRows
 from ranking.frame.numbering import HistoryIds
 from ranking.frame.past import RowSums
+from ranking.frame.preflight import FEATURES_VERSION
 from ranking.frame.standing import ROWS
 from ranking.frame.streams import Stream
 from ranking.frame.user_blocks import UserBlocks
@@ -56,6 +59,8 @@ class BlockWork:
     ads : DataFrame
     ids : HistoryIds
     label_delay : timedelta
+    version : int
+        How whoever sends the work counts.
     """
 
     blocks: UserBlocks
@@ -63,9 +68,25 @@ class BlockWork:
     ads: pd.DataFrame
     ids: HistoryIds
     label_delay: timedelta
+    version: int = FEATURES_VERSION
 
     def load(self, number: int) -> LogRows:
-        """Rows of a block's users."""
+        """Rows of a block's users.
+
+        Raises
+        ------
+        AdvpriorError
+            ``STO026`` on a worker whose advprior counts otherwise; ``STO025`` on one that does not see the blocks.
+        """
+        if self.version != FEATURES_VERSION:
+            raise AdvpriorError(
+                "STO026",
+                "a worker runs another version of advprior, which counts otherwise",
+                where=socket.gethostname(),
+                actual=f"features of version {FEATURES_VERSION}",
+                expected=f"version {self.version}, as the driver's",
+                fix="install the same version on every worker (or ship the environment: spark.archives)",
+            )
         return LogRows(self.blocks.load(number, self.columns), self.ads, self.ids, self.label_delay)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import advprior
 from advprior.store.errors import AdvpriorError
 from advprior.store.offline import STORE_FILE
 from advprior.store.progress import Progress, tracked
@@ -83,7 +82,7 @@ def _collected(context: Any, answers: Any) -> list[bytes]:
             "a job failed on Spark",
             where=str(context.master),
             actual=(lines or [type(error).__name__])[-1][:300],
-            expected=f"workers with advprior {advprior.__version__} that see the same folders",
+            expected="workers with this version of advprior that see the same folders",
             fix="see the workers' logs, then run the same command again",
         ) from error
 

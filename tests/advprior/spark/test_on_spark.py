@@ -29,6 +29,8 @@ from advprior.store.runs import read_manifest
 from ranking.frame import publish as publish_module
 from ranking.frame.build import build_frame
 from ranking.frame.join import join_features
+from ranking.frame.log_blocks import BlockWork
+from ranking.frame.numbering import HistoryIds
 from ranking.frame.publish import publish_features
 from ranking.frame.stream_counts import LevelCounts
 from ranking.frame.user_blocks import UserBlocks
@@ -39,7 +41,7 @@ from tests.ranking.frame.logs import assert_equal, log_at, publish_log
 from tests.ranking.stores import apply, copy_repo, publish, publish_priors, random_priors
 from tests.service.workspaces import redis_server
 from tests.spark import CONF, needs_spark, open_session, quiet, spark_block, use_spark
-from tests.tiny import PLAN, write_tiny
+from tests.tiny import PLAN, tiny_tables, write_tiny
 
 pytestmark = [needs_spark, *quiet]
 MASTER = CONF["spark.master"]
@@ -248,6 +250,13 @@ def test_what_fails_on_a_worker_is_one_error(session: Any, tmp_path: Path) -> No
 
 def _load(blocks: UserBlocks, number: int) -> None:
     blocks.load(number, {})
+
+
+def test_a_worker_that_counts_otherwise_is_refused(session: Any, tmp_path: Path) -> None:
+    ids = HistoryIds([], tiny_tables(2)["ads"])
+    work = BlockWork(UserBlocks(tmp_path, 3, 3, ()), {}, pd.DataFrame(), ids, timedelta(0), version=0)
+    with pytest.raises(AdvpriorError, match=r"STO026(.|\n)*version 0"):
+        list(on_workers(session.sparkContext, BlockWork.load, work, [0]))
 
 
 class Pair(NamedTuple):
