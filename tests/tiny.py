@@ -6,6 +6,7 @@ Users prefer a few advertisers, so that history predicts labels; nothing here is
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,11 @@ CATEGORIES = ["Tea", "Coffee", "Bread", "Soap", "Pasta", "Cheese"]
 
 def tiny_tables(users: int = 40, advertisers: int = 12, weeks: int = 30, seed: int = 0) -> dict[str, pd.DataFrame]:
     """Canonical tables by name. Every impression's label is a purchase at or after its time, never before."""
+    return {name: table.copy() for name, table in _drawn(users, advertisers, weeks, seed).items()}
+
+
+@cache  # most tests draw the same ones
+def _drawn(users: int, advertisers: int, weeks: int, seed: int) -> dict[str, pd.DataFrame]:
     rng = np.random.default_rng(seed)
     advertiser_ids = [f"a{i:02d}" for i in range(advertisers)]
     sold = [(CATEGORIES[i % 6], CATEGORIES[(i + 1) % 6]) for i in range(advertisers)]
@@ -51,6 +57,7 @@ def _happenings(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Events and impressions: in most weeks a user comes once, buys one to three times, and is shown eight ads."""
     advertisers = len(ads) // 2
+    offers = list(ads.itertuples(index=False, name=None))
     taste = rng.dirichlet(np.full(advertisers, 0.3), size=users)
     events: list[tuple[object, ...]] = []
     impressions: list[tuple[object, ...]] = []
@@ -62,15 +69,15 @@ def _happenings(
             when = START + week * WEEK + timedelta(seconds=int(rng.integers(7200, 6 * 86400)))
             bought = set()
             for a in rng.choice(advertisers, size=int(rng.integers(1, 4)), p=taste[user]):
-                row = ads.iloc[2 * a + int(rng.integers(2))]
-                bought.add(row.ad_id)
-                events.append((name, when, row.advertiser_id, row.category, round(float(rng.gamma(2, 3)), 2)))
+                ad_id, owner, category = offers[2 * a + int(rng.integers(2))]
+                bought.add(ad_id)
+                events.append((name, when, owner, category, round(float(rng.gamma(2, 3)), 2)))
             if rng.random() < 0.3:  # a purchase of nobody in the catalog: activity, no advertiser
                 events.append((name, when, None, "Produce", 1.0))
             slate = user * weeks + week
             for ad in rng.choice(len(ads), size=8, replace=False):
-                ad_id, place = ads.ad_id[ad], ["front", "back"][int(ad) % 2]
-                owner, label = ad_id.split("/")[0], int(ad_id in bought)
+                (ad_id, owner, _), place = offers[ad], ["front", "back"][int(ad) % 2]
+                label = int(ad_id in bought)
                 clicked = int(label or (user + week + int(ad)) % 7 == 0)
                 position = len(impressions) % 8 + 1
                 impressions.append((len(impressions), slate, name, ad_id, owner, when, label, clicked, place, position))

@@ -151,8 +151,6 @@ def _stretched(
     difference: float, replicates: Double, error: float, freedom: float, level: float
 ) -> tuple[float, float]:
     """Percentile interval of the replicates, stretched about their mean to an error and a t quantile."""
-    from scipy.stats import norm
-
     reach = quantile((1 + level) / 2, freedom) * error
     deviation = float(replicates.std(ddof=1))
     if deviation <= 1e-12 * max(error, abs(difference)):  # no user tells: luck alone
@@ -160,21 +158,24 @@ def _stretched(
     centre = float(replicates.mean())
     # the (R + 1) p-th of R: a quantile of few replicates lies inside (Davison & Hinkley 1997, 5.2.3), by 1 % at R = 200
     ends = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2], method="weibull")
-    low, high = centre + (ends - centre) * reach / (float(norm.ppf((1 + level) / 2)) * deviation)
+    low, high = centre + (ends - centre) * reach / (quantile((1 + level) / 2, inf) * deviation)
     return float(low), float(high)
 
 
 def quantile(probability: float, freedom: float) -> float:
-    """Of Student's distribution; of the normal one where the degrees of freedom are infinite."""
-    from scipy.stats import norm, t
+    """Of Student's distribution; of the normal one where the degrees of freedom are infinite.
 
-    return float(t.ppf(probability, freedom) if np.isfinite(freedom) else norm.ppf(probability))
+    By the functions that ``scipy.stats`` calls, which alone take a hundredth of its time and no second to import.
+    """
+    from scipy.special import ndtri, stdtrit
+
+    return float(stdtrit(freedom, probability) if np.isfinite(freedom) else ndtri(probability))
 
 
 def _two_sided(ratios: Double, freedom: float) -> Double:
-    from scipy.stats import norm, t
+    from scipy.special import ndtr, stdtr
 
-    p: Double = 2 * (t.sf(np.abs(ratios), freedom) if np.isfinite(freedom) else norm.sf(np.abs(ratios)))
+    p: Double = 2 * (stdtr(freedom, -np.abs(ratios)) if np.isfinite(freedom) else ndtr(-np.abs(ratios)))
     return p
 
 

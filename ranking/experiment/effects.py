@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 from advprior.store.arrays import Double
+from advprior.store.uncertainty import quantile
 from ranking.experiment.anytime import half_width, mixture_variance, p_value
 
 LEVEL = 0.95
@@ -111,7 +112,7 @@ def _interval(
     estimate: float, variances: tuple[float, float], sizes: tuple[float, float], planned: tuple[float, float]
 ) -> Interval:
     """Both intervals of an estimate that is a difference of two independent means."""
-    from scipy.stats import t
+    from scipy.special import stdtr
 
     parts = variances[0] / sizes[0], variances[1] / sizes[1]
     error = math.sqrt(sum(parts))
@@ -119,11 +120,11 @@ def _interval(
         certain = float(estimate == 0)
         return Interval(estimate, estimate, estimate, certain, estimate, estimate, certain)
     freedom = sum(parts) ** 2 / sum(part**2 / (size - 1) for part, size in zip(parts, sizes, strict=True))
-    reach = float(t.ppf(0.5 + LEVEL / 2, freedom)) * error
-    chance = float(2 * t.sf(abs(estimate) / error, freedom))
+    reach = quantile(0.5 + LEVEL / 2, freedom) * error
+    chance = float(2 * stdtr(freedom, -abs(estimate) / error))
     mixture = mixture_variance(math.sqrt(variances[0] / planned[0] + variances[1] / planned[1]), 1 - LEVEL)
     # few users: a t quantile's share more than a normal one's, for the error is estimated
-    stretch = float(t.ppf(0.5 + LEVEL / 2, freedom)) / 1.959963984540054
+    stretch = quantile(0.5 + LEVEL / 2, freedom) / 1.959963984540054
     wide = stretch * half_width(error, mixture, 1 - LEVEL)
     any_look = p_value(estimate / stretch, error, mixture)
     return Interval(estimate, estimate - reach, estimate + reach, chance, estimate - wide, estimate + wide, any_look)

@@ -15,6 +15,7 @@ import numpy as np
 
 from advprior.evaluation.learning_curve.cells import METRICS, SEGMENTS, CellResult
 from advprior.store.arrays import Double, Int
+from advprior.store.uncertainty import quantile
 
 #: Arms with a sign each: (1, arm), (−1, baseline); with four, a difference of two differences.
 Contrast = tuple[tuple[int, str], ...]
@@ -42,10 +43,8 @@ class Point:
 
     def interval(self, together: int = 1) -> tuple[float, float]:
         """95 % interval, or one that holds for so many differences together (Bonferroni)."""
-        from scipy.stats import t
-
         variance, freedom = self.variance()
-        half = float(t.ppf(1 - 0.025 / together, freedom)) * variance**0.5 if variance > 0 else 0.0
+        half = quantile(1 - 0.025 / together, freedom) * variance**0.5 if variance > 0 else 0.0
         return self.mean - half, self.mean + half
 
     def variance(self) -> tuple[float, float]:
@@ -122,8 +121,6 @@ def crossing(points: Mapping[float, Point], *, higher_is_better: bool) -> dict[s
         ``users``: where the line crosses zero, None where it does not fall; ``low``, ``high``: the ends of the
         interval, None for an end that the data do not give; ``slope``: gain for each tenfold of the users.
     """
-    from scipy.stats import norm
-
     sizes = sorted(points)
     sign = 1.0 if higher_is_better else -1.0
     gains = sign * np.asarray([points[n].mean for n in sizes])
@@ -133,7 +130,7 @@ def crossing(points: Mapping[float, Point], *, higher_is_better: bool) -> dict[s
     inverse = np.linalg.pinv(design.T @ (weight[:, None] * design)) @ (design.T * weight)
     start, slope = inverse @ gains
     spread = inverse @ covariance @ inverse.T
-    z = float(norm.ppf(0.975))
+    z = quantile(0.975, np.inf)
     # every x with (start + slope·x)² = z² · variance of the line at x
     roots = np.roots(
         [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -139,16 +140,21 @@ class _Place:
     pooled: bool = False
     draw: int | None = None
 
+    @cached_property
+    def best(self) -> list[dict[str, str]]:
+        """The best arms of each cut-off, by all of its draws."""
+        return [_best(self.cells.by_place[cutoff, self.size]) for cutoff in self.cutoffs]
+
     def point(self, arm: str, baseline: str, metric: str, segment: str) -> Point | None:
         """One difference; None where a cut-off has no cell or nobody in the segment."""
         draws = self.cells.at(self.cutoffs, self.size) if self.cutoffs else None
         if draws is None:
             return None
-        best = [_best(self.cells.by_place[cutoff, self.size]) for cutoff in self.cutoffs]
         if self.draw is not None:
             draws = [some[self.draw : self.draw + 1] for some in draws]
         arms = [
-            [_contrast(cell, names, arm, baseline) for cell in some] for some, names in zip(draws, best, strict=True)
+            [_contrast(cell, names, arm, baseline) for cell in some]
+            for some, names in zip(draws, self.best, strict=True)
         ]
         if any(
             name not in cell.names
