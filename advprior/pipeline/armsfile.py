@@ -70,12 +70,12 @@ def control_names(config: ProjectConfig, project: Path | None = None) -> list[st
 
 
 def controls_absent(config: ProjectConfig, project: Path) -> list[str]:
-    """A line for each prior on trial that lacks a control of a kind; none where the arms are a file of the user's."""
+    """A line for each control of a kind that priors on trial lack; none where the arms are a file of the user's."""
     if config.arms.file is not None:
         return []
     template = _template(config, project)
     on_trial = [prior.name for prior in config.priors if _role(_arm(template, prior)) == "treatment"]
-    return lines_of_absent(config, on_trial, template["bonds"])
+    return lines_of_absent(config, on_trial, template["bonds"], project)
 
 
 def first_arms_text(config: ProjectConfig, project: Path | None = None) -> str:
@@ -145,11 +145,12 @@ def _arm(template: dict[str, Any], prior: Prior) -> dict[str, Any]:
     bond = template["bonds"].get(prior.name)
     if same is None:
         on_trial = prior.predictor in PRETRAINED and template["kinds"][prior.name] is None
-        words = prior.name.replace("_", " ") + (" by category" if prior.by == "advertiser_category" else "")
+        words = f"{prior.name.removesuffix('_pair').replace('_', ' ')} prior"
+        words += " by category" if prior.by == "advertiser_category" else ""
         same = {
             "name": prior.name,
             "service": prior_service(prior.name),
-            "label": f"+ {words} prior",
+            "label": f"+ {words}",
             "role": "treatment" if on_trial else "control",
             "adds": [prior_view(prior.name)],
         }

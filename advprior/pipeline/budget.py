@@ -17,8 +17,9 @@ def forecast_lines(forecast: Forecast, steps: list[Step]) -> list[str]:
     time = duration(sum(cost.seconds for _, cost in costs))
     memory = max((cost.memory_mb for _, cost in costs), default=0.0) / 1024
     disk = sum(cost.disk_mb for _, cost in costs) / 1000
-    lines = [f"forecast: about {time}, {memory:.1f} GB of memory, {disk:.1f} GB of disk; the long steps:"]
     long = [(step.name, cost) for step, cost in costs if cost.seconds >= LONG_SECONDS / 2]
+    head = f"forecast: about {time}, {memory:.1f} GB of memory, {disk:.1f} GB of disk; "
+    lines = [head + ("the long steps:" if long else f"no step takes over {LONG_SECONDS / 2:.0f} s")]
     wide = max((len(name) for name, _ in long), default=0)
     return lines + [
         f"  {name:<{wide}}  {duration(cost.seconds):>12}  {cost.memory_mb / 1024:.1f} GB" for name, cost in long

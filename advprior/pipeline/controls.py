@@ -118,8 +118,10 @@ def kind_of(settings: Mapping[str, Any]) -> str | None:
     return LEXICAL if own.get("base") == LEXICAL else "masked" if own.get("masked") else None
 
 
-def lines_of_absent(config: ProjectConfig, on_trial: Sequence[str], bound: Mapping[str, Bond]) -> list[str]:
-    """A line for each prior on trial that lacks a control of a kind: what the verdict will miss, and how to have it.
+def lines_of_absent(
+    config: ProjectConfig, on_trial: Sequence[str], bound: Mapping[str, Bond], project: Path | None = None
+) -> list[str]:
+    """A line for each control of a kind that priors on trial lack: what the verdict will miss, and how to have it.
 
     Parameters
     ----------
@@ -128,22 +130,23 @@ def lines_of_absent(config: ProjectConfig, on_trial: Sequence[str], bound: Mappi
         Priors that a verdict is about.
     bound : mapping of str to Bond
         What `bonds` gave.
+    project : Path, optional
+        As there.
     """
-    there_is = {(bond.kind, name) for bond in bound.values() for name in bond.of}
-    names = {prior.name for prior in config.priors}
-    lines = []
+    measured = {(bond.kind, name) for bond in bound.values() for name in bond.of}
+    lacking: dict[tuple[str, ...], list[Prior]] = {}
     for prior in config.priors:
-        if prior.name not in on_trial or prior.predictor not in _CHANGEABLE:
-            continue
-        absent = [kind for kind in expected_of(prior.predictor) if (kind, prior.name) not in there_is]
-        if absent:
-            what = " and ".join(f"no {CONTROL_NAMES[kind]}" for kind in absent)
-            more = " and ".join(_to_add(prior, kind, names) for kind in absent)
-            lines.append(
-                f"{prior.name} has {what}: the verdict will say that it was not measured; to measure it, add to priors "
-                f"in {PROJECT_FILE}: {more}"
-            )
-    return lines
+        for kind in expected_of(prior.predictor) if prior.predictor in _CHANGEABLE else ():
+            if prior.name in on_trial and (kind, prior.name) not in measured:
+                base = "" if kind == LEXICAL else _base(settings_of(prior, project))  # words serve every base
+                lacking.setdefault((kind, prior.predictor, prior.by, base), []).append(prior)
+    names = {prior.name for prior in config.priors}
+    return [
+        f"{', '.join(prior.name for prior in priors)} {'have' if len(priors) > 1 else 'has'} no "
+        f"{CONTROL_NAMES[kind]}: the verdict will say that it was not measured; to measure it, add to priors in "
+        f"{PROJECT_FILE}: {_to_add(priors[0], kind, names)}"
+        for (kind, *_), priors in lacking.items()
+    ]
 
 
 def _to_add(prior: Prior, kind: str, names: set[str]) -> str:

@@ -101,7 +101,8 @@ def two_by_two(
     references: dict[str, dict[str, dict[str, str]]] = {}
     if result is not None:
         reached = held.conversions(load_validation(ablation), options.baseline, quotas, slots)
-        references = {arm.name: _references(result, arm, columns, reached) for arm in _told(result.arms, options)}
+        told = (arm for arm in _told(result.arms, options) if arm.name in columns)  # who predicts nobody gets no slot
+        references = {arm.name: _references(result, arm, columns, reached) for arm in told}
     arms = list(augmented)
     beside = {arm: all_of(by_cell) for arm, by_cell in references.items()} or {arms[0]: arms[1:]}
     priors = {name: (scores[name], candidates) for name, candidates in augmented.items()}
@@ -164,8 +165,6 @@ def _references(
     reached : mapping of cell to mapping of arm to float
         Conversions per slate on validation; without any, the ablation's own choice stands for all cells.
     """
-    if arm.name not in measured:
-        return {}
     controls = [c.name for c in result.arms.controls_of(arm) if c.name in measured and c.name != arm.name]
     others: dict[str, Arm | None] = {str(kind): control for kind, control in result.arms.kin_of(arm).items()}
     others[PLACEBO_ROLE] = result.arms.placebo_of(arm)

@@ -12,6 +12,7 @@ from advprior.pipeline.fit import validated_settings
 from advprior.pipeline.project import lay_out
 from advprior.pipeline.settings import ProjectConfig
 from advprior.store.errors import AdvpriorError
+from advprior.store.project_files import PROJECT_FILE
 from ranking.cli.candidates import _controls
 from ranking.evidence.claims import expected_of
 from ranking.evidence.lift import Lifts
@@ -42,6 +43,7 @@ def test_words_serve_every_prior_of_the_same_texts_and_random_weights_those_of_t
     arms = arms_of(config(MINILM, WORDS, RANDOM, TEXT))
     assert kin(arms, "text_pair") == {"lexical": "lexical_pair", "random_weights": "text_twin_pair"}
     assert kin(arms, "minilm_pair") == {"lexical": "lexical_pair"}
+    assert arms.find("minilm_pair").label == "+ minilm prior by category"
     random = {"name": "minilm_random", **PAIRS, "settings": {**SENTENCES, "twin": True}}
     both = arms_of(config(MINILM, WORDS, RANDOM, TEXT, random))
     assert kin(both, "minilm_pair") == {"lexical": "lexical_pair", "random_weights": "minilm_random"}
@@ -87,12 +89,12 @@ def test_the_verdict_of_each_has_the_words_beside_it() -> None:
         [{"name": "l3ae_pair", "predictor": "l3ae", "by": "advertiser_category"}, "llm", RANDOM],
     ],
 )
-def test_a_prior_that_lacks_a_control_gets_one_line_whose_entry_adds_it(tmp_path: Any, priors: list[Any]) -> None:
+def test_what_a_project_lacks_is_told_with_the_entry_that_adds_it(tmp_path: Any, priors: list[Any]) -> None:
     lay_out(tmp_path, "clicks")
     made = config(*priors)
     lines = controls_absent(made, tmp_path)
-    assert len(lines) == len({line.split()[0] for line in lines}) > 0
-    entries = [yaml.safe_load(entry) for line in lines for entry in _entries(line)]
+    assert lines
+    entries = [yaml.safe_load(line.partition(f"{PROJECT_FILE}: ")[2]) for line in lines]
     for entry in entries:
         validated_settings(entry["predictor"], entry["settings"], "the line")
     whole = config(*priors, *entries)
@@ -103,9 +105,15 @@ def test_a_prior_that_lacks_a_control_gets_one_line_whose_entry_adds_it(tmp_path
             assert sorted(kin(arms, prior.name)) == sorted(expected_of(prior.predictor))
 
 
-def _entries(line: str) -> list[str]:
-    head, *rest = line.partition(": {")[2].split(" and {")
-    return ["{" + head, *("{" + one for one in rest)]
+def test_priors_that_one_control_would_serve_are_named_in_one_line(tmp_path: Any) -> None:
+    lay_out(tmp_path, "clicks")
+    fewer = {**TEXT, "name": "few_pair", "settings": {"points": 50}}
+    lines = controls_absent(config(TEXT, fewer, MINILM), tmp_path)
+    assert {line.partition(":")[0] for line in lines} == {
+        "text_pair, few_pair, minilm_pair have no lexical control",
+        "text_pair, few_pair have no random-weight control",
+        "minilm_pair has no random-weight control",
+    }
 
 
 def test_what_a_settings_file_says_counts_and_what_the_user_wrote_of_arms_stays(tmp_path: Any) -> None:

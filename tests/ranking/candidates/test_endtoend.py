@@ -167,8 +167,7 @@ def test_a_control_is_not_held_against_itself(tmp_path):
 
 def test_every_arm_runs_through_both_steps_and_is_held_against_its_own(workspace, tmp_path):
     """An ablation with controls: each cell has the control that is best there on validation, and differences to it."""
-    root, tables, towers, _, _ = workspace
-    rng = np.random.default_rng(1)
+    (root, tables, towers, _, _), rng = workspace, np.random.default_rng(1)
     frame = pd.read_parquet(root / "frame" / "frame.parquet")
     priors = ("llm", "neighbours", "popularity", "text_twin_pair", "text_pair", "placebo")
     for name in priors:
@@ -181,9 +180,10 @@ def test_every_arm_runs_through_both_steps_and_is_held_against_its_own(workspace
         for name in priors
         for quantity in ("log_prob", "top20")
     ]
-    frame["ad_rate"] = rng.random(len(frame)).astype(np.float32)
-    features.append(Feature("ad_rate", "ad", "ad_stats", "float32"))
-    arms = load_arms().only(*priors).with_ranker(max_rounds=5, threads=1, min_data_in_leaf=5)
+    for name, group in (("ad_rate", "ad"), ("history_cluster_all", "cluster")):  # say nothing of who is likely
+        frame[name] = rng.random(len(frame)).astype(np.float32)
+        features.append(Feature(name, group, "user_history", "float32"))
+    arms = load_arms().only(*priors, "cluster").with_ranker(max_rounds=5, threads=1, min_data_in_leaf=5)
     with new_run(tmp_path / "frame", "rank frame", config={}, inputs={}, key="f") as run:
         write_parquet(frame, run.path / "frame.parquet")
     folder = ablate(Frame(frame, tuple(features)), arms, seeds=2, replicates=20).save(tmp_path / "ablation")
@@ -225,3 +225,4 @@ def test_every_arm_runs_through_both_steps_and_is_held_against_its_own(workspace
     assert verdict.sentence == result.sentences()[0]
     assert verdict.sentences[1:4] == [*result.sentences()[1:3], *result.others()]
     assert "All ads of a slate ranked" in verdict.steps[-1]
+    assert "With counts by semantic cluster" in verdict.sentences[-1]
