@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,8 +35,6 @@ from advprior.store.tables import TABLES_FIX, load_time_plan, require_impression
 from advprior.store.times import moment_us
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     import pandas as pd
 
 CODE_VERSION = 2  # 2: events of who came after finetune_end have a cluster from when its first ad exists
@@ -84,7 +83,7 @@ def build(
     options : ClusterOptions
     keep : bool
         Whoever has a cluster in ``out`` keeps it, and only who is new there joins the nearest: nothing that was counted
-        before changes, whatever advertisers are called by now. Other options or another time plan start anew.
+        before changes, whatever advertisers are called by now. Other options or an earlier ``finetune_end`` start anew.
     force : bool
         Build again, and start anew.
     say : callable
@@ -107,12 +106,13 @@ def build(
         return False
     cutoff = load_time_plan(tables).finetune_end
     standing = _standing(out, config, weights, cutoff) if keep and not force else None
+    cutoff = cutoff if standing is None else standing.cutoff
     texts = read_texts(tables, cutoff)
     if standing is None:
         _require_texts(texts.early, options, tables)
         say(_outlook(texts, options, cutoff, lexical=encoding.base == LEXICAL))
     with new_run(out, STEP, config=config, inputs=inputs, key=key) as run:
-        clusters, about = _clusters(texts, standing or Standing({}, {}), options, moment_us(cutoff))
+        clusters, about = _clusters(texts, standing or Standing({}, {}, cutoff), options)
         shares: dict[str, float] = {}
         for name in TABLES:
             source, target = Path(tables) / f"{name}.parquet", run.path / f"{name}.parquet"
@@ -122,7 +122,7 @@ def build(
             column = texts.rows[name].map(clusters)
             shares[name] = round(float(column.notna().mean()), 6) if len(column) else 0.0
             write_parquet_parts(_with_column(source, column), target)
-        about |= {"shares": shares}
+        about |= {"shares": shares, "cutoff": cutoff.isoformat()}
         run.facts.update(facts, clusters=about)
     say(cluster_line(about))
     return True
@@ -138,22 +138,30 @@ class Standing:
         By advertiser × category.
     origin : dict
         What read their texts, as a fact.
+    cutoff : datetime
+        What K-means was fitted on was known before it.
     """
 
     clusters: dict[str, str]
     origin: dict[str, Any]
+    cutoff: datetime
 
 
 def _standing(out: Path, config: dict[str, Any], weights: str, cutoff: datetime) -> Standing | None:
-    """The clusters of the run that is there, where the same options made it for the same time plan."""
+    """The clusters of the run that is there, where the same options made it of nothing from the cut-off on.
+
+    A time plan that is proposed from the data's span moves with the data: clusters of an earlier one stay.
+    """
     if not (out / MANIFEST).is_file():
         return None
     before = read_manifest(out)
     same = (before["step"], before["config"], before["inputs"].get("base")) == (STEP, config, weights)
-    if not same or load_time_plan(out).finetune_end != cutoff:
+    facts = before["facts"].get("clusters", {})
+    fitted = facts.get("cutoff", before["facts"]["time_plan"]["finetune_end"])
+    if not same or datetime.fromisoformat(fitted) > cutoff:
         return None
-    facts = before["facts"]["clusters"]
-    return Standing(clusters_in(out), {name: facts[name] for name in ("base", "words") if name in facts})
+    origin = {name: facts[name] for name in ("base", "words") if name in facts}
+    return Standing(clusters_in(out), origin, datetime.fromisoformat(fitted))
 
 
 def _outlook(texts: ClusterTexts, options: ClusterOptions, cutoff: datetime, *, lexical: bool) -> str:
@@ -168,7 +176,7 @@ def _outlook(texts: ClusterTexts, options: ClusterOptions, cutoff: datetime, *, 
 
 
 def _clusters(
-    texts: ClusterTexts, standing: Standing, options: ClusterOptions, cutoff: int
+    texts: ClusterTexts, standing: Standing, options: ClusterOptions
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """The cluster of each advertiser × category by name, and what was made as facts."""
     encoding, clusters = parse_encoding(options.base), standing.clusters
@@ -179,7 +187,7 @@ def _clusters(
     if joined or not clusters:
         masked = encoding.masked
         read = fitted.to_read(masked=masked), rest.to_read(masked=masked)
-        vectors, about = _vectors(*read, encoding, options.seed, cutoff)
+        vectors, about = _vectors(*read, encoding, options.seed, moment_us(standing.cutoff))
         own, later = partition(*vectors, options.number, options.seed, kept if clusters else None)
         if options.shuffled:
             rng = np.random.default_rng(options.seed)

@@ -12,6 +12,7 @@ import pytest
 
 from advprior.pipeline.cluster_texts import read_texts
 from advprior.pipeline.clusters import ClusterOptions, build
+from advprior.store.contract import TimePlan
 from advprior.store.runs import new_run, read_manifest
 from advprior.store.tables import load_tables, write_parquet
 from tests.ranking.frame.no_future import changed, comparable, published
@@ -67,11 +68,11 @@ def log_until(moment: Any, *, renamed: bool = False) -> dict[str, pd.DataFrame]:
     }
 
 
-def write(folder: Path, tables: dict[str, pd.DataFrame]) -> Path:
+def write(folder: Path, tables: dict[str, pd.DataFrame], plan: TimePlan = PLAN) -> Path:
     with new_run(folder, "data", config={}, inputs={}, key=f"{folder}{len(tables['events'])}") as run:
         for name, table in tables.items():
             write_parquet(table, run.path / f"{name}.parquet")
-        run.facts.update(time_plan=PLAN.to_json())
+        run.facts.update(time_plan=plan.to_json())
     return folder
 
 
@@ -110,12 +111,19 @@ def test_a_month_later_nothing_of_the_past_is_another(month: Path, tmp_path: Pat
     assert names == []
 
 
-def test_random_groups_stay_and_other_options_start_anew(month: Path, tmp_path: Path) -> None:
-    dealt = replace(WORDS, shuffled=True)
-    build(month / "tables", tmp_path / "clusters", dealt)
-    then = of_ads(tmp_path / "clusters")
-    tables = write(tmp_path / "tables", log_until(NEXT))
-    build(tables, tmp_path / "clusters", dealt, keep=True)
-    pd.testing.assert_series_equal(of_ads(tmp_path / "clusters")[then.index], then)
-    build(tables, tmp_path / "clusters", replace(WORDS, number=3), keep=True)
-    assert of_ads(tmp_path / "clusters").nunique() == 3
+def test_clusters_stay_where_a_proposed_time_plan_moves_and_other_options_start_anew(
+    month: Path, tmp_path: Path
+) -> None:
+    """Random groups too; an earlier time plan would let them tell of what comes after it."""
+    dealt, out = replace(WORDS, shuffled=True), tmp_path / "clusters"
+    build(month / "tables", out, dealt)
+    then = of_ads(out)
+    for weeks, stay in ((0, True), (2, True), (-1, False)):
+        plan = replace(PLAN, finetune_end=PLAN.finetune_end + weeks * WEEK)
+        tables = write(tmp_path / f"tables {weeks}", log_until(NEXT), plan)
+        build(tables, out, dealt, keep=True)
+        assert of_ads(out)[then.index].equals(then) is stay
+        cutoff = plan.finetune_end if weeks < 0 else PLAN.finetune_end
+        assert read_manifest(out)["facts"]["clusters"]["cutoff"] == cutoff.isoformat()
+    build(tables, out, replace(WORDS, number=3), keep=True)
+    assert of_ads(out).nunique() == 3
