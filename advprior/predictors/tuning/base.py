@@ -181,7 +181,7 @@ def load_base(
         folder = _converted(way, origin["sha256"], cache_dir)
         from advprior.predictors.tuning.gguf_base import stored_precision
 
-        origin["stored_as"] = stored_precision(way.path)
+        origin["stored_as"] = stored_precision(way.path, folder)
     else:
         folder = way.path
         origin["sha256"] = _digest(weight_files(folder))

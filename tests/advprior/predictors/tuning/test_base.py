@@ -14,6 +14,7 @@ from huggingface_hub import constants
 from safetensors.numpy import load_file, save_file
 
 from advprior.predictors.tuning.base import DEFAULT_BASE, find_base, load_base
+from advprior.predictors.tuning.gguf_base import PRECISION_FILE
 from advprior.store.errors import AdvpriorError
 from tests.advprior.predictors.tuning.tiny_gguf import write_tiny_gguf
 from tests.tiny_llm import VOCABULARY, write_tiny_llm
@@ -185,6 +186,16 @@ class TestGGUF:
             step = (blocks.max(1) - blocks.min(1)) / 15
             error = np.abs(ours.numpy().reshape(-1, 32) - blocks).max(1)
             assert (error <= 0.51 * step + 1e-3).all(), name
+
+    def test_how_it_was_stored_is_read_once_and_of_a_folder_of_before_too(self, tiny, tmp_path):
+        file = write_tiny_gguf(tiny, tmp_path / "q.gguf", kind=gguf.GGMLQuantizationType.Q4_1)
+        assert load_base(str(file)).origin["stored_as"] == "Q4_1"
+        (note,) = (tmp_path / "cache").rglob(PRECISION_FILE)
+        for text in ("Q4_1", ""):  # the last as a process that was killed leaves it
+            note.write_text(text)
+            assert load_base(str(file)).origin["stored_as"] == note.read_text() == "Q4_1"
+        note.unlink()
+        assert load_base(str(file)).origin["stored_as"] == note.read_text() == "Q4_1"
 
     def test_converted_once(self, tiny, tmp_path, capsys):
         file = write_tiny_gguf(tiny, tmp_path / "tiny.gguf")
