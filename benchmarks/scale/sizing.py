@@ -67,10 +67,13 @@ def frames(folder: Path, share: float) -> tuple[Point, Point]:
     )
 
 
-def hold_smallest(rows: Rows, frame: Point, store: Point) -> None:
+def hold_smallest(rows: Rows, features: Point, frame: Point, store: Point) -> None:
     """Hold the table's first row, in impressions and in users, to what was measured at its size."""
     row = documented(section())[0]
     for what, figure, bound, unit in (
+        (f"{row.impressions:,} impressions: rank features", features.cpu_s, row.features_s, "CPU-s"),
+        ("  its memory", features.peak_gb, row.features_gb, "GB"),
+        ("  its history on disk", features.bytes / 1e9, row.features_disk_gb, "GB"),
         (f"{row.impressions:,} impressions: rank frame", frame.cpu_s, row.frame_s, "CPU-s"),
         ("  its memory", frame.peak_gb, row.frame_gb, "GB"),
         ("  it on disk, of nine priors in the table", frame.bytes / 1e9, row.disk_gb, "GB"),
@@ -124,7 +127,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         pairs = [frames(Path(scratch) / f"world-{part}", part * given.share) for part in PARTS]
         if pairs[-1][1].size == smallest.impressions:
-            hold_smallest(rows, pairs[-1][1], online(Path(scratch) / "smallest", smallest.users))
+            hold_smallest(rows, *pairs[-1], online(Path(scratch) / "smallest", smallest.users))
         stores = [online(Path(scratch) / f"online-{part}", round(part * given.online_users)) for part in PARTS]
     units = {
         "features, a user and snapshot": [pair[0] for pair in pairs],

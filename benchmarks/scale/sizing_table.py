@@ -22,6 +22,8 @@ class Documented:
     Attributes
     ----------
     impressions, users, advertisers : int
+    features_s, features_gb, features_disk_gb : float
+        CPU-seconds of `rank features`, its memory, what the features take on disk.
     frame_s, frame_gb, disk_gb : float
         CPU-seconds of `rank frame`, its memory, what the frame takes on disk.
     online_s, online_gb, redis_gb : float
@@ -31,6 +33,9 @@ class Documented:
     impressions: int
     users: int
     advertisers: int
+    features_s: float
+    features_gb: float
+    features_disk_gb: float
     frame_s: float
     frame_gb: float
     disk_gb: float
@@ -47,8 +52,10 @@ class Units:
     ----------
     start_s : float
         CPU-seconds of a command before it does anything.
+    features_s, features_bytes : float
+        CPU-seconds of an impression, and what it takes on disk, of features.
     frame_s, frame_bytes : float
-        CPU-seconds of an impression, and what it takes on disk at most.
+        The same of a frame, at most.
     user_s, advertiser_s : float
         CPU-seconds of a user into Redis, and more for each advertiser.
     user_bytes, advertiser_bytes : float
@@ -56,6 +63,8 @@ class Units:
     """
 
     start_s: float
+    features_s: float
+    features_bytes: float
     frame_s: float
     frame_bytes: float
     user_s: float
@@ -77,8 +86,9 @@ def documented(text: str) -> list[Documented]:
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if size := re.match(r"([\d,]+)(M?) × ([\d,]+)(M?) × ([\d,]+)$", cells[0]):
             many, users, advertisers = _count(*size.group(1, 2)), _count(*size.group(3, 4)), _count(size.group(5), "")
-            frame, disk, online, redis = cells[1:]
-            costs = (_seconds(frame), _gb(frame), _gb(disk), _seconds(online), _gb(online), _gb(redis))
+            features, of_features, frame, disk, online, redis = cells[1:]
+            costs = [_seconds(features), _gb(features), _gb(of_features), _seconds(frame), _gb(frame), _gb(disk)]
+            costs += [_seconds(online), _gb(online), _gb(redis)]
             rows.append(Documented(many, users, advertisers, *costs))
     return rows
 
@@ -87,7 +97,8 @@ def units(text: str) -> Units:
     """What the text of a section says."""
     words = " ".join(text.split())
     patterns = (
-        r"takes ([\d.]+) CPU-seconds more to start",
+        r"take ([\d.]+) CPU-seconds more to start",
+        r"Features take ([\d.]+) CPU-seconds a million impressions, and ([\d.]+) bytes",
         r"A frame takes ([\d.]+) CPU-seconds a million impressions",
         r"to ([\d.]+) bytes \(of nine\)",
         r"Redis takes ([\d.]+) \+ ([\d.]+) · N µs a user",
@@ -95,8 +106,9 @@ def units(text: str) -> Units:
     )
     matches = [re.search(pattern, words) for pattern in patterns]
     numbers = [float(number.replace(",", "")) for match in matches if match for number in match.groups()]
-    start, frame, frame_bytes, user, advertiser, *redis = numbers
-    return Units(start, frame / 1e6, frame_bytes, user / 1e6, advertiser / 1e6, *redis)
+    start, features, features_bytes, frame, frame_bytes, user, advertiser, *redis = numbers
+    by_row = (features / 1e6, features_bytes, frame / 1e6, frame_bytes)
+    return Units(start, *by_row, user / 1e6, advertiser / 1e6, *redis)
 
 
 def _count(digits: str, unit: str) -> int:

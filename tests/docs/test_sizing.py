@@ -18,6 +18,8 @@ def test_the_table_reaches_from_the_demo_to_what_needs_spark() -> None:
 def test_each_figure_is_the_text_s_times_its_size(row: Documented) -> None:
     unit = units(section())
     expected = {
+        "features_s": unit.features_s * row.impressions,
+        "features_disk_gb": unit.features_bytes * row.impressions / 1e9,
         "frame_s": unit.start_s + unit.frame_s * row.impressions,
         "disk_gb": unit.frame_bytes * row.impressions / 1e9,
         "online_s": unit.start_s + (unit.user_s + unit.advertiser_s * row.advertisers) * row.users,
