@@ -76,6 +76,7 @@ SCALE_ROWS += frame
 SCALE_ROWS += ablation
 SCALE_ROWS += reads
 SCALE_ROWS += wide
+SCALE_ROWS += wide_controls
 
 bench-scale: $(STAMP)  ## sizes a thousand times the demo's: memory, CPU and disk, each with its bound; hours, some 30 GB of disk
 	@failed=; for row in $(SCALE_ROWS); do \

@@ -1,11 +1,12 @@
-"""Fits over as many advertisers as users: the LLM, SASRec and neighbours at 100,000 × 100,000, on two cores.
+"""Fits over as many advertisers as users: LLM, SASRec, neighbours, text prior at 100,000 × 100,000, on two cores.
 
     python -m benchmarks.scale.wide [--users 100000] [--advertisers 100000] [--only neighbours]
 
 Each fit is the command `advprior finetune` in a process of its own, its start included, on two threads. That it ends is
 a matter of settings, given here: SASRec makes one pass over all labels, the LLM (the demo's: SmolLM2-135M, ten layers)
 is fitted on the users drawn for 5,000 points and validated on 1,000. What the LLM takes is mostly one encoding of every
-advertiser's name; more points cost in proportion (`training.max_points`).
+advertiser's name; more points cost in proportion (`training.max_points`). The text prior reads words, and compares
+every name with every other one.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ FITS: dict[str, tuple[float, tuple[str, ...]]] = {
     "neighbours": (4.0, ()),
     "sasrec": (8.0, ("training.epochs=1", "training.refit=false")),
     "llm": (8.0, ("training.epochs=1", "training.max_points=5000")),
+    "text": (4.0, ("base=lexical", "alike=true")),
 }
 
 

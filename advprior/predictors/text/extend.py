@@ -10,7 +10,8 @@ import numpy as np
 
 from advprior.history.catalog import Catalog
 from advprior.predictors.extension import copy_beside, places
-from advprior.predictors.text.predictor import ENCODINGS, PARAMETERS, TOGETHER, WORDS, encode_catalog
+from advprior.predictors.text.alike import extend_alike
+from advprior.predictors.text.predictor import ENCODINGS, PARAMETERS, WORDS, encode_catalog, space_of
 from advprior.predictors.text.settings import TextSettings
 from advprior.store.arrays import Float
 from advprior.store.contract import CATALOG_FILE
@@ -48,9 +49,7 @@ def extend_text(run: Path, catalog: Catalog, out: Path) -> dict[str, Any]:
     copy_beside(run, out)
     np.save(out / ENCODINGS, encodings)
     if settings.alike:
-        with np.load(run / TOGETHER) as saved:
-            moved = np.asarray(old_places)[saved["fitted"]]
-            np.savez_compressed(out / TOGETHER, together=saved["together"], fitted=moved)
+        extend_alike(run, out, space_of(run), encodings, np.asarray(old_places))
     catalog.save(out / CATALOG_FILE)
     return {"new_advertisers": [catalog.ids[i] for i in new]}
 

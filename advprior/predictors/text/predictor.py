@@ -19,14 +19,23 @@ import numpy as np
 from advprior.history import counts
 from advprior.history.histories import Histories
 from advprior.history.targets import quality, targets_of
-from advprior.predictors.autoencoders import gram
 from advprior.predictors.base import CATALOG_TEXTS, EVERYONE, MASKED_TEXTS, OWN, FitData, Predictor, Scorer
 from advprior.predictors.deadline import Deadline
 from advprior.predictors.encoding.encode import encode, pretrained, saw_labels
 from advprior.predictors.labels import require_choosing_labels
 from advprior.predictors.logit import log_softmax
 from advprior.predictors.quality import MODEL, POPULAR, SEEN, popularity_quality
-from advprior.predictors.text.alike import Alike, Texts, alike_terms, lift_terms, require_narrow, spread_of_new
+from advprior.predictors.text.alike import (
+    Alike,
+    AlikeTexts,
+    alike_terms,
+    lift_terms,
+    load_alike,
+    save_alike,
+    spread_of_new,
+    texts_of,
+    unit_vectors,
+)
 from advprior.predictors.text.logit import (
     OWN_BACK_OFF,
     OWN_HALF_LIFE,
@@ -40,7 +49,6 @@ from advprior.predictors.text.logit import (
 )
 from advprior.predictors.text.places import with_places
 from advprior.predictors.text.settings import SPREAD, TextSettings
-from advprior.predictors.text.similar import lift_term
 from advprior.runtime.parity import require_parity
 from advprior.store.arrays import Float, Int
 from advprior.store.contract import CATALOG_FILE, CATALOG_TEXT, LEXICAL
@@ -50,7 +58,6 @@ from advprior.store.runs import write_json
 KIND = CATALOG_TEXT
 CELLS = 40_000_000  # of one points × advertisers matrix: fewer points where the catalog is large
 ENCODINGS, SPACE, PARAMETERS = "encodings.npy", "space.npz", "parameters.json"
-TOGETHER = "together.npz"  # users in common, as of the end of fitting
 WORDS = "words.json"  # texts whose words a lexical encoder counts: new advertisers are laid into the same space
 
 
@@ -82,11 +89,13 @@ def text_vectors(run: Path) -> Float | None:
     """Unit vectors [N, 2·E] of a run's encodings of names and texts, standardised; None of a run that has none."""
     if not (run / ENCODINGS).exists() or not (run / SPACE).exists():
         return None
+    return unit_vectors(space_of(run), np.load(run / ENCODINGS))
+
+
+def space_of(run: Path) -> Space:
+    """What a run's encodings are standardised and reduced by."""
     with np.load(run / SPACE) as saved:
-        space = Space(saved["mean"], saved["spread"], saved["directions"])
-    standard = space.standard(np.load(run / ENCODINGS))
-    vectors: Float = standard / np.maximum(np.linalg.norm(standard, axis=1, keepdims=True), 1e-9)
-    return vectors
+        return Space(saved["mean"], saved["spread"], saved["directions"])
 
 
 class TextPredictor(Predictor):
@@ -102,16 +111,14 @@ class TextPredictor(Predictor):
     def __init__(self, run: Path) -> None:
         super().__init__(run)
         self.parameters: dict[str, Any] = json.loads((self.run / PARAMETERS).read_text())
-        with np.load(self.run / SPACE) as saved:
-            self.space = Space(saved["mean"], saved["spread"], saved["directions"])
-        self.features: Float = self.space.features(np.load(self.run / ENCODINGS))
+        self.space = space_of(self.run)
+        encodings = np.load(self.run / ENCODINGS)
+        self.features: Float = self.space.features(encodings)
         raw = self.parameters["weights"]
         self.weights = Weights(**{name: np.asarray(value, np.float64) for name, value in raw.items()})
         self.alike: Alike | None = None
         if self.parameters["settings"].get("alike"):
-            with np.load(self.run / TOGETHER) as saved:
-                texts = Texts.of(self.space.standard(np.load(self.run / ENCODINGS)), saved["fitted"])
-                self.alike = Alike(texts, texts.lift(saved["together"]))
+            self.alike = load_alike(self.run, self.space, encodings)
 
     @property
     def boost(self) -> float:
@@ -134,34 +141,30 @@ class TextPredictor(Predictor):
         encodings, origin = encode_catalog(shown.names, texts, settings, cutoff=data.cutoff)
         space = Space.of(encodings, settings.components)
         features = space.features(encodings)
-        similar = None
-        if settings.alike:
-            require_narrow(len(shown))
-            similar = Texts.of(space.standard(encodings))
-        points = training_points(data, features, settings, similar)
-        weights = fit(points, features, settings.penalty, settings.personal_penalty)
+        similar = texts_of(space, encodings) if settings.alike else None
+        np.save(out / ENCODINGS, encodings)
+        np.savez(out / SPACE, mean=space.mean, spread=space.spread, directions=space.directions)
+        del encodings  # of a wide catalog a gigabyte
+        weights, facts = _weigh(data, features, settings, similar)
         valid = _validate(data, features, settings, similar)
         if valid and saw_labels(settings, data.cutoff - int(settings.valid_days * counts.DAY)):
             valid[SEEN] = True
-        np.save(out / ENCODINGS, encodings)
-        np.savez(out / SPACE, mean=space.mean, spread=space.spread, directions=space.directions)
         write_json(
             out / PARAMETERS,
             {
                 "settings": settings.model_dump(mode="json"),
                 "weights": {name: value.tolist() for name, value in vars(weights).items()},
-                "new_spread": _new_spread(points, weights, features),
+                "new_spread": facts.pop("new_spread"),
             },
         )
         if similar is not None:
-            np.savez_compressed(out / TOGETHER, together=gram(data.histories, len(shown)), fitted=similar.fitted)
+            save_alike(out, similar, data.histories)
         if settings.base == LEXICAL:
             write_json(out / WORDS, [*shown.names, *(t for t in texts if t)])
         data.catalog.save(out / CATALOG_FILE)
         return {
             **settings.origin_facts(origin),
-            "points": len(points.taste),
-            "advertisers_with_events": int(points.candidate.sum()),
+            **facts,
             "valid": valid,
         }
 
@@ -183,7 +186,22 @@ class TextPredictor(Predictor):
         return _TextScorer(self, onnx, device, threads)
 
 
-def training_points(data: FitData, features: Float, settings: TextSettings, texts: Texts | None = None) -> TextPoints:
+def _weigh(
+    data: FitData, features: Float, settings: TextSettings, texts: AlikeTexts | None
+) -> tuple[Weights, dict[str, Any]]:
+    """The weights, and what is to be known of the points that they were fitted on."""
+    points = training_points(data, features, settings, texts)
+    weights = fit(points, features, settings.penalty, settings.personal_penalty)
+    return weights, {
+        "points": len(points.taste),
+        "advertisers_with_events": int(points.candidate.sum()),
+        "new_spread": _new_spread(points, weights, features),
+    }
+
+
+def training_points(
+    data: FitData, features: Float, settings: TextSettings, texts: AlikeTexts | None = None
+) -> TextPoints:
     """Occasions with a history, recent ones more likely, each with advertisers withheld at random.
 
     Raises
@@ -234,11 +252,11 @@ def training_points(data: FitData, features: Float, settings: TextSettings, text
     alike = None
     if texts is not None:
         lift = lift_terms(texts, histories, moment, own, withheld & settings.known)
-        alike = alike_terms(texts, own, popular[-1] * ~new, new, lift)
+        alike = alike_terms(texts, own, popular[-1], new, lift)
     return TextPoints(known_terms(popular, own * ~new, new), taste(own, features), new, truth, seen, alike)
 
 
-def _validate(data: FitData, features: Float, settings: TextSettings, texts: Texts | None) -> dict[str, Any]:
+def _validate(data: FitData, features: Float, settings: TextSettings, texts: AlikeTexts | None) -> dict[str, Any]:
     """Quality of a fit that saw no label of the last days, at snapshots within them; nothing where there are none."""
     require_choosing_labels(settings.horizon_days, settings.valid_days, "valid_days")
     size, horizon = len(data.catalog), int(settings.horizon_days * counts.DAY)
@@ -259,6 +277,10 @@ def _validate(data: FitData, features: Float, settings: TextSettings, texts: Tex
         return {}
     user, moment, truth = user[some], moment[some], truth.take(some)
     weights = fit(points, features, settings.penalty, settings.personal_penalty)
+    boost = settings.new_boost
+    if not isinstance(boost, float):
+        boost = _new_spread(points, weights, features)
+    del points  # of a wide catalog a gigabyte
     popular = np.stack(
         [
             counts.PopularityCache(h, size)(data.histories, np.unique(moment))[
@@ -269,10 +291,7 @@ def _validate(data: FitData, features: Float, settings: TextSettings, texts: Tex
     )
     own = counts.own_points(data.histories, user, moment, OWN_HALF_LIFE, size)
     logits = taste(own, features) @ (weights.personal @ features.T).astype(np.float32)
-    alike = None if texts is None else Alike(texts, texts.lift(gram(early.histories, size)))
-    boost = settings.new_boost
-    if not isinstance(boost, float):
-        boost = _new_spread(points, weights, features)
+    alike = None if texts is None else Alike(texts, texts.lift(texts.together(early.histories)).whole())
     fitted = _Fitted(weights, features, settings.known, alike, boost, settings.new_places)
     log_probs = log_softmax(logits + fitted.offset(own, popular))
     for now in np.unique(moment):
@@ -301,12 +320,13 @@ class _Fitted:
 
     def offset(self, own: Float, popular: Float) -> Float:
         """All but the personal part of the logits [P, N], from decayed events of the user and of all [H, P, N]."""
-        unseen = popular.max(0) <= 0  # nobody ever turned to them, as of this snapshot
+        of_each = popular[:, : 1 if popular.strides[1] == 0 else None]  # one row where it is the same of all users
+        unseen = of_each.max(0) <= 0  # nobody ever turned to them, as of this snapshot
         new = np.broadcast_to(unseen if self.known else np.True_, own.shape)
         offset = self.weights.offset(known_terms(popular, own * ~new, new), self.features, new)
         if self.alike is not None:
-            lift = lift_term(own, self.alike.lift)
-            terms = alike_terms(self.alike.texts, own, popular[-1] * ~new, new, lift)
+            lift = self.alike.lift.term(own)
+            terms = alike_terms(self.alike.texts, own, popular[-1], new, lift)
             offset += np.tensordot(self.weights.alike.astype(np.float32), terms, 1)
         if self.known:
             offset = offset + np.float32(self.boost) * unseen

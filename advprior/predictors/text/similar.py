@@ -80,7 +80,9 @@ def text_kernel(cosine: Float, speaking: Int | None = None) -> Float:
     return result
 
 
-def smoothed_lift(kernel: Float, both: Float | Double, speaking: Int | None = None) -> Float:
+def smoothed_lift(
+    kernel: Float, both: Float | Double, speaking: Int | None = None, rows: Int | slice = slice(None)
+) -> Float:
     """Log-lift [N, N] of two advertisers among the same users, both sides smoothed over alike texts.
 
     Parameters
@@ -91,6 +93,8 @@ def smoothed_lift(kernel: Float, both: Float | Double, speaking: Int | None = No
         Users who turned to both; on the diagonal, to one.
     speaking : int [F], optional
         With a kernel [N, F], ``both`` [F, F] is of these F of the N advertisers.
+    rows : int [n], optional
+        Of these first advertisers alone [n, N]: a history has a few of all.
 
     Examples
     --------
@@ -103,24 +107,36 @@ def smoothed_lift(kernel: Float, both: Float | Double, speaking: Int | None = No
     >>> bool(lift[1] > 0 and lift[2] > 0 > lift[0]), abs(round(float(lift[3]), 2))
     (True, 0.0)
     """
-    users = np.diag(both).astype(np.float32)
-    pairs = both.astype(np.float32)
+    users: Float = np.diag(both).astype(np.float32)
+    pairs: Float = both.astype(np.float32)
     np.fill_diagonal(pairs, 0.0)
-    smoothed, reach = kernel @ pairs @ kernel.T, kernel @ users
-    expected = np.outer(reach, reach) * (pairs.sum() / max(float(users.sum()) ** 2, 1.0))
-    counted = expected if speaking is None else expected[np.ix_(speaking, speaking)]
-    floor = LIFT_FLOOR * float(counted.mean()) or 1.0
-    lift: Float = np.log((smoothed + floor) / (expected + floor)).astype(np.float32)
+    smoothed: Float = np.asarray(kernel[rows] @ pairs @ kernel.T, np.float32)
+    reach: Float = kernel @ users
+    chance = pairs.sum() / max(float(users.sum()) ** 2, 1.0)
+    return log_lift(smoothed, reach, chance, slice(None) if speaking is None else speaking, rows)
+
+
+def log_lift(smoothed: Float, reach: Float, chance: float, speaking: Int | slice, rows: Int | slice) -> Float:
+    """``log (smoothed + floor) / (expected + floor)`` [n, N], in the place of ``smoothed``.
+
+    What is expected of two is ``chance`` times what they reach; the floor is a hundredth of its mean over who speaks.
+    """
+    floor = np.float32(LIFT_FLOOR * chance * float(reach[speaking].mean(dtype=np.float64)) ** 2 or 1.0)
+    expected: Float = np.outer(reach[rows] * np.float32(chance), reach)
+    expected += floor
+    smoothed += floor
+    smoothed /= expected
+    lift: Float = np.log(smoothed, out=smoothed)
     return lift
 
 
 def lift_term(own: Float, lift: Float) -> Float:
     """Mean lift [..., N] of each advertiser over decayed events ``own`` [..., N]; zero without any."""
-    term: Float = (_shares(own) @ lift).astype(np.float32)
+    term: Float = (history_shares(own) @ lift).astype(np.float32)
     return term
 
 
-def _shares(own: Float) -> Float:
+def history_shares(own: Float) -> Float:
     """What share of a history each advertiser has [..., N], a second event counting less than the first."""
     share = np.log1p(own)
     shares: Float = share / np.maximum(share.sum(-1, keepdims=True), 1e-9)
@@ -148,7 +164,7 @@ def text_terms(
     temperatures : sequence of float
         Of the kernels; none of *near* and *popular* without one.
     """
-    share = _shares(own)
+    share = history_shares(own)
     largest, top = _nearest(cosine, ever)
     terms = {MEAN: (share @ cosine).astype(np.float32), LARGEST: largest, TOP: top}
     for temperature in temperatures:
@@ -162,7 +178,7 @@ def text_terms(
 
 def mean_and_top(cosine: Float, own: Float, ever: Bool) -> tuple[Float, Float]:
     """The terms *mean* and *top 3* alone [P, N] (see `text_terms`)."""
-    mean: Float = (_shares(own) @ cosine).astype(np.float32)
+    mean: Float = (history_shares(own) @ cosine).astype(np.float32)
     return mean, _nearest(cosine, ever)[1]
 
 
@@ -170,6 +186,12 @@ def _nearest(cosine: Float, ever: Bool) -> tuple[Float, Float]:
     """Largest cosine to the history, and the mean of the three largest [P, N]; zero without a history."""
     largest, top = np.zeros(ever.shape, np.float32), np.zeros(ever.shape, np.float32)
     for point in np.flatnonzero(ever.any(1)):
-        near = np.sort(cosine[ever[point]], axis=0)[-3:]
+        near = three_largest(cosine[ever[point]])
         largest[point], top[point] = near[-1], near.mean(0)
     return largest, top
+
+
+def three_largest(values: Float) -> Float:
+    """Of each column of values [n, M], ascending [3, M]; all where there are fewer."""
+    largest: Float = np.sort(values, axis=0)[-3:]
+    return largest
