@@ -24,6 +24,7 @@ from advprior.predictors.logit import Dense
 from advprior.store.arrays import Bool, Double, Float, Int
 
 DRAWN = 500  # of each user, on average; their history is beside them
+HISTORY = 1000  # advertisers of a history that are certain to be; of a longer one as many on average
 EVERYONE_UP_TO = 5000  # advertisers: terms of a thousand users at three cut-offs are some 2 GB then
 CHUNK_CELLS = 4_000_000  # of one term held at once
 FAR = -1e9  # logit of an empty place
@@ -121,15 +122,16 @@ def _parts(window: EarlierLabels, size: int, rng: np.random.Generator, count: in
 
 
 def _chances(values: Mapping[str, Float], count: int) -> Double:
-    """The probability [P, N] that each user's advertisers are drawn; one of those in their history."""
+    """The probability [P, N] that each user's advertisers are drawn; one of those in a history that is not too long."""
     popular = np.exp(values[POPULAR_TERMS[1]].astype(np.float64))
     near = np.exp(values[NEAR_TERMS[-1]].astype(np.float64))
     near -= near.min(axis=1, keepdims=True)
     total = near.sum(axis=1, keepdims=True)
     near = np.where(total > 0, near / np.maximum(total, 1e-12), popular)
     chance: Double = np.minimum((popular + near + 1.0 / popular.shape[1]) * (count / 3), 1.0)
-    chance[values["ever"] > 0] = 1.0
-    return chance
+    ever = values["ever"] > 0
+    certain = np.minimum(HISTORY / np.maximum(ever.sum(axis=1, keepdims=True), 1), 1.0)
+    return np.where(ever, np.maximum(chance, certain), chance)
 
 
 def chunks(users: int, size: int) -> Iterator[slice]:

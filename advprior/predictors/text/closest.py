@@ -52,7 +52,8 @@ class Closest:
     def of(cls, unit: Float, fitted: Int, links: int | None = None) -> Closest:
         """From unit vectors [N, H]; `LINKS` of each unless told."""
         size, count = len(unit), min(links or LINKS, len(unit))
-        unit = unit[:, unit.any(0)]  # a part that no text has says nothing
+        used = unit.any(0)
+        unit = unit if used.all() else unit[:, used]  # a part that no text has says nothing
         middle, spread = _spread(unit[fitted])
         speaks = np.zeros(size, np.float32)
         speaks[fitted] = 1.0

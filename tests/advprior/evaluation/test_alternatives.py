@@ -82,3 +82,16 @@ def test_a_label_stands_first_once_and_what_a_user_turned_to_is_certain(windows:
     assert (some.offset[ever > 0] == 0).all()
     turned = ((values["ever"] > 0).sum(1))[labels.row]
     np.testing.assert_array_equal(((ever > 0) & (some.offset > FAR)).sum(1), turned)
+
+
+def test_a_long_history_takes_no_more_places_than_others(
+    windows: list[EarlierLabels], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a history is longer than what is certain, some of it is drawn, and each counts for those that are not."""
+    monkeypatch.setattr("advprior.evaluation.alternatives.HISTORY", 2)
+    some = Alternatives.draw(windows, SIZE, seed=2, count=3)
+    ever = (some.terms[some.names.index("ever")] > 0) & (some.offset > FAR)
+    turned = np.concatenate([(w.terms(w.labels.user)["ever"] > 0).sum(1)[w.labels.row] for w in windows])
+    long, counted = turned > 5, (np.exp(some.offset) * ever)[:, 1:].sum(1)
+    assert ever.sum(1)[long].mean() < 4
+    assert counted[long].mean() == pytest.approx((turned[long] - ever[long, 0]).mean(), rel=0.2)
