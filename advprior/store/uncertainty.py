@@ -131,18 +131,24 @@ def with_luck_of(one: Spread, other: Spread, level: float) -> Spread:
 
 def _mean(values: Double) -> Double:
     """Mean over the first axis of what is a number; NaN where nothing is."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # an empty slice is what NaN says
-        mean: Double = np.nanmean(values, axis=0)
+    if np.isnan(values).any():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # an empty slice is what NaN says
+            mean: Double = np.nanmean(values, axis=0)
+    else:  # the rule; watching for warnings would take most of the time
+        mean = values.mean(axis=0)
     return mean
 
 
 def _interaction(differences: Double) -> float:
     """Variance between seeds that users make: of the seeds' deviations from their mean, under resampled users."""
     deviations = differences[:, :, 1:] - differences[:, :, 1:].mean(axis=1, keepdims=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)
-        variances = np.nanvar(deviations, axis=2, ddof=1)
+    if np.isnan(deviations).any() or deviations.shape[2] < 2:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            variances = np.nanvar(deviations, axis=2, ddof=1)
+    else:
+        variances = deviations.var(axis=2, ddof=1)
     per_cutoff = variances.sum(axis=1) / (differences.shape[1] - 1)
     return float(per_cutoff[np.isfinite(per_cutoff)].mean()) if np.isfinite(per_cutoff).any() else 0.0
 
