@@ -10,10 +10,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from advprior.pipeline.fit import own_settings
-from advprior.store.project_files import ARMS_FILE, SETTINGS_FILES, read_yaml
+from advprior.store.project_files import ARMS_FILE, SETTINGS_FILES, parsed_yaml, read_yaml
 
 
 def edited_settings(predictor: str, project: Path) -> dict[str, Any]:
@@ -28,7 +26,7 @@ def edited_settings(predictor: str, project: Path) -> dict[str, Any]:
     if not own:
         return {}
     shipped = files("advprior").joinpath(f"templates/{Path(SETTINGS_FILES[predictor]).name}").read_text()
-    return differences(own, yaml.safe_load(shipped))
+    return differences(own, parsed_yaml(shipped))
 
 
 def differences(own: dict[str, Any], shipped: dict[str, Any]) -> dict[str, Any]:
@@ -50,7 +48,7 @@ def differences(own: dict[str, Any], shipped: dict[str, Any]) -> dict[str, Any]:
 
 def shipped_arms() -> dict[str, Any]:
     """The package's own arms file, as data: what an arm's keys mean is `ranking`'s to say."""
-    arms: dict[str, Any] = yaml.safe_load(files("ranking").joinpath("models/arms.yaml").read_text())
+    arms: dict[str, Any] = parsed_yaml(files("ranking").joinpath("models/arms.yaml").read_text())
     return arms
 
 

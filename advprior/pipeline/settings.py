@@ -15,7 +15,7 @@ from advprior.pipeline.presets import FEW, FULL, STALE_WEEKS
 from advprior.store.contract import LLM, PLACEBO, PREDICTORS
 from advprior.store.device import AUTO, PATTERN
 from advprior.store.errors import AdvpriorError
-from advprior.store.project_files import DECIDE_ON, PROJECT_FILE
+from advprior.store.project_files import DECIDE_ON, PROJECT_FILE, parsed_yaml
 
 HIDDEN = ".advprior"  # folder of what a run keeps for itself
 OLD_RECORD = ".advprior.json"  # what earlier versions of `init` left, without a project file
@@ -323,7 +323,7 @@ def read_project(folder: Path) -> Project:
     if not path.is_file():
         raise _no_project(Path(folder))
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = parsed_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise AdvpriorError(
             "CFG001", "the project file cannot be read", where=str(path), actual=" ".join(str(error).split())[:200]

@@ -6,6 +6,8 @@ An option on the command line always wins; what is taken from a project is print
 from __future__ import annotations
 
 import os
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,28 @@ def _relative(folder: Path) -> Path:
     return folder if ".." in short.parts else short
 
 
+def parsed_yaml(text: str) -> Any:
+    """What a YAML text says; a text that was read before, as a plan reads its files several times, is not parsed again.
+
+    Raises
+    ------
+    yaml.YAMLError
+
+    Examples
+    --------
+    >>> parsed_yaml("serve: llm")
+    {'serve': 'llm'}
+    """
+    return deepcopy(_parsed(text))
+
+
+@lru_cache(maxsize=64)
+def _parsed(text: str) -> Any:
+    import yaml
+
+    return yaml.safe_load(text)
+
+
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
     """A YAML mapping of a user's; an empty file is an empty one.
 
@@ -76,7 +100,7 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
     import yaml
 
     try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        raw = parsed_yaml(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:200]
         raise AdvpriorError("CFG001", f"{what} cannot be read", where=str(path), actual=reason) from error

@@ -28,6 +28,7 @@ from pydantic import (
 from advprior.store.errors import AdvpriorError
 from advprior.store.features import Feature, groups_of
 from advprior.store.keys import explain
+from advprior.store.project_files import parsed_yaml
 from ranking.models.config import Objective, RankerConfig
 from ranking.models.missing import missing_fix
 
@@ -309,7 +310,7 @@ def load_arms(path: Path | None = None) -> Arms:
         raise AdvpriorError("CFG001", "the arms file is missing", where=where, fix=fix)
     text = files("ranking.models").joinpath("arms.yaml").read_text() if path is None else path.read_text()
     try:
-        return Arms.model_validate(yaml.safe_load(text))
+        return Arms.model_validate(parsed_yaml(text))
     except yaml.YAMLError as error:
         raise AdvpriorError(
             "CFG001", "the arms file is not YAML", where=where, actual=str(error).replace("\n", " "), fix=fix
