@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,8 @@ from advprior.store.tables import TABLES_FIX, read_parquet
 MEMORY = "1500MB"  # beyond it DuckDB spills: 1.4M rows × 60 columns take 1.4 times as long in 1 GB as in 3
 #: For keys and times, which are few columns: ten million rows are sorted in 14 CPU-seconds with this or with twice it.
 FEW_COLUMNS = "750MB"
+#: In DuckDB's errors on a full disk: while it writes a table, and while it spills, which ends at 90 % of what is free.
+_FULL = ("No space left on device", "max_temp_directory_size")
 
 
 def settle(connection: Any, spill: Path | str, memory: str = MEMORY) -> None:
@@ -40,12 +44,22 @@ def connected(spill: Path, memory: str = MEMORY) -> Iterator[Any]:
         An existing folder.
     memory : str
         See `settle`.
+
+    Raises
+    ------
+    OSError
+        ``ENOSPC`` on a full disk, as anything else that writes: DuckDB's own errors are none.
     """
     import duckdb
 
-    with duckdb.connect() as connection:
-        settle(connection, spill, memory)
-        yield connection
+    try:
+        with duckdb.connect() as connection:
+            settle(connection, spill, memory)
+            yield connection
+    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        if not any(text in str(error) for text in _FULL):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(spill)) from error
 
 
 def literal(text: str) -> str:
