@@ -82,12 +82,10 @@ def load_ads_exist_from(folder: Path, ids: Sequence[str]) -> Int:
 
 def _stating(folder: Path, name: str, key: str) -> pd.DataFrame:
     """Ids of a table, and what it states of when they were known."""
-    import pyarrow.parquet as pq
-
-    from advprior.store.tables import read_parquet
+    from advprior.store.tables import parquet_columns, read_parquet
 
     path = Path(folder) / f"{name}.parquet"
-    columns = [column for column in pq.read_schema(path).names if column in (key, KNOWN_FROM)]
+    columns = [column for column in parquet_columns(path) if column in (key, KNOWN_FROM)]
     return read_parquet(path, columns=columns, coded=[key])
 
 

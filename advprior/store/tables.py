@@ -54,7 +54,20 @@ def read_parquet(
         ) from error
 
 
+def parquet_columns(path: Path) -> list[str]:
+    """Columns of a Parquet file, or of all parts of a folder together."""
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    return list(_parts(path).schema.names if path.is_dir() else pq.read_schema(path).names)
+
+
 def _read_parts(folder: Path, columns: Sequence[str] | None) -> pd.DataFrame:
+    table: pd.DataFrame = _parts(folder).to_table(None if columns is None else list(columns)).to_pandas()
+    return table
+
+
+def _parts(folder: Path) -> Any:
     """All parts of a folder, as Spark, Hive and DuckDB write them, under the columns of all of them.
 
     By default the first part decides: a column that it lacks, or that is empty in it, would be lost in all others.
@@ -66,9 +79,7 @@ def _read_parts(folder: Path, columns: Sequence[str] | None) -> pd.DataFrame:
     first = ds.dataset(folder, format="parquet", partitioning=layout)
     schemas = [first.schema, *(part.physical_schema for part in first.get_fragments())]
     schema = pa.unify_schemas(schemas, promote_options="permissive").with_metadata(first.schema.metadata)
-    parts = ds.dataset(folder, schema=schema, format="parquet", partitioning=layout)
-    table: pd.DataFrame = parts.to_table(None if columns is None else list(columns)).to_pandas()
-    return table
+    return ds.dataset(folder, schema=schema, format="parquet", partitioning=layout)
 
 
 def write_parquet(frame: pd.DataFrame, path: Path, **options: Any) -> None:

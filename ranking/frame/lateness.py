@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from advprior.store.contract import ARRIVED, EVENTS, TIMESTAMP, USER_ID, TimePlan
-from advprior.store.tables import read_parquet
+from advprior.store.tables import parquet_columns, read_parquet
 from advprior.store.times import counting_times, micros, moment_us
 
 
@@ -16,10 +16,8 @@ def late_events(tables: Path, plan: TimePlan) -> int:
 
     The frame's features are without them as far as they were unknown at its snapshots.
     """
-    import pyarrow.parquet as pq
-
     path = Path(tables) / f"{EVENTS}.parquet"
-    if ARRIVED not in pq.read_schema(path).names:
+    if ARRIVED not in parquet_columns(path):
         return 0
     events = read_parquet(path, columns=[USER_ID, TIMESTAMP, ARRIVED], coded=[USER_ID])
     snapshots = np.array([moment_us(snapshot) for snapshot in plan.feature_snapshots()], np.int64)
