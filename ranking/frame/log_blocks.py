@@ -13,6 +13,7 @@ import pickle
 import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -228,7 +229,8 @@ class LogInBlocks(Source):
         counts = AdCounts(self.ids, moments, clicks=any(stream.name == "clicks" for stream in self.streams))
         users_from, sums = list[Int](), dict.fromkeys(self.past_moments, RowSums())
         for number in range(len(self.blocks)):
-            answer: Surveyed = pickle.loads(shared.path(number).read_bytes())
+            with _whole(shared.path(number)):
+                answer: Surveyed = pickle.loads(shared.path(number).read_bytes())
             users_from.append(answer.users_from)
             counts.add(answer.ads)
             sums = {moment: total + answer.sums[moment] for moment, total in sums.items()}
@@ -255,10 +257,11 @@ class LogInBlocks(Source):
             waiting = list[Any]()
             for number in range(len(self.blocks)):
                 start, stop = (first_row + self.blocks.first_user(at) for at in (number, number + 1))
-                for of_level in files:
-                    size = self.ids.sizes[of_level.numbering]
-                    of_level.append_rows(shared.path(number), start * size, stop * size)
-                waiting.append(read_batch(shared.path(number) / ROWS_FILE, place))
+                with _whole(shared.path(number)):
+                    for of_level in files:
+                        size = self.ids.sizes[of_level.numbering]
+                        of_level.append_rows(shared.path(number), start * size, stop * size)
+                    waiting.append(read_batch(shared.path(number) / ROWS_FILE, place))
                 if sum(map(len, waiting)) >= ROWS:
                     yield _together(waiting)
                     waiting = []
@@ -277,6 +280,28 @@ class LogInBlocks(Source):
     def _run(self, function: Callable[[Any, int], None], shared: Survey | Counting) -> None:
         """Work on the blocks that nobody has worked on yet."""
         self.run(function, shared, [n for n in range(len(self.blocks)) if not shared.path(n).exists()])
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Read what was made of a block.
+
+    Raises
+    ------
+    AdvpriorError
+        ``RUN018`` where it is torn, as after the power went out.
+    """
+    try:
+        yield
+    except (EOFError, ValueError, pickle.UnpicklingError, FileNotFoundError) as error:  # Arrow's own is a ValueError
+        raise AdvpriorError(
+            "RUN018",
+            "what was counted of a block of users is not what was written",
+            where=str(path),
+            actual=str(error).splitlines()[0][:200] if str(error) else type(error).__name__,
+            expected="files as a whole block leaves them",
+            fix="advprior rank features … --force, which counts every block again",
+        ) from error
 
 
 def _together(tables: Sequence[Any]) -> Any:

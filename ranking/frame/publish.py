@@ -39,6 +39,7 @@ from advprior.store.tables import (
     load_label_delay,
     load_tables,
     load_time_plan,
+    parquet_columns,
     read_parquet,
     require_impressions,
     write_parquet_parts,
@@ -78,11 +79,11 @@ def publish_features(tables: Path, repo: Path, *, anew: bool = False) -> dict[st
     ----------
     tables, repo : Path
     anew : bool
-        Count every snapshot again.
+        Count every snapshot again, and every block.
     """
     tables, building = Path(tables), Path(repo) / "data" / ".building"
     rows = {}
-    with _opened(tables, Path(repo), building) as source:
+    with _opened(tables, Path(repo), building, anew=anew) as source:
         for view in tracked(BASELINE_VIEWS, "features", "view"):
             link, out = view_folder(repo, view), building / view
             rows[view] = _write(source, tables, view, None if anew else link, out)
@@ -110,44 +111,46 @@ def _write(source: Source, tables: Path, view: str, current: Path | None, out: P
 
 
 @contextmanager
-def _opened(tables: Path, repo: Path, building: Path) -> Iterator[Source]:
-    """The tables, ready to be counted in one go or in blocks of users."""
+def _opened(tables: Path, repo: Path, building: Path, *, anew: bool) -> Iterator[Source]:
+    """The tables, ready to be counted in one go or in blocks of users; one process at a time.
+
+    What a stopped process has counted in blocks is gone on from where the tables are the same, and removed else.
+    """
     require_impressions(tables)
-    plan, label_delay = load_time_plan(tables), load_label_delay(tables)
     loaded = load_tables(tables, *_LISTED)
     listed = {name: loaded[name].sort_values(id_, kind="stable", ignore_index=True) for name, id_ in _LISTED.items()}
     columns = {name: _columns(tables / f"{name}.parquet", counted) for name, counted in _COUNTED.items()}
     on_spark = (repo / STORE_FILE).is_file() and offline_kind(store_config(repo)) == SPARK
-    if not on_spark and sum(_rows(tables / f"{name}.parquet") for name in _COUNTED) <= ROWS_IN_MEMORY:
-        log = {name: _coded(tables / f"{name}.parquet", wanted) for name, wanted in columns.items()}
-        yield WholeLog(listed | log, plan, label_delay)
-        return
-    moments = [*snapshots_to_keep(plan)[-1:], *(last_snapshot(view_folder(repo, view)) for view in BASELINE_VIEWS)]
+    in_blocks = on_spark or sum(_rows(tables / f"{name}.parquet") for name in _COUNTED) > ROWS_IN_MEMORY
     key = run_key("blocks of users", {"size": BLOCK_USERS}, {"tables": manifest_digest(tables)}, FEATURES_VERSION)
-    out = building / "blocks"
-    with new_run(out, "blocks of users", config={}, inputs={}, key=key, resume=True) as run:
-        blocks = UserBlocks(run.path.resolve() / "log", len(listed[USERS]), BLOCK_USERS, _IDS)
-        yield LogInBlocks(
-            listed,
-            plan,
-            label_delay,
-            folder=tables,
-            blocks=blocks,
-            columns=columns,
-            all_streams=log_streams(columns[IMPRESSIONS]),
-            run=spark_runner(repo) if on_spark else run_here,
-            past_moments=sorted({moment_us(moment) for moment in moments if moment is not None}),
-        )
-        shutil.rmtree(blocks.folder)
+    out, goes_on = building / "log", in_blocks and not anew
+    with new_run(out, "blocks of users", config={}, inputs={}, key=key, resume=goes_on) as run:
+        plan, label_delay = load_time_plan(tables), load_label_delay(tables)
+        if not in_blocks:
+            log = {name: _coded(tables / f"{name}.parquet", wanted) for name, wanted in columns.items()}
+            yield WholeLog(listed | log, plan, label_delay)
+        else:
+            published = [last_snapshot(view_folder(repo, view)) for view in BASELINE_VIEWS]
+            moments = [*snapshots_to_keep(plan)[-1:], *published]
+            yield LogInBlocks(
+                listed,
+                plan,
+                label_delay,
+                folder=tables,
+                blocks=UserBlocks(run.path.resolve() / "blocks", len(listed[USERS]), BLOCK_USERS, _IDS),
+                columns=columns,
+                all_streams=log_streams(columns[IMPRESSIONS]),
+                run=spark_runner(repo) if on_spark else run_here,
+                past_moments=sorted({moment_us(moment) for moment in moments if moment is not None}),
+            )
+            shutil.rmtree(run.path / "blocks")
     shutil.rmtree(out)
 
 
 def _columns(path: Path, wanted: tuple[str, ...]) -> tuple[str, ...]:
     """Those of some columns that a table has."""
-    import pyarrow.dataset as ds
-
     read_parquet(path, columns=[], fix=TABLES_FIX)
-    names = ds.dataset(path, format="parquet").schema.names
+    names = parquet_columns(path)
     return tuple(name for name in wanted if name in names)
 
 

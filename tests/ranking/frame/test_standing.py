@@ -11,11 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from advprior.store.contract import LABEL_DELAY
-from advprior.store.runs import read_manifest
 from advprior.store.times import moment_us
-from ranking.frame import baseline, log_blocks, publish, standing
+from ranking.frame import baseline, standing
 from ranking.frame.baseline import WholeLog
-from ranking.frame.publish import publish_features
 from ranking.frame.stream_counts import LevelCounts
 from ranking.frame.views import view_folder
 from tests.ranking.frame.logs import Tables, assert_equal, log_at, publish_log
@@ -54,45 +52,6 @@ def test_a_block_of_rows_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for view, most in (("user_history", 20), ("ad_stats", 24)):  # of one snapshot there are 8 users and 24 ads
         file = pq.ParquetFile(view_folder(tmp_path / "grown", view) / "table.parquet")
         assert max(file.metadata.row_group(i).num_rows for i in range(1, file.num_row_groups)) <= most
-
-
-@pytest.mark.parametrize("size", [3, 100])
-def test_blocks_of_users_make_what_is_counted_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
-) -> None:
-    """A log too long for the memory: the first time, and with snapshots that stand."""
-    monkeypatch.setattr(publish, "BLOCK_USERS", size)
-    for week in (25, 26):
-        publish_log(tmp_path / "tables", tmp_path / "whole", week, log_at(week))
-        with monkeypatch.context() as patch:
-            patch.setattr(publish, "ROWS_IN_MEMORY", 0)
-            publish_log(tmp_path / "tables", tmp_path / "blocks", week, log_at(week))
-        assert_equal(tmp_path / "blocks", tmp_path / "whole")
-        facts = [read_manifest(view_folder(tmp_path / name, "ad_stats"))["facts"] for name in ("blocks", "whole")]
-        assert facts[0] == facts[1]
-    assert not (tmp_path / "blocks" / "data" / ".building").exists()
-
-
-def test_counting_goes_on_after_the_last_whole_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    publish_log(tmp_path / "tables", tmp_path / "whole", 26, log_at(26))
-    monkeypatch.setattr(publish, "BLOCK_USERS", 3)
-    monkeypatch.setattr(publish, "ROWS_IN_MEMORY", 0)
-    counted, count, stopped_at = list[int](), log_blocks.count, {1}
-
-    def stopping(shared: Any, number: int) -> None:
-        if number in stopped_at:
-            raise KeyboardInterrupt
-        count(shared, number)
-        counted.append(number)
-
-    monkeypatch.setattr(log_blocks, "count", stopping)
-    with pytest.raises(KeyboardInterrupt):
-        publish_log(tmp_path / "tables", tmp_path / "blocks", 26, log_at(26))
-    assert not view_folder(tmp_path / "blocks", "user_history").exists()
-    stopped_at.clear()
-    publish_features(tmp_path / "tables", tmp_path / "blocks")
-    assert counted == [0, 1, 2]
-    assert_equal(tmp_path / "blocks", tmp_path / "whole")
 
 
 def test_a_damaged_publication_is_counted_anew(tmp_path: Path) -> None:
