@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 import numpy as np
 import pandas as pd
 
-from advprior.store.arrays import Double, Int
+from advprior.store.arrays import Bool, Double, Int
 from advprior.store.contract import AD_ID, CATEGORY, USER_ID
 from advprior.store.times import DAY_US, counting_times, moment_us
 from ranking.frame.moment_counts import MomentCounts, RowsBetween
@@ -87,7 +87,8 @@ class AdCounts:
 
     def __init__(self, ids: HistoryIds, moments: Int, *, clicks: bool) -> None:
         self.level = {level: ids.ads[level].to_numpy() for level in LEVELS}
-        self.exist_from, self._advertisers = ids.exist_from, ids.sizes[ADVERTISER]
+        self._exist_from, self._advertised_from = ids.exist_from, ids.advertised_from
+        self._advertisers = ids.sizes[ADVERTISER]
         names = ("impressions", "complete", "positives", *(("clicks",) if clicks else ()))
         self._shown = {name: MomentCounts(len(ids.ads), moments) for name in names}
         self.events = {level: MomentCounts(ids.sizes[level], moments) for level in LEVELS}
@@ -101,6 +102,16 @@ class AdCounts:
         for level, counts in self.events.items():
             counts.add(rows.events[level])
         self._first[rows.ads] = np.minimum(self._first[rows.ads], rows.first_shown)
+
+    def exists(self, level: str, moment: int) -> Bool:
+        """Which ids of a level exist at one of the moments: bool array.
+
+        An advertiser that is listed today may have been unheard of then: for a share of all it exists from its first
+        ad or event on.
+        """
+        if level == ADVERTISER:
+            return (self._advertised_from <= moment) | (self.events[level].before(moment) > 0)
+        return self._exist_from[level] <= moment
 
     def tallies(self) -> dict[str, Tally]:
         """Of ads, and of their advertisers."""
@@ -133,7 +144,7 @@ def _add_exposure(scalars: Scalars, tallies: Mapping[str, Tally], places: Mappin
 def _add_events(scalars: Scalars, counts: AdCounts, moment: int) -> None:
     """Events of each ad's pair, advertiser and category, and their log-share among those that exist."""
     for level in LEVELS:
-        exists = counts.exist_from[level] <= moment
+        exists = counts.exists(level, moment)
         total = counts.events[level].before(moment)
         recent = total - counts.events[level].before(moment - MONTH_US)
         name, place = "" if level == "ad" else f"{level}_", counts.level[level]

@@ -35,6 +35,8 @@ class HistoryIds:
     exist_from : dict[str, int array]
         Microseconds since 1970 from which each id of a numbering exists: a category, a department, a cluster and a
         pair with the first of its ads. Before, an event matches none of them, as if their ads were not listed yet.
+    advertised_from : int array [advertisers]
+        Microseconds since 1970 from which each advertiser has an ad.
     groupings : dict of str to list of str
         Departments and clusters of the ads, by numbering; those that no ad has are not numbered.
 
@@ -65,7 +67,9 @@ class HistoryIds:
             by = _GROUPED_BY[numbering]
             self._of_first[numbering] = _first_of(ids[by], ids[numbering], order, self.sizes[by])
         self.exist_from = {name: np.zeros(size, np.int64) for name, size in self.sizes.items()}
+        self.advertised_from = np.zeros(len(self.advertisers), np.int64)
         if ads_from is not None:
+            self.advertised_from = _oldest(ads_from, a, len(self.advertisers))
             for name in (OF_CATEGORY, PAIR, *self.groupings):
                 self.exist_from[name] = _oldest(ads_from, ids[name], self.sizes[name])
 

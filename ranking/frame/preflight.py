@@ -34,7 +34,7 @@ from advprior.store.runs import MANIFEST, manifest_digest, run_key
 from ranking.frame.views import BASELINE_VIEWS, view_folder
 
 _REFUSED = ("file", "dask")  # two names of one store
-FEATURES_VERSION = 9  # of what `ranking.frame.publish` computes: raise it when the same tables give other features
+FEATURES_VERSION = 10  # of what `ranking.frame.publish` computes: raise it when the same tables give other features
 
 
 def features_run_key(tables: Path, view: str) -> str:

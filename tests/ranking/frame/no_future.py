@@ -31,8 +31,8 @@ POINTERS = (HISTORY_ROW, CATALOG_VERSION)
 def cut(tables: Path, snapshot: datetime, out: Path) -> Path:
     """The tables as the log had them at a snapshot, as a finished run.
 
-    Events that count later and later impressions are dropped, labels that are not complete are unknown (0), and users
-    and ads are dropped who do not exist yet, but for those whom an earlier row names.
+    Events that count later and later impressions are dropped, labels that are not complete are unknown (0), and users,
+    ads and advertisers are dropped who do not exist yet, but for those whom an earlier row names.
     """
     loaded, moment = load_tables(tables), moment_us(snapshot)
     users, ads, events, shown = (loaded[name] for name in ("users", "ads", "events", "impressions"))
@@ -49,6 +49,8 @@ def cut(tables: Path, snapshot: datetime, out: Path) -> Path:
     named = set(past["events"]["user_id"]) | set(shown["user_id"])
     past["users"] = users[(user_from <= moment) | users["user_id"].isin(named)]
     past["ads"] = ads[(ad_from <= moment) | ads["ad_id"].isin(set(shown["ad_id"]))]
+    told = set(past["ads"]["advertiser_id"]) | set(past["events"]["advertiser_id"])
+    past["advertisers"] = loaded["advertisers"][loaded["advertisers"]["advertiser_id"].isin(told)]
     config = {"cut": snapshot.isoformat()}
     with new_run(out, "data", config=config, inputs={}, key=run_key("data", config, {})) as run:
         for name, table in past.items():

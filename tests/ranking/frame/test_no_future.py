@@ -20,6 +20,7 @@ from advprior.store.tables import load_tables, load_time_plan
 from advprior.store.times import DAY_US, micros
 from ranking.frame import ad_popularity, baseline, log_rows, stream_counts
 from ranking.frame import publish as publishing
+from ranking.frame.ad_popularity import AdCounts
 from ranking.frame.build import build_frame
 from ranking.frame.counts import CountsBefore
 from ranking.frame.moment_counts import RowsBetween
@@ -47,8 +48,16 @@ def clicks_as_read(out: Path) -> None:
 
 
 def clicks_with_departments(out: Path) -> None:
-    """Ads of one category in several departments and clusters, of which an ad that comes later brings another."""
+    """Ads of one category in several departments and clusters, of which an ad that comes later brings another.
+
+    An advertiser comes in the last week, without an ad.
+    """
     clicks.build(out, LOG)
+    events, advertisers = (pd.read_parquet(out / f"{name}.parquet") for name in ("events", "advertisers"))
+    last = events.nlargest(1, "timestamp").assign(advertiser_id="newcomer")
+    pd.concat([events, last], ignore_index=True).to_parquet(out / "events.parquet", index=False)
+    newcomer = advertisers.tail(1).assign(advertiser_id="newcomer")
+    pd.concat([advertisers, newcomer], ignore_index=True).to_parquet(out / "advertisers.parquet", index=False)
     path = out / "ads.parquet"
     ads = pd.read_parquet(path)
     groups = {f"{name}": [f"{name} {i % size}" for i in range(len(ads))] for name, size in GROUPS.items()}
@@ -171,3 +180,15 @@ def test_a_feature_that_reads_ahead_is_caught(
     plant(monkeypatch)
     names = world.changed_at(*world.snapshots[:1] if plant is categories_from_the_start else world.snapshots[1:2])
     assert set(caught) <= set(names)
+
+
+def test_an_advertiser_that_comes_later_is_in_no_earlier_share(
+    worlds: dict[str, World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log-share is one of all advertisers of its time; with all that are listed today the property fails."""
+    world = worlds["clicks with departments and clusters"]
+    assert world.changed_at(world.snapshots[1]) == []
+    monkeypatch.setattr(
+        AdCounts, "exists", lambda self, level, moment: np.ones(len(self.events[level].before(moment)), np.bool_)
+    )
+    assert "ad_stats.ad_advertiser_log_share_all" in world.changed_at(world.snapshots[1])
