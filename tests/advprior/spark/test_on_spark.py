@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,7 +35,7 @@ from ranking.frame.numbering import HistoryIds
 from ranking.frame.publish import publish_features
 from ranking.frame.stream_counts import LevelCounts
 from ranking.frame.user_blocks import UserBlocks
-from ranking.frame.workers import on_workers
+from ranking.frame.workers import on_workers, spark_runner
 from tests.advprior.conftest import Fitted, export, llm_settings
 from tests.advprior.scoring import score
 from tests.ranking.frame.logs import assert_equal, log_at, publish_log
@@ -250,6 +251,32 @@ def test_what_fails_on_a_worker_is_one_error(session: Any, tmp_path: Path) -> No
 
 def _load(blocks: UserBlocks, number: int) -> None:
     blocks.load(number, {})
+
+
+def test_workers_run_the_python_of_the_command(session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the master is this machine and nobody names another: `python3` of the path may be anything."""
+    repo = use_spark(copy_repo(tmp_path / "spark"))
+    monkeypatch.delenv("PYSPARK_PYTHON", raising=False)
+    monkeypatch.setattr(session.sparkContext, "pythonExec", "python3")
+    spark_runner(repo)
+    assert session.sparkContext.pythonExec == sys.executable
+
+
+def test_a_session_that_does_not_start_is_named_before_the_log_is_sorted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This process has one: what Feast asks for it fails as Java does."""
+    from feast.infra.offline_stores.contrib.spark_offline_store import spark
+
+    def unreachable(store: Any) -> Any:
+        raise RuntimeError(": org.apache.spark.SparkException: Could not parse Master URL\n\tat java.base/x(Y.java:1)")
+
+    monkeypatch.setattr(spark, "get_spark_session_or_start_new_with_repoconfig", unreachable)
+    publish_log(tmp_path / "tables", tmp_path / "whole", 25, log_at(25))
+    repo = use_spark(copy_repo(tmp_path / "spark"))
+    with pytest.raises(AdvpriorError, match=r"STO024(.|\n)*does not start(.|\n)*found:    org.apache(.|\n)*Master URL"):
+        publish_features(tmp_path / "tables", repo)
+    assert not list((repo / "data").rglob("*.parquet"))
 
 
 def test_a_worker_that_counts_otherwise_is_refused(session: Any, tmp_path: Path) -> None:
