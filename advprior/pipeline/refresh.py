@@ -114,7 +114,7 @@ def refresh(project: Project, options: RefreshOptions, command: Command, say: Sa
         done.notes += wait_until_due(newest + plan.lag, plan.lag, options, say)
         rows = materialize(REPO, options.moment(), plan)
         say(f"refresh: {rows} views are online as of {options.moment():%Y-%m-%d %H:%M} UTC")
-        done.notes += _lateness(Path(tables), priors, options.moment())
+        done.notes += _lateness(Path(tables), priors, options.moment()) + moving_plan(Path(tables))
         if options.check:
             done.notes += _preflight(project, options, command)
         _remove_old(Path("refresh") / served, project.config.refresh.keep_runs)
@@ -231,6 +231,19 @@ def _lateness(tables: Path, priors: dict[str, Any], now: datetime) -> list[str]:
     return [
         f"the newest snapshot came online {duration(late.total_seconds())} later than the time plan's lag says, which "
         f"frames believe: set `lag: {-(-hours // 1):.0f}h` in time_plan of the mapping, or refresh earlier"
+    ]
+
+
+def moving_plan(tables: Path) -> list[str]:
+    """What to write where nobody has stated a time plan: one that is proposed moves with the data at each refresh."""
+    if not read_manifest(tables)["facts"].get("time_plan_proposed"):
+        return []
+    plan = load_time_plan(tables)
+    moments = {name: getattr(plan, name) for name in ("start", "finetune_end", "train_end", "valid_end")}
+    stated = ", ".join(f"{name}: {moment.isoformat()}" for name, moment in moments.items())
+    return [
+        "no time plan is stated, and one that is proposed moves with the data: its snapshots lie elsewhere each time, "
+        f"and all is counted anew. Keep this one, in the mapping: `time_plan: {{{stated}}}`"
     ]
 
 

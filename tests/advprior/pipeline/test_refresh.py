@@ -22,7 +22,7 @@ import yaml
 from advprior.cli import main
 from advprior.pipeline import refresh_priors
 from advprior.pipeline.project import lay_out
-from advprior.pipeline.refresh import RefreshOptions, wait_until_due
+from advprior.pipeline.refresh import RefreshOptions, moving_plan, wait_until_due
 from advprior.store.errors import AdvpriorError
 from advprior.store.runs import read_manifest
 from ranking.frame.build import build_frame
@@ -260,3 +260,25 @@ def test_what_is_available_later_is_waited_for_or_said() -> None:
     )  # data that end later
     assert wait_until_due(FIRST, lag, past, said.append, slept.append) == []
     assert (len(slept), len(said)) == (1, 1)
+
+
+def test_a_time_plan_that_nobody_states_is_told_as_a_line_that_can_be_pasted(tmp_path: Path) -> None:
+    """Under it the same data have the same plan from then on; and a plan that is stated is no note."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    tables = {}
+    for name, table in tiny_tables(users=10).items():
+        table.to_parquet(folder / f"{name}.parquet", index=False)
+        tables[name] = {"file": f"{name}.parquet"}
+    mapping: dict[str, Any] = {"folder": ".", "tables": tables}
+    plans = []
+    for out in (tmp_path / "proposed", tmp_path / "stated"):
+        (folder / "mapping.yaml").write_text(yaml.safe_dump(mapping))
+        with pytest.raises(SystemExit, match=r"^0$"):
+            main(["data", "check", "--mapping", str(folder / "mapping.yaml"), "--out", str(out)])
+        plans.append(read_manifest(out)["facts"]["time_plan"])
+        notes = moving_plan(out)
+        assert len(notes) == (out.name == "proposed")
+        if notes:
+            mapping |= yaml.safe_load(notes[0].split("`")[1])
+    assert plans[0] == plans[1]
