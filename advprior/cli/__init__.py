@@ -11,7 +11,7 @@ import importlib
 import os
 import sys
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -90,6 +90,18 @@ def _refused_by_the_system(error: OSError) -> AdvpriorError:
     )
 
 
+def _exit_unexpected(error: Exception, debug: bool) -> NoReturn:
+    """Say what went wrong, in a line, and exit; with ``debug`` its traceback."""
+    if debug:
+        raise error
+    if isinstance(error, OSError) and error.errno in _REFUSED_BY_THE_SYSTEM:
+        click.echo(f"error {_refused_by_the_system(error)}", err=True)
+        sys.exit(AdvpriorError.exit_code)
+    click.echo(f"error: unexpected {type(error).__name__}: {error}", err=True)
+    click.echo("  run again with --debug for the traceback", err=True)
+    sys.exit(1)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 unexpected, 2 bad input, 130 interrupted."""
     arguments = sys.argv[1:] if argv is None else argv
@@ -104,7 +116,9 @@ def main(argv: list[str] | None = None) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    except (click.Abort, KeyboardInterrupt) as stop:
+        if isinstance(stop.__cause__, EOFError):  # of a file that ends too soon; click takes it for Ctrl-D
+            _exit_unexpected(stop.__cause__, debug)
         click.echo("interrupted: finished parts are kept, run the same command again to go on", err=True)
         sys.exit(130)
     except AdvpriorError as error:
@@ -113,12 +127,5 @@ def main(argv: list[str] | None = None) -> None:
         click.echo(f"error {error}", err=True)
         sys.exit(error.exit_code)
     except Exception as error:
-        if debug:
-            raise
-        if isinstance(error, OSError) and error.errno in _REFUSED_BY_THE_SYSTEM:
-            click.echo(f"error {_refused_by_the_system(error)}", err=True)
-            sys.exit(AdvpriorError.exit_code)
-        click.echo(f"error: unexpected {type(error).__name__}: {error}", err=True)
-        click.echo("  run again with --debug for the traceback", err=True)
-        sys.exit(1)
+        _exit_unexpected(error, debug)
     sys.exit(code if isinstance(code, int) else 0)

@@ -7,16 +7,16 @@ the negatives beside it, and no rate exceeds one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Protocol
 
 import pandas as pd
 
 from advprior.store.arrays import Bool, Float, Int
 from advprior.store.contract import AD_ID, CLICKED, LABEL, TIMESTAMP, USER_ID
-from advprior.store.times import DAY_US, micros, moment_us
+from advprior.store.times import DAY_US, micros
 from ranking.frame.counts import CountsBefore, codes_of
 from ranking.frame.snapshots import Scalars
 from ranking.frame.streams import WINDOWS
@@ -120,32 +120,21 @@ def totals_of(counts: Mapping[str, Int]) -> dict[str, int]:
     return {name: int(count.sum()) for name, count in counts.items()}
 
 
-def own_rates(users: int, outcomes: Outcomes, snapshots: Sequence[datetime]) -> dict[str, Float]:
-    """How often each user answered what was shown, as of each snapshot (snapshot-major): smoothed rates.
+def rates_at(tally: Tally, moment: int, totals: Mapping[str, int]) -> dict[str, Float]:
+    """How often each user answered what was shown, as of a snapshot: smoothed rates.
 
     Without them a column that tells users apart, a placebo's entropy for one, earns a lift by standing for
     the user's own rate.
-    """
-    tally = Tally.of(outcomes, outcomes.user, users)
-    scalars = Scalars()
-    for moment in map(moment_us, snapshots):
-        for name, values in rates_at(tally, moment).items():
-            scalars.add(name, values)
-    return scalars.columns()
-
-
-def rates_at(tally: Tally, moment: int, totals: Mapping[str, int] | None = None) -> dict[str, Float]:
-    """`own_rates` of one snapshot, of the users' tally.
 
     Parameters
     ----------
     tally : Tally
+        Of users, all of them or some.
     moment : int
-    totals : mapping of str to int, optional
-        All users' counts before the moment, where the tally is of some of them.
+    totals : mapping of str to int
+        All users' counts before the moment, by name.
     """
     everything, scalars = tally.within(moment, None), Scalars()
-    totals = totals_of(everything) if totals is None else totals
     for window, counts in {"12w": tally.within(moment, WINDOWS["12w"] * DAY_US), "all": everything}.items():
         scalars.add(f"activity_impressions_{window}", counts["impressions"])
         for name, rate in rates_of(counts, totals).items():

@@ -93,6 +93,21 @@ def test_every_command_has_help(capsys):
         assert capsys.readouterr().out.startswith(f"Usage: advprior {name} [OPTIONS]"), name
 
 
+@pytest.mark.parametrize(("error", "code"), [(EOFError("no data left in file"), 1), (KeyboardInterrupt(), 130)])
+def test_a_file_that_ends_too_soon_is_no_interrupt(error, code, monkeypatch, capsys):
+    """click takes both for one: the end of the terminal's input."""
+
+    @click.command()
+    def reading():
+        raise error
+
+    monkeypatch.setattr(type(cli), "get_command", lambda group, ctx, name: reading)
+    with pytest.raises(SystemExit) as leave:
+        main(["reading"])
+    assert leave.value.code == code
+    assert ("unexpected EOFError: no data left in file" in capsys.readouterr().err) is (code == 1)
+
+
 @pytest.mark.parametrize("text", [README, PROJECT_README], ids=["README", "project README"])
 def test_readme_commands_exist_with_their_options(text):
     """Each `advprior …` line of a code block names a command, and only options that it has."""

@@ -262,23 +262,6 @@ def test_workers_run_the_python_of_the_command(session: Any, tmp_path: Path, mon
     assert session.sparkContext.pythonExec == sys.executable
 
 
-def test_a_session_that_does_not_start_is_named_before_the_log_is_sorted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """This process has one: what Feast asks for it fails as Java does."""
-    from feast.infra.offline_stores.contrib.spark_offline_store import spark
-
-    def unreachable(store: Any) -> Any:
-        raise RuntimeError(": org.apache.spark.SparkException: Could not parse Master URL\n\tat java.base/x(Y.java:1)")
-
-    monkeypatch.setattr(spark, "get_spark_session_or_start_new_with_repoconfig", unreachable)
-    publish_log(tmp_path / "tables", tmp_path / "whole", 25, log_at(25))
-    repo = use_spark(copy_repo(tmp_path / "spark"))
-    with pytest.raises(AdvpriorError, match=r"STO024(.|\n)*does not start(.|\n)*found:    org.apache(.|\n)*Master URL"):
-        publish_features(tmp_path / "tables", repo)
-    assert not list((repo / "data").rglob("*.parquet"))
-
-
 def test_a_worker_that_counts_otherwise_is_refused(session: Any, tmp_path: Path) -> None:
     ids = HistoryIds([], tiny_tables(2)["ads"])
     work = BlockWork(UserBlocks(tmp_path, 3, 3, ()), {}, pd.DataFrame(), ids, timedelta(0), version=0)

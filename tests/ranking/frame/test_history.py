@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advprior.store.contract import LABEL_DELAY, TimePlan
+from advprior.store.times import moment_us
 from ranking.frame.ad_popularity import AdCounts, AdRows, ad_stats, moments_of
 from ranking.frame.counts import CountsBefore
 from ranking.frame.gather import gather_history
 from ranking.frame.numbering import HistoryIds, load_history_ids
-from ranking.frame.popularity import Outcomes, own_rates
+from ranking.frame.popularity import Outcomes, Tally, rates_at
 from ranking.frame.publish import publish_features
 from ranking.frame.snapshots import snapshots_to_keep
 from ranking.frame.streams import EVENTS, LEVELS
@@ -135,7 +136,10 @@ def counted_at(impressions: pd.DataFrame, moments: list[Any], delay: timedelta) 
     outcomes = Outcomes.of(users, ads, impressions, delay)
     counts = AdCounts(ids, moments_of(moments), clicks="clicked" in impressions)
     counts.add(AdRows.count(ids, events, outcomes, moments_of(moments)))
-    return ad_stats(ads, counts, moments, timedelta(hours=1)), own_rates(3, outcomes, moments)
+    tally = Tally.of(outcomes, outcomes.user, len(users))
+    rates = [rates_at(tally, moment, counts.totals(moment)) for moment in map(moment_us, moments)]
+    stats = ad_stats(ads, counts, moments, timedelta(hours=1))
+    return stats, {name: np.concatenate([of_moment[name] for of_moment in rates]) for name in rates[0]}
 
 
 def test_outcomes_count_once_they_are_complete_positives_with_negatives() -> None:
