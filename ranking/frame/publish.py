@@ -130,6 +130,8 @@ def _opened(tables: Path, repo: Path, building: Path, *, anew: bool) -> Iterator
             log = {name: _coded(tables / f"{name}.parquet", wanted) for name, wanted in columns.items()}
             yield WholeLog(listed | log, plan, label_delay)
         else:
+            # by the tables' name: workers of a driver that was killed on others write on for a while
+            folder = run.path.resolve() / key
             published = [last_snapshot(view_folder(repo, view)) for view in BASELINE_VIEWS]
             moments = [*snapshots_to_keep(plan)[-1:], *published]
             yield LogInBlocks(
@@ -137,13 +139,13 @@ def _opened(tables: Path, repo: Path, building: Path, *, anew: bool) -> Iterator
                 plan,
                 label_delay,
                 folder=tables,
-                blocks=UserBlocks(run.path.resolve() / "blocks", len(listed[USERS]), BLOCK_USERS, _IDS),
+                blocks=UserBlocks(folder, len(listed[USERS]), BLOCK_USERS, _IDS),
                 columns=columns,
                 all_streams=log_streams(columns[IMPRESSIONS]),
                 run=spark_runner(repo) if on_spark else run_here,
                 past_moments=sorted({moment_us(moment) for moment in moments if moment is not None}),
             )
-            shutil.rmtree(run.path / "blocks")
+            shutil.rmtree(folder)
     shutil.rmtree(out)
 
 
