@@ -28,6 +28,7 @@ from advprior.store.arrays import Int
 from advprior.store.contract import AD_ID, ADS, USER_ID, USERS
 from advprior.store.errors import AdvpriorError
 from advprior.store.existence import load_ads_exist_from
+from advprior.store.progress import tracked
 from advprior.store.runs import digest
 from advprior.store.tables import read_batch, write_batches
 from ranking.frame.ad_popularity import AdCounts, AdRows, moments_of
@@ -253,7 +254,7 @@ class LogInBlocks(Source):
         folder = self._named("counted", about)
         shared = Counting(self.work, folder, snapshots, self.totals)
         self._run(count, shared)
-        for place, (_, first_row) in enumerate(snapshots):
+        for place, (_, first_row) in enumerate(tracked(list(snapshots), "features, write", "snapshot")):
             waiting = list[Any]()
             for number in range(len(self.blocks)):
                 start, stop = (first_row + self.blocks.first_user(at) for at in (number, number + 1))

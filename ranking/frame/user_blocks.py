@@ -17,6 +17,7 @@ import pandas as pd
 from advprior.store import duck
 from advprior.store.contract import USER_ID, USERS
 from advprior.store.errors import AdvpriorError
+from advprior.store.progress import tracked
 from advprior.store.tables import write_parquet
 
 BLOCK_USERS = 4_096  # a few hundred thousand rows: little memory in each process, and work for many
@@ -70,7 +71,7 @@ class UserBlocks:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         write_parquet(users, self._path(USERS), row_group_size=self.size)
-        for name, wanted in columns.items():
+        for name, wanted in tracked(columns.items(), "features, sort", "table"):
             if not self._path(name).is_file():
                 self._sort(duck.require(Path(tables) / f"{name}.parquet"), users[USER_ID], wanted, self._path(name))
 
