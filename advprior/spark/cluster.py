@@ -34,7 +34,7 @@ from advprior.history.read import load_people
 from advprior.history.stored import BlockWork, StoredHistories, finish_blocks, is_finished, sort_events
 from advprior.history.subset import Crowd, part_of
 from advprior.predictors.forwarding import Forwarded, Forwarder, Job
-from advprior.spark.executor import IN_COLUMNS, OUT_SCHEMA, Setup, assembled, built, compute, packed, raised
+from advprior.spark.executor import IN_COLUMNS, OUT_SCHEMA, Setup, assembled, built, compute, packed
 from advprior.store.arrays import Int
 from advprior.store.errors import AdvpriorError
 from advprior.store.offline import INSTALL_SPARK, missing_for_spark
@@ -147,8 +147,8 @@ class Cluster:
                 blocks = numbers.map(lambda number: built(shared.value, number)).collect()
                 shared.unpersist()
             for block in blocks:
-                if isinstance(block, dict):
-                    raise raised(block)
+                if isinstance(block, AdvpriorError):
+                    raise block
             finish_blocks(work, blocks)
         return StoredHistories.open(people, folder, len(catalog))
 

@@ -98,7 +98,7 @@ def compute(setup: Any, batches: Iterator[Any]) -> Iterator[Any]:
                 scorer = scorer_of(shared)
                 result = forward(scorer, part, np.arange(len(part), dtype=np.int64), shared.cutoffs)
             except AdvpriorError as error:
-                yield piece(job, FAILED, pickle.dumps(parts_of(error)))
+                yield piece(job, FAILED, pickle.dumps(error))
                 return
             yield piece(job, HEAD, pickle.dumps(head(result, getattr(scorer, "provider", ""))))
             arrays = [result.log_probs] if result.interests is None else [result.log_probs, result.interests]
@@ -106,22 +106,12 @@ def compute(setup: Any, batches: Iterator[Any]) -> Iterator[Any]:
                 yield piece(job, number, rows.tobytes())
 
 
-def built(work: BlockWork, number: int) -> BlockFacts | dict[str, Any]:
-    """Build a block of histories; a coded error comes back as its parts."""
+def built(work: BlockWork, number: int) -> BlockFacts | AdvpriorError:
+    """Build a block of histories; a coded error comes back as it is."""
     try:
         return build_block(work, number)
     except AdvpriorError as error:
-        return parts_of(error)
-
-
-def parts_of(error: AdvpriorError) -> dict[str, Any]:
-    """A coded error as it travels."""
-    return {name: getattr(error, name) for name in ("code", "what", "where", "actual", "expected", "fix")}
-
-
-def raised(parts: dict[str, Any]) -> AdvpriorError:
-    """A coded error that has travelled."""
-    return AdvpriorError(parts.pop("code"), parts.pop("what"), **parts)
+        return error
 
 
 def head(result: Forwarded, provider: str) -> dict[str, Any]:
@@ -158,7 +148,7 @@ def assembled(pieces: dict[int, bytes]) -> tuple[dict[str, Any], Forwarded]:
         Whatever the worker raised.
     """
     if FAILED in pieces:
-        raise raised(pickle.loads(pieces[FAILED]))
+        raise pickle.loads(pieces[FAILED])
     summary = pickle.loads(pieces[HEAD])
     raw = b"".join(pieces[number] for number in sorted(pieces) if number > HEAD)
     values = np.frombuffer(raw, np.float32)

@@ -13,7 +13,6 @@ from advprior.store.errors import AdvpriorError
 from advprior.store.offline import STORE_FILE
 from advprior.store.progress import Progress, tracked
 
-_OF_ERROR = ("code", "what", "where", "actual", "expected", "fix")
 #: Tasks of each core between two lines of progress: a wave waits for its slowest.
 _WAVE = 4
 
@@ -91,7 +90,7 @@ def on_workers(context: Any, function: Callable[[Any, Any], Any], shared: Any, t
         for packed in _collected(context, answers):
             error, answer = pickle.loads(packed)
             if error is not None:
-                raise AdvpriorError(error.pop("code"), error.pop("what"), **error)
+                raise error
             yield answer
     finally:
         sent.destroy()
@@ -123,7 +122,7 @@ def _answer(packed: bytes, task: Any) -> bytes:
     try:
         return pickle.dumps((None, function(shared, task)))
     except AdvpriorError as error:
-        return pickle.dumps(({name: getattr(error, name) for name in _OF_ERROR}, None))
+        return pickle.dumps((error, None))
 
 
 def _store_of(repo: Path) -> Any:
