@@ -176,10 +176,12 @@ def count(shared: Counting, number: int) -> None:
     with level_files([of_stream.stream for of_stream in rows.streams], rows.ids, beside) as files:
         parts = rows.history(shared.snapshots.of_users_from(first), files, shared.totals)
         write_batches(parts, beside / ROWS_FILE)
-    if shared.path(number).exists():
-        shutil.rmtree(beside)
-    else:
+    try:
         os.replace(beside, shared.path(number))
+    except OSError:  # another worker that was given the same block was first
+        if not shared.path(number).exists():
+            raise
+        shutil.rmtree(beside)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,6 +50,20 @@ def test_blocks_of_users_make_what_is_counted_at_once(
     assert not (tmp_path / "blocks" / "data" / ".building").exists()
 
 
+def test_a_block_may_be_given_to_two_workers(tmp_path: Path, in_blocks: pytest.MonkeyPatch) -> None:
+    """As Spark does with a task whose worker it has lost sight of."""
+
+    def twice(function: Any, shared: Any, numbers: Any) -> None:
+        for number in (*numbers, *numbers):
+            function(shared, number)
+
+    in_blocks.setattr(publish, "run_here", twice)
+    publish_log(tmp_path / "tables", tmp_path / "twice", 24, log_at(24))
+    in_blocks.setattr(publish, "ROWS_IN_MEMORY", 1_000_000)
+    publish_log(tmp_path / "tables", tmp_path / "whole", 24, log_at(24))
+    assert_equal(tmp_path / "twice", tmp_path / "whole")
+
+
 COLUMNS = {"impressions": ["clicked"], "events": ["value", "arrived"], "ads": ["cluster"]}
 
 
