@@ -8,7 +8,7 @@ then each worker makes some parts and writes them into the frame's folder.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -82,17 +82,28 @@ def write_parts(parts: FrameParts, out: Path) -> None:
     """
     joins, source, rows = parts.source.joins, parts.source, parts.rows
     assert isinstance(joins, FeastJoins)
+    # a worker has a working directory of its own, and Spark takes a relative path for a host
+    impressions, request = rows.path.resolve(), source.request
+    request = replace(request, tables=request.tables.resolve(), repo=request.repo.resolve())
     stored = StoredJoins(
         {
             weeks: [
-                StoredJoin.make(parts.store, group, source.keys, rows.path, timedelta(weeks=weeks)) for group in groups
+                StoredJoin.make(parts.store, group, source.keys, impressions, timedelta(weeks=weeks))
+                for group in groups
             ]
             for weeks, groups in joins.groups.items()
         }
     )
     context = spark_context(parts.store.config.offline_store)
     work = Work(
-        rows.path.parent, out, source.request, source.plan, dict(source.refs), list(source.keys), stored, rows.path
+        impressions.parent,
+        out.resolve(),
+        request,
+        source.plan,
+        dict(source.refs),
+        list(source.keys),
+        stored,
+        impressions,
     )
     for answer in on_workers(context, _made, work, list(_tasks(parts, context.defaultParallelism))):
         parts.add(*answer)

@@ -299,6 +299,12 @@ def test_the_frame_is_the_same_cell_by_cell(pair: Pair, stores: tuple[Any, Any])
     assert ours.facts["rows"] == theirs.facts["rows"]
 
 
+def test_paths_may_be_relative(pair: Pair, stores: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(pair.tables.parent)
+    call = ["rank", "frame", "--tables", pair.tables.name, "--repo", pair.spark.name, "--out", "out of it"]
+    assert CliRunner().invoke(cli, call, catch_exceptions=False).exit_code == 0
+
+
 def test_ties_late_rows_and_the_edge_of_the_ttl(session: Any, tmp_path: Path) -> None:
     """To the microsecond: what was created late, what is one tick too old, and who was created last."""
     rng = np.random.default_rng(0)
