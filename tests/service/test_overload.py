@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
 
 from ranking.cli.metrics_folder import VARIABLE, metrics_folder
 from ranking.service.lanes import Demand, Lane
-from ranking.service.metrics import forget_the_dead
+from ranking.service.metrics import AllWorkers, forget_the_dead
 from ranking.service.slate import Query, Slate
 from tests.service.live import HANG_S, get, live, post, until
 from tests.service.workspaces import Project
@@ -141,3 +142,15 @@ def test_gauges_of_dead_workers_go_and_counts_stay(tmp_path: Path, monkeypatch: 
         (tmp_path / name).touch()
     forget_the_dead()
     assert {path.name for path in tmp_path.iterdir()} == set(names) - {f"gauge_livemax_{dead.pid}.db"}
+
+
+def test_metrics_of_all_workers_stand_beside_a_file_that_holds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a worker leaves one that has just begun, or whose disk is full."""
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    written = MmapedDict(str(tmp_path / "counter_1.db"))
+    written.write_value(mmap_key("requests", "requests_total", [], [], "All."), 3.0, 0.0)
+    written.close()
+    (tmp_path / "counter_2.db").touch()
+    assert [sample.value for metric in AllWorkers(None).collect() for sample in metric.samples] == [3.0]
