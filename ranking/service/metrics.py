@@ -98,8 +98,9 @@ class Metrics:
 
 
 class AllWorkers(MultiProcessCollector):
-    """What all workers have counted, but for files that hold nothing: of a worker that has just begun, or whose disk
-    was full then. The library's own collector ends in an error at one of them.
+    """What all workers have counted, but for files that hold nothing.
+
+    A worker that has just begun leaves one, or one whose disk was full then; the library's collector fails on it.
     """
 
     def collect(self) -> Any:
